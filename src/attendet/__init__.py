@@ -1,0 +1,58 @@
+"""attendet: small real-time object detectors with plug-in attention.
+
+Importing this package imports neither torch nor OpenCV; each name below is loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attendet.attention import register_attention
+    from attendet.data import load_dataset
+    from attendet.detections import Detections
+    from attendet.errors import AttendetError
+    from attendet.evaluation import evaluate
+    from attendet.inference import Detector, load
+    from attendet.models import build
+    from attendet.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttendetError",
+    "Detections",
+    "Detector",
+    "__version__",
+    "build",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "register_attention",
+    "train",
+]
+
+_HOMES = {
+    "AttendetError": "attendet.errors",
+    "Detections": "attendet.detections",
+    "Detector": "attendet.inference",
+    "build": "attendet.models",
+    "evaluate": "attendet.evaluation",
+    "load": "attendet.inference",
+    "load_dataset": "attendet.data",
+    "register_attention": "attendet.attention",
+    "train": "attendet.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'attendet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,157 @@
+"""Boxes as numpy arrays: formats, overlap, and the one non-maximum suppression.
+
+The format is in the name: ``boxes_xyxy`` holds left, top, right, bottom; ``boxes_xywh`` left, top,
+width, height; ``boxes_cxcywh`` centre, width, height. Units are pixels unless a name ends in
+``_norm``. n, m count boxes.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "clip_to_picture",
+    "cxcywh_to_xyxy",
+    "iou_matrix",
+    "non_maximum_suppression",
+    "xywh_to_xyxy",
+    "xyxy_to_cxcywh",
+    "xyxy_to_xywh",
+]
+
+Floats = NDArray[np.floating]
+
+
+def xyxy_to_xywh(boxes_xyxy: Floats) -> Floats:
+    """Return left, top, width, height of (n, 4) corner boxes.
+
+    Example:
+        >>> xyxy_to_xywh(np.array([[1.0, 2.0, 4.0, 6.0]])).tolist()
+        [[1.0, 2.0, 3.0, 4.0]]
+    """
+    boxes_xywh = boxes_xyxy.copy()
+    boxes_xywh[:, 2:] -= boxes_xyxy[:, :2]
+    return boxes_xywh
+
+
+def xywh_to_xyxy(boxes_xywh: Floats) -> Floats:
+    """Return corners of (n, 4) left, top, width, height boxes.
+
+    Example:
+        >>> xywh_to_xyxy(np.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
+        [[1.0, 2.0, 4.0, 6.0]]
+    """
+    boxes_xyxy = boxes_xywh.copy()
+    boxes_xyxy[:, 2:] += boxes_xywh[:, :2]
+    return boxes_xyxy
+
+
+def xyxy_to_cxcywh(boxes_xyxy: Floats) -> Floats:
+    """Return centre, width, height of (n, 4) corner boxes.
+
+    Example:
+        >>> xyxy_to_cxcywh(np.array([[1.0, 2.0, 4.0, 6.0]])).tolist()
+        [[2.5, 4.0, 3.0, 4.0]]
+    """
+    size = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    return np.concatenate([boxes_xyxy[:, :2] + size / 2, size], axis=1)
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Floats) -> Floats:
+    """Return corners of (n, 4) centre, width, height boxes.
+
+    Example:
+        >>> cxcywh_to_xyxy(np.array([[2.5, 4.0, 3.0, 4.0]])).tolist()
+        [[1.0, 2.0, 4.0, 6.0]]
+    """
+    half = boxes_cxcywh[:, 2:] / 2
+    return np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], axis=1)
+
+
+def clip_to_picture(boxes_xyxy: Floats, image_hw: tuple[int, int]) -> Floats:
+    """Return (n, 4) corner boxes cut at the picture's edges.
+
+    Args:
+        boxes_xyxy: shape (n, 4), pixels.
+        image_hw: height and width of the picture, pixels.
+
+    Example:
+        >>> clip_to_picture(np.array([[-5.0, 2.0, 30.0, 6.0]]), (10, 20)).tolist()
+        [[0.0, 2.0, 20.0, 6.0]]
+    """
+    height, width = image_hw
+    clipped = boxes_xyxy.copy()
+    clipped[:, 0::2] = clipped[:, 0::2].clip(0, width)
+    clipped[:, 1::2] = clipped[:, 1::2].clip(0, height)
+    return clipped
+
+
+def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> NDArray[np.float64]:
+    """Return intersection over union of each box of ``a`` with each of ``b``.
+
+    Args:
+        a_xyxy: shape (n, 4).
+        b_xyxy: shape (m, 4), same unit.
+
+    Returns:
+        Shape (n, m), 0 to 1; 0 where both boxes are empty.
+
+    Example:
+        >>> iou_matrix(np.array([[0.0, 0.0, 2.0, 2.0]]), np.array([[1.0, 0.0, 3.0, 2.0]])).round(3)
+        array([[0.333]])
+    """
+    a = np.asarray(a_xyxy, dtype=np.float64)
+    b = np.asarray(b_xyxy, dtype=np.float64)
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = (bottom_right - top_left).clip(min=0).prod(axis=2)
+    area_a = (a[:, 2:] - a[:, :2]).clip(min=0).prod(axis=1)
+    area_b = (b[:, 2:] - b[:, :2]).clip(min=0).prod(axis=1)
+    union = area_a[:, None] + area_b[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def non_maximum_suppression(
+    boxes_xyxy: Floats,
+    scores: Floats,
+    class_ids: NDArray[np.integer],
+    *,
+    iou_threshold: float = 0.5,
+    max_detections: int = 300,
+) -> NDArray[np.int64]:
+    """Return the indices of the boxes that stay, best score first, each class on its own.
+
+    A box goes when its overlap with a better kept box of its class is above ``iou_threshold``.
+    Boxes of different classes are moved apart so that one call of OpenCV's compiled routine
+    serves all classes.
+
+    Args:
+        boxes_xyxy: shape (n, 4), pixels.
+        scores: shape (n,), 0 to 1.
+        class_ids: shape (n,).
+        iou_threshold: 0 to 1.
+        max_detections: the best this many stay.
+
+    Returns:
+        Shape (k,), k <= min(n, max_detections).
+
+    Example:
+        >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10]], dtype=np.float32)
+        >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), np.array([0, 0, 1])).tolist()
+        [1, 2]
+    """
+    if len(boxes_xyxy) == 0:
+        return np.zeros(0, dtype=np.int64)
+    boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, dtype=np.float64))
+    kept = cv2.dnn.NMSBoxesBatched(
+        boxes_xywh,  # type: ignore[arg-type]
+        np.asarray(scores, dtype=np.float32),  # type: ignore[arg-type]
+        np.asarray(class_ids, dtype=np.int32),  # type: ignore[arg-type]
+        score_threshold=0.0,
+        nms_threshold=iou_threshold,
+    )
+    indices = np.asarray(kept, dtype=np.int64).reshape(-1)
+    order = np.argsort(-np.asarray(scores)[indices], kind="stable")
+    return indices[order][:max_detections]

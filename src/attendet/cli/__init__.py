@@ -1,0 +1,95 @@
+"""The command line: one module a command, imported only when that command is called.
+
+A command module has ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is the help
+text. This package is the only place of attendet that prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from attendet import __version__
+from attendet.errors import AttendetError, did_you_mean
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "demo": "the main job on the built-in sample set, offline, in minutes",
+    "train": "train a detector on your pictures",
+    "eval": "average precision of a detector on a data set",
+    "predict": "detect objects in pictures",
+    "data": "check, describe, convert or get a data set",
+    "info": "what a weights file holds",
+}
+
+
+def _overview() -> str:
+    lines = ["usage: attendet COMMAND [options]", ""]
+    lines += ["Small real-time object detectors with plug-in attention.", "", "commands:"]
+    lines += [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    lines += ["", "attendet COMMAND --help says more; attendet --version; --debug shows a trace."]
+    return "\n".join(lines)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
+    command = arguments[0]
+    module = importlib.import_module(f"attendet.cli.{command}")
+    parser = argparse.ArgumentParser(
+        prog=f"attendet {command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser.parse_args(arguments[1:]), module
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: the words after ``attendet``; those of the process if left out.
+
+    Returns:
+        0, or the exit code of the error's class (see `attendet.errors`); 2 for a wrong flag.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or bool(os.environ.get("ATTENDET_DEBUG"))
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"attendet {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(
+            f"attendet: there is no command {words[0]!r}. {did_you_mean(words[0], COMMANDS)}",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        args, module = _parse(words)
+        return int(module.run(args) or 0)  # type: ignore[attr-defined]
+    except AttendetError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"attendet: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("attendet: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        name = f" ({error.filename})" if error.filename else ""
+        print(f"attendet: {error.strerror or error}{name}", file=sys.stderr)
+        return 1

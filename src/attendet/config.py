@@ -1,0 +1,188 @@
+"""Settings as frozen dataclasses, filled strictly from plain mappings.
+
+The text under a field is its help: the command line shows it, so it is written once.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from attendet.errors import ConfigError, did_you_mean
+
+__all__ = ["field_help", "from_mapping", "parse_value"]
+
+T = TypeVar("T")
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """Return the text that stands under each field of a dataclass.
+
+    Args:
+        cls: a dataclass whose fields are followed by string literals.
+
+    Returns:
+        Field name to text, in one line each.
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    body = typing.cast(ast.ClassDef, tree.body[0]).body
+    texts: dict[str, str] = {}
+    for statement, following in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            texts[statement.target.id] = " ".join(following.value.value.split())
+    return texts
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
+    """Return whether a value fits one annotation, and the value as that type."""
+    origin = typing.get_origin(annotation)
+    if annotation in (None, type(None)):
+        return value is None, None
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation), value
+    if origin is tuple:
+        inner = typing.get_args(annotation)
+        if not isinstance(value, list | tuple):
+            return False, value
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            inner = (inner[0],) * len(value)
+        pairs = [_fits(item, kind) for item, kind in zip(value, inner, strict=False)]
+        good = len(inner) == len(value) and all(fit for fit, _ in pairs)
+        return good, tuple(item for _, item in pairs)
+    if annotation is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        return good, float(value) if good else value
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, annotation), value
+
+
+def describe_type(annotation: Any) -> str:
+    """Return an annotation in words, for messages and help.
+
+    Example:
+        >>> describe_type(int | None), describe_type(typing.Literal["a", "b"])
+        ('a whole number or none', 'one of a, b')
+    """
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    parts = []
+    for member in _members(annotation):
+        if member is type(None):
+            parts.append("none")
+        elif typing.get_origin(member) is typing.Literal:
+            parts.append(f"one of {', '.join(map(str, typing.get_args(member)))}")
+        elif typing.get_origin(member) is tuple:
+            inner = [kind for kind in typing.get_args(member) if kind is not Ellipsis]
+            parts.append(f"a list of {describe_type(inner[0]).removeprefix('a ')}s")
+        else:
+            parts.append(words.get(member, getattr(member, "__name__", str(member))))
+    return " or ".join(parts)
+
+
+def parse_value(text: str, annotation: Any, *, name: str) -> Any:
+    """Return a word of the command line as a field's type.
+
+    Args:
+        text: the word, such as ``"0.5"``, ``"none"``, ``"true"`` or ``"1,2"``.
+        annotation: type of the field.
+        name: the flag, for errors.
+
+    Raises:
+        ConfigError: if the word does not fit the type.
+
+    Example:
+        >>> parse_value("none", int | None, name="--patience") is None
+        True
+        >>> parse_value("0.5", float, name="--mosaic")
+        0.5
+    """
+    candidates: list[Any] = [text]
+    lowered = text.lower()
+    if lowered in ("none", "null"):
+        candidates.insert(0, None)
+    if lowered in ("true", "yes", "on"):
+        candidates.insert(0, True)
+    if lowered in ("false", "no", "off"):
+        candidates.insert(0, False)
+    for kind in (int, float):
+        try:
+            candidates.append(kind(text))
+        except ValueError:
+            continue
+    if "," in text or any(typing.get_origin(m) is tuple for m in _members(annotation)):
+        parts = []
+        for word in text.split(","):
+            try:
+                parts.append(float(word) if "." in word or "e" in word else int(word))
+            except ValueError:
+                parts.append(word)  # type: ignore[arg-type]
+        candidates.append(parts)
+    for candidate in candidates:
+        for member in _members(annotation):
+            good, value = _fits(candidate, member)
+            if good:
+                return value
+    raise ConfigError(f"{name} must be {describe_type(annotation)}; got {text!r}.")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, source: str) -> T:
+    """Return a dataclass filled from a mapping; unknown keys and wrong types are errors.
+
+    Args:
+        cls: a dataclass whose ``__post_init__`` may check ranges.
+        values: field name to value; fields left out keep their defaults.
+        source: file or flag that the values came from, for errors.
+
+    Raises:
+        ConfigError: naming the key, what it must be and the source.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Pace:
+        ...     epochs: int = 10
+        >>> from_mapping(Pace, {"epochs": 3}, source="pace.yaml")
+        Pace(epochs=3)
+        >>> from_mapping(Pace, {"epoch": 3}, source="pace.yaml")
+        Traceback (most recent call last):
+        ...
+        attendet.errors.ConfigError: unknown setting 'epoch' (pace.yaml). Did you mean 'epochs'?
+    """
+    hints = typing.get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ConfigError(
+                f"unknown setting {key!r} ({source}). {did_you_mean(str(key), names)}"
+            )
+        for member in _members(hints[key]):
+            good, converted = _fits(value, member)
+            if good:
+                checked[key] = converted
+                break
+        else:
+            raise ConfigError(
+                f"{key} must be {describe_type(hints[key])}; got {value!r} ({source})."
+            )
+    try:
+        return cls(**checked)
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({source})") from None

@@ -1,0 +1,133 @@
+"""What a detector returns for one picture, and the forms in which others want it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
+from attendet.extras import require
+
+if TYPE_CHECKING:
+    import supervision
+
+__all__ = ["Detections"]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The detections of one picture, best score first.
+
+    Attributes:
+        boxes_xyxy: float32, shape (n, 4): left, top, right, bottom in pixels of the picture.
+        scores: float32, shape (n,), 0 to 1.
+        class_ids: int64, shape (n,): index into ``classes``.
+        classes: the names of all classes that the detector knows.
+        image_hw: height and width of the picture in pixels.
+
+    Example:
+        >>> found = Detections(
+        ...     boxes_xyxy=np.array([[1, 2, 5, 8]], dtype=np.float32),
+        ...     scores=np.array([0.9], dtype=np.float32),
+        ...     class_ids=np.array([1]),
+        ...     classes=("cat", "dog"),
+        ...     image_hw=(10, 20),
+        ... )
+        >>> len(found), found.names
+        (1, ['dog'])
+        >>> found.to_yolo()
+        '1 0.150000 0.500000 0.200000 0.600000 0.900000\\n'
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    classes: tuple[str, ...]
+    image_hw: tuple[int, int]
+
+    @classmethod
+    def empty(cls, classes: tuple[str, ...], image_hw: tuple[int, int]) -> Detections:
+        """Return detections that hold nothing."""
+        return cls(
+            boxes_xyxy=np.zeros((0, 4), dtype=np.float32),
+            scores=np.zeros(0, dtype=np.float32),
+            class_ids=np.zeros(0, dtype=np.int64),
+            classes=classes,
+            image_hw=image_hw,
+        )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Give each detection as a plain dictionary (see `to_dicts`)."""
+        return iter(self.to_dicts())
+
+    def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> Detections:
+        """Return the detections that a slice, a mask or indices pick."""
+        return Detections(
+            self.boxes_xyxy[index],
+            self.scores[index],
+            self.class_ids[index],
+            self.classes,
+            self.image_hw,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.classes[class_id] for class_id in self.class_ids]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one plain dictionary a detection: class_id, name, score, box_xyxy in pixels."""
+        return [
+            {
+                "class_id": int(class_id),
+                "name": self.classes[class_id],
+                "score": round(float(score), 6),
+                "box_xyxy": [round(float(edge), 2) for edge in box],
+            }
+            for box, score, class_id in zip(
+                self.boxes_xyxy, self.scores, self.class_ids, strict=True
+            )
+        ]
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """Return COCO result entries: image_id, category_id (from 1), bbox (xywh), score."""
+        boxes_xywh = xyxy_to_xywh(self.boxes_xyxy)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(class_id) + 1,
+                "bbox": [round(float(value), 3) for value in box],
+                "score": round(float(score), 6),
+            }
+            for box, score, class_id in zip(boxes_xywh, self.scores, self.class_ids, strict=True)
+        ]
+
+    def to_yolo(self) -> str:
+        """Return YOLO text: a line ``class cx cy w h score`` each, sizes as shares of the picture."""
+        height, width = self.image_hw
+        boxes_norm = xyxy_to_cxcywh(self.boxes_xyxy) / [width, height, width, height]
+        return "".join(
+            f"{class_id} {' '.join(f'{value:.6f}' for value in box)} {score:.6f}\n"
+            for class_id, box, score in zip(self.class_ids, boxes_norm, self.scores, strict=True)
+        )
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return ``supervision.Detections`` with ``data["class_name"]``.
+
+        Raises:
+            MissingExtraError: if the ``supervision`` extra is not installed.
+        """
+        sv = require("supervision", extra="supervision", purpose="to_supervision()")
+        return sv.Detections(
+            xyxy=self.boxes_xyxy.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )

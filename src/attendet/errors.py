@@ -1,0 +1,84 @@
+"""The errors that attendet raises on purpose, one tree, each with the exit code of the command line.
+
+A message names what is wrong, where, and what to do:
+``{name} must be {rule}; got {value!r} ({file:line or flag}). {What to do.}``
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AttendetError",
+    "ConfigError",
+    "DataError",
+    "MissingExtraError",
+    "PictureError",
+    "TrainingError",
+    "WeightsError",
+    "did_you_mean",
+]
+
+
+class AttendetError(Exception):
+    """Base of every error that attendet raises on purpose; its text is fit for a user to read."""
+
+    exit_code = 1
+
+
+class ConfigError(AttendetError):
+    """A flag, a recipe field, an attention spec or an argument is not what it must be."""
+
+    exit_code = 2
+
+
+class DataError(AttendetError):
+    """A data set cannot be read, or holds nothing that can be used."""
+
+    exit_code = 3
+
+
+class PictureError(DataError):
+    """One picture cannot be read."""
+
+
+class WeightsError(AttendetError):
+    """A weights file is missing, broken, not ours, or does not fit the network."""
+
+    exit_code = 4
+
+
+class MissingExtraError(AttendetError):
+    """A command needs an optional part of the package that is not installed."""
+
+    exit_code = 5
+
+
+class TrainingError(AttendetError):
+    """A training run cannot go on (a non-finite loss, say); what was good so far is kept."""
+
+    exit_code = 6
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'? "`` for the nearest choice, else the list of choices.
+
+    Args:
+        value: what was given.
+        choices: what would have been accepted.
+
+    Returns:
+        A sentence that ends an error message.
+
+    Example:
+        >>> did_you_mean("epoch", ["epochs", "batch"])
+        "Did you mean 'epochs'?"
+        >>> did_you_mean("zzz", ["b", "a"])
+        'Choose from: a, b.'
+    """
+    names = sorted(choices)
+    near = difflib.get_close_matches(value, names, n=1)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Choose from: {', '.join(names)}."

@@ -1,0 +1,223 @@
+"""Pictures as numpy arrays: reading any file, and the one letterbox.
+
+A picture is uint8 RGB of shape (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from attendet.errors import PictureError
+
+__all__ = [
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "Letterbox",
+    "letterbox",
+    "picture_files",
+    "read_picture",
+    "read_picture_hw",
+]
+
+Picture = NDArray[np.uint8]
+
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+)
+MAX_PIXELS = 256 * 1024 * 1024
+"""A larger picture is refused before it is decoded (a 16384 x 16384 picture is 768 MiB of RGB)."""
+
+PAD_VALUE = 114
+"""Grey level of the letterbox's border, the value that Ultralytics' projects made usual."""
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the picture files directly in a folder, by suffix, in name order."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    )
+
+
+def _open(source: Path | bytes, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except FileNotFoundError:
+        raise PictureError(f"picture not found ({name}). Check the path.") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"picture is too large to decode ({name}): {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PictureError(
+            f"picture cannot be read ({name}): {error or type(error).__name__}"
+        ) from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"picture must have at most {MAX_PIXELS} pixels; got {width} x {height} ({name}). "
+            "Scale it down first."
+        )
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a broken EXIF block is no reason to lose the picture
+        return 1
+
+
+def read_picture_hw(path: Path) -> tuple[int, int]:
+    """Return height and width of a picture file as `read_picture` would give it, header only.
+
+    Raises:
+        PictureError: if the file is missing or is no picture.
+    """
+    with _open(path, str(path)) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        # 16-bit and float grey: scale the value range to 8 bits, as a viewer would show it.
+        grey = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if grey.max(initial=0) > 255 else 255.0
+        return Image.fromarray((grey.clip(0, top) / top * 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Picture:
+    """Return a picture file, or the bytes of one, as uint8 RGB, turned as its EXIF says.
+
+    Grey, palette, 16-bit, CMYK and transparent pictures (laid on white) become plain RGB; of an
+    animation the first frame is read.
+
+    Args:
+        source: path, or the bytes of a picture file.
+        name: what to call it in errors; the path if left out.
+
+    Returns:
+        uint8, shape (H, W, 3), RGB.
+
+    Raises:
+        PictureError: if it is missing, no picture, truncated, or larger than `MAX_PIXELS`.
+    """
+    if not isinstance(source, bytes):
+        source = Path(source)
+    name = name or (str(source) if isinstance(source, Path) else "<bytes>")
+    with _open(source, name) as image:
+        try:
+            upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+            return np.array(_to_rgb(upright), dtype=np.uint8)
+        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+            raise PictureError(
+                f"picture is truncated or broken ({name}): {error or type(error).__name__}"
+            ) from None
+        except Image.DecompressionBombError as error:
+            raise PictureError(f"picture is too large to decode ({name}): {error}") from None
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a picture was laid into a canvas: scaled by one factor, centred, the rest grey.
+
+    Attributes:
+        image_hw: size of the picture, pixels.
+        canvas_hw: size of the canvas, pixels.
+        scale: canvas pixels per picture pixel.
+        left: canvas columns before the picture.
+        top: canvas rows above the picture.
+
+    Example:
+        >>> fit = Letterbox.fit((480, 640), (416, 416))
+        >>> fit.scale, fit.left, fit.top
+        (0.65, 0, 52)
+        >>> fit.to_canvas(np.array([[0.0, 0.0, 640.0, 480.0]])).tolist()
+        [[0.0, 52.0, 416.0, 364.0]]
+    """
+
+    image_hw: tuple[int, int]
+    canvas_hw: tuple[int, int]
+    scale: float
+    left: int
+    top: int
+
+    @classmethod
+    def fit(cls, image_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> Letterbox:
+        """Return the letterbox that fits a picture whole into a canvas."""
+        scale = min(canvas_hw[0] / image_hw[0], canvas_hw[1] / image_hw[1])
+        height, width = _scaled_hw(image_hw, scale)
+        return cls(
+            image_hw,
+            canvas_hw,
+            scale,
+            left=(canvas_hw[1] - width) // 2,
+            top=(canvas_hw[0] - height) // 2,
+        )
+
+    def _offset(self) -> NDArray[np.float32]:
+        return np.array([self.left, self.top, self.left, self.top], dtype=np.float32)
+
+    def to_canvas(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return (n, 4) boxes of the picture in canvas pixels."""
+        return boxes_xyxy * self.scale + self._offset()
+
+    def to_picture(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return (n, 4) boxes of the canvas in picture pixels (not clipped)."""
+        return (boxes_xyxy - self._offset()) / self.scale
+
+
+def _scaled_hw(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(image_hw[0] * scale)), max(1, round(image_hw[1] * scale))
+
+
+def letterbox(picture: Picture, canvas_hw: tuple[int, int]) -> tuple[Picture, Letterbox]:
+    """Return a picture scaled to fit a canvas whole, centred on grey, and how it was laid.
+
+    Scaling down averages areas, scaling up interpolates bilinearly.
+
+    Args:
+        picture: uint8, shape (H, W, 3).
+        canvas_hw: height and width of the canvas, pixels.
+
+    Returns:
+        The canvas, uint8 of shape (*canvas_hw, 3), and the `Letterbox`.
+    """
+    image_hw = (picture.shape[0], picture.shape[1])
+    fit = Letterbox.fit(image_hw, canvas_hw)
+    height, width = _scaled_hw(image_hw, fit.scale)
+    canvas = np.full((*canvas_hw, 3), PAD_VALUE, dtype=np.uint8)
+    inner = canvas[fit.top : fit.top + height, fit.left : fit.left + width]
+    if image_hw == (height, width):
+        inner[:] = picture
+    else:
+        method = cv2.INTER_AREA if fit.scale < 1 else cv2.INTER_LINEAR
+        inner[:] = cv2.resize(picture, (width, height), interpolation=method)
+    return canvas, fit
+
+
+def common_aspect(image_sizes_hw: Iterable[tuple[int, int]]) -> float:
+    """Return the median of height / width over pictures; 1.0 for none.
+
+    Example:
+        >>> common_aspect([(480, 640), (480, 640), (640, 480)])
+        0.75
+    """
+    ratios = [height / width for height, width in image_sizes_hw]
+    return float(np.median(ratios)) if ratios else 1.0
