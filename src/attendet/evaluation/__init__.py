@@ -1,1 +1,12 @@
-"""evaluation."""
+"""How good detections are: COCO and Pascal VOC average precision, confusions, curves.
+
+Everything works on truth (`attendet.data.dataset.Sample`) and `attendet.detections.Detections` in
+pixels of the original pictures, and returns plain numbers that JSON holds.
+"""
+
+from __future__ import annotations
+
+from attendet.evaluation.metrics import compute_metrics, evaluate
+from attendet.evaluation.record import Record
+
+__all__ = ["Record", "compute_metrics", "evaluate"]

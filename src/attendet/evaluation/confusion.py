@@ -1,0 +1,138 @@
+"""Which classes are taken for which, precision-recall curves, and the confidence of the best F1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.boxes import iou_matrix
+from attendet.evaluation.matching import Matches, greedy_pairs
+from attendet.evaluation.voc import precision_recall, true_positives
+
+if TYPE_CHECKING:
+    from attendet.data.dataset import Sample
+    from attendet.detections import Detections
+
+__all__ = ["BACKGROUND", "ClassCurve", "best_f1", "class_curve", "confusion_matrix", "pr_curves"]
+
+BACKGROUND = "background"
+RECALLS = np.linspace(0.0, 1.0, 101)
+CONFIDENCES = np.arange(1, 1000) / 1000
+
+Floats = NDArray[np.float64]
+
+
+def confusion_matrix(
+    samples: Sequence[Sample],
+    detections: Sequence[Detections],
+    class_count: int,
+    *,
+    confidence: float = 0.25,
+    iou_threshold: float = 0.5,
+) -> NDArray[np.int64]:
+    """Return how often each true class was detected as each class.
+
+    In each picture, truths and detections are paired whatever their class, largest overlap first,
+    each at most once. The last row holds detections without a truth, the last column truths
+    without a detection. Difficult truths, and detections paired with them, are left out.
+
+    Args:
+        samples: the pictures with their truth.
+        detections: one `Detections` a sample.
+        class_count: number of classes K.
+        confidence: detections with a lower score are left out.
+        iou_threshold: least overlap of a pair.
+
+    Returns:
+        Shape (K + 1, K + 1): row truth, column detection.
+    """
+    counts = np.zeros((class_count + 1, class_count + 1), dtype=np.int64)
+    for sample, every in zip(samples, detections, strict=True):
+        found = every[every.scores >= confidence]
+        truth_ids = np.where(sample.difficult, -1, sample.class_ids)
+        paired_truth = np.full(len(found), class_count, dtype=np.int64)
+        missed = ~sample.difficult.astype(bool)
+        overlap = iou_matrix(found.boxes_xyxy, sample.boxes_xyxy)
+        for detection, truth in greedy_pairs(overlap, iou_threshold):
+            paired_truth[detection] = truth_ids[truth]
+            missed[truth] = False
+        judged = paired_truth >= 0
+        np.add.at(counts, (paired_truth[judged], found.class_ids[judged]), 1)
+        np.add.at(counts, (sample.class_ids[missed], class_count), 1)
+    return counts
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCurve:
+    """Precision and recall of one class after each of its k detections, best score first."""
+
+    scores: Floats
+    precision: Floats
+    recall: Floats
+
+    def at_confidences(self, confidences: Floats) -> tuple[Floats, Floats]:
+        """Return precision and recall of the detections that score at least each confidence.
+
+        Precision is 1 and recall 0 where nothing scores that high.
+        """
+        kept = np.searchsorted(-self.scores, -confidences, side="right")
+        return np.append(1.0, self.precision)[kept], np.append(0.0, self.recall)[kept]
+
+
+def class_curve(matches: Matches, class_id: int, *, iou_threshold: float) -> ClassCurve | None:
+    """Return the precision-recall curve of one class, None if it has no truth that counts."""
+    truth_count = matches.truth_count(class_id)
+    if truth_count == 0:
+        return None
+    right, scores = true_positives(matches.of_class(class_id), iou_threshold)
+    return ClassCurve(scores, *precision_recall(right, truth_count))
+
+
+def pr_curves(curves: dict[str, ClassCurve]) -> dict[str, dict[str, list[float]]]:
+    """Return each class's curve at 101 recalls, ready for JSON.
+
+    Args:
+        curves: class name to curve.
+
+    Returns:
+        Class name to ``recall`` (0, 0.01 ... 1), ``precision`` (the best at that recall or beyond,
+        0 where it is never reached) and ``confidence`` (the score at which it is reached, 0 where
+        it never is).
+    """
+    sampled = {}
+    for name, curve in curves.items():
+        envelope = np.append(np.maximum.accumulate(curve.precision[::-1])[::-1], 0.0)
+        first = np.searchsorted(curve.recall, RECALLS - 1e-12)
+        sampled[name] = {
+            "recall": RECALLS.round(2).tolist(),
+            "precision": envelope[first].round(6).tolist(),
+            "confidence": np.append(curve.scores, 0.0)[first].round(6).tolist(),
+        }
+    return sampled
+
+
+def best_f1(curves: Sequence[ClassCurve]) -> dict[str, Any] | None:
+    """Return the confidence of the best F1, the mean over the classes given, None without any.
+
+    F1 is the harmonic mean of precision and recall; confidences 0.001, 0.002 ... 0.999 are tried
+    and the lowest of equally good ones is taken.
+
+    Returns:
+        ``confidence``, and at it the means over the classes ``f1``, ``precision``, ``recall``.
+    """
+    if not curves:
+        return None
+    at = np.array([curve.at_confidences(CONFIDENCES) for curve in curves])
+    precision, recall = at[:, 0], at[:, 1]
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(f1.mean(axis=0).argmax())
+    return {
+        "confidence": float(CONFIDENCES[best]),
+        "f1": float(f1[:, best].mean()),
+        "precision": float(precision[:, best].mean()),
+        "recall": float(recall[:, best].mean()),
+    }

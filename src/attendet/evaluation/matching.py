@@ -1,0 +1,173 @@
+"""Which detection lies on which truth: flat arrays over all pictures that every metric reads.
+
+D counts detections and T truths of all pictures together, n and m those of one picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.boxes import iou_matrix
+from attendet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from attendet.data.dataset import Sample
+    from attendet.detections import Detections
+
+__all__ = ["Matches", "class_map", "greedy_pairs", "match_detections", "names_on_one_side"]
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Each detection of a data set with the truth of its class that it covers best.
+
+    The best truth does not depend on an overlap threshold, so one `Matches` serves every
+    threshold and every confidence.
+
+    Attributes:
+        scores: float64, shape (D,), best first; equal scores in the order of the pictures.
+        class_ids: int64, shape (D,).
+        best_iou: float64, shape (D,): overlap with the best truth of the same class and picture.
+        best_truth: int64, shape (D,): index of that truth, -1 if there is none.
+        truth_class_ids: int64, shape (T,).
+        truth_difficult: bool, shape (T,): truths that count neither as found nor as missed.
+    """
+
+    scores: NDArray[np.float64]
+    class_ids: Ids
+    best_iou: NDArray[np.float64]
+    best_truth: Ids
+    truth_class_ids: Ids
+    truth_difficult: NDArray[np.bool_]
+
+    def of_class(self, class_id: int) -> Matches:
+        """Return the detections of one class; truths keep their indices."""
+        mask = self.class_ids == class_id
+        return Matches(
+            self.scores[mask],
+            self.class_ids[mask],
+            self.best_iou[mask],
+            self.best_truth[mask],
+            self.truth_class_ids,
+            self.truth_difficult,
+        )
+
+    def truth_count(self, class_id: int) -> int:
+        """Return how many truths of a class count (difficult ones do not)."""
+        return int(((self.truth_class_ids == class_id) & ~self.truth_difficult).sum())
+
+
+def class_map(found: Sequence[str], wanted: Sequence[str]) -> Ids:
+    """Return, for each class id of ``found``, the id of the same name in ``wanted``.
+
+    Args:
+        found: class names of a detector.
+        wanted: class names of a data set.
+
+    Returns:
+        int64, shape (len(found),).
+
+    Raises:
+        ConfigError: if either side has a name that the other lacks.
+
+    Example:
+        >>> class_map(["dog", "cat"], ["cat", "dog"]).tolist()
+        [1, 0]
+    """
+    if set(found) != set(wanted):
+        raise ConfigError(
+            "classes of the detector and of the data must be the same names; "
+            f"got {names_on_one_side('the detector', found, 'the data', wanted)}. "
+            "Rename the classes of the data, or use weights trained on them."
+        )
+    position = {name: index for index, name in enumerate(wanted)}
+    return np.array([position[name] for name in found], dtype=np.int64)
+
+
+def names_on_one_side(first: str, a: Sequence[str], second: str, b: Sequence[str]) -> str:
+    """Return in words the names that only one of two lists has.
+
+    Example:
+        >>> names_on_one_side("the detector", ["a", "b"], "the data", ["b", "c"])
+        "only in the detector: 'a'; only in the data: 'c'"
+    """
+    sides = [
+        (first, [name for name in a if name not in set(b)]),
+        (second, [name for name in b if name not in set(a)]),
+    ]
+    return "; ".join(
+        f"only in {side}: {', '.join(map(repr, names))}" for side, names in sides if names
+    )
+
+
+def _best_truth(sample: Sample, found: Detections) -> tuple[NDArray[np.float64], Ids]:
+    """Return overlap with, and index of, the best truth of its class for each of n detections."""
+    if len(sample.class_ids) == 0 or len(found) == 0:
+        return np.zeros(len(found)), np.full(len(found), -1, dtype=np.int64)
+    overlap = iou_matrix(found.boxes_xyxy, sample.boxes_xyxy)
+    overlap[found.class_ids[:, None] != sample.class_ids[None, :]] = -1.0
+    best = overlap.argmax(axis=1)
+    best_iou = overlap[np.arange(len(found)), best]
+    return best_iou.clip(min=0.0), np.where(best_iou < 0, -1, best)
+
+
+def match_detections(samples: Sequence[Sample], detections: Sequence[Detections]) -> Matches:
+    """Return every detection with the truth of its class that it covers best.
+
+    Args:
+        samples: the pictures with their truth.
+        detections: one `Detections` a sample, class ids those of the samples.
+    """
+    ious: list[NDArray[np.float64]] = [np.zeros(0)]
+    truths: list[Ids] = [np.zeros(0, dtype=np.int64)]
+    before = 0
+    for sample, found in zip(samples, detections, strict=True):
+        best_iou, best = _best_truth(sample, found)
+        ious.append(best_iou)
+        truths.append(np.where(best < 0, -1, best + before))
+        before += len(sample.class_ids)
+    scores = np.concatenate([np.zeros(0), *(found.scores for found in detections)])
+    order = np.argsort(-scores, kind="stable")
+    return Matches(
+        scores=scores[order],
+        class_ids=_join([found.class_ids for found in detections])[order],
+        best_iou=np.concatenate(ious)[order],
+        best_truth=np.concatenate(truths)[order],
+        truth_class_ids=_join([sample.class_ids for sample in samples]),
+        truth_difficult=_join([sample.difficult for sample in samples]).astype(bool),
+    )
+
+
+def _join(parts: Sequence[NDArray[np.generic]]) -> Ids:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)
+
+
+def greedy_pairs(overlap: NDArray[np.float64], iou_threshold: float) -> list[tuple[int, int]]:
+    """Return pairs (row, column), each row and column once, largest overlap first.
+
+    Args:
+        overlap: shape (n, m), 0 to 1.
+        iou_threshold: pairs below it do not count.
+
+    Example:
+        >>> greedy_pairs(np.array([[0.6, 0.9], [0.7, 0.8]]), 0.5)
+        [(0, 1), (1, 0)]
+    """
+    rows, columns = np.nonzero(overlap >= iou_threshold)
+    order = np.argsort(-overlap[rows, columns], kind="stable")
+    pairs: list[tuple[int, int]] = []
+    used_rows: set[int] = set()
+    used_columns: set[int] = set()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in used_rows and column not in used_columns:
+            used_rows.add(row)
+            used_columns.add(column)
+            pairs.append((row, column))
+    return pairs

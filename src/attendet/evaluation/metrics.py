@@ -1,0 +1,228 @@
+"""Every number about a set of detections, and the run of a detector over pictures to get them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.errors import ConfigError
+from attendet.evaluation.coco import coco_metrics
+from attendet.evaluation.confusion import (
+    BACKGROUND,
+    ClassCurve,
+    best_f1,
+    class_curve,
+    confusion_matrix,
+    pr_curves,
+)
+from attendet.evaluation.matching import Matches, class_map, match_detections
+from attendet.evaluation.record import Counts, Record
+from attendet.evaluation.voc import average_precision
+from attendet.pictures import read_picture
+
+if TYPE_CHECKING:
+    from attendet.data.dataset import Sample
+    from attendet.detections import Detections
+
+__all__ = ["BatchDetector", "compute_metrics", "evaluate"]
+
+VOC_IOU = 0.5
+READERS = 2
+
+
+class BatchDetector(Protocol):
+    """What `evaluate` asks of a detector."""
+
+    def predict_batch(
+        self, pictures: Sequence[NDArray[np.uint8]], **settings: Any
+    ) -> Sequence[Detections]:
+        """Return the detections of each picture, in pixels of the picture."""
+
+
+def compute_metrics(
+    samples: Sequence[Sample],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    *,
+    curves: bool = True,
+    confidence: float = 0.25,
+) -> Record:
+    """Return COCO and VOC average precision, counts, curves and confusions of detections.
+
+    For honest averages, detections must reach down to a low score (0.001). Those whose class names
+    stand in another order than ``classes`` are matched by name.
+
+    Args:
+        samples: the pictures with their truth, boxes in pixels of the picture.
+        detections: one `Detections` a sample, in the same order, boxes in pixels of the picture.
+        classes: names of the classes.
+        curves: whether to add precision-recall curves and the confusion matrix.
+        confidence: least score of a detection in the confusion matrix.
+
+    Returns:
+        The record; see `attendet.evaluation.record.Record` for its layout.
+
+    Raises:
+        ConfigError: if numbers of samples and detections differ, or class names do.
+        MissingExtraError: if faster-coco-eval is not installed.
+    """
+    if len(samples) != len(detections):
+        raise ConfigError(
+            f"detections must be one for each of {len(samples)} samples; got {len(detections)}."
+        )
+    detections = _with_classes(detections, classes)
+    matches = match_detections(samples, detections)
+    every_curve = {
+        name: class_curve(matches, index, iou_threshold=VOC_IOU)
+        for index, name in enumerate(classes)
+    }
+    known = {name: curve for name, curve in every_curve.items() if curve is not None}
+    record = coco_metrics(samples, detections, classes)
+    _add_class_numbers(record["per_class"], matches, every_curve)
+    rows = record["per_class"].values()
+    record["voc"] = {
+        "iou": VOC_IOU,
+        "every_point": _mean([row["voc_every_point"] for row in rows]),
+        "eleven_point": _mean([row["voc_11_point"] for row in rows]),
+    }
+    record["best_f1"] = best_f1(list(known.values()))
+    record["counts"] = _counts(samples, matches)
+    if curves:
+        record["precision_recall"] = {"iou": VOC_IOU, "per_class": pr_curves(known)}
+        counts = confusion_matrix(samples, detections, len(classes), confidence=confidence)
+        record["confusion"] = {
+            "labels": [*classes, BACKGROUND],
+            "matrix": counts.tolist(),
+            "confidence": confidence,
+            "iou": 0.5,
+        }
+    return cast(Record, record)
+
+
+def _with_classes(detections: Sequence[Detections], classes: Sequence[str]) -> Sequence[Detections]:
+    """Return detections whose class ids count in ``classes``."""
+    wanted = tuple(classes)
+    maps: dict[tuple[str, ...], NDArray[np.int64]] = {}
+    renamed = []
+    for found in detections:
+        if found.classes == wanted:
+            renamed.append(found)
+            continue
+        if found.classes not in maps:
+            maps[found.classes] = class_map(found.classes, wanted)
+        ids = maps[found.classes][found.class_ids]
+        renamed.append(replace(found, class_ids=ids, classes=wanted))
+    return renamed
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def _add_class_numbers(
+    rows: dict[str, dict[str, Any]], matches: Matches, curves: dict[str, ClassCurve | None]
+) -> None:
+    difficult = matches.truth_class_ids[matches.truth_difficult]
+    for class_id, (name, row) in enumerate(rows.items()):
+        curve = curves[name]
+        row["voc_every_point"] = row["voc_11_point"] = None
+        if curve is not None:
+            ends = (curve.precision, curve.recall)
+            row["voc_every_point"] = average_precision(*ends, "every-point")
+            row["voc_11_point"] = average_precision(*ends, "11-point")
+        row["best_f1"] = None if curve is None else best_f1([curve])
+        row["truths"] = matches.truth_count(class_id)
+        row["difficult"] = int((difficult == class_id).sum())
+        row["detections"] = int((matches.class_ids == class_id).sum())
+
+
+def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
+    return {
+        "pictures": len(samples),
+        "pictures_without_truth": sum(len(sample.class_ids) == 0 for sample in samples),
+        "truths": int((~matches.truth_difficult).sum()),
+        "difficult": int(matches.truth_difficult.sum()),
+        "detections": len(matches.scores),
+    }
+
+
+def _batches(samples: Sequence[Sample], batch: int) -> Iterator[list[NDArray[np.uint8]]]:
+    """Give the pictures in batches; the next batch is read while this one is used."""
+    starts = range(0, len(samples), batch)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read-picture") as readers:
+
+        def begin(start: int) -> list[Any]:
+            paths = [sample.path for sample in samples[start : start + batch]]
+            return [readers.submit(read_picture, path) for path in paths]
+
+        coming = begin(0)
+        try:
+            for start in starts:
+                pictures = [future.result() for future in coming]
+                coming = begin(start + batch)
+                yield pictures
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def evaluate(
+    detector: BatchDetector,
+    samples: Sequence[Sample],
+    *,
+    classes: Sequence[str],
+    batch: int = 16,
+    confidence: float = 0.001,
+    iou: float | None = None,
+    max_detections: int = 300,
+    curves: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Record:
+    """Return the record of a detector on pictures, with the seconds that it took.
+
+    Pictures are read from their files, the next batch while the detector works on this one.
+
+    Args:
+        detector: such as `attendet.load` returns.
+        samples: the pictures with their truth.
+        classes: names of the classes of the samples; the detector's are matched by name.
+        batch: pictures a call of the detector.
+        confidence: least score of a detection; average precision needs it low.
+        iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
+        max_detections: most detections a picture (COCO counts the best 100 of each class).
+        curves: whether to add precision-recall curves and the confusion matrix.
+        progress: called with pictures done and pictures in all after each batch.
+
+    Returns:
+        The record; see `attendet.evaluation.record.Record` for its layout.
+
+    Raises:
+        ConfigError: if a setting is out of range or the class names differ.
+        PictureError: if a picture cannot be read.
+        MissingExtraError: if faster-coco-eval is not installed.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1; got {batch!r}.")
+    settings: dict[str, Any] = {"confidence": confidence, "max_detections": max_detections}
+    if iou is not None:
+        settings["iou"] = iou
+    begun = time.perf_counter()
+    found: list[Detections] = []
+    for pictures in _batches(samples, batch):
+        found.extend(detector.predict_batch(pictures, **settings))
+        if progress is not None:
+            progress(len(found), len(samples))
+    detected = time.perf_counter()
+    record = compute_metrics(samples, found, classes, curves=curves)
+    record["seconds"] = {
+        "inference": detected - begun,
+        "metrics": time.perf_counter() - detected,
+    }
+    return record

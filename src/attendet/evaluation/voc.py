@@ -1,0 +1,120 @@
+"""Average precision by the rules of Pascal VOC, at any overlap threshold.
+
+A detection belongs to the truth of its class and picture that it covers best. It is right when the
+overlap is at least the threshold and no better-scored detection has claimed that truth; it is left
+out of the count when that truth is difficult.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.errors import ConfigError
+from attendet.evaluation.matching import Matches
+
+__all__ = ["Interpolation", "average_precision", "precision_recall", "true_positives", "voc_ap"]
+
+Interpolation = Literal["every-point", "11-point"]
+Floats = NDArray[np.float64]
+
+
+def true_positives(matches: Matches, iou_threshold: float) -> tuple[NDArray[np.bool_], Floats]:
+    """Return which detections are right, and the scores of those that count.
+
+    Args:
+        matches: the detections of one class, best score first.
+        iou_threshold: 0 to 1; an overlap of exactly this much is enough.
+
+    Returns:
+        Right or wrong and score, shape (k,) each, best score first; detections of difficult truths
+        are left out.
+    """
+    hit = (matches.best_truth >= 0) & (matches.best_iou >= iou_threshold)
+    hit_truths = matches.best_truth[hit]
+    _, first = np.unique(hit_truths, return_index=True)
+    right = np.zeros(len(hit), dtype=bool)
+    right[np.flatnonzero(hit)[first]] = True
+    counts = np.ones(len(hit), dtype=bool)
+    counts[hit] = ~matches.truth_difficult[hit_truths]
+    return right[counts], matches.scores[counts]
+
+
+def precision_recall(right: NDArray[np.bool_], truth_count: int) -> tuple[Floats, Floats]:
+    """Return precision and recall after each detection.
+
+    Args:
+        right: shape (k,), best score first.
+        truth_count: truths to be found, at least 1.
+
+    Returns:
+        Precision and recall, shape (k,) each, 0 to 1.
+
+    Example:
+        >>> precision, recall = precision_recall(np.array([True, False, True]), 4)
+        >>> precision.round(2).tolist(), recall.tolist()
+        ([1.0, 0.5, 0.67], [0.25, 0.25, 0.5])
+    """
+    found = np.cumsum(right, dtype=np.float64)
+    return found / np.arange(1, len(right) + 1), found / truth_count
+
+
+def average_precision(
+    precision: Floats, recall: Floats, interpolation: Interpolation = "every-point"
+) -> float:
+    """Return the area under a precision-recall curve.
+
+    Precision at a recall is the best one at that recall or beyond. ``every-point`` (VOC 2010 and
+    later; Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A Retrospective")
+    integrates it exactly; ``11-point`` (VOC 2007) averages it at recalls 0, 0.1 ... 1.
+
+    Args:
+        precision: shape (k,), after each detection, best score first.
+        recall: shape (k,), not falling.
+        interpolation: ``"every-point"`` or ``"11-point"``.
+
+    Returns:
+        0 to 1; 0 without detections.
+
+    Raises:
+        ConfigError: if the interpolation is neither.
+
+    Example:
+        >>> precision, recall = np.array([1.0, 0.5, 2 / 3]), np.array([0.5, 0.5, 1.0])
+        >>> average_precision(precision, recall)
+        0.8333
+        >>> average_precision(precision, recall, "11-point")
+        0.8484
+    """
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    if interpolation == "every-point":
+        return float(np.sum(np.diff(recall, prepend=0.0) * envelope[:-1]))
+    if interpolation == "11-point":
+        # A recall of exactly 0.3 arrives as 0.30000000000000004 or so: allow for the rounding.
+        first = np.searchsorted(recall, np.arange(11) / 10 - 1e-12)
+        return float(envelope[first].mean())
+    raise ConfigError(f"interpolation must be 'every-point' or '11-point'; got {interpolation!r}.")
+
+
+def voc_ap(
+    matches: Matches,
+    class_id: int,
+    *,
+    iou_threshold: float = 0.5,
+    interpolation: Interpolation = "every-point",
+) -> float | None:
+    """Return the average precision of one class, or None if it has no truth that counts.
+
+    Args:
+        matches: detections and truths of all pictures.
+        class_id: which class.
+        iou_threshold: least overlap of a right detection, 0 to 1.
+        interpolation: ``"every-point"`` or ``"11-point"``.
+    """
+    truth_count = matches.truth_count(class_id)
+    if truth_count == 0:
+        return None
+    right, _ = true_positives(matches.of_class(class_id), iou_threshold)
+    return average_precision(*precision_recall(right, truth_count), interpolation)
