@@ -72,7 +72,7 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
         return good, float(value) if good else value
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool), value
-    return isinstance(value, annotation), value
+    return isinstance(value, origin or annotation), value
 
 
 def describe_type(annotation: Any) -> str:

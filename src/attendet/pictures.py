@@ -22,8 +22,10 @@ __all__ = [
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
     "Letterbox",
+    "from_pil",
     "letterbox",
     "picture_files",
+    "read_orientation",
     "read_picture",
     "read_picture_hw",
 ]
@@ -89,6 +91,16 @@ def read_picture_hw(path: Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
+def read_orientation(path: Path) -> int:
+    """Return the EXIF orientation of a picture file, 1 (upright) to 8; 1 where it has none.
+
+    Raises:
+        PictureError: if the file is missing or is no picture.
+    """
+    with _open(path, str(path)) as image:
+        return _orientation(image)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         # 16-bit and float grey: scale the value range to 8 bits, as a viewer would show it.
@@ -100,6 +112,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """Return a PIL picture as uint8 RGB, shape (H, W, 3), turned as its EXIF says."""
+    upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+    return np.array(_to_rgb(upright), dtype=np.uint8)
 
 
 def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Picture:
@@ -123,8 +141,7 @@ def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Pict
     name = name or (str(source) if isinstance(source, Path) else "<bytes>")
     with _open(source, name) as image:
         try:
-            upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-            return np.array(_to_rgb(upright), dtype=np.uint8)
+            return from_pil(image)
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
             raise PictureError(
                 f"picture is truncated or broken ({name}): {error or type(error).__name__}"

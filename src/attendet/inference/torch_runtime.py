@@ -1,0 +1,122 @@
+"""The runtime that carries a network with eager PyTorch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from attendet.errors import ConfigError
+from attendet.models import load_weights
+from attendet.models.backbone import ConvBlock
+
+if TYPE_CHECKING:
+    from attendet.models.metadata import WeightsMetadata
+
+__all__ = ["TorchRuntime", "choose_device", "fold_batch_norm"]
+
+
+class _Network(Protocol):
+    """A network of attendet: raw maps, and the one decode."""
+
+    decode: Callable[[list[Tensor]], tuple[Tensor, Tensor]]
+
+    def __call__(self, pictures: Tensor) -> list[Tensor]: ...
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return a device by name, or the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: if the name is no device, or the device is not there.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device must be one that PyTorch can use here; got {str(device)!r} ({reason}). "
+            "Choose cpu, or cuda with a GPU."
+        ) from None
+    return chosen
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Return the network with batch normalisation folded into the convolutions before it, in place.
+
+    Each `attendet.models.backbone.ConvBlock` then is one convolution with bias and its activation:
+    the same function of its input up to rounding, with one pass over the map less.
+
+    Args:
+        network: in eval mode.
+    """
+    for module in network.modules():
+        if isinstance(module, ConvBlock) and isinstance(module.bn, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()  # type: ignore[assignment]
+    return network
+
+
+class TorchRuntime:
+    """A network carried by eager PyTorch, without gradients.
+
+    Args:
+        network: a network of `attendet.models`; it is put into eval mode.
+        metadata: its description.
+        device: where it runs; where it is if left out.
+        fold: run a copy whose batch normalisation is folded into the convolutions. Later changes
+            to the network's weights do not reach the copy.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        metadata: WeightsMetadata,
+        device: str | torch.device | None = None,
+        *,
+        fold: bool = False,
+    ) -> None:
+        network = network.eval()
+        if fold:
+            network = fold_batch_norm(copy.deepcopy(network).requires_grad_(False))
+        if device is not None:
+            network = network.to(choose_device(device))
+        self._network = network.to(memory_format=torch.channels_last)
+        self._metadata = metadata
+        weights = next(network.parameters())
+        self._device, self._dtype = weights.device, weights.dtype
+
+    @classmethod
+    def from_file(cls, path: str | Path, device: str | None = None) -> TorchRuntime:
+        """Return the runtime of a weights file, folded, on a GPU where there is one.
+
+        Raises:
+            WeightsError: if the file is missing, broken or not ours.
+            ConfigError: if the device is not there.
+        """
+        network, metadata = load_weights(path)
+        return cls(network, metadata, choose_device(device), fold=True)
+
+    @property
+    def metadata(self) -> WeightsMetadata:
+        """What the weights file says about itself."""
+        return self._metadata
+
+    @torch.inference_mode()
+    def run(self, canvases: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return every box of each canvas with its scores (see `Runtime.run`)."""
+        network = cast(_Network, self._network)
+        # NHWC seen as NCHW is channels_last already: no copy is made for the layout.
+        pictures = torch.from_numpy(canvases).to(self._device).permute(0, 3, 1, 2)
+        boxes_xyxy, scores = network.decode(network(pictures.to(self._dtype).div_(255)))
+        return boxes_xyxy.float().cpu().numpy(), scores.float().cpu().numpy()
