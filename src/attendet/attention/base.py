@@ -1,0 +1,90 @@
+"""What every attention block is: named gates, and a map multiplied by them.
+
+Letters: N pictures in the batch, C channels, H rows and W columns of the feature map.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from attendet.errors import ConfigError
+
+__all__ = ["AttentionBlock", "reduced_channels"]
+
+
+class AttentionBlock(nn.Module, ABC):
+    """A module that multiplies its input by gates and keeps shape, dtype and memory format.
+
+    A mechanism writes ``gates``; ``forward`` stands here. What ``gates`` returns is therefore what
+    was applied, and a picture of the gates shows what the network did.
+
+    Args:
+        channels: C of the maps that the block will see.
+
+    Raises:
+        ConfigError: if ``channels`` is not a positive whole number.
+
+    Example:
+        >>> import torch
+        >>> class Halve(AttentionBlock):
+        ...     def gates(self, x):
+        ...         return {"channel": x.new_full((x.shape[0], self.channels, 1, 1), 0.5)}
+        >>> Halve(channels=1)(torch.tensor([[[[4.0]]]])).item()
+        2.0
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        _check_positive("channels", channels)
+        self.channels = channels
+
+    @abstractmethod
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the gates for a map, by name, in the order in which they are applied.
+
+        Args:
+            x: the feature map, (N, C, H, W).
+
+        Returns:
+            Tensors that broadcast to ``x``. Names in use: ``channel`` (N, C, 1, 1), ``spatial``
+            (N, 1, H, W), ``height`` (N, C, H, 1), ``width`` (N, C, 1, W).
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map times each of its gates, (N, C, H, W)."""
+        for gate in self.gates(x).values():
+            x = x * gate
+        return x
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the brackets."""
+        return f"channels={self.channels}"
+
+
+def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int:
+    """Return the width of a bottleneck: ``max(at_least, channels // reduction)``.
+
+    Args:
+        channels: width outside the bottleneck.
+        reduction: how many times narrower the bottleneck is.
+        at_least: the floor.
+
+    Returns:
+        A width of one channel or more.
+
+    Raises:
+        ConfigError: if ``reduction`` is not a positive whole number.
+
+    Example:
+        >>> reduced_channels(256, 16), reduced_channels(64, 16, at_least=8)
+        (16, 8)
+    """
+    _check_positive("reduction", reduction)
+    return max(at_least, channels // reduction)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be a positive whole number; got {value!r}.")

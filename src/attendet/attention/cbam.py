@@ -1,0 +1,66 @@
+"""CBAM: a gate for every channel, then a gate for every place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import AttentionBlock, reduced_channels
+from attendet.errors import ConfigError
+
+__all__ = ["CBAM"]
+
+
+class CBAM(AttentionBlock):
+    """Gate channels first, then places of the channel-gated map.
+
+    Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018,
+    arXiv:1807.06521, equations 1-3. Channel gate: the global mean and the global maximum go through
+    one shared two-layer perceptron, are summed and squashed. Spatial gate: mean and maximum over
+    the channels, a convolution, squashed. Where we differ: r is 8 by default (the paper: 16), as in
+    the YOLO variants, and the spatial convolution has neither bias nor batch norm.
+
+    The perceptron's second layer is linear without bias, so the two hidden vectors are summed
+    before it: the same sum, one product less.
+
+    Reads the map six times (mean, maximum, product; the same three for the gated map) and writes
+    it twice.
+
+    Args:
+        channels: C.
+        reduction: r; the bottleneck has C // r channels, at least one.
+        kernel_size: side of the spatial convolution, odd.
+
+    Raises:
+        ConfigError: if ``kernel_size`` is even or not positive.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 8, kernel_size: int = 7) -> None:
+        super().__init__(channels)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd and positive; got {kernel_size!r}.")
+        hidden = reduced_channels(channels, reduction)
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        self.expand = nn.Linear(hidden, channels, bias=False)
+        self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``channel``, (N, C, 1, 1), and ``spatial``, (N, 1, H, W), between 0 and 1.
+
+        The spatial gate is that of the channel-gated map.
+        """
+        channel = self._channel_gate(x)
+        return {"channel": channel, "spatial": self._spatial_gate(x * channel)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map times both gates, (N, C, H, W), without gating the channels twice."""
+        gated = x * self._channel_gate(x)
+        return gated * self._spatial_gate(gated)
+
+    def _channel_gate(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.reduce(x.mean((2, 3)))) + torch.relu(self.reduce(x.amax((2, 3))))
+        return torch.sigmoid(self.expand(hidden))[:, :, None, None]
+
+    def _spatial_gate(self, gated: Tensor) -> Tensor:
+        pooled = torch.cat([gated.mean(1, keepdim=True), gated.amax(1, keepdim=True)], dim=1)
+        return torch.sigmoid(self.spatial(pooled))

@@ -1,0 +1,87 @@
+"""Coordinate Attention: a gate for every row and one for every column of every channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import AttentionBlock, reduced_channels
+from attendet.errors import ConfigError, did_you_mean
+
+__all__ = ["CoordinateAttention"]
+
+
+@dataclass(frozen=True)
+class _Preset:
+    reduction: int
+    activation: type[nn.Module]
+    bias: bool
+
+
+_PRESETS = {
+    "yolo": _Preset(reduction=16, activation=nn.ReLU, bias=False),
+    "authors": _Preset(reduction=32, activation=nn.Hardswish, bias=True),
+}
+
+
+class CoordinateAttention(AttentionBlock):
+    """Gate every row and every column, so that the block knows where along each axis things are.
+
+    Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021,
+    arXiv:2103.02907, equations 4-9: the means over W and over H are laid end to end (H + W long),
+    go through one 1x1 convolution, batch norm and a non-linearity, are taken apart again, and a
+    1x1 convolution each and a sigmoid make the gates: ``y = x * height * width``. Preset
+    ``authors`` is the authors' code (r = 32, h-swish, biases). Where we differ: the default
+    ``yolo`` is the variant in common use in YOLO networks (r = 16, ReLU, no biases).
+
+    Args:
+        channels: C.
+        preset: ``yolo`` or ``authors``.
+        reduction: r; the bottleneck has C // r channels, at least 8; None takes the preset's.
+        hidden_channels: width of the bottleneck itself, instead of ``reduction``.
+
+    Raises:
+        ConfigError: if the preset is unknown, or both widths are given.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        preset: str = "yolo",
+        reduction: int | None = None,
+        hidden_channels: int | None = None,
+    ) -> None:
+        super().__init__(channels)
+        if preset not in _PRESETS:
+            raise ConfigError(
+                f"preset must be one of the presets of Coordinate Attention; got {preset!r}. "
+                f"{did_you_mean(preset, _PRESETS)}"
+            )
+        chosen = _PRESETS[preset]
+        if reduction is not None and hidden_channels is not None:
+            raise ConfigError(
+                f"reduction must be left out when hidden_channels is given; got {reduction!r}. "
+                "Give one of the two."
+            )
+        hidden = hidden_channels or reduced_channels(
+            channels, chosen.reduction if reduction is None else reduction, at_least=8
+        )
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=chosen.bias)
+        self.norm = nn.BatchNorm2d(hidden)
+        self.activation = chosen.activation()
+        self.height = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
+        self.width = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``height``, (N, C, H, 1), and ``width``, (N, C, 1, W), between 0 and 1."""
+        rows, columns = x.shape[2:]
+        pooled = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).mT], dim=2)
+        hidden = self.activation(self.norm(self.squeeze(pooled)))
+        along_height, along_width = hidden.split([rows, columns], dim=2)
+        return {
+            "height": torch.sigmoid(self.height(along_height)),
+            "width": torch.sigmoid(self.width(along_width.mT)),
+        }

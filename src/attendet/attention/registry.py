@@ -1,0 +1,226 @@
+"""Attention blocks by name: the built-in ones, those registered in code, and those of plug-ins.
+
+A distribution offers blocks through the entry-point group ``attendet.attention``: the entry point's
+name is the block's name, its object the factory. Plug-ins are listed without being imported, and
+each is imported when its block is first made: a broken one harms nobody who does not ask for it.
+Nothing here imports torch until a block is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from attendet.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attendet.attention.base import AttentionBlock
+
+__all__ = ["AttentionFactory", "attention_names", "create_attention", "register_attention"]
+
+AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
+"""Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
+
+ENTRY_POINT_GROUP = "attendet.attention"
+_NONE = "none"
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+# Name -> where the class stands, and the options that the name stands for.
+_BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "se": ("squeeze_excite:SqueezeExcite", {}),
+    "cbam": ("cbam:CBAM", {}),
+    "eca": ("eca:EfficientChannelAttention", {}),
+    "ca": ("coordinate:CoordinateAttention", {"preset": "yolo"}),
+    "ca-authors": ("coordinate:CoordinateAttention", {"preset": "authors"}),
+}
+_registered: dict[str, AttentionFactory] = {}
+
+
+def register_attention(name: str, factory: AttentionFactory, *, replace: bool = False) -> None:
+    """Make a block available by name for the rest of the process.
+
+    A name registered here goes before the same name of a plug-in.
+
+    Args:
+        name: lower-case letters, digits, ``-`` and ``_``, beginning with a letter.
+        factory: takes ``channels`` first and returns an ``AttentionBlock``.
+        replace: allow a name that is taken, a built-in one included.
+
+    Raises:
+        ConfigError: if the name cannot stand in a spec, is ``none``, or is taken.
+
+    Example:
+        >>> from attendet.attention import SqueezeExcite
+        >>> register_attention("mine", SqueezeExcite)
+        >>> "mine" in attention_names()
+        True
+        >>> unregister_attention("mine")
+    """
+    if not _NAME.fullmatch(name) or name == _NONE:
+        raise ConfigError(
+            "name of an attention block must be lower-case letters, digits, '-' and '_', begin "
+            f"with a letter and not be {_NONE!r}; got {name!r}."
+        )
+    if not callable(factory):
+        raise ConfigError(
+            f"factory of attention {name!r} must be callable; got {factory!r}. "
+            "Give a subclass of AttentionBlock."
+        )
+    if not replace and (name in _registered or name in _BUILT_IN):
+        raise ConfigError(
+            f"name of an attention block must be new; got {name!r}, which is taken. "
+            "Choose another, or pass replace=True."
+        )
+    _registered[name] = factory
+
+
+def unregister_attention(name: str) -> None:
+    """Take back what ``register_attention`` did; a replaced built-in block comes back.
+
+    Args:
+        name: a name given to ``register_attention``.
+
+    Raises:
+        ConfigError: if the name was not registered.
+    """
+    if name not in _registered:
+        raise ConfigError(
+            f"name of an attention block must be a registered one; got {name!r}. "
+            "Built-in blocks and plug-ins cannot be taken away."
+        )
+    del _registered[name]
+
+
+def attention_names() -> tuple[str, ...]:
+    """Return the names that ``create_attention`` takes: ``none``, built-in, then others sorted.
+
+    Example:
+        >>> attention_names()[:6]
+        ('none', 'se', 'cbam', 'eca', 'ca', 'ca-authors')
+    """
+    others = sorted((_registered.keys() | _plugins().keys()) - _BUILT_IN.keys())
+    return (_NONE, *_BUILT_IN, *others)
+
+
+def create_attention(name: str, channels: int, **options: Any) -> AttentionBlock | nn.Identity:
+    """Return a new block, or ``nn.Identity`` for ``none``.
+
+    Args:
+        name: one of ``attention_names()``.
+        channels: C of the maps that the block will see.
+        options: passed to the block's factory, such as ``reduction=8``.
+
+    Raises:
+        ConfigError: if the name or an option is unknown, a plug-in fails to load, or a factory
+            returns something else than an ``AttentionBlock``.
+
+    Example:
+        >>> create_attention("se", 64, reduction=8).reduce
+        Linear(in_features=64, out_features=8, bias=False)
+        >>> create_attention("none", 64)
+        Identity()
+    """
+    from torch import nn
+
+    from attendet.attention.base import AttentionBlock
+
+    if name == _NONE:
+        _check_options(name, _no_options, channels, options)
+        return nn.Identity()
+    factory = _factory(name)
+    _check_options(name, factory, channels, options)
+    block: object = factory(channels, **options)
+    if not isinstance(block, AttentionBlock):
+        raise ConfigError(
+            f"factory of attention {name!r} must return an AttentionBlock; got "
+            f"{type(block).__name__}. Subclass attendet.attention.AttentionBlock."
+        )
+    return block
+
+
+def _factory(name: str) -> AttentionFactory:
+    if name in _registered:
+        return _registered[name]
+    if name in _BUILT_IN:
+        home, preset = _BUILT_IN[name]
+        module, _, attribute = home.partition(":")
+        made = getattr(importlib.import_module(f"attendet.attention.{module}"), attribute)
+        return functools.partial(made, **preset)
+    if name in _plugins():
+        return _load_plugin(name, _plugins()[name])
+    raise ConfigError(
+        f"attention must be the name of a block; got {name!r}. "
+        f"{did_you_mean(str(name).lower(), attention_names())}"
+    )
+
+
+def _no_options(channels: int) -> None:
+    """Stand in for the factory of ``none``, which takes no options."""
+    del channels
+
+
+def _check_options(
+    name: str, factory: Callable[..., object], channels: int, options: dict[str, Any]
+) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # a callable that tells nothing about itself
+        return
+    try:
+        signature.bind(channels, **options)
+    except TypeError as error:
+        takes = ", ".join(list(signature.parameters)[1:]) or "none"
+        raise ConfigError(
+            f"options of attention {name!r} must be among its own; got {options!r} ({error}). "
+            f"It takes: {takes}."
+        ) from None
+
+
+@functools.cache
+def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
+    """Return the entry points of installed plug-ins by name, none of them imported."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name in _BUILT_IN or not _NAME.fullmatch(point.name) or point.name == _NONE:
+            warnings.warn(
+                f"attention block {point.name!r} of {_distribution(point)} is left out: the name "
+                "is built in or cannot stand in a spec.",
+                stacklevel=2,
+            )
+            continue
+        found[point.name] = (*found.get(point.name, ()), point)
+    return found
+
+
+def _load_plugin(name: str, points: tuple[EntryPoint, ...]) -> AttentionFactory:
+    if len(points) > 1:
+        raise ConfigError(
+            f"attention {name!r} must come from one distribution; got "
+            f"{', '.join(_distribution(point) for point in points)}. Uninstall all but one."
+        )
+    (point,) = points
+    try:
+        factory = point.load()
+    except Exception as error:  # whatever a third party's import raises
+        raise ConfigError(
+            f"attention {name!r} must load from {_distribution(point)}; got "
+            f"{type(error).__name__}: {error} ({point.value}). Update or uninstall it."
+        ) from error
+    if not callable(factory):
+        raise ConfigError(
+            f"attention {name!r} of {_distribution(point)} must be callable; got {factory!r} "
+            f"({point.value}). Update or uninstall it."
+        )
+    return cast("AttentionFactory", factory)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return "an unnamed distribution" if point.dist is None else repr(point.dist.name)

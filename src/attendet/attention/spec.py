@@ -1,0 +1,140 @@
+"""Spec strings: which attention block stands where, such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
+
+A spec is ``none`` or parts joined by ``+``; a part is a block's name, alone (the network's default
+sites) or followed by ``@`` and sites joined by commas. Pure Python: imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from attendet.errors import ConfigError, did_you_mean
+
+__all__ = ["format_attention_spec", "parse_attention_spec"]
+
+_NONE = "none"
+_PHI = {"0": "none", "1": "se", "2": "cbam", "3": "eca", "4": "ca"}
+
+
+def parse_attention_spec(
+    text: str,
+    *,
+    default_sites: tuple[str, ...],
+    sites: tuple[str, ...],
+    known: Collection[str] | None,
+) -> dict[str, str]:
+    """Return the name of the block at each site that has one.
+
+    Args:
+        text: the spec; spaces around its words do not matter.
+        default_sites: where a block stands whose part names no site.
+        sites: all sites of the network, in its order.
+        known: names of blocks that exist, or None to accept any name.
+
+    Returns:
+        Site to block name, in the order of ``sites``; empty for ``none``.
+
+    Raises:
+        ConfigError: if a block or a site is unknown, a site is taken twice, a word is missing, or
+            attention is given as a number.
+
+    Example:
+        >>> neck, every = ("p4", "p5", "up"), ("stage1", "p4", "p5", "up")
+        >>> parse_attention_spec("ca", default_sites=neck, sites=every, known=None)
+        {'p4': 'ca', 'p5': 'ca', 'up': 'ca'}
+        >>> parse_attention_spec("se@p5+ca@up", default_sites=neck, sites=every, known=None)
+        {'p5': 'se', 'up': 'ca'}
+        >>> parse_attention_spec("none", default_sites=neck, sites=every, known=None)
+        {}
+    """
+    if text.strip() == _NONE:
+        return {}
+    chosen: dict[str, str] = {}
+    for part in text.split("+"):
+        name, at, places = (word.strip() for word in part.partition("@"))
+        _check_name(name, known=known, text=text)
+        for site in places.split(",") if at else default_sites:
+            _place(name, site.strip(), chosen=chosen, sites=sites, text=text)
+    return {site: chosen[site] for site in sites if site in chosen}
+
+
+def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, ...]) -> str:
+    """Return the one spec string that stands for a mapping of sites to blocks.
+
+    Args:
+        mapping: site to block name; its order does not matter.
+        default_sites: the network's default sites.
+
+    Returns:
+        A spec that ``parse_attention_spec`` reads back as the same mapping. Sites are sorted, parts
+        go by their first site, and one block at exactly the default sites is its bare name.
+
+    Raises:
+        ConfigError: if a block is called ``none`` (leave its site out).
+
+    Example:
+        >>> format_attention_spec({"up": "ca", "p5": "se"}, ("p4", "p5", "up"))
+        'se@p5+ca@up'
+        >>> format_attention_spec({"up": "ca", "p4": "ca", "p5": "ca"}, ("p4", "p5", "up"))
+        'ca'
+        >>> format_attention_spec({}, ("p4", "p5", "up"))
+        'none'
+    """
+    if _NONE in mapping.values():
+        raise ConfigError(
+            f"attention must be a mapping of sites that have a block; got {dict(mapping)!r}. "
+            "Leave out the sites without one."
+        )
+    if not mapping:
+        return _NONE
+    places: dict[str, list[str]] = {}
+    for site in sorted(mapping):
+        places.setdefault(mapping[site], []).append(site)
+    if len(places) == 1 and set(mapping) == set(default_sites):
+        return next(iter(places))
+    return "+".join(f"{name}@{','.join(sites)}" for name, sites in places.items())
+
+
+def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
+    if not name:
+        raise ConfigError(
+            f"attention must be a spec without empty parts; got {text!r}. "
+            "Write it as in ca, ca@p5 or se@p5+ca@up."
+        )
+    if name.isdigit():
+        was = f"phi {name} was {_PHI[name]!r}" if name in _PHI else "phi 4 was 'ca'"
+        raise ConfigError(
+            f"attention must be a name, not a number; got {text!r}. "
+            f"Attention is named: {was} in older projects."
+        )
+    if name == _NONE:
+        raise ConfigError(
+            f"attention must be 'none' alone or blocks at sites; got {text!r}. "
+            "Leave out the sites that shall have none."
+        )
+    if known is not None and name not in known:
+        raise ConfigError(
+            f"attention must name a known block; got {name!r} in {text!r}. "
+            f"{did_you_mean(name.lower(), {*known, _NONE})}"
+        )
+
+
+def _place(
+    name: str, site: str, *, chosen: dict[str, str], sites: tuple[str, ...], text: str
+) -> None:
+    if not site:
+        raise ConfigError(
+            f"attention must name a site after each '@' and ','; got {text!r}. "
+            f"Choose from: {', '.join(sites)}."
+        )
+    if site not in sites:
+        raise ConfigError(
+            f"attention must stand at a site of the network; got {site!r} in {text!r}. "
+            f"{did_you_mean(site.lower(), sites)}"
+        )
+    if site in chosen:
+        raise ConfigError(
+            f"attention must have one block a site; got {site!r} twice in {text!r}"
+            f" ({chosen[site]!r}, {name!r}). Name the sites of each block, as in se@p5+ca@up."
+        )
+    chosen[site] = name

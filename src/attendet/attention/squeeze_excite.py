@@ -1,0 +1,36 @@
+"""Squeeze-and-Excitation: one gate a channel, from the map's global mean."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import AttentionBlock, reduced_channels
+
+__all__ = ["SqueezeExcite"]
+
+
+class SqueezeExcite(AttentionBlock):
+    """Gate every channel by what the channels' global means say together.
+
+    Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507, equations 2-4:
+    ``s = sigmoid(W2 relu(W1 z))`` with z the mean over H and W. As in the paper's own models there
+    are no biases; nothing differs.
+
+    Reads the map twice (mean, product) and writes it once.
+
+    Args:
+        channels: C.
+        reduction: r; the bottleneck has C // r channels, at least one.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__(channels)
+        hidden = reduced_channels(channels, reduction)
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        self.expand = nn.Linear(hidden, channels, bias=False)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``channel``, (N, C, 1, 1), between 0 and 1."""
+        logits = self.expand(torch.relu(self.reduce(x.mean((2, 3)))))
+        return {"channel": torch.sigmoid(logits)[:, :, None, None]}
