@@ -104,12 +104,12 @@ def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> NDArray[np.float64]:
     """
     a = np.asarray(a_xyxy, dtype=np.float64)
     b = np.asarray(b_xyxy, dtype=np.float64)
-    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = (bottom_right - top_left).clip(min=0).prod(axis=2)
-    area_a = (a[:, 2:] - a[:, :2]).clip(min=0).prod(axis=1)
-    area_b = (b[:, 2:] - b[:, :2]).clip(min=0).prod(axis=1)
-    union = area_a[:, None] + area_b[None, :] - intersection
+    width = np.minimum(a[:, None, 2], b[:, 2]) - np.maximum(a[:, None, 0], b[:, 0])
+    height = np.minimum(a[:, None, 3], b[:, 3]) - np.maximum(a[:, None, 1], b[:, 1])
+    intersection = width.clip(min=0) * height.clip(min=0)
+    area_a = (a[:, 2] - a[:, 0]).clip(min=0) * (a[:, 3] - a[:, 1]).clip(min=0)
+    area_b = (b[:, 2] - b[:, 0]).clip(min=0) * (b[:, 3] - b[:, 1]).clip(min=0)
+    union = area_a[:, None] + area_b - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
