@@ -1,0 +1,194 @@
+"""Checks of labels and pictures: each fault's kind, and the rule by which it is handled.
+
+Nothing here stops a run. A box that cannot be trained on is dropped, one that leaves the picture
+is clipped, a picture that cannot be used is skipped, and what is merely odd is kept; each is
+written down as a `Fault`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.boxes import clip_to_picture, iou_matrix
+from attendet.data.samples import Action, Box, Fault, Labelled, Sample
+from attendet.errors import PictureError
+from attendet.pictures import read_orientation, read_picture, read_picture_hw
+
+__all__ = ["EDGE_TOLERANCE", "FAULT_KINDS", "NEAR_DUPLICATE_IOU", "check_picture", "decode_faults"]
+
+EDGE_TOLERANCE = 1.0
+"""Pixels by which a box may leave the picture before it counts as a fault; it is clipped anyway."""
+
+NEAR_DUPLICATE_IOU = 0.9
+"""Two boxes of one class that overlap more than this are reported as near duplicates."""
+
+FAULT_KINDS: dict[str, str] = {
+    "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its picture",
+    "class-count": "number of class names disagrees with the stated count; the names count",
+    "identical-pictures": "the same picture in two splits; kept, since the split is the set's own",
+    "missing-label": "picture without its label file; skipped (YOLO: a picture of background)",
+    "missing-picture": "label or list entry without its picture; skipped",
+    "near-duplicate": "box overlaps an earlier one of its class by IoU > 0.9; kept",
+    "negative-size": "box whose right or bottom edge lies before the left or top one; dropped",
+    "non-finite": "box with a corner that is not a finite number; dropped",
+    "outside": "box wholly outside the picture; dropped",
+    "partly-outside": "box more than 1 px outside the picture; clipped to the picture",
+    "repeated-picture": "picture listed twice in one split; counted once",
+    "size-mismatch": "picture size stated by the label is not the picture's; boxes kept as written",
+    "truncated-picture": "picture whose pixels cannot be decoded; skipped",
+    "unknown-class": "box of a class that the data set does not have; dropped",
+    "unlisted-picture": "picture that the file of splits does not name; skipped",
+    "unreadable-picture": "file that is no picture, or too large; skipped",
+    "wrong-encoding": "text in another encoding than it should be; XML is skipped, text is kept",
+    "zero-size": "box without width or height; dropped",
+}
+"""Every kind of fault with its meaning and the rule."""
+
+
+@dataclass
+class _Marked:
+    """The boxes of one picture, and which of them a check has ruled out."""
+
+    source: Labelled
+    xyxy: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+    keep: NDArray[np.bool_]
+    faults: list[Fault]
+
+    def report(self, rows: NDArray[np.bool_], kind: str, action: Action) -> None:
+        """Write a fault for each row marked, and rule it out if it is dropped."""
+        if not rows.any():
+            return
+        for row in np.flatnonzero(rows):
+            box = self.source.boxes[row]
+            corners = ", ".join(f"{number:g}" for number in box.xyxy)
+            message = f"box of {box.label!r} at ({corners})"
+            self.faults.append(Fault(self.source.labels, box.line, kind, message, action))
+        if action == "dropped":
+            self.keep &= ~rows
+
+
+def _turned(
+    xyxy: NDArray[np.float64], stored_hw: tuple[int, int], orientation: int
+) -> NDArray[np.float64]:
+    """Return corner boxes of a stored picture in the picture turned as EXIF ``orientation`` says."""
+    height, width = stored_hw
+    left, top, right, bottom = xyxy.T
+    corners = {
+        5: (top, left, bottom, right),
+        6: (height - bottom, left, height - top, right),
+        7: (height - bottom, width - right, height - top, width - left),
+        8: (top, width - right, bottom, width - left),
+    }[orientation]
+    return np.stack(corners, axis=1)
+
+
+def _in_pixels(
+    source: Labelled, image_hw: tuple[int, int]
+) -> tuple[NDArray[np.float64], list[Fault]]:
+    """Return the boxes as written in pixels of the upright picture, and a fault if sizes disagree."""
+    height, width = image_hw
+    xyxy = np.array([box.xyxy for box in source.boxes], dtype=np.float64).reshape(-1, 4)
+    if source.relative:
+        return xyxy * (width, height, width, height), []
+    if source.declared_hw in (None, image_hw):
+        return xyxy, []
+    if source.declared_hw == (width, height):
+        orientation = read_orientation(source.picture)
+        if orientation in (5, 6, 7, 8):
+            return _turned(xyxy, source.declared_hw, orientation), []
+    declared = source.declared_hw or (0, 0)
+    message = f"label says {declared[1]} x {declared[0]}, the picture has {width} x {height}"
+    return xyxy, [Fault(source.labels, None, "size-mismatch", message, "kept")]
+
+
+def _check_boxes(marked: _Marked, image_hw: tuple[int, int]) -> None:
+    """Apply the rules, the gravest first, so that a box is reported for one reason."""
+    height, width = image_hw
+    finite = np.isfinite(marked.xyxy).all(axis=1)
+    marked.report(~finite, "non-finite", "dropped")
+    marked.xyxy[~finite] = 0
+    size = marked.xyxy[:, 2:] - marked.xyxy[:, :2]
+    negative = (size < 0).any(axis=1)
+    marked.report(marked.keep & negative, "negative-size", "dropped")
+    marked.report(marked.keep & (size == 0).any(axis=1), "zero-size", "dropped")
+    marked.report(marked.keep & (marked.class_ids < 0), "unknown-class", "dropped")
+    clipped = clip_to_picture(marked.xyxy, image_hw)
+    # float32 is what is kept: a sliver that it cannot hold is no box either.
+    kept_size = np.diff(clipped.astype(np.float32).reshape(-1, 2, 2), axis=1).reshape(-1, 2)
+    marked.report(marked.keep & (kept_size <= 0).any(axis=1), "outside", "dropped")
+    excess = np.abs(clipped - marked.xyxy).max(axis=1, initial=0)
+    marked.report(marked.keep & (excess > EDGE_TOLERANCE), "partly-outside", "clipped")
+    marked.xyxy = clipped.astype(np.float64)
+    _report_near_duplicates(marked)
+
+
+def _report_near_duplicates(marked: _Marked) -> None:
+    if len(marked.xyxy) < 2:
+        return
+    same = marked.class_ids[:, None] == marked.class_ids[None, :]
+    both = marked.keep[:, None] & marked.keep[None, :]
+    close = np.tril(same & both & (iou_matrix(marked.xyxy, marked.xyxy) > NEAR_DUPLICATE_IOU), -1)
+    marked.report(close.any(axis=1), "near-duplicate", "kept")
+
+
+def check_picture(
+    source: Labelled, class_of: Mapping[str | int, int]
+) -> tuple[Sample | None, list[Fault]]:
+    """Return a picture's sample with the boxes that pass the checks, and its faults.
+
+    Only the picture's header is read.
+
+    Args:
+        source: the picture and its labels as written.
+        class_of: class id of each label that is known.
+
+    Returns:
+        The sample, None if the picture cannot be used; and the faults found.
+    """
+    try:
+        image_hw = read_picture_hw(source.picture)
+    except PictureError as error:
+        missing = not source.picture.exists()
+        kind = "missing-picture" if missing else "unreadable-picture"
+        return None, [Fault(source.picture, None, kind, str(error), "skipped picture")]
+    xyxy, faults = _in_pixels(source, image_hw)
+    boxes: Sequence[Box] = source.boxes
+    class_ids = np.array([class_of.get(box.label, -1) for box in boxes], dtype=np.int64)
+    marked = _Marked(source, xyxy, class_ids, np.ones(len(boxes), dtype=bool), faults)
+    _check_boxes(marked, image_hw)
+    sample = Sample(
+        path=source.picture,
+        image_hw=image_hw,
+        boxes_xyxy=marked.xyxy[marked.keep].astype(np.float32),
+        class_ids=class_ids[marked.keep],
+        difficult=np.array([box.difficult for box in boxes], dtype=bool)[marked.keep],
+        key=source.key,
+    )
+    return sample, marked.faults
+
+
+def decode_faults(
+    samples: Iterable[Sample], *, progress: Callable[[], None] | None = None
+) -> list[Fault]:
+    """Return a fault for each picture whose pixels cannot be decoded.
+
+    Args:
+        samples: whose pictures to decode, whole.
+        progress: called after each picture.
+    """
+    faults = []
+    for sample in samples:
+        try:
+            read_picture(sample.path)
+        except PictureError as error:
+            faults.append(
+                Fault(sample.path, None, "truncated-picture", str(error), "skipped picture")
+            )
+        if progress:
+            progress()
+    return faults

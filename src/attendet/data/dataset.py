@@ -1,0 +1,230 @@
+"""A data set in memory: its splits of samples, its classes, its faults; and loading one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attendet.data import splits as splitting
+from attendet.data.checks import check_picture
+from attendet.data.reading import read_labels
+from attendet.data.samples import SPLITS, Fault, Format, Labelled, Reading, Sample
+from attendet.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["DataSet", "Fault", "Sample", "load_dataset"]
+
+VAL_SHARE = 0.15
+"""Share that is cut from train for a set without a val split."""
+
+_POOL_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+_FAULTS_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Labelled pictures in splits.
+
+    Attributes:
+        root: folder of the data set.
+        format: "voc", "yolo" or "coco".
+        classes: class names; `Sample.class_ids` are indices into them.
+        splits: of "train", "val" and "test" those that there are.
+        faults: what was wrong, and what was done about it.
+        overlaps: identical pictures by content in two splits: split a, key, split b, key.
+        split_source: how the splits came about, in words.
+    """
+
+    root: Path
+    format: Format
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Sample, ...]]
+    faults: tuple[Fault, ...]
+    overlaps: tuple[tuple[str, str, str, str], ...]
+    split_source: str
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """Return the samples of one split, or of all of them for ``"all"``, each once.
+
+        Raises:
+            ConfigError: if there is no such split.
+        """
+        if name == "all":
+            return tuple({s.path: s for part in self.splits.values() for s in part}.values())
+        if name not in self.splits:
+            raise ConfigError(
+                f"split must be one that the data set has; got {name!r} ({self.root}). "
+                f"{did_you_mean(name, [*self.splits, 'all'])}"
+            )
+        return self.splits[name]
+
+    def fingerprint(self, split: str) -> str:
+        """Return 16 hex digits that change with classes, keys, boxes or picture bytes of a split."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr(self.classes).encode())
+        for sample in sorted(self.split(split), key=lambda each: each.key):
+            digest.update(repr((sample.key, len(sample.class_ids))).encode())
+            digest.update(sample.boxes_xyxy.astype("<f4").tobytes())
+            digest.update(sample.class_ids.astype("<i8").tobytes())
+            digest.update(sample.difficult.tobytes())
+            digest.update(hashlib.blake2b(sample.path.read_bytes(), digest_size=16).digest())
+        return digest.hexdigest()
+
+    def write_splits(self, folder: Path) -> Path:
+        """Write down which picture is in which split; see `attendet.data.splits.write_splits`."""
+        return splitting.write_splits(self.splits, folder, source=self.split_source)
+
+
+def _class_table(
+    reading: Reading, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str | int, int]]:
+    """Return the class names, and the class id of each label that is known."""
+    labels = {box.label for pool in reading.pools.values() for each in pool for box in each.boxes}
+    numbers = sorted(label for label in labels if isinstance(label, int) and label >= 0)
+    if classes is not None:
+        names = tuple(classes)
+    elif reading.names is not None:
+        names = reading.names
+    elif numbers:
+        names = tuple(str(number) for number in range(numbers[-1] + 1))
+    else:
+        names = tuple(sorted(label for label in labels if isinstance(label, str)))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        found = f"{twice[0]!r} twice" if twice else "none"
+        raise DataError(f"class names must be there, each once; got {found} ({reading.root}).")
+    table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
+    # Numbers stay in the labels only where the set names no classes: they count along `names`.
+    table |= {number: number for number in numbers if number < len(names)}
+    return names, table
+
+
+def _check_pools(
+    reading: Reading, class_of: dict[str | int, int]
+) -> tuple[dict[str, tuple[Sample, ...]], list[Fault]]:
+    """Return the samples of each pool, each picture checked once, and the faults."""
+    faults = list(reading.faults)
+    checked: dict[str, Sample | None] = {}
+
+    def sample_of(each: Labelled) -> Sample | None:
+        if each.key not in checked:
+            checked[each.key], found = check_picture(each, class_of)
+            faults.extend(found)
+        return checked[each.key]
+
+    pools = {}
+    for name, pool in reading.pools.items():
+        samples = (sample_of(each) for each in pool)
+        pools[name] = tuple(sample for sample in samples if sample is not None)
+    return {name: pool for name, pool in pools.items() if pool}, faults
+
+
+def _written_splits(
+    path: Path, pools: dict[str, tuple[Sample, ...]], faults: list[Fault]
+) -> tuple[dict[str, tuple[Sample, ...]], str]:
+    """Return the splits that a file of splits names."""
+    written, source = splitting.read_splits(path)
+    by_key = {sample.key: sample for pool in pools.values() for sample in pool}
+    splits = {}
+    for name, keys in written.items():
+        for key in keys:
+            if key not in by_key:
+                message = f"no usable picture with key {key!r}"
+                faults.append(Fault(path, None, "missing-picture", message, "skipped picture"))
+        splits[name] = tuple(by_key.pop(key) for key in keys if key in by_key)
+    for key, sample in by_key.items():
+        message = f"{key!r} is not in {path.name}"
+        faults.append(Fault(sample.path, None, "unlisted-picture", message, "skipped picture"))
+    words = f"{path.name} ({source})" if source else path.name
+    return {name: samples for name, samples in splits.items() if samples}, words
+
+
+def _complete_splits(
+    pools: dict[str, tuple[Sample, ...]], source: str, seed: int
+) -> tuple[dict[str, tuple[Sample, ...]], str]:
+    """Return the set's own splits with what is missing cut by seed."""
+    if "all" in pools:
+        return splitting.cut(pools["all"], _POOL_SHARES, seed=seed), f"seeded 70/15/15, seed {seed}"
+    splits = {name: pools[name] for name in SPLITS if name in pools}
+    if "train" not in splits or "val" in splits:
+        return splits, source
+    parts = splitting.cut(splits["train"], {"train": 1 - VAL_SHARE, "val": VAL_SHARE}, seed=seed)
+    completed = {**parts, **({"test": splits["test"]} if "test" in splits else {})}
+    return completed, f"{source}; val: 15 % of train, seed {seed}"
+
+
+def _overlap_faults(
+    overlaps: Sequence[tuple[str, str, str, str]], splits: dict[str, tuple[Sample, ...]]
+) -> list[Fault]:
+    paths = {(name, s.key): s.path for name, samples in splits.items() for s in samples}
+    return [
+        Fault(
+            paths[split_b, key_b],
+            None,
+            "identical-pictures",
+            f"{key_b!r} of {split_b} is {key_a!r} of {split_a}",
+            "kept",
+        )
+        for split_a, key_a, split_b, key_b in overlaps
+    ]
+
+
+def load_dataset(
+    path: str | Path,
+    *,
+    format: Format | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    splits: str | Path | None = None,
+    require_train: bool = True,
+) -> DataSet:
+    """Return a data set, its labels checked, its pictures not yet decoded.
+
+    The set's own splits are kept. A set without ``val`` gets one cut from ``train`` (15 %); a set
+    without splits is cut 70/15/15. Cuts are made by seed, stratified by class, with identical
+    pictures on one side. A file ``attendet-splits.json`` in the root comes before all of this.
+
+    Args:
+        path: a folder, a YOLO ``data.yaml`` or a COCO ``.json`` file.
+        format: "voc", "yolo" or "coco"; recognised from the path if left out.
+        classes: class names in order; the set's own order if left out (VOC: sorted). Boxes of
+            other classes are dropped as faults.
+        seed: of the cuts.
+        strict: raise when there is any fault.
+        splits: a file of splits to use instead of any other.
+        require_train: raise when there is no picture to train on; else a set may hold ``test`` only.
+
+    Returns:
+        The data set. Faults are in it; they stop nothing unless ``strict``.
+
+    Raises:
+        DataError: if no data set is found there, it holds no picture to train on, or it has faults
+            and ``strict`` is set.
+    """
+    reading = read_labels(Path(path), format)
+    names, class_of = _class_table(reading, classes)
+    pools, faults = _check_pools(reading, class_of)
+    split_file = Path(splits) if splits else reading.root / splitting.SPLITS_FILE
+    if splits or split_file.is_file():
+        parts, source = _written_splits(split_file, pools, faults)
+    else:
+        parts, source = _complete_splits(pools, reading.source, seed)
+    if not parts or (require_train and "train" not in parts):
+        raise DataError(
+            f"data set must hold pictures to train on; got {', '.join(parts) or 'none'}, "
+            f"{_in_words(faults)} ({path}). Check the folder, or say --format."
+        )
+    overlaps = splitting.find_overlaps(parts)
+    faults += _overlap_faults(overlaps, parts)
+    if strict and faults:
+        raise DataError(f"data set must have no faults; got {_in_words(faults)} ({path}).")
+    return DataSet(reading.root, reading.format, names, parts, tuple(faults), overlaps, source)
+
+
+def _in_words(faults: Sequence[Fault]) -> str:
+    shown = "".join(f"\n  {fault}" for fault in faults[:_FAULTS_SHOWN])
+    more = f"\n  and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+    return f"{len(faults)} fault{'' if len(faults) == 1 else 's'}{shown}{more}"

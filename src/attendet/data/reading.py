@@ -1,0 +1,69 @@
+"""Which format a path holds, and reading its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attendet.data.samples import Format, Reading
+from attendet.data.voc import LOOKED_FOR as VOC_LOOKED_FOR
+from attendet.data.voc import read_voc, recognise_voc
+from attendet.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["FORMATS", "read_labels", "recognise_format"]
+
+_READERS: dict[Format, Callable[[Path], Reading]] = {
+    "voc": read_voc,
+}
+_RECOGNISERS: dict[Format, Callable[[Path], str | None]] = {
+    "voc": recognise_voc,
+}
+_LOOKED_FOR = (VOC_LOOKED_FOR,)
+FORMATS: tuple[Format, ...] = tuple(_READERS)
+
+
+def recognise_format(path: Path) -> Format:
+    """Return the format of a data set by what lies at its path.
+
+    Raises:
+        DataError: if nothing is there, nothing fits, or more than one format does.
+    """
+    if not path.exists():
+        raise DataError(f"data set not found ({path}). Check the path.")
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix in (".yaml", ".yml"):
+            return "yolo"
+        if suffix == ".json":
+            return "coco"
+        raise DataError(f"data set must be a folder, a data.yaml or a .json; got {str(path)!r}.")
+    found = {name: evidence for name, look in _RECOGNISERS.items() if (evidence := look(path))}
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        listed = "; ".join(f"{name} ({evidence})" for name, evidence in found.items())
+        raise DataError(f"format must be clear; got {listed} in {path}. Say which with --format.")
+    there = sorted(each.name + ("/" if each.is_dir() else "") for each in path.iterdir())
+    shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+    looked = "".join(f"\n  {line}" for line in _LOOKED_FOR)
+    raise DataError(
+        f"no labels recognised in {path}; found {shown or 'nothing'}. Looked for:{looked}"
+    )
+
+
+def read_labels(path: Path, format: Format | None = None) -> Reading:
+    """Return the labels at a path, in the format given or the one recognised.
+
+    Raises:
+        ConfigError: if the format is none of `FORMATS`.
+        DataError: if there are no labels of that format.
+    """
+    if format is not None and format not in _READERS:
+        raise ConfigError(
+            f"format must be one of {', '.join(FORMATS)}; got {format!r} (--format). "
+            f"{did_you_mean(format, FORMATS)}"
+        )
+    chosen = format or recognise_format(path)
+    if not path.exists():
+        raise DataError(f"data set not found ({path}). Check the path.")
+    return _READERS[chosen](path)

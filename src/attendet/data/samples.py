@@ -1,0 +1,192 @@
+"""What a data set is made of: a labelled picture as read (`Labelled`), as checked (`Sample`), a `Fault`.
+
+A format's reader returns a `Reading`; `attendet.data.checks` turns its pictures into samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "SPLITS",
+    "Action",
+    "Box",
+    "Fault",
+    "Format",
+    "Labelled",
+    "Reading",
+    "Sample",
+    "assign_keys",
+    "read_lines",
+    "split_folders",
+]
+
+Format = Literal["voc", "yolo", "coco"]
+Action = Literal["dropped", "clipped", "kept", "skipped picture"]
+
+SPLITS = ("train", "val", "test")
+_SPLIT_FOLDERS = {
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "valid", "validation", "val2017"),
+    "test": ("test", "testing", "test2017"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a data set, and what was done about it.
+
+    Attributes:
+        file: the file at fault.
+        line: its line, counted from 1; None where a line says nothing.
+        kind: slug, one of `attendet.data.checks.FAULT_KINDS`.
+        message: what is wrong, with the value.
+        action: "dropped" a box, "clipped" a box, "kept" as it is, or "skipped picture".
+    """
+
+    file: Path
+    line: int | None
+    kind: str
+    message: str
+    action: Action
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line is not None else str(self.file)
+        return f"{place}: {self.kind}: {self.message} ({self.action})"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture and its checked boxes.
+
+    Attributes:
+        path: the picture file.
+        image_hw: height and width, pixels, after the turn that EXIF asks for.
+        boxes_xyxy: float32, shape (n, 4), pixels, inside the picture, never empty.
+        class_ids: int64, shape (n,), indices into the data set's classes.
+        difficult: bool, shape (n,); VOC ``difficult`` or COCO ``iscrowd``: not trained on and
+            ignored in evaluation.
+        key: unique within the data set and stable: the path under the data set's root (VOCdevkit:
+            the name), without suffix.
+    """
+
+    path: Path
+    image_hw: tuple[int, int]
+    boxes_xyxy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One box as written: four corner numbers and a class name, or the number of an unnamed class.
+
+    Corners are pixels, or shares of the picture's width and height where `Labelled.relative`.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    label: str | int
+    line: int | None = None
+    difficult: bool = False
+
+
+@dataclass
+class Labelled:
+    """One picture with its labels as written, not yet checked.
+
+    Attributes:
+        picture: the picture file.
+        labels: the file that holds the labels, for faults to name.
+        boxes: in file order.
+        declared_hw: picture size that the labels state; None where they state none.
+        relative: whether corners are shares of the picture's size.
+        key: see `Sample.key`; set by `assign_keys`.
+    """
+
+    picture: Path
+    labels: Path
+    boxes: list[Box]
+    declared_hw: tuple[int, int] | None = None
+    relative: bool = False
+    key: str = ""
+
+
+@dataclass
+class Reading:
+    """What a format's reader found.
+
+    Attributes:
+        root: folder that keys are relative to.
+        format: "voc", "yolo" or "coco".
+        pools: split name to its pictures; "all" where the set states no split.
+        source: how the splits are stated, in words; empty for "all".
+        names: class names in the set's own order; None where it states none.
+        faults: found while reading.
+    """
+
+    root: Path
+    format: Format
+    pools: dict[str, list[Labelled]] = field(default_factory=dict)
+    source: str = ""
+    names: tuple[str, ...] | None = None
+    faults: list[Fault] = field(default_factory=list)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders named train, val (valid, validation) and test inside a folder.
+
+    Returns:
+        Split name to folder, only those that are there.
+    """
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    found = {}
+    for split, names in _SPLIT_FOLDERS.items():
+        for name in names:
+            if name in there:
+                found[split] = there[name]
+                break
+    return found
+
+
+def _relative(path: Path, root: Path) -> Path:
+    try:
+        return path.relative_to(root)
+    except ValueError:
+        return path
+
+
+def assign_keys(pictures: Iterable[Labelled], root: Path) -> None:
+    """Set each picture's key: its path under `root` without suffix, with it where two would meet."""
+    owners: dict[str, set[Path]] = {}
+    plain = [(each, _relative(each.picture, root)) for each in pictures]
+    for each, path in plain:
+        owners.setdefault(path.with_suffix("").as_posix(), set()).add(each.picture)
+    for each, path in plain:
+        key = path.with_suffix("").as_posix()
+        each.key = key if len(owners[key]) == 1 else path.as_posix()
+
+
+def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Fault]]:
+    """Return the non-empty lines of a text file with their numbers, and its faults.
+
+    A file that is not UTF-8 (or UTF-16 with a mark) is read as Latin-1: a fault, kind
+    ``wrong-encoding``.
+    """
+    content = path.read_bytes()
+    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    faults: list[Fault] = []
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+        message = "text must be UTF-8; read as Latin-1"
+        faults.append(Fault(path, None, "wrong-encoding", message, "kept"))
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(number, line) for number, line in lines if line], faults

@@ -1,0 +1,196 @@
+"""Splits: seeded cuts that keep identical pictures together, and the file that writes them down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attendet.data.samples import SPLITS, Sample
+from attendet.errors import DataError
+
+__all__ = [
+    "SPLITS_FILE",
+    "cut",
+    "find_overlaps",
+    "group_identical",
+    "read_splits",
+    "write_splits",
+]
+
+SPLITS_FILE = "attendet-splits.json"
+_FORMAT_VERSION = 1
+_EDGE_BYTES = 4096
+
+Overlap = tuple[str, str, str, str]
+"""Split a, key in a, split b, key in b."""
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def _edges(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(_EDGE_BYTES)
+        file.seek(max(0, size - _EDGE_BYTES))
+        return head + file.read(_EDGE_BYTES)
+
+
+def _divide(paths: Iterable[Path], mark: Any) -> list[list[Path]]:
+    groups: dict[Any, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(mark(path), []).append(path)
+    return list(groups.values())
+
+
+def group_identical(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return files grouped by content, those of one group equal byte for byte.
+
+    Files are told apart by size first, then by both ends, and only what is left is read whole.
+
+    Args:
+        paths: files that exist; a path given twice counts once.
+    """
+    size = {path: path.stat().st_size for path in dict.fromkeys(paths)}
+    done: list[list[Path]] = []
+    for equal_size in _divide(size, size.__getitem__):
+        if len(equal_size) == 1:
+            done.append(equal_size)
+            continue
+        for equal_edges in _divide(equal_size, lambda path: _edges(path, size[path])):
+            done += [equal_edges] if len(equal_edges) == 1 else _divide(equal_edges, _digest)
+    return done
+
+
+def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]:
+    """Return the pairs of identical pictures that lie in two different splits."""
+    holders: dict[Path, list[tuple[str, str]]] = {}
+    for split, samples in splits.items():
+        for sample in samples:
+            holders.setdefault(sample.path, []).append((split, sample.key))
+    overlaps = []
+    for group in group_identical(holders):
+        places = [place for path in group for place in holders[path]]
+        places.sort(key=lambda place: (SPLITS.index(place[0]), place[1]))
+        overlaps += [
+            (*first, *second)
+            for index, first in enumerate(places)
+            for second in places[index + 1 :]
+            if first[0] != second[0]
+        ]
+    return tuple(sorted(overlaps))
+
+
+def _draw(seed: int, key: str) -> bytes:
+    """Return a number drawn for a key: the same on every machine, whatever else the set holds."""
+    return hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
+
+
+def cut(
+    samples: Sequence[Sample], shares: Mapping[str, float], *, seed: int
+) -> dict[str, tuple[Sample, ...]]:
+    """Return samples cut into splits by seed, stratified by class, identical pictures together.
+
+    Pictures are laid in a row, those with the same rarest class side by side and in an order drawn
+    by seed within; then each goes to the split that lacks most. So every split gets its share of
+    every class, as far as whole pictures allow.
+
+    Args:
+        samples: at least one.
+        shares: split name to its share; they sum to 1.
+        seed: of the draw.
+
+    Returns:
+        Split name to its samples in key order. The first split is never empty; the second is not
+        if there are two different pictures.
+    """
+    of_path: dict[Path, list[Sample]] = {}
+    for sample in samples:
+        of_path.setdefault(sample.path, []).append(sample)
+    groups = [
+        [sample for path in paths for sample in of_path[path]] for paths in group_identical(of_path)
+    ]
+    pictures_with = Counter(int(c) for sample in samples for c in set(sample.class_ids.tolist()))
+
+    def place(group: list[Sample]) -> tuple[list[tuple[int, int]], bytes]:
+        classes = {int(c) for sample in group for c in sample.class_ids}
+        rarest_first = sorted((pictures_with[c], c) for c in classes)
+        return rarest_first, _draw(seed, min(sample.key for sample in group))
+
+    parts: dict[str, list[list[Sample]]] = {name: [] for name in shares}
+    sizes = dict.fromkeys(shares, 0)
+    laid = 0
+    for group in sorted(groups, key=place):
+        laid += len(group)
+        chosen = max(shares, key=lambda name: shares[name] * laid - sizes[name])
+        parts[chosen].append(group)
+        sizes[chosen] += len(group)
+    first, second = list(shares)[:2]
+    if not parts[second] and len(parts[first]) > 1:
+        parts[second].append(parts[first].pop())
+    return {
+        name: tuple(sorted((s for group in groups for s in group), key=lambda s: s.key))
+        for name, groups in parts.items()
+        if groups
+    }
+
+
+def write_splits(splits: Mapping[str, Sequence[Sample]], folder: Path, *, source: str) -> Path:
+    """Write which picture is in which split; `load_dataset` takes the file as it takes a folder's.
+
+    Besides ``attendet-splits.json`` a list ``train.txt``, ``val.txt``, ``test.txt`` is written for
+    each split, one key a line.
+
+    Args:
+        splits: split name to samples.
+        folder: made if it is not there.
+        source: how the splits came about, in words.
+
+    Returns:
+        The path of the JSON file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {name: [sample.key for sample in samples] for name, samples in splits.items()}
+    record = {"format_version": _FORMAT_VERSION, "source": source, "splits": keys}
+    for name, names in keys.items():
+        (folder / f"{name}.txt").write_text("".join(f"{key}\n" for key in names), encoding="utf-8")
+    path = folder / SPLITS_FILE
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
+    """Return the keys of each split, and how they came about, from a file of `write_splits`.
+
+    Raises:
+        DataError: if the file is missing or not of that kind, or a key stands in two splits.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        splits = {str(name): [str(key) for key in keys] for name, keys in record["splits"].items()}
+        source = str(record.get("source", ""))
+    except FileNotFoundError:
+        raise DataError(f"file of splits not found ({path}). Check the path.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"file of splits must be JSON with 'splits'; got {error!r} ({path}). "
+            "Write it with attendet data split."
+        ) from None
+    unknown = sorted(set(splits) - set(SPLITS))
+    if unknown:
+        raise DataError(
+            f"split name must be one of {', '.join(SPLITS)}; got {unknown[0]!r} ({path})."
+        )
+    twice = [
+        key
+        for key, count in Counter(k for keys in splits.values() for k in keys).items()
+        if count > 1
+    ]
+    if twice:
+        raise DataError(f"a picture must be in one split; got {twice[0]!r} twice ({path}).")
+    return splits, source

@@ -1,0 +1,211 @@
+"""Pascal VOC: VOCdevkit folders, and flat folders with the XML beside the picture.
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attendet.data.samples import (
+    SPLITS,
+    Fault,
+    Labelled,
+    Reading,
+    assign_keys,
+    read_lines,
+    split_folders,
+)
+from attendet.data.xml_labels import read_annotation
+from attendet.errors import DataError
+from attendet.pictures import PICTURE_SUFFIXES, picture_files
+
+__all__ = ["LOOKED_FOR", "read_voc", "recognise_voc"]
+
+LOOKED_FOR = "VOC: Annotations/*.xml with JPEGImages/, VOCdevkit/VOC2007/, or *.xml beside pictures"
+
+_XML_FOLDERS = ("annotations", "xmls", "labels")
+_PICTURE_FOLDERS = ("jpegimages", "images")
+_CLASS_FILES = ("classes.txt", "labels.txt")
+
+Folders = tuple[Path, Path]
+"""Folder of XML files, folder of pictures."""
+
+
+def _has_xml(folder: Path) -> bool:
+    return next(folder.glob("*.[xX][mM][lL]"), None) is not None
+
+
+def _label_folders(folder: Path) -> Folders | None:
+    """Return where XML files and pictures lie inside a folder (perhaps both in itself)."""
+    inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    pictures = next((inner[name] for name in _PICTURE_FOLDERS if name in inner), folder)
+    for name in _XML_FOLDERS:
+        if name in inner and _has_xml(inner[name]):
+            return inner[name], pictures
+    return (folder, folder) if _has_xml(folder) else None
+
+
+def _devkits(folder: Path) -> list[Path]:
+    """Return the VOC folders (``VOC2007``) one or two steps below a folder."""
+    below = [path for path in folder.glob("VOC*") if path.is_dir()]
+    below += [path for path in folder.glob("VOCdevkit/VOC*") if path.is_dir()]
+    return sorted(path for path in below if (path / "Annotations").is_dir())
+
+
+def recognise_voc(folder: Path) -> str | None:
+    """Return what in a folder speaks for Pascal VOC; None if nothing does."""
+    found = _label_folders(folder)
+    if found:
+        return f"{found[0].name}/*.xml"
+    devkits = _devkits(folder)
+    if devkits:
+        return f"{devkits[0].relative_to(folder)}/Annotations"
+    for part in split_folders(folder).values():
+        if _label_folders(part):
+            return f"{part.name}/**/*.xml"
+    return None
+
+
+class _Reader:
+    """Reads annotation files into one `Reading`."""
+
+    def __init__(self, root: Path) -> None:
+        self.reading = Reading(root, "voc")
+        self._pictures: dict[Path, dict[str, Path]] = {}
+
+    def _fault(self, file: Path, line: int | None, kind: str, message: str) -> None:
+        self.reading.faults.append(Fault(file, line, kind, message, "skipped picture"))
+
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Return name without suffix to picture file, listed once a folder."""
+        if folder not in self._pictures:
+            self._pictures[folder] = {path.stem: path for path in picture_files(folder)}
+        return self._pictures[folder]
+
+    def labelled(self, xml: Path, pictures: Path) -> Labelled | None:
+        """Return the picture of one XML file with its boxes; None if either cannot be had."""
+        annotation = read_annotation(xml)
+        if isinstance(annotation, Fault):
+            self.reading.faults.append(annotation)
+            return None
+        there = self.pictures(pictures)
+        picture = there.get(xml.stem) or there.get(_stem(annotation.filename))
+        if picture is None:
+            self._fault(xml, None, "missing-picture", f"no picture {xml.stem}.* in {pictures}")
+            return None
+        self.reading.faults += annotation.faults
+        return Labelled(picture, xml, annotation.boxes, annotation.declared_hw)
+
+    def folder(self, folders: Folders) -> list[Labelled]:
+        """Return every picture of a folder that has labels; the others are faults."""
+        xml_folder, picture_folder = folders
+        files = sorted(path for path in xml_folder.iterdir() if path.suffix.lower() == ".xml")
+        found = [self.labelled(xml, picture_folder) for xml in files]
+        kept = [each for each in found if each is not None]
+        used = {each.picture.stem for each in kept} | {xml.stem for xml in files}
+        for stem, picture in self.pictures(picture_folder).items():
+            if stem not in used:
+                self._fault(picture, None, "missing-label", f"no {stem}.xml in {xml_folder}")
+        return kept
+
+    def listed(self, list_file: Path, folders: Folders) -> list[Labelled]:
+        """Return the pictures that a split's list names, in its order."""
+        xml_folder, picture_folder = folders
+        there = {path.stem: path for path in xml_folder.iterdir() if path.suffix.lower() == ".xml"}
+        lines, faults = read_lines(list_file)
+        self.reading.faults += faults
+        kept: dict[str, Labelled | None] = {}
+        for line, written in lines:
+            name = _listed_name(written, there)
+            if name in kept:
+                self._fault(list_file, line, "repeated-picture", f"{name!r} is listed twice")
+            elif name in there:
+                kept[name] = self.labelled(there[name], picture_folder)
+            elif name in self.pictures(picture_folder):
+                self._fault(list_file, line, "missing-label", f"no {name}.xml in {xml_folder}")
+            else:
+                self._fault(list_file, line, "missing-picture", f"no picture {name!r}")
+        return [each for each in kept.values() if each is not None]
+
+
+def _stem(name: str) -> str:
+    """Return a file name without folders (of any system) and suffix."""
+    return Path(name.replace("\\", "/")).stem
+
+
+def _listed_name(written: str, there: dict[str, Path]) -> str:
+    """Return the picture's name on a line such as ``000012``, ``000012  1`` or ``000012.jpg``."""
+    if written in there:
+        return written
+    first = written.split()[0]
+    if first not in there and Path(first).suffix.lower() in PICTURE_SUFFIXES:
+        return _stem(first)
+    return first
+
+
+def _split_lists(folder: Path) -> dict[str, Path]:
+    """Return the non-empty lists of ImageSets/Main; ``trainval`` stands in for ``train``."""
+    lists = {}
+    for split in SPLITS:
+        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if path.is_file() and path.stat().st_size:
+            lists[split] = path
+    both = folder / "ImageSets" / "Main" / "trainval.txt"
+    if "train" not in lists and "val" not in lists and both.is_file() and both.stat().st_size:
+        lists["train"] = both
+    return lists
+
+
+def _devkit_root(folder: Path) -> Path:
+    devkits = _devkits(folder)
+    if len(devkits) > 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in devkits)
+        raise DataError(f"path must hold one VOC folder; got {names} ({folder}). Name one of them.")
+    return devkits[0] if devkits else folder
+
+
+def read_voc(path: Path) -> Reading:
+    """Return the labels of a Pascal VOC folder.
+
+    Splits are those of ``ImageSets/Main``, else of folders train/ val/ test/, else none. Class
+    names are those of a ``classes.txt`` or ``labels.txt`` in the root, else not stated.
+
+    Args:
+        path: a VOC folder, the VOCdevkit folder above it, or a flat folder.
+
+    Raises:
+        DataError: if there is no XML file, or more than one VOC folder.
+    """
+    if not path.is_dir():
+        raise DataError(f"path must be a folder for format 'voc'; got {str(path)!r}.")
+    root = path if _label_folders(path) else _devkit_root(path)
+    reader, folders = _Reader(root), _label_folders(root)
+    reading = reader.reading
+    parts = {name: _label_folders(part) for name, part in split_folders(root).items()}
+    if folders:
+        lists = _split_lists(root)
+        for split, list_file in lists.items():
+            reading.pools[split] = reader.listed(list_file, folders)
+        reading.source = "ImageSets/Main" if lists else ""
+        if not lists:
+            reading.pools["all"] = reader.folder(folders)
+    else:
+        found = {name: part for name, part in parts.items() if part}
+        for split, part in found.items():
+            reading.pools[split] = reader.folder(part)
+        names = " ".join(f"{split_folders(root)[name].name}/" for name in found)
+        reading.source = f"folders {names}" if found else ""
+    if not reading.pools:
+        raise DataError(f"no XML labels found ({root}). Looked for {LOOKED_FOR}.")
+    key_root = folders[1] if folders else root
+    assign_keys((each for pool in reading.pools.values() for each in pool), key_root)
+    for name in _CLASS_FILES:
+        if (root / name).is_file():
+            lines, faults = read_lines(root / name)
+            reading.names, reading.faults = (
+                tuple(text for _, text in lines),
+                reading.faults + faults,
+            )
+            break
+    return reading

@@ -1,0 +1,160 @@
+"""One Pascal VOC XML file, read safely: no entity is ever declared or expanded, none fetched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from attendet.data.samples import Box, Fault
+
+__all__ = ["Annotation", "read_annotation"]
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_MAX_BYTES = 64 * 1024 * 1024
+"""A larger file is no annotation; it is refused before it is read."""
+
+
+@dataclass
+class Annotation:
+    """What an annotation file says.
+
+    Attributes:
+        filename: the picture's name as written; empty if none.
+        declared_hw: stated picture size; None if it states none, or zero.
+        boxes: corners in pixels as written.
+        faults: boxes left out because they could not be read.
+    """
+
+    filename: str = ""
+    declared_hw: tuple[int, int] | None = None
+    boxes: list[Box] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+class _Refused(Exception):
+    """The file holds something that an annotation never needs."""
+
+
+class _Handler:
+    """Collects the few elements that matter; everything else, such as ``part``, is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found = Annotation()
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text
+        self.parser.EntityDeclHandler = self._refuse_entity
+        self.parser.ExternalEntityRefHandler = self._refuse_entity
+        self._open: list[str] = []
+        self._words: list[str] = []
+        self._size: dict[str, str] = {}
+        self._object: dict[str, str] = {}
+        self._line = 0
+
+    def _refuse_entity(self, *_: object) -> int:
+        raise _Refused("XML must declare no entities; they are never needed in labels")
+
+    def _start(self, tag: str, _: dict[str, str]) -> None:
+        if not self._open and tag.lower() != "annotation":
+            raise _Refused(f"root element must be 'annotation'; got {tag!r}")
+        if len(self._open) == 1 and tag == "object":
+            self._object, self._line = {}, self.parser.CurrentLineNumber
+        self._open.append(tag)
+        self._words.clear()
+
+    def _text(self, words: str) -> None:
+        self._words.append(words)
+
+    def _end(self, tag: str) -> None:
+        text = "".join(self._words).strip()
+        self._words.clear()
+        self._open.pop()
+        match self._open[1:]:
+            case [] if tag == "filename" and self._open:
+                self.found.filename = text
+            case [] if tag == "object" and self._open:
+                self._close_object()
+            case ["size"]:
+                self._size[tag] = text
+            case ["object"] if tag in ("name", "difficult"):
+                self._object[tag] = text
+            case ["object", "bndbox"]:
+                self._object[tag] = text
+
+    def _close_object(self) -> None:
+        try:
+            left, top, right, bottom = (float(self._object[corner]) for corner in _CORNERS)
+        except KeyError as error:
+            self._drop(f"object has no {error.args[0]}")
+        except ValueError as error:
+            self._drop(f"box corner is no number: {error}")
+        else:
+            name = self._object.get("name", "")
+            if not name:
+                self._drop("object has no name")
+                return
+            difficult = self._object.get("difficult", "0").lower() in ("1", "true")
+            box = Box((left, top, right, bottom), name, self._line, difficult)
+            self.found.boxes.append(box)
+
+    def _drop(self, message: str) -> None:
+        fault = Fault(self.path, self._line, "broken-label", message, "dropped")
+        self.found.faults.append(fault)
+
+    def finish(self) -> Annotation:
+        """Return what was found, with the size once both its numbers are known."""
+        try:
+            height, width = (float(self._size.get(side, "0")) for side in ("height", "width"))
+        except ValueError:
+            return self.found
+        if height >= 1 and width >= 1 and math.isfinite(height) and math.isfinite(width):
+            self.found.declared_hw = (round(height), round(width))
+        return self.found
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def read_annotation(path: Path) -> Annotation | Fault:
+    """Return what a Pascal VOC XML file says, or the fault that makes it unreadable.
+
+    Corners are taken as they are written: nothing is subtracted. (The VOC devkit counts pixels
+    from 1 and includes the last one; LabelImg and most sets made since write 0-based corners.
+    The difference is one pixel at most and guessing would be wrong for somebody.)
+
+    Args:
+        path: the XML file.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            message = f"file must have at most {_MAX_BYTES} bytes"
+            return Fault(path, None, "broken-label", message, "skipped picture")
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or error}"
+        return Fault(path, None, "broken-label", message, "skipped picture")
+    handler = _Handler(path)
+    try:
+        handler.parser.Parse(content, True)
+    except _Refused as error:
+        line = handler.parser.CurrentLineNumber
+        return Fault(path, line, "broken-label", str(error), "skipped picture")
+    except expat.ExpatError as error:
+        # Text in another encoding than the declared one shows as an invalid token.
+        invalid = error.code == expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]
+        kind = "wrong-encoding" if invalid and not _is_utf8(content) else "broken-label"
+        message = f"XML: {expat.ErrorString(error.code)}"
+        return Fault(path, error.lineno, kind, message, "skipped picture")
+    except (LookupError, ValueError) as error:  # an encoding that Python does not know
+        return Fault(path, 1, "wrong-encoding", f"XML: {error}", "skipped picture")
+    return handler.finish()
