@@ -110,7 +110,9 @@ def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> NDArray[np.float64]:
     area_a = (a[:, 2] - a[:, 0]).clip(min=0) * (a[:, 3] - a[:, 1]).clip(min=0)
     area_b = (b[:, 2] - b[:, 0]).clip(min=0) * (b[:, 3] - b[:, 1]).clip(min=0)
     union = area_a[:, None] + area_b - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    overlap: NDArray[np.float64] = np.zeros_like(union)
+    np.divide(intersection, union, out=overlap, where=union > 0)
+    return overlap
 
 
 def non_maximum_suppression(

@@ -18,7 +18,7 @@ from attendet.boxes import xyxy_to_xywh
 from attendet.extras import require
 
 if TYPE_CHECKING:
-    from attendet.data.dataset import Sample
+    from attendet.data.samples import Sample
     from attendet.detections import Detections
 
 __all__ = ["coco_metrics"]
@@ -27,7 +27,10 @@ IOU_50, IOU_75 = 0, 5
 """Where the thresholds 0.50 and 0.75 stand among 0.50, 0.55 ... 0.95."""
 
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
+"""Where each range of areas stands."""
+
 MAX_DETECTIONS = {1: 0, 10: 1, 100: 2}
+"""Most detections of a class and picture, and where that limit stands."""
 
 
 def _annotation_columns(
@@ -58,9 +61,20 @@ def _truth_annotations(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     return annotations
 
 
+def _best_of_each_class(found: Detections, limit: int) -> Detections:
+    """Return the best ``limit`` detections of each class, which are all that COCO looks at."""
+    if len(found) <= limit:
+        return found
+    order = np.lexsort((np.arange(len(found)), -found.scores, found.class_ids))
+    ids = found.class_ids[order]
+    rank = np.arange(len(ids)) - np.searchsorted(ids, ids)
+    return found[np.sort(order[rank < limit])]
+
+
 def _found_annotations(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
-    for image_id, found in enumerate(detections, 1):
+    for image_id, every in enumerate(detections, 1):
+        found = _best_of_each_class(every, max(MAX_DETECTIONS))
         columns = _annotation_columns(found.boxes_xyxy, found.class_ids)
         for box, area, category, score in zip(*columns, found.scores.tolist(), strict=True):
             annotations.append(

@@ -14,7 +14,7 @@ from attendet.evaluation.matching import Matches, greedy_pairs
 from attendet.evaluation.voc import precision_recall, true_positives
 
 if TYPE_CHECKING:
-    from attendet.data.dataset import Sample
+    from attendet.data.samples import Sample
     from attendet.detections import Detections
 
 __all__ = ["BACKGROUND", "ClassCurve", "best_f1", "class_curve", "confusion_matrix", "pr_curves"]

@@ -16,7 +16,7 @@ from attendet.boxes import iou_matrix
 from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from attendet.data.dataset import Sample
+    from attendet.data.samples import Sample
     from attendet.detections import Detections
 
 __all__ = ["Matches", "class_map", "greedy_pairs", "match_detections", "names_on_one_side"]

@@ -27,7 +27,7 @@ from attendet.evaluation.voc import average_precision
 from attendet.pictures import read_picture
 
 if TYPE_CHECKING:
-    from attendet.data.dataset import Sample
+    from attendet.data.samples import Sample
     from attendet.detections import Detections
 
 __all__ = ["BatchDetector", "compute_metrics", "evaluate"]
@@ -187,7 +187,8 @@ def evaluate(
 ) -> Record:
     """Return the record of a detector on pictures, with the seconds that it took.
 
-    Pictures are read from their files, the next batch while the detector works on this one.
+    Pictures are read from their files, the next batch while the detector works on this one. A box
+    may stand for several classes, each with its score, as evaluators expect.
 
     Args:
         detector: such as `attendet.load` returns.
@@ -210,7 +211,11 @@ def evaluate(
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1; got {batch!r}.")
-    settings: dict[str, Any] = {"confidence": confidence, "max_detections": max_detections}
+    settings: dict[str, Any] = {
+        "confidence": confidence,
+        "max_detections": max_detections,
+        "multi_label": True,
+    }
     if iou is not None:
         settings["iou"] = iou
     begun = time.perf_counter()

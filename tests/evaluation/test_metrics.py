@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.detections import Detections
+from attendet.errors import ConfigError, PictureError
+from attendet.evaluation import compute_metrics, evaluate
+from attendet.evaluation.record import ClassRecord, Record
+
+
+class PixelDetector:
+    """Finds the one bright box that a test picture holds; remembers how it was asked."""
+
+    def __init__(self, classes=("a", "b")):
+        self.classes = classes
+        self.batches: list[int] = []
+        self.settings: dict = {}
+
+    def predict_batch(self, pictures, **settings):
+        self.batches.append(len(pictures))
+        self.settings = settings
+        return [self._look(picture) for picture in pictures]
+
+    def _look(self, picture):
+        rows, columns = np.nonzero(picture[..., 0] > 128)
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        return Detections(
+            np.array([box], dtype=np.float32),
+            np.array([0.9], dtype=np.float32),
+            np.array([self.classes.index("a")]),
+            self.classes,
+            picture.shape[:2],
+        )
+
+
+@pytest.fixture
+def bright_boxes(tmp_path, make_sample):
+    samples = []
+    for index in range(5):
+        picture = np.zeros((40, 60, 3), dtype=np.uint8)
+        picture[5 + index : 20, 10 : 30 + index] = 255
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(picture).save(path)
+        box = [10, 5 + index, 30 + index, 20]
+        samples.append(make_sample([box], [0], image_hw=(40, 60), key=str(index), path=path))
+    return samples
+
+
+def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
+    detector, steps = PixelDetector(), []
+    record = evaluate(
+        detector,
+        bright_boxes,
+        classes=("a", "b"),
+        batch=2,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert record["ap"] == 1.0
+    assert record["per_class"]["b"]["ap"] is None
+    assert detector.batches == [2, 2, 1]
+    assert detector.settings == {"confidence": 0.001, "max_detections": 300, "multi_label": True}
+    assert steps == [(2, 5), (4, 5), (5, 5)]
+    assert set(record["seconds"]) == {"inference", "metrics"}
+    assert record["counts"] == {
+        "pictures": 5,
+        "pictures_without_truth": 0,
+        "truths": 5,
+        "difficult": 0,
+        "detections": 5,
+    }
+
+
+def test_classes_in_another_order_are_matched_by_name(bright_boxes):
+    record = evaluate(PixelDetector(("b", "a")), bright_boxes, classes=("a", "b"))
+    assert record["ap"] == 1.0
+
+
+def test_classes_with_other_names_are_an_error(bright_boxes):
+    with pytest.raises(ConfigError, match="only in the detector: 'c'; only in the data: 'b'"):
+        evaluate(PixelDetector(("a", "c")), bright_boxes, classes=("a", "b"))
+
+
+def test_a_missing_picture_is_named(bright_boxes):
+    bright_boxes[3].path.unlink()
+    with pytest.raises(PictureError, match=r"3\.png"):
+        evaluate(PixelDetector(), bright_boxes, classes=("a", "b"), batch=2)
+
+
+def test_a_batch_of_none_is_an_error(bright_boxes):
+    with pytest.raises(ConfigError, match="batch must be at least 1; got 0"):
+        evaluate(PixelDetector(), bright_boxes, classes=("a", "b"), batch=0)
+
+
+def test_record_is_json_and_laid_out_as_declared(random_case):
+    samples, detections, classes = random_case(0, pictures=6)
+    record = compute_metrics(samples, detections, classes)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert set(record) == set(Record.__annotations__) - {"seconds"}
+    never = record["per_class"]["never"]
+    assert set(never) == set(ClassRecord.__annotations__)
+    assert never["ap"] is never["voc_every_point"] is never["best_f1"] is None
+    assert record["confusion"]["labels"] == [*classes, "background"]
+    rows = [row for row in record["per_class"].values() if row["truths"]]
+    mean = sum(row["voc_every_point"] for row in rows) / len(rows)
+    assert record["voc"]["every_point"] == pytest.approx(mean)
+    assert sum(row["difficult"] for row in rows) == record["counts"]["difficult"] > 0
+
+
+def test_without_curves_the_record_is_short(random_case):
+    record = compute_metrics(*random_case(0, pictures=2), curves=False)
+    assert "precision_recall" not in record
+    assert "confusion" not in record
+
+
+def test_nothing_at_all_is_a_record_of_none():
+    record = compute_metrics([], [], ("a",))
+    assert record["ap"] is record["voc"]["every_point"] is record["best_f1"] is None
+    assert record["counts"]["pictures"] == 0
+
+
+def test_numbers_of_samples_and_detections_must_agree(make_sample):
+    with pytest.raises(ConfigError, match="one for each of 1 samples; got 0"):
+        compute_metrics([make_sample([], [])], [], ("a",))
+
+
+def test_importing_evaluation_imports_neither_torch_nor_the_evaluator():
+    code = (
+        "import sys, attendet.evaluation;"
+        "print(sys.modules.keys() & {'torch', 'matplotlib', 'faster_coco_eval'} or 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "none"
+
+
+@pytest.mark.slow
+def test_the_numbers_of_87_pictures_take_under_half_a_second(bccd_val, perturbed):
+    """The bound is generous: `benchmarks/evaluation_time.py` measures it."""
+    samples, classes = bccd_val
+    rng = np.random.default_rng(0)
+    detections = [perturbed(sample, classes, rng, 100) for sample in samples]
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        compute_metrics(samples, detections, classes)
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.5
