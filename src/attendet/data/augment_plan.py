@@ -1,0 +1,400 @@
+"""What augmentation does to each picture, as numbers: random draws, affine maps, boxes (no torch).
+
+Every random number comes from a generator seeded by (seed, epoch, step, position in the global
+batch), so a plan is the same on any device, rank and resume. Everything geometric is one affine map
+per tile, from continuous cache coordinates to continuous canvas coordinates (pixel i spans i..i+1),
+and boxes go through the same map as pixels.
+
+N counts the rows of the batch; a row has SLOTS = 5 tiles: four quarters around a centre (top left,
+top right, bottom left, bottom right) and one picture to mix in. A row without mosaic has its centre
+in the canvas's bottom right corner, so that its first quarter is the whole canvas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.data.cache import PictureCache
+from attendet.errors import ConfigError
+
+__all__ = ["QUARTERS", "AugmentSettings", "CacheTable", "Plan", "make_plan"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+QUARTERS = 4
+SLOTS = QUARTERS + 1
+MAX_LEVEL = 2
+"""Pictures are halved by area averaging at most this often before they are sampled."""
+
+_CENTRE_RANGE = (0.25, 0.75)
+_MIX_BETA = 8.0
+_RGB_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
+)
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How strongly pictures are changed; defaults for a small network and a few hundred pictures.
+
+    Example:
+        >>> AugmentSettings(scale=0.3).scale
+        0.3
+        >>> AugmentSettings(scale=1.5)
+        Traceback (most recent call last):
+        ...
+        attendet.errors.ConfigError: scale must be within 0..0.95; got 1.5.
+    """
+
+    mosaic: float = 1.0
+    """Probability that a picture becomes one quarter of a mosaic of four."""
+    mixup: float = 0.0
+    """Probability that another picture is blended in, both keeping their boxes."""
+    scale: float = 0.5
+    """Size gain is drawn from 1 - scale to 1 + scale."""
+    translate: float = 0.1
+    """Largest shift, as a share of the canvas."""
+    degrees: float = 0.0
+    """Largest rotation either way, degrees."""
+    shear: float = 0.0
+    """Largest shear along either axis, degrees."""
+    flip_lr: float = 0.5
+    """Probability of a flip of left and right."""
+    flip_ud: float = 0.0
+    """Probability of a flip of top and bottom."""
+    rotate90: float = 0.0
+    """Probability of a turn by 90, 180 or 270 degrees."""
+    hue: float = 0.015
+    """Largest turn of the hue either way, as a share of the colour circle."""
+    saturation: float = 0.5
+    """Saturation gain is drawn from 1 - saturation to 1 + saturation."""
+    value: float = 0.4
+    """Brightness gain is drawn from 1 - value to 1 + value."""
+    min_box: float = 2.0
+    """Boxes of which less than this many pixels remain in width or height are dropped."""
+    min_visible: float = 0.2
+    """Boxes of which less than this share of the area remains are dropped."""
+
+    def __post_init__(self) -> None:
+        top = {"scale": 0.95, "degrees": 180.0, "shear": 45.0, "hue": 0.5, "min_box": math.inf}
+        for field in fields(self):
+            value, limit = getattr(self, field.name), top.get(field.name, 1.0)
+            if not 0 <= value <= limit:
+                raise ConfigError(f"{field.name} must be within 0..{limit:g}; got {value!r}.")
+
+
+class CacheTable:
+    """The sizes and boxes of a cache's pictures as flat arrays, for work on whole batches.
+
+    Attributes:
+        canvas_hw: canvas of the cache, pixels.
+        content_hw: float64 (n, 2), the pictures' heights and widths within the canvas, pixels.
+        boxes_xyxy: float64 (B, 4), the boxes of all pictures one after another.
+        class_ids: int64 (B,).
+        starts: int64 (n + 1,); boxes of picture i are starts[i]..starts[i + 1].
+    """
+
+    def __init__(self, cache: PictureCache) -> None:
+        self.canvas_hw = cache.canvas_hw
+        self.content_hw = np.array(
+            [[side * fit.scale for side in fit.image_hw] for fit in cache.fits], dtype=np.float64
+        )
+        counts = [len(ids) for ids in cache.class_ids]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.boxes_xyxy = np.concatenate(cache.boxes_xyxy).astype(np.float64).reshape(-1, 4)
+        self.class_ids = np.concatenate(cache.class_ids).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.content_hw)
+
+    def boxes_of(self, pictures: Ints) -> tuple[Ints, Ints]:
+        """Return box numbers of several pictures, and for each box which of the pictures has it."""
+        counts = self.starts[pictures + 1] - self.starts[pictures]
+        owner = np.repeat(np.arange(len(pictures)), counts)
+        first = np.cumsum(counts) - counts
+        return self.starts[pictures][owner] + np.arange(len(owner)) - first[owner], owner
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One batch's augmentation, as numbers.
+
+    Attributes:
+        canvas_hw: canvas of the batch, pixels.
+        sources: int64 (N, 5), cache rows of the tiles.
+        centres_xy: int64 (N, 2), where the four quarters meet, pixels.
+        matrices: float64 (N, 5, 2, 3), affine map of each tile from cache to canvas.
+        levels: int64 (N, 5), how often a tile's picture is halved before it is sampled.
+        blends: float64 (N,), weight of the quarters; below 1 where a picture is mixed in.
+        colours: float32 (N, 3, 3), colour matrix of each row: rgb_out = colour @ rgb_in.
+        boxes_xyxy: float32 (N, M, 4), canvas pixels, zeros beyond a row's boxes; M >= 1.
+        class_ids: int64 (N, M).
+        valid: bool (N, M).
+    """
+
+    canvas_hw: tuple[int, int]
+    sources: Ints
+    centres_xy: Ints
+    matrices: Floats
+    levels: Ints
+    blends: Floats
+    colours: NDArray[np.float32]
+    boxes_xyxy: NDArray[np.float32]
+    class_ids: Ints
+    valid: Bools
+
+    def rows(self, rows: slice) -> Plan:
+        """Return the plan of some rows; their boxes stay padded as in the whole batch."""
+        cut = {
+            field.name: getattr(self, field.name)[rows]
+            for field in fields(self)
+            if field.name != "canvas_hw"
+        }
+        return Plan(canvas_hw=self.canvas_hw, **cut)
+
+    def quarter_xyxy(self, row: int, quarter: int) -> tuple[int, int, int, int]:
+        """Return the pixels of the canvas that a quarter covers (none for an empty quarter)."""
+        height, width = self.canvas_hw
+        centre_x, centre_y = (int(side) for side in self.centres_xy[row])
+        left, right = ((0, centre_x), (centre_x, width))[quarter % 2]
+        top, bottom = ((0, centre_y), (centre_y, height))[quarter // 2]
+        return left, top, right, bottom
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Uniform draws within 0..1: a few for each row, and (N, SLOTS) of each kind for the tiles."""
+
+    row: dict[str, Floats]
+    tile: dict[str, Floats]
+    mix_weight: Floats
+
+    ROW = ("mosaic", "mixup", "own", "centre_x", "centre_y", "hue", "saturation", "value")
+    TILE = (
+        *("partner", "gain", "shift_x", "shift_y", "angle", "shear_x", "shear_y"),
+        *("flip_lr", "flip_ud", "turn", "turns"),
+    )
+
+    @classmethod
+    def make(cls, count: int, seed: int, epoch: int, step: int) -> _Draws:
+        """Return the draws; each row has a generator of its own, always read in the same order."""
+        each = len(cls.ROW) + SLOTS * len(cls.TILE)
+        uniform, weight = np.empty((count, each)), np.empty(count)
+        for row in range(count):
+            generator = np.random.default_rng((seed, epoch, step, row))
+            uniform[row] = generator.random(each)
+            weight[row] = generator.beta(_MIX_BETA, _MIX_BETA)
+        tiles = uniform[:, len(cls.ROW) :].reshape(count, SLOTS, len(cls.TILE))
+        return cls(
+            row={name: uniform[:, i] for i, name in enumerate(cls.ROW)},
+            tile={name: tiles[..., i] for i, name in enumerate(cls.TILE)},
+            mix_weight=weight,
+        )
+
+
+def make_plan(
+    table: CacheTable,
+    settings: AugmentSettings,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    epoch: int,
+    step: int,
+    canvas_hw: tuple[int, int],
+    mosaic_on: bool = True,
+) -> Plan:
+    """Return the augmentation of one global batch, as numbers.
+
+    Args:
+        table: sizes and boxes of the cache.
+        settings: strengths and probabilities.
+        indices: cache rows of the N pictures.
+        seed: non-negative, as are `epoch` and `step`.
+        epoch: with `step` it picks the draws.
+        step: see `epoch`.
+        canvas_hw: canvas of the batch, pixels; need not be the cache's.
+        mosaic_on: False leaves out mosaic and mix-up, whatever their probabilities.
+
+    Returns:
+        The plan.
+    """
+    draws = _Draws.make(len(indices), seed, epoch, step)
+    height, width = canvas_hw
+    is_mosaic = (draws.row["mosaic"] < settings.mosaic) & mosaic_on & (min(canvas_hw) > 1)
+    is_mixed = (draws.row["mixup"] < settings.mixup) & mosaic_on
+
+    low, high = _CENTRE_RANGE
+    centre_share = low + (high - low) * np.stack([draws.row["centre_x"], draws.row["centre_y"]], 1)
+    canvas_wh = np.array([width, height])
+    centres = np.rint(centre_share * canvas_wh).astype(np.int64).clip(1)
+    centres = np.where(is_mosaic[:, None], centres, canvas_wh)
+
+    sources = (draws.tile["partner"] * len(table)).astype(np.int64)
+    own = np.where(is_mosaic, (draws.row["own"] * QUARTERS).astype(np.int64), 0)
+    sources[np.arange(len(indices)), own] = np.asarray(indices, dtype=np.int64)
+
+    used = np.zeros(sources.shape, dtype=bool)
+    used[:, 0], used[:, 1:QUARTERS], used[:, QUARTERS] = True, is_mosaic[:, None], is_mixed
+    matrices = _matrices(table, settings, draws, sources, centres, is_mosaic, canvas_hw)
+    boxes_xyxy, class_ids, valid = _boxes(
+        table, settings, sources, centres, matrices, used, canvas_hw
+    )
+    return Plan(
+        canvas_hw=(height, width),
+        sources=sources,
+        centres_xy=centres,
+        matrices=matrices,
+        levels=_levels(matrices),
+        blends=np.where(is_mixed, draws.mix_weight, 1.0),
+        colours=_colours(settings, draws),
+        boxes_xyxy=boxes_xyxy,
+        class_ids=class_ids,
+        valid=valid,
+    )
+
+
+def _signed(uniform: Floats, reach: float) -> Floats:
+    """Return draws within 0..1 spread over -reach..reach."""
+    return (2 * uniform - 1) * reach
+
+
+def _matrices(
+    table: CacheTable,
+    settings: AugmentSettings,
+    draws: _Draws,
+    sources: Ints,
+    centres: Ints,
+    is_mosaic: Bools,
+    canvas_hw: tuple[int, int],
+) -> Floats:
+    """Return the (N, SLOTS, 2, 3) maps: flip, quarter turn, shear, rotate, scale, place.
+
+    A single picture is centred and then shifted. In a mosaic the corner of the picture that faces
+    the centre lies on it, and the shift pushes it past, so that no gap opens at the seam.
+    """
+    tile = draws.tile
+    turned = tile["turn"] < settings.rotate90
+    turns = np.where(turned, 1 + np.minimum(tile["turns"] * 3, 2).astype(np.int64), 0)
+    content_wh = table.content_hw[sources][..., ::-1]
+    turned_wh = np.where((turns % 2 == 1)[..., None], content_wh[..., ::-1], content_wh)
+    canvas_wh = np.array(canvas_hw[::-1], dtype=np.float64)
+    gain = (canvas_wh / turned_wh).min(axis=-1) * (1 + _signed(tile["gain"], settings.scale))
+
+    linear = _linear(settings, tile, turns) * gain[..., None, None]
+    half_wh = (np.abs(linear) @ (content_wh[..., None] / 2))[..., 0]
+    shift = np.stack([_signed(tile["shift_x"], 1.0), _signed(tile["shift_y"], 1.0)], axis=-1) * (
+        settings.translate * canvas_wh
+    )
+    position = canvas_wh / 2 + shift
+    towards = np.array([[1, 1], [-1, 1], [1, -1], [-1, -1]], dtype=np.float64)
+    quarters = slice(0, QUARTERS)
+    corner = centres[:, None] - towards * (half_wh - np.abs(shift))[:, quarters]
+    position[:, quarters] = np.where(is_mosaic[:, None, None], corner, position[:, quarters])
+
+    middle = np.array(table.canvas_hw[::-1], dtype=np.float64) / 2
+    offset = position - (linear @ middle[:, None])[..., 0]
+    return np.concatenate([linear, offset[..., None]], axis=-1)
+
+
+def _linear(settings: AugmentSettings, tile: dict[str, Floats], turns: Ints) -> Floats:
+    """Return the (N, SLOTS, 2, 2) parts that turn, shear and flip, without the gain."""
+    angle = np.deg2rad(_signed(tile["angle"], settings.degrees))
+    shear_x = np.tan(np.deg2rad(_signed(tile["shear_x"], settings.shear)))
+    shear_y = np.tan(np.deg2rad(_signed(tile["shear_y"], settings.shear)))
+    rotate = _stack(np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle))
+    ones, zeros = np.ones_like(angle), np.zeros_like(angle)
+    shear = _stack(ones, shear_x, zeros, ones) @ _stack(ones, zeros, shear_y, ones)
+    cosine = np.array([1.0, 0.0, -1.0, 0.0])
+    turn = _stack(cosine[turns], -cosine[turns - 1], cosine[turns - 1], cosine[turns])
+    flip_lr = np.where(tile["flip_lr"] < settings.flip_lr, -1.0, 1.0)
+    flip_ud = np.where(tile["flip_ud"] < settings.flip_ud, -1.0, 1.0)
+    return rotate @ shear @ turn @ _stack(flip_lr, zeros, zeros, flip_ud)
+
+
+def _stack(a: Floats, b: Floats, c: Floats, d: Floats) -> Floats:
+    """Return matrices ((a, b), (c, d)) along two new last axes."""
+    return np.stack([a, b, c, d], axis=-1).reshape(*a.shape, 2, 2)
+
+
+def _levels(matrices: Floats) -> Ints:
+    """Return how often to halve: sampling alone takes a shrink of up to 2."""
+    scale = np.linalg.norm(matrices[..., :2], ord=-2, axis=(-2, -1))
+    halvings = np.floor(-np.log2(np.maximum(scale, 1e-6)) + 1e-9)
+    return np.asarray(halvings.clip(0, MAX_LEVEL), dtype=np.int64)
+
+
+def _boxes(
+    table: CacheTable,
+    settings: AugmentSettings,
+    sources: Ints,
+    centres: Ints,
+    matrices: Floats,
+    used: Bools,
+    canvas_hw: tuple[int, int],
+) -> tuple[NDArray[np.float32], Ints, Bools]:
+    """Return padded boxes, class ids and validity: corners mapped, enclosed, clipped, sifted."""
+    rows, slots = np.nonzero(used)
+    numbers, owner = table.boxes_of(sources[rows, slots])
+    left, top, right, bottom = table.boxes_xyxy[numbers].T
+    corners = np.stack(
+        [np.stack([left, right, right, left], 1), np.stack([top, top, bottom, bottom], 1)], axis=1
+    )
+    matrix = matrices[rows, slots][owner]
+    mapped = matrix[..., :2] @ corners + matrix[..., 2:]
+    low, high = mapped.min(axis=-1), mapped.max(axis=-1)
+
+    canvas_wh = np.array(canvas_hw[::-1])
+    mixed = (slots == QUARTERS)[:, None]
+    second = np.stack([slots % 2 == 1, slots // 2 == 1], axis=1) & ~mixed
+    centre = centres[rows]
+    region_low = np.where(second, centre, 0)[owner]
+    region_high = np.where(second | mixed, canvas_wh, centre)[owner]
+    clipped_low = np.maximum(low, region_low)
+    clipped_high = np.minimum(high, region_high)
+    size = clipped_high - clipped_low
+    area = np.maximum((high - low).prod(axis=1), 1e-9)
+    keep = (size > 0).all(axis=1) & (size >= settings.min_box).all(axis=1)
+    keep &= size.clip(0).prod(axis=1) >= settings.min_visible * area
+
+    boxes_xyxy = np.concatenate([clipped_low, clipped_high], axis=1)[keep]
+    return pad_boxes(boxes_xyxy, table.class_ids[numbers][keep], rows[owner][keep], len(sources))
+
+
+def pad_boxes(
+    boxes_xyxy: Floats, class_ids: Ints, rows: Ints, count: int
+) -> tuple[NDArray[np.float32], Ints, Bools]:
+    """Return boxes listed by ascending row as padded (count, M, 4), (count, M) and (count, M)."""
+    per_row = np.bincount(rows, minlength=count)
+    place = np.arange(len(rows)) - (np.cumsum(per_row) - per_row)[rows]
+    most = max(1, int(per_row.max(initial=0)))
+    padded = np.zeros((count, most, 4), dtype=np.float32)
+    padded_ids = np.zeros((count, most), dtype=np.int64)
+    padded[rows, place], padded_ids[rows, place] = boxes_xyxy, class_ids
+    return padded, padded_ids, np.arange(most) < per_row[:, None]
+
+
+def _colours(settings: AugmentSettings, draws: _Draws) -> NDArray[np.float32]:
+    """Return (N, 3, 3) colour matrices: value gain x saturation gain x hue turn, in YIQ.
+
+    True HSV jitter is not linear: it keeps V = max(R, G, B) while hue and saturation change. Here
+    hue turns about the grey axis and saturation scales the distance from it, both at constant luma,
+    so the V of a strongly coloured pixel may change. Greys and the value gain are the same in both.
+    """
+    turn = 2 * np.pi * _signed(draws.row["hue"], settings.hue)
+    saturation = 1 + _signed(draws.row["saturation"], settings.saturation)
+    value = 1 + _signed(draws.row["value"], settings.value)
+    inner = np.zeros((len(turn), 3, 3))
+    inner[:, 0, 0] = 1
+    inner[:, 1:, 1:] = saturation[:, None, None] * _stack(
+        np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
+    )
+    colours = value[:, None, None] * (_YIQ_TO_RGB @ inner @ _RGB_TO_YIQ)
+    return np.asarray(colours, dtype=np.float32)

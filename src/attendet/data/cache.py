@@ -1,0 +1,257 @@
+"""Pictures decoded once and kept as letterboxed uint8, in memory or in a memory-mapped file.
+
+n counts pictures, k the boxes of one picture; H, W are the canvas.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.data.samples import Fault, Sample
+from attendet.errors import ConfigError, DataError, PictureError
+from attendet.pictures import Letterbox, letterbox, read_picture
+
+__all__ = ["PictureCache", "available_memory"]
+
+Pictures = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+_ASSUMED_MEMORY = 4 * 1024**3
+
+
+class PictureCache:
+    """The pictures of some samples, decoded once and letterboxed to one canvas, with their boxes.
+
+    Held in memory, or in a memory-mapped file when they would pass `memory_share` of the memory
+    that is available. The file is gone when the cache is closed or collected (where the system
+    allows it, it is unlinked at once, so that even a killed process leaves nothing behind). A
+    picture that cannot be read is left out and reported in `faults`. Difficult boxes are left out
+    too: they are not trained on.
+
+    Attributes:
+        pictures: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
+        samples: the n samples that were kept, in the order given.
+        fits: how each picture was laid into the canvas.
+        boxes_xyxy: for each picture float32 (k, 4), canvas pixels.
+        class_ids: for each picture int64 (k,).
+        faults: one for each picture that could not be read.
+
+    Args:
+        samples: what to decode.
+        canvas_hw: height and width of the canvas, pixels.
+        memory_share: share of the available memory beyond which a file is used, 0..1.
+        folder: where the file would go; the user's cache directory if left out.
+        progress: called with the pictures done and their total, from the calling thread.
+
+    Raises:
+        ConfigError: if an argument is out of range.
+        DataError: if no picture can be read, or the file does not fit on the disk.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (8, 4)).save(folder / "a.png")
+        >>> sample = Sample(
+        ...     path=folder / "a.png",
+        ...     image_hw=(4, 8),
+        ...     boxes_xyxy=np.array([[0, 0, 8, 4]], dtype=np.float32),
+        ...     class_ids=np.array([1]),
+        ...     difficult=np.array([False]),
+        ...     key="a",
+        ... )
+        >>> with PictureCache([sample], (32, 32)) as cache:
+        ...     cache.pictures.shape, cache.boxes_xyxy[0].tolist()
+        ((1, 32, 32, 3), [[0.0, 8.0, 32.0, 24.0]])
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        canvas_hw: tuple[int, int],
+        *,
+        memory_share: float = 0.25,
+        folder: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if not 0 <= memory_share <= 1:
+            raise ConfigError(f"memory_share must be within 0..1; got {memory_share!r}.")
+        if min(canvas_hw) < 8:
+            raise ConfigError(f"canvas_hw must be at least 8 x 8 pixels; got {canvas_hw!r}.")
+        if not samples:
+            raise DataError("samples must hold at least one picture; got none.")
+        self.canvas_hw = (int(canvas_hw[0]), int(canvas_hw[1]))
+        shape = (len(samples), *self.canvas_hw, 3)
+        self.pictures: Pictures
+        if np.prod(shape, dtype=np.int64) > memory_share * available_memory():
+            self.pictures, self._remove_file = _mapped_file(shape, _cache_folder(folder), self)
+        else:
+            self.pictures, self._remove_file = np.empty(shape, dtype=np.uint8), None
+        self._fill(samples, progress)
+
+    def _fill(self, samples: Sequence[Sample], progress: Progress | None) -> None:
+        pictures = self.pictures
+
+        def decode(row: int) -> Letterbox | PictureError:
+            try:
+                pictures[row], fit = letterbox(read_picture(samples[row].path), self.canvas_hw)
+            except PictureError as error:
+                return error
+            return fit
+
+        self.samples: list[Sample] = []
+        self.fits: list[Letterbox] = []
+        self.boxes_xyxy: list[NDArray[np.float32]] = []
+        self.class_ids: list[NDArray[np.int64]] = []
+        self.faults: list[Fault] = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as pool:
+            for row, fit in enumerate(pool.map(decode, range(len(samples)))):
+                if isinstance(fit, Letterbox):
+                    # Rows before `row` are decoded, so closing up a gap disturbs no worker.
+                    if len(self.samples) < row:
+                        pictures[len(self.samples)] = pictures[row]
+                    self._keep(samples[row], fit)
+                else:
+                    self.faults.append(_unreadable(samples[row], fit))
+                if progress is not None:
+                    progress(row + 1, len(samples))
+        if not self.samples:
+            raise DataError(
+                f"no picture of {len(samples)} can be read; the first: {self.faults[0].message}"
+            )
+        self.pictures = pictures[: len(self.samples)]
+
+    def _keep(self, sample: Sample, fit: Letterbox) -> None:
+        trained = ~np.asarray(sample.difficult, dtype=bool)
+        self.samples.append(sample)
+        self.fits.append(fit)
+        self.boxes_xyxy.append(fit.to_canvas(sample.boxes_xyxy[trained]).astype(np.float32))
+        self.class_ids.append(np.asarray(sample.class_ids[trained], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the pictures lie in a memory-mapped file."""
+        return isinstance(self.pictures, np.memmap)
+
+    def close(self) -> None:
+        """Let go of the pictures and of their file; the lists of samples and boxes stay."""
+        self.pictures = np.empty((0, *self.canvas_hw, 3), dtype=np.uint8)
+        if self._remove_file is not None:
+            self._remove_file()
+
+    def __enter__(self) -> PictureCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _unreadable(sample: Sample, error: PictureError) -> Fault:
+    return Fault(
+        file=sample.path,
+        line=None,
+        kind="unreadable-picture",
+        message=str(error),
+        action="skipped picture",
+    )
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that a process may still take, within its container's limit.
+
+    Where the system tells nothing, 4 GiB are assumed.
+    """
+    available = _system_memory()
+    limit, used = (
+        _read_int(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current")
+    )
+    if limit is not None and used is not None:
+        available = min(available, max(0, limit - used))
+    return available
+
+
+def _system_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import psutil
+    except ImportError:
+        return _ASSUMED_MEMORY
+    return int(psutil.virtual_memory().available)
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such limit, or the word "max"
+        return None
+
+
+def _cache_folder(folder: str | Path | None) -> Path:
+    """Return the folder given, or the user's cache directory for attendet."""
+    if folder is not None:
+        return Path(folder)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "attendet"
+
+
+def _mapped_file(
+    shape: tuple[int, ...], folder: Path, owner: object
+) -> tuple[Pictures, Callable[[], object] | None]:
+    """Return a new mapped array and, where its file could not be unlinked at once, its removal."""
+    size = int(np.prod(shape, dtype=np.int64))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise DataError(
+                f"the picture cache needs {size / 2**30:.1f} GiB; {folder} has {free / 2**30:.1f} "
+                "GiB free. Choose another folder, a smaller size or a larger memory share."
+            )
+        handle, name = tempfile.mkstemp(prefix="pictures-", suffix=".cache", dir=folder)
+        os.close(handle)
+        pictures: Pictures = np.memmap(name, dtype=np.uint8, mode="w+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"the picture cache cannot be written to {folder}: {error}. Choose another folder."
+        ) from None
+    try:
+        Path(name).unlink()
+    except OSError:  # Windows keeps the file of a live mapping
+        return pictures, weakref.finalize(owner, _unlink, name)
+    return pictures, None
+
+
+def _unlink(name: str) -> None:
+    try:
+        Path(name).unlink(missing_ok=True)
+    except OSError:  # still mapped by a view that somebody holds; nothing more can be done
+        return
