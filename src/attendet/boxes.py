@@ -146,14 +146,20 @@ def non_maximum_suppression(
     """
     if len(boxes_xyxy) == 0:
         return np.zeros(0, dtype=np.int64)
-    boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, dtype=np.float64))
-    kept = cv2.dnn.NMSBoxesBatched(
-        boxes_xywh,  # type: ignore[arg-type]
-        np.asarray(scores, dtype=np.float32),  # type: ignore[arg-type]
-        np.asarray(class_ids, dtype=np.int32),  # type: ignore[arg-type]
-        score_threshold=0.0,
-        nms_threshold=iou_threshold,
-    )
-    indices = np.asarray(kept, dtype=np.int64).reshape(-1)
-    order = np.argsort(-np.asarray(scores)[indices], kind="stable")
-    return indices[order][:max_detections]
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, dtype=np.float64))[order]
+    sorted_scores = np.asarray(scores, dtype=np.float32)[order]
+    sorted_ids = np.asarray(class_ids, dtype=np.int32)[order]
+    # Worse boxes never remove better ones: where the best few suffice, the rest is not looked at.
+    for count in (2 * max_detections, len(order)):
+        kept = cv2.dnn.NMSBoxesBatched(
+            boxes_xywh[:count],  # type: ignore[arg-type]
+            sorted_scores[:count],  # type: ignore[arg-type]
+            sorted_ids[:count],  # type: ignore[arg-type]
+            score_threshold=0.0,
+            nms_threshold=iou_threshold,
+        )
+        if len(kept) >= max_detections or count >= len(order):
+            break
+    ranks = np.sort(np.asarray(kept, dtype=np.int64).reshape(-1))
+    return order[ranks][:max_detections]
