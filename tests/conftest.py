@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines differ in speed, so no deadline; in continuous integration the same examples each time.
+settings.register_profile("attendet", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("attendet")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

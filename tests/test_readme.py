@@ -1,0 +1,169 @@
+"""The commands that the pages show are real: all of them parse, and the cheap ones are run.
+
+Every ``attendet`` line in a ```` ```bash ```` block of the README and the docs must be accepted by
+that command's parser, and every ``./dev`` line must name a command of that script. In the README, a
+comment right above a ``bash`` or ``python`` block has it executed as well:
+
+    <!-- tested -->                              as it stands
+    <!-- tested with: --epochs 1 --size 96 -->   these words are added to its `attendet train` lines
+
+Marked blocks run in the page's order in one folder, as a reader would run them, so a later block
+may use what an earlier one made. Before the first, the folder holds what the README takes for
+granted: `cells/`, a small labelled data set, and `slide.jpg`, a picture. Lines of other programs
+(git, cd, pip, ./dev) are not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from attendet.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+FENCE = re.compile(
+    r"(?:^<!-- tested(?: with: (?P<extra>[^\n]*?))?(?P<marked> )-->\n)?"
+    r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    where: str
+    language: str
+    code: str
+    marked: bool
+    extra: tuple[str, ...]
+
+    def lines(self) -> list[list[str]]:
+        """The words of each command, continued lines joined, prompts and comments left out."""
+        code = self.code.replace("\\\n", " ")
+        commands = (
+            shlex.split(line.removeprefix("$ "), comments=True) for line in code.split("\n")
+        )
+        return [words for words in commands if words]
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        yield Block(
+            where=f"{page.name}:{text.count(chr(10), 0, match.start('code'))}",
+            language=match["language"],
+            code=match["code"],
+            marked=match["marked"] is not None,
+            extra=tuple(shlex.split(match["extra"] or "")),
+        )
+
+
+SHELL_LINES = [
+    pytest.param(words, id=f"{block.where} {' '.join(words[:3])}")
+    for page in PAGES
+    for block in _blocks(page)
+    if block.language == "bash"
+    for words in block.lines()
+    if words[0] in ("attendet", "./dev")
+]
+
+
+@pytest.mark.parametrize("words", SHELL_LINES)
+def test_a_shown_command_exists(words: list[str]) -> None:
+    if words[:2] == ["./dev", "run"]:
+        words = words[1:]
+    if words[0] == "./dev":
+        usage = subprocess.run([str(ROOT / "dev")], capture_output=True, text=True, check=True)
+        assert re.search(rf"^  {re.escape(words[1])}  ", usage.stdout, flags=re.MULTILINE)
+        return
+    if words[1].startswith("-"):
+        return
+    assert words[1] in COMMANDS
+    module = importlib.import_module(f"attendet.cli.{words[1]}")
+    parser = ArgumentParser(prog=" ".join(words), allow_abbrev=False)
+    module.add_arguments(parser)
+    with contextlib.suppress(SystemExit) if "--help" in words else contextlib.nullcontext():
+        parser.parse_args(words[2:])  # a wrong flag exits, which fails the test
+
+
+@pytest.fixture(scope="module")
+def reader_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small data set in YOLO layout and one picture, as a reader would have."""
+    folder = tmp_path_factory.mktemp("reader")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        pictures, labels = folder / "cells/images" / split, folder / "cells/labels" / split
+        pictures.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for number in range(count):
+            picture = rng.integers(180, 220, (96, 128, 3), dtype=np.uint8)
+            x, y = int(rng.integers(24, 104)), int(rng.integers(24, 72))
+            cv2.circle(picture, (x, y), 16, (90, 40, 160), thickness=-1)
+            cv2.imwrite(str(pictures / f"{number:03}.png"), picture)
+            label = f"0 {x / 128:.6f} {y / 96:.6f} {32 / 128:.6f} {32 / 96:.6f}\n"
+            (labels / f"{number:03}.txt").write_text(label)
+    (folder / "cells/data.yaml").write_text(
+        "train: images/train\nval: images/val\ntest: images/test\nnames: [cell]\n"
+    )
+    cv2.imwrite(str(folder / "slide.jpg"), picture)
+    return folder
+
+
+def _run(command: list[str], folder: Path, where: str) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    result = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert result.returncode == 0, f"{where}: {shlex.join(command)}\n{result.stdout}{result.stderr}"
+
+
+def test_the_marked_blocks_of_the_readme_run(reader_folder: Path) -> None:
+    marked = [block for block in _blocks(README) if block.marked]
+    if not marked:
+        pytest.skip("the README marks no block as tested")
+    for block in marked:
+        if block.language == "python":
+            _run([sys.executable, "-c", block.code], reader_folder, block.where)
+            continue
+        for words in block.lines():
+            if words[0] == "attendet":
+                extra = block.extra if words[1] == "train" else ()
+                _run([sys.executable, "-m", *words, *extra], reader_folder, block.where)
+
+
+def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- tested with: --epochs 1 -->\n```bash\n$ attendet train cells \\\n    --size 96  # x\n"
+        "```\n\n```python\nimport attendet\n```\n<!-- tested -->\n```bash\ngit pull\n```\n"
+    )
+
+    first, second, third = _blocks(page)
+
+    assert (first.where, first.marked, first.extra) == ("page.md:2", True, ("--epochs", "1"))
+    assert first.lines() == [["attendet", "train", "cells", "--size", "96"]]
+    assert (second.language, second.marked) == ("python", False)
+    assert (third.marked, third.extra, third.lines()) == (True, (), [["git", "pull"]])
+
+
+def test_the_readme_is_short() -> None:
+    prose = re.sub(r"<!--.*?-->", "", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+    assert len(prose.split()) < 800
