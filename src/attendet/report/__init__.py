@@ -1,1 +1,44 @@
-"""report."""
+"""Pictures, figures, tables and pages from result records, and from nothing else.
+
+`attendet.report.draw` and `attendet.report.tables` need nothing beyond the package's own
+dependencies; `attendet.report.figures` needs matplotlib when a figure is made.
+"""
+
+from __future__ import annotations
+
+from attendet.report.draw import (
+    draw_detections,
+    draw_gate_profiles,
+    draw_truth_beside,
+    gate_overlay,
+    picture_grid,
+)
+from attendet.report.figures import (
+    confusion_figure,
+    precision_recall_figure,
+    save_figure,
+    to_png,
+    to_svg,
+    training_figure,
+)
+from attendet.report.html import Page
+from attendet.report.tables import class_table, markdown_table, plain_table, summary_table
+
+__all__ = [
+    "Page",
+    "class_table",
+    "confusion_figure",
+    "draw_detections",
+    "draw_gate_profiles",
+    "draw_truth_beside",
+    "gate_overlay",
+    "markdown_table",
+    "picture_grid",
+    "plain_table",
+    "precision_recall_figure",
+    "save_figure",
+    "summary_table",
+    "to_png",
+    "to_svg",
+    "training_figure",
+]

@@ -1,0 +1,291 @@
+"""Boxes, labels and gates drawn on pictures. Pictures are uint8 RGB of shape (H, W, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.detections import Detections
+from attendet.errors import ConfigError
+from attendet.report.palette import INK, colour_of, ink_on
+from attendet.report.text import fit_text, lay_text, text_mask
+
+__all__ = [
+    "draw_detections",
+    "draw_gate_profiles",
+    "draw_truth_beside",
+    "gate_overlay",
+    "picture_grid",
+]
+
+Picture = NDArray[np.uint8]
+Floats = NDArray[np.floating]
+
+PAPER = 255
+SUBPIXEL_BITS = 4
+"""OpenCV takes coordinates in sixteenths of a pixel."""
+
+
+def _line_and_letter(picture_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return line width and letter height in pixels that suit a picture: 2 and 14 at 640 x 480."""
+    scale = (picture_hw[0] * picture_hw[1]) ** 0.5 / 554
+    return max(1, round(2 * scale)), max(10, round(14 * scale))
+
+
+def draw_detections(
+    picture: Picture,
+    boxes_xyxy: Floats,
+    labels: Sequence[str] | None,
+    class_ids: Sequence[int] | NDArray[np.integer],
+    scores: Floats | None = None,
+) -> Picture:
+    """Return a copy of a picture with boxes and, on request, a tag at each.
+
+    Lines and letters grow with the picture. Tags stand above their box, or inside where there is no
+    room, and never leave the picture; a label too long for the picture is cut.
+
+    Args:
+        picture: uint8 RGB, shape (H, W, 3).
+        boxes_xyxy: shape (n, 4), pixels; parts outside the picture are not drawn.
+        labels: n texts; no tags if None.
+        class_ids: n numbers that choose the colours.
+        scores: shape (n,), 0 to 1, written behind the label; the best is drawn on top. Without
+            scores the first is.
+
+    Returns:
+        uint8 RGB, shape (H, W, 3).
+
+    Raises:
+        ConfigError: if the lengths differ.
+    """
+    lengths = {len(part) for part in (boxes_xyxy, class_ids, labels, scores) if part is not None}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"boxes, class_ids, labels and scores must be as many; got {sorted(lengths)}."
+        )
+    canvas = np.ascontiguousarray(picture).copy()
+    line, letter = _line_and_letter(canvas.shape[:2])
+    best_last = np.arange(len(boxes_xyxy))[::-1]
+    if scores is not None:
+        best_last = np.argsort(scores, kind="stable")
+    for index in best_last.tolist():
+        _rectangle(canvas, boxes_xyxy[index], colour_of(int(class_ids[index])), line)
+    if labels is not None:
+        for index in best_last.tolist():
+            text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
+            colour = colour_of(int(class_ids[index]))
+            _tag(canvas, text, boxes_xyxy[index], colour, line, letter)
+    return canvas
+
+
+def _rectangle(canvas: Picture, box: Floats, colour: tuple[int, int, int], line: int) -> None:
+    # Corners a little outside the picture are enough: far ones would overflow OpenCV's integers.
+    height, width = canvas.shape[:2]
+    limits = np.array([width, height, width, height]) + 4 * line
+    inside = np.clip(np.asarray(box, dtype=np.float64), -4 * line, limits)
+    # Pixel 0 spans 0 to 1, and OpenCV's coordinate 0 is its middle.
+    left, top, right, bottom = ((inside - 0.5) * 2**SUBPIXEL_BITS).round().astype(int).tolist()
+    cv2.rectangle(
+        canvas, (left, top), (right, bottom), colour, line, cv2.LINE_AA, shift=SUBPIXEL_BITS
+    )
+
+
+def _tag(
+    canvas: Picture, text: str, box: Floats, colour: tuple[int, int, int], line: int, letter: int
+) -> None:
+    """Draw a filled tag with text at the top left corner of a box, inside the picture."""
+    height, width = canvas.shape[:2]
+    side = max(2, letter // 4)
+    text = fit_text(text, letter, width - 2 * side)
+    if not text:
+        return
+    mask = text_mask(text, letter)
+    tag_h, tag_w = mask.shape[0] + 2, mask.shape[1] + 2 * side
+    if tag_h > height:
+        return
+    left = int(np.clip(round(float(box[0]) - line / 2), 0, width - tag_w))
+    top = round(float(box[1]) - tag_h)
+    if top < 0:
+        top = int(np.clip(round(float(box[1])), 0, height - tag_h))
+    top = min(top, height - tag_h)
+    canvas[top : top + tag_h, left : left + tag_w] = colour
+    lay_text(canvas, text, left=left + side, top=top + 1, height=letter, colour=ink_on(colour))
+
+
+def draw_truth_beside(
+    picture: Picture,
+    gt_boxes_xyxy: Floats,
+    gt_class_ids: NDArray[np.integer],
+    detections: Detections,
+    *,
+    confidence: float = 0.25,
+) -> Picture:
+    """Return the truth of a picture on the left and its detections on the right.
+
+    Args:
+        picture: uint8 RGB, shape (H, W, 3).
+        gt_boxes_xyxy: shape (n, 4), pixels.
+        gt_class_ids: shape (n,), indices into ``detections.classes``.
+        detections: boxes in pixels of this picture.
+        confidence: detections with a lower score are left out.
+    """
+    names = [detections.classes[class_id] for class_id in gt_class_ids]
+    truth = draw_detections(picture, gt_boxes_xyxy, names, gt_class_ids)
+    shown = detections[detections.scores >= confidence]
+    found = draw_detections(picture, shown.boxes_xyxy, shown.names, shown.class_ids, shown.scores)
+    captions = (f"truth: {len(names)}", f"detections: {len(shown)} (score {confidence:.2f} and up)")
+    return picture_grid([truth, found], 2, captions=captions)
+
+
+def picture_grid(
+    pictures: Sequence[Picture],
+    columns: int,
+    *,
+    captions: Sequence[str] | None = None,
+    cell_width: int | None = None,
+    gap: int = 8,
+) -> Picture:
+    """Return pictures side by side on white, row after row, each scaled to one width.
+
+    Args:
+        pictures: uint8 RGB, sizes may differ; at least one.
+        columns: pictures a row.
+        captions: a text above each picture.
+        cell_width: width of a picture in the grid, pixels; that of the widest if None.
+        gap: white between pictures, pixels.
+
+    Raises:
+        ConfigError: if there is no picture, no column, or another number of captions.
+    """
+    if not pictures or columns < 1:
+        raise ConfigError(
+            f"a grid must have a picture and a column; got {len(pictures)} pictures "
+            f"and columns={columns}."
+        )
+    if captions is not None and len(captions) != len(pictures):
+        raise ConfigError(
+            f"captions must be one a picture; got {len(captions)} for {len(pictures)} pictures."
+        )
+    columns = min(columns, len(pictures))
+    width = cell_width or max(picture.shape[1] for picture in pictures)
+    cells = [_scale_to_width(picture, width) for picture in pictures]
+    letter = max(11, min(width // 26, 22))
+    head = letter + letter // 2 if captions is not None else 0
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [head + max(cell.shape[0] for cell in row) for row in rows]
+    sheet = np.full(
+        (sum(heights) + gap * (len(rows) + 1), columns * width + gap * (columns + 1), 3),
+        PAPER,
+        dtype=np.uint8,
+    )
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
+        top = gap + sum(heights[:row]) + gap * row
+        left = gap + column * (width + gap)
+        if captions is not None:
+            text = fit_text(captions[index], letter, width)
+            if text:
+                lay_text(sheet, text, left=left, top=top, height=letter, colour=INK)
+        sheet[top + head : top + head + cell.shape[0], left : left + width] = cell
+    return sheet
+
+
+def _scale_to_width(picture: Picture, width: int) -> Picture:
+    if picture.shape[1] == width:
+        return picture
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    method = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
+
+
+def _unit(values: Floats, value_range: tuple[float, float] | None) -> Floats:
+    """Return values scaled so that the range, or their own, becomes 0 to 1; a constant gives 0."""
+    values = np.asarray(values, dtype=np.float64)
+    low, high = value_range or (float(values.min()), float(values.max()))
+    if high <= low:
+        return np.zeros_like(values)
+    return ((values - low) / (high - low)).clip(0, 1)
+
+
+def gate_overlay(
+    picture: Picture,
+    gate_hw: Floats,
+    *,
+    value_range: tuple[float, float] | None = None,
+    opacity: float = 0.6,
+) -> Picture:
+    """Return a picture, greyed, under the colours of a gate: dark blue closed, yellow open.
+
+    Args:
+        picture: uint8 RGB, shape (H, W, 3).
+        gate_hw: shape (h, w) of any size that covers the same view, such as the product of the row
+            and column gates of Coordinate Attention, averaged over channels.
+        value_range: gate values that are drawn darkest and brightest; the map's own if None.
+        opacity: of the colours, 0 to 1.
+    """
+    height, width = picture.shape[:2]
+    unit = (_unit(gate_hw, value_range) * 255).astype(np.float32)
+    smooth = cv2.resize(unit, (width, height), interpolation=cv2.INTER_LINEAR)
+    levels = np.asarray(smooth).round().clip(0, 255).astype(np.uint8)
+    heat = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed = cv2.addWeighted(heat, opacity, grey, 1 - opacity, 0)
+    return np.asarray(mixed, dtype=np.uint8)
+
+
+def draw_gate_profiles(picture: Picture, row_gate: Floats, column_gate: Floats) -> Picture:
+    """Return a picture with its row gate drawn along the right edge, its column gate below.
+
+    Each profile fills its margin from its least to its greatest value, which are written there.
+
+    Args:
+        picture: uint8 RGB, shape (H, W, 3).
+        row_gate: shape (h,), one value a row of the feature map, such as Coordinate Attention's
+            gate along the height, averaged over channels.
+        column_gate: shape (w,), one value a column.
+    """
+    height, width = picture.shape[:2]
+    _, letter = _line_and_letter((height, width))
+    band = max(round(0.16 * min(height, width)), 3 * letter)
+    gap = max(2, band // 12)
+    sheet = np.full((height + gap + band, width + gap + band, 3), PAPER, dtype=np.uint8)
+    sheet[:height, :width] = picture
+    right = sheet[:height, width + gap :]
+    below = sheet[height + gap :, :width]
+    _profile(below, column_gate, band, letter, "columns")
+    # A row profile is a column profile on its side: draw it along the transposed margin.
+    turned = np.full((band, height, 3), PAPER, dtype=np.uint8)
+    _profile(turned, row_gate, band, letter, "")
+    right[:] = turned.transpose(1, 0, 2)
+    low, high = float(np.min(row_gate)), float(np.max(row_gate))
+    for line, text in enumerate(("rows", f"{low:.2f}-{high:.2f}")):
+        text = fit_text(text, letter, band - 4)
+        if text:
+            top = 2 + line * (letter + 3)
+            lay_text(right, text, left=4, top=top, height=letter, colour=INK)
+    return sheet
+
+
+def _profile(margin: Picture, gate: Floats, band: int, letter: int, name: str) -> None:
+    """Fill a margin of shape (band, length, 3) with the profile of a gate, in place."""
+    length = margin.shape[1]
+    unit = _unit(gate, None)
+    middles = (np.arange(len(unit)) + 0.5) * length / len(unit)
+    along = np.arange(length + 1)
+    values = np.interp(along, middles, unit) * (band - 3) + 1
+    outline = np.stack([along, values], axis=1)
+    closed = np.concatenate([[[0.0, 0.0]], outline, [[float(length), 0.0]]])
+    points = (closed * 2**SUBPIXEL_BITS).round().astype(np.int32)
+    area = np.ascontiguousarray(margin)
+    cv2.fillPoly(area, [points], (178, 208, 228), cv2.LINE_AA, SUBPIXEL_BITS)
+    line = (outline * 2**SUBPIXEL_BITS).round().astype(np.int32)
+    cv2.polylines(area, [line], False, colour_of(0), 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    margin[:] = area
+    if name:
+        text = fit_text(f"{name} {np.min(gate):.2f}-{np.max(gate):.2f}", letter, length - 4)
+        if text:
+            top = band - letter - 4
+            lay_text(margin, text, left=4, top=top, height=letter, colour=INK)
