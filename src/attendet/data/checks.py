@@ -75,7 +75,7 @@ class _Marked:
 def _turned(
     xyxy: NDArray[np.float64], stored_hw: tuple[int, int], orientation: int
 ) -> NDArray[np.float64]:
-    """Return corner boxes of a stored picture in the picture turned as EXIF ``orientation`` says."""
+    """Return corner boxes of a stored picture in the picture turned as EXIF says (5 to 8)."""
     height, width = stored_hw
     left, top, right, bottom = xyxy.T
     corners = {
@@ -90,29 +90,30 @@ def _turned(
 def _in_pixels(
     source: Labelled, image_hw: tuple[int, int]
 ) -> tuple[NDArray[np.float64], list[Fault]]:
-    """Return the boxes as written in pixels of the upright picture, and a fault if sizes disagree."""
+    """Return the boxes in pixels of the upright picture, and a fault if sizes disagree."""
     height, width = image_hw
     xyxy = np.array([box.xyxy for box in source.boxes], dtype=np.float64).reshape(-1, 4)
     if source.relative:
-        return xyxy * (width, height, width, height), []
-    if source.declared_hw in (None, image_hw):
+        with np.errstate(over="ignore"):
+            return xyxy * (width, height, width, height), []
+    declared = source.declared_hw
+    if declared is None or declared == image_hw:
         return xyxy, []
-    if source.declared_hw == (width, height):
+    if declared == (width, height):
         orientation = read_orientation(source.picture)
         if orientation in (5, 6, 7, 8):
-            return _turned(xyxy, source.declared_hw, orientation), []
-    declared = source.declared_hw or (0, 0)
+            return _turned(xyxy, declared, orientation), []
     message = f"label says {declared[1]} x {declared[0]}, the picture has {width} x {height}"
     return xyxy, [Fault(source.labels, None, "size-mismatch", message, "kept")]
 
 
 def _check_boxes(marked: _Marked, image_hw: tuple[int, int]) -> None:
     """Apply the rules, the gravest first, so that a box is reported for one reason."""
-    height, width = image_hw
-    finite = np.isfinite(marked.xyxy).all(axis=1)
+    finite = np.asarray(np.isfinite(marked.xyxy).all(axis=1))
     marked.report(~finite, "non-finite", "dropped")
     marked.xyxy[~finite] = 0
-    size = marked.xyxy[:, 2:] - marked.xyxy[:, :2]
+    with np.errstate(over="ignore"):
+        size = marked.xyxy[:, 2:] - marked.xyxy[:, :2]
     negative = (size < 0).any(axis=1)
     marked.report(marked.keep & negative, "negative-size", "dropped")
     marked.report(marked.keep & (size == 0).any(axis=1), "zero-size", "dropped")

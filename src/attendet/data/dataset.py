@@ -11,7 +11,7 @@ from pathlib import Path
 from attendet.data import splits as splitting
 from attendet.data.checks import check_picture
 from attendet.data.reading import read_labels
-from attendet.data.samples import SPLITS, Fault, Format, Labelled, Reading, Sample
+from attendet.data.samples import SPLITS, SPLITS_FILE, Fault, Format, Labelled, Reading, Sample
 from attendet.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["DataSet", "Fault", "Sample", "load_dataset"]
@@ -61,7 +61,7 @@ class DataSet:
         return self.splits[name]
 
     def fingerprint(self, split: str) -> str:
-        """Return 16 hex digits that change with classes, keys, boxes or picture bytes of a split."""
+        """Return 16 hex digits over the classes, keys, boxes and picture bytes of a split."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr(self.classes).encode())
         for sample in sorted(self.split(split), key=lambda each: each.key):
@@ -71,10 +71,6 @@ class DataSet:
             digest.update(sample.difficult.tobytes())
             digest.update(hashlib.blake2b(sample.path.read_bytes(), digest_size=16).digest())
         return digest.hexdigest()
-
-    def write_splits(self, folder: Path) -> Path:
-        """Write down which picture is in which split; see `attendet.data.splits.write_splits`."""
-        return splitting.write_splits(self.splits, folder, source=self.split_source)
 
 
 def _class_table(
@@ -195,7 +191,7 @@ def load_dataset(
         seed: of the cuts.
         strict: raise when there is any fault.
         splits: a file of splits to use instead of any other.
-        require_train: raise when there is no picture to train on; else a set may hold ``test`` only.
+        require_train: raise when there is no picture to train on; else ``test`` alone will do.
 
     Returns:
         The data set. Faults are in it; they stop nothing unless ``strict``.
@@ -207,7 +203,7 @@ def load_dataset(
     reading = read_labels(Path(path), format)
     names, class_of = _class_table(reading, classes)
     pools, faults = _check_pools(reading, class_of)
-    split_file = Path(splits) if splits else reading.root / splitting.SPLITS_FILE
+    split_file = Path(splits) if splits else reading.root / SPLITS_FILE
     if splits or split_file.is_file():
         parts, source = _written_splits(split_file, pools, faults)
     else:

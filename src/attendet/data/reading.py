@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from attendet.data import coco, voc, yolo
 from attendet.data.samples import Format, Reading
-from attendet.data.voc import LOOKED_FOR as VOC_LOOKED_FOR
-from attendet.data.voc import read_voc, recognise_voc
 from attendet.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["FORMATS", "read_labels", "recognise_format"]
 
 _READERS: dict[Format, Callable[[Path], Reading]] = {
-    "voc": read_voc,
+    "voc": voc.read_voc,
+    "yolo": yolo.read_yolo,
+    "coco": coco.read_coco,
 }
 _RECOGNISERS: dict[Format, Callable[[Path], str | None]] = {
-    "voc": recognise_voc,
+    "voc": voc.recognise_voc,
+    "yolo": yolo.recognise_yolo,
+    "coco": coco.recognise_coco,
 }
-_LOOKED_FOR = (VOC_LOOKED_FOR,)
+_LOOKED_FOR = (voc.LOOKED_FOR, yolo.LOOKED_FOR, coco.LOOKED_FOR)
 FORMATS: tuple[Format, ...] = tuple(_READERS)
 
 

@@ -1,10 +1,11 @@
-"""What a data set is made of: a labelled picture as read (`Labelled`), as checked (`Sample`), a `Fault`.
+"""What a data set is made of: pictures as read (`Labelled`), as checked (`Sample`), and faults.
 
 A format's reader returns a `Reading`; `attendet.data.checks` turns its pictures into samples.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "SPLITS",
+    "SPLITS_FILE",
     "Action",
     "Box",
     "Fault",
@@ -31,6 +33,9 @@ Format = Literal["voc", "yolo", "coco"]
 Action = Literal["dropped", "clipped", "kept", "skipped picture"]
 
 SPLITS = ("train", "val", "test")
+SPLITS_FILE = "attendet-splits.json"
+"""File that writes down which picture is in which split; see `attendet.data.splits`."""
+
 _SPLIT_FOLDERS = {
     "train": ("train", "training", "train2017"),
     "val": ("val", "valid", "validation", "val2017"),
@@ -159,11 +164,11 @@ def _relative(path: Path, root: Path) -> Path:
     try:
         return path.relative_to(root)
     except ValueError:
-        return path
+        return Path(os.path.relpath(path, root))
 
 
 def assign_keys(pictures: Iterable[Labelled], root: Path) -> None:
-    """Set each picture's key: its path under `root` without suffix, with it where two would meet."""
+    """Set each picture's key: its path under `root`, without suffix where that is unique."""
     owners: dict[str, set[Path]] = {}
     plain = [(each, _relative(each.picture, root)) for each in pictures]
     for each, path in plain:

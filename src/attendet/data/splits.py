@@ -7,13 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attendet.data.samples import SPLITS, Sample
+from attendet.data.samples import SPLITS, SPLITS_FILE, Sample
 from attendet.errors import DataError
 
+if TYPE_CHECKING:
+    from attendet.data.dataset import DataSet
+
 __all__ = [
-    "SPLITS_FILE",
     "cut",
     "find_overlaps",
     "group_identical",
@@ -21,7 +23,6 @@ __all__ = [
     "write_splits",
 ]
 
-SPLITS_FILE = "attendet-splits.json"
 _FORMAT_VERSION = 1
 _EDGE_BYTES = 4096
 
@@ -140,23 +141,22 @@ def cut(
     }
 
 
-def write_splits(splits: Mapping[str, Sequence[Sample]], folder: Path, *, source: str) -> Path:
+def write_splits(dataset: DataSet, folder: Path) -> Path:
     """Write which picture is in which split; `load_dataset` takes the file as it takes a folder's.
 
     Besides ``attendet-splits.json`` a list ``train.txt``, ``val.txt``, ``test.txt`` is written for
     each split, one key a line.
 
     Args:
-        splits: split name to samples.
+        dataset: whose splits to write.
         folder: made if it is not there.
-        source: how the splits came about, in words.
 
     Returns:
         The path of the JSON file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    keys = {name: [sample.key for sample in samples] for name, samples in splits.items()}
-    record = {"format_version": _FORMAT_VERSION, "source": source, "splits": keys}
+    keys = {name: [sample.key for sample in part] for name, part in dataset.splits.items()}
+    record = {"format_version": _FORMAT_VERSION, "source": dataset.split_source, "splits": keys}
     for name, names in keys.items():
         (folder / f"{name}.txt").write_text("".join(f"{key}\n" for key in names), encoding="utf-8")
     path = folder / SPLITS_FILE

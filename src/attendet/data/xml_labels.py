@@ -12,6 +12,7 @@ from attendet.data.samples import Box, Fault
 __all__ = ["Annotation", "read_annotation"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_LEAVES = frozenset({*_CORNERS, "name", "difficult", "filename", "width", "height"})
 _MAX_BYTES = 64 * 1024 * 1024
 """A larger file is no annotation; it is refused before it is read."""
 
@@ -33,7 +34,7 @@ class Annotation:
     faults: list[Fault] = field(default_factory=list)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The file holds something that an annotation never needs."""
 
 
@@ -47,44 +48,48 @@ class _Handler:
         self.parser.buffer_text = True
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._text
         self.parser.EntityDeclHandler = self._refuse_entity
         self.parser.ExternalEntityRefHandler = self._refuse_entity
         self._open: list[str] = []
         self._words: list[str] = []
+        self._top: dict[str, str] = {}
         self._size: dict[str, str] = {}
         self._object: dict[str, str] = {}
         self._line = 0
 
     def _refuse_entity(self, *_: object) -> int:
-        raise _Refused("XML must declare no entities; they are never needed in labels")
+        raise _RefusedError("XML must declare no entities; they are never needed in labels")
 
     def _start(self, tag: str, _: dict[str, str]) -> None:
         if not self._open and tag.lower() != "annotation":
-            raise _Refused(f"root element must be 'annotation'; got {tag!r}")
-        if len(self._open) == 1 and tag == "object":
-            self._object, self._line = {}, self.parser.CurrentLineNumber
+            raise _RefusedError(f"root element must be 'annotation'; got {tag!r}")
         self._open.append(tag)
-        self._words.clear()
-
-    def _text(self, words: str) -> None:
-        self._words.append(words)
+        if tag in _LEAVES:
+            self._words.clear()
+            self.parser.CharacterDataHandler = self._words.append
+        elif tag == "object" and len(self._open) == 2:
+            self._object, self._line = {}, self.parser.CurrentLineNumber
 
     def _end(self, tag: str) -> None:
-        text = "".join(self._words).strip()
-        self._words.clear()
         self._open.pop()
-        match self._open[1:]:
-            case [] if tag == "filename" and self._open:
-                self.found.filename = text
-            case [] if tag == "object" and self._open:
-                self._close_object()
+        if tag in _LEAVES:
+            self.parser.CharacterDataHandler = None
+            home = self._home(self._open[1:])
+            if home is not None:
+                home[tag] = "".join(self._words).strip()
+        elif tag == "object" and len(self._open) == 1:
+            self._close_object()
+
+    def _home(self, path: list[str]) -> dict[str, str] | None:
+        """Return where an element's text belongs; None for one of no concern, as in ``part``."""
+        match path:
+            case ["object", "bndbox"] | ["object"]:
+                return self._object
             case ["size"]:
-                self._size[tag] = text
-            case ["object"] if tag in ("name", "difficult"):
-                self._object[tag] = text
-            case ["object", "bndbox"]:
-                self._object[tag] = text
+                return self._size
+            case []:
+                return self._top
+        return None
 
     def _close_object(self) -> None:
         try:
@@ -94,7 +99,7 @@ class _Handler:
         except ValueError as error:
             self._drop(f"box corner is no number: {error}")
         else:
-            name = self._object.get("name", "")
+            name = " ".join(self._object.get("name", "").split())
             if not name:
                 self._drop("object has no name")
                 return
@@ -107,7 +112,8 @@ class _Handler:
         self.found.faults.append(fault)
 
     def finish(self) -> Annotation:
-        """Return what was found, with the size once both its numbers are known."""
+        """Return what was found, with the size if both its numbers are there."""
+        self.found.filename = self._top.get("filename", "")
         try:
             height, width = (float(self._size.get(side, "0")) for side in ("height", "width"))
         except ValueError:
@@ -146,7 +152,7 @@ def read_annotation(path: Path) -> Annotation | Fault:
     handler = _Handler(path)
     try:
         handler.parser.Parse(content, True)
-    except _Refused as error:
+    except _RefusedError as error:
         line = handler.parser.CurrentLineNumber
         return Fault(path, line, "broken-label", str(error), "skipped picture")
     except expat.ExpatError as error:

@@ -1,0 +1,249 @@
+"""Check, describe, split, convert or get a data set.
+
+attendet data check bccd               what is wrong with the labels, by kind, file and line
+attendet data stats bccd --json        counts and sizes, split by split
+attendet data split cells --output s   write a seeded split down
+attendet data convert bccd out --to yolo
+attendet data get digits               the built-in sample set
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attendet.data.checks import FAULT_KINDS, decode_faults
+from attendet.data.convert import convert_dataset
+from attendet.data.dataset import DataSet, load_dataset
+from attendet.data.reading import FORMATS
+from attendet.data.samples import Fault
+from attendet.data.splits import write_splits
+from attendet.data.stats import describe
+from attendet.errors import DataError
+
+__all__ = ["add_arguments", "run"]
+
+_LISTED = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
+        sub = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+        sub.set_defaults(action=action)
+        return sub
+
+    def data_command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
+        sub = command(name, summary, action)
+        sub.add_argument("data", type=Path, help="folder, YOLO data.yaml or COCO .json")
+        sub.add_argument("--format", choices=FORMATS, help="default: recognised from DATA")
+        sub.add_argument("--seed", type=int, default=0, help="of splits that are cut (default 0)")
+        return sub
+
+    check = data_command("check", "Report faults of labels and pictures", _check)
+    check.add_argument("--strict", action="store_true", help="exit with 3 if there is any fault")
+    check.add_argument(
+        "--decode",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="decode every picture to find truncated ones (default: yes)",
+    )
+    check.add_argument("--all", action="store_true", help=f"list more than {_LISTED} faults")
+    check.add_argument("--json", action="store_true", help="print one JSON record instead")
+    stats = data_command("stats", "Counts and sizes of pictures and boxes, split by split", _stats)
+    stats.add_argument("--json", action="store_true", help="print one JSON record instead")
+    split = data_command("split", "Write down which picture is in which split", _split)
+    split.add_argument("--output", type=Path, help="folder (default: the data set's own)")
+    convert = data_command("convert", "Write a data set in another format", _convert)
+    convert.add_argument("output", type=Path, help="empty or new folder")
+    convert.add_argument("--to", choices=FORMATS, required=True, help="format to write")
+    convert.add_argument("--link", action="store_true", help="hard-link pictures if possible")
+    get = command("get", "Make or download a sample data set", _get)
+    get.add_argument("name", choices=("digits", "bccd"), help="which set")
+    get.add_argument("--output", type=Path, help="folder (default: datasets/NAME)")
+    get.add_argument("--seed", type=int, default=0, help="of digits (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    return int(args.action(args))
+
+
+@contextmanager
+def _progress(label: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
+    """Give a function of (done, total) that moves a bar on stderr; nothing off a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+@contextmanager
+def _counting(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """Give a function that moves a bar by one."""
+    done = 0
+    with _progress(label, total) as move:
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            move(done, total)
+
+        yield step
+
+
+def _load(args: argparse.Namespace) -> DataSet:
+    return load_dataset(args.data, format=args.format, seed=args.seed, require_train=False)
+
+
+def _fault_record(fault: Fault) -> dict[str, Any]:
+    return {
+        "file": str(fault.file),
+        "line": fault.line,
+        "kind": fault.kind,
+        "message": fault.message,
+        "action": fault.action,
+    }
+
+
+def _check(args: argparse.Namespace) -> int:
+    dataset = _load(args)
+    faults = list(dataset.faults)
+    if args.decode:
+        samples = dataset.split("all")
+        with _counting("decoding", len(samples)) as step:
+            faults += decode_faults(samples, progress=step)
+    if args.json:
+        record = {
+            "data": str(args.data),
+            "format": dataset.format,
+            "classes": list(dataset.classes),
+            "splits": {name: len(samples) for name, samples in dataset.splits.items()},
+            "split_source": dataset.split_source,
+            "overlaps": [list(overlap) for overlap in dataset.overlaps],
+            "faults": [_fault_record(fault) for fault in faults],
+        }
+        print(json.dumps(record, indent=1))
+    else:
+        _print_summary(dataset)
+        _print_faults(faults, len(faults) if args.all else _LISTED)
+    return DataError.exit_code if args.strict and faults else 0
+
+
+def _print_summary(dataset: DataSet) -> None:
+    sizes = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
+    boxes = sum(len(sample.class_ids) for sample in dataset.split("all"))
+    print(f"{dataset.root} ({dataset.format}), {boxes} boxes of {len(dataset.classes)} classes")
+    print(f"classes: {', '.join(dataset.classes)}")
+    print(f"splits: {sizes} ({dataset.split_source})")
+    print(f"identical pictures across splits: {len(dataset.overlaps)}")
+
+
+def _print_faults(faults: list[Fault], limit: int) -> None:
+    if not faults:
+        print("no faults")
+        return
+    table = Table("kind", "count", "meaning and rule", title="faults", title_justify="left")
+    for kind, count in sorted(Counter(fault.kind for fault in faults).items()):
+        table.add_row(kind, str(count), escape(FAULT_KINDS[kind]))
+    Console(file=sys.stdout).print(table)
+    for fault in faults[:limit]:
+        print(fault)
+    if len(faults) > limit:
+        print(f"and {len(faults) - limit} more; --all lists them")
+
+
+def _stats(args: argparse.Namespace) -> int:
+    record = describe(_load(args))
+    if args.json:
+        print(json.dumps(record, indent=1))
+        return 0
+    splits: dict[str, dict[str, Any]] = record["splits"]
+    table = Table("", *splits, title=f"{record['root']} ({record['format']})")
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, values in _stats_rows(record["classes"], list(splits.values())):
+        table.add_row(escape(label), *values)
+    console = Console(file=sys.stdout)
+    console.print(table)
+    console.print(f"splits: {escape(record['split_source'])}", highlight=False)
+    return 0
+
+
+def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Give each row's label and its value for each split."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    def pair(values: list[float] | None) -> str:
+        return "-" if values is None else f"{values[0]:.0f} x {values[1]:.0f}"
+
+    def commonest(sizes: list[dict[str, int]]) -> str:
+        more = f" +{len(sizes) - 1}" if len(sizes) > 1 else ""
+        return f"{sizes[0]['width']} x {sizes[0]['height']}{more}"
+
+    for key in ("pictures", "background_pictures", "boxes", "difficult_boxes"):
+        yield key.replace("_", " "), [str(part[key]) for part in parts]
+    for name in classes:
+        yield f"  {name}", [str(part["per_class"][name]) for part in parts]
+    yield "small (< 32² px)", [str(part["small_boxes"]) for part in parts]
+    yield "medium (< 96² px)", [str(part["medium_boxes"]) for part in parts]
+    yield "large", [str(part["large_boxes"]) for part in parts]
+    yield "median box w x h", [pair(part["median_box_wh"]) for part in parts]
+    yield "median box w / h", [number(part["median_box_aspect"]) for part in parts]
+    yield "picture size", [commonest(part["picture_sizes_wh"]) for part in parts]
+    yield "median picture w / h", [number(p["median_picture_aspect"]) for p in parts]
+    yield "fingerprint", [part["fingerprint"] for part in parts]
+
+
+def _split(args: argparse.Namespace) -> int:
+    dataset = _load(args)
+    path = write_splits(dataset, args.output or dataset.root)
+    sizes = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
+    print(f"{path}: {sizes} ({dataset.split_source})")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    dataset = _load(args)
+    total = sum(len(samples) for samples in dataset.splits.values())
+    with _counting("converting", total) as step:
+        done = convert_dataset(dataset, args.output, args.to, link=args.link, progress=step)
+    left = f"; {done.left_out} difficult boxes left out" if done.left_out else ""
+    faults = f"; {len(dataset.faults)} faults on reading" if dataset.faults else ""
+    print(f"{args.output}: {done.pictures} pictures, {done.boxes} boxes as {args.to}{left}{faults}")
+    return 0
+
+
+def _get(args: argparse.Namespace) -> int:
+    folder = args.output or Path("datasets") / args.name
+    if args.name == "digits":
+        from attendet.data.digits import make_digits
+
+        with _progress("composing", None) as move:
+            path = make_digits(folder, seed=args.seed, progress=move)
+    else:
+        from attendet.data.download import get_bccd
+
+        with _progress("downloading", None) as move:
+            path = get_bccd(folder, progress=move)
+    print(path)
+    return 0

@@ -1,0 +1,280 @@
+"""COCO JSON: one file a split, boxes as left, top, width, height in pixels.
+
+Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, arXiv:1405.0312. ``iscrowd``
+becomes `Sample.difficult`. A line number means little in JSON, so faults name the annotation's id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attendet.data.samples import (
+    SPLITS,
+    SPLITS_FILE,
+    Box,
+    Fault,
+    Labelled,
+    Reading,
+    assign_keys,
+    split_folders,
+)
+from attendet.errors import DataError
+
+__all__ = ["LOOKED_FOR", "read_coco", "recognise_coco"]
+
+LOOKED_FOR = "COCO: annotations/*.json, train/_annotations.coco.json, or one .json with pictures"
+
+_ROBOFLOW = "_annotations.coco.json"
+_SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|test)(?![a-z])")
+_OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+
+
+def _split_of(stem: str) -> str:
+    """Return the split that a file's name speaks of, "all" if none.
+
+    Example:
+        >>> _split_of("instances_val2017"), _split_of("cells")
+        ('val', 'all')
+    """
+    words = _SPLIT_WORD.findall(stem.lower())
+    if not words:
+        return "all"
+    return "val" if words[-1].startswith("val") else str(words[-1])
+
+
+def _json_files(folder: Path) -> dict[str, Path]:
+    """Return split name to JSON file for a folder.
+
+    Raises:
+        DataError: if two files claim one split.
+    """
+    parts = {
+        split: part / _ROBOFLOW
+        for split, part in split_folders(folder).items()
+        if (part / _ROBOFLOW).is_file()
+    }
+    if parts:
+        return parts
+    for place in (folder / "annotations", folder / "Annotations", folder):
+        found = sorted(place.glob("*.json")) if place.is_dir() else []
+        files = [path for path in found if path.name != SPLITS_FILE]
+        files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
+        instances = [path for path in files if path.name.startswith("instances_")]
+        files = instances or files
+        splits = [_split_of(path.stem) for path in files]
+        if len(set(splits)) < len(files):
+            names = ", ".join(path.name for path in files)
+            raise DataError(
+                f"each split must have one JSON file; got {names} ({place}). Name one of them."
+            )
+        if "all" in splits and len(files) > 1:
+            files = [path for path in files if _split_of(path.stem) != "all"]
+        if files:
+            return {_split_of(path.stem): path for path in files}
+    return {}
+
+
+def recognise_coco(folder: Path) -> str | None:
+    """Return what in a folder speaks for COCO; None if nothing does."""
+    places = (folder, folder / "annotations", folder / "Annotations")
+    for place in (*places, *split_folders(folder).values()):
+        for path in sorted(place.glob("*.json")) if place.is_dir() else []:
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+            if any(word in head for word in (b'"images"', b'"annotations"', b'"categories"')):
+                return path.relative_to(folder).as_posix()
+    return None
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"data set not found ({path}). Check the path.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"JSON is broken ({path}:{error.lineno}): {error.msg}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"JSON must be UTF-8 and plain ({path}): {error}") from None
+    wanted = ("images", "annotations", "categories")
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(key), list) for key in wanted
+    ):
+        raise DataError(f"COCO JSON must hold lists images, annotations and categories ({path}).")
+    return document
+
+
+def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
+    """Return category id to name in id order, without a parent category that labels nothing.
+
+    Exports of Roboflow begin with a category of that kind: the others name it as their
+    ``supercategory`` and no annotation has it.
+    """
+    try:
+        rows = sorted(document["categories"], key=lambda row: row["id"])
+        names = {row["id"]: str(row["name"]).strip() for row in rows}
+        parents = {
+            row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"each category must have an id and a name; got {error!r} ({path})."
+        ) from None
+    used = {
+        row["category_id"]
+        for row in document["annotations"]
+        if isinstance(row, dict) and isinstance(row.get("category_id"), int | str)
+    }
+    return {number: name for number, name in names.items() if number in used or name not in parents}
+
+
+class _PictureFinder:
+    """Finds the pictures of one JSON file: beside it, or in the usual folders around it."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        stem = path.stem.removeprefix("instances_")
+        split = _split_of(path.stem)
+        places = []
+        for base in dict.fromkeys((path.parent, root, path.parent.parent)):
+            for name in (stem, split, ""):
+                places += [base / "images" / name, base / name]
+        self.places = [place for place in dict.fromkeys(places) if place.is_dir()]
+
+    def find(self, file_name: str) -> Path | None:
+        """Return the picture; the folder that held one is tried first for the next."""
+        plain = file_name.replace("\\", "/")
+        for name in dict.fromkeys((plain, Path(plain).name)):
+            for index, place in enumerate(self.places):
+                if (place / name).is_file():
+                    self.places.insert(0, self.places.pop(index))
+                    return place / name
+        return None
+
+
+def _size(row: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        height, width = int(row["height"]), int(row["width"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def _pictures_of(
+    document: dict[str, Any], path: Path, root: Path, faults: list[Fault]
+) -> dict[Any, Labelled | None]:
+    """Return image id to picture, None where the picture is not there."""
+    finder = _PictureFinder(path, root)
+    pictures: dict[Any, Labelled | None] = {}
+    for index, row in enumerate(document["images"]):
+        try:
+            number, name = row["id"], str(row["file_name"])
+            known = number in pictures
+        except (KeyError, TypeError) as error:
+            message = f"images[{index}] must have an id and a file_name; got {error!r}"
+            faults.append(Fault(path, None, "broken-label", message, "skipped picture"))
+            continue
+        if known:
+            message = f"image id {number!r} is there twice"
+            faults.append(Fault(path, None, "repeated-picture", message, "skipped picture"))
+            continue
+        picture = finder.find(name)
+        pictures[number] = Labelled(picture, path, [], _size(row)) if picture else None
+        if picture is None:
+            message = f"no picture {name!r} (image id {number!r})"
+            faults.append(Fault(path, None, "missing-picture", message, "skipped picture"))
+    return pictures
+
+
+def _box(row: dict[str, Any], names: dict[Any, str]) -> Box:
+    left, top, width, height = (float(number) for number in row["bbox"])
+    category = row["category_id"]
+    label = names.get(category, f"category id {category}")
+    difficult = bool(row.get("iscrowd", 0))
+    return Box((left, top, left + width, top + height), label, None, difficult)
+
+
+def _read_file(path: Path, root: Path) -> tuple[list[Labelled], dict[Any, str], list[Fault]]:
+    """Return the pictures of one JSON file, its category names, and its faults."""
+    document = _load_json(path)
+    faults: list[Fault] = []
+    names = _category_names(document, path)
+    pictures = _pictures_of(document, path, root, faults)
+    for index, row in enumerate(document["annotations"]):
+        where = f"annotations[{index}]"
+        with suppress(KeyError, TypeError):
+            where = f"annotation id {row['id']!r}"
+        try:
+            number, box = row["image_id"], _box(row, names)
+            picture = pictures.get(number, _MISSING)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            message = f"{where}: {type(error).__name__} {error}"
+            faults.append(Fault(path, None, "broken-label", message, "dropped"))
+            continue
+        if picture is _MISSING:
+            message = f"{where}: no image with id {number!r}"
+            faults.append(Fault(path, None, "missing-picture", message, "dropped"))
+        elif picture is not None:
+            picture.boxes.append(box)
+    return [each for each in pictures.values() if each is not None], names, faults
+
+
+_MISSING = Labelled(Path(), Path(), [])
+
+
+def _merged(pictures: Iterable[Labelled], path: Path, faults: list[Fault]) -> list[Labelled]:
+    """Return pictures with those that stand for one file put into one."""
+    by_file: dict[Path, Labelled] = {}
+    for each in pictures:
+        first = by_file.setdefault(each.picture, each)
+        if first is not each:
+            first.boxes += each.boxes
+            message = f"{each.picture.name!r} is listed twice; its boxes are joined"
+            faults.append(Fault(path, None, "repeated-picture", message, "kept"))
+    return list(by_file.values())
+
+
+def read_coco(path: Path) -> Reading:
+    """Return the labels of a COCO data set.
+
+    Splits are those that file names speak of (``instances_train2017.json``) or of the folders
+    train/ valid/ test/ with a ``_annotations.coco.json`` each; a single file has none. Classes are
+    the categories in id order, over all files.
+
+    Args:
+        path: a JSON file, or a folder.
+
+    Raises:
+        DataError: if a JSON file is broken, or there is none.
+    """
+    files = _json_files(path) if path.is_dir() else {"all": path}
+    if not files:
+        raise DataError(f"no JSON labels found ({path}). Looked for {LOOKED_FOR}.")
+    root = path if path.is_dir() else path.parent
+    if not path.is_dir() and root.name.lower() == "annotations":
+        root = root.parent
+    reading = Reading(root, "coco")
+    names: dict[str, None] = {}
+    for split in ("all", *SPLITS):
+        if split not in files:
+            continue
+        pictures, categories, faults = _read_file(files[split], root)
+        names |= dict.fromkeys(categories.values())
+        reading.pools[split] = _merged(pictures, files[split], faults)
+        reading.faults += faults
+    reading.names = tuple(names)
+    reading.source = "" if "all" in files else f"files {_listed(files, root)}"
+    assign_keys((each for pool in reading.pools.values() for each in pool), root)
+    return reading
+
+
+def _listed(files: dict[str, Path], root: Path) -> str:
+    counts = Counter(path.name for path in files.values())
+    return " ".join(
+        path.name if counts[path.name] == 1 else path.relative_to(root).as_posix()
+        for path in files.values()
+    )

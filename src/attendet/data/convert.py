@@ -1,0 +1,240 @@
+"""Writing a data set as Pascal VOC, YOLO or COCO; what was dropped on loading stays out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import yaml
+
+from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
+from attendet.data.dataset import DataSet
+from attendet.data.samples import Format, Sample
+from attendet.errors import ConfigError, did_you_mean
+
+__all__ = ["Converted", "convert_dataset"]
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        pictures: how many.
+        boxes: how many.
+        left_out: difficult boxes that the format cannot mark (YOLO); they are not written.
+    """
+
+    pictures: int
+    boxes: int
+    left_out: int
+
+
+def _file_names(samples: Iterable[Sample]) -> dict[str, str]:
+    """Return key to a file name without suffix: one plain name each, none of them twice."""
+    keys = sorted({sample.key for sample in samples})
+    last = Counter(key.rsplit("/", 1)[-1].lower() for key in keys)
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for key in keys:
+        tail = key.rsplit("/", 1)[-1]
+        plain = _UNSAFE.sub("_", tail if last[tail.lower()] == 1 else key).strip(" .") or "picture"
+        name, number = plain, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(name.lower())
+        names[key] = name
+    return names
+
+
+def _place(sample: Sample, target: Path, *, link: bool) -> None:
+    if target.exists():
+        return
+    if link:
+        try:
+            os.link(sample.path.resolve(), target)
+        except OSError:  # another file system, or one without links
+            pass
+        else:
+            return
+    shutil.copyfile(sample.path, target)
+
+
+def _number(value: np.float32) -> str:
+    """Return the shortest decimal that reads back as the same float32."""
+    return np.format_float_positional(value, trim="-")
+
+
+def _xml_text(text: str) -> str:
+    return escape(_NOT_XML.sub("", text))
+
+
+def _voc_xml(sample: Sample, file_name: str, classes: Sequence[str]) -> str:
+    height, width = sample.image_hw
+    lines = [
+        "<annotation>",
+        "\t<folder>JPEGImages</folder>",
+        f"\t<filename>{_xml_text(file_name)}</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    rows = zip(sample.boxes_xyxy, sample.class_ids, sample.difficult, strict=True)
+    for box, class_id, difficult in rows:
+        left, top, right, bottom = (_number(value) for value in box)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{_xml_text(classes[class_id])}</name>",
+            f"\t\t<difficult>{int(difficult)}</difficult>",
+            f"\t\t<bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+            f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>",
+            "\t</object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+class _Writer:
+    """Writes one data set; the public function picks the method."""
+
+    def __init__(
+        self, dataset: DataSet, output: Path, link: bool, progress: Callable[[], None] | None
+    ) -> None:
+        self.dataset, self.output, self.link, self.progress = dataset, output, link, progress
+        self.names = _file_names(dataset.split("all"))
+        self.written = Counter[str]()
+
+    def picture(self, sample: Sample, folder: Path) -> str:
+        """Place a sample's picture in a folder and return its file name."""
+        name = self.names[sample.key] + sample.path.suffix.lower()
+        _place(sample, folder / name, link=self.link)
+        self.written["pictures"] += 1
+        self.written["boxes"] += len(sample.class_ids)
+        if self.progress:
+            self.progress()
+        return name
+
+    def folder(self, *parts: str) -> Path:
+        """Return a folder of the output, made if it is not there."""
+        path = self.output.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def voc(self) -> None:
+        """Write Annotations, JPEGImages, ImageSets/Main and classes.txt."""
+        pictures, labels = self.folder("JPEGImages"), self.folder("Annotations")
+        lists = self.folder("ImageSets", "Main")
+        for split, samples in self.dataset.splits.items():
+            for sample in samples:
+                text = _voc_xml(sample, self.picture(sample, pictures), self.dataset.classes)
+                file = labels / f"{self.names[sample.key]}.xml"
+                file.write_text(text, encoding="utf-8")
+            names = "".join(f"{self.names[sample.key]}\n" for sample in samples)
+            (lists / f"{split}.txt").write_text(names, encoding="utf-8")
+        text = "".join(f"{name}\n" for name in self.dataset.classes)
+        (self.output / "classes.txt").write_text(text, encoding="utf-8")
+
+    def yolo(self) -> None:
+        """Write images/SPLIT, labels/SPLIT and data.yaml."""
+        for split, samples in self.dataset.splits.items():
+            pictures, labels = self.folder("images", split), self.folder("labels", split)
+            for sample in samples:
+                self.picture(sample, pictures)
+                kept = ~sample.difficult
+                self.written["left_out"] += int(sample.difficult.sum())
+                height, width = sample.image_hw
+                boxes = xyxy_to_cxcywh(sample.boxes_xyxy[kept].astype(np.float64))
+                boxes_norm = boxes / (width, height, width, height)
+                rows = zip(sample.class_ids[kept], boxes_norm, strict=True)
+                lines = [
+                    f"{class_id} {' '.join(f'{number:.10g}' for number in row)}\n"
+                    for class_id, row in rows
+                ]
+                file = labels / f"{self.names[sample.key]}.txt"
+                file.write_text("".join(lines), encoding="utf-8")
+        document = {split: f"images/{split}" for split in self.dataset.splits}
+        names = dict(enumerate(self.dataset.classes))
+        text = yaml.safe_dump({**document, "names": names}, sort_keys=False, allow_unicode=True)
+        (self.output / "data.yaml").write_text(text, encoding="utf-8")
+
+    def coco(self) -> None:
+        """Write images/SPLIT and annotations/instances_SPLIT.json."""
+        annotations = self.folder("annotations")
+        for split, samples in self.dataset.splits.items():
+            pictures = self.folder("images", split)
+            names = [self.picture(sample, pictures) for sample in samples]
+            document = _coco_document(samples, names, self.dataset.classes)
+            file = annotations / f"instances_{split}.json"
+            file.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+
+
+def _coco_document(
+    samples: Sequence[Sample], names: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (sample, name) in enumerate(zip(samples, names, strict=True), start=1):
+        height, width = sample.image_hw
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        boxes = xyxy_to_xywh(sample.boxes_xyxy.astype(np.float64)).tolist()
+        for box, class_id, difficult in zip(
+            boxes, sample.class_ids.tolist(), sample.difficult.tolist(), strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": class_id + 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(difficult),
+                    "segmentation": [],
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def convert_dataset(
+    dataset: DataSet,
+    output: Path,
+    to: Format,
+    *,
+    link: bool = False,
+    progress: Callable[[], None] | None = None,
+) -> Converted:
+    """Write a data set in another format, splits as they are, and return what was written.
+
+    VOC and COCO keep boxes exactly; YOLO keeps ten digits of each share, and no difficult boxes,
+    since it cannot mark them.
+
+    Args:
+        dataset: what to write.
+        output: a folder that is empty or not there.
+        to: "voc", "yolo" or "coco".
+        link: hard-link pictures where the file system can, instead of copying them.
+        progress: called after each picture.
+
+    Raises:
+        ConfigError: if the folder is not empty or the format is unknown.
+    """
+    if to not in ("voc", "yolo", "coco"):
+        hint = did_you_mean(to, ("voc", "yolo", "coco"))
+        raise ConfigError(f"format must be one of voc, yolo, coco; got {to!r} (--to). {hint}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"output must be an empty or new folder; got {str(output)!r}.")
+    output.mkdir(parents=True, exist_ok=True)
+    writer = _Writer(dataset, output, link, progress)
+    {"voc": writer.voc, "yolo": writer.yolo, "coco": writer.coco}[to]()
+    count = writer.written
+    return Converted(count["pictures"], count["boxes"] - count["left_out"], count["left_out"])
