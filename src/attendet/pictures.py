@@ -6,6 +6,7 @@ A picture is uint8 RGB of shape (H, W, 3).
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from attendet.errors import PictureError
 
@@ -35,8 +36,8 @@ Picture = NDArray[np.uint8]
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 )
-MAX_PIXELS = 256 * 1024 * 1024
-"""A larger picture is refused before it is decoded (a 16384 x 16384 picture is 768 MiB of RGB)."""
+MAX_PIXELS = 178_956_970
+"""A larger picture is refused before it is decoded: Pillow's own limit, 512 MiB of RGB."""
 
 PAD_VALUE = 114
 """Grey level of the letterbox's border, the value that Ultralytics' projects made usual."""
@@ -51,16 +52,22 @@ def picture_files(folder: Path) -> list[Path]:
     )
 
 
+_opening = threading.Lock()  # warnings.catch_warnings is not safe in threads
+
+
 def _open(source: Path | bytes, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
+        with _opening, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except FileNotFoundError:
         raise PictureError(f"picture not found ({name}). Check the path.") from None
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"picture is too large to decode ({name}): {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError:
+        raise PictureError(
+            f"picture must have at most {MAX_PIXELS} pixels; got more ({name}). "
+            "Scale it down first."
+        ) from None
+    except Exception as error:  # on broken files Pillow's readers raise almost anything
         raise PictureError(
             f"picture cannot be read ({name}): {error or type(error).__name__}"
         ) from None
@@ -81,12 +88,16 @@ def _orientation(image: Image.Image) -> int:
 
 
 def read_picture_hw(path: Path) -> tuple[int, int]:
-    """Return height and width of a picture file as `read_picture` would give it, header only.
+    """Return height and width of a picture file as `read_picture` would give it.
+
+    Only the header is read (PNG and TIFF may need more to know how the picture is turned).
 
     Raises:
         PictureError: if the file is missing or is no picture.
     """
     with _open(path, str(path)) as image:
+        if image.format == "TIFF":  # Pillow turns these itself, some versions already here
+            return read_picture(path).shape[:2]
         width, height = image.size
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
@@ -101,30 +112,80 @@ def read_orientation(path: Path) -> int:
         return _orientation(image)
 
 
+def _grey_to_8_bits(image: Image.Image) -> Image.Image:
+    """Return 16-bit, 32-bit or float grey as 8 bits.
+
+    16 bits are divided by 257, whatever the picture holds, so that pictures of one set stay
+    comparable; floats up to 1 are shares; 32-bit whole numbers up to 255 are taken as they are.
+    """
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    largest = grey.max(initial=0)
+    if image.mode == "F" and largest <= 1:
+        top = 1.0
+    elif image.mode in ("I", "F") and image.format != "PNG" and largest <= 255:
+        top = 255.0
+    else:
+        top = 65535.0
+    return Image.fromarray((grey.clip(0, top) / top * 255).astype(np.uint8))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        # 16-bit and float grey: scale the value range to 8 bits, as a viewer would show it.
-        grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if grey.max(initial=0) > 255 else 255.0
-        return Image.fromarray((grey.clip(0, top) / top * 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_8_bits(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _turned(picture: Picture, orientation: int) -> Picture:
+    """Return a stored picture upright; ``orientation`` is EXIF's, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
 
 
 def from_pil(image: Image.Image) -> Picture:
     """Return a PIL picture as uint8 RGB, shape (H, W, 3), turned as its EXIF says."""
-    upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-    return np.array(_to_rgb(upright), dtype=np.uint8)
+    image.load()
+    return _turned(np.array(_to_rgb(image), dtype=np.uint8), _orientation(image))
+
+
+def _read_plain_jpeg(image: Image.Image, source: Path | bytes) -> Picture | None:
+    """Return an ordinary JPEG decoded by OpenCV, or None where Pillow has to decide.
+
+    Both bring libjpeg-turbo and give the same pixels; OpenCV copies them less often (a quarter of
+    the time). But it fills up what is missing from a broken file with a flat colour, so it has its
+    say only when the file ends as a JPEG does and the picture's last corner is not flat.
+    """
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    if content[-2:] != b"\xff\xd9":
+        return None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+    except cv2.error:
+        return None
+    if bgr is None or bgr.shape[:2] != (image.height, image.width):
+        return None
+    if (bgr[-8:, -8:] == bgr[-1, -1]).all():
+        return None
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr).astype(np.uint8, copy=False)
+    return _turned(rgb, _orientation(image))
 
 
 def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Picture:
     """Return a picture file, or the bytes of one, as uint8 RGB, turned as its EXIF says.
 
-    Grey, palette, 16-bit, CMYK and transparent pictures (laid on white) become plain RGB; of an
-    animation the first frame is read.
+    Grey, palette, CMYK and transparent pictures (laid on white) become plain RGB, 16 bits a channel
+    become 8; of an animation the first frame is read.
 
     Args:
         source: path, or the bytes of a picture file.
@@ -141,13 +202,12 @@ def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Pict
     name = name or (str(source) if isinstance(source, Path) else "<bytes>")
     with _open(source, name) as image:
         try:
-            return from_pil(image)
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+            plain = _read_plain_jpeg(image, source)
+            return from_pil(image) if plain is None else plain
+        except Exception as error:  # on broken files Pillow's readers raise almost anything
             raise PictureError(
                 f"picture is truncated or broken ({name}): {error or type(error).__name__}"
             ) from None
-        except Image.DecompressionBombError as error:
-            raise PictureError(f"picture is too large to decode ({name}): {error}") from None
 
 
 @dataclass(frozen=True)
