@@ -76,7 +76,7 @@ class AugmentSettings:
     """Largest turn of the hue either way, as a share of the colour circle."""
     saturation: float = 0.5
     """Saturation gain is drawn from 1 - saturation to 1 + saturation."""
-    value: float = 0.4
+    value: float = 0.3
     """Brightness gain is drawn from 1 - value to 1 + value."""
     min_box: float = 2.0
     """Boxes of which less than this many pixels remain in width or height are dropped."""

@@ -237,8 +237,14 @@ def _mapped_file(
                 "GiB free. Choose another folder, a smaller size or a larger memory share."
             )
         handle, name = tempfile.mkstemp(prefix="pictures-", suffix=".cache", dir=folder)
-        os.close(handle)
-        pictures: Pictures = np.memmap(name, dtype=np.uint8, mode="w+", shape=shape)
+        try:
+            _reserve(handle, size)
+            pictures: Pictures = np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
+        except OSError:
+            _unlink(name)
+            raise
+        finally:
+            os.close(handle)
     except OSError as error:
         raise DataError(
             f"the picture cache cannot be written to {folder}: {error}. Choose another folder."
@@ -248,6 +254,14 @@ def _mapped_file(
     except OSError:  # Windows keeps the file of a live mapping
         return pictures, weakref.finalize(owner, _unlink, name)
     return pictures, None
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Give a file its size, on the disk too where the system can: a full disk shows at once."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.truncate(handle, size)
 
 
 def _unlink(name: str) -> None:

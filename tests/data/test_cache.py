@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import gc
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.data.cache import PictureCache, available_memory
+from attendet.data.samples import Sample
+from attendet.errors import ConfigError, DataError
+from attendet.pictures import letterbox, read_picture
+
+
+def make_sample(
+    path: Path, boxes: list[list[float]], difficult: list[bool] | None = None
+) -> Sample:
+    return Sample(
+        path=path,
+        image_hw=(40, 60),
+        boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        class_ids=np.arange(len(boxes), dtype=np.int64),
+        difficult=np.array(difficult or [False] * len(boxes), dtype=bool),
+        key=path.stem,
+    )
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Five pictures of noise, 40 x 60 pixels; the one numbered 2 is no picture."""
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(5):
+        path = tmp_path / f"{number}.png"
+        if number == 2:
+            path.write_bytes(b"no picture")
+        else:
+            Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
+        made.append(make_sample(path, [[0, 0, 60, 40], [15, 10, 30, 20]], [number == 3, False]))
+    return made
+
+
+@pytest.mark.parametrize("memory_share", [0.0, 0.5])
+def test_holds_the_letterboxed_pictures_in_order(samples, tmp_path, memory_share):
+    folder = tmp_path / "cache"
+    with PictureCache(samples, (48, 96), memory_share=memory_share, folder=folder) as cache:
+        assert cache.in_file == isinstance(cache.pictures, np.memmap) == (memory_share == 0)
+        assert [sample.key for sample in cache.samples] == ["0", "1", "3", "4"]
+        assert len(cache) == 4
+        assert cache.pictures.shape == (4, 48, 96, 3)
+        for picture, fit, sample in zip(cache.pictures, cache.fits, cache.samples, strict=True):
+            expected, expected_fit = letterbox(read_picture(sample.path), (48, 96))
+            np.testing.assert_array_equal(picture, expected)
+            assert fit == expected_fit
+
+
+def test_unreadable_pictures_become_faults(samples):
+    cache = PictureCache(samples, (32, 32))
+    (fault,) = cache.faults
+    assert fault.file == samples[2].path
+    assert fault.kind == "unreadable-picture"
+    assert fault.action == "skipped picture"
+    assert "2.png" in fault.message
+
+
+def test_boxes_are_canvas_pixels_without_difficult_ones(samples):
+    cache = PictureCache(samples, (48, 96))  # scale 1.2, 12 columns of grey on the left
+    assert cache.boxes_xyxy[0].dtype == np.float32
+    np.testing.assert_allclose(
+        cache.boxes_xyxy[0], [[12, 0, 84, 48], [30, 12, 48, 24]], rtol=0, atol=1e-5
+    )
+    np.testing.assert_array_equal(cache.class_ids[0], [0, 1])
+    np.testing.assert_allclose(cache.boxes_xyxy[2], [[30, 12, 48, 24]], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(cache.class_ids[2], [1])
+
+
+def test_no_readable_picture_is_an_error(samples):
+    with pytest.raises(DataError, match=r"no picture of 1 can be read.*2\.png"):
+        PictureCache(samples[2:3], (32, 32))
+    with pytest.raises(DataError, match="at least one picture"):
+        PictureCache([], (32, 32))
+
+
+def test_arguments_are_checked(samples):
+    with pytest.raises(ConfigError, match=r"memory_share must be within 0\.\.1; got 2"):
+        PictureCache(samples, (32, 32), memory_share=2)
+    with pytest.raises(ConfigError, match="canvas_hw"):
+        PictureCache(samples, (32, 0))
+
+
+def test_progress_counts_to_the_total(samples):
+    seen: list[tuple[int, int]] = []
+    PictureCache(samples, (32, 32), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 5) for number in range(1, 6)]
+
+
+def test_file_leaves_nothing_behind(samples, tmp_path):
+    folder = tmp_path / "cache"
+    cache = PictureCache(samples, (32, 32), memory_share=0, folder=folder)
+    cache.close()
+    assert cache.pictures.shape == (0, 32, 32, 3)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["closed", "collected"])
+def test_file_that_cannot_be_unlinked_while_mapped_goes_later(samples, tmp_path, monkeypatch, how):
+    folder = tmp_path / "cache"
+    with monkeypatch.context() as patch:
+
+        def refuse(self: Path, missing_ok: bool = False) -> None:
+            raise PermissionError("in use")
+
+        patch.setattr(Path, "unlink", refuse)
+        cache = PictureCache(samples, (32, 32), memory_share=0, folder=folder)
+        assert len(list(folder.iterdir())) == 1
+    if how == "closed":
+        cache.close()
+    del cache
+    gc.collect()
+    assert list(folder.iterdir()) == []
+
+
+def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(DataError, match="GiB free"):
+        PictureCache(samples, (32, 32), memory_share=0, folder=tmp_path)
+
+
+def test_unwritable_folder_is_said_in_words(samples, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        PictureCache(samples, (32, 32), memory_share=0, folder=tmp_path / "file")
+
+
+def test_available_memory_is_plausible():
+    assert 2**24 < available_memory() < 2**48
+
+
+def test_needs_no_torch():
+    code = (
+        "import sys, attendet.data.cache, attendet.data.augment_plan; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
