@@ -148,18 +148,21 @@ def non_maximum_suppression(
         return np.zeros(0, dtype=np.int64)
     order = np.argsort(-np.asarray(scores), kind="stable")
     boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, dtype=np.float64))[order]
-    sorted_scores = np.asarray(scores, dtype=np.float32)[order]
+    # OpenCV moves classes apart by the largest corner, which works from 0 upwards only, and leaves
+    # out scores of 0: it is given ranks.
+    boxes_xywh[:, :2] -= boxes_xywh[:, :2].min(axis=0)
+    ranks = np.arange(len(order), 0, -1, dtype=np.float32)
     sorted_ids = np.asarray(class_ids, dtype=np.int32)[order]
     # Worse boxes never remove better ones: where the best few suffice, the rest is not looked at.
     for count in (2 * max_detections, len(order)):
         kept = cv2.dnn.NMSBoxesBatched(
             boxes_xywh[:count],  # type: ignore[arg-type]
-            sorted_scores[:count],  # type: ignore[arg-type]
+            ranks[:count],  # type: ignore[arg-type]
             sorted_ids[:count],  # type: ignore[arg-type]
             score_threshold=0.0,
             nms_threshold=iou_threshold,
         )
         if len(kept) >= max_detections or count >= len(order):
             break
-    ranks = np.sort(np.asarray(kept, dtype=np.int64).reshape(-1))
-    return order[ranks][:max_detections]
+    positions = np.sort(np.asarray(kept, dtype=np.int64).reshape(-1))
+    return order[positions][:max_detections]
