@@ -82,15 +82,20 @@ def draw_detections(
 
 
 def _rectangle(canvas: Picture, box: Floats, colour: tuple[int, int, int], line: int) -> None:
-    # Corners a little outside the picture are enough: far ones would overflow OpenCV's integers.
+    """Draw the outline of a box, snapped to whole pixels so that it stays crisp."""
     height, width = canvas.shape[:2]
-    limits = np.array([width, height, width, height]) + 4 * line
-    inside = np.clip(np.asarray(box, dtype=np.float64), -4 * line, limits)
-    # Pixel 0 spans 0 to 1, and OpenCV's coordinate 0 is its middle.
-    left, top, right, bottom = ((inside - 0.5) * 2**SUBPIXEL_BITS).round().astype(int).tolist()
-    cv2.rectangle(
-        canvas, (left, top), (right, bottom), colour, line, cv2.LINE_AA, shift=SUBPIXEL_BITS
-    )
+    reach = np.array([-line, -line, line, line]) / 2
+    limits = [width + line, height + line] * 2
+    outer = np.clip(np.floor(np.asarray(box, dtype=np.float64) + reach + 0.5), -line, limits)
+    left, top, right, bottom = outer.astype(int).tolist()
+    for rows in ((top, top + line), (bottom - line, bottom)):
+        canvas[_inside(*rows), _inside(left, right)] = colour
+    for columns in ((left, left + line), (right - line, right)):
+        canvas[_inside(top, bottom), _inside(*columns)] = colour
+
+
+def _inside(start: int, stop: int) -> slice:
+    return slice(max(start, 0), max(stop, 0))
 
 
 def _tag(
@@ -239,7 +244,7 @@ def gate_overlay(
 def draw_gate_profiles(picture: Picture, row_gate: Floats, column_gate: Floats) -> Picture:
     """Return a picture with its row gate drawn along the right edge, its column gate below.
 
-    Each profile fills its margin from its least to its greatest value, which are written there.
+    Each profile fills its margin from its least to its greatest value; the corner names them.
 
     Args:
         picture: uint8 RGB, shape (H, W, 3).
@@ -249,43 +254,35 @@ def draw_gate_profiles(picture: Picture, row_gate: Floats, column_gate: Floats) 
     """
     height, width = picture.shape[:2]
     _, letter = _line_and_letter((height, width))
-    band = max(round(0.16 * min(height, width)), 3 * letter)
+    band = max(round(0.16 * min(height, width)), 6 * letter)
     gap = max(2, band // 12)
     sheet = np.full((height + gap + band, width + gap + band, 3), PAPER, dtype=np.uint8)
     sheet[:height, :width] = picture
-    right = sheet[:height, width + gap :]
-    below = sheet[height + gap :, :width]
-    _profile(below, column_gate, band, letter, "columns")
-    # A row profile is a column profile on its side: draw it along the transposed margin.
-    turned = np.full((band, height, 3), PAPER, dtype=np.uint8)
-    _profile(turned, row_gate, band, letter, "")
-    right[:] = turned.transpose(1, 0, 2)
-    low, high = float(np.min(row_gate)), float(np.max(row_gate))
-    for line, text in enumerate(("rows", f"{low:.2f}-{high:.2f}")):
-        text = fit_text(text, letter, band - 4)
+    sheet[height + gap :, :width] = _profile(column_gate, width, band)
+    sheet[:height, width + gap :] = _profile(row_gate, height, band).transpose(1, 0, 2)
+    words = ["rows", _range(row_gate), "columns", _range(column_gate)]
+    for place, word in enumerate(words):
+        text = fit_text(word, letter, band - letter // 2)
         if text:
-            top = 2 + line * (letter + 3)
-            lay_text(right, text, left=4, top=top, height=letter, colour=INK)
+            top = height + gap + place * (letter + 2) + (letter // 2 if place > 1 else 0)
+            left = width + gap + letter // 4
+            lay_text(sheet, text, left=left, top=top, height=letter, colour=INK)
     return sheet
 
 
-def _profile(margin: Picture, gate: Floats, band: int, letter: int, name: str) -> None:
-    """Fill a margin of shape (band, length, 3) with the profile of a gate, in place."""
-    length = margin.shape[1]
+def _range(gate: Floats) -> str:
+    return f"{np.min(gate):.2f} - {np.max(gate):.2f}"
+
+
+def _profile(gate: Floats, length: int, band: int) -> Picture:
+    """Return a white strip of shape (band, length, 3) with the profile of a gate hanging in it."""
     unit = _unit(gate, None)
     middles = (np.arange(len(unit)) + 0.5) * length / len(unit)
     along = np.arange(length + 1)
-    values = np.interp(along, middles, unit) * (band - 3) + 1
-    outline = np.stack([along, values], axis=1)
+    outline = np.stack([along, np.interp(along, middles, unit) * (band - 3) + 1], axis=1)
     closed = np.concatenate([[[0.0, 0.0]], outline, [[float(length), 0.0]]])
     points = (closed * 2**SUBPIXEL_BITS).round().astype(np.int32)
-    area = np.ascontiguousarray(margin)
-    cv2.fillPoly(area, [points], (178, 208, 228), cv2.LINE_AA, SUBPIXEL_BITS)
-    line = (outline * 2**SUBPIXEL_BITS).round().astype(np.int32)
-    cv2.polylines(area, [line], False, colour_of(0), 1, cv2.LINE_AA, SUBPIXEL_BITS)
-    margin[:] = area
-    if name:
-        text = fit_text(f"{name} {np.min(gate):.2f}-{np.max(gate):.2f}", letter, length - 4)
-        if text:
-            top = band - letter - 4
-            lay_text(margin, text, left=4, top=top, height=letter, colour=INK)
+    strip = np.full((band, length, 3), PAPER, dtype=np.uint8)
+    cv2.fillPoly(strip, [points], (178, 208, 228), cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.polylines(strip, [points[1:-1]], False, colour_of(0), 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    return strip

@@ -96,13 +96,13 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
             look = {"linewidth": 1.8, "markersize": 3, **_style(index)}
             dot = "o" if len(points) < 40 else ""
             quality.plot(*zip(*points, strict=True), label=label, marker=dot, **look)
-    _dress(quality, title="Average precision", xlabel="epoch", ylabel="validation pictures")
+    _dress(quality, title="Average precision, validation", xlabel="epoch")
     quality.set_ylim(0, 1)
     rates = [_number(record.get("learning_rate")) for record in epochs]
     rate.plot(numbers, rates, linewidth=1.8, marker=mark, color=to_hex(MUTED))
     _dress(rate, title="Learning rate", xlabel="epoch")
     rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rate.yaxis.set_major_formatter("{x:g}")
     for axes in (losses, quality, rate):
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.get_legend_handles_labels()[1]:
@@ -179,7 +179,7 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
             continue
         count, share = counts[row, column], shares[row, column]
         colour = "white" if share > 0.55 else to_hex(INK)
-        text = f"{count}\n{share:.0%}" if count else "0"
+        text = f"{count}\n{_percent(share)}" if count else "0"
         axes.text(column, row, text, ha="center", va="center", fontsize=9,
                   color=colour if count else to_hex(MUTED))  # fmt: skip
     _dress(axes, xlabel="detected as", ylabel="truth")
@@ -196,6 +196,10 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
     bar.ax.tick_params(labelsize=9)
     bar.outline.set_visible(False)
     return figure
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 def to_png(figure: Figure) -> bytes:

@@ -35,11 +35,12 @@ def class_table(record: Mapping[str, Any]) -> Table:
 
     Columns: counts, COCO's averages, and VOC's every-point and 11-point averages.
     """
-    voc_iou = f"{record['voc']['iou']:.2f}".removeprefix("0")
+    voc = record["voc"]
+    voc_name = f"VOC AP{round(100 * voc['iou'])}"
     header = ["class", "truths", "found", "AP", "AP50", "AP75", "AR100"]
-    header += [f"VOC{voc_iou}", f"VOC{voc_iou} 11-pt"]
+    header += [voc_name, f"{voc_name} 11-pt"]
     columns = ("ap", "ap50", "ap75", "ar_100")
-    counts, voc = record["counts"], record["voc"]
+    counts = record["counts"]
     first = ["all", counts["truths"], counts["detections"], *(record[name] for name in columns)]
     rows = [[*first, voc["every_point"], voc["eleven_point"]]]
     for name, row in record["per_class"].items():
