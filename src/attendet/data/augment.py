@@ -10,7 +10,7 @@ There are two renderers for the same plans. On the CPU, OpenCV's `warpAffine` wo
 pictures one by one, mostly without the GIL, so that a prefetching thread can run beside the
 training step. On an accelerator the four neighbours of each pixel of the batch are gathered from
 uint8 pictures that lie on the device, the whole cache where it fits. The two agree within the
-rounding to uint8 (under 3 of 255); on a CPU the second would take some twenty times as long.
+rounding to uint8 (under 3 of 255); on a CPU the second takes over thirty times as long.
 
 N counts the rows of a batch, M the boxes of the fullest row; H, W are the canvas.
 """
