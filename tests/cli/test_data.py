@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from attendet.cli import main
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """A YOLO folder of eight pictures, one with a faulty line."""
+    root = tmp_path / "cells"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    for number in range(8):
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(root / "images" / f"{number}.png")
+        (root / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "labels" / "3.txt").write_text("0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0 0\n")
+    (root / "classes.txt").write_text("[red]cell\n")
+    return root
+
+
+def test_check_lists_faults_with_file_and_line(cells, capsys):
+    assert main(["data", "check", str(cells)]) == 0
+    out = capsys.readouterr().out
+    assert "zero-size" in out
+    assert "3.txt:2: zero-size" in out
+    assert "splits: train 6, val 1, test 1" in out
+    assert "[red]cell" in out
+
+
+def test_strict_exits_with_3(cells, capsys):
+    assert main(["data", "check", str(cells), "--strict"]) == 3
+    (cells / "labels" / "3.txt").write_text("")
+    assert main(["data", "check", str(cells), "--strict"]) == 0
+    assert "no faults" in capsys.readouterr().out
+
+
+def test_decoding_is_asked_for_by_default(cells, capsys):
+    png = cells / "images" / "5.png"
+    png.write_bytes(png.read_bytes()[:-30])
+    assert main(["data", "check", str(cells), "--json"]) == 0
+    kinds = {fault["kind"] for fault in json.loads(capsys.readouterr().out)["faults"]}
+    assert kinds == {"zero-size", "truncated-picture"}
+    assert main(["data", "check", str(cells), "--json", "--no-decode"]) == 0
+    kinds = {fault["kind"] for fault in json.loads(capsys.readouterr().out)["faults"]}
+    assert kinds == {"zero-size"}
+
+
+def test_stats(cells, capsys):
+    assert main(["data", "stats", str(cells), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["splits"]["train"]["pictures"] == 6
+    assert main(["data", "stats", str(cells)]) == 0
+    out = capsys.readouterr().out
+    assert "[red]cell" in out
+    assert record["splits"]["train"]["fingerprint"] in out
+
+
+def test_split_convert_and_check_again(cells, tmp_path, capsys):
+    assert main(["data", "split", str(cells), "--seed", "4", "--output", str(tmp_path / "s")]) == 0
+    assert (tmp_path / "s" / "attendet-splits.json").is_file()
+    assert main(["data", "convert", str(cells), str(tmp_path / "voc"), "--to", "voc"]) == 0
+    assert "8 pictures, 8 boxes as voc" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "voc"), "--strict"]) == 0
+    assert main(["data", "convert", str(cells), str(tmp_path / "voc"), "--to", "voc"]) == 2
+    assert "empty or new folder" in capsys.readouterr().err
+
+
+def test_a_folder_without_data_exits_with_3(tmp_path, capsys):
+    assert main(["data", "check", str(tmp_path)]) == 3
+    assert "no labels recognised" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.data import load_dataset
+from attendet.data.checks import FAULT_KINDS, check_picture, decode_faults
+from attendet.data.samples import Box, Labelled
+from attendet.pictures import read_picture
+
+GOOD = (2, 2, 6, 6)
+
+
+def check(path, *boxes, declared_hw=None):
+    labelled = Labelled(
+        path, path, [Box(box, "cat", n) for n, box in enumerate(boxes, 1)], declared_hw
+    )
+    return check_picture(labelled, {"cat": 0})
+
+
+@pytest.mark.parametrize(
+    ("box", "kind", "action"),
+    [
+        ((5, 5, 5, 9), "zero-size", "dropped"),
+        ((5, 5, 9, 5), "zero-size", "dropped"),
+        ((9, 5, 5, 9), "negative-size", "dropped"),
+        ((float("nan"), 5, 9, 9), "non-finite", "dropped"),
+        ((1, 5, float("inf"), 9), "non-finite", "dropped"),
+        ((-1e308, 5, 1e308, 9), "partly-outside", "clipped"),
+        ((40, 5, 50, 9), "outside", "dropped"),
+        ((40.5, 5, 41, 9), "outside", "dropped"),
+        ((5, -9, 9, 0), "outside", "dropped"),
+        ((-2, 5, 9, 9), "partly-outside", "clipped"),
+        ((5, 5, 9, 31.5), "partly-outside", "clipped"),
+        ((2, 2, 6, 6.1), "near-duplicate", "kept"),
+    ],
+)
+def test_each_rule_for_boxes(tmp_path, picture, box, kind, action):
+    sample, faults = check(picture(tmp_path / "a.png"), GOOD, box)
+    assert [(f.kind, f.action, f.line) for f in faults] == [(kind, action, 2)]
+    assert len(sample.boxes_xyxy) == (1 if action == "dropped" else 2)
+    assert kind in FAULT_KINDS
+    assert (sample.boxes_xyxy >= 0).all()
+    assert (sample.boxes_xyxy <= (40, 30, 40, 30)).all()
+
+
+def test_a_box_that_touches_or_passes_the_edge_by_a_pixel_is_no_fault(tmp_path, picture):
+    sample, faults = check(picture(tmp_path / "a.png"), (-1, 0, 41, 30), (20, 20, 40, 31))
+    assert faults == []
+    assert sample.boxes_xyxy.tolist() == [[0, 0, 40, 30], [20, 20, 40, 30]]
+
+
+def test_near_duplicates_are_of_one_class(tmp_path, picture):
+    path = picture(tmp_path / "a.png")
+    boxes = [Box((2, 2, 9, 9), "cat"), Box((2, 2, 9, 9), "dog"), Box((2, 2, 9, 9), "cow")]
+    _, faults = check_picture(Labelled(path, path, boxes), {"cat": 0, "dog": 1})
+    assert [fault.kind for fault in faults] == ["unknown-class"]
+
+
+def test_a_size_that_disagrees_keeps_the_picture_s(tmp_path, picture):
+    sample, faults = check(picture(tmp_path / "a.png"), GOOD, declared_hw=(60, 80))
+    assert sample.image_hw == (30, 40)
+    assert [(fault.kind, fault.action) for fault in faults] == [("size-mismatch", "kept")]
+    assert sample.boxes_xyxy.tolist() == [list(GOOD)]
+
+
+def test_a_swapped_size_without_exif_is_a_mismatch(tmp_path, picture):
+    _, faults = check(picture(tmp_path / "a.png"), GOOD, declared_hw=(40, 30))
+    assert [fault.kind for fault in faults] == ["size-mismatch"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("states_stored_size", [False, True])
+def test_boxes_follow_the_turn_of_exif(tmp_path, orientation, states_stored_size):
+    """A white box in a black picture is where its label is, however the picture is stored."""
+    stored = np.zeros((30, 40, 3), dtype=np.uint8)
+    stored[4:10, 20:35] = 255
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path, exif=exif)
+    upright = read_picture(path)
+    rows, columns = np.nonzero(upright[:, :, 0])
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    turned = orientation >= 5
+    as_stored = states_stored_size and turned
+    box = (20, 4, 35, 10) if as_stored else tuple(map(float, expected))
+    declared_hw = (30, 40) if as_stored or not turned else (40, 30)
+    sample, faults = check(path, box, declared_hw=declared_hw)
+    assert faults == []
+    assert sample.image_hw == upright.shape[:2]
+    assert sample.boxes_xyxy.tolist() == [expected]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P", "1", "CMYK", "LA"])
+def test_every_kind_of_picture_is_fine(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    if mode == "I;16":
+        Image.fromarray(np.full((30, 40), 40_000, dtype=np.uint16)).save(path)
+    else:
+        Image.new("RGB", (40, 30)).convert(mode).save(path)
+    sample, faults = check(path, GOOD)
+    assert faults == []
+    assert decode_faults([sample]) == []
+
+
+def test_pictures_that_cannot_be_used(tmp_path, picture):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, kind in {
+        "text.png": "unreadable-picture",
+        "empty.png": "unreadable-picture",
+        "gone.png": "missing-picture",
+    }.items():
+        sample, faults = check(tmp_path / name, GOOD)
+        assert sample is None
+        assert [(fault.kind, fault.action) for fault in faults] == [(kind, "skipped picture")]
+
+
+def test_a_truncated_picture_is_found_by_decoding(tmp_path, picture):
+    whole = picture(tmp_path / "a.jpg", 200, 200)
+    cut = tmp_path / "b.jpg"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    samples = [check(path, GOOD)[0] for path in (whole, cut)]
+    calls = []
+    faults = decode_faults(samples, progress=lambda: calls.append(1))
+    assert [(fault.kind, fault.file) for fault in faults] == [("truncated-picture", cut)]
+    assert len(calls) == 2
+
+
+def test_faults_stop_nothing(tmp_path, voc_folder):
+    voc_folder(tmp_path, [[("cat", 1, 1, 9, 9)]] * 8)
+    (tmp_path / "p00.png").write_bytes(b"")
+    (tmp_path / "p01.xml").write_text("<annotation>")
+    (tmp_path / "p02.xml").unlink()
+    (tmp_path / "p03.png").unlink()
+    dataset = load_dataset(tmp_path)
+    assert len(dataset.split("all")) == 4
+    assert sorted(fault.kind for fault in dataset.faults) == [
+        "broken-label",
+        "missing-label",
+        "missing-picture",
+        "unreadable-picture",
+    ]
+
+
+def test_the_page_on_data_names_every_kind_of_fault():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE)) == set(FAULT_KINDS)

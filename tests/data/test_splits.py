@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attendet.data import Sample, load_dataset
+from attendet.data.splits import cut, group_identical, read_splits, write_splits
+from attendet.errors import DataError
+
+CAT, DOG = ("cat", 1, 1, 9, 9), ("dog", 1, 1, 9, 9)
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+def sample(path: Path, *class_ids: int) -> Sample:
+    n = len(class_ids)
+    boxes = np.tile(np.array([1, 1, 9, 9], dtype=np.float32), (n, 1))
+    return Sample(path, (30, 40), boxes, np.array(class_ids, int), np.zeros(n, bool), path.stem)
+
+
+def keys(splits):
+    return {name: [each.key for each in part] for name, part in splits.items()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """60 files; number n and n + 1 are equal for n in 0, 10, 20."""
+    folder = tmp_path_factory.mktemp("files")
+    for n in range(60):
+        content = n - 1 if n in (1, 11, 21) else n
+        (folder / f"{n:02}.png").write_bytes(b"%02d" % content + b"." * 9000)
+    return sorted(folder.iterdir())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(2, 60))
+def test_a_cut_is_a_partition_that_keeps_identical_pictures_together(files, seed, count):
+    samples = [sample(path, index % 4) for index, path in enumerate(files[:count])]
+    splits = cut(samples, SHARES, seed=seed)
+    names = Counter(key for part in keys(splits).values() for key in part)
+    assert names == Counter(each.key for each in samples)
+    side = {key: name for name, part in keys(splits).items() for key in part}
+    assert splits["train"]
+    if count > 2:
+        assert splits["val"]
+    for n in (0, 10, 20):
+        if n + 1 < count:
+            assert side[f"{n:02}"] == side[f"{n + 1:02}"]
+
+
+def test_a_cut_depends_on_the_seed_and_not_on_the_order(files):
+    samples = [sample(path, index % 4) for index, path in enumerate(files)]
+    first = keys(cut(samples, SHARES, seed=1))
+    assert keys(cut(samples[::-1], SHARES, seed=1)) == first
+    assert keys(cut(samples, SHARES, seed=2)) != first
+
+
+def test_a_cut_is_stratified(files):
+    samples = [sample(path, *([0] if index % 3 else [1])) for index, path in enumerate(files)]
+    for part, share in (
+        (cut(samples, SHARES, seed=s)[name], SHARES[name]) for s in range(5) for name in SHARES
+    ):
+        rare = sum(1 in each.class_ids for each in part)
+        assert abs(rare - 20 * share) <= 2
+
+
+def test_files_equal_in_size_and_ends_are_still_told_apart(tmp_path):
+    for name, middle in {"a": b"x", "b": b"y", "c": b"x"}.items():
+        (tmp_path / name).write_bytes(b"." * 10_000 + middle + b"." * 10_000)
+    groups = group_identical(sorted(tmp_path.iterdir()))
+    assert sorted([path.name for path in group] for group in groups) == [["a", "c"], ["b"]]
+
+
+def test_identical_pictures_across_official_splits_are_reported(tmp_path, voc_folder):
+    voc_folder(tmp_path / "train", [[CAT]] * 5)
+    voc_folder(tmp_path / "test", [[CAT]] * 3)
+    shutil.copy(tmp_path / "train/p02.png", tmp_path / "test/p01.png")
+    dataset = load_dataset(tmp_path)
+    (overlap,) = dataset.overlaps
+    assert overlap in (
+        ("train", "train/p02", "test", "test/p01"),
+        ("val", "train/p02", "test", "test/p01"),
+    )
+    assert [fault.kind for fault in dataset.faults] == ["identical-pictures"]
+    assert len(dataset.split("test")) == 3
+
+
+def test_a_picture_in_two_official_lists_is_an_overlap(tmp_path, picture, annotation):
+    for name in "ab":
+        picture(tmp_path / "JPEGImages" / f"{name}.png")
+        annotation(tmp_path / "Annotations" / f"{name}.xml", [CAT])
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\n")
+    (lists / "val.txt").write_text("b\n")
+    dataset = load_dataset(tmp_path)
+    assert dataset.overlaps == (("train", "b", "val", "b"),)
+    assert len(dataset.split("all")) == 2
+
+
+def test_splits_written_down_are_read_back(tmp_path, voc_folder):
+    root = voc_folder(tmp_path / "set", [[CAT]] * 10 + [[DOG]] * 10)
+    dataset = load_dataset(root, seed=3)
+    path = write_splits(dataset, tmp_path / "written")
+    assert (tmp_path / "written/val.txt").read_text().split() == keys(dataset.splits)["val"]
+    again = load_dataset(root, seed=9, splits=path)
+    assert keys(again.splits) == keys(dataset.splits)
+    assert again.split_source == "attendet-splits.json (seeded 70/15/15, seed 3)"
+    shutil.copy(path, root)
+    assert keys(load_dataset(root, seed=9).splits) == keys(dataset.splits)
+
+
+def test_splits_written_into_a_yolo_folder_do_not_look_like_lists(tmp_path, picture):
+    for name in "abcdefgh":
+        picture(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    dataset = load_dataset(tmp_path, seed=1)
+    write_splits(dataset, tmp_path)
+    again = load_dataset(tmp_path)
+    assert keys(again.splits) == keys(dataset.splits)
+    assert again.faults == ()
+
+
+def test_splits_that_do_not_fit_are_faults(tmp_path, voc_folder):
+    root = voc_folder(tmp_path, [[CAT]] * 4)
+    record = {"splits": {"train": ["p00", "p09"], "val": ["p01", "p02"]}}
+    (root / "attendet-splits.json").write_text(json.dumps(record))
+    dataset = load_dataset(root)
+    assert keys(dataset.splits) == {"train": ["p00"], "val": ["p01", "p02"]}
+    assert [fault.kind for fault in dataset.faults] == ["missing-picture", "unlisted-picture"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "must be JSON"),
+        ("[]", "must be JSON"),
+        ('{"splits": {"dev": []}}', "got 'dev'"),
+        ('{"splits": {"train": ["a"], "val": ["a"]}}', "'a' twice"),
+    ],
+)
+def test_a_broken_file_of_splits_is_an_error(tmp_path, content, said):
+    path = tmp_path / "s.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_splits(path)
+    with pytest.raises(DataError, match="not found"):
+        read_splits(tmp_path / "gone.json")
