@@ -109,16 +109,19 @@ class PictureSink:
         """Draw and file one picture."""
         from attendet.report.draw import draw_detections
 
-        labels = [
-            f"{name} {score:.2f}"
-            for name, score in zip(detections.names, detections.scores, strict=True)
-        ]
-        if max(picture.shape) > JPEG_MAX_SIDE:
+        height, width = detections.image_hw
+        if max(height, width) > JPEG_MAX_SIDE:
             raise PictureError(
-                f"drawn picture must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
-                f"{picture.shape[1]} x {picture.shape[0]} ({source.path}). Save as json instead."
+                f"a drawn picture must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
+                f"{width} x {height} ({source.path}). Save as json instead."
             )
-        drawn = draw_detections(picture, detections.boxes_xyxy, labels, detections.class_ids)
+        drawn = draw_detections(
+            picture,
+            detections.boxes_xyxy,
+            detections.names,
+            detections.class_ids,
+            detections.scores,
+        )
         bgr = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         _write_bytes(self.target(self._folder, source), encoded.tobytes())

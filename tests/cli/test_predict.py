@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from attendet.cli import main, predict  # noqa: E402
+from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
+
+Predict = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network: every score is near 0.005."""
+    torch.manual_seed(0)
+    metadata = WeightsMetadata(
+        classes=("cat", "dog"), attention="ca", width=0.25, input_hw=(96, 96)
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    return save_weights(path, build_from_metadata(metadata), metadata)
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Three good pictures of two sizes; a truncated one amid them."""
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, image_hw in (("a", (60, 90)), ("c", (90, 60)), ("d", (60, 90))):
+        picture = rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"{name}.jpg")
+    (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:1500])
+    return folder
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path) -> Predict:
+    def call(*words: object, confidence: float = 0.001) -> int:
+        start = ["predict", weights, *words, "--output", tmp_path / "out", "--device", "cpu"]
+        return main([str(word) for word in [*start, "--confidence", confidence]])
+
+    return call
+
+
+def test_a_folder_is_predicted_and_the_broken_picture_named(
+    run: Predict, shots: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shots, "--save", "picture,json,csv,yolo,coco", "--batch", 2) == 0
+
+    said = capsys.readouterr()
+    assert said.out.startswith("3 pictures in ")
+    assert "detections\n" in said.out
+    assert f"written: picture, json, csv, yolo, coco in {tmp_path / 'out'}" in said.out
+    assert "1 skipped:\n" in said.err
+    assert said.err.count(str(shots / "b.jpg")) == 1
+    assert "truncated" in said.err
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.glob("*.jpg")) == ["a.jpg", "c.jpg", "d.jpg"]
+    pictures = json.loads((out / "detections.json").read_text())["pictures"]
+    assert [entry["name"] for entry in pictures] == ["a", "c", "d"]
+    total = sum(len(entry["detections"]) for entry in pictures)
+    assert f"\n{total} detections\n" in said.out
+    assert total > 0
+    assert len(json.loads((out / "coco.json").read_text())) == total
+    assert len((out / "detections.csv").read_text().splitlines()) == total + 1
+
+
+def test_batches_of_any_size_give_the_same(run: Predict, shots: Path, tmp_path: Path) -> None:
+    results = []
+    for batch in (1, 2, 8):
+        assert run(shots, "--save", "json", "--batch", batch) == 0
+        written = json.loads((tmp_path / "out" / "detections.json").read_text())
+        results.append([[one["box_xyxy"] for one in e["detections"]] for e in written["pictures"]])
+
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            assert len(one) == pytest.approx(len(same), abs=2)
+            np.testing.assert_allclose(one[:3], same[:3], atol=0.1)
+
+
+def test_pictures_of_one_stem_keep_their_own_results(
+    run: Predict, shots: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    Image.open(shots / "a.jpg").save(tmp_path / "more" / "a.png")
+
+    assert run(shots / "a.jpg", tmp_path / "more", "--save", "yolo,picture") == 0
+
+    names = sorted(path.name for path in (tmp_path / "out").rglob("a*"))
+    assert names == ["a-2.jpg", "a-2.txt", "a.jpg", "a.txt"]
+
+
+def test_only_wanted_classes_are_kept(run: Predict, shots: Path, tmp_path: Path) -> None:
+    assert run(shots / "a.jpg", "--classes", "dog", "--save", "json", "--max-detections", 3) == 0
+
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"][0]
+    assert [one["name"] for one in found["detections"]] == ["dog"] * 3
+
+
+def test_nothing_needs_to_be_written(run: Predict, shots: Path, tmp_path: Path) -> None:
+    assert run(shots / "a.jpg", "--save", "none", confidence=0.99) == 0
+
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_when_nothing_can_be_read_the_exit_code_says_so(
+    run: Predict, shots: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shots / "b.jpg", tmp_path / "gone.jpg") == 1
+
+    said = capsys.readouterr()
+    assert "2 skipped:" in said.err
+    assert "picture not found" in said.err
+    assert "written" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--classes", "dgo"], 2, "no class 'dgo'. Did you mean 'dog'?"),
+        (["--save", "jpg"], 2, "no way to save as 'jpg'"),
+        (["--iou", "5"], 2, "iou must be from 0 to 1; got 5.0"),
+        (["--size", "100"], 2, "multiples of 32; got (100, 100). Nearest: 96x96"),
+        (["--batch", "0"], 2, "--batch must be 1 or more; got 0"),
+        (["--max-detections", "0"], 2, "max_detections must be 1 or more; got 0"),
+        (["--device", "gpu"], 2, "device must be one that PyTorch can use here; got 'gpu'"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_line(
+    weights: Path,
+    shots: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    code: int,
+    words: str,
+) -> None:
+    start = ["predict", str(weights), str(shots), "--output", str(tmp_path / "out")]
+
+    assert main([*start, *flags]) == code
+
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_is_none_is_refused_by_the_parser(
+    run: Predict, shots: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(shots, "--size", "big")
+    assert caught.value.code == 2
+    assert "must be like 416 or 320x416; got 'big'" in capsys.readouterr().err
+
+
+def test_other_sizes_are_taken(run: Predict, shots: Path) -> None:
+    assert run(shots / "a.jpg", "--size", "128", "--save", "none") == 0
+    assert run(shots / "a.jpg", "--size", "64x96", "--save", "none") == 0
+
+
+@pytest.mark.parametrize("name", ["text.safetensors", "folder", "gone.safetensors", "old.pth"])
+def test_what_is_no_weights_file_is_one_clear_line(
+    shots: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "text.safetensors").write_text("words, no weights at all")
+    (tmp_path / "old.pth").touch()
+    (tmp_path / "folder").mkdir()
+
+    assert main(["predict", str(tmp_path / name), str(shots)]) == 4
+
+    said = capsys.readouterr().err
+    assert str(tmp_path / name) in said
+    assert said.count("\n") == 1
+
+
+def test_the_output_may_not_be_the_folder_of_the_pictures(
+    weights: Path, shots: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (shots / "a.jpg").read_bytes()
+
+    assert main(["predict", str(weights), str(shots), "--output", str(shots)]) == 2
+
+    assert "Choose another output folder" in capsys.readouterr().err
+    assert (shots / "a.jpg").read_bytes() == before
+
+
+def test_plain_progress_speaks_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "PLAIN_STEP_SECONDS", 0.0)
+    with predict._progress(10) as step:
+        step(4)
+        step(10)
+
+    said = capsys.readouterr().err
+    assert said.startswith("4/10 pictures, ")
+    assert said.count("\n") == 1
+
+
+def test_a_terminal_gets_a_bar(shots: Path, weights: Path, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    words = ["predict", str(weights), str(shots / "a.jpg"), "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "attendet", *words],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        check=False,
+        timeout=60,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(slave)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+
+    assert done.returncode == 0
+    assert "pictures/s" in shown
+    assert "1/1" in shown
+    assert done.stdout.decode().startswith("1 picture in ")

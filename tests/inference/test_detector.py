@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.errors import ConfigError, PictureError
+from attendet.inference import Detector
+from attendet.inference import detector as detector_module
+from attendet.inference.preprocess import lay_on_canvas
+
+BOX = [100, 50, 300, 250]
+
+
+def _boxes_near(detections: Any, box: list[int], within: float) -> None:
+    assert len(detections) == 1
+    np.testing.assert_allclose(detections.boxes_xyxy[0], box, atol=within)
+
+
+@pytest.mark.parametrize("fit", ["rect", "square", "stretch"])
+def test_a_picture_is_the_same_however_it_comes(
+    bright: Any, scene: Any, tmp_path: Path, fit: str
+) -> None:
+    detector = Detector(bright(preprocess={"fit": fit, "colour": "rgb"}))
+    picture = scene()
+    path = tmp_path / "one.png"
+    Image.fromarray(picture).save(path)
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "png")
+
+    for source in (picture, path, str(path), stream.getvalue(), Image.fromarray(picture)):
+        found = detector.predict(source)
+        _boxes_near(found, BOX, within=1.6)
+        assert found.names == ["dog"]
+        assert found.image_hw == (480, 640)
+        assert found.classes == ("cat", "dog")
+
+
+def test_boxes_lie_in_the_picture_as_its_exif_turns_it(bright: Any, scene: Any) -> None:
+    image = Image.fromarray(np.rot90(scene()).copy())
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise: the scene again
+    image.info["exif"] = exif.tobytes()
+    stream = io.BytesIO()
+    image.save(stream, "jpeg", exif=exif, quality=95)
+
+    _boxes_near(Detector(bright()).predict(stream.getvalue()), BOX, within=2.5)
+
+
+def test_a_batch_of_mixed_sizes_keeps_its_order_and_runs_by_size(bright: Any, scene: Any) -> None:
+    runtime = bright()
+    detector = Detector(runtime)
+    pictures = [scene(), scene((640, 480)), scene((960, 1280)), scene((640, 480), (9, 9, 99, 99))]
+
+    found = detector.predict_batch(pictures)
+
+    assert sorted(runtime.shapes) == [(2, 320, 416, 3), (2, 416, 320, 3)]
+    for picture, one in zip(pictures, found, strict=True):
+        alone = detector.predict(picture)
+        assert one.image_hw == picture.shape[:2]
+        np.testing.assert_array_equal(one.boxes_xyxy, alone.boxes_xyxy)
+
+
+def test_a_long_list_runs_in_bounded_batches(
+    bright: Any, scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector_module, "MAX_BATCH", 2)
+    runtime = bright()
+
+    found = Detector(runtime).predict_batch([scene()] * 5)
+
+    assert [shape[0] for shape in runtime.shapes] == [2, 2, 1]
+    assert [len(one) for one in found] == [1] * 5
+
+
+def test_no_pictures_give_no_detections(bright: Any) -> None:
+    assert Detector(bright()).predict_batch([]) == []
+
+
+def test_laid_canvases_give_what_their_pictures_give(bright: Any, scene: Any) -> None:
+    detector = Detector(bright())
+    pictures = [scene(), scene(box=(5, 6, 77, 88))]
+    laid = [lay_on_canvas(picture, (416, 416)) for picture in pictures]
+
+    found = detector.predict_canvases(
+        np.stack([canvas for canvas, _ in laid]), [fit for _, fit in laid]
+    )
+
+    for one, expected in zip(found, detector.predict_batch(pictures), strict=True):
+        np.testing.assert_array_equal(one.boxes_xyxy, expected.boxes_xyxy)
+
+
+def test_a_bgr_network_sees_blue_first(bright: Any, scene: Any) -> None:
+    blue = scene() * np.array([0, 0, 1], dtype=np.uint8)
+
+    assert len(Detector(bright()).predict(blue)) == 0
+    detector = Detector(bright(preprocess={"fit": "rect", "colour": "bgr"}))
+    _boxes_near(detector.predict(blue), BOX, within=1.6)
+
+
+def test_thresholds_of_a_call_override_the_detector(bright: Any, scene: Any) -> None:
+    detector = Detector(bright(), confidence=0.95)
+
+    assert len(detector.predict(scene())) == 0
+    assert detector.predict(scene(), confidence=0.5).names == ["dog"]
+    both = detector.predict(scene(), confidence=0.1, multi_label=True)
+    assert both.names == ["dog", "cat"]
+    only = detector.predict(scene(), confidence=0.1, multi_label=True, only=["cat"])
+    assert only.names == ["cat"]
+    assert len(detector.predict(scene(), confidence=0.1, multi_label=True, max_detections=1)) == 1
+
+
+def test_another_input_size_may_be_asked_for(bright: Any, scene: Any) -> None:
+    runtime = bright()
+    Detector(runtime, input_hw=(640, 640)).predict(scene())
+
+    assert runtime.shapes == [(1, 480, 640, 3)]
+    with pytest.raises(ConfigError, match=r"multiples of 32; got \(400, 416\). Nearest: 384x416"):
+        Detector(runtime, input_hw=(400, 416))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((10, 10), dtype=np.uint8),
+        np.zeros((10, 10, 4), dtype=np.uint8),
+        np.zeros((0, 10, 3), dtype=np.uint8),
+        np.zeros((10, 10, 3), dtype=np.float32),
+    ],
+)
+def test_an_array_that_is_no_picture_is_refused(bright: Any, wrong: Any) -> None:
+    with pytest.raises(PictureError, match=r"picture must be uint8 RGB of shape \(height, width"):
+        Detector(bright()).predict(wrong)
+
+
+def test_other_things_are_refused(bright: Any, tmp_path: Path) -> None:
+    detector = Detector(bright())
+    with pytest.raises(PictureError, match="a PIL picture; got int"):
+        detector.predict(3)  # type: ignore[arg-type]
+    with pytest.raises(PictureError, match="picture not found"):
+        detector.predict(tmp_path / "none.jpg")
+    with pytest.raises(ConfigError, match=r"no class 'dig'\. Did you mean 'dog'"):
+        detector.predict(np.zeros((32, 32, 3), dtype=np.uint8), only=["dig"])
+
+
+def test_a_truncated_pil_picture_is_refused(bright: Any, folder: Path) -> None:
+    with (
+        Image.open(folder / "d.jpg") as image,
+        pytest.raises(PictureError, match="truncated or broken"),
+    ):
+        Detector(bright()).predict(image)
