@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from attendet.errors import ConfigError
 
-__all__ = ["AttentionBlock", "reduced_channels"]
+__all__ = [
+    "AttentionBlock",
+    "apply_gate",
+    "check_positive",
+    "is_channels_last",
+    "reduced_channels",
+]
 
 
 class AttentionBlock(nn.Module, ABC):
@@ -37,8 +44,7 @@ class AttentionBlock(nn.Module, ABC):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        _check_positive("channels", channels)
-        self.channels = channels
+        self.channels = check_positive("channels", channels)
 
     @abstractmethod
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -55,12 +61,33 @@ class AttentionBlock(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map times each of its gates, (N, C, H, W)."""
         for gate in self.gates(x).values():
-            x = x * gate
+            x = apply_gate(x, gate)
         return x
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the brackets."""
         return f"channels={self.channels}"
+
+
+def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """Return ``x * gate`` with the memory format of ``x``, quickly in both formats.
+
+    The backward pass sums the gradient over the axes along which the gate was broadcast. In an
+    (N, C, H, W) view of channels_last memory a sum over one axis strides through it with every
+    channel; seen as the (N, H, W, C) that it is, the same sum takes less than half the time.
+
+    Args:
+        x: the map, (N, C, H, W).
+        gate: broadcasts to ``x``; four axes.
+    """
+    if is_channels_last(x):
+        return (x.permute(0, 2, 3, 1) * gate.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return x * gate
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether a map lies channels_last in memory, and cannot pass for contiguous."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int:
@@ -81,10 +108,19 @@ def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int
         >>> reduced_channels(256, 16), reduced_channels(64, 16, at_least=8)
         (16, 8)
     """
-    _check_positive("reduction", reduction)
-    return max(at_least, channels // reduction)
+    return max(at_least, channels // check_positive("reduction", reduction))
 
 
-def _check_positive(name: str, value: int) -> None:
+def check_positive(name: str, value: int) -> int:
+    """Return the value of an option if it is a positive whole number.
+
+    Args:
+        name: what the option is called, for the message.
+        value: what was given.
+
+    Raises:
+        ConfigError: if it is not.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be a positive whole number; got {value!r}.")
+        raise ConfigError(f"{name} must be a positive whole number; got {value!r}. Give 1 or more.")
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock, reduced_channels
+from attendet.attention.base import AttentionBlock, apply_gate, reduced_channels
 from attendet.errors import ConfigError
 
 __all__ = ["CBAM"]
@@ -50,12 +50,12 @@ class CBAM(AttentionBlock):
         The spatial gate is that of the channel-gated map.
         """
         channel = self._channel_gate(x)
-        return {"channel": channel, "spatial": self._spatial_gate(x * channel)}
+        return {"channel": channel, "spatial": self._spatial_gate(apply_gate(x, channel))}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map times both gates, (N, C, H, W), without gating the channels twice."""
-        gated = x * self._channel_gate(x)
-        return gated * self._spatial_gate(gated)
+        gated = apply_gate(x, self._channel_gate(x))
+        return apply_gate(gated, self._spatial_gate(gated))
 
     def _channel_gate(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.reduce(x.mean((2, 3)))) + torch.relu(self.reduce(x.amax((2, 3))))

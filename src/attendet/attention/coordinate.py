@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock, reduced_channels
+from attendet.attention.base import (
+    AttentionBlock,
+    check_positive,
+    is_channels_last,
+    reduced_channels,
+)
 from attendet.errors import ConfigError, did_you_mean
 
 __all__ = ["CoordinateAttention"]
@@ -35,6 +40,11 @@ class CoordinateAttention(AttentionBlock):
     1x1 convolution each and a sigmoid make the gates: ``y = x * height * width``. Preset
     ``authors`` is the authors' code (r = 32, h-swish, biases). Where we differ: the default
     ``yolo`` is the variant in common use in YOLO networks (r = 16, ReLU, no biases).
+
+    Reads the map four times (two means, two products) and writes it twice; eager PyTorch has no
+    operation that makes both means, or the product of three tensors, in one pass. Both means as one
+    matrix product read the map once and take longer; ``x * (height * width)`` moves as much memory.
+    A channels_last map is pooled and gated as the (N, H, W, C) array that it is.
 
     Args:
         channels: C.
@@ -66,9 +76,11 @@ class CoordinateAttention(AttentionBlock):
                 f"reduction must be left out when hidden_channels is given; got {reduction!r}. "
                 "Give one of the two."
             )
-        hidden = hidden_channels or reduced_channels(
-            channels, chosen.reduction if reduction is None else reduction, at_least=8
-        )
+        if hidden_channels is None:
+            ratio = chosen.reduction if reduction is None else reduction
+            hidden = reduced_channels(channels, ratio, at_least=8)
+        else:
+            hidden = check_positive("hidden_channels", hidden_channels)
         self.squeeze = nn.Conv2d(channels, hidden, 1, bias=chosen.bias)
         self.norm = nn.BatchNorm2d(hidden)
         self.activation = chosen.activation()
@@ -78,10 +90,18 @@ class CoordinateAttention(AttentionBlock):
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``height``, (N, C, H, 1), and ``width``, (N, C, 1, W), between 0 and 1."""
         rows, columns = x.shape[2:]
-        pooled = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).mT], dim=2)
-        hidden = self.activation(self.norm(self.squeeze(pooled)))
+        hidden = self.activation(self.norm(self.squeeze(_axis_means(x))))
         along_height, along_width = hidden.split([rows, columns], dim=2)
         return {
             "height": torch.sigmoid(self.height(along_height)),
             "width": torch.sigmoid(self.width(along_width.mT)),
         }
+
+
+def _axis_means(x: Tensor) -> Tensor:
+    """Return the means over W, then those over H, laid end to end: (N, C, H + W, 1)."""
+    if is_channels_last(x):
+        nhwc = x.permute(0, 2, 3, 1)
+        means = torch.cat([nhwc.mean(2), nhwc.mean(1)], dim=1)
+        return means.unsqueeze(2).permute(0, 3, 1, 2)
+    return torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).mT], dim=2)

@@ -1,0 +1,345 @@
+"""The contract that every block of the registry keeps."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attendet.attention import (
+    CBAM,
+    AttentionBlock,
+    CoordinateAttention,
+    EfficientChannelAttention,
+    SqueezeExcite,
+    attention_names,
+    create_attention,
+)
+from attendet.errors import ConfigError
+
+NAMES = attention_names()[1:]
+LN3 = math.log(3)  # sigmoid(ln 3) = 3/4
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture(autouse=True)
+def _seed_and_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def strict_determinism() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+def make(name: str, channels: int = 16) -> AttentionBlock:
+    block = create_attention(name, channels)
+    assert isinstance(block, AttentionBlock)
+    for module in block.modules():  # statistics that are not those of a new layer
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    return block
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("image_hw", [(8, 8), (5, 7), (1, 1), (1, 6), (6, 1)], ids=str)
+def test_shape_dtype_and_memory_format_are_kept(name, dtype, memory_format, image_hw):
+    block = make(name).to(dtype=dtype, memory_format=memory_format)
+    x = torch.randn(2, 16, *image_hw).to(dtype=dtype, memory_format=memory_format)
+    before = x.clone()
+    for mode in (block.train(), block.eval()):
+        out = mode(x)
+        assert (out.shape, out.dtype) == (x.shape, dtype)
+        assert out.is_contiguous(memory_format=memory_format)
+        assert torch.isfinite(out).all()
+    assert torch.equal(x, before), "the input was changed"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_map_of_one_place_can_be_trained_on(name):
+    out = make(name).train()(torch.randn(1, 16, 1, 1))
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_output_is_the_product_of_the_gates(name, memory_format):
+    block = make(name).double().eval()
+    x = torch.randn(2, 16, 5, 7, dtype=torch.float64).to(memory_format=memory_format)
+    expected = x
+    for gate in block.gates(x).values():
+        assert gate.dim() == 4
+        assert torch.broadcast_shapes(gate.shape, x.shape) == x.shape
+        assert (gate >= 0).all()
+        assert (gate <= 1).all()
+        expected = expected * gate
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("se", {"channel": (2, 16, 1, 1)}),
+        ("eca", {"channel": (2, 16, 1, 1)}),
+        ("cbam", {"channel": (2, 16, 1, 1), "spatial": (2, 1, 5, 7)}),
+        ("ca", {"height": (2, 16, 5, 1), "width": (2, 16, 1, 7)}),
+        ("ca-authors", {"height": (2, 16, 5, 1), "width": (2, 16, 1, 7)}),
+    ],
+)
+def test_gates_have_their_names_and_shapes(name, shapes):
+    gates = make(name).gates(torch.randn(2, 16, 5, 7))
+    assert {key: tuple(gate.shape) for key, gate in gates.items()} == shapes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_format_does_not_change_values_or_gradients(name):
+    block = make(name).double().train()
+    x = torch.randn(2, 16, 5, 7, dtype=torch.float64)
+    weight = torch.randn_like(x)
+    results = []
+    for memory_format in FORMATS.values():
+        leaf = x.to(memory_format=memory_format).detach().requires_grad_()
+        out = block(leaf)
+        leaves = (leaf, *block.parameters())
+        results.append((out, *torch.autograd.grad((out * weight).sum(), leaves)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_gradients_in_float64(name, training):
+    block = make(name, 4).double().train(training)
+    x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+
+    def call(x: Tensor, *_: Tensor) -> Tensor:
+        return block(x)
+
+    assert torch.autograd.gradcheck(call, (x, *block.parameters()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient(name):
+    block = make(name, 32).train()
+    block(torch.randn(4, 32, 6, 5)).square().sum().backward()
+    for key, parameter in block.named_parameters():
+        assert parameter.grad is not None, key
+        if not key.startswith("squeeze.bias"):  # batch norm takes this bias out again
+            assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_round_trip(name):
+    first, second = make(name).eval(), make(name).eval()
+    x = torch.randn(2, 16, 5, 7)
+    assert not torch.equal(first(x), second(x))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(x), second(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("strict_determinism")
+def test_two_runs_agree_bit_for_bit_in_strict_mode(name):
+    block = make(name).train()
+    results = []
+    for _ in range(2):
+        x = torch.randn(3, 16, 9, 7, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = block(x)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))))
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_exported_program_agrees_at_other_sizes(name, memory_format):
+    block = make(name).eval()
+    x = torch.randn(2, 16, 6, 7).to(memory_format=memory_format)
+    sizes = torch.export.Dim
+    dynamic = {0: sizes("n", max=64), 2: sizes("h", min=2, max=512), 3: sizes("w", min=2, max=512)}
+    exported = torch.export.export(block, (x,), dynamic_shapes=(dynamic,)).module()
+    for shape in [(2, 16, 6, 7), (3, 16, 9, 4)]:
+        other = torch.randn(shape).to(memory_format=memory_format)
+        torch.testing.assert_close(exported(other), block(other), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_keeps_the_dtype_of_the_map(name, dtype):
+    block, x = make(name).eval(), torch.randn(2, 16, 5, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = block(x.to(dtype))
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), block(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 30])
+def test_odd_channel_counts_work(name, channels):
+    assert make(name, channels)(torch.randn(2, channels, 4, 3)).shape == (2, channels, 4, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [0, -8, 2.5, "64", True])
+def test_channels_must_be_a_positive_whole_number(name, channels):
+    with pytest.raises(ConfigError, match="channels must be a positive whole number"):
+        create_attention(name, channels)
+
+
+# Hand-worked values -----------------------------------------------------------------------------
+
+
+def set_weights(block: AttentionBlock, **values: list[float]) -> AttentionBlock:
+    """Set every parameter to nought, then those named to the given numbers; batch norm passes."""
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    for name, parameter in block.named_parameters():
+        if name != "norm.weight":
+            nn.init.zeros_(parameter)
+    for name, numbers in values.items():
+        parameter = block.get_parameter(f"{name}.weight")
+        parameter.data.flatten()[: len(numbers)] = torch.tensor(numbers)
+    return block.eval()
+
+
+def squeeze_excite_case() -> tuple[AttentionBlock, Tensor, Tensor]:
+    # Means (1, 0); hidden 1 + 0; logits (ln 3, 0); gates (3/4, 1/2).
+    block = set_weights(SqueezeExcite(2, reduction=2), reduce=[1, 1], expand=[LN3, 0])
+    x = torch.tensor([[[[2.0, 0.0]], [[4.0, -4.0]]]])
+    return block, x, torch.tensor([[[[1.5, 0.0]], [[2.0, -2.0]]]])
+
+
+def eca_case() -> tuple[AttentionBlock, Tensor, Tensor]:
+    # Means (0, ln 3, 0); each gate looks at the next channel; gates (3/4, 1/2, 1/2).
+    block = set_weights(EfficientChannelAttention(3, kernel_size=3), conv=[0, 0, 1])
+    x = torch.tensor([[[[4.0, -4.0]], [[LN3, LN3]], [[1.0, -1.0]]]])
+    return block, x, torch.tensor([[[[3.0, -3.0]], [[LN3 / 2, LN3 / 2]], [[0.5, -0.5]]]])
+
+
+def cbam_case() -> tuple[AttentionBlock, Tensor, Tensor]:
+    # Mean 1, maximum 3, hidden 4, channel gate 3/4; gated 3/4, 9/4, 0, 0. One channel: mean and
+    # maximum are the value v; spatial logit v * 4/9 ln 3 = 1/3 ln 3, ln 3, 0, 0.
+    block = CBAM(1, reduction=1, kernel_size=1)
+    set_weights(block, reduce=[1], expand=[LN3 / 4], spatial=[LN3 * 2 / 9, LN3 * 2 / 9])
+    root = 3 ** (1 / 3)
+    expected = [[0.75 * root / (1 + root), 2.25 * 0.75], [0, 0]]
+    return block, torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]]), torch.tensor([[expected]])
+
+
+def coordinate_case() -> tuple[AttentionBlock, Tensor, Tensor]:
+    # Row means (2, 0), height gates (3/4, 1/2). Column means (3/2, 1/2), width logits (3, 1) ln 3,
+    # width gates (27/28, 3/4).
+    block = CoordinateAttention(1)
+    set_weights(block, squeeze=[1], height=[LN3 / 2], width=[2 * LN3])
+    x = torch.tensor([[[[3.0, 1.0], [0.0, 0.0]]]])
+    return block, x, torch.tensor([[[[3 * 0.75 * 27 / 28, 0.75 * 0.75], [0.0, 0.0]]]])
+
+
+def coordinate_authors_case() -> tuple[AttentionBlock, Tensor, Tensor]:
+    # Row means (3, -1); h-swish leaves 3 and makes -1 * 2/6 = -1/3; height weight 3 ln 3 and bias
+    # 0 give 9 ln 3 and -ln 3: gates 19683/19684 and 1/4. Width has the bias ln 3 alone: 3/4.
+    block = CoordinateAttention(1, preset="authors")
+    set_weights(block, squeeze=[1], height=[3 * LN3])
+    block.get_parameter("width.bias").data.fill_(LN3)
+    x = torch.tensor([[[[3.0, 3.0], [-1.0, -1.0]]]])
+    first, second = 3 * 0.75 * 19683 / 19684, -0.25 * 0.75
+    return block, x, torch.tensor([[[[first, first], [second, second]]]])
+
+
+CASES = {
+    "se": squeeze_excite_case,
+    "cbam": cbam_case,
+    "eca": eca_case,
+    "ca": coordinate_case,
+    "ca-authors": coordinate_authors_case,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hand_worked_value(name):
+    block, x, expected = CASES[name]()
+    assert type(block) is type(create_attention(name, 8))
+    torch.testing.assert_close(block(x), expected, rtol=1e-6, atol=1e-6)
+
+
+# Sizes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("se", 43_008), ("cbam", 86_310), ("eca", 15), ("ca", 64_624)]
+)
+def test_parameters_at_the_three_sites_of_the_reference_network(name, expected):
+    blocks = [create_attention(name, channels) for channels in (256, 512, 128)]
+    assert sum(p.numel() for block in blocks for p in block.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [(1, 1), (2, 1), (8, 3), (64, 3), (128, 5), (512, 5), (2048, 7)]
+)
+def test_eca_kernel_grows_with_channels_and_is_odd(channels, kernel):
+    block = EfficientChannelAttention(channels)
+    assert block.conv.kernel_size == (kernel,)
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden"),
+    [
+        ({}, 16),
+        ({"preset": "authors"}, 8),
+        ({"reduction": 4}, 64),
+        ({"reduction": 512}, 8),
+        ({"hidden_channels": 3}, 3),
+    ],
+)
+def test_bottleneck_of_coordinate_attention(options, hidden):
+    assert CoordinateAttention(256, **options).squeeze.out_channels == hidden
+
+
+@pytest.mark.parametrize(
+    ("make_block", "says"),
+    [
+        (lambda: SqueezeExcite(8, reduction=0), "reduction must be"),
+        (lambda: CBAM(8, kernel_size=4), "kernel_size must be odd"),
+        (lambda: EfficientChannelAttention(8, kernel_size=2), "kernel_size must be odd"),
+        (lambda: CoordinateAttention(8, preset="author"), "Did you mean 'authors'"),
+        (lambda: CoordinateAttention(8, reduction=4, hidden_channels=4), "one of the two"),
+        (lambda: CoordinateAttention(8, hidden_channels=0), "hidden_channels must be"),
+    ],
+)
+def test_wrong_options_are_refused(make_block, says):
+    with pytest.raises(ConfigError, match=says):
+        make_block()
+
+
+def test_a_block_of_ones_own_needs_gates_alone():
+    class Named(AttentionBlock):
+        def gates(self, x: Tensor) -> dict[str, Tensor]:
+            return {"channel": torch.full_like(x[:, :, :1, :1], 0.5)}
+
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(Named(3)(x), x * 0.5)
+    with pytest.raises(TypeError, match="abstract"):
+        AttentionBlock(3)
+
+
+def test_coordinate_attention_tells_places_apart_where_squeeze_excite_cannot():
+    x = torch.zeros(1, 16, 6, 6)
+    x[:, :, random.Random(0).randrange(6), 4] = 5.0
+    gates = make("ca").eval().gates(x)
+    assert gates["height"].std(dim=2).max() > 0
+    assert gates["width"].std(dim=3).max() > 0
