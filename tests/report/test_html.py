@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from attendet.report.html import Page, write_atomically
+from attendet.report.html import Page
 
 NASTY = "<script>alert('1')</script> & \"q\""
 
@@ -68,10 +68,10 @@ def test_write_replaces_whole_and_leaves_nothing_behind(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = write_atomically(tmp_path / "a.txt", "old")
+def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
+    path = Page("old").write(tmp_path / "a.html")
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+        Page("new").write(path)
+    assert "old" in path.read_text()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.html"]

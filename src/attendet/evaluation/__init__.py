@@ -6,7 +6,7 @@ pixels of the original pictures, and returns plain numbers that JSON holds.
 
 from __future__ import annotations
 
-from attendet.evaluation.metrics import compute_metrics, evaluate
+from attendet.evaluation.metrics import compute_metrics, detect, evaluate
 from attendet.evaluation.record import Record
 
-__all__ = ["Record", "compute_metrics", "evaluate"]
+__all__ = ["Record", "compute_metrics", "detect", "evaluate"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from attendet.data.samples import Sample
     from attendet.detections import Detections
 
-__all__ = ["BatchDetector", "compute_metrics", "evaluate"]
+__all__ = ["BatchDetector", "compute_metrics", "detect", "evaluate"]
 
 VOC_IOU = 0.5
 READERS = 2
@@ -40,7 +40,13 @@ class BatchDetector(Protocol):
     """What `evaluate` asks of a detector."""
 
     def predict_batch(
-        self, pictures: Sequence[NDArray[np.uint8]], **settings: Any
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        *,
+        confidence: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        multi_label: bool = False,
     ) -> Sequence[Detections]:
         """Return the detections of each picture, in pixels of the picture."""
 
@@ -173,6 +179,46 @@ def _batches(samples: Sequence[Sample], batch: int) -> Iterator[list[NDArray[np.
                 future.cancel()
 
 
+def detect(
+    detector: BatchDetector,
+    samples: Sequence[Sample],
+    *,
+    batch: int = 16,
+    confidence: float = 0.001,
+    iou: float | None = None,
+    max_detections: int = 300,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Detections]:
+    """Return the detections of each picture, down to the low scores that evaluation needs.
+
+    Args:
+        detector: such as `attendet.load` returns.
+        samples: the pictures; they are read from their files, the next batch while the detector
+            works on this one.
+        batch: pictures a call of the detector.
+        confidence: least score of a detection.
+        iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
+        max_detections: most detections a picture.
+        progress: called with pictures done and pictures in all after each batch.
+
+    Raises:
+        PictureError: if a picture cannot be read.
+    """
+    settings: dict[str, Any] = {
+        "confidence": confidence,
+        "max_detections": max_detections,
+        "multi_label": True,
+    }
+    if iou is not None:
+        settings["iou"] = iou
+    found: list[Detections] = []
+    for pictures in _batches(samples, batch):
+        found.extend(detector.predict_batch(pictures, **settings))
+        if progress is not None:
+            progress(len(found), len(samples))
+    return found
+
+
 def evaluate(
     detector: BatchDetector,
     samples: Sequence[Sample],
@@ -211,19 +257,16 @@ def evaluate(
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1; got {batch!r}.")
-    settings: dict[str, Any] = {
-        "confidence": confidence,
-        "max_detections": max_detections,
-        "multi_label": True,
-    }
-    if iou is not None:
-        settings["iou"] = iou
     begun = time.perf_counter()
-    found: list[Detections] = []
-    for pictures in _batches(samples, batch):
-        found.extend(detector.predict_batch(pictures, **settings))
-        if progress is not None:
-            progress(len(found), len(samples))
+    found = detect(
+        detector,
+        samples,
+        batch=batch,
+        confidence=confidence,
+        iou=iou,
+        max_detections=max_detections,
+        progress=progress,
+    )
     detected = time.perf_counter()
     record = compute_metrics(samples, found, classes, curves=curves)
     record["seconds"] = {

@@ -15,7 +15,7 @@ import numpy as np
 
 from attendet.errors import ConfigError
 from attendet.extras import require
-from attendet.report.html import write_atomically
+from attendet.files import write_atomically
 from attendet.report.palette import INK, MUTED, PALETTE, to_hex
 
 if TYPE_CHECKING:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-__all__ = ["Page", "write_atomically"]
+from attendet.files import write_atomically
+
+__all__ = ["Page"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --muted: #59636e; --paper: #ffffff;
@@ -42,32 +42,6 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
 """
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part; return its path.
-
-    Folders on the way are made.
-
-    Args:
-        path: the file.
-        content: text is written as UTF-8.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _data_uri(picture: bytes | str) -> str:

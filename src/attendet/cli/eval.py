@@ -1,0 +1,226 @@
+"""Average precision of a detector on a data set.
+
+DATA is a folder in Pascal VOC, YOLO or COCO form, a YOLO data.yaml or a COCO .json. Classes are
+matched by name. Prints COCO's and Pascal VOC's averages for each class and over all; --output keeps
+every number, the curves and the confusion matrix as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attendet import __version__
+from attendet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from attendet.data import DataSet, Sample
+    from attendet.inference import Detector
+
+LAYOUT = "attendet/evaluation/1"
+"""Name and version of the layout of the record file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    add = parser.add_argument
+    add("weights", type=Path, metavar="WEIGHTS", help="weights file")
+    add("data", type=Path, metavar="DATA", help="data set")
+    add("--split", default="test", metavar="NAME",
+        help="train, val, test or all (default: %(default)s)")  # fmt: skip
+    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
+    add("--batch", type=int, default=16, metavar="N",
+        help="pictures that run together (default: %(default)s)")  # fmt: skip
+    add("--confidence", type=float, default=0.001, metavar="SCORE",
+        help="lowest score that counts, 0 to 1; averages need it low "
+        "(default: %(default)s)")  # fmt: skip
+    add("--iou", type=float, default=0.5, metavar="IOU",
+        help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
+        "(default: %(default)s)")  # fmt: skip
+    add("--max-detections", type=int, default=300, metavar="N",
+        help="at most this many a picture (default: %(default)s)")  # fmt: skip
+    add("--size", type=_size, metavar="PX|HxW",
+        help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
+    add("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
+    add("--runtime", default="auto", metavar="NAME", help="what runs the network (default: auto)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"must be like 416 or 320x416; got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; return 0."""
+    from attendet.data import load_dataset
+    from attendet.evaluation import evaluate
+    from attendet.files import write_atomically
+    from attendet.inference import Detector, load
+    from attendet.report.tables import class_table, plain_table
+
+    loaded = load(args.weights, runtime=args.runtime, device=args.device)
+    detector = Detector(
+        loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
+    )
+    data = load_dataset(args.data, format=args.format, require_train=False)
+    samples = _in_classes_of(detector, data, data.split(args.split))
+    fingerprint = data.fingerprint(args.split)
+    for line in _introduction(args, detector, data, fingerprint):
+        print(line)
+    with _progress(len(samples)) as step:
+        record = evaluate(
+            detector,
+            samples,
+            classes=detector.classes,
+            batch=args.batch,
+            confidence=args.confidence,
+            iou=args.iou,
+            max_detections=args.max_detections,
+            progress=step,
+        )
+    print()
+    print(plain_table(*class_table(record)))
+    for line in _summary(record):
+        print(line)
+    if args.output is not None:
+        content = _file_content(args, detector, data, fingerprint, dict(record))
+        write_atomically(args.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        print(f"written: {args.output}")
+    return 0
+
+
+def _in_classes_of(
+    detector: Detector, data: DataSet, samples: Sequence[Sample]
+) -> tuple[Sample, ...]:
+    """Return samples whose class ids count in the detector's classes, matched by name.
+
+    Classes that the detector knows and the data has no box of are well: they have no average.
+    """
+    import numpy as np
+
+    from attendet.evaluation.matching import names_on_one_side
+
+    unknown = set(data.classes) - set(detector.classes)
+    if unknown:
+        sides = names_on_one_side("the data", data.classes, "the weights", detector.classes)
+        raise ConfigError(
+            f"classes of the data must be known to the weights; got {sides} ({data.root}). "
+            "Rename them in the data, or train on this data."
+        )
+    if tuple(data.classes) == tuple(detector.classes):
+        return tuple(samples)
+    ids = np.array([detector.classes.index(name) for name in data.classes], dtype=np.int64)
+    return tuple(replace(sample, class_ids=ids[sample.class_ids]) for sample in samples)
+
+
+def _introduction(
+    args: argparse.Namespace, detector: Detector, data: DataSet, fingerprint: str
+) -> list[str]:
+    metadata = detector.metadata
+    height, width = detector.input_hw
+    lines = [
+        f"weights      {args.weights} ({metadata.architecture}, attention {metadata.attention}, "
+        f"input {width} x {height} px)",
+        f"data         {data.root} ({data.format}; {data.split_source})",
+        f"split        {args.split}, fingerprint {fingerprint}",
+    ]
+    trained = (metadata.data or {}).get("fingerprints", {})
+    if fingerprint == trained.get("train"):
+        lines.append("note         the weights were trained on these very pictures")
+    if data.faults:
+        lines.append(f"note         {len(data.faults)} faults in the labels (attendet data check)")
+    absent = [name for name in detector.classes if name not in data.classes]
+    if absent:
+        lines.append(f"note         no boxes of: {', '.join(absent)}")
+    return lines
+
+
+def _summary(record: Any) -> list[str]:
+    from attendet.report.tables import format_value
+
+    counts, seconds, best = record["counts"], record["seconds"], record["best_f1"]
+    by_size = ", ".join(
+        f"{size} {format_value(record[f'ap_{size}'])}" for size in ("small", "medium", "large")
+    )
+    recalls = ", ".join(f"{count}: {format_value(record[f'ar_{count}'])}" for count in (1, 10, 100))
+    rate = counts["pictures"] / max(seconds["inference"], 1e-9)
+    lines = [
+        "",
+        f"AP by size   {by_size}",
+        f"AR at most   {recalls}",
+        f"pictures     {counts['pictures']} ({counts['pictures_without_truth']} without truth)",
+        f"boxes        {counts['truths']} true, {counts['difficult']} difficult (ignored), "
+        f"{counts['detections']} detected",
+        f"time         inference {seconds['inference']:.1f} s ({rate:.1f} pictures/s), "
+        f"metrics {seconds['metrics']:.2f} s",
+    ]
+    if best is not None:
+        lines.insert(
+            3,
+            f"best F1      {best['f1']:.3f} at confidence {best['confidence']:.3f} "
+            f"(precision {best['precision']:.3f}, recall {best['recall']:.3f})",
+        )
+    return lines
+
+
+def _file_content(
+    args: argparse.Namespace,
+    detector: Detector,
+    data: DataSet,
+    fingerprint: str,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what the record file holds: what was evaluated, on what, how, and the numbers."""
+    return {
+        "layout": LAYOUT,
+        "version": __version__,
+        "weights": {
+            "file": str(args.weights),
+            "architecture": detector.metadata.architecture,
+            "attention": detector.metadata.attention,
+            "classes": list(detector.classes),
+            "seed": detector.metadata.seed,
+            "preprocess": asdict(detector.metadata.preprocessing()),
+        },
+        "data": {
+            "root": str(data.root),
+            "format": data.format,
+            "split": args.split,
+            "split_source": data.split_source,
+            "fingerprint": fingerprint,
+            "faults": len(data.faults),
+        },
+        "settings": {
+            "input_hw": list(detector.input_hw),
+            "confidence": args.confidence,
+            "iou": args.iou,
+            "max_detections": args.max_detections,
+            "batch": args.batch,
+        },
+        "metrics": record,
+    }
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function that moves a bar on the terminal; None where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeLeft())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluate", total=total)
+        yield lambda done, _: bar.update(task, completed=done)

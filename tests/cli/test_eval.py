@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.cli import main
+from attendet.data import load_dataset
+from attendet.inference import Detector
+from attendet.models.metadata import WeightsMetadata
+
+
+class BrightRuntime:
+    """Boxes the bright pixels of each canvas as the class "disc"."""
+
+    def __init__(self, classes=("ring", "disc"), data=None):
+        self.metadata = WeightsMetadata(classes=tuple(classes), input_hw=(64, 64), data=data)
+
+    def run(self, canvases):
+        boxes = np.zeros((len(canvases), 1, 4), dtype=np.float32)
+        scores = np.zeros((len(canvases), 1, len(self.metadata.classes)), dtype=np.float32)
+        for index, canvas in enumerate(canvases):
+            rows, columns = np.nonzero(canvas[:, :, 0] > 200)
+            boxes[index, 0] = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            scores[index, 0, self.metadata.classes.index("disc")] = 0.9
+        return boxes, scores
+
+
+@pytest.fixture
+def discs(tmp_path):
+    """A YOLO data set of pictures with one bright rectangle each."""
+    root = tmp_path / "discs"
+    for split, count in (("train", 3), ("val", 2), ("test", 4)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            picture = np.zeros((64, 64, 3), dtype=np.uint8)
+            picture[16:48, 8 : 24 + 4 * index + count] = 255
+            Image.fromarray(picture).save(root / "images" / split / f"{split}{index}.png")
+            width = 16 + 4 * index + count
+            line = f"0 {(8 + width / 2) / 64} 0.5 {width / 64} 0.5\n"
+            (root / "labels" / split / f"{split}{index}.txt").write_text(line)
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: images/val\ntest: images/test\nnames: [disc, ring]\n"
+    )
+    return root
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Make `attendet eval` load a given runtime instead of a weights file."""
+
+    def use(runtime):
+        monkeypatch.setattr("attendet.inference.load", lambda *_, **__: Detector(runtime))
+
+    return use
+
+
+def test_prints_a_table_and_writes_the_record(discs, loads, tmp_path, capsys):
+    loads(BrightRuntime())
+    output = tmp_path / "out" / "record.json"
+    assert main(["eval", "w.safetensors", str(discs), "--output", str(output), "--batch", "3"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    assert rows["all"][:4] == ["4", "4", "1.000", "1.000"]
+    assert rows["ring"][:3] == ["0", "0", "-"]
+    content = json.loads(output.read_text())
+    fingerprint = load_dataset(discs).fingerprint("test")
+    assert content["data"]["fingerprint"] == fingerprint
+    assert fingerprint in printed
+    assert content["metrics"]["ap"] == content["metrics"]["voc"]["eleven_point"] == 1.0
+    assert content["metrics"]["counts"]["pictures"] == 4
+    assert content["weights"]["classes"] == ["ring", "disc"]
+    assert content["settings"]["confidence"] == 0.001
+
+
+def test_another_split_size_and_a_warning_about_training_pictures(discs, loads, capsys):
+    fingerprint = load_dataset(discs).fingerprint("train")
+    loads(BrightRuntime(data={"fingerprints": {"train": fingerprint}}))
+    assert main(["eval", "w", str(discs), "--split", "train", "--size", "96"]) == 0
+    printed = capsys.readouterr().out
+    assert "trained on these very pictures" in printed
+    assert "input 96 x 96 px" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--split", "tset"], "Did you mean 'test'?"),
+        (["--size", "100"], "input size must be multiples of 32"),
+        (["--batch", "0"], "batch must be at least 1"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(discs, loads, capsys, flags, message):
+    loads(BrightRuntime())
+    assert main(["eval", "w", str(discs), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_classes_that_the_weights_do_not_know_are_named(discs, loads, capsys):
+    loads(BrightRuntime(("disc", "star")))
+    assert main(["eval", "w", str(discs)]) == 2
+    assert "only in the data: 'ring'; only in the weights: 'star'" in capsys.readouterr().err
+
+
+def test_classes_without_boxes_in_the_data_are_noted(discs, loads, capsys):
+    loads(BrightRuntime(("star", "ring", "disc")))
+    assert main(["eval", "w", str(discs)]) == 0
+    assert "no boxes of: star" in capsys.readouterr().out
+
+
+def test_a_missing_weights_file_is_one_line(discs, capsys):
+    assert main(["eval", "nowhere.safetensors", str(discs)]) == 4
+    assert "weights file not found (nowhere.safetensors)" in capsys.readouterr().err
+
+
+def test_a_real_weights_file(discs, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from attendet import models
+
+    torch.manual_seed(0)
+    metadata = WeightsMetadata(
+        classes=("disc", "ring"), attention="ca", width=0.25, input_hw=(64, 64)
+    )
+    path = tmp_path / "random.safetensors"
+    models.save_weights(path, models.build_from_metadata(metadata), metadata)
+    assert main(["eval", str(path), str(discs)]) == 0
+    assert "attention ca" in capsys.readouterr().out
