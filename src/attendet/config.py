@@ -8,6 +8,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
+import math
+import re
 import textwrap
 import types
 import typing
@@ -19,6 +22,19 @@ from attendet.errors import ConfigError, did_you_mean
 __all__ = ["field_help", "from_mapping", "parse_value"]
 
 T = TypeVar("T")
+
+# YAML 1.1 takes a number without a point, such as 1e-3, for text.
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+_WORDS: dict[str, bool | None] = {
+    "none": None,
+    "null": None,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 
 
 def field_help(cls: type) -> dict[str, str]:
@@ -33,7 +49,7 @@ def field_help(cls: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = typing.cast(ast.ClassDef, tree.body[0]).body
     texts: dict[str, str] = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in itertools.pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)
@@ -68,7 +84,10 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
         good = len(inner) == len(value) and all(fit for fit, _ in pairs)
         return good, tuple(item for _, item in pairs)
     if annotation is float:
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):
+            value = float(value)
         good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = good and math.isfinite(value)
         return good, float(value) if good else value
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool), value
@@ -97,6 +116,29 @@ def describe_type(annotation: Any) -> str:
     return " or ".join(parts)
 
 
+def _parse_word(text: str, annotation: Any) -> tuple[bool, Any]:
+    """Return whether a word of the command line fits one annotation, and its value."""
+    origin = typing.get_origin(annotation)
+    if annotation in (bool, None, type(None)):
+        known = text.lower() in _WORDS
+        return _fits(_WORDS[text.lower()], annotation) if known else (False, text)
+    if annotation in (int, float):
+        try:
+            return _fits(annotation(text), annotation)
+        except ValueError:
+            return False, text
+    if origin is typing.Literal:
+        choices = {str(choice): choice for choice in typing.get_args(annotation)}
+        return text in choices, choices.get(text)
+    if origin is tuple:
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not Ellipsis]
+        words = [word.strip() for word in text.split(",")]
+        pairs = [_parse_word(word, kinds[min(i, len(kinds) - 1)]) for i, word in enumerate(words)]
+        good, values = _fits([value for _, value in pairs], annotation)
+        return good and all(fit for fit, _ in pairs), values
+    return _fits(text, annotation)
+
+
 def parse_value(text: str, annotation: Any, *, name: str) -> Any:
     """Return a word of the command line as a field's type.
 
@@ -114,32 +156,11 @@ def parse_value(text: str, annotation: Any, *, name: str) -> Any:
         >>> parse_value("0.5", float, name="--mosaic")
         0.5
     """
-    candidates: list[Any] = [text]
-    lowered = text.lower()
-    if lowered in ("none", "null"):
-        candidates.insert(0, None)
-    if lowered in ("true", "yes", "on"):
-        candidates.insert(0, True)
-    if lowered in ("false", "no", "off"):
-        candidates.insert(0, False)
-    for kind in (int, float):
-        try:
-            candidates.append(kind(text))
-        except ValueError:
-            continue
-    if "," in text or any(typing.get_origin(m) is tuple for m in _members(annotation)):
-        parts = []
-        for word in text.split(","):
-            try:
-                parts.append(float(word) if "." in word or "e" in word else int(word))
-            except ValueError:
-                parts.append(word)  # type: ignore[arg-type]
-        candidates.append(parts)
-    for candidate in candidates:
-        for member in _members(annotation):
-            good, value = _fits(candidate, member)
-            if good:
-                return value
+    # Text fits any word, so it is tried last.
+    for member in sorted(_members(annotation), key=lambda member: member is str):
+        good, value = _parse_word(text, member)
+        if good:
+            return value
     raise ConfigError(f"{name} must be {describe_type(annotation)}; got {text!r}.")
 
 

@@ -67,8 +67,10 @@ class Detections:
         """Give each detection as a plain dictionary (see `to_dicts`)."""
         return iter(self.to_dicts())
 
-    def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> Detections:
-        """Return the detections that a slice, a mask or indices pick."""
+    def __getitem__(self, index: int | slice | NDArray[Any] | list[int]) -> Detections:
+        """Return the detections that a number, a slice, a mask or indices pick."""
+        if isinstance(index, int | np.integer):
+            index = [int(index)]
         return Detections(
             self.boxes_xyxy[index],
             self.scores[index],
@@ -110,7 +112,7 @@ class Detections:
         ]
 
     def to_yolo(self) -> str:
-        """Return YOLO text: a line ``class cx cy w h score`` each, sizes as shares of the picture."""
+        """Return YOLO text: a line ``class cx cy w h score`` each, in shares of the picture."""
         height, width = self.image_hw
         boxes_norm = xyxy_to_cxcywh(self.boxes_xyxy) / [width, height, width, height]
         return "".join(
@@ -125,9 +127,10 @@ class Detections:
             MissingExtraError: if the ``supervision`` extra is not installed.
         """
         sv = require("supervision", extra="supervision", purpose="to_supervision()")
-        return sv.Detections(
+        theirs: supervision.Detections = sv.Detections(
             xyxy=self.boxes_xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+        return theirs

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from attendet.boxes import cxcywh_to_xyxy
+from attendet.detections import Detections
+from attendet.errors import MissingExtraError
+
+
+@pytest.fixture
+def found() -> Detections:
+    return Detections(
+        boxes_xyxy=np.array([[10, 20, 50, 80], [0, 0, 200, 100], [5, 5, 6, 7]], dtype=np.float32),
+        scores=np.array([0.9, 0.5, 0.25], dtype=np.float32),
+        class_ids=np.array([1, 0, 1], dtype=np.int64),
+        classes=("cat", "dog"),
+        image_hw=(100, 200),
+    )
+
+
+def test_length_names_and_iteration(found: Detections) -> None:
+    assert len(found) == 3
+    assert found.names == ["dog", "cat", "dog"]
+    assert [one["name"] for one in found] == found.names
+    assert found.to_dicts()[0] == {
+        "class_id": 1,
+        "name": "dog",
+        "score": 0.9,
+        "box_xyxy": [10.0, 20.0, 50.0, 80.0],
+    }
+
+
+def test_dictionaries_and_coco_entries_are_plain_json(found: Detections) -> None:
+    assert json.loads(json.dumps(found.to_dicts())) == found.to_dicts()
+    assert json.loads(json.dumps(found.to_coco(7))) == found.to_coco(7)
+
+
+@pytest.mark.parametrize(
+    ("index", "scores"),
+    [
+        (slice(1, None), [0.5, 0.25]),
+        (np.array([True, False, True]), [0.9, 0.25]),
+        (np.array([2, 0]), [0.25, 0.9]),
+        ([1], [0.5]),
+        ([], []),
+        (slice(0, 0), []),
+    ],
+)
+def test_picking(found: Detections, index, scores: list[float]) -> None:
+    picked = found[index]
+    assert picked.scores.round(2).tolist() == pytest.approx(scores)
+    assert picked.boxes_xyxy.shape == (len(scores), 4)
+    assert len(picked.class_ids) == len(scores)
+    assert (picked.classes, picked.image_hw) == (found.classes, found.image_hw)
+
+
+def test_picking_one_by_number_keeps_the_shapes(found: Detections) -> None:
+    for index in (0, 2, -1):
+        one = found[index]
+        assert len(one) == 1
+        assert one.boxes_xyxy.tolist() == [found.boxes_xyxy[index].tolist()]
+        assert one.to_dicts() == [found.to_dicts()[index]]
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_coco_entries(found: Detections) -> None:
+    assert found.to_coco("a.jpg")[0] == {
+        "image_id": "a.jpg",
+        "category_id": 2,
+        "bbox": [10.0, 20.0, 40.0, 60.0],
+        "score": 0.9,
+    }
+
+
+def test_yolo_text_gives_the_boxes_back(found: Detections) -> None:
+    table = np.array([line.split() for line in found.to_yolo().splitlines()], dtype=float)
+    assert table[:, 0].tolist() == found.class_ids.tolist()
+    np.testing.assert_allclose(table[:, 5], found.scores, atol=1e-6)
+    boxes = cxcywh_to_xyxy(table[:, 1:5]) * [200, 100, 200, 100]
+    np.testing.assert_allclose(boxes, found.boxes_xyxy, atol=2e-4)
+
+
+def test_no_detections_in_every_form() -> None:
+    nothing = Detections.empty(("cat",), (10, 20))
+    assert len(nothing) == 0
+    assert nothing.boxes_xyxy.shape == (0, 4)
+    assert nothing.class_ids.dtype == np.int64
+    assert nothing.to_dicts() == []
+    assert nothing.to_coco(1) == []
+    assert nothing.to_yolo() == ""
+    assert nothing.names == []
+
+
+def test_supervision_takes_them(found: Detections) -> None:
+    supervision = pytest.importorskip("supervision", reason="needs the supervision extra")
+    theirs = found.to_supervision()
+    assert isinstance(theirs, supervision.Detections)
+    np.testing.assert_array_equal(theirs.xyxy, found.boxes_xyxy)
+    np.testing.assert_array_equal(theirs.confidence, found.scores)
+    assert theirs.class_id.tolist() == found.class_ids.tolist()
+    assert theirs.data["class_name"].tolist() == found.names
+    theirs.xyxy[0] = 0
+    assert found.boxes_xyxy[0, 0] == 10
+
+
+def test_supervision_takes_none() -> None:
+    pytest.importorskip("supervision", reason="needs the supervision extra")
+    theirs = Detections.empty(("cat",), (10, 20)).to_supervision()
+    assert len(theirs) == 0
+    assert theirs.is_empty()
+
+
+def test_supervision_is_an_extra(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingExtraError, match=r"attendet\[supervision\]"):
+        found.to_supervision()
