@@ -1,0 +1,191 @@
+"""Which predictions answer for which objects, fully vectorised.
+
+N is the batch, M the objects a picture (padded), B the predictions a picture (all levels, in the
+order of `attendet.models.decode`), A the anchors of a level, K the classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attendet.losses.overlap import compute_iou
+
+__all__ = ["Grid", "Matches", "assign_best_anchor", "assign_dynamic"]
+
+BIG = 1e9
+
+
+class Grid(NamedTuple):
+    """One level of the detector's output."""
+
+    height: int
+    width: int
+    stride: int
+    anchors: Tensor
+    """Shape (A, 2), pixels."""
+    offset: int
+    """Number of predictions in the levels before this one."""
+
+
+class Matches(NamedTuple):
+    """Predictions and the objects they answer for, P pairs."""
+
+    picture: Tensor
+    """Shape (P,), index into N."""
+    prediction: Tensor
+    """Shape (P,), index into B."""
+    truth: Tensor
+    """Shape (P,), index into M."""
+
+
+def _flat_index(grid: Grid, row: Tensor, column: Tensor) -> Tensor:
+    """Return indices into B of all anchors of cells, (..., A); cells outside are clamped."""
+    row = row.clamp(0, grid.height - 1)
+    column = column.clamp(0, grid.width - 1)
+    anchors = torch.arange(len(grid.anchors), device=row.device)
+    first = grid.offset + (row * grid.width + column) * len(grid.anchors)
+    return first.unsqueeze(-1) + anchors
+
+
+def _nearest_cells(gt_boxes_xyxy: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows, columns (N, M, 4) of the four cells nearest each centre, and which exist."""
+    centres = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2 / grid.stride
+    corner = (centres - 0.5).floor().long()
+    shifts = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=corner.device)
+    cells = corner.unsqueeze(2) + shifts
+    column, row = cells[..., 0], cells[..., 1]
+    exists = (row >= 0) & (row < grid.height) & (column >= 0) & (column < grid.width)
+    return row, column, exists
+
+
+def _candidates(gt_boxes_xyxy: Tensor, grids: list[Grid]) -> tuple[Tensor, Tensor]:
+    """Return the candidate predictions (N, M, Q) of each object, and which exist."""
+    indices, exists = [], []
+    for grid in grids:
+        row, column, exist = _nearest_cells(gt_boxes_xyxy, grid)
+        index = _flat_index(grid, row, column)
+        indices.append(index.flatten(2))
+        exists.append(exist.unsqueeze(-1).expand_as(index).flatten(2))
+    return torch.cat(indices, dim=2), torch.cat(exists, dim=2)
+
+
+def _keep_cheapest(chosen: Tensor, cost: Tensor, index: Tensor, total: int) -> Tensor:
+    """Return ``chosen`` less the pairs whose prediction another object gets at lower cost."""
+    n, objects, count = cost.shape
+    flat_index = index.reshape(n, -1)
+    flat_cost = torch.where(chosen, cost, torch.full_like(cost, BIG)).reshape(n, -1)
+    best = torch.full((n, total), BIG, device=cost.device, dtype=cost.dtype)
+    best.scatter_reduce_(1, flat_index, flat_cost, "amin")
+    wins = chosen.reshape(n, -1) & (flat_cost <= best.gather(1, flat_index))
+    # Equal costs (duplicate labels): the first object wins.
+    order = torch.arange(objects * count, device=cost.device).expand(n, -1)
+    none = objects * count
+    rank = torch.where(wins, order, torch.full_like(order, none))
+    first = torch.full((n, total), none, device=cost.device, dtype=order.dtype)
+    first.scatter_reduce_(1, flat_index, rank, "amin")
+    return (wins & (first.gather(1, flat_index) == order)).view(n, objects, count)
+
+
+@torch.no_grad()
+def assign_dynamic(
+    pred_boxes_xyxy: Tensor,
+    objectness_logits: Tensor,
+    class_logits: Tensor,
+    gt_boxes_xyxy: Tensor,
+    gt_class_ids: Tensor,
+    gt_valid: Tensor,
+    grids: list[Grid],
+    *,
+    iou_weight: float = 3.0,
+    top_candidates: int = 10,
+) -> Matches:
+    """Return the matches of dynamic-k assignment: as many predictions an object as fit it well.
+
+    Ge et al. 2021, YOLOX, arXiv:2107.08430, section 2.1 (SimOTA): each object takes its k cheapest
+    candidates, k the sum of its ten best overlaps, the cost binary cross-entropy of the class
+    score plus 3 times the negative log overlap. We differ in the candidates: the four cells
+    nearest the object's centre, on each level, with each anchor (a centre further off is beyond
+    the reach of the decode with ``scale_x_y`` = 2), so cost is computed for 24 predictions an
+    object, not for all.
+
+    Args:
+        pred_boxes_xyxy: shape (N, B, 4), canvas pixels.
+        objectness_logits: shape (N, B).
+        class_logits: shape (N, B, K).
+        gt_boxes_xyxy: shape (N, M, 4), canvas pixels.
+        gt_class_ids: shape (N, M).
+        gt_valid: shape (N, M), false where padded.
+        grids: the levels.
+        iou_weight: weight of the overlap in the cost.
+        top_candidates: overlaps that are summed for k.
+
+    Returns:
+        Each prediction at most once.
+    """
+    n, total, num_classes = class_logits.shape
+    index, exists = _candidates(gt_boxes_xyxy, grids)
+    allowed = exists & gt_valid.unsqueeze(-1)
+    flat = index.reshape(n, -1)
+    boxes = pred_boxes_xyxy.gather(1, flat.unsqueeze(-1).expand(-1, -1, 4)).view(*index.shape, 4)
+    iou = compute_iou(boxes, gt_boxes_xyxy.unsqueeze(2)) * allowed
+    logits = class_logits.gather(1, flat.unsqueeze(-1).expand(-1, -1, num_classes))
+    objectness = objectness_logits.gather(1, flat).unsqueeze(-1).sigmoid()
+    score = (logits.sigmoid() * objectness).sqrt().view(*index.shape, num_classes)
+    one_hot = functional.one_hot(gt_class_ids, num_classes).to(score.dtype).unsqueeze(2)
+    class_cost = functional.binary_cross_entropy(
+        score.clamp(1e-6, 1 - 1e-6), one_hot.expand_as(score), reduction="none"
+    ).sum(dim=-1)
+    cost = class_cost - iou_weight * (iou + 1e-8).log()
+    cost = torch.where(allowed, cost, torch.full_like(cost, BIG))
+    width = min(top_candidates, cost.shape[2])
+    count = iou.topk(width, dim=2).values.sum(dim=2).long().clamp(min=1)
+    rank = cost.argsort(dim=2, stable=True).argsort(dim=2, stable=True)
+    chosen = (rank < count.unsqueeze(-1)) & allowed
+    kept = _keep_cheapest(chosen, cost, index, total)
+    picture, truth, slot = kept.nonzero(as_tuple=True)
+    return Matches(picture, index[picture, truth, slot], truth)
+
+
+@torch.no_grad()
+def assign_best_anchor(
+    gt_boxes_xyxy: Tensor, gt_valid: Tensor, grids: list[Grid], total: int
+) -> Matches:
+    """Return the matches of classic assignment: the best-shaped anchor at the object's own cell.
+
+    Redmon and Farhadi 2018, YOLOv3, arXiv:1804.02767, section 2.1. The best anchor has the
+    greatest overlap of shapes laid on one corner; where it stands on both levels both answer, as
+    in darknet. A prediction wanted by two objects goes to the later one in the earlier projects;
+    here to the smaller object, which has fewer chances elsewhere.
+
+    Args:
+        gt_boxes_xyxy: shape (N, M, 4), canvas pixels.
+        gt_valid: shape (N, M), false where padded.
+        grids: the levels.
+        total: B.
+
+    Returns:
+        Each prediction at most once.
+    """
+    size = (gt_boxes_xyxy[..., 2:] - gt_boxes_xyxy[..., :2]).clamp(min=1e-3)
+    centres = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2
+    overlaps = []
+    for grid in grids:
+        inner = torch.minimum(size.unsqueeze(2), grid.anchors).prod(dim=-1)
+        area = size.prod(dim=-1).unsqueeze(2)
+        overlaps.append(inner / (area + grid.anchors.prod(dim=-1) - inner))
+    best = torch.cat(overlaps, dim=2).amax(dim=2, keepdim=True)
+    indices, chosen = [], []
+    for grid, overlap in zip(grids, overlaps, strict=True):
+        cell = (centres / grid.stride).floor().long()
+        index = _flat_index(grid, cell[..., 1], cell[..., 0])
+        indices.append(index)
+        chosen.append((overlap == best) & gt_valid.unsqueeze(-1))
+    index = torch.cat(indices, dim=2)
+    area = size.prod(dim=-1).unsqueeze(-1).expand(index.shape)
+    kept = _keep_cheapest(torch.cat(chosen, dim=2), area, index, total)
+    picture, truth, slot = kept.nonzero(as_tuple=True)
+    return Matches(picture, index[picture, truth, slot], truth)

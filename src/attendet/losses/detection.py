@@ -1,0 +1,180 @@
+"""The detection loss: assignment, then box, objectness and class terms by name.
+
+N is the batch, M the objects a picture (padded), B the predictions a picture, K the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
+from attendet.losses.overlap import compute_ciou, compute_iou
+from attendet.models.decode import decode_boxes, split_raw_map
+
+__all__ = ["DetectionLoss", "LossSettings", "Targets"]
+
+Targets = tuple[Tensor, Tensor, Tensor]
+"""gt_boxes_xyxy (N, M, 4) in canvas pixels, gt_class_ids (N, M), gt_valid (N, M)."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How predictions are assigned and the terms weighed."""
+
+    assignment: Literal["dynamic", "classic"] = "dynamic"
+    """dynamic: several positives an object by cost; classic: the best anchor alone."""
+
+    box_weight: float = 5.0
+    """Weight of the box term, 1 - CIoU."""
+
+    objectness_weight: float = 1.0
+    """Weight of the objectness term."""
+
+    class_weight: float = 1.0
+    """Weight of the class term."""
+
+    ignore_iou: float = 0.5
+    """classic: a prediction that overlaps an object more than this is not called background."""
+
+    label_smoothing: float = 0.0
+    """Share of the class target that is spread over the classes."""
+
+
+class DetectionLoss:
+    """Computes the named terms of the loss from raw maps and targets.
+
+    The three terms are sums over the batch, divided by the number of matches in it.
+
+    Args:
+        level_anchors: (A, 2) tensors of each level, pixels.
+        strides: pixels per cell of each level.
+        scale_x_y: stretch of the centre's sigmoid.
+        settings: see `LossSettings`.
+    """
+
+    def __init__(
+        self,
+        level_anchors: Sequence[Tensor],
+        strides: Sequence[int],
+        scale_x_y: float,
+        settings: LossSettings | None = None,
+    ) -> None:
+        self.level_anchors = list(level_anchors)
+        self.strides = tuple(strides)
+        self.scale_x_y = scale_x_y
+        self.settings = settings or LossSettings()
+
+    def __call__(
+        self,
+        raw_maps: Sequence[Tensor],
+        targets: Targets,
+        *,
+        average_matches: Callable[[Tensor], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the terms ``box``, ``objectness`` and ``class``, weighed; their sum is the loss.
+
+        Args:
+            raw_maps: one (N, A (5 + K), H, W) a level.
+            targets: see `Targets`.
+            average_matches: several processes: returns the mean over them of a number of matches.
+        """
+        boxes, objectness, classes, grids = self._predictions(raw_maps)
+        gt_boxes, gt_classes, gt_valid = targets
+        matches = self._assign(boxes, objectness, classes, targets, grids)
+        count = torch.as_tensor(len(matches.picture), dtype=torch.float32, device=boxes.device)
+        if average_matches is not None:
+            count = average_matches(count)
+        count = count.clamp(min=1.0)
+        truth_boxes = gt_boxes[matches.picture, matches.truth]
+        ciou, iou = compute_ciou(boxes[matches.picture, matches.prediction], truth_boxes)
+        box_loss = (1 - ciou) * self._box_scale(truth_boxes, grids)
+        objectness_loss = self._objectness(objectness, iou, matches, boxes, gt_boxes, gt_valid)
+        class_loss = self._classes(
+            classes[matches.picture, matches.prediction],
+            gt_classes[matches.picture, matches.truth],
+        )
+        return {
+            "box": self.settings.box_weight * box_loss.sum() / count,
+            "objectness": self.settings.objectness_weight * objectness_loss / count,
+            "class": self.settings.class_weight * class_loss / count,
+        }
+
+    def _predictions(self, raw_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Grid]]:
+        boxes, objectness, classes, grids = [], [], [], []
+        offset = 0
+        for raw_map, anchors, stride in zip(
+            raw_maps, self.level_anchors, self.strides, strict=True
+        ):
+            box_terms, objectness_logits, class_logits = split_raw_map(raw_map, len(anchors))
+            n, height, width, per_cell = objectness_logits.shape
+            decoded = decode_boxes(box_terms, anchors, stride, self.scale_x_y)
+            boxes.append(decoded.reshape(n, -1, 4))
+            objectness.append(objectness_logits.reshape(n, -1))
+            classes.append(class_logits.reshape(n, -1, class_logits.shape[-1]))
+            grids.append(Grid(height, width, stride, anchors, offset))
+            offset += height * width * per_cell
+        return torch.cat(boxes, 1), torch.cat(objectness, 1), torch.cat(classes, 1), grids
+
+    def _assign(
+        self,
+        boxes: Tensor,
+        objectness: Tensor,
+        classes: Tensor,
+        targets: Targets,
+        grids: list[Grid],
+    ) -> Matches:
+        gt_boxes, gt_classes, gt_valid = targets
+        if self.settings.assignment == "classic":
+            return assign_best_anchor(gt_boxes, gt_valid, grids, boxes.shape[1])
+        return assign_dynamic(
+            boxes.detach(),
+            objectness.detach(),
+            classes.detach(),
+            gt_boxes,
+            gt_classes,
+            gt_valid,
+            grids,
+        )
+
+    def _box_scale(self, truth_boxes: Tensor, grids: list[Grid]) -> Tensor:
+        """Return the weight of each match: small objects count up to double in classic."""
+        if self.settings.assignment != "classic":
+            return torch.ones_like(truth_boxes[:, 0])
+        canvas = grids[0].height * grids[0].width * grids[0].stride ** 2
+        area = (truth_boxes[:, 2:] - truth_boxes[:, :2]).prod(dim=-1)
+        return 2 - area / canvas
+
+    def _objectness(
+        self,
+        logits: Tensor,
+        iou: Tensor,
+        matches: Matches,
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        gt_valid: Tensor,
+    ) -> Tensor:
+        target = torch.zeros_like(logits)
+        at = (matches.picture, matches.prediction)
+        if self.settings.assignment != "classic":
+            target[at] = iou.detach().clamp(0, 1).to(target.dtype)
+            return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        target[at] = 1.0
+        overlap = compute_iou(boxes.detach().unsqueeze(2), gt_boxes.unsqueeze(1))
+        best = (overlap * gt_valid.unsqueeze(1)).amax(dim=2)
+        counted = ((best <= self.settings.ignore_iou) | (target > 0)).to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(
+            logits, target, weight=counted, reduction="sum"
+        )
+
+    def _classes(self, logits: Tensor, class_ids: Tensor) -> Tensor:
+        num_classes = logits.shape[-1]
+        smoothing = self.settings.label_smoothing
+        target = functional.one_hot(class_ids, num_classes).to(logits.dtype)
+        target = target * (1 - smoothing) + smoothing / num_classes
+        return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")

@@ -1,0 +1,100 @@
+"""From raw maps to boxes and scores: the one decode.
+
+N is the batch, A the anchors of a level, K the classes, H and W the size of a level's map, B the
+boxes of all levels together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["RawLevel", "decode_boxes", "decode_maps", "split_raw_map"]
+
+RawLevel = tuple[Tensor, Tensor, Tensor]
+"""Box terms (N, H, W, A, 4), objectness logits (N, H, W, A), class logits (N, H, W, A, K)."""
+
+MAX_LOG_SIZE = 8.0
+"""Log of the largest size in anchors; keeps exp() finite in any precision."""
+
+
+def split_raw_map(raw_map: Tensor, num_anchors: int) -> RawLevel:
+    """Return the box terms, objectness logits and class logits of one raw map.
+
+    Args:
+        raw_map: shape (N, A (5 + K), H, W).
+        num_anchors: A.
+
+    Returns:
+        See `RawLevel`; float32.
+    """
+    n, channels, height, width = raw_map.shape
+    terms = channels // num_anchors
+    laid = raw_map.permute(0, 2, 3, 1).reshape(n, height, width, num_anchors, terms).float()
+    return laid[..., :4], laid[..., 4], laid[..., 5:]
+
+
+def decode_boxes(
+    box_terms: Tensor,
+    anchors: Tensor,
+    stride: int,
+    scale_x_y: float,
+) -> Tensor:
+    """Return the corner boxes of one level.
+
+    Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934: the centre is
+    ``(sigmoid(t) s - (s - 1) / 2 + cell) stride``, the size ``anchor exp(t)``.
+
+    Args:
+        box_terms: shape (N, H, W, A, 4): x, y, width and height terms.
+        anchors: shape (A, 2), width and height in pixels.
+        stride: pixels per cell.
+        scale_x_y: s.
+
+    Returns:
+        Shape (N, H, W, A, 4), left, top, right, bottom in canvas pixels.
+    """
+    height, width = box_terms.shape[1], box_terms.shape[2]
+    device = box_terms.device
+    rows = torch.arange(height, device=device, dtype=box_terms.dtype)
+    columns = torch.arange(width, device=device, dtype=box_terms.dtype)
+    cells = torch.stack(
+        [
+            columns.view(1, width).expand(height, width),
+            rows.view(height, 1).expand(height, width),
+        ],
+        dim=-1,
+    ).view(1, height, width, 1, 2)
+    shift = (scale_x_y - 1) / 2
+    centres = (box_terms[..., :2].sigmoid() * scale_x_y - shift + cells) * stride
+    halves = box_terms[..., 2:].clamp(max=MAX_LOG_SIZE).exp() * (anchors / 2)
+    return torch.cat([centres - halves, centres + halves], dim=-1)
+
+
+def decode_maps(
+    raw_maps: list[Tensor],
+    level_anchors: list[Tensor],
+    strides: tuple[int, ...],
+    scale_x_y: float,
+) -> tuple[Tensor, Tensor]:
+    """Return boxes and scores of all levels, in the order level, row, column, anchor.
+
+    Args:
+        raw_maps: one (N, A (5 + K), H, W) a level.
+        level_anchors: one (A, 2) a level, pixels.
+        strides: pixels per cell of each level.
+        scale_x_y: stretch of the centre's sigmoid.
+
+    Returns:
+        Boxes (N, B, 4), left, top, right, bottom in canvas pixels; scores (N, B, K), 0 to 1:
+        ``sigmoid(objectness) sigmoid(class)``.
+    """
+    boxes, scores = [], []
+    for raw_map, anchors, stride in zip(raw_maps, level_anchors, strides, strict=True):
+        box_terms, objectness_logits, class_logits = split_raw_map(raw_map, len(anchors))
+        n, num_classes = class_logits.shape[0], class_logits.shape[-1]
+        level_boxes = decode_boxes(box_terms, anchors, stride, scale_x_y)
+        level_scores = objectness_logits.sigmoid().unsqueeze(-1) * class_logits.sigmoid()
+        boxes.append(level_boxes.reshape(n, -1, 4))
+        scores.append(level_scores.reshape(n, -1, num_classes))
+    return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)

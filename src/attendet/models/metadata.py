@@ -1,0 +1,231 @@
+"""What a weights file says about itself, readable without torch.
+
+A weights file is one ``.safetensors``; its header maps names to JSON texts, one for each field of
+`WeightsMetadata`. The network is rebuilt from the file alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from attendet.config import from_mapping
+from attendet.errors import ConfigError, WeightsError
+
+__all__ = [
+    "DEFAULT_ANCHORS",
+    "FORMAT",
+    "Preprocess",
+    "WeightsMetadata",
+    "count_parameters",
+    "read_metadata",
+    "read_tensor_shapes",
+]
+
+FORMAT = "attendet/1"
+"""Name and version of the layout."""
+
+MAX_HEADER_BYTES = 64 * 1024 * 1024
+
+DEFAULT_ANCHORS = (
+    (10.0, 14.0),
+    (23.0, 27.0),
+    (37.0, 58.0),
+    (81.0, 82.0),
+    (135.0, 169.0),
+    (344.0, 319.0),
+)
+"""Widths and heights in pixels at 416, as in darknet's yolov4-tiny.cfg."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the network's input."""
+
+    fit: Literal["rect", "square", "stretch"] = "rect"
+    """rect: scaled to the long side, the canvas no larger than needed; square: letterboxed into the
+    whole input size; stretch: scaled to the input size without keeping the aspect."""
+
+    colour: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels."""
+
+
+@dataclass(frozen=True)
+class WeightsMetadata:
+    """The description that travels with the weights."""
+
+    classes: tuple[str, ...]
+    """Class names, in the order of the network's outputs."""
+
+    architecture: str = "yolov4-tiny"
+    """Name of the network."""
+
+    attention: str = "none"
+    """Attention spec, such as ``ca`` or ``se@p5+ca@up``."""
+
+    input_hw: tuple[int, int] = (416, 416)
+    """Height and width that the network was trained at, pixels."""
+
+    anchors: tuple[tuple[float, float], ...] = DEFAULT_ANCHORS
+    """Widths and heights of the six anchors in pixels, small to large."""
+
+    anchor_masks: tuple[tuple[int, ...], ...] = ((3, 4, 5), (1, 2, 3))
+    """Anchors of the stride-32 and the stride-16 level."""
+
+    scale_x_y: float = 1.05
+    """Stretch of the centre's sigmoid (1.05 in darknet's yolov4-tiny.cfg)."""
+
+    width: float = 1.0
+    """Width multiplier of all channels."""
+
+    bn_eps: float = 1e-5
+    """Epsilon of batch normalisation."""
+
+    preprocess: dict[str, str] = field(default_factory=lambda: dataclasses.asdict(Preprocess()))
+    """Fields of `Preprocess`."""
+
+    recipe: dict[str, Any] | None = None
+    """The recipe that trained the weights."""
+
+    seed: int | None = None
+    """Seed of the run."""
+
+    data: dict[str, Any] | None = None
+    """Fingerprint, split sizes and where the splits came from."""
+
+    measured: dict[str, Any] | None = None
+    """Average precision as measured when the file was written."""
+
+    version: str = ""
+    """Version of attendet that wrote the file."""
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(
+                f"classes must be distinct names, at least one; got {list(self.classes)!r}."
+            )
+        if any(side < 32 or side % 32 for side in self.input_hw):
+            raise ConfigError(
+                f"input_hw must be multiples of 32; got {self.input_hw}. "
+                f"Nearest: {tuple(max(32, round(side / 32) * 32) for side in self.input_hw)}."
+            )
+        if len(self.anchor_masks) != 2 or any(
+            not 0 <= index < len(self.anchors) for mask in self.anchor_masks for index in mask
+        ):
+            raise ConfigError(
+                f"anchor_masks must be two lists of numbers below {len(self.anchors)}; "
+                f"got {self.anchor_masks}."
+            )
+        self.preprocessing()
+
+    def preprocessing(self) -> Preprocess:
+        """Return the preprocessing as its own type."""
+        return from_mapping(Preprocess, self.preprocess, source="preprocess")
+
+    def level_anchors(self) -> tuple[tuple[tuple[float, float], ...], ...]:
+        """Return the anchors of each level, stride 32 first, pixels."""
+        return tuple(tuple(self.anchors[index] for index in mask) for mask in self.anchor_masks)
+
+    def to_header(self) -> dict[str, str]:
+        """Return the texts that stand in the file's header."""
+        texts = {key: json.dumps(value) for key, value in dataclasses.asdict(self).items()}
+        return {"format": FORMAT, **texts}
+
+    @classmethod
+    def from_header(cls, header: dict[str, str], *, source: str) -> WeightsMetadata:
+        """Return the description that a header holds.
+
+        Args:
+            header: the ``__metadata__`` of a safetensors file.
+            source: name of the file, for errors.
+
+        Raises:
+            WeightsError: if it is not ours, of a later layout, or broken.
+        """
+        if header.get("format") != FORMAT:
+            raise WeightsError(
+                f"weights file must be of layout {FORMAT!r}; got {header.get('format')!r} "
+                f"({source}). It was not written by this version of attendet."
+            )
+        values: dict[str, Any] = {}
+        for key, text in header.items():
+            if key == "format":
+                continue
+            try:
+                values[key] = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise WeightsError(
+                    f"metadata {key!r} is not JSON ({source}): {error}. The file is damaged."
+                ) from None
+        try:
+            return from_mapping(cls, values, source=source)
+        except (ConfigError, TypeError) as error:
+            raise WeightsError(f"metadata of the weights file is wrong: {error}") from None
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise WeightsError(f"weights must be a file; got a folder ({path}).")
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            prefix = stream.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise WeightsError(
+                    f"weights must be a .safetensors file; this is none, or cut short ({path})."
+                )
+            header = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise WeightsError(f"weights file not found ({path}). Check the path.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise WeightsError(
+            f"weights must be a .safetensors file; the header is no JSON ({path})."
+        ) from None
+    if not isinstance(header, dict):
+        raise WeightsError(f"weights must be a .safetensors file; the header is no map ({path}).")
+    return header
+
+
+def read_metadata(path: str | Path) -> WeightsMetadata:
+    """Return the description in a weights file, without reading the tensors.
+
+    Raises:
+        WeightsError: if the file is missing, no safetensors file, or not ours.
+    """
+    path = Path(path)
+    header = _read_header(path).get("__metadata__")
+    if not isinstance(header, dict):
+        raise WeightsError(
+            f"weights file must describe itself in its metadata; this one has none ({path}). "
+            "It was not written by attendet."
+        )
+    return WeightsMetadata.from_header(header, source=str(path))
+
+
+def read_tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a weights file, from its header alone."""
+    header = _read_header(Path(path))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+
+
+def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Return the number of trained values: all but batch normalisation's running statistics.
+
+    Example:
+        >>> count_parameters({"a.weight": (2, 3), "a.running_mean": (3,)})
+        6
+    """
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    total = 0
+    for name, shape in shapes.items():
+        if not name.endswith(buffers):
+            size = 1
+            for side in shape:
+                size *= side
+            total += size
+    return total

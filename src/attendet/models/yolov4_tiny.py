@@ -1,0 +1,159 @@
+"""YOLOv4-tiny with attention at named sites: the reference network.
+
+N, C, H, W are batch, channels, height and width; A anchors a level, K classes, B boxes in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attendet.attention import AttentionBlock, create_attention
+from attendet.models.backbone import ConvBlock, CSPDarknetTiny
+from attendet.models.decode import decode_maps
+
+__all__ = ["NECK_SITES", "SITES", "STRIDES", "YoloV4Tiny"]
+
+SITES = ("stage1", "stage2", "stage3", "p4", "p5", "up")
+"""Where attention may stand. stage1..3: after each CSP block, inside the backbone. p4, p5: on the
+backbone's two outputs as the neck sees them. up: after the neck's upsample."""
+
+NECK_SITES = ("p4", "p5", "up")
+"""Where attention stands when a spec names no site: it leaves the backbone's features alone."""
+
+STRIDES = (32, 16)
+"""Pixels per cell of the two levels."""
+
+OBJECT_PRIOR = 0.01
+"""Share of boxes that hold an object at the start of training (Lin et al. 2017, Focal Loss,
+arXiv:1708.02002, section 4.1): the head's biases start there."""
+
+
+class YoloV4Tiny(nn.Module):
+    """YOLOv4-tiny (Bochkovskiy et al. 2020, arXiv:2004.10934; layer table of darknet's cfg).
+
+    With K = 80 and no attention it has 6,056,606 parameters.
+
+    Args:
+        num_classes: K.
+        anchors: of each level, stride 32 first: widths and heights in pixels.
+        attention: site to name of a block; see `SITES`.
+        scale_x_y: stretch of the centre's sigmoid.
+        width: multiplier of all channels.
+        bn_eps: epsilon of batch normalisation.
+
+    Example:
+        >>> network = YoloV4Tiny(80, [[(81, 82)] * 3, [(23, 27)] * 3], {"p5": "ca"})
+        >>> [tuple(raw_map.shape) for raw_map in network(torch.zeros(1, 3, 64, 96))]
+        [(1, 255, 2, 3), (1, 255, 4, 6)]
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        anchors: Sequence[Sequence[Sequence[float]]],
+        attention: Mapping[str, str] | None = None,
+        *,
+        scale_x_y: float = 1.05,
+        width: float = 1.0,
+        bn_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.scale_x_y = scale_x_y
+        for level, level_anchors in enumerate(anchors):
+            tensor = torch.tensor(level_anchors, dtype=torch.float32)
+            self.register_buffer(f"anchors{level}", tensor, persistent=False)
+        self.backbone = CSPDarknetTiny(width=width, bn_eps=bn_eps)
+        channels = self.backbone.site_channels
+        p4, p5, up = channels["p4"], channels["p5"], channels["up"]
+        terms = 5 + num_classes
+        self.conv_p5 = ConvBlock(p5, p5 // 2, 1, bn_eps=bn_eps)
+        self.head_p5 = ConvBlock(p5 // 2, p5, 3, bn_eps=bn_eps)
+        self.out_p5 = nn.Conv2d(p5, terms * len(self.anchors0), 1)
+        self.conv_up = ConvBlock(p5 // 2, up, 1, bn_eps=bn_eps)
+        self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
+        self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
+        self._initialise()
+        spec = dict(attention or {})
+        self.attention = nn.ModuleDict(
+            {site: create_attention(spec[site], channels[site]) for site in SITES if site in spec}
+        )
+
+    anchors0: Tensor
+    anchors1: Tensor
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, a=0.1, mode="fan_out", nonlinearity="leaky_relu"
+                )
+        prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
+        for out, anchors in ((self.out_p5, self.anchors0), (self.out_p4, self.anchors1)):
+            nn.init.normal_(out.weight, std=0.01)
+            bias = torch.zeros(len(anchors), 5 + self.num_classes)
+            bias[:, 4] = prior
+            out.bias.data.copy_(bias.view(-1))  # type: ignore[union-attr]
+
+    @property
+    def level_anchors(self) -> list[Tensor]:
+        """Widths and heights in pixels of each level's anchors, stride 32 first, (A, 2) each."""
+        return [self.anchors0, self.anchors1]
+
+    def attention_blocks(self) -> dict[str, AttentionBlock]:
+        """Return the attention block of each site that has one."""
+        return {
+            site: block
+            for site, block in self.attention.items()
+            if isinstance(block, AttentionBlock)
+        }
+
+    def _attend(self, site: str, features: Tensor) -> Tensor:
+        if site in self.attention:
+            attended: Tensor = self.attention[site](features)
+            return attended
+        return features
+
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the map at each site, before the site's attention.
+
+        Args:
+            pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+        """
+        maps: dict[str, Tensor] = {}
+        self._forward(pictures, maps)
+        return maps
+
+    def _forward(self, pictures: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
+        def site(name: str, features: Tensor) -> Tensor:
+            if record is not None:
+                record[name] = features
+            return self._attend(name, features)
+
+        backbone = self.backbone
+        stage1, _ = backbone.csp1(backbone.conv2(backbone.conv1(pictures)))
+        stage2, _ = backbone.csp2(site("stage1", stage1))
+        stage3, merged = backbone.csp3(site("stage2", stage2))
+        p5 = site("p5", backbone.conv3(site("stage3", stage3)))
+        p4 = site("p4", merged)
+        squeezed = self.conv_p5(p5)
+        up = functional.interpolate(self.conv_up(squeezed), scale_factor=2.0, mode="nearest")
+        fused = torch.cat([site("up", up), p4], dim=1)
+        return [self.out_p5(self.head_p5(squeezed)), self.out_p4(self.head_p4(fused))]
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Return the raw maps, stride 32 first: (N, A (5 + K), H/32, W/32) and (..., H/16, W/16).
+
+        Args:
+            pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+        """
+        return self._forward(pictures, None)
+
+    def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return boxes (N, B, 4), corners in canvas pixels, and scores (N, B, K), 0 to 1."""
+        return decode_maps(raw_maps, self.level_anchors, STRIDES, self.scale_x_y)

@@ -1,0 +1,128 @@
+"""Several processes: devices by Lightning Fabric, batch statistics over all of them.
+
+C channels; statistics run over N, H and W of all processes together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn import functional as dist_functional
+
+from attendet.errors import ConfigError
+from attendet.extras import require
+
+__all__ = ["SharedBatchNorm2d", "cpu_multiplies_bf16", "make_fabric", "share_batch_norm"]
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Return whether this processor has bf16 matrix instructions (AVX512-BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _precision(wanted: str, accelerator: str) -> str:
+    if wanted == "auto":
+        if accelerator == "cuda":
+            wanted = "bf16" if torch.cuda.is_bf16_supported() else "16"
+        else:
+            wanted = "bf16" if accelerator == "cpu" and cpu_multiplies_bf16() else "32"
+    if wanted == "16" and accelerator == "cpu":
+        raise ConfigError("precision must be 32 or bf16 on a CPU; got '16' (--precision).")
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
+
+
+def make_fabric(
+    *,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    precision: str = "auto",
+) -> Any:
+    """Return a Lightning Fabric for the devices, not yet launched.
+
+    Args:
+        accelerator: auto takes CUDA, then Apple's, then the CPU.
+        devices: processes on this machine, one a device.
+        nodes: machines; start the command on each by torchrun.
+        precision: ``auto``, ``32``, ``bf16`` or ``16``.
+
+    Raises:
+        ConfigError: if there are not that many devices.
+    """
+    fabric_module = require("lightning_fabric", extra="train", purpose="training")
+    if accelerator == "auto":
+        if torch.cuda.is_available():
+            accelerator = "cuda"
+        else:
+            accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
+    if devices < 1 or nodes < 1:
+        raise ConfigError(f"devices and nodes must be at least 1; got {devices} and {nodes}.")
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"devices must be at most {torch.cuda.device_count()} here; got {devices} (--devices)."
+        )
+    several = devices * nodes > 1
+    return fabric_module.Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
+        precision=_precision(precision, accelerator),
+    )
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose training statistics run over all processes, on any device.
+
+    torch's SyncBatchNorm refuses CPU tensors; this one sums count, sum and sum of squares by a
+    differentiable all-reduce, in float32.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the normalised map, same shape."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(features)
+        wide = features.float()
+        count = torch.full_like(wide[0, :1, 0, 0], wide.numel() / wide.shape[1])
+        sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count])
+        total: Tensor = dist_functional.all_reduce(sums)  # type: ignore[no-untyped-call]
+        channels = features.shape[1]
+        size = total[-1].detach()
+        mean = total[:channels] / size
+        variance = (total[channels : 2 * channels] / size - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            momentum = self.momentum or 0.0
+            unbiased = variance * (size / (size - 1))
+            if self.running_mean is not None and self.running_var is not None:
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+            shift = self.bias - mean * scale
+        else:
+            shift = -mean * scale
+        shape = (1, channels, 1, 1)
+        normalised: Tensor = wide * scale.view(shape) + shift.view(shape)
+        return normalised.to(features.dtype)
+
+
+def share_batch_norm(network: nn.Module) -> nn.Module:
+    """Return the network with every batch normalisation shared between processes, in place.
+
+    Names, parameters and statistics stay, so its state dict loads into the plain network.
+    """
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d
+    return network

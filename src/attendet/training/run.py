@@ -1,0 +1,305 @@
+"""Train a detector: plan, loop, keep the best, leave a folder that tells it all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from attendet import __version__
+from attendet.data import DataSet
+from attendet.errors import ConfigError, TrainingError
+from attendet.models import WeightsMetadata, save_weights
+from attendet.training.checkpoint import read_state, write_state
+from attendet.training.distributed import make_fabric
+from attendet.training.events import Reporter, Silent
+from attendet.training.loop import Trainer
+from attendet.training.memory import keep_freed_memory
+from attendet.training.pictures import draw_run
+from attendet.training.plan import Plan, make_plan
+from attendet.training.recipe import Recipe, load_recipe
+from attendet.training.run_folder import RunFolder, free_folder
+from attendet.training.schedule import evaluates_at
+from attendet.training.validation import validate
+
+__all__ = ["TrainingResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run leaves."""
+
+    folder: Path
+    """The run's folder."""
+
+    best: Path
+    """Weights with the best AP on the validation split (the last ones where there is no split)."""
+
+    last: Path
+    """Weights of the last epoch."""
+
+    records: list[dict[str, Any]]
+    """One record an epoch, as in results.jsonl."""
+
+    ap: float | None
+    """Best AP (IoU 0.50 to 0.95) on the validation split, 0 to 1."""
+
+    epochs: int
+    """Epochs done."""
+
+    seconds: float
+    """Wall time of this call."""
+
+
+@dataclass
+class _Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    best_ap: float = -1.0
+    best_epoch: int = 0
+
+
+def train(
+    data: str | Path | DataSet | None = None,
+    *,
+    attention: str = "ca",
+    recipe: str | Recipe = "default",
+    seed: int = 0,
+    output: str | Path | None = None,
+    pretrained: str | Path | None = None,
+    resume: str | Path | None = None,
+    format: str | None = None,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    reporter: Reporter | None = None,
+    **overrides: Any,
+) -> TrainingResult:
+    """Train a detector on a data set and return where its weights are.
+
+    The same seed on the same machine gives the same weights bit for bit, resumed or not: every
+    random draw depends on seed, epoch and step alone.
+
+    Args:
+        data: path of a data set (VOC, YOLO or COCO), or the set; not needed with ``resume``.
+        attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
+        recipe: name of a recipe, path of a YAML file, or a `Recipe`.
+        seed: of weights, order of pictures and augmentation.
+        output: folder of the run, new; ``runs/train`` with the next free number if left out.
+        pretrained: weights file to start from.
+        resume: folder of an interrupted run to go on with; all settings come from there.
+        format: ``voc``, ``yolo`` or ``coco``, where it is not to be recognised.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: processes on this machine, one a device.
+        nodes: machines.
+        reporter: is told of the progress.
+        overrides: settings of the recipe (see `Recipe`) that win over it.
+
+    Raises:
+        ConfigError: if an argument or a setting is wrong.
+        DataError: if the data cannot be read.
+        WeightsError: if the pretrained weights do not fit.
+        TrainingError: if the loss is not finite, or there is nothing to resume.
+    """
+    begun = time.perf_counter()
+    reporter = reporter or Silent()
+    if resume is not None:
+        folder, config = RunFolder.open(Path(resume))
+        data, attention, seed = config["data"], config["attention"], config["seed"]
+        format, settings = config["format"], load_recipe("default", config["recipe"])
+        pretrained = None
+        devices, nodes = config["devices"], config["nodes"]
+    else:
+        if data is None:
+            raise ConfigError("data must be given, or a run to resume; got neither.")
+        settings = _settings(recipe, overrides)
+    if settings.batch % (devices * nodes):
+        raise ConfigError(
+            f"batch must be a multiple of the {devices * nodes} processes; got {settings.batch}."
+        )
+    fabric = make_fabric(
+        accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
+    )
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    if fabric.world_size > 1 and fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
+    if not fabric.is_global_zero:
+        reporter = Silent()
+    plan = make_plan(
+        data,
+        attention=attention,
+        recipe=settings,
+        seed=seed,
+        pretrained=pretrained,
+        format=format,
+        progress=reporter.decoded,
+    )
+    if resume is None:
+        folder = _new_folder(fabric, output, plan, data, pretrained, format, devices, nodes)
+    with plan.cache:
+        return _Run(fabric, plan, folder, reporter, begun).fit(resumed=resume is not None)
+
+
+def _settings(recipe: str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, str):
+        return load_recipe(recipe, overrides)
+    values = {**recipe.as_dict(), **overrides}
+    return load_recipe("default", values)
+
+
+def _new_folder(
+    fabric: Any,
+    output: str | Path | None,
+    plan: Plan,
+    data: str | Path | DataSet,
+    pretrained: str | Path | None,
+    format: str | None,
+    devices: int,
+    nodes: int,
+) -> RunFolder:
+    path = Path(output) if output is not None else free_folder(Path("runs"), "train")
+    path = Path(fabric.broadcast(str(path)))
+    if not fabric.is_global_zero:
+        return RunFolder(path)
+    source = plan.dataset.root if isinstance(data, DataSet) else Path(data)
+    config = {
+        "data": str(source.resolve()),
+        "format": format,
+        "attention": plan.metadata.attention,
+        "seed": plan.seed,
+        "pretrained": str(pretrained) if pretrained is not None else None,
+        "devices": devices,
+        "nodes": nodes,
+        "version": __version__,
+        "torch": str(torch.__version__),
+        "canvas_hw": list(plan.canvas_hw),
+        "anchors": [list(pair) for pair in plan.anchors.anchors],
+        "anchors_from_data": plan.anchors.from_data,
+        "fingerprints": dict((plan.metadata.data or {})["fingerprints"]),
+        "recipe": plan.recipe.as_dict(),
+    }
+    return RunFolder.create(path, config)
+
+
+class _Run:
+    """One run in this process."""
+
+    def __init__(
+        self, fabric: Any, plan: Plan, folder: RunFolder, reporter: Reporter, begun: float
+    ) -> None:
+        self.fabric, self.plan, self.folder = fabric, plan, folder
+        self.reporter, self.begun = reporter, begun
+        self.trainer = Trainer(fabric, plan, reporter)
+        self.progress = _Progress()
+        self.records: list[dict[str, Any]] = []
+
+    def fit(self, *, resumed: bool) -> TrainingResult:
+        if resumed:
+            self._resume()
+        self.reporter.planned(self.plan, str(self.folder.path))
+        recipe = self.plan.recipe
+        try:
+            while self.progress.epoch < recipe.epochs and not self._out_of_patience():
+                self._epoch()
+        except TrainingError:
+            self._save(self.folder.last)
+            raise
+        finally:
+            self.folder.close()
+        return self._finish()
+
+    def _resume(self) -> None:
+        state = read_state(self.folder.state)
+        self.trainer.load_state(state["trainer"])
+        self.progress = _Progress(**state["progress"])
+        if self.fabric.is_global_zero:
+            self.records = self.folder.keep_records(self.progress.epoch)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.plan.recipe.patience
+        if patience is None or self.progress.best_epoch == 0:
+            return False
+        return self.progress.epoch - self.progress.best_epoch >= patience
+
+    def _epoch(self) -> None:
+        epoch = self.progress.epoch
+        record = self.trainer.run_epoch(epoch)
+        record["memory_mib"] = _memory_mib(self.fabric.device)
+        if evaluates_at(epoch, recipe=self.plan.recipe):
+            record.update(self._validate(epoch))
+        self.progress.epoch = epoch + 1
+        if self.fabric.is_global_zero:
+            self._save(self.folder.last)
+            self.folder.add_record(record)
+            self.records.append(record)
+            state = {
+                "trainer": self.trainer.state(),
+                "progress": dataclasses.asdict(self.progress),
+            }
+            write_state(self.folder.state, state)
+            self.reporter.epoch_ended(record)
+        self.fabric.barrier()
+
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        samples = self.plan.dataset.splits.get("val")
+        if not samples:
+            return {}
+        metrics, _ = validate(
+            self.fabric,
+            self.trainer.average.network,
+            self.plan.metadata,
+            samples,
+            batch=self.plan.recipe.batch,
+            progress=self.reporter.evaluated,
+        )
+        ap = metrics["ap"] if metrics["ap"] is not None else 0.0
+        if ap > self.progress.best_ap:
+            self.progress.best_ap, self.progress.best_epoch = ap, epoch + 1
+            if self.fabric.is_global_zero:
+                self._save(self.folder.best, {"split": "val", "epoch": epoch + 1, **_key(metrics)})
+        return _key(metrics)
+
+    def _save(self, path: Path, measured: dict[str, Any] | None = None) -> None:
+        if self.fabric.is_global_zero:
+            metadata: WeightsMetadata = dataclasses.replace(self.plan.metadata, measured=measured)
+            save_weights(path, self.trainer.average.network, metadata)
+
+    def _finish(self) -> TrainingResult:
+        if self.fabric.is_global_zero:
+            if not self.folder.best.exists():
+                self._save(self.folder.best)
+            draw_run(self.folder, self.plan, self.records)
+        self.fabric.barrier()
+        return TrainingResult(
+            folder=self.folder.path,
+            best=self.folder.best,
+            last=self.folder.last,
+            records=self.records,
+            ap=self.progress.best_ap if self.progress.best_epoch else None,
+            epochs=self.progress.epoch,
+            seconds=time.perf_counter() - self.begun,
+        )
+
+
+def _key(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
+    return {name: metrics[name] for name in names}
+
+
+def _memory_mib(device: torch.device) -> int:
+    """Return the most memory used so far: of the device on CUDA, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device) / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
