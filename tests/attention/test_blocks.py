@@ -72,6 +72,20 @@ def test_shape_dtype_and_memory_format_are_kept(name, dtype, memory_format, imag
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_without_gradients_the_values_are_the_same_and_the_input_stays(name, memory_format):
+    block = make(name).eval()
+    x = torch.randn(2, 16, 5, 7).to(memory_format=memory_format)
+    before, expected = x.clone(), block(x).detach()
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            out = block(x)
+            assert torch.equal(out, expected)
+            assert out.is_contiguous(memory_format=memory_format)
+            assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_one_map_of_one_place_can_be_trained_on(name):
     out = make(name).train()(torch.randn(1, 16, 1, 1))
     assert torch.isfinite(out).all()

@@ -55,7 +55,7 @@ class CBAM(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map times both gates, (N, C, H, W), without gating the channels twice."""
         gated = apply_gate(x, self._channel_gate(x))
-        return apply_gate(gated, self._spatial_gate(gated))
+        return apply_gate(gated, self._spatial_gate(gated), may_overwrite=True)
 
     def _channel_gate(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.reduce(x.mean((2, 3)))) + torch.relu(self.reduce(x.amax((2, 3))))

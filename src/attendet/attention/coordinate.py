@@ -44,6 +44,7 @@ class CoordinateAttention(AttentionBlock):
     Reads the map four times (two means, two products) and writes it twice; eager PyTorch has no
     operation that makes both means, or the product of three tensors, in one pass. Both means as one
     matrix product read the map once and take longer; ``x * (height * width)`` moves as much memory.
+    Without gradients the second product is written over the first.
     A channels_last map is pooled and gated as the (N, H, W, C) array that it is.
 
     Args:
