@@ -18,6 +18,7 @@ from attendet.errors import TrainingError
 from attendet.losses import DetectionLoss, LossSettings
 from attendet.models import STRIDES
 from attendet.training.batches import epoch_order, prefetched
+from attendet.training.convolution import mix_layouts
 from attendet.training.distributed import share_batch_norm
 from attendet.training.ema import WeightAverage
 from attendet.training.events import Reporter
@@ -63,6 +64,8 @@ class Trainer:
         )
         if fabric.world_size > 1:
             share_batch_norm(self.network)
+        if fabric.device.type == "cpu" and fabric.strategy.precision.precision == "32-true":
+            mix_layouts(self.network)
         optimizer = make_optimizer(self.network, recipe)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.criterion = DetectionLoss(
