@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from attendet.cli import main, predict  # noqa: E402
+from attendet.cli import main  # noqa: E402
 from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
 
 Predict = Callable[..., int]
@@ -192,33 +190,3 @@ def test_the_output_may_not_be_the_folder_of_the_pictures(
 
     assert "Choose another output folder" in capsys.readouterr().err
     assert (shots / "a.jpg").read_bytes() == before
-
-
-def test_plain_progress_speaks_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(predict, "PLAIN_STEP_SECONDS", 0.0)
-    with predict._progress(10) as step:
-        step(4)
-        step(10)
-
-    said = capsys.readouterr().err
-    assert said.startswith("4/10 pictures, ")
-    assert said.count("\n") == 1
-
-
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(sys, "stderr", Terminal())
-
-    with predict._progress(3) as step:
-        step(3)
-
-    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert "3/3" in shown
-    assert "pictures/s" in shown

@@ -20,9 +20,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from attendet.cli.progress import progress_bar
 from attendet.data.checks import FAULT_KINDS, decode_faults
 from attendet.data.convert import convert_dataset
 from attendet.data.dataset import DataSet, load_dataset
@@ -83,22 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(label: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
-    """Give a function of (done, total) that moves a bar on stderr; nothing off a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
-
-
-@contextmanager
 def _counting(label: str, total: int) -> Iterator[Callable[[], None]]:
     """Give a function that moves a bar by one."""
     done = 0
-    with _progress(label, total) as move:
+    with progress_bar(label, total) as move:
 
         def step() -> None:
             nonlocal done
@@ -238,12 +226,12 @@ def _get(args: argparse.Namespace) -> int:
     if args.name == "digits":
         from attendet.data.digits import make_digits
 
-        with _progress("composing", None) as move:
+        with progress_bar("composing", None) as move:
             path = make_digits(folder, seed=args.seed, progress=move)
     else:
         from attendet.data.download import get_bccd
 
-        with _progress("downloading", None) as move:
+        with progress_bar("downloading", None) as move:
             path = get_bccd(folder, progress=move)
     print(path)
     return 0

@@ -8,15 +8,14 @@ every number, the curves and the confusion matrix as JSON.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
+from attendet.cli.arguments import size_hw
 from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,22 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--max-detections", type=int, default=300, metavar="N",
         help="at most this many a picture (default: %(default)s)")  # fmt: skip
-    add("--size", type=_size, metavar="PX|HxW",
+    add("--size", type=size_hw, metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
     add("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
     add("--runtime", default="auto", metavar="NAME", help="what runs the network (default: auto)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
 
 
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise argparse.ArgumentTypeError(f"must be like 416 or 320x416; got {text!r}")
-    return int(sides[0]), int(sides[-1])
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
+    from attendet.cli.progress import progress_bar
     from attendet.data import load_dataset
     from attendet.evaluation import evaluate
     from attendet.files import write_atomically
@@ -76,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, fingerprint):
         print(line)
-    with _progress(len(samples)) as step:
+    with progress_bar("evaluate", len(samples)) as step:
         record = evaluate(
             detector,
             samples,
@@ -208,19 +201,3 @@ def _file_content(
         },
         "metrics": record,
     }
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function that moves a bar on the terminal; None where there is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeLeft())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluate", total=total)
-        yield lambda done, _: bar.update(task, completed=done)

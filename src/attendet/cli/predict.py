@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attendet.cli.arguments import size_hw
 from attendet.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from attendet.pictures import Picture
 
 SAVE_KINDS = "picture, json, csv, yolo, coco"
-PLAIN_STEP_SECONDS = 5.0
-"""A plain line of progress appears this often where there is no terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="classes that are wanted (default: all)",
     )
     parser.add_argument(
-        "--size", type=_size, metavar="PX|HxW",
+        "--size", type=size_hw, metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)",
     )  # fmt: skip
     parser.add_argument(
@@ -78,15 +76,9 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise argparse.ArgumentTypeError(f"must be like 416 or 320x416; got {text!r}")
-    return int(sides[0]), int(sides[-1])
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0, or 1 where no picture could be read."""
+    from attendet.cli.progress import paced_bar
     from attendet.inference import Detector, load
     from attendet.inference.postprocess import class_ids_of
     from attendet.inference.sinks import open_sinks
@@ -102,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     if args.classes:
         class_ids_of(args.classes, detector.classes)
     kinds = [kind for kind in args.save if kind != "none"]
-    with open_sinks(kinds, args.output, sources) as sinks, _progress(len(sources)) as step:
+    with (
+        open_sinks(kinds, args.output, sources) as sinks,
+        paced_bar("predict", len(sources)) as step,
+    ):
         started = time.perf_counter()
         counts, done, skipped = _predict(detector, sources, sinks, args, step)
         seconds = time.perf_counter() - started
@@ -153,45 +148,6 @@ def _chunks(
             chunk = []
     if chunk:
         yield chunk
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many pictures are through."""
-    if not sys.stderr.isatty():
-        yield _plain_progress(total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    columns = (
-        TextColumn("predict"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} pictures/s"), TimeLeft(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("predict", total=total, rate=0.0)
-        started = time.perf_counter()
-
-        def step(through: int) -> None:
-            rate = through / max(time.perf_counter() - started, 1e-9)
-            bar.update(task, completed=through, rate=rate)
-
-        yield step
-
-
-def _plain_progress(total: int) -> Callable[[int], None]:
-    started = last = time.perf_counter()
-
-    def step(through: int) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if now - last >= PLAIN_STEP_SECONDS and through < total:
-            last = now
-            rate = through / (now - started)
-            print(f"{through}/{total} pictures, {rate:.1f} pictures/s", file=sys.stderr)
-
-    return step
 
 
 def _summarise(

@@ -1,0 +1,218 @@
+"""Progress on the terminal: bars; off a terminal, plain lines now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from attendet.training.plan import Plan
+
+__all__ = [
+    "TrainingBars",
+    "TrainingLines",
+    "duration",
+    "paced_bar",
+    "progress_bar",
+    "training_reporter",
+]
+
+PLAIN_PICTURES_SECONDS = 5.0
+"""Without a terminal, a plain line about pictures appears this often."""
+
+PLAIN_STEP_SECONDS = 15.0
+"""Without a terminal, a plain line about steps of training appears this often."""
+
+Move = Callable[[int, int | None], None]
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
+    """Give a function of (done, total) that moves a bar on stderr; silent without a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+@contextmanager
+def paced_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function of the pictures done; shows pictures/s, and plain lines off a terminal."""
+    started = time.perf_counter()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_pace(total, started)
+        return
+    columns = (
+        TextColumn(label), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} pictures/s"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(label, total=total, rate=0.0)
+
+        def move(done: int) -> None:
+            rate = done / max(time.perf_counter() - started, 1e-9)
+            bar.update(task, completed=done, rate=rate)
+
+        yield move
+
+
+def _plain_pace(total: int, started: float) -> Callable[[int], None]:
+    last = started
+
+    def move(done: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last >= PLAIN_PICTURES_SECONDS and done < total:
+            last = now
+            rate = done / max(now - started, 1e-9)
+            print(f"{done}/{total} pictures, {rate:.1f} pictures/s", file=sys.stderr)
+
+    return move
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person would say them.
+
+    Example:
+        >>> duration(75), duration(5.2)
+        ('1 min 15 s', '5 s')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _losses(terms: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+
+
+def training_reporter(console: Console) -> TrainingLines:
+    """Return what shows a training run: bars on a terminal, else plain lines."""
+    return TrainingBars(console) if console.is_terminal else TrainingLines(console)
+
+
+class TrainingLines:
+    """Plain lines, for files and pipes; also tells what the bars show above themselves."""
+
+    is_first = False
+    """Whether this process is told of the run (of several, only the first is)."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.epochs = 0
+        self.last = time.monotonic()
+
+    def __enter__(self) -> TrainingLines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        """Print a line at once."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+
+    def decoded(self, done: int, total: int) -> None:
+        """Say nothing until all are decoded."""
+        if done == total:
+            self.say(f"decoded {total} training pictures")
+
+    def planned(self, plan: Plan, folder: str) -> None:
+        """Say what is about to be trained."""
+        self.is_first = True
+        self.epochs = plan.recipe.epochs
+        counts = ", ".join(f"{name} {len(part)}" for name, part in plan.dataset.splits.items())
+        self.say(f"data: {plan.dataset.root} ({plan.dataset.format}; {counts}; "
+                 f"{plan.dataset.split_source})")  # fmt: skip
+        if plan.dataset.faults:
+            self.say(f"data: {len(plan.dataset.faults)} faults in the labels; see: "
+                     f"attendet data check {plan.dataset.root}")  # fmt: skip
+        height, width = plan.canvas_hw
+        self.say(f"network: yolov4-tiny, attention {plan.metadata.attention}, input "
+                 f"{width} x {height} px")  # fmt: skip
+        anchors = plan.anchors
+        own = "the data's own" if anchors.from_data else "the defaults"
+        self.say(f"anchors: {own} (mean best overlap {anchors.default_overlap:.3f} "
+                 f"of the defaults, {anchors.data_overlap:.3f} of the data's)")  # fmt: skip
+        if plan.transfer is not None:
+            self.say(plan.transfer.in_words())
+        self.say(f"run: {folder}")
+
+    def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+        """Say a line now and then."""
+        if time.monotonic() - self.last > PLAIN_STEP_SECONDS:
+            self.last = time.monotonic()
+            self.say(f"epoch {epoch + 1} step {step + 1}/{steps} {_losses(terms)}")
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        """Say a line for each epoch."""
+        self.last = time.monotonic()
+        ap = f" AP {record['ap']:.3f} AP50 {record['ap50']:.3f}" if record.get("ap") else ""
+        self.say(
+            f"epoch {record['epoch']}/{self.epochs} {_losses(record['losses'])}"
+            f" {record['pictures_per_second']:.1f} pictures/s"
+            f" {record['memory_mib'] / 1024:.1f} GiB{ap}"
+        )
+
+    def evaluated(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+
+class TrainingBars(TrainingLines):
+    """Bars on a terminal, with loss terms, pace, memory and time left."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> TrainingBars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def _bar(self, name: str, done: float, total: int, note: str = "") -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total, note="")
+        self.bars.update(self.tasks[name], completed=done, total=total, note=note)
+
+    def decoded(self, done: int, total: int) -> None:
+        """Draw the pictures decoded."""
+        self._bar("decode", done, total)
+
+    def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+        """Draw the step, and the run as a whole."""
+        if "decode" in self.tasks:
+            self.bars.remove_task(self.tasks.pop("decode"))
+        self._bar("run", epoch * steps + step + 1, self.epochs * steps)
+        self._bar("epoch", step + 1, steps, _losses(terms))
+
+    def evaluated(self, done: int, total: int) -> None:
+        """Draw the pictures evaluated."""
+        self._bar("epoch", done, total, "evaluating")

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from attendet.cli import progress
+
+
+def test_plain_progress_speaks_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_PICTURES_SECONDS", 0.0)
+    with progress.paced_bar("predict", 10) as step:
+        step(4)
+        step(10)
+
+    said = capsys.readouterr().err
+    assert said.startswith("4/10 pictures, ")
+    assert said.count("\n") == 1
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+
+    with progress.paced_bar("predict", 3) as step:
+        step(3)
+
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "3/3" in shown
+    assert "pictures/s" in shown
+
+
+def test_a_silent_bar_says_nothing_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_bar("composing") as move:
+        move(1, 2)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def _record(epoch: int, **measured: float) -> dict[str, Any]:
+    losses = {"box": 1.5, "objectness": 0.25}
+    pace = {"pictures_per_second": 12.34, "memory_mib": 2048}
+    return {"epoch": epoch, "losses": losses, **pace, **measured}
+
+
+def test_epochs_are_plain_lines_off_a_terminal() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with progress.training_reporter(console) as reporter:
+        reporter.epochs = 2
+        reporter.decoded(1, 4)
+        reporter.decoded(4, 4)
+        reporter.epoch_ended(_record(1))
+        reporter.epoch_ended(_record(2, ap=0.5, ap50=0.75))
+
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "decoded 4 training pictures",
+        "epoch 1/2 box 1.500 objectness 0.250 12.3 pictures/s 2.0 GiB",
+        "epoch 2/2 box 1.500 objectness 0.250 12.3 pictures/s 2.0 GiB AP 0.500 AP50 0.750",
+    ]
+
+
+def test_a_terminal_shows_run_and_epoch() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with progress.training_reporter(console) as reporter:
+        reporter.epochs = 2
+        reporter.decoded(4, 4)
+        reporter.stepped(0, 2, 3, {"box": 1.5})
+
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3/6" in shown
+    assert "box 1.500" in shown
