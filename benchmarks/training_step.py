@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py --rounds 5
 
-Four variants of the same step (YOLOv4-tiny with CA at the neck, float32, channels_last) run in turn,
-each in a process of its own: as it comes, with freed memory kept, with mixed layouts, with both.
+Four variants of the same step (YOLOv4-tiny with CA at the neck, float32) run in turn, each in a
+process of its own: as it comes, with freed memory kept, with mixed layouts, with both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import subprocess
 import sys
 import time
 
-VARIANTS = {"plain": (False, False), "memory": (True, False), "layouts": (False, True), "both": (True, True)}  # fmt: skip
+VARIANTS = {
+    "plain": (False, False),
+    "memory": (True, False),
+    "layouts": (False, True),
+    "both": (True, True),
+}
 
 
 def measure(variant: str, threads: int, batch: int, steps: int) -> list[float]:
@@ -55,7 +60,9 @@ def measure(variant: str, threads: int, batch: int, steps: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps a round and variant")
     parser.add_argument("--batch", type=int, default=16)

@@ -28,15 +28,15 @@ class _MixedLayout(torch.autograd.Function):
         return functional.conv2d(features, weight, None, stride, padding)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         features, weight = ctx.saved_tensors
         to_features = None
         if ctx.needs_input_grad[0]:
-            to_features = conv2d_input(
+            to_features = conv2d_input(  # type: ignore[no-untyped-call]
                 features.shape, weight, gradient, stride=ctx.stride, padding=ctx.padding
             )
-        to_weight = conv2d_weight(
+        to_weight: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             features.contiguous(),
             weight.shape,
             gradient.contiguous(),

@@ -59,9 +59,7 @@ class Trainer:
         recipe = plan.recipe
         self.fabric, self.plan, self.recipe, self.reporter = fabric, plan, recipe, reporter
         self.network = plan.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = WeightAverage(
-            self.network, decay=recipe.ema_decay, ramp_steps=recipe.ema_ramp_steps
-        )
+        self.average = WeightAverage(self.network, decay=recipe.ema_decay)
         if fabric.world_size > 1:
             share_batch_norm(self.network)
         if fabric.device.type == "cpu" and fabric.strategy.precision.precision == "32-true":

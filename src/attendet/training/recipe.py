@@ -61,10 +61,7 @@ class Recipe:
     """Gradients are scaled down to this norm; 0: not clipped."""
 
     ema_decay: float = 0.9998
-    """Decay a step of the moving average of the weights, which is what is kept; 0: none."""
-
-    ema_ramp_steps: int = 500
-    """The decay ramps up as 1 - exp(-step / this), so that short runs catch up."""
+    """Highest decay a step of the moving average of the weights, which is what is kept; 0: none."""
 
     assignment: Literal["dynamic", "classic"] = "dynamic"
     """Which predictions answer for an object: dynamic-k by cost, or the best anchor alone."""
@@ -132,10 +129,10 @@ class Recipe:
     value: float = 0.3
     """Brightness is multiplied by 1 - this to 1 + this."""
 
-    start_size_share: float = 1.0
+    start_size_share: float = 0.5
     """The first epochs train at this share of the size, rising to the whole."""
 
-    full_size_from: float = 0.6
+    full_size_from: float = 0.75
     """Share of the epochs after which the size is whole."""
 
     multi_scale: float = 0.0
