@@ -312,10 +312,19 @@ def _draw_ink(rng: np.random.Generator, writing: Floats, height: float) -> Float
     # 28 pixels enlarged are a blur: an even, steeper edge makes a pen's stroke of it.
     grey = cv2.GaussianBlur(grey, (0, 0), max(0.3, 0.35 * scale))
     ink = np.clip((grey - 0.4) * max(1.0, 1.2 * scale) + 0.5, 0, 1)
+    ink = _without_specks(ink)
     solid = ink > 0.3
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     cropped: Floats = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return cropped.astype(np.float32)
+
+
+def _without_specks(ink: Floats) -> Floats:
+    """Return ink without blobs under 3 % of it: noise of the scan that would stretch the box."""
+    count, blobs, stats, _ = cv2.connectedComponentsWithStats((ink > 0.05).astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    kept = np.concatenate([[False], areas >= 0.03 * areas.sum()])
+    return np.where(kept[blobs], ink, np.float32(0))
 
 
 def _free_corner(
