@@ -113,7 +113,7 @@ def scored_boxes(draw: st.DrawFn):
     return boxes, scores.astype(np.float32), class_ids
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(scored_boxes(), st.sampled_from([0.1, 0.3, 0.45, 0.7, 0.95]))
 @example(
     (
