@@ -12,6 +12,7 @@ from attendet.report.draw import (
     draw_truth_beside,
     gate_overlay,
     picture_grid,
+    to_jpeg,
 )
 from attendet.report.figures import (
     confusion_figure,
@@ -38,6 +39,7 @@ __all__ = [
     "precision_recall_figure",
     "save_figure",
     "summary_table",
+    "to_jpeg",
     "to_png",
     "to_svg",
     "training_figure",

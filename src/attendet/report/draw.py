@@ -19,6 +19,7 @@ __all__ = [
     "draw_truth_beside",
     "gate_overlay",
     "picture_grid",
+    "to_jpeg",
 ]
 
 Picture = NDArray[np.uint8]
@@ -286,3 +287,19 @@ def _profile(gate: Floats, length: int, band: int) -> Picture:
     cv2.fillPoly(strip, [points], (178, 208, 228), cv2.LINE_AA, SUBPIXEL_BITS)
     cv2.polylines(strip, [points[1:-1]], False, colour_of(0), 1, cv2.LINE_AA, SUBPIXEL_BITS)
     return strip
+
+
+def to_jpeg(picture: Picture, quality: int = 90) -> bytes:
+    """Return a picture as the bytes of a JPEG file.
+
+    Args:
+        picture: uint8 RGB, shape (H, W, 3).
+        quality: 0 to 100.
+
+    Example:
+        >>> to_jpeg(np.zeros((8, 8, 3), dtype=np.uint8))[:3].hex()
+        'ffd8ff'
+    """
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return encoded.tobytes()
