@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from attendet.detections import Detections
@@ -13,7 +12,7 @@ from attendet.evaluation import compute_metrics, detect
 from attendet.files import write_atomically
 from attendet.inference import load
 from attendet.pictures import Picture, read_picture
-from attendet.report.draw import draw_truth_beside, picture_grid
+from attendet.report.draw import draw_truth_beside, picture_grid, to_jpeg
 from attendet.report.figures import (
     confusion_figure,
     precision_recall_figure,
@@ -48,7 +47,7 @@ def draw_run(folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]]) -
     metrics = compute_metrics(samples, found, plan.dataset.classes)
     save_figure(precision_recall_figure(metrics), folder.path / "precision_recall.png")
     save_figure(confusion_figure(metrics), folder.path / "confusion.png")
-    write_atomically(folder.path / "detections.jpg", _to_jpeg(_beside(samples, found)))
+    write_atomically(folder.path / "detections.jpg", to_jpeg(_beside(samples, found)))
 
 
 def _beside(samples: Sequence[Any], found: Sequence[Detections]) -> Picture:
@@ -64,8 +63,3 @@ def _beside(samples: Sequence[Any], found: Sequence[Detections]) -> Picture:
         for index in dict.fromkeys(picked.tolist())
     ]
     return picture_grid(pairs, 2, cell_width=960)
-
-
-def _to_jpeg(picture: Picture) -> bytes:
-    _, encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return encoded.tobytes()

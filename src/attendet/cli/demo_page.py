@@ -1,0 +1,250 @@
+"""The page that `attendet demo` leaves: what was done, how good it is, what the attention does."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+
+from attendet import __version__
+from attendet.cli.progress import duration
+from attendet.data import DataSet
+from attendet.explain import compute_gates, gate_map
+from attendet.files import write_atomically
+from attendet.inference import Detector
+from attendet.inference.preprocess import lay_on_canvas
+from attendet.models import load_weights
+from attendet.pictures import Picture, read_picture
+from attendet.report import (
+    Page,
+    class_table,
+    confusion_figure,
+    draw_detections,
+    draw_gate_profiles,
+    draw_truth_beside,
+    gate_overlay,
+    picture_grid,
+    to_jpeg,
+    to_png,
+    training_figure,
+)
+from attendet.report.tables import format_value
+from attendet.training import TrainingResult
+
+if TYPE_CHECKING:
+    from attendet.explain.gates import Floats
+
+__all__ = ["DemoRun", "write_page"]
+
+SHOWN = 4
+"""Test pictures on the page."""
+
+GATED = 3
+"""Test pictures whose gates are on the page."""
+
+CELL_WIDTH = 470
+"""Width of a picture in pixels; two fill the page."""
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What was done."""
+
+    command: str
+    """The command line that does it again."""
+
+    data: DataSet
+    """The sample set."""
+
+    result: TrainingResult
+    """What training left."""
+
+    detector: Detector
+    """The best weights at work."""
+
+    record: Mapping[str, Any]
+    """The evaluation on the test split."""
+
+    seconds: Mapping[str, float]
+    """Wall time by step."""
+
+
+def write_page(run: DemoRun, folder: Path) -> Path:
+    """Write report.html, and detections.jpg beside it; return the path of the page."""
+    page = Page("Digits on photographs: a detector in minutes")
+    _add_summary(page, run)
+    _add_detections(page, run, folder)
+    _add_gates(page, run)
+    _add_course(page, run)
+    _add_end(page, run)
+    return page.write(folder / "report.html")
+
+
+def _add_summary(page: Page, run: DemoRun) -> None:
+    metadata, record = run.detector.metadata, run.record
+    pictures = {split: len(samples) for split, samples in run.data.splits.items()}
+    height, width = metadata.input_hw
+    page.add_text(
+        f"YOLOv4-tiny with attention {metadata.attention!r} was trained from scratch on "
+        f"{pictures['train']} pictures of handwritten digits on photographs, for "
+        f"{run.result.epochs} epochs at {width} x {height} pixels. It was then measured on "
+        f"{pictures['test']} pictures that share no digit and no photograph with those it learned "
+        f"from: AP50 is {format_value(record['ap50'])}, AP (mean over IoU 0.50 to 0.95) is "
+        f"{format_value(record['ap'])}."
+    )
+    page.add_code(run.command)
+    page.add_section("Quality on the test split")
+    page.add_table(
+        *class_table(record),
+        caption="By class. AP: COCO's average precision; AR100: average recall with up to 100 "
+        "detections a picture; VOC: Pascal VOC's average precision.",
+    )
+    page.add_text(
+        "The weights were chosen by AP on the validation split "
+        f"({format_value(run.result.ap)}, {pictures.get('val', 0)} pictures); "
+        "the test split was looked at once, for this page."
+    )
+
+
+def _drawn(detector: Detector, picture: Picture) -> Picture:
+    found = detector.predict(picture)
+    return draw_detections(picture, found.boxes_xyxy, found.names, found.class_ids, found.scores)
+
+
+def _add_detections(page: Page, run: DemoRun, folder: Path) -> None:
+    samples = run.data.split("test")[:SHOWN]
+    pictures = [read_picture(sample.path) for sample in samples]
+    pairs = [
+        draw_truth_beside(
+            picture, sample.boxes_xyxy, sample.class_ids, run.detector.predict(picture)
+        )
+        for sample, picture in zip(samples, pictures, strict=True)
+    ]
+    page.add_section("Detections beside the truth")
+    page.add_figure(
+        to_jpeg(picture_grid(pairs, 1)),
+        f"The first {len(samples)} pictures of the test split, not the best. Left the truth, right "
+        "what the detector finds, with its scores.",
+    )
+    sheet = picture_grid([_drawn(run.detector, picture) for picture in pictures], 2)
+    write_atomically(folder / "detections.jpg", to_jpeg(sheet))
+
+
+def _add_gates(page: Page, run: DemoRun) -> None:
+    network, metadata = load_weights(run.result.best)
+    if not network.attention_blocks():
+        return
+    page.add_section("What the attention does")
+    page.add_text(
+        "An attention block multiplies the feature map at its site by gates between 0 and 1. These "
+        "are the gates of the trained network for test pictures. Colours over the picture show the "
+        "product of a site's gates, mean over channels, from dark blue (its least) to yellow (its "
+        "greatest). Where a block gates rows and columns, as Coordinate Attention does, their "
+        "profiles stand to the right and below, with least and greatest value.\n\n"
+        "The sites: p4 and p5 are the backbone's outputs at 16 and 32 pixels a cell, up is p5 "
+        "brought to p4's size."
+    )
+    rows: list[list[str]] = []
+    for sample in run.data.split("test")[:GATED]:
+        picture = read_picture(sample.path)
+        canvas, _ = lay_on_canvas(picture, metadata.input_hw, metadata.preprocessing().fit)
+        gates = compute_gates(network, canvas)
+        sheet = _gate_sheet(_drawn(run.detector, picture), canvas, gates)
+        if sheet is not None:
+            page.add_figure(
+                to_jpeg(sheet), f"Gates for {sample.path.name}, as the network sees it."
+            )
+        rows = rows or _gate_rows(gates)
+    page.add_table(
+        ["site and gate", "values", "least", "mean", "greatest"],
+        rows,
+        caption="The gates for the first of these pictures, over all channels and places.",
+    )
+
+
+def _gate_sheet(
+    drawn: Picture, canvas: Picture, gates: Mapping[str, Mapping[str, Floats]]
+) -> Picture | None:
+    """Return a picture and the gates of each site over it; None if no gate differs by place."""
+    height = round(canvas.shape[0] * drawn.shape[1] / canvas.shape[1])
+    view = np.asarray(cv2.resize(canvas, (drawn.shape[1], height)), dtype=np.uint8)
+    cells, captions = [], []
+    for site, named in gates.items():
+        opened = gate_map(named)
+        if opened is None:
+            continue
+        cell = gate_overlay(view, opened)
+        if {"height", "width"} <= set(named):
+            rows, columns = named["height"].mean((0, 2)), named["width"].mean((0, 1))
+            cell = draw_gate_profiles(cell, rows, columns)
+        cells.append(cell)
+        captions.append(f"{site}: product {opened.min():.2f} - {opened.max():.2f}")
+    if not cells:
+        return None
+    first = np.full_like(cells[0], 255)
+    shown = drawn[: first.shape[0], : first.shape[1]]
+    first[: shown.shape[0], : shown.shape[1]] = shown
+    return picture_grid([first, *cells], 2, captions=["detections", *captions],
+                        cell_width=CELL_WIDTH)  # fmt: skip
+
+
+def _gate_rows(gates: Mapping[str, Mapping[str, Floats]]) -> list[list[str]]:
+    return [
+        [f"{site} {name}", str(gate.size), *(f"{value:.3f}" for value in
+                                             (gate.min(), gate.mean(), gate.max()))]
+        for site, named in gates.items()
+        for name, gate in named.items()
+    ]  # fmt: skip
+
+
+def _add_course(page: Page, run: DemoRun) -> None:
+    page.add_section("The course of training")
+    page.add_figure(
+        to_png(training_figure(run.result.records)),
+        "Loss terms on the training pictures, average precision on the validation pictures, and "
+        "the learning rate, by epoch.",
+    )
+    page.add_section("What is taken for what")
+    page.add_figure(
+        to_png(confusion_figure(run.record)),
+        "Rows are true digits of the test split, columns what they were detected as; the last row "
+        "and column are the background: false alarms and misses.",
+    )
+
+
+def _add_end(page: Page, run: DemoRun) -> None:
+    page.add_section("Time and versions")
+    rows = [[step, duration(seconds)] for step, seconds in run.seconds.items()]
+    page.add_table(["step", "wall time"], [*rows, ["all", duration(sum(run.seconds.values()))]])
+    cores = os.cpu_count() or 1
+    page.add_table(
+        ["version", ""],
+        [
+            ["attendet", __version__],
+            ["PyTorch", str(torch.__version__)],
+            ["NumPy", np.__version__],
+            ["Python", platform.python_version()],
+            ["machine", f"{platform.system()} {platform.machine()}, {cores} cores"],
+        ],
+    )
+    page.add_section("Where things are, and what next")
+    page.add_text(
+        f"The weights are {run.result.best}; the run with its settings, records and pictures is "
+        f"{run.result.folder}, and the pictures with their labels are {run.data.root}."
+    )
+    test = run.data.split("test")[0].path.parent
+    page.add_code(
+        "# detect on pictures, with these weights\n"
+        f"attendet predict {run.result.best} {test}\n\n"
+        "# train on your own pictures, labelled in Pascal VOC, YOLO or COCO form\n"
+        "attendet data check DATA\n"
+        "attendet train DATA --attention ca\n"
+        "attendet eval runs/train/best.safetensors DATA"
+    )
