@@ -1,0 +1,82 @@
+"""attendet's own training as a contender of training_throughput.py, which starts it.
+
+Recipes that begin with smaller pictures are held to the whole size from the first epoch on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+
+from turns import Turns
+
+from attendet import train
+
+
+class Gate:
+    """Lets one epoch through each turn; hears of every step from the training loop."""
+
+    def __init__(self, batch, pictures):
+        self.turns = Turns()
+        self.batch, self.pictures = batch, pictures
+        self.canvas_hw = None
+
+    def decoded(self, done, total):
+        pass
+
+    def evaluated(self, done, total):
+        pass
+
+    def planned(self, plan, folder):  # noqa: ARG002
+        self.canvas_hw = plan.canvas_hw
+        self.pictures = len(plan.cache)
+        self._await_turn()
+
+    def stepped(self, epoch, step, steps, terms):  # noqa: ARG002
+        # The last batch is filled up; what counts is each picture once, as with the others.
+        self.turns.end_step(min(self.batch, self.pictures - step * self.batch))
+
+    def epoch_ended(self, record):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.turns.end_epoch(
+            outside_step_share=record["outside_step_share"],
+            process_memory_mib=round(peak),
+            canvas_hw=self.canvas_hw,
+        )
+        self._await_turn()
+
+    def _await_turn(self):
+        self.turns.wait()
+        self.turns.begin_epoch()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--fit", choices=("rect", "square"), required=True)
+    parser.add_argument("--attention", default="ca")
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--size", type=int, default=416)
+    parser.add_argument("--batch", type=int, default=16)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            args.data,
+            attention=args.attention,
+            recipe=args.recipe,
+            output=f"{folder}/run",
+            reporter=Gate(args.batch, 0),
+            fit=args.fit,
+            size=args.size,
+            batch=args.batch,
+            epochs=1000,
+            evaluate_every=1000,
+            start_size_share=1.0,
+            multi_scale=0.0,
+            accelerator="cpu",
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Pictures a second through the training loop, attendet beside its peers, in one interleaved run.
+
+    benchmarks/peers.sh
+    .venv/bin/python benchmarks/training_throughput.py ../shared/data/bccd
+
+Every contender is a process of its own; they take turns of one training epoch each, in an order
+that turns round every time, frozen while the others run. The first --warmup steps of the first
+epoch are not counted. All read the same pictures and labels and train at the same size and batch,
+each by its own default recipe; loading of data counts, validation does not. A picture counts once
+an epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from turns import Contender, describe_machine, warn_of_load
+
+from attendet.data import load_dataset
+from attendet.data.convert import convert_dataset
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / ".venvs" / "peers" / "bin" / "python"
+OURS = ("attendet square", "attendet rect")
+NAMES = (*OURS, "ultralytics", "ultralytics all cores", "seed baseline")
+DEFAULT_NAMES = (*OURS, "ultralytics", "seed baseline")
+
+
+def write_pictures(data: str, folder: Path, limit: int | None) -> Path:
+    """Write a data set in YOLO form, faults left out, and return its data.yaml."""
+    dataset = load_dataset(data)
+    splits = {name: samples[:limit] for name, samples in dataset.splits.items()}
+    convert_dataset(dataclasses.replace(dataset, splits=splits), folder, "yolo")
+    document = (folder / "data.yaml").read_text(encoding="utf-8")
+    # Ultralytics looks for relative paths in a folder of its settings.
+    (folder / "data.yaml").write_text(f"path: {folder}\n{document}", encoding="utf-8")
+    return folder / "data.yaml"
+
+
+def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
+    """Return the command that starts a contender."""
+    same = [data, "--size", args.size, "--batch", args.batch]
+    if name in OURS:
+        ours = [sys.executable, HERE / "attendet_training.py", *same, "--fit", name.split()[1]]
+        return [*ours, "--recipe", args.recipe, "--attention", args.attention]
+    if name == "seed baseline":
+        return [sys.executable, HERE / "seed_baseline.py", *same]
+    threads = os.cpu_count() if name.endswith("all cores") else 0
+    return [PEERS, HERE / "peers" / "ultralytics_training.py", *same, "--threads", threads]
+
+
+def rate_of(answer: dict, skip: int) -> float:
+    """Return the pictures a second of an epoch, its first steps left out."""
+    steps = answer["steps"]
+    skip = min(skip, len(steps) - 1)
+    begun = steps[skip - 1][0] if skip else 0.0
+    return sum(pictures for _, pictures in steps[skip:]) / (steps[-1][0] - begun)
+
+
+def take_turns(contenders: list[Contender], rounds: int, warmup: int) -> dict[str, list[dict]]:
+    """Return the answers of each contender, one a round, with their rates."""
+    for contender in contenders:
+        print(f"starting {contender.name}", file=sys.stderr)
+        contender.start()
+    answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
+    for turn in range(rounds):
+        order = contenders if turn % 2 == 0 else contenders[::-1]
+        for contender in order:
+            answer = contender.turn()
+            answer["pictures_per_second"] = rate_of(answer, 0 if turn else warmup)
+            answers[contender.name].append(answer)
+            rate = answer["pictures_per_second"]
+            print(f"round {turn + 1}: {contender.name} {rate:.2f} pictures/s", file=sys.stderr)
+    return answers
+
+
+def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
+    """Return the figures of the table."""
+    table = {}
+    for name, records in answers.items():
+        rates = [record["pictures_per_second"] for record in records]
+        shares = [record["outside_step_share"] for record in records if name in OURS]
+        table[name] = {
+            "pictures_per_second": round(statistics.median(rates), 3),
+            "lowest": round(min(rates), 3),
+            "highest": round(max(rates), 3),
+            "outside_step_share": round(statistics.median(shares), 4) if shares else None,
+            "memory_mib": max(
+                record.get("process_memory_mib", record["memory_mib"]) for record in records
+            ),
+        }
+    peers = [row["pictures_per_second"] for name, row in table.items() if name not in OURS]
+    for name in OURS:
+        if name in table and peers:
+            own = table[name]["pictures_per_second"]
+            table[name]["times_the_fastest_peer"] = round(own / max(peers), 3)
+    return table
+
+
+def print_table(table: dict[str, dict]) -> None:
+    """Print the figures as Markdown."""
+    print("| contender | pictures/s, median | lowest to highest | times the fastest peer |"
+          " outside forward/backward/step | peak memory, MiB |")  # fmt: skip
+    print("|---|--:|--:|--:|--:|--:|")
+    for name, row in table.items():
+        ratio = row.get("times_the_fastest_peer")
+        share = row["outside_step_share"]
+        print(
+            f"| {name} | {row['pictures_per_second']:.2f} "
+            f"| {row['lowest']:.2f} to {row['highest']:.2f} "
+            f"| {'' if ratio is None else f'{ratio:.2f}'} "
+            f"| {'' if share is None else f'{100 * share:.1f} %'} | {row['memory_mib']} |"
+        )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("data", help="data set in any form that attendet reads")
+    add("--size", type=int, default=416, help="long side, pixels (default 416)")
+    add("--batch", type=int, default=16, help="pictures a step (default 16)")
+    add("--rounds", type=int, default=3, help="epochs of each contender (default 3)")
+    add("--warmup", type=int, default=3, help="steps not counted at first (default 3)")
+    add("--only", nargs="+", choices=NAMES, default=list(DEFAULT_NAMES), metavar="NAME",
+        help=f"contenders out of: {', '.join(NAMES)}")  # fmt: skip
+    add("--recipe", default="default", help="attendet's recipe (default: default)")
+    add("--attention", default="ca", help="attendet's attention (default: ca)")
+    add("--pictures", type=int, help="take so many pictures of each split, to try things out")
+    add("--output", type=Path, default=Path("runs/training-throughput.json"), metavar="FILE")
+    args = parser.parse_args()
+    if any(name.startswith("ultralytics") for name in args.only) and not PEERS.exists():
+        parser.error(f"Ultralytics is not in {PEERS}; run benchmarks/peers.sh, or choose --only")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    machine = describe_machine()
+    warn_of_load(machine)
+    begun = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(prefix="attendet-throughput-"))
+    contenders: list[Contender] = []
+    try:
+        data = write_pictures(args.data, folder / "pictures", args.pictures)
+        for name in args.only:
+            log = args.output.with_suffix("") / f"{name.replace(' ', '-')}.log"
+            contenders.append(Contender(name, command_of(name, data, args), log))
+        answers = take_turns(contenders, args.rounds, args.warmup)
+    finally:
+        for contender in contenders:
+            contender.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    table = summarise(answers)
+    print_table(table)
+    record = {
+        "machine": machine,
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "seconds": round(time.perf_counter() - begun, 1),
+        "table": table,
+        "rounds": answers,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{record['seconds']:.0f} s; {args.output}")
+
+
+if __name__ == "__main__":
+    main()

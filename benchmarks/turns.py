@@ -1,0 +1,175 @@
+"""Programs that take turns on one machine: one epoch each, frozen while the others run.
+
+A contender is a process of its own, possibly of another environment. It says when it is ready and
+then trains one epoch each time it is told to. While others have their turn, its whole process group
+is stopped by SIGSTOP: loaders that read ahead neither gain time nor take it from the others.
+
+The benchmark uses `Contender`, the contenders use `Turns`. Standard library alone: the other
+environment imports this too. POSIX alone; peak memory is read from Linux's /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+START_SECONDS = 600
+"""A contender that is not ready by then has failed."""
+
+
+class Turns:
+    """A contender's side: waits for its turn, notes the times of an epoch, answers.
+
+    Whatever libraries print goes to standard error; standard output carries answers alone.
+    """
+
+    def __init__(self):
+        self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._started = False
+
+    def wait(self):
+        """Say that everything is ready, if not said yet, and return when the turn has come."""
+        if not self._started:
+            self._started = True
+            self._answer({"ready": True})
+        if not sys.stdin.readline():
+            sys.stdout.flush()
+            os._exit(0)
+
+    def begin_epoch(self):
+        """Start the clock."""
+        self._began = time.perf_counter()
+        self._steps = []
+
+    def end_step(self, pictures):
+        """Note that a step over so many pictures is done."""
+        self._steps.append((time.perf_counter() - self._began, pictures))
+
+    def end_epoch(self, **more):
+        """Answer with the times of the steps, in seconds since the epoch began."""
+        self._answer({"steps": self._steps, **more})
+
+    def _answer(self, record):
+        self._answers.write(json.dumps(record) + "\n")
+        self._answers.flush()
+
+
+class Contender:
+    """The benchmark's side of one contender.
+
+    Args:
+        name: as the table calls it.
+        command: starts it.
+        log: file for what it prints.
+    """
+
+    def __init__(self, name, command, log: Path):
+        self.name = name
+        self.log = log
+        self._command = [str(word) for word in command]
+        self._process = None
+
+    def start(self):
+        """Start it, wait until it is ready, then freeze it."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            )
+        with _alarm(START_SECONDS, f"{self.name} is not ready after {START_SECONDS} s"):
+            self._read()
+        self._signal(signal.SIGSTOP)
+
+    def turn(self):
+        """Return the answer to one turn."""
+        self._signal(signal.SIGCONT)
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        answer = self._read()
+        self._signal(signal.SIGSTOP)
+        return {**answer, "memory_mib": self._peak_memory_mib()}
+
+    def close(self):
+        """End it and its helpers."""
+        if self._process is None:
+            return
+        for number in (signal.SIGKILL, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self._signal(number)
+        self._process.wait()
+
+    def _read(self):
+        line = self._process.stdout.readline()
+        if not line:
+            tail = self.log.read_text(errors="replace").splitlines()[-12:]
+            raise SystemExit("\n".join([f"{self.name} stopped; the end of {self.log}:", *tail]))
+        return json.loads(line)
+
+    def _signal(self, number):
+        os.killpg(self._process.pid, number)
+
+    def _peak_memory_mib(self):
+        """Return the peaks of its processes added up; pages that they share count several times."""
+        kib = 0
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError, ProcessLookupError):
+                if os.getpgid(int(status.parent.name)) == self._process.pid:
+                    lines = status.read_text().splitlines()
+                    kib += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return round(kib / 1024)
+
+
+@contextlib.contextmanager
+def _alarm(seconds, message):
+    def ring(*_):
+        raise SystemExit(message)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def describe_machine():
+    """Return what a reader needs to know of this machine."""
+    model = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def warn_of_load(machine):
+    """Say on standard error when other work runs on the machine."""
+    if machine["load_before"] > 0.5:
+        print(
+            f"warning: load {machine['load_before']}: other work runs here, or has just ended; "
+            "the figures are not worth keeping unless it stops",
+            file=sys.stderr,
+        )
