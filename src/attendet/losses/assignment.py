@@ -127,18 +127,21 @@ def assign_dynamic(
         Each prediction at most once.
     """
     n, total, num_classes = class_logits.shape
+    gt_class_ids = gt_class_ids.masked_fill(~gt_valid, 0)
     index, exists = _candidates(gt_boxes_xyxy, grids)
     allowed = exists & gt_valid.unsqueeze(-1)
     flat = index.reshape(n, -1)
     boxes = pred_boxes_xyxy.gather(1, flat.unsqueeze(-1).expand(-1, -1, 4)).view(*index.shape, 4)
-    iou = compute_iou(boxes, gt_boxes_xyxy.unsqueeze(2)) * allowed
+    iou = compute_iou(boxes, gt_boxes_xyxy.unsqueeze(2)).masked_fill(~allowed, 0)
     logits = class_logits.gather(1, flat.unsqueeze(-1).expand(-1, -1, num_classes))
     objectness = objectness_logits.gather(1, flat).unsqueeze(-1).sigmoid()
     score = (logits.sigmoid() * objectness).sqrt().view(*index.shape, num_classes)
+    score = score.nan_to_num(0.0)  # a diverged run is to end by its loss, not by an error here
     one_hot = functional.one_hot(gt_class_ids, num_classes).to(score.dtype).unsqueeze(2)
-    class_cost = functional.binary_cross_entropy(
-        score.clamp(1e-6, 1 - 1e-6), one_hot.expand_as(score), reduction="none"
-    ).sum(dim=-1)
+    with torch.autocast(score.device.type, enabled=False):  # which refuses this function on CUDA
+        class_cost = functional.binary_cross_entropy(
+            score.clamp(1e-6, 1 - 1e-6), one_hot.expand_as(score), reduction="none"
+        ).sum(dim=-1)
     cost = class_cost - iou_weight * (iou + 1e-8).log()
     cost = torch.where(allowed, cost, torch.full_like(cost, BIG))
     width = min(top_candidates, cost.shape[2])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attendet.errors import ConfigError, did_you_mean
 from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
 from attendet.losses.overlap import compute_ciou, compute_iou
 from attendet.models.decode import decode_boxes, split_raw_map
@@ -20,7 +21,8 @@ from attendet.models.decode import decode_boxes, split_raw_map
 __all__ = ["DetectionLoss", "LossSettings", "Targets"]
 
 Targets = tuple[Tensor, Tensor, Tensor]
-"""gt_boxes_xyxy (N, M, 4) in canvas pixels, gt_class_ids (N, M), gt_valid (N, M)."""
+"""gt_boxes_xyxy (N, M, 4) in canvas pixels, gt_class_ids (N, M), gt_valid (N, M), false where
+padded; what stands in padded places plays no part."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,22 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of the class target that is spread over the classes."""
 
+    def __post_init__(self) -> None:
+        if self.assignment not in ("dynamic", "classic"):
+            raise ConfigError(
+                f"assignment must be dynamic or classic; got {self.assignment!r}. "
+                f"{did_you_mean(self.assignment, ('dynamic', 'classic'))}"
+            )
+        for name in ("box_weight", "objectness_weight", "class_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 or above; got {getattr(self, name)!r}.")
+        if not 0 <= self.ignore_iou <= 1:
+            raise ConfigError(f"ignore_iou must be 0 to 1; got {self.ignore_iou!r}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"label_smoothing must be 0 to below 1; got {self.label_smoothing!r}."
+            )
+
 
 class DetectionLoss:
     """Computes the named terms of the loss from raw maps and targets.
@@ -52,10 +70,19 @@ class DetectionLoss:
     The three terms are sums over the batch, divided by the number of matches in it.
 
     Args:
-        level_anchors: (A, 2) tensors of each level, pixels.
+        level_anchors: (A, 2) tensors of each level, pixels, on the device of the maps.
         strides: pixels per cell of each level.
         scale_x_y: stretch of the centre's sigmoid.
         settings: see `LossSettings`.
+
+    Example:
+        >>> from attendet.models import STRIDES, build
+        >>> network = build(classes=["cell"], width=0.125)
+        >>> criterion = DetectionLoss(network.level_anchors, STRIDES, network.scale_x_y)
+        >>> boxes, ids = torch.tensor([[[8.0, 8, 40, 40]]]), torch.tensor([[0]])
+        >>> terms = criterion(network(torch.rand(1, 3, 64, 64)), (boxes, ids, ids == 0))
+        >>> sorted(terms)
+        ['box', 'class', 'objectness']
     """
 
     def __init__(
@@ -82,7 +109,11 @@ class DetectionLoss:
         Args:
             raw_maps: one (N, A (5 + K), H, W) a level.
             targets: see `Targets`.
-            average_matches: several processes: returns the mean over them of a number of matches.
+            average_matches: several processes: returns the mean over them of a number of matches,
+                so that the mean of their gradients is the gradient of the whole batch.
+
+        Returns:
+            Scalars, float32; without any object the box and class terms are 0.
         """
         boxes, objectness, classes, grids = self._predictions(raw_maps)
         gt_boxes, gt_classes, gt_valid = targets
@@ -165,8 +196,10 @@ class DetectionLoss:
             target[at] = iou.detach().clamp(0, 1).to(target.dtype)
             return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         target[at] = 1.0
+        if gt_boxes.shape[1] == 0:
+            return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         overlap = compute_iou(boxes.detach().unsqueeze(2), gt_boxes.unsqueeze(1))
-        best = (overlap * gt_valid.unsqueeze(1)).amax(dim=2)
+        best = overlap.masked_fill(~gt_valid.unsqueeze(1), 0).amax(dim=2)
         counted = ((best <= self.settings.ignore_iou) | (target > 0)).to(logits.dtype)
         return functional.binary_cross_entropy_with_logits(
             logits, target, weight=counted, reduction="sum"

@@ -9,7 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from attendet.extras import require
-from attendet.models.metadata import DEFAULT_ANCHORS, Preprocess, WeightsMetadata, read_metadata
+from attendet.models.metadata import (
+    DEFAULT_ANCHORS,
+    DEFAULT_MASKS,
+    Preprocess,
+    WeightsMetadata,
+    read_metadata,
+)
 
 if TYPE_CHECKING:
     from attendet.models.decode import decode_maps
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_ANCHORS",
+    "DEFAULT_MASKS",
     "NECK_SITES",
     "SITES",
     "STRIDES",
@@ -59,3 +66,7 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"attendet.models.{_HOMES[name]}")
         return getattr(module, name)
     raise AttributeError(f"module 'attendet.models' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

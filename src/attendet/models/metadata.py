@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from attendet.errors import ConfigError, WeightsError
 
 __all__ = [
     "DEFAULT_ANCHORS",
+    "DEFAULT_MASKS",
     "FORMAT",
     "Preprocess",
     "WeightsMetadata",
@@ -40,6 +42,9 @@ DEFAULT_ANCHORS = (
     (344.0, 319.0),
 )
 """Widths and heights in pixels at 416, as in darknet's yolov4-tiny.cfg."""
+
+DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
+"""Numbers of the anchors of the stride-32 and the stride-16 level, as in darknet's cfg."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class WeightsMetadata:
     anchors: tuple[tuple[float, float], ...] = DEFAULT_ANCHORS
     """Widths and heights of the six anchors in pixels, small to large."""
 
-    anchor_masks: tuple[tuple[int, ...], ...] = ((3, 4, 5), (1, 2, 3))
+    anchor_masks: tuple[tuple[int, ...], ...] = DEFAULT_MASKS
     """Anchors of the stride-32 and the stride-16 level."""
 
     scale_x_y: float = 1.05
@@ -104,26 +109,49 @@ class WeightsMetadata:
     """Version of attendet that wrote the file."""
 
     def __post_init__(self) -> None:
+        given: Any = self.classes
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise ConfigError(
+                f"classes must be a list of names; got {given!r}. "
+                'One class alone is written ["cell"].'
+            )
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(
                 f"classes must be distinct names, at least one; got {list(self.classes)!r}."
             )
-        if any(side < 32 or side % 32 for side in self.input_hw):
+        if len(self.input_hw) != 2 or any(side < 32 or side % 32 for side in self.input_hw):
             raise ConfigError(
                 f"input_hw must be multiples of 32; got {self.input_hw}. "
                 f"Nearest: {tuple(max(32, round(side / 32) * 32) for side in self.input_hw)}."
             )
-        if len(self.anchor_masks) != 2 or any(
-            not 0 <= index < len(self.anchors) for mask in self.anchor_masks for index in mask
-        ):
-            raise ConfigError(
-                f"anchor_masks must be two lists of numbers below {len(self.anchors)}; "
-                f"got {self.anchor_masks}."
-            )
+        for name in ("scale_x_y", "width", "bn_eps"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} must be above 0; got {value!r}.")
+        self._check_anchors()
         self.preprocessing()
 
+    def _check_anchors(self) -> None:
+        for anchor in self.anchors:
+            if len(anchor) != 2 or not all(side > 0 and math.isfinite(side) for side in anchor):
+                raise ConfigError(
+                    f"anchors must be pairs of width and height above 0; got {anchor!r}."
+                )
+        known = range(len(self.anchors))
+        if len(self.anchor_masks) != 2 or any(
+            not mask or any(index not in known for index in mask) for mask in self.anchor_masks
+        ):
+            raise ConfigError(
+                f"anchor_masks must be two lists of numbers below {len(self.anchors)}, none empty; "
+                f"got {self.anchor_masks}."
+            )
+
     def preprocessing(self) -> Preprocess:
-        """Return the preprocessing as its own type."""
+        """Return the preprocessing as its own type.
+
+        Raises:
+            ConfigError: if a field is unknown or has no such value.
+        """
         return from_mapping(Preprocess, self.preprocess, source="preprocess")
 
     def level_anchors(self) -> tuple[tuple[tuple[float, float], ...], ...]:
@@ -131,7 +159,16 @@ class WeightsMetadata:
         return tuple(tuple(self.anchors[index] for index in mask) for mask in self.anchor_masks)
 
     def to_header(self) -> dict[str, str]:
-        """Return the texts that stand in the file's header."""
+        """Return the texts that stand in the file's header.
+
+        Returns:
+            Field name to JSON text, and ``format``, the name and version of the layout.
+
+        Example:
+            >>> header = WeightsMetadata(classes=("cat", "dog")).to_header()
+            >>> header["format"], header["classes"], header["input_hw"]
+            ('attendet/1', '["cat", "dog"]', '[416, 416]')
+        """
         texts = {key: json.dumps(value) for key, value in dataclasses.asdict(self).items()}
         return {"format": FORMAT, **texts}
 
@@ -143,8 +180,12 @@ class WeightsMetadata:
             header: the ``__metadata__`` of a safetensors file.
             source: name of the file, for errors.
 
+        Returns:
+            The description; what a later version of this layout may leave out keeps its default.
+
         Raises:
-            WeightsError: if it is not ours, of a later layout, or broken.
+            WeightsError: if it is not ours, of another layout, broken, has a key that is unknown
+                here, or lacks one that the network is built from.
         """
         if header.get("format") != FORMAT:
             raise WeightsError(
@@ -157,14 +198,35 @@ class WeightsMetadata:
                 continue
             try:
                 values[key] = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise WeightsError(
                     f"metadata {key!r} is not JSON ({source}): {error}. The file is damaged."
                 ) from None
+        lacking = [key for key in _NEEDED if key not in values]
+        if lacking:
+            raise WeightsError(
+                f"metadata of the weights file must hold {', '.join(map(repr, lacking))} "
+                f"({source}). The file is damaged."
+            )
         try:
             return from_mapping(cls, values, source=source)
-        except (ConfigError, TypeError) as error:
+        except ConfigError as error:
             raise WeightsError(f"metadata of the weights file is wrong: {error}") from None
+
+
+_NEEDED = (
+    "classes",
+    "architecture",
+    "attention",
+    "input_hw",
+    "anchors",
+    "anchor_masks",
+    "scale_x_y",
+    "width",
+    "bn_eps",
+    "preprocess",
+)
+"""Keys without which the network cannot be rebuilt as it was: a default would be a guess."""
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -182,7 +244,10 @@ def _read_header(path: Path) -> dict[str, Any]:
             header = json.loads(stream.read(length))
     except FileNotFoundError:
         raise WeightsError(f"weights file not found ({path}). Check the path.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except OSError as error:
+        reason = error.strerror or error
+        raise WeightsError(f"weights file cannot be read ({path}): {reason}.") from None
+    except (ValueError, RecursionError):
         raise WeightsError(
             f"weights must be a .safetensors file; the header is no JSON ({path})."
         ) from None
@@ -192,7 +257,13 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> WeightsMetadata:
-    """Return the description in a weights file, without reading the tensors.
+    """Return the description in a weights file, without reading the tensors; needs no torch.
+
+    Args:
+        path: a file that `attendet.models.save_weights` wrote.
+
+    Returns:
+        The description, checked; whether the tensors fit it is seen when they are loaded.
 
     Raises:
         WeightsError: if the file is missing, no safetensors file, or not ours.
@@ -208,24 +279,39 @@ def read_metadata(path: str | Path) -> WeightsMetadata:
 
 
 def read_tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in a weights file, from its header alone."""
+    """Return the shape of each tensor in a weights file, from its header alone.
+
+    Args:
+        path: a safetensors file, ours or not.
+
+    Returns:
+        Tensor name to shape.
+
+    Raises:
+        WeightsError: if the file is missing or no safetensors file.
+    """
     header = _read_header(Path(path))
-    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    try:
+        return {
+            name: tuple(int(side) for side in entry["shape"])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(
+            f"weights must be a .safetensors file; the header has an entry without shape ({path})."
+        ) from None
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
     """Return the number of trained values: all but batch normalisation's running statistics.
+
+    Args:
+        shapes: tensor name to shape, as `read_tensor_shapes` returns them.
 
     Example:
         >>> count_parameters({"a.weight": (2, 3), "a.running_mean": (3,)})
         6
     """
     buffers = ("running_mean", "running_var", "num_batches_tracked")
-    total = 0
-    for name, shape in shapes.items():
-        if not name.endswith(buffers):
-            size = 1
-            for side in shape:
-                size *= side
-            total += size
-    return total
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(buffers))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +15,13 @@ import torch
 from attendet import __version__
 from attendet.attention import attention_names, format_attention_spec, parse_attention_spec
 from attendet.errors import ConfigError, WeightsError, did_you_mean
-from attendet.files import replacing
-from attendet.models.metadata import DEFAULT_ANCHORS, WeightsMetadata, read_metadata
+from attendet.files import write_atomically
+from attendet.models.metadata import (
+    DEFAULT_ANCHORS,
+    DEFAULT_MASKS,
+    WeightsMetadata,
+    read_metadata,
+)
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 __all__ = [
@@ -31,6 +38,12 @@ ARCHITECTURES = ("yolov4-tiny",)
 def build_from_metadata(metadata: WeightsMetadata) -> YoloV4Tiny:
     """Return the network that a description tells of, freshly initialised.
 
+    The seed of torch's generator decides the weights. Attention is initialised last: one seed
+    gives all networks of a comparison the same weights outside their attention blocks.
+
+    Args:
+        metadata: the description.
+
     Raises:
         ConfigError: if the architecture or the attention spec is unknown.
     """
@@ -39,8 +52,6 @@ def build_from_metadata(metadata: WeightsMetadata) -> YoloV4Tiny:
             f"architecture must be one that attendet knows; got {metadata.architecture!r}. "
             f"{did_you_mean(metadata.architecture, ARCHITECTURES)}"
         )
-    if metadata.width <= 0:
-        raise ConfigError(f"width must be above 0; got {metadata.width!r}.")
     spec = parse_attention_spec(
         metadata.attention, default_sites=NECK_SITES, sites=SITES, known=attention_names()
     )
@@ -61,6 +72,7 @@ def build(
     attention: str = "none",
     input_hw: tuple[int, int] = (416, 416),
     anchors: Sequence[tuple[float, float]] = DEFAULT_ANCHORS,
+    anchor_masks: Sequence[Sequence[int]] = DEFAULT_MASKS,
     scale_x_y: float = 1.05,
     width: float = 1.0,
     bn_eps: float = 1e-5,
@@ -72,10 +84,14 @@ def build(
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
         input_hw: height and width of training pictures, multiples of 32 (kept as description).
-        anchors: six widths and heights in pixels, small to large.
+        anchors: widths and heights in pixels, small to large.
+        anchor_masks: numbers of the anchors of the stride-32 level, then of the stride-16 level.
         scale_x_y: stretch of the centre's sigmoid.
-        width: multiplier of all channels.
+        width: multiplier of all channels, which stay multiples of 8 (the stem's, of 4).
         bn_eps: epsilon of batch normalisation.
+
+    Returns:
+        The network, in training mode on the CPU; see `build_from_metadata` on its seed.
 
     Raises:
         ConfigError: if an argument is not what it must be; names the argument.
@@ -86,11 +102,12 @@ def build(
         ['p5']
     """
     metadata = WeightsMetadata(
-        classes=tuple(classes),
+        classes=classes if isinstance(classes, str) else tuple(classes),  # type: ignore[arg-type]
         architecture=architecture,
         attention=attention,
-        input_hw=(input_hw[0], input_hw[1]),
-        anchors=tuple((float(w), float(h)) for w, h in anchors),
+        input_hw=tuple(input_hw),  # type: ignore[arg-type]
+        anchors=tuple(tuple(map(float, anchor)) for anchor in anchors),  # type: ignore[misc]
+        anchor_masks=tuple(map(tuple, anchor_masks)),
         scale_x_y=scale_x_y,
         width=width,
         bn_eps=bn_eps,
@@ -100,6 +117,9 @@ def build(
 
 def canonical_attention(spec: str) -> str:
     """Return an attention spec in its one canonical spelling.
+
+    Args:
+        spec: such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
 
     Raises:
         ConfigError: if a block or a site is unknown.
@@ -117,24 +137,58 @@ def canonical_attention(spec: str) -> str:
 def save_weights(path: str | Path, network: torch.nn.Module, metadata: WeightsMetadata) -> Path:
     """Write a network and its description as one file, whole or not at all; return its path.
 
+    The same weights and description give the same bytes.
+
     Args:
-        path: ends in ``.safetensors``.
+        path: ends in ``.safetensors``; folders on the way are made, a file there is replaced.
         network: what the metadata describes.
         metadata: its ``version`` is set to this version.
+
+    Raises:
+        WeightsError: if the path has another ending, or the network is not what the metadata
+            describes, so that the file could not be loaded or would decode differently.
+
+    Example:
+        >>> import tempfile
+        >>> metadata = WeightsMetadata(classes=("RBC", "WBC"), attention="eca@p5", width=0.125)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = f"{folder}/cells.safetensors"
+        ...     path = save_weights(file, build_from_metadata(metadata), metadata)
+        ...     network, described = load_weights(path)
+        >>> described.classes, list(network.attention_blocks())
+        (('RBC', 'WBC'), ['p5'])
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"weights file must end in .safetensors; got {str(path)!r}.")
+    _check_fit(path, metadata, network.state_dict())
+    _check_decode(path, metadata, network)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in network.state_dict().items()
     }
     header = dataclasses.replace(metadata, version=__version__).to_header()
-    with replacing(path) as partial:
-        safetensors.torch.save_file(tensors, partial, metadata=header)
-    return path
+    return write_atomically(path, _with_sorted_header(safetensors.torch.save(tensors, header)))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata in a fixed order; the library's is random."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
 def load_weights(path: str | Path) -> tuple[YoloV4Tiny, WeightsMetadata]:
     """Return the network of a weights file, in eval mode on the CPU, and its description.
+
+    Args:
+        path: a file that `save_weights` wrote.
+
+    Returns:
+        The network, rebuilt from the file alone, and the file's description.
 
     Raises:
         WeightsError: if the file is missing, not ours, damaged, or does not fit its description.
@@ -146,7 +200,8 @@ def load_weights(path: str | Path) -> tuple[YoloV4Tiny, WeightsMetadata]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"weights file is damaged ({path}): {error}") from None
     _check_fit(path, metadata, tensors)
-    network = build_from_metadata(metadata)
+    with torch.random.fork_rng(devices=()):  # the draws of the weights that are overwritten
+        network = build_from_metadata(metadata)
     network.load_state_dict(tensors)
     return network.eval(), metadata
 
@@ -156,7 +211,7 @@ def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.T
     try:
         with torch.device("meta"):
             wanted = build_from_metadata(metadata).state_dict()
-    except (ConfigError, RuntimeError, OverflowError, ValueError) as error:
+    except (ConfigError, RuntimeError, OverflowError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"the network of {path} cannot be built: {reason}") from None
     problems = [f"missing {name}" for name in wanted if name not in tensors]
@@ -170,4 +225,20 @@ def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.T
         raise WeightsError(
             f"tensors do not fit the description ({path}): {'; '.join(problems[:3])}"
             f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}."
+        )
+
+
+def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Module) -> None:
+    """Raise where a network would decode otherwise than the one that its description builds."""
+    if not isinstance(network, YoloV4Tiny):
+        return
+    anchors = tuple(torch.tensor(level) for level in metadata.level_anchors())
+    same = all(
+        torch.equal(own.cpu().float(), described)
+        for own, described in zip(network.level_anchors, anchors, strict=True)
+    )
+    if not same or network.scale_x_y != metadata.scale_x_y:
+        raise WeightsError(
+            f"metadata must have the anchors and scale_x_y of the network ({path}). "
+            "Build the network with build_from_metadata."
         )

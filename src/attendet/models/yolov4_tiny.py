@@ -6,13 +6,14 @@ N, C, H, W are batch, channels, height and width; A anchors a level, K classes, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from attendet.attention import AttentionBlock, create_attention
+from attendet.errors import ConfigError, did_you_mean
 from attendet.models.backbone import ConvBlock, CSPDarknetTiny
 from attendet.models.decode import decode_maps
 
@@ -46,6 +47,10 @@ class YoloV4Tiny(nn.Module):
         width: multiplier of all channels.
         bn_eps: epsilon of batch normalisation.
 
+    Raises:
+        ConfigError: if there are not two levels of anchors, or attention names an unknown site or
+            block.
+
     Example:
         >>> network = YoloV4Tiny(80, [[(81, 82)] * 3, [(23, 27)] * 3], {"p5": "ca"})
         >>> [tuple(raw_map.shape) for raw_map in network(torch.zeros(1, 3, 64, 96))]
@@ -63,6 +68,8 @@ class YoloV4Tiny(nn.Module):
         bn_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        spec = dict(attention or {})
+        _check_layout(anchors, spec)
         self.num_classes = num_classes
         self.scale_x_y = scale_x_y
         for level, level_anchors in enumerate(anchors):
@@ -79,13 +86,22 @@ class YoloV4Tiny(nn.Module):
         self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
         self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
         self._initialise()
-        spec = dict(attention or {})
         self.attention = nn.ModuleDict(
             {site: create_attention(spec[site], channels[site]) for site in SITES if site in spec}
         )
 
     anchors0: Tensor
     anchors1: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> YoloV4Tiny:
+        """Move or convert the network; its anchors move along but stay float32."""
+        exact = self.level_anchors
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for level, anchors in enumerate(exact):
+            moved = getattr(self, f"anchors{level}")
+            if moved.dtype != anchors.dtype:
+                setattr(self, f"anchors{level}", anchors.to(moved.device))
+        return self
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -106,7 +122,7 @@ class YoloV4Tiny(nn.Module):
         return [self.anchors0, self.anchors1]
 
     def attention_blocks(self) -> dict[str, AttentionBlock]:
-        """Return the attention block of each site that has one."""
+        """Return the attention block of each site that has one, in the order of `SITES`."""
         return {
             site: block
             for site, block in self.attention.items()
@@ -124,6 +140,9 @@ class YoloV4Tiny(nn.Module):
 
         Args:
             pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+
+        Returns:
+            Site to map (N, C, H, W), for all of `SITES`, in the order of computation.
         """
         maps: dict[str, Tensor] = {}
         self._forward(pictures, maps)
@@ -155,5 +174,28 @@ class YoloV4Tiny(nn.Module):
         return self._forward(pictures, None)
 
     def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return boxes (N, B, 4), corners in canvas pixels, and scores (N, B, K), 0 to 1."""
+        """Return boxes and scores of raw maps, in float32 whatever the maps are in.
+
+        Args:
+            raw_maps: what `forward` returned.
+
+        Returns:
+            Boxes (N, B, 4), left, top, right, bottom in canvas pixels, and scores (N, B, K), 0 to
+            1; see `attendet.models.decode_maps`.
+        """
         return decode_maps(raw_maps, self.level_anchors, STRIDES, self.scale_x_y)
+
+
+def _check_layout(
+    anchors: Sequence[Sequence[Sequence[float]]], attention: Mapping[str, str]
+) -> None:
+    if len(anchors) != len(STRIDES):
+        raise ConfigError(
+            f"anchors must be given for {len(STRIDES)} levels, stride 32 first; got {len(anchors)}."
+        )
+    for site in attention:
+        if site not in SITES:
+            raise ConfigError(
+                f"attention must stand at a site of the network; got {site!r}. "
+                f"{did_you_mean(site, SITES)}"
+            )
