@@ -35,7 +35,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        with partial.open("rb") as stream:
+        with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
         mask = os.umask(0)
         os.umask(mask)

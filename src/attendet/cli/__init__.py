@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from attendet import __version__
 from attendet.errors import AttendetError, did_you_mean
@@ -36,17 +37,38 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without the list of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"attendet: {message}. See: {self.prog} --help\n")
+
+    def check_known(self, words: Sequence[str]) -> None:
+        """Leave with the nearest known flag where there are words that nobody asked for."""
+        if not words:
+            return
+        word = words[0].split("=")[0]
+        if word.startswith("-"):
+            near = did_you_mean(word, self._option_string_actions)
+            if near.startswith("Did"):
+                self.exit(2, f"attendet: there is no flag {word!r}. {near}\n")
+            self.error(f"there is no flag {word!r}")
+        self.error(f"{word!r} is one word too many")
+
+
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
     command = arguments[0]
     module = importlib.import_module(f"attendet.cli.{command}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"attendet {command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    return parser.parse_args(arguments[1:]), module
+    args, unknown = parser.parse_known_args(arguments[1:])
+    parser.check_known(unknown)
+    return args, module
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ class TrainingLines:
 
     def say(self, text: str) -> None:
         """Print a line at once."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     def decoded(self, done: int, total: int) -> None:
@@ -149,8 +150,11 @@ class TrainingLines:
                  f"{width} x {height} px")  # fmt: skip
         anchors = plan.anchors
         own = "the data's own" if anchors.from_data else "the defaults"
-        self.say(f"anchors: {own} (mean best overlap {anchors.default_overlap:.3f} "
-                 f"of the defaults, {anchors.data_overlap:.3f} of the data's)")  # fmt: skip
+        overlaps = (
+            f" (mean best overlap {anchors.default_overlap:.3f} of the defaults, "
+            f"{anchors.data_overlap:.3f} of the data's)"
+        )
+        self.say(f"anchors: {own}{'' if math.isnan(anchors.data_overlap) else overlaps}")
         if plan.transfer is not None:
             self.say(plan.transfer.in_words())
         self.say(f"run: {folder}")
@@ -164,7 +168,8 @@ class TrainingLines:
     def epoch_ended(self, record: dict[str, Any]) -> None:
         """Say a line for each epoch."""
         self.last = time.monotonic()
-        ap = f" AP {record['ap']:.3f} AP50 {record['ap50']:.3f}" if record.get("ap") else ""
+        measured = record.get("ap") is not None
+        ap = f" AP {record['ap']:.3f} AP50 {record['ap50']:.3f}" if measured else ""
         self.say(
             f"epoch {record['epoch']}/{self.epochs} {_losses(record['losses'])}"
             f" {record['pictures_per_second']:.1f} pictures/s"
@@ -191,13 +196,13 @@ class TrainingBars(TrainingLines):
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> TrainingBars:
-        self.bars.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
     def _bar(self, name: str, done: float, total: int, note: str = "") -> None:
+        self.bars.start()  # not before: of several processes only the first draws
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total, note="")
         self.bars.update(self.tasks[name], completed=done, total=total, note=note)

@@ -20,6 +20,18 @@ from attendet.config import field_help, parse_value
 from attendet.errors import ConfigError
 from attendet.training.recipe import Recipe, recipe_names
 
+FIXED = {
+    "attention": "ca",
+    "recipe": "default",
+    "seed": 0,
+    "output": None,
+    "pretrained": None,
+    "format": None,
+    "devices": 1,
+    "nodes": 1,
+}
+"""Flags, with their defaults, that a resumed run takes from its folder."""
+
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
@@ -29,21 +41,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command: its own, and one for each setting of the recipe."""
     add = parser.add_argument
     add("data", nargs="?", metavar="DATA", help="data set; not needed with --resume")
-    add("--attention", default="ca", metavar="SPEC",
+    add("--attention", default=FIXED["attention"], metavar="SPEC",
         help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
         "(default: %(default)s)")  # fmt: skip
-    add("--recipe", default="default", metavar="NAME|FILE",
+    add("--recipe", default=FIXED["recipe"], metavar="NAME|FILE",
         help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=FIXED["seed"],
+        help="of everything random (default: %(default)s)",
+    )
     add("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/train)")
     add("--pretrained", type=Path, metavar="FILE", help="weights file to start from")
     add("--resume", type=Path, metavar="DIR", help="folder of an interrupted run to go on with")
     add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
     add("--accelerator", default="auto", choices=["auto", "cpu", "cuda", "mps"],
         help="kind of device (default: %(default)s)")  # fmt: skip
-    add("--devices", type=int, default=1, metavar="N",
+    add("--devices", type=int, default=FIXED["devices"], metavar="N",
         help="processes on this machine, one a device (default: %(default)s)")  # fmt: skip
-    add("--nodes", type=int, default=1, metavar="N",
+    add("--nodes", type=int, default=FIXED["nodes"], metavar="N",
         help="machines; start each by torchrun (default: %(default)s)")  # fmt: skip
     group = parser.add_argument_group("recipe (defaults are those of the default recipe)")
     texts = field_help(Recipe)
@@ -62,17 +79,27 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """Raise where a flag would be ignored, as a resumed run has its settings already."""
+    given = [_flag(name) for name, default in FIXED.items() if getattr(args, name) != default]
+    given += [_flag(name) for name in overrides]
+    if args.data is not None:
+        given.insert(0, "DATA")
+    if given:
+        raise ConfigError(
+            f"--resume must stand without {', '.join(given)}: all settings come from the folder "
+            f"of the run ({args.resume}). Leave out the rest."
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Train, show the progress, and say where the weights are."""
     from attendet.training import train
 
     overrides = _overrides(args)
-    if args.resume is not None and (overrides or args.data or args.pretrained):
-        raise ConfigError(
-            "--resume takes all settings from the run's folder; leave out the data and others."
-        )
-    console = Console()
-    reporter = training_reporter(console)
+    if args.resume is not None:
+        _check_alone(args, overrides)
+    reporter = training_reporter(Console())
     with reporter:
         result = train(
             args.data,
@@ -92,6 +119,6 @@ def run(args: argparse.Namespace) -> int:
     if not reporter.is_first:
         return 0
     ap = "not measured (no val split)" if result.ap is None else f"{result.ap:.3f}"
-    console.print(f"{result.epochs} epochs in {duration(result.seconds)}; best val AP {ap}")
-    console.print(f"weights: {result.best}", soft_wrap=True, highlight=False)
+    reporter.say(f"{result.epochs} epochs in {duration(result.seconds)}; best val AP {ap}")
+    reporter.say(f"weights: {result.best}")
     return 0

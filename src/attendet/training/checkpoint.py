@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,11 @@ def read_state(path: Path) -> dict[str, Any]:
         raise TrainingError(f"there is nothing to resume ({path} is missing). Train anew.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise TrainingError(f"resume state is damaged ({path}): {error}. Train anew.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+        kind = type(error).__name__
+        raise TrainingError(f"resume state is damaged ({path}; {kind}). Train anew.") from None
     if not isinstance(state, dict) or state.get("state_version") != STATE_VERSION:
         raise TrainingError(f"resume state is of another version ({path}). Train anew.")
     return state

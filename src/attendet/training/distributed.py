@@ -70,13 +70,20 @@ def make_fabric(
             f"devices must be at most {torch.cuda.device_count()} here; got {devices} (--devices)."
         )
     several = devices * nodes > 1
-    return fabric_module.Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if several else "auto",
-        precision=_precision(precision, accelerator),
-    )
+    try:
+        return fabric_module.Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if several else "auto",
+            precision=_precision(precision, accelerator),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"devices cannot be used as asked: {_first_sentence(error)}") from None
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".") + "."
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

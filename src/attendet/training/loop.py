@@ -78,7 +78,7 @@ class Trainer:
         """Train one epoch (counting from 0) and return its record.
 
         Raises:
-            TrainingError: if the loss is not finite; the average of the weights is still good.
+            TrainingError: if the loss or the weights are not finite.
         """
         recipe, plan = self.recipe, self.plan
         order = epoch_order(len(plan.cache), recipe.batch, seed=plan.seed, epoch=epoch)
@@ -91,13 +91,16 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.lr * share
             last = (step + 1) % self.accumulate == 0 or step + 1 == len(order)
-            terms = self._forward_backward(batch, epoch=epoch, step=step, last=last)
+            terms = self._forward_backward(
+                batch, epoch=epoch, step=step, last=last, together=self._together(step, len(order))
+            )
             if last:
                 self._step(epoch)
             clock.stepping += time.perf_counter() - begun
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.reporter.stepped(epoch, step, len(order), terms)
+        self._check_weights(epoch)
         losses = {name: round(total / len(order), 6) for name, total in sums.items()}
         return {
             "epoch": epoch + 1,
@@ -105,6 +108,10 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **clock.record(len(order) * recipe.batch),
         }
+
+    def _together(self, step: int, steps: int) -> int:
+        """Return how many batches one step of the optimiser takes; fewer at an epoch's end."""
+        return min(self.accumulate, steps - step // self.accumulate * self.accumulate)
 
     def _batch_maker(self, epoch: int, order: list[list[int]]) -> Any:
         shard = self.recipe.batch // self.fabric.world_size
@@ -129,20 +136,36 @@ class Trainer:
         return make
 
     def _forward_backward(
-        self, batch: Batch, *, epoch: int, step: int, last: bool
+        self, batch: Batch, *, epoch: int, step: int, last: bool, together: int
     ) -> dict[str, float]:
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             raw_maps = self.model(batch.pictures)
             terms = self.criterion(raw_maps, batch[1:], average_matches=self._average())
             loss = torch.stack(list(terms.values())).sum()
-            values = {name: float(term.detach()) for name, term in terms.items()}
+            values = self._values(terms)
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingError(
                     f"loss must be finite; got {values} (epoch {epoch + 1}, step {step + 1}). "
                     "The last good weights are kept. Try a lower --lr, or --precision 32."
                 )
-            self.fabric.backward(loss / self.accumulate)
+            self.fabric.backward(loss / together)
         return values
+
+    def _values(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Return the terms of the whole batch: all processes see, and stop at, the same numbers."""
+        values = torch.stack([term.detach() for term in terms.values()])
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="mean")
+        return dict(zip(terms, values.tolist(), strict=True))
+
+    def _check_weights(self, epoch: int) -> None:
+        """Raise where the last step broke the weights: no later loss of the epoch tells of it."""
+        if all(bool(tensor.isfinite().all()) for tensor in self.network.state_dict().values()):
+            return
+        raise TrainingError(
+            f"weights must be finite; they are not (end of epoch {epoch + 1}). "
+            "The last good weights are kept. Try a lower --lr, or --precision 32."
+        )
 
     def _average(self) -> Any:
         if self.fabric.world_size == 1:

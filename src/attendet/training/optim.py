@@ -22,5 +22,6 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": plain, "weight_decay": 0.0},
     ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+        momentum = recipe.momentum
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999))

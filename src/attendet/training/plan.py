@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -119,7 +120,10 @@ def transfer_weights(network: nn.Module, path: str | Path) -> Transfer:
         WeightsError: if the file cannot be read, or nothing in it fits.
     """
     read_metadata(path)
-    base = safetensors.torch.load_file(str(path))
+    try:
+        base = safetensors.torch.load_file(str(path))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"weights file is damaged ({path}): {error}") from None
     own = network.state_dict()
     loaded, left_out = [], []
     for name, tensor in base.items():
@@ -207,7 +211,8 @@ def make_plan(
             "split_source": dataset.split_source,
         },
     )
-    torch.manual_seed(seed)
-    network = build_from_metadata(metadata)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_from_metadata(metadata)
     transfer = transfer_weights(network, pretrained) if pretrained is not None else None
     return Plan(dataset, recipe, seed, canvas_hw, cache, anchors, network, metadata, transfer)

@@ -16,6 +16,32 @@ from attendet.errors import ConfigError, did_you_mean
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 
+_SHARES = (
+    "mosaic",
+    "mixup",
+    "plain_share",
+    "translate",
+    "flip_lr",
+    "flip_ud",
+    "rotate90",
+    "saturation",
+    "value",
+    "final_lr_share",
+    "full_size_from",
+    "ignore_iou",
+)
+_NOT_NEGATIVE = (
+    "nominal_batch",
+    "warmup_epochs",
+    "weight_decay",
+    "clip_norm",
+    "box_weight",
+    "objectness_weight",
+    "class_weight",
+    "freeze_backbone_epochs",
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of a run; the text under each field is its help on the command line."""
@@ -160,12 +186,17 @@ class Recipe:
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
             ("ema_decay", 0 <= self.ema_decay < 1, "from 0 to below 1"),
-            ("scale", 0 <= self.scale < 1, "from 0 to below 1"),
+            ("scale", 0 <= self.scale <= 0.95, "from 0 to 0.95"),
+            ("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5"),
+            ("degrees", 0 <= self.degrees <= 180, "from 0 to 180"),
+            ("shear", 0 <= self.shear <= 45, "from 0 to 45"),
+            ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
+            ("patience", self.patience is None or self.patience >= 1, "at least 1, or none"),
             ("start_size_share", 0 < self.start_size_share <= 1, "above 0, at most 1"),
             ("multi_scale", 0 <= self.multi_scale < 1, "from 0 to below 1"),
         ]
-        shares = ("mosaic", "mixup", "plain_share", "flip_lr", "flip_ud", "rotate90")
-        rules += [(name, 0 <= getattr(self, name) <= 1, "from 0 to 1") for name in shares]
+        rules += [(name, 0 <= getattr(self, name) <= 1, "from 0 to 1") for name in _SHARES]
+        rules += [(name, getattr(self, name) >= 0, "at least 0") for name in _NOT_NEGATIVE]
         for name, good, rule in rules:
             if not good:
                 raise ConfigError(f"{name} must be {rule}; got {getattr(self, name)!r}.")

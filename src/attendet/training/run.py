@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -112,23 +111,32 @@ def train(
     """
     begun = time.perf_counter()
     reporter = reporter or Silent()
+    state, config = None, None
     if resume is not None:
         folder, config = RunFolder.open(Path(resume))
+        state = read_state(folder.state)
         data, attention, seed = config["data"], config["attention"], config["seed"]
-        format, settings = config["format"], load_recipe("default", config["recipe"])
+        format, settings = config["format"], folder.recipe(config)
         pretrained = None
         devices, nodes = config["devices"], config["nodes"]
+        if accelerator == "auto":
+            accelerator = config["accelerator"]
     else:
         if data is None:
             raise ConfigError("data must be given, or a run to resume; got neither.")
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0; got {seed} (--seed).")
+        if output is not None:
+            RunFolder.check_free(Path(output))
         settings = _settings(recipe, overrides)
-    if settings.batch % (devices * nodes):
-        raise ConfigError(
-            f"batch must be a multiple of the {devices * nodes} processes; got {settings.batch}."
-        )
     fabric = make_fabric(
         accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
     )
+    if settings.batch % (devices * nodes):
+        raise ConfigError(
+            f"batch must be a multiple of the {devices * nodes} processes; "
+            f"got {settings.batch} (--batch)."
+        )
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
@@ -145,10 +153,20 @@ def train(
         format=format,
         progress=reporter.decoded,
     )
-    if resume is None:
-        folder = _new_folder(fabric, output, plan, data, pretrained, format, devices, nodes)
+    if config is None:
+        kept = {
+            "data": str(_source(data)),
+            "format": data.format if isinstance(data, DataSet) else format,
+            "pretrained": str(pretrained) if pretrained is not None else None,
+            "accelerator": accelerator,
+            "devices": devices,
+            "nodes": nodes,
+        }
+        folder = _new_folder(fabric, output, {**kept, **_describe(plan)})
+    else:
+        _check_same_data(plan, config, Path(config["data"]))
     with plan.cache:
-        return _Run(fabric, plan, folder, reporter, begun).fit(resumed=resume is not None)
+        return _Run(fabric, plan, folder, reporter, begun).fit(state)
 
 
 def _settings(recipe: str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -158,29 +176,15 @@ def _settings(recipe: str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
     return load_recipe("default", values)
 
 
-def _new_folder(
-    fabric: Any,
-    output: str | Path | None,
-    plan: Plan,
-    data: str | Path | DataSet,
-    pretrained: str | Path | None,
-    format: str | None,
-    devices: int,
-    nodes: int,
-) -> RunFolder:
-    path = Path(output) if output is not None else free_folder(Path("runs"), "train")
-    path = Path(fabric.broadcast(str(path)))
-    if not fabric.is_global_zero:
-        return RunFolder(path)
-    source = plan.dataset.root if isinstance(data, DataSet) else Path(data)
-    config = {
-        "data": str(source.resolve()),
-        "format": format,
+def _source(data: str | Path | DataSet) -> Path:
+    return (data.root if isinstance(data, DataSet) else Path(data)).resolve()
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    """Return what config.yaml tells of a plan."""
+    return {
         "attention": plan.metadata.attention,
         "seed": plan.seed,
-        "pretrained": str(pretrained) if pretrained is not None else None,
-        "devices": devices,
-        "nodes": nodes,
         "version": __version__,
         "torch": str(torch.__version__),
         "canvas_hw": list(plan.canvas_hw),
@@ -189,7 +193,32 @@ def _new_folder(
         "fingerprints": dict((plan.metadata.data or {})["fingerprints"]),
         "recipe": plan.recipe.as_dict(),
     }
-    return RunFolder.create(path, config)
+
+
+def _new_folder(fabric: Any, output: str | Path | None, config: dict[str, Any]) -> RunFolder:
+    """Return the run's folder, made by the first process; if it cannot be, all of them stop."""
+    path = Path(output) if output is not None else free_folder(Path("runs"), "train")
+    path = Path(fabric.broadcast(str(path)))
+    problem = ""
+    if fabric.is_global_zero:
+        try:
+            RunFolder.create(path, config)
+        except (ConfigError, OSError) as error:
+            problem = str(error)
+    problem = fabric.broadcast(problem)
+    if problem:
+        raise ConfigError(problem)
+    return RunFolder(path)
+
+
+def _check_same_data(plan: Plan, config: Mapping[str, Any], data: Path) -> None:
+    now = (plan.metadata.data or {})["fingerprints"]
+    changed = [name for name, old in config["fingerprints"].items() if now.get(name) != old]
+    if changed:
+        raise TrainingError(
+            f"data must be what the run began with; {' and '.join(changed)} differs ({data}). "
+            "Bring it back, or train anew."
+        )
 
 
 class _Run:
@@ -204,33 +233,34 @@ class _Run:
         self.progress = _Progress()
         self.records: list[dict[str, Any]] = []
 
-    def fit(self, *, resumed: bool) -> TrainingResult:
-        if resumed:
-            self._resume()
+    def fit(self, state: dict[str, Any] | None) -> TrainingResult:
+        """Train to the end, from a resume state if there is one."""
+        if state is not None:
+            self._resume(state)
+        elif self.fabric.is_global_zero:
+            self._keep()  # an end within the first epoch leaves something to go on with, too
         self.reporter.planned(self.plan, str(self.folder.path))
         recipe = self.plan.recipe
         try:
             while self.progress.epoch < recipe.epochs and not self._out_of_patience():
                 self._epoch()
-        except TrainingError:
-            self._save(self.folder.last)
-            raise
         finally:
             self.folder.close()
         return self._finish()
 
-    def _resume(self) -> None:
-        state = read_state(self.folder.state)
+    def _resume(self, state: dict[str, Any]) -> None:
         self.trainer.load_state(state["trainer"])
         self.progress = _Progress(**state["progress"])
         if self.fabric.is_global_zero:
-            self.records = self.folder.keep_records(self.progress.epoch)
+            self.records = self.folder.rewind(self.progress.epoch)
 
     def _out_of_patience(self) -> bool:
-        patience = self.plan.recipe.patience
-        if patience is None or self.progress.best_epoch == 0:
+        recipe, progress = self.plan.recipe, self.progress
+        if recipe.patience is None or progress.best_epoch == 0:
             return False
-        return self.progress.epoch - self.progress.best_epoch >= patience
+        if not evaluates_at(progress.epoch - 1, recipe=recipe):
+            return False
+        return progress.epoch - progress.best_epoch >= recipe.patience
 
     def _epoch(self) -> None:
         epoch = self.progress.epoch
@@ -240,16 +270,17 @@ class _Run:
             record.update(self._validate(epoch))
         self.progress.epoch = epoch + 1
         if self.fabric.is_global_zero:
-            self._save(self.folder.last)
             self.folder.add_record(record)
             self.records.append(record)
-            state = {
-                "trainer": self.trainer.state(),
-                "progress": dataclasses.asdict(self.progress),
-            }
-            write_state(self.folder.state, state)
+            self._keep()
             self.reporter.epoch_ended(record)
         self.fabric.barrier()
+
+    def _keep(self) -> None:
+        """Write the last weights and the resume state."""
+        self._save(self.folder.last)
+        state = {"trainer": self.trainer.state(), "progress": dataclasses.asdict(self.progress)}
+        write_state(self.folder.state, state)
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         samples = self.plan.dataset.splits.get("val")
@@ -301,5 +332,11 @@ def _memory_mib(device: torch.device) -> int:
     """Return the most memory used so far: of the device on CUDA, else of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device) / 2**20)
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak / (2**20 if sys.platform == "darwin" else 2**10))

@@ -8,14 +8,28 @@ from typing import Any
 
 import yaml
 
+from attendet.config import from_mapping
 from attendet.errors import ConfigError, TrainingError
 from attendet.extras import require
 from attendet.files import write_atomically
+from attendet.training.recipe import Recipe
 
 __all__ = ["RunFolder", "free_folder"]
 
 CONFIG = "config.yaml"
 RESULTS = "results.jsonl"
+REQUIRED = (
+    "data",
+    "format",
+    "attention",
+    "seed",
+    "accelerator",
+    "devices",
+    "nodes",
+    "fingerprints",
+    "recipe",
+)
+"""Keys of config.yaml that a resume needs."""
 
 
 def free_folder(parent: Path, stem: str) -> Path:
@@ -44,6 +58,18 @@ class RunFolder:
         self.last = path / "last.safetensors"
         self.state = path / "resume.pt"
         self._board: Any = None
+        self._redone_from: int | None = None
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise a `ConfigError` if a path holds a run already, or can hold none."""
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"output must be a folder; {path} is a file (--output).")
+        if (path / CONFIG).exists():
+            raise ConfigError(
+                f"output must be a folder without a run; {path} holds one (--output). "
+                f"Go on with --resume {path}, or choose another folder."
+            )
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
@@ -52,11 +78,7 @@ class RunFolder:
         Raises:
             ConfigError: if the folder holds a run already.
         """
-        if (path / CONFIG).exists():
-            raise ConfigError(
-                f"output must be a folder without a run; {path} holds one (--output). "
-                f"Go on with --resume {path}, or choose another folder."
-            )
+        cls.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
         return cls(path)
@@ -71,23 +93,54 @@ class RunFolder:
         try:
             config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise TrainingError(f"no run can be resumed from {path}: {error}.") from None
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise TrainingError(
+                f"resume must be the folder of a run; got {str(path)!r} ({CONFIG}: {reason})."
+            ) from None
         if not isinstance(config, dict):
-            raise TrainingError(f"no run can be resumed from {path}: {CONFIG} is no map.")
+            raise TrainingError(f"{CONFIG} must be a map of settings ({path / CONFIG}).")
+        missing = [key for key in REQUIRED if key not in config]
+        if missing:
+            raise TrainingError(f"{CONFIG} lacks {', '.join(missing)} ({path / CONFIG}).")
         return cls(path), config
 
+    def recipe(self, config: dict[str, Any]) -> Recipe:
+        """Return the settings in a configuration.
+
+        Raises:
+            TrainingError: if one is unknown or wrong: it is of another version, say.
+        """
+        try:
+            return from_mapping(Recipe, config["recipe"], source=str(self.path / CONFIG))
+        except ConfigError as error:
+            raise TrainingError(f"{error} The run cannot go on; train anew.") from None
+
     def records(self) -> list[dict[str, Any]]:
-        """Return the epoch records so far."""
+        """Return the epoch records so far; a last line that a kill cut short is left out."""
         file = self.path / RESULTS
         if not file.exists():
             return []
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+        records = []
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            records.append(record)
+        return records
 
-    def keep_records(self, epochs: int) -> list[dict[str, Any]]:
-        """Drop records after an epoch (those that a killed run will do again); return the rest."""
+    def rewind(self, epochs: int) -> list[dict[str, Any]]:
+        """Drop what a killed run left after an epoch, as it will be done again.
+
+        Returns:
+            The records up to that epoch.
+        """
+        for leftover in self.path.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
         kept = [record for record in self.records() if record["epoch"] <= epochs]
         lines = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path / RESULTS, lines)
+        self._redone_from = epochs + 1
         return kept
 
     def add_record(self, record: dict[str, Any]) -> None:
@@ -104,7 +157,9 @@ class RunFolder:
             require("tensorboard", extra="train", purpose="training")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self.path / "tensorboard"))
+            self._board = SummaryWriter(
+                str(self.path / "tensorboard"), purge_step=self._redone_from
+            )
         return self._board
 
     def close(self) -> None:

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attendet.models import build
+from attendet.training.optim import make_optimizer
+from attendet.training.recipe import Recipe
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_only_convolution_weights_decay(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(classes=["a"], attention="ca", width=0.125)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    recipe = Recipe(optimizer=name, lr=0.1, weight_decay=0.5)  # type: ignore[arg-type]
+    optimizer = make_optimizer(network, recipe)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    optimizer.step()
+
+    # Both rules shrink by lr x decay; SGD's Nesterov momentum of 0.937 adds to the first step.
+    kept = 1 - 0.1 * 0.5 * (1 + 0.937 if name == "sgd" else 1)
+    for key, after in network.named_parameters():
+        factor = kept if after.ndim == 4 else 1.0
+        torch.testing.assert_close(after, before[key] * factor, msg=key)
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    network = build(classes=["a"], attention="se@p5+ca@up", width=0.125)
+
+    groups = make_optimizer(network, Recipe()).param_groups
+
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(parameter) for parameter in network.parameters())

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attendet.config import field_help
+from attendet.errors import ConfigError
+from attendet.training import Recipe, load_recipe, recipe_names
+
+
+def test_the_package_has_its_recipes() -> None:
+    assert {"default", "classic", "small-data"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_of_the_package_loads(name: str) -> None:
+    recipe = load_recipe(name)
+
+    assert load_recipe("default", recipe.as_dict()) == recipe
+
+
+def test_classic_is_the_older_way() -> None:
+    recipe = load_recipe("classic")
+
+    assert (recipe.assignment, recipe.optimizer, recipe.anchors) == ("classic", "sgd", "default")
+
+
+def test_every_field_says_what_it_is() -> None:
+    texts = field_help(Recipe)
+
+    assert [field.name for field in dataclasses.fields(Recipe)] == list(texts)
+    assert all(text.endswith(".") for text in texts.values())
+
+
+def test_a_recipe_survives_yaml() -> None:
+    recipe = Recipe(lr=1e-5, patience=None, hue=0.1)
+
+    assert load_recipe("default", yaml.safe_load(yaml.safe_dump(recipe.as_dict()))) == recipe
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 7\nlr: 1e-3\nbatch: 2\n")
+
+    recipe = load_recipe(str(file), {"epochs": 9})
+
+    assert recipe == dataclasses.replace(Recipe(), epochs=9, lr=0.001, batch=2)
+
+
+def test_an_unknown_key_names_the_file_and_the_nearest_setting(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epoch: 7\n")
+
+    with pytest.raises(ConfigError, match=r"'epoch' \(.*mine\.yaml\)\. Did you mean 'epochs'\?"):
+        load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochs: [", r"no YAML .*mine\.yaml"),
+        ("- 1\n", r"must be a map.*mine\.yaml"),
+        ("epochs: many\n", r"epochs must be a whole number; got 'many' \(.*mine\.yaml\)"),
+        ("mosaic: 1.5\n", r"mosaic must be from 0 to 1; got 1\.5.*mine\.yaml"),
+        ("optimizer: lion\n", r"one of adamw, sgd; got 'lion'"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(str(file))
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("# nothing\n")
+
+    assert load_recipe(str(tmp_path / "mine.yaml")) == Recipe()
+
+
+def test_a_missing_file_and_an_unknown_name_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read .*gone\.yaml"):
+        load_recipe(str(tmp_path / "gone.yaml"))
+    with pytest.raises(ConfigError, match="Did you mean 'classic'"):
+        load_recipe("clasic")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch", 0),
+        ("size", 100),
+        ("size", 32),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("width", 0.0),
+        ("mosaic", -0.1),
+        ("translate", 1.5),
+        ("scale", 1.0),
+        ("hue", 0.7),
+        ("degrees", 200.0),
+        ("momentum", 1.0),
+        ("ema_decay", 1.0),
+        ("patience", 0),
+        ("warmup_epochs", -1.0),
+        ("weight_decay", -0.1),
+        ("clip_norm", -1.0),
+        ("nominal_batch", -1),
+        ("freeze_backbone_epochs", -1),
+        ("start_size_share", 0.0),
+        ("box_weight", -1.0),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_anything_starts(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be "):
+        load_recipe("default", {name: value})
