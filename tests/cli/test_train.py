@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from attendet.cli import main
+from attendet.cli.progress import TrainingBars, TrainingLines, training_reporter
+from attendet.cli.train import FIXED
+from attendet.training.recipe import Recipe
+from attendet.training.run import train
+
+TINY = ["--width", "0.125", "--size=64", "--batch", "4", "--precision=32", "--evaluate-every", "1"]
+SETTINGS: dict[str, Any] = {
+    "width": 0.125, "size": 64, "batch": 4, "precision": "32", "evaluate_every": 1, "epochs": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread and no figures."""
+    monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(squares: Path, tmp_path: Path) -> Callable[..., int]:
+    """Train on the squares into a folder."""
+
+    def call(*words: str) -> int:
+        where = ["--output", str(tmp_path / "run"), "--accelerator", "cpu"]
+        return main(["train", str(squares), *TINY, *where, *words])
+
+    return call
+
+
+def test_a_run_off_a_terminal_is_told_in_plain_lines(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--epochs", "2", "--attention", "se@p5") == 0
+
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    expected = [
+        r"decoded 10 training pictures",
+        r"data: .*squares \(yolo; train 10, val 4; .*\)",
+        r"network: yolov4-tiny, attention se@p5, input 64 x 64 px",
+        r"anchors: .*",
+        rf"run: {re.escape(str(tmp_path / 'run'))}",
+        r"epoch 1/2 box \d+\.\d+ objectness .* class .* pictures/s .* GiB AP 0\.\d+ AP50 0\.\d+",
+        r"epoch 2/2 .*",
+        r"2 epochs in .*; best val AP 0\.\d+",
+        rf"weights: {re.escape(str(tmp_path / 'run/best.safetensors'))}",
+    ]
+    steps = r"epoch \d step .*"  # on a slow machine, now and then
+    lines = [line for line in said.splitlines() if not re.fullmatch(steps, line)]
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_base_weights_are_reported(
+    run: Callable[..., int], tmp_path: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = train(squares, output=tmp_path / "base", accelerator="cpu", **SETTINGS | {"epochs": 1})
+    one_class = tmp_path / "one"
+    _copy_with_names(squares, one_class, "[square]")
+
+    assert run("--epochs=1", "--pretrained", str(base.last)) == 0
+    same = capsys.readouterr().out
+    words = ["--epochs=1", *TINY, "--accelerator=cpu", "--output", str(tmp_path / "other")]
+    assert main(["train", str(one_class), *words, "--pretrained", str(base.last)]) == 0
+    other = capsys.readouterr().out
+
+    count = re.search(r"^base weights: 100 % \((\d+) of (\d+) tensors\)$", same, re.MULTILINE)
+    assert count is not None
+    assert count[1] == count[2]
+    assert f"({int(count[1]) - 4} of {count[1]} tensors); left out: " in other
+    assert "out_p5.bias: (21,) does not fit (18,)" in other
+
+
+def _copy_with_names(source: Path, target: Path, names: str) -> None:
+    import shutil
+
+    shutil.copytree(source, target)
+    for label in (target / "labels").rglob("*.txt"):
+        lines = ["0" + line[1:] for line in label.read_text().splitlines(keepends=True)]
+        label.write_text("".join(lines))
+    (target / "data.yaml").write_text(
+        f"train: images/train\nval: images/val\nnames: {names}\n", encoding="utf-8"
+    )
+
+
+def test_every_setting_is_a_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Recipe):
+        default = "none" if field.default is None else field.default
+        flag = f"--{field.name.replace('_', '-')} V"
+        assert re.search(rf"{flag} [^(]*(\([^d][^)]*\)[^(]*)*\(default: {default}\)", text), flag
+
+
+def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Told(Exception):  # noqa: N818
+        pass
+
+    def spy(data: str, **words: Any) -> None:
+        given.update(words, data=data)
+        raise Told
+
+    monkeypatch.setattr("attendet.training.run.train", spy)
+    line = "train cells --recipe classic --attention cbam --seed 4 --output out --format voc"
+    line += " --pretrained base.safetensors --devices 2 --nodes 3 --lr 1e-3 --patience none"
+    line += " --accelerator cpu --schedule cosine --epochs=9"
+    with pytest.raises(Told):
+        main(line.split())
+
+    del given["reporter"]
+    assert given == {
+        "data": "cells", "recipe": "classic", "attention": "cbam", "seed": 4, "resume": None,
+        "output": Path("out"), "format": "voc", "pretrained": Path("base.safetensors"),
+        "devices": 2, "nodes": 3, "accelerator": "cpu",
+        "lr": 0.001, "patience": None, "schedule": "cosine", "epochs": 9,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["DATA", "--epochs", "many"], 2, "--epochs must be a whole number; got 'many'"),
+        (["DATA", "--epochs", "0"], 2, "epochs must be at least 1; got 0"),
+        (["DATA", "--mosaic", "half"], 2, "--mosaic must be a number"),
+        (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd"),
+        (["DATA", "--size", "100"], 2, "Nearest: 96"),
+        (["DATA", "--attention", "cax"], 2, "Did you mean 'ca'?"),
+        (["DATA", "--recipe", "defualt"], 2, "Did you mean 'default'?"),
+        (["DATA", "--seed", "-1"], 2, "seed must be at least 0"),
+        (["DATA", "--devices", "3"], 2, "multiple of the 3 processes"),
+        ([], 2, "data must be given"),
+        (["gone"], 3, "not found (gone)"),
+        (["DATA", "--pretrained", "gone.safetensors"], 4, "gone.safetensors"),
+        (["--resume", "gone"], 6, "must be the folder of a run; got 'gone'"),
+        (["DATA", "--resume", "run"], 2, "--resume must stand without DATA:"),
+        (["--resume", "run", "--seed=1", "--lr=1"], 2, "must stand without --seed, --lr:"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_no_folder(
+    words: list[str],
+    code: int,
+    message: str,
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [str(squares) if word == "DATA" else word for word in words]
+
+    assert main(["train", *words, "--accelerator", "cpu"]) == code
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("attendet: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "x"], "invalid int value: 'x'. See: attendet train --help"),
+        (["--epoch", "3"], "there is no flag '--epoch'. Did you mean '--epochs'?"),
+        (["--lr"], "expected one argument"),
+        (["--format", "pascal"], "invalid choice: 'pascal'"),
+        (["other"], "'other' is one word too many"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "cells", *words])
+
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_absurd_rate_ends_with_one_line(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--lr", "1e30", "--epochs=2") == 6
+
+    error = capsys.readouterr().err
+    assert "must be finite" in error
+    assert error.count("\n") == 1
+
+
+def test_a_resumed_run_lets_no_flag_be_lost() -> None:
+    import argparse
+
+    from attendet.cli.train import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = vars(parser.parse_args([]))
+
+    settings = {field.name for field in dataclasses.fields(Recipe)}
+    assert set(args) - settings == {*FIXED, "data", "resume", "accelerator"}
+    assert {name: args[name] for name in FIXED} == FIXED
+
+
+def test_bars_show_a_run_on_a_terminal(squares: Path, tmp_path: Path) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    reporter = training_reporter(console)
+    assert isinstance(reporter, TrainingBars)
+
+    with reporter:
+        train(squares, output=tmp_path / "run", accelerator="cpu", reporter=reporter, **SETTINGS)
+
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "network: yolov4-tiny" in shown
+    assert "6/6" in shown
+    assert re.search(r"epoch 2/2 box .* pictures/s .* GiB AP", shown)
+    assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.getvalue()
+
+
+def test_bars_draw_nothing_where_nothing_is_told() -> None:
+    screen = io.StringIO()
+
+    with TrainingBars(Console(file=screen, force_terminal=True)):
+        pass
+
+    assert "\x1b[?25l" not in screen.getvalue()
+
+
+def _record(**values: Any) -> dict[str, Any]:
+    return {
+        "epoch": 1, "losses": {"box": 0.5}, "pictures_per_second": 9.87, "memory_mib": 2048,
+        **values,
+    }  # fmt: skip
+
+
+def test_an_ap_of_zero_is_shown_and_none_is_not() -> None:
+    screen = io.StringIO()
+    lines = TrainingLines(Console(file=screen, width=200))
+    lines.epochs = 3
+
+    lines.epoch_ended(_record(ap=0.0, ap50=0.0))
+    lines.epoch_ended(_record(ap=None, ap50=None))
+    lines.epoch_ended(_record())
+
+    first, *others = screen.getvalue().splitlines()
+    assert first == "epoch 1/3 box 0.500 9.9 pictures/s 2.0 GiB AP 0.000 AP50 0.000"
+    assert others == ["epoch 1/3 box 0.500 9.9 pictures/s 2.0 GiB"] * 2
+
+
+def test_brackets_in_a_path_are_shown_as_they_are() -> None:
+    screen = io.StringIO()
+
+    TrainingLines(Console(file=screen, width=200)).say("run: /data/[bold]cells[1]")
+
+    assert screen.getvalue() == "run: /data/[bold]cells[1]\n"
