@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from attendet.explain import compute_gates, gate_map  # noqa: E402
+from attendet.explain import compute_gates, crop_to_picture, gate_map  # noqa: E402
 from attendet.models import YoloV4Tiny, build  # noqa: E402
+from attendet.pictures import letterbox  # noqa: E402
 
 
 def _network(attention: str) -> YoloV4Tiny:
@@ -80,3 +81,15 @@ def test_the_map_is_the_mean_over_channels_of_the_product() -> None:
 
 def test_channel_gates_have_no_map() -> None:
     assert gate_map({"channel": np.full((8, 1, 1), 0.5, dtype=np.float32)}) is None
+
+
+def test_the_border_of_the_canvas_is_cut_off() -> None:
+    picture = np.full((60, 160, 3), 255, dtype=np.uint8)
+    canvas, fit = letterbox(picture, (64, 64))
+
+    inside = crop_to_picture(canvas[:, :, 0].astype(np.float32), fit)
+
+    assert inside.shape == (24, 64)
+    assert (inside == 255).all()
+    profile = crop_to_picture(np.arange(64, dtype=np.float32)[:, None], fit)[:, 0]
+    np.testing.assert_allclose(profile, np.arange(20, 44))

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 
 from attendet import __version__
 from attendet.cli.progress import duration
 from attendet.data import DataSet
-from attendet.explain import compute_gates, gate_map
+from attendet.explain import compute_gates, crop_to_picture, gate_map
 from attendet.files import write_atomically
 from attendet.inference import Detector
-from attendet.inference.preprocess import lay_on_canvas
+from attendet.inference.preprocess import canvas_hw_for
 from attendet.models import load_weights
-from attendet.pictures import Picture, read_picture
+from attendet.pictures import Letterbox, Picture, letterbox, read_picture
 from attendet.report import (
     Page,
     class_table,
@@ -51,6 +50,15 @@ GATED = 3
 
 CELL_WIDTH = 470
 """Width of a picture in pixels; two fill the page."""
+
+SITE_WORDS = {
+    "stage1": "after the backbone's first block, 8 pixels a cell",
+    "stage2": "after its second, 16 pixels a cell",
+    "stage3": "after its third, 32 pixels a cell",
+    "p4": "the backbone's finer output, 16 pixels a cell",
+    "p5": "its coarser output, 32 pixels a cell",
+    "up": "p5 brought to p4's size, where the two meet",
+}
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,9 @@ def _add_summary(page: Page, run: DemoRun) -> None:
     metadata, record = run.detector.metadata, run.record
     pictures = {split: len(samples) for split, samples in run.data.splits.items()}
     height, width = metadata.input_hw
+    narrower = "" if metadata.width == 1 else f" and {metadata.width:g} of its channels"
     page.add_text(
-        f"YOLOv4-tiny with attention {metadata.attention!r} was trained from scratch on "
+        f"YOLOv4-tiny with attention {metadata.attention!r}{narrower} was trained from scratch on "
         f"{pictures['train']} pictures of handwritten digits on photographs, for "
         f"{run.result.epochs} epochs at {width} x {height} pixels. It was then measured on "
         f"{pictures['test']} pictures that share no digit and no photograph with those it learned "
@@ -139,7 +148,8 @@ def _add_detections(page: Page, run: DemoRun, folder: Path) -> None:
 
 def _add_gates(page: Page, run: DemoRun) -> None:
     network, metadata = load_weights(run.result.best)
-    if not network.attention_blocks():
+    blocks = network.attention_blocks()
+    if not blocks:
         return
     page.add_section("What the attention does")
     page.add_text(
@@ -148,19 +158,16 @@ def _add_gates(page: Page, run: DemoRun) -> None:
         "product of a site's gates, mean over channels, from dark blue (its least) to yellow (its "
         "greatest). Where a block gates rows and columns, as Coordinate Attention does, their "
         "profiles stand to the right and below, with least and greatest value.\n\n"
-        "The sites: p4 and p5 are the backbone's outputs at 16 and 32 pixels a cell, up is p5 "
-        "brought to p4's size."
+        f"The sites: {'; '.join(f'{site}: {SITE_WORDS[site]}' for site in blocks)}."
     )
     rows: list[list[str]] = []
     for sample in run.data.split("test")[:GATED]:
         picture = read_picture(sample.path)
-        canvas, _ = lay_on_canvas(picture, metadata.input_hw, metadata.preprocessing().fit)
+        canvas, fit = letterbox(picture, canvas_hw_for(picture.shape[:2], metadata.input_hw))
         gates = compute_gates(network, canvas)
-        sheet = _gate_sheet(_drawn(run.detector, picture), canvas, gates)
+        sheet = _gate_sheet(picture, fit, gates, _drawn(run.detector, picture))
         if sheet is not None:
-            page.add_figure(
-                to_jpeg(sheet), f"Gates for {sample.path.name}, as the network sees it."
-            )
+            page.add_figure(to_jpeg(sheet), f"Gates for {sample.path.name}.")
         rows = rows or _gate_rows(gates)
     page.add_table(
         ["site and gate", "values", "least", "mean", "greatest"],
@@ -170,29 +177,31 @@ def _add_gates(page: Page, run: DemoRun) -> None:
 
 
 def _gate_sheet(
-    drawn: Picture, canvas: Picture, gates: Mapping[str, Mapping[str, Floats]]
+    picture: Picture,
+    fit: Letterbox,
+    gates: Mapping[str, Mapping[str, Floats]],
+    drawn: Picture,
 ) -> Picture | None:
     """Return a picture and the gates of each site over it; None if no gate differs by place."""
-    height = round(canvas.shape[0] * drawn.shape[1] / canvas.shape[1])
-    view = np.asarray(cv2.resize(canvas, (drawn.shape[1], height)), dtype=np.uint8)
     cells, captions = [], []
     for site, named in gates.items():
         opened = gate_map(named)
         if opened is None:
             continue
-        cell = gate_overlay(view, opened)
+        opened = crop_to_picture(opened, fit)
+        cell = gate_overlay(picture, opened)
         if {"height", "width"} <= set(named):
-            rows, columns = named["height"].mean((0, 2)), named["width"].mean((0, 1))
+            rows = crop_to_picture(named["height"].mean(0), fit)[:, 0]
+            columns = crop_to_picture(named["width"].mean(0), fit)[0]
             cell = draw_gate_profiles(cell, rows, columns)
         cells.append(cell)
         captions.append(f"{site}: product {opened.min():.2f} - {opened.max():.2f}")
     if not cells:
         return None
     first = np.full_like(cells[0], 255)
-    shown = drawn[: first.shape[0], : first.shape[1]]
-    first[: shown.shape[0], : shown.shape[1]] = shown
-    return picture_grid([first, *cells], 2, captions=["detections", *captions],
-                        cell_width=CELL_WIDTH)  # fmt: skip
+    first[: drawn.shape[0], : drawn.shape[1]] = drawn
+    captions.insert(0, "detections")
+    return picture_grid([first, *cells], 2, captions=captions, cell_width=CELL_WIDTH)
 
 
 def _gate_rows(gates: Mapping[str, Mapping[str, Floats]]) -> list[list[str]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from attendet.extras import require
 
 if TYPE_CHECKING:
-    from attendet.explain.gates import compute_gates, gate_map
+    from attendet.explain.gates import compute_gates, crop_to_picture, gate_map
 
-__all__ = ["compute_gates", "gate_map"]
+__all__ = ["compute_gates", "crop_to_picture", "gate_map"]
 
 
 def __getattr__(name: str) -> Any:

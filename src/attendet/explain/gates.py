@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from attendet.models import YoloV4Tiny
-from attendet.pictures import Picture
+from attendet.pictures import Letterbox, Picture
 
-__all__ = ["compute_gates", "gate_map"]
+__all__ = ["compute_gates", "crop_to_picture", "gate_map"]
 
 Floats = NDArray[np.float32]
 
@@ -74,3 +75,24 @@ def gate_map(gates: Mapping[str, Floats]) -> Floats | None:
     product: Floats = reduce(np.multiply, gates.values())
     opened: Floats = product.mean(axis=0)
     return opened
+
+
+def crop_to_picture(values: Floats, fit: Letterbox) -> Floats:
+    """Return what a map says of the picture, without the border of its canvas.
+
+    Args:
+        values: shape (h, w), over the whole canvas; a row or column of a profile has a side of 1.
+        fit: how the picture lies in the canvas.
+
+    Returns:
+        One value a canvas pixel that the picture covers, interpolated.
+
+    Example:
+        >>> fit = Letterbox.fit((100, 200), (64, 64))
+        >>> crop_to_picture(np.ones((4, 4), dtype=np.float32), fit).shape
+        (32, 64)
+    """
+    resized = cv2.resize(values, fit.canvas_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    whole: Floats = np.asarray(resized, dtype=np.float32)
+    height, width = (max(1, round(side * fit.scale)) for side in fit.image_hw)
+    return whole[fit.top : fit.top + height, fit.left : fit.left + width]
