@@ -157,7 +157,9 @@ def test_each_term_teaches_its_own_logits_alone(assignment: str):
     targets = _targets((4, 6, 30, 26), ids=(1,))
     where = {}
     for name in ("box", "objectness", "class"):
-        raw_map = _flat_map().requires_grad_()
+        raw_map = _flat_map()
+        raw_map[0, 4] = 0.5  # at 0 the target's own slope would vanish
+        raw_map.requires_grad_()
         _criterion(assignment=assignment)([raw_map], targets)[name].backward()
         where[name] = raw_map.grad[0] != 0
     matched = torch.zeros(2, 2, dtype=torch.bool)
