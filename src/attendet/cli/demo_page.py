@@ -195,7 +195,7 @@ def _gate_sheet(
             columns = crop_to_picture(named["width"].mean(0), fit)[0]
             cell = draw_gate_profiles(cell, rows, columns)
         cells.append(cell)
-        captions.append(f"{site}: product {opened.min():.2f} - {opened.max():.2f}")
+        captions.append(f"{site}: product {opened.min():.3f} - {opened.max():.3f}")
     if not cells:
         return None
     first = np.full_like(cells[0], 255)
