@@ -352,7 +352,7 @@ def train(data, size, batch, workers):
             loss.backward()
             optimizer.step()
             turns.end_step(len(canvases))
-        turns.end_epoch(loss=float(loss))
+        turns.end_epoch(loss=loss.item())
 
 
 # --- prediction ----------------------------------------------------------------------------------
