@@ -66,6 +66,7 @@ def _run_all(commands: list[list[str]]) -> list[str]:
             child.kill()
     for child, text in zip(children, said, strict=True):
         assert child.returncode == 0, text
+        assert "deprecated" not in text
     return said
 
 

@@ -173,6 +173,27 @@ def test_a_validation_picture_without_truth_is_no_trouble(
     assert result.records[-1]["ap"] is None
 
 
+def test_pictures_that_cannot_be_decoded_are_left_out(
+    squares: Path, tmp_path: Path, quick: Quick
+) -> None:
+    shutil.copytree(squares, tmp_path / "broken")
+    for name in ("train/train03.png", "val/val01.png"):
+        file = tmp_path / "broken/images" / name
+        file.write_bytes(file.read_bytes()[:3000])
+    told: list[Any] = []
+
+    class Listener(Silent):
+        def planned(self, plan: Any, folder: str) -> None:
+            told.append(plan)
+
+    result = quick(data=tmp_path / "broken", reporter=Listener())
+
+    assert result.ap is not None
+    assert (len(told[0].cache), len(told[0].dataset.split("val"))) == (9, 3)
+    assert {fault.file.name for fault in told[0].dataset.faults} == {"train03.png", "val01.png"}
+    assert train(resume=result.folder).epochs == 2
+
+
 def test_the_best_weights_are_those_of_the_best_epoch(
     quick: Quick, same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ class TrainingLines:
         self.say(f"data: {plan.dataset.root} ({plan.dataset.format}; {counts}; "
                  f"{plan.dataset.split_source})")  # fmt: skip
         if plan.dataset.faults:
-            self.say(f"data: {len(plan.dataset.faults)} faults in the labels; see: "
+            self.say(f"data: {len(plan.dataset.faults)} faults in pictures or labels; see: "
                      f"attendet data check {plan.dataset.root}")  # fmt: skip
         height, width = plan.canvas_hw
         self.say(f"network: yolov4-tiny, attention {plan.metadata.attention}, input "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import typing
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = _overrides(args)
     if args.resume is not None:
         _check_alone(args, overrides)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     reporter = training_reporter(Console())
     with reporter:
         result = train(

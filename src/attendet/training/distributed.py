@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as dist_functional
 
 from attendet.errors import ConfigError
 from attendet.extras import require
@@ -86,6 +85,22 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).split(". ")[0].rstrip(".") + "."
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum over all processes; each one's share gets the sum of all gradients."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose training statistics run over all processes, on any device.
 
@@ -100,7 +115,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         wide = features.float()
         count = torch.full_like(wide[0, :1, 0, 0], wide.numel() / wide.shape[1])
         sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count])
-        total: Tensor = dist_functional.all_reduce(sums)  # type: ignore[no-untyped-call]
+        total: Tensor = _SumOverProcesses.apply(sums)
         channels = features.shape[1]
         size = total[-1].detach()
         mean = total[:channels] / size

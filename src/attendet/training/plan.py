@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from attendet.data import DataSet, PictureCache, Sample, load_dataset
+from attendet.data.checks import decode_faults
 from attendet.errors import WeightsError
 from attendet.models import (
     DEFAULT_ANCHORS,
@@ -67,7 +68,7 @@ class Plan:
     """A run, ready to start."""
 
     dataset: DataSet
-    """The pictures with their labels."""
+    """The pictures with their labels; validation pictures that cannot be decoded are left out."""
 
     recipe: Recipe
     """All settings."""
@@ -161,6 +162,23 @@ def _choose_anchors(cache: PictureCache, recipe: Recipe, seed: int) -> AnchorCho
     return choice
 
 
+def _without_unreadable(dataset: DataSet, cache: PictureCache) -> DataSet:
+    """Return the set less the validation pictures that cannot be decoded, all of them faults.
+
+    The cache has left such training pictures out already. One of them must not end a run hours
+    later, when it is evaluated.
+    """
+    samples = dataset.splits.get("val", ())
+    faults = decode_faults(samples)
+    broken = {fault.file for fault in faults}
+    kept = tuple(sample for sample in samples if sample.path not in broken)
+    splits = {name: part for name, part in dataset.splits.items() if name != "val"}
+    if kept:
+        splits["val"] = kept
+    all_faults = (*dataset.faults, *cache.faults, *faults)
+    return dataclasses.replace(dataset, splits=splits, faults=all_faults)
+
+
 def make_plan(
     data: str | Path | DataSet,
     *,
@@ -215,4 +233,5 @@ def make_plan(
         torch.manual_seed(seed)
         network = build_from_metadata(metadata)
     transfer = transfer_weights(network, pretrained) if pretrained is not None else None
+    dataset = _without_unreadable(dataset, cache)
     return Plan(dataset, recipe, seed, canvas_hw, cache, anchors, network, metadata, transfer)

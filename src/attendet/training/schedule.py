@@ -64,7 +64,7 @@ def canvas_at(
     Example:
         >>> recipe = Recipe(epochs=10, start_size_share=0.5, full_size_from=0.5)
         >>> [canvas_at(e, 0, canvas_hw=(320, 416), recipe=recipe, seed=0) for e in (0, 3, 5)]
-        [(160, 224), (256, 320), (320, 416)]
+        [(160, 192), (256, 320), (320, 416)]
     """
     ramp = recipe.epochs * recipe.full_size_from
     share = 1.0
