@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from attendet.data import Augmenter, AugmentSettings, Batch, PictureCache, load_dataset
-from attendet.data.augment import _DeviceRenderer
+from attendet.data.augment_render import DeviceRenderer
 
 
 def median_ms(make: Callable[[int], Batch], batches: int) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def main() -> None:
     settings = AugmentSettings(mixup=0.1)
     augmenter = Augmenter(cache, settings, device=args.device, seed=0)
     gather = Augmenter(cache, settings, device=args.device, seed=0)
-    gather._renderer = _DeviceRenderer(cache.pictures, torch.device(args.device))
+    gather._renderer = DeviceRenderer(cache.pictures, torch.device(args.device))
 
     def indices(step: int) -> list[int]:
         return [(step * args.batch + row) % len(cache) for row in range(args.batch)]

@@ -1,4 +1,4 @@
-"""The errors that attendet raises on purpose, one tree, each with the exit code of the command line.
+"""The errors that attendet raises on purpose, one tree, each with its exit code.
 
 A message names what is wrong, where, and what to do:
 ``{name} must be {rule}; got {value!r} ({file:line or flag}). {What to do.}``

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attendet.config import field_help
-from attendet.data.augment import Augmenter, AugmentSettings, Batch, _DeviceRenderer
+from attendet.data.augment import Augmenter, AugmentSettings, Batch
 from attendet.data.augment_plan import CacheTable, make_plan
+from attendet.data.augment_render import DeviceRenderer
 from attendet.data.cache import PictureCache
 from attendet.data.samples import Sample
 from attendet.errors import ConfigError
@@ -110,7 +111,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def on_device_renderer(cache: PictureCache, augment: AugmentSettings) -> Augmenter:
     augmenter = Augmenter(cache, augment, device="cpu", seed=0)
-    augmenter._renderer = _DeviceRenderer(cache.pictures, torch.device("cpu"))
+    augmenter._renderer = DeviceRenderer(cache.pictures, torch.device("cpu"))
     return augmenter
 
 
@@ -146,7 +147,7 @@ def test_box_and_pixels_move_together(bright, seed, canvas_hw, mosaic, turning, 
     )
     augmenter = Augmenter(bright, augment, device="cpu", seed=seed)
     if gather:
-        augmenter._renderer = _DeviceRenderer(bright.pictures, torch.device("cpu"))
+        augmenter._renderer = DeviceRenderer(bright.pictures, torch.device("cpu"))
     batch = augmenter.batch([seed % 6, 3], epoch=1, step=2, canvas_hw=canvas_hw)
     plan = make_plan(
         CacheTable(bright), augment, [seed % 6, 3], seed=seed, epoch=1, step=2, canvas_hw=canvas_hw

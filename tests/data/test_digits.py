@@ -14,7 +14,8 @@ import yaml
 from attendet.boxes import cxcywh_to_xyxy, iou_matrix
 from attendet.data import digits as module
 from attendet.data import load_dataset
-from attendet.data.digits import compose_scene, make_digits
+from attendet.data.digit_scenes import compose_scene
+from attendet.data.digits import make_digits
 from attendet.errors import ConfigError, DataError, MissingExtraError
 from attendet.pictures import read_picture
 
