@@ -12,9 +12,8 @@ import pytest
 import yaml
 
 from attendet.boxes import cxcywh_to_xyxy, iou_matrix
-from attendet.data import digit_scenes
+from attendet.data import digit_scenes, load_dataset
 from attendet.data import digits as module
-from attendet.data import load_dataset
 from attendet.data.digit_scenes import compose_scene
 from attendet.data.digits import make_digits
 from attendet.errors import ConfigError, DataError, MissingExtraError

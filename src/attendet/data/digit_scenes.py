@@ -89,7 +89,9 @@ def _background(
         turned = np.rot90(photograph, int(rng.integers(4)))
         photograph = np.ascontiguousarray(turned[:, :, rng.permutation(3)])
     height, width = photograph.shape[:2]
-    share = rng.uniform(0.25 if varied else 0.65, 1.0) * min(height / image_hw[0], width / image_hw[1])
+    share = rng.uniform(0.25 if varied else 0.65, 1.0) * min(
+        height / image_hw[0], width / image_hw[1]
+    )
     crop_h, crop_w = int(image_hw[0] * share), int(image_hw[1] * share)
     top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
     crop = photograph[top : top + crop_h, left : left + crop_w]
