@@ -2,8 +2,8 @@
 
 Both render the same plans (`attendet.data.augment_plan`). On the CPU, OpenCV's `warpAffine` works
 on uint8 pictures one by one, mostly without the GIL, so that a prefetching thread can run beside
-the training step. On an accelerator the four neighbours of each pixel of the batch are gathered from
-uint8 pictures that lie on the device, the whole cache where it fits. The two agree within the
+the training step. On an accelerator the four neighbours of each pixel of the batch are gathered
+from uint8 pictures that lie on the device, the whole cache where it fits. The two agree within the
 rounding to uint8 (under 3 of 255); on a CPU the second takes over thirty times as long.
 
 N counts the rows of a batch; H, W are the canvas.
