@@ -1,7 +1,7 @@
 """The main job on the built-in sample set, offline, in minutes.
 
 Puts handwritten digits on photographs, trains a detector on them from scratch, measures it on
-pictures that share no digit and no photograph with those of training, and writes a page to open:
+pictures that share no digit and no pixel with those of training, and writes a page to open:
 OUTPUT/report.html, with detections beside the truth and the attention's gates beside pictures.
 """
 

@@ -104,7 +104,7 @@ def _add_summary(page: Page, run: DemoRun) -> None:
         f"YOLOv4-tiny with attention {metadata.attention!r}{narrower} was trained from scratch on "
         f"{pictures['train']} pictures of handwritten digits on photographs, for "
         f"{run.result.epochs} epochs at {width} x {height} pixels. It was then measured on "
-        f"{pictures['test']} pictures that share no digit and no photograph with those it learned "
+        f"{pictures['test']} pictures that share no digit and no pixel with those it learned "
         f"from: AP50 is {format_value(record['ap50'])}, AP (mean over IoU 0.50 to 0.95) is "
         f"{format_value(record['ap'])}."
     )

@@ -43,8 +43,6 @@ def compose_scene(
     photograph: Picture,
     glyphs: list[Floats],
     image_hw: tuple[int, int],
-    *,
-    varied: bool = False,
 ) -> Scene:
     """Return a scene: a few digits on a crop of a photograph.
 
@@ -53,10 +51,8 @@ def compose_scene(
         photograph: uint8, shape (h, w, 3), RGB.
         glyphs: ten arrays of writings of each digit, shape (k, 28, 28), ink 0 to 1.
         image_hw: height and width of the scene, pixels.
-        varied: crop down to a quarter of the photograph, turn it and swap its colours, so that a
-            few photographs stand for many.
     """
-    picture = _background(rng, photograph, image_hw, varied=varied)
+    picture = _background(rng, photograph, image_hw)
     boxes: list[NDArray[np.float32]] = []
     class_ids: list[int] = []
     wanted = int(rng.integers(_DIGITS_A_PICTURE[0], _DIGITS_A_PICTURE[1] + 1))
@@ -82,16 +78,11 @@ def compose_scene(
 
 
 def _background(
-    rng: np.random.Generator, photograph: Picture, image_hw: tuple[int, int], *, varied: bool
+    rng: np.random.Generator, photograph: Picture, image_hw: tuple[int, int]
 ) -> Picture:
     """Return a random crop, mirrored and recoloured, uint8 of shape (*image_hw, 3)."""
-    if varied:
-        turned = np.rot90(photograph, int(rng.integers(4)))
-        photograph = np.ascontiguousarray(turned[:, :, rng.permutation(3)])
     height, width = photograph.shape[:2]
-    share = rng.uniform(0.25 if varied else 0.65, 1.0) * min(
-        height / image_hw[0], width / image_hw[1]
-    )
+    share = rng.uniform(0.65, 1.0) * min(height / image_hw[0], width / image_hw[1])
     crop_h, crop_w = int(image_hw[0] * share), int(image_hw[1] * share)
     top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
     crop = photograph[top : top + crop_h, left : left + crop_w]
