@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attendet.attention import register_attention
+    from attendet.attention import attend, detach, register_attention, sites
     from attendet.data import load_dataset
     from attendet.detections import Detections
     from attendet.errors import AttendetError
@@ -25,11 +25,14 @@ __all__ = [
     "Detections",
     "Detector",
     "__version__",
+    "attend",
     "build",
+    "detach",
     "evaluate",
     "load",
     "load_dataset",
     "register_attention",
+    "sites",
     "train",
 ]
 
@@ -37,11 +40,14 @@ _HOMES = {
     "AttendetError": "attendet.errors",
     "Detections": "attendet.detections",
     "Detector": "attendet.inference",
+    "attend": "attendet.attention",
     "build": "attendet.models",
+    "detach": "attendet.attention",
     "evaluate": "attendet.evaluation",
     "load": "attendet.inference",
     "load_dataset": "attendet.data",
     "register_attention": "attendet.attention",
+    "sites": "attendet.attention",
     "train": "attendet.training",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,28 @@ from attendet.attention import registry
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "attention.md"
 
 
-def test_block_of_ones_own(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(registry, "_registered", {})
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    space: dict[str, object] = {}
-    exec(code, space)
+@pytest.fixture(scope="module")
+def space() -> dict[str, Any]:
+    """The names that the page's examples leave, run one after the other."""
+    torch.manual_seed(0)
+    space: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_registered", {})
+        for code in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL):
+            exec(code, space)
+    return space
+
+
+def test_block_of_ones_own(space: dict[str, Any]):
     x = torch.randn(2, 256, 5, 7)
     block = space["block"]
+    assert torch.equal(block(x), x)
+    torch.nn.init.normal_(block.mix[-1].weight)
     assert torch.equal(block(x), x * block.gates(x)["channel"])
+    assert not torch.equal(block(x), x)
+
+
+def test_start_and_insertion(space: dict[str, Any]):
+    assert space["same"] is True
+    assert [site.name for site in space["listed"]][:2] == ["0", "1"]
+    assert type(space["network"][0]) is torch.nn.Conv2d

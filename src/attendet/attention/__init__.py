@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from attendet.attention.cbam import CBAM
     from attendet.attention.coordinate import CoordinateAttention
     from attendet.attention.eca import EfficientChannelAttention
+    from attendet.attention.insertion import attend, detach, inserted_blocks
+    from attendet.attention.places import Site, sites
     from attendet.attention.registry import (
         AttentionFactory,
+        AttentionStart,
         attention_names,
         create_attention,
         register_attention,
@@ -32,29 +35,41 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionBlock",
     "AttentionFactory",
+    "AttentionStart",
     "CBAM",
     "CoordinateAttention",
     "EfficientChannelAttention",
+    "Site",
     "SqueezeExcite",
+    "attend",
     "attention_names",
     "create_attention",
+    "detach",
     "format_attention_spec",
+    "inserted_blocks",
     "parse_attention_spec",
     "register_attention",
+    "sites",
 ]
 
 _HOMES = {
     "AttentionBlock": "base",
     "AttentionFactory": "registry",
+    "AttentionStart": "registry",
     "CBAM": "cbam",
     "CoordinateAttention": "coordinate",
     "EfficientChannelAttention": "eca",
+    "Site": "places",
     "SqueezeExcite": "squeeze_excite",
+    "attend": "insertion",
     "attention_names": "registry",
     "create_attention": "registry",
+    "detach": "insertion",
     "format_attention_spec": "spec",
+    "inserted_blocks": "insertion",
     "parse_attention_spec": "spec",
     "register_attention": "registry",
+    "sites": "places",
 }
 
 

@@ -27,6 +27,9 @@ class AttentionBlock(nn.Module, ABC):
     A mechanism writes ``gates``; ``forward`` stands here. What ``gates`` returns is therefore what
     was applied, and a picture of the gates shows what the network did.
 
+    A mechanism that makes its gates by ``squash`` and names its ``last_layers`` can start as the
+    exact identity by itself; others do so through `attendet.attention.start.GateMix`.
+
     Args:
         channels: C of the maps that the block will see.
 
@@ -45,6 +48,25 @@ class AttentionBlock(nn.Module, ABC):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check_positive("channels", channels)
+
+    start: str = "paper"
+    """``paper``: gates are sigmoids, 0 to 1, near 1/2 at first. ``identity``: at first every gate
+    is exactly 1 and the map passes bit for bit."""
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers whose outputs ``squash`` makes gates of; none if it is not used.
+
+        All their parameters zero must mean that all logits are zero.
+        """
+        return ()
+
+    def squash(self, logits: Tensor) -> Tensor:
+        """Return the gate of logits: their sigmoid, and twice that if the block starts as identity.
+
+        Logits of zero then make a gate of exactly 1 in any floating dtype.
+        """
+        gate = torch.sigmoid(logits)
+        return 2 * gate if self.start == "identity" else gate
 
     @abstractmethod
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -67,7 +89,8 @@ class AttentionBlock(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the brackets."""
-        return f"channels={self.channels}"
+        start = "" if self.start == "paper" else f", start={self.start}"
+        return f"channels={self.channels}{start}"
 
 
 def apply_gate(x: Tensor, gate: Tensor, *, may_overwrite: bool = False) -> Tensor:

@@ -44,8 +44,12 @@ class CBAM(AttentionBlock):
         self.expand = nn.Linear(hidden, channels, bias=False)
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers that make the logits of each channel and of each place."""
+        return (self.expand, self.spatial)
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``channel``, (N, C, 1, 1), and ``spatial``, (N, 1, H, W), between 0 and 1.
+        """Return ``channel``, (N, C, 1, 1), and ``spatial``, (N, 1, H, W).
 
         The spatial gate is that of the channel-gated map.
         """
@@ -59,8 +63,8 @@ class CBAM(AttentionBlock):
 
     def _channel_gate(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.reduce(x.mean((2, 3)))) + torch.relu(self.reduce(x.amax((2, 3))))
-        return torch.sigmoid(self.expand(hidden))[:, :, None, None]
+        return self.squash(self.expand(hidden))[:, :, None, None]
 
     def _spatial_gate(self, gated: Tensor) -> Tensor:
         pooled = torch.cat([gated.mean(1, keepdim=True), gated.amax(1, keepdim=True)], dim=1)
-        return torch.sigmoid(self.spatial(pooled))
+        return self.squash(self.spatial(pooled))

@@ -88,14 +88,18 @@ class CoordinateAttention(AttentionBlock):
         self.height = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
         self.width = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
 
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers that make the logits of the rows and of the columns."""
+        return (self.height, self.width)
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``height``, (N, C, H, 1), and ``width``, (N, C, 1, W), between 0 and 1."""
+        """Return ``height``, (N, C, H, 1), and ``width``, (N, C, 1, W)."""
         rows, columns = x.shape[2:]
         hidden = self.activation(self.norm(self.squeeze(_axis_means(x))))
         along_height, along_width = hidden.split([rows, columns], dim=2)
         return {
-            "height": torch.sigmoid(self.height(along_height)),
-            "width": torch.sigmoid(self.width(along_width.mT)),
+            "height": self.squash(self.height(along_height)),
+            "width": self.squash(self.width(along_width.mT)),
         }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from attendet.attention.base import AttentionBlock
@@ -43,10 +42,14 @@ class EfficientChannelAttention(AttentionBlock):
             raise ConfigError(f"kernel_size must be odd and positive; got {size!r}.")
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the convolution that makes the logits."""
+        return (self.conv,)
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``channel``, (N, C, 1, 1), between 0 and 1."""
+        """Return ``channel``, (N, C, 1, 1)."""
         logits = self.conv(x.mean((2, 3)).unsqueeze(1)).squeeze(1)
-        return {"channel": torch.sigmoid(logits)[:, :, None, None]}
+        return {"channel": self.squash(logits)[:, :, None, None]}
 
 
 def _kernel_size(channels: int) -> int:

@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from attendet.errors import ConfigError, did_you_mean
 
@@ -24,10 +24,20 @@ if TYPE_CHECKING:
 
     from attendet.attention.base import AttentionBlock
 
-__all__ = ["AttentionFactory", "attention_names", "create_attention", "register_attention"]
+__all__ = [
+    "AttentionFactory",
+    "AttentionStart",
+    "attention_names",
+    "create_attention",
+    "register_attention",
+]
 
 AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
 """Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
+
+AttentionStart: TypeAlias = Literal["paper", "identity", "residual"]
+"""paper: gates as published, near 1/2 at first. identity: the map passes bit for bit at first.
+residual: the same by another way, for comparison only (see `attendet.attention.start`)."""
 
 ENTRY_POINT_GROUP = "attendet.attention"
 _NONE = "none"
@@ -110,17 +120,21 @@ def attention_names() -> tuple[str, ...]:
     return (_NONE, *_BUILT_IN, *others)
 
 
-def create_attention(name: str, channels: int, **options: Any) -> AttentionBlock | nn.Identity:
+def create_attention(
+    name: str, channels: int, *, start: AttentionStart = "paper", **options: Any
+) -> AttentionBlock | nn.Identity:
     """Return a new block, or ``nn.Identity`` for ``none``.
 
     Args:
         name: one of ``attention_names()``.
         channels: C of the maps that the block will see.
+        start: ``paper``, gates near 1/2 at first, as published; or ``identity``, the map passes bit
+            for bit until the block is trained.
         options: passed to the block's factory, such as ``reduction=8``.
 
     Raises:
-        ConfigError: if the name or an option is unknown, a plug-in fails to load, or a factory
-            returns something else than an ``AttentionBlock``.
+        ConfigError: if the name, the start or an option is unknown, a plug-in fails to load, or a
+            factory returns something else than an ``AttentionBlock``.
 
     Example:
         >>> create_attention("se", 64, reduction=8).reduce
@@ -131,7 +145,13 @@ def create_attention(name: str, channels: int, **options: Any) -> AttentionBlock
     from torch import nn
 
     from attendet.attention.base import AttentionBlock
+    from attendet.attention.start import begin
 
+    if start not in get_args(AttentionStart):
+        raise ConfigError(
+            f"start must be 'paper' or 'identity'; got {start!r}. "
+            f"{did_you_mean(str(start), ('paper', 'identity'))}"
+        )
     if name == _NONE:
         _check_options(name, _no_options, channels, options)
         return nn.Identity()
@@ -143,7 +163,7 @@ def create_attention(name: str, channels: int, **options: Any) -> AttentionBlock
             f"factory of attention {name!r} must return an AttentionBlock; got "
             f"{type(block).__name__}. Subclass attendet.attention.AttentionBlock."
         )
-    return block
+    return begin(block, start)
 
 
 def _factory(name: str) -> AttentionFactory:

@@ -30,7 +30,11 @@ class SqueezeExcite(AttentionBlock):
         self.reduce = nn.Linear(channels, hidden, bias=False)
         self.expand = nn.Linear(hidden, channels, bias=False)
 
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layer that makes the logits."""
+        return (self.expand,)
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``channel``, (N, C, 1, 1), between 0 and 1."""
+        """Return ``channel``, (N, C, 1, 1)."""
         logits = self.expand(torch.relu(self.reduce(x.mean((2, 3)))))
-        return {"channel": torch.sigmoid(logits)[:, :, None, None]}
+        return {"channel": self.squash(logits)[:, :, None, None]}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from attendet.attention import inserted_blocks
 from attendet.errors import ConfigError
 from attendet.models import load_weights
 from attendet.models.backbone import ConvBlock
@@ -55,13 +56,16 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """Return the network with batch normalisation folded into the convolutions before it, in place.
 
     Each `attendet.models.backbone.ConvBlock` then is one convolution with bias and its activation:
-    the same function of its input up to rounding, with one pass over the map less.
+    the same function of its input up to rounding, with one pass over the map less. Where attention
+    was put behind one of the two, they stay.
 
     Args:
         network: in eval mode.
     """
     for module in network.modules():
-        if isinstance(module, ConvBlock) and isinstance(module.bn, nn.BatchNorm2d):
+        if not isinstance(module, ConvBlock) or not isinstance(module.bn, nn.BatchNorm2d):
+            continue
+        if not inserted_blocks(module.conv) and not inserted_blocks(module.bn):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()  # type: ignore[assignment]
     return network

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from attendet.attention.registry import AttentionStart
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, WeightsError
 
@@ -71,6 +72,9 @@ class WeightsMetadata:
 
     attention: str = "none"
     """Attention spec, such as ``ca`` or ``se@p5+ca@up``."""
+
+    attention_start: AttentionStart = "paper"
+    """Whether the attention blocks' gates are sigmoids (``paper``) or twice that (``identity``)."""
 
     input_hw: tuple[int, int] = (416, 416)
     """Height and width that the network was trained at, pixels."""

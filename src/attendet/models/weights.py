@@ -13,7 +13,12 @@ import safetensors.torch
 import torch
 
 from attendet import __version__
-from attendet.attention import attention_names, format_attention_spec, parse_attention_spec
+from attendet.attention import (
+    AttentionStart,
+    attention_names,
+    format_attention_spec,
+    parse_attention_spec,
+)
 from attendet.errors import ConfigError, WeightsError, did_you_mean
 from attendet.files import write_atomically
 from attendet.models.metadata import (
@@ -59,6 +64,7 @@ def build_from_metadata(metadata: WeightsMetadata) -> YoloV4Tiny:
         len(metadata.classes),
         metadata.level_anchors(),
         spec,
+        attention_start=metadata.attention_start,
         scale_x_y=metadata.scale_x_y,
         width=metadata.width,
         bn_eps=metadata.bn_eps,
@@ -70,6 +76,7 @@ def build(
     *,
     classes: Sequence[str],
     attention: str = "none",
+    attention_start: AttentionStart = "paper",
     input_hw: tuple[int, int] = (416, 416),
     anchors: Sequence[tuple[float, float]] = DEFAULT_ANCHORS,
     anchor_masks: Sequence[Sequence[int]] = DEFAULT_MASKS,
@@ -83,6 +90,8 @@ def build(
         architecture: ``yolov4-tiny``.
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
+        attention_start: ``paper``, gates near 1/2 at first, as published; or ``identity``, the
+            network computes what it would without attention until it is trained.
         input_hw: height and width of training pictures, multiples of 32 (kept as description).
         anchors: widths and heights in pixels, small to large.
         anchor_masks: numbers of the anchors of the stride-32 level, then of the stride-16 level.
@@ -105,6 +114,7 @@ def build(
         classes=classes if isinstance(classes, str) else tuple(classes),  # type: ignore[arg-type]
         architecture=architecture,
         attention=attention,
+        attention_start=attention_start,
         input_hw=tuple(input_hw),  # type: ignore[arg-type]
         anchors=tuple(tuple(map(float, anchor)) for anchor in anchors),  # type: ignore[misc]
         anchor_masks=tuple(map(tuple, anchor_masks)),
@@ -229,7 +239,7 @@ def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.T
 
 
 def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Module) -> None:
-    """Raise where a network would decode otherwise than the one that its description builds."""
+    """Raise where a network gates or decodes otherwise than the one that its description builds."""
     if not isinstance(network, YoloV4Tiny):
         return
     anchors = tuple(torch.tensor(level) for level in metadata.level_anchors())
@@ -237,8 +247,10 @@ def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Modul
         torch.equal(own.cpu().float(), described)
         for own, described in zip(network.level_anchors, anchors, strict=True)
     )
-    if not same or network.scale_x_y != metadata.scale_x_y:
+    same = same and network.scale_x_y == metadata.scale_x_y
+    starts_alike = network.attention_start == metadata.attention_start
+    if not same or (network.attention_blocks() and not starts_alike):
         raise WeightsError(
-            f"metadata must have the anchors and scale_x_y of the network ({path}). "
+            f"metadata must have the anchors, scale_x_y and attention_start of the network ({path}). "
             "Build the network with build_from_metadata."
         )

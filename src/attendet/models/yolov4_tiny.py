@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attendet.attention import AttentionBlock, create_attention
+from attendet.attention import AttentionBlock, AttentionStart, create_attention
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models.backbone import ConvBlock, CSPDarknetTiny
 from attendet.models.decode import decode_maps
@@ -43,6 +43,7 @@ class YoloV4Tiny(nn.Module):
         num_classes: K.
         anchors: of each level, stride 32 first: widths and heights in pixels.
         attention: site to name of a block; see `SITES`.
+        attention_start: ``paper`` or ``identity``; see `create_attention`.
         scale_x_y: stretch of the centre's sigmoid.
         width: multiplier of all channels.
         bn_eps: epsilon of batch normalisation.
@@ -63,6 +64,7 @@ class YoloV4Tiny(nn.Module):
         anchors: Sequence[Sequence[Sequence[float]]],
         attention: Mapping[str, str] | None = None,
         *,
+        attention_start: AttentionStart = "paper",
         scale_x_y: float = 1.05,
         width: float = 1.0,
         bn_eps: float = 1e-5,
@@ -86,8 +88,13 @@ class YoloV4Tiny(nn.Module):
         self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
         self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
         self._initialise()
+        self.attention_start = attention_start
         self.attention = nn.ModuleDict(
-            {site: create_attention(spec[site], channels[site]) for site in SITES if site in spec}
+            {
+                site: create_attention(spec[site], channels[site], start=attention_start)
+                for site in SITES
+                if site in spec
+            }
         )
 
     anchors0: Tensor

@@ -120,7 +120,8 @@ def transfer_weights(network: nn.Module, path: str | Path) -> Transfer:
     Raises:
         WeightsError: if the file cannot be read, or nothing in it fits.
     """
-    read_metadata(path)
+    start = read_metadata(path).attention_start
+    own_start = getattr(network, "attention_start", start)
     try:
         base = safetensors.torch.load_file(str(path))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -130,6 +131,8 @@ def transfer_weights(network: nn.Module, path: str | Path) -> Transfer:
     for name, tensor in base.items():
         if name not in own:
             left_out.append((name, "the network has no such tensor"))
+        elif name.startswith("attention.") and start != own_start:
+            left_out.append((name, f"attention_start is {start!r} there, {own_start!r} here"))
         elif own[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
             left_out.append((name, shapes))
@@ -215,6 +218,7 @@ def make_plan(
     metadata = WeightsMetadata(
         classes=dataset.classes,
         attention=attention,
+        attention_start=recipe.attention_start,
         input_hw=canvas_hw,
         anchors=anchors.anchors,
         anchor_masks=anchors.masks,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from attendet.attention.registry import AttentionStart
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, did_you_mean
 
@@ -115,6 +116,10 @@ class Recipe:
 
     width: float = 1.0
     """Multiplier of all channels."""
+
+    attention_start: AttentionStart = "paper"
+    """paper: gates near 1/2 at first, as published; identity: attention changes nothing until it
+    is trained."""
 
     mosaic: float = 0.5
     """Share of pictures that are put together from four."""

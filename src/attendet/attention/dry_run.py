@@ -1,0 +1,156 @@
+"""What each module of a network returns: one run that leaves no trace.
+
+Letters: N pictures, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DryRun", "Output", "dry_run", "entries", "is_map", "placement"]
+
+Shape: TypeAlias = tuple[int, int, int, int]
+Key: TypeAlias = str | int | None
+"""Where a map stands in an output: a key, a position, or None where the output is the map."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one call of a module returned."""
+
+    shapes: dict[Key, Shape]
+    """Shape of each (N, C, H, W) map in it."""
+
+    device: torch.device | None
+    """Where the maps are."""
+
+    text: str
+    """What it looks like."""
+
+    def channels(self) -> dict[Key, int]:
+        """Return C of each map."""
+        return {key: shape[1] for key, shape in self.shapes.items()}
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was seen while a network ran."""
+
+    outputs: dict[int, list[Output]]
+    """By the ``id`` of a watched module: what each of its calls returned."""
+
+    error: Exception | None
+    """What ended the run early."""
+
+
+def dry_run(network: nn.Module, example_input: Any = None, *, watch: Iterable[nn.Module]) -> DryRun:
+    """Return what the watched modules of a network return for an example.
+
+    The network runs in eval mode without gradients. Its training flags, its buffers and the random
+    number generators of torch are afterwards what they were; hooks of others run.
+
+    Args:
+        network: any network.
+        example_input: what it is called with, several arguments as a tuple; None stands for a
+            picture of zeros, (1, 3, 64, 64), where its parameters are.
+        watch: modules of the network.
+    """
+    outputs: dict[int, list[Output]] = {}
+
+    def hook(module: nn.Module, _arguments: Any, output: Any) -> None:
+        outputs.setdefault(id(module), []).append(_describe(output))
+
+    if example_input is None:
+        example_input = torch.zeros(1, 3, 64, 64, **placement(network))
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    with ExitStack() as stack:
+        stack.enter_context(_undisturbed(network))
+        stack.enter_context(torch.no_grad())
+        for module in watch:
+            stack.callback(module.register_forward_hook(hook).remove)
+        try:
+            network(*arguments)
+        except Exception as error:  # whatever a network that is not ours raises
+            return DryRun(outputs, error)
+    return DryRun(outputs, None)
+
+
+def placement(network: nn.Module) -> dict[str, Any]:
+    """Return device and dtype of a module's first floating parameter; empty if it has none."""
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            return {"device": parameter.device, "dtype": parameter.dtype}
+    return {}
+
+
+@contextmanager
+def _undisturbed(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode; put back its flags, its buffers and torch's random numbers."""
+    modules = list(network.modules())
+    flags = [module.training for module in modules]
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+    ]
+    devices = {tensor.device for tensor in network.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        for module in modules:  # not eval(), which some modules override
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, flag in zip(modules, flags, strict=True):
+                module.training = flag
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer
+                if buffer is not None and before is not None and _differs(buffer, before):
+                    buffer.copy_(before)
+
+
+def _differs(buffer: Tensor, before: Tensor) -> bool:
+    return not buffer.is_meta and not torch.equal(buffer, before)
+
+
+def is_map(value: object) -> TypeGuard[Tensor]:
+    """Return whether a value can be an (N, C, H, W) map: four axes and a floating dtype."""
+    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()
+
+
+def entries(output: object) -> list[tuple[Key, object]]:
+    """Return the parts of an output with their keys: of a mapping, list or tuple, else itself."""
+    if isinstance(output, Mapping):
+        return list(output.items())
+    if isinstance(output, list | tuple):
+        return list(enumerate(output))
+    return [(None, output)]
+
+
+def _describe(output: object) -> Output:
+    shapes: dict[Key, Shape] = {}
+    device = None
+    for key, value in entries(output):
+        if is_map(value):
+            pictures, channels, rows, columns = value.shape
+            shapes[key] = (pictures, channels, rows, columns)
+            device = value.device
+    return Output(shapes, device, _in_words(output))
+
+
+def _in_words(output: object) -> str:
+    """Return what an output looks like, such as ``a float32 tensor of shape (1, 512)``."""
+    if isinstance(output, Tensor):
+        kind = str(output.dtype).removeprefix("torch.")
+        return f"a {kind} tensor of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping | list | tuple):
+        parts = entries(output)
+        inner = [_in_words(value) for _, value in parts[:3]]
+        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+        return f"a {type(output).__name__} of {', '.join(inner) or 'nothing'}{more}"
+    return "None" if output is None else f"a {type(output).__name__}"

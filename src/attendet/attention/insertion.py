@@ -1,0 +1,337 @@
+"""Attention put into any network, behind any of its modules, and taken out again.
+
+An attended module stays the same object with the same parameters under the same names. Its class
+becomes a subclass of what it was, whose ``forward`` passes the output through the block, a child of
+the module called ``attention_block``. There are no hooks, so that copies, pickles and exported
+programs contain the block. An ``nn.Sequential`` simply gets the block as its last child.
+
+Letters: N pictures, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from attendet.attention.base import AttentionBlock
+from attendet.attention.dry_run import DryRun, Key, Output, dry_run, placement
+from attendet.attention.maps import MapsAttention
+from attendet.attention.places import (
+    BlockSpec,
+    Place,
+    PlaceKey,
+    candidates,
+    distinct,
+    run_failed,
+    select,
+)
+from attendet.attention.registry import AttentionStart, create_attention
+from attendet.errors import ConfigError
+
+__all__ = ["BLOCK_NAME", "attend", "detach", "inserted_blocks"]
+
+BLOCK_NAME = "attention_block"
+"""Under which an attended module holds its block."""
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def attend(
+    network: M,
+    places: Mapping[PlaceKey, BlockSpec],
+    *,
+    start: AttentionStart = "identity",
+    example_input: Any = None,
+) -> M:
+    """Put attention blocks behind modules of a network, in place; return the network.
+
+    Parameters and buffers of the network keep their names: an older state dict loads with
+    ``strict=False`` and lacks the blocks alone; after `detach` it loads strictly. Optimisers made
+    before do not know the blocks' parameters.
+
+    The network is run on an example to see the maps at each place, and once more to see that each
+    block runs; its flags, statistics and torch's random numbers stay as they are.
+
+    Args:
+        network: any module. Attend it before it is compiled or wrapped for several devices.
+        places: where and which. A key is a qualified name (``layer3.0.conv2``; empty for the
+            network itself), a glob (``layer?.*.conv2``; ``*`` stays within a word, ``**`` crosses
+            dots), a class (``nn.Conv2d``), or a function of name and module. A value is a block's
+            name, or name and options: ``("se", {"reduction": 8})``; ``none`` leaves a place alone.
+        start: ``identity``, the network computes exactly what it did until it is trained; or
+            ``paper``, gates near 1/2 at first, as published.
+        example_input: what the network is called with, several arguments as a tuple. If left out, a
+            picture of zeros, (1, 3, 64, 64), is tried.
+
+    Raises:
+        ConfigError: if a place is unknown, taken, never run, or returns no (N, C, H, W) map; or a
+            block is unknown. The network then is as it was.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> before = network(x)
+        >>> torch.equal(attend(network, {"1": "ca"})(x), before)
+        True
+        >>> [name for name, _ in detach(network).named_parameters()]
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+    """
+    _check_network(network)
+    chosen = [place for place in select(network, places) if place.attention != "none"]
+    for place in chosen:
+        _check_place(place)
+    seen = dry_run(network, example_input, watch=[place.module for place in chosen])
+    if seen.error is not None and example_input is not None:
+        raise run_failed(seen.error, example_input)
+    made = [(place, _make(network, place, start, seen)) for place in chosen]
+    for place, block in made:
+        _insert(place.module, block)
+    if seen.error is None:
+        try:
+            _check_that_blocks_run(network, example_input, made)
+        except BaseException:
+            for place, _ in made:
+                _remove(place.module)
+            raise
+    return network
+
+
+def detach(network: M) -> M:
+    """Take out of a network what `attend` put in, in place; return the network.
+
+    Each module gets its own class back. Blocks that are part of the network's own definition stay.
+
+    Raises:
+        ConfigError: if something else changed the class of an attended module since, such as
+            ``torch.nn.utils.parametrize``.
+    """
+    modules = distinct(candidates(network))
+    attended = {name: module for name, module in modules.items() if _is_attended(module)}
+    for name, module in attended.items():
+        if "_attended" not in vars(type(module)) and not _appends(module):
+            raise ConfigError(
+                f"module {name!r} must have the class that attend gave it; got "
+                f"{type(module).__name__}. First take back what was done to it since."
+            )
+    for module in attended.values():
+        _remove(module)
+    return network
+
+
+def inserted_blocks(network: nn.Module) -> dict[str, AttentionBlock]:
+    """Return the blocks that `attend` put into a network, by place.
+
+    A place that returns several maps has a block for each: ``fpn[0]``, ``fpn[pool]``.
+
+    Example:
+        >>> network = attend(nn.Sequential(nn.Conv2d(3, 8, 1)), {"0": "se"})
+        >>> inserted_blocks(network)["0"].gates(torch.zeros(1, 8, 2, 2))["channel"].unique().item()
+        1.0
+    """
+    found: dict[str, AttentionBlock] = {}
+    for name, module in distinct(candidates(network)).items():
+        block = getattr(module, BLOCK_NAME) if _is_attended(module) else None
+        if isinstance(block, MapsAttention):
+            found.update({f"{name}[{key}]": inner for key, inner in block.blocks().items()})
+        elif isinstance(block, AttentionBlock):
+            found[name] = block
+    return found
+
+
+# What stands in the module ------------------------------------------------------------------------
+
+
+def _appends(module: nn.Module) -> bool:
+    """Return whether a module runs its children one after the other and nothing else."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _is_attended(module: nn.Module) -> bool:
+    block = module._modules.get(BLOCK_NAME)
+    return isinstance(block, AttentionBlock | MapsAttention) and (
+        hasattr(type(module), "_attended") or _appends(module)
+    )
+
+
+def _insert(module: nn.Module, block: nn.Module) -> None:
+    module.add_module(BLOCK_NAME, block)
+    if not _appends(module):
+        module.__class__ = _attended_class(type(module))
+
+
+def _remove(module: nn.Module) -> None:
+    if not _appends(module):
+        module.__class__ = vars(type(module))["_attended"]
+    # A new mapping, as a shallow copy of the module shares the old one.
+    module._modules = {k: child for k, child in module._modules.items() if k != BLOCK_NAME}
+
+
+@functools.cache
+def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
+    """Return the subclass of a module's class that passes its output through the block."""
+
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.attention_block(base.forward(self, *args, **kwargs))
+
+    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        _, (_, *arguments), *state = base.__reduce_ex__(self, max(2, int(protocol)))
+        return (_new_attended, (base, *arguments), *state)
+
+    members = {
+        "__doc__": base.__doc__,
+        "__module__": __name__,
+        "__reduce_ex__": reduce,
+        "_attended": base,
+        "forward": forward,
+    }
+    return type(f"Attended{base.__name__}", (base,), members)
+
+
+def _new_attended(base: type[nn.Module], *arguments: Any) -> nn.Module:
+    """Return an empty attended module, to be filled by ``pickle`` or ``copy``."""
+    cls = _attended_class(base)
+    return cls.__new__(cls, *arguments)
+
+
+# What fits ----------------------------------------------------------------------------------------
+
+
+def _check_network(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        wrapped = isinstance(module, nn.parallel.DistributedDataParallel)
+        if wrapped or type(module).__name__ == "FullyShardedDataParallel":
+            raise _unfit(name, module, "not be wrapped yet", "Attend it, then wrap it.")
+        if "_orig_mod" in module._modules:
+            raise _unfit(name, module, "not be compiled yet", "Attend it, then compile it.")
+        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+            raise _unfit(name, module, "know its sizes", "Run it once first.")
+
+
+def _unfit(name: str, module: nn.Module, rule: str, advice: str) -> ConfigError:
+    at = f" at {name!r}" if name else ""
+    return ConfigError(f"network must {rule}; got {type(module).__name__}{at}. {advice}")
+
+
+def _check_place(place: Place) -> None:
+    module = place.module
+    if _is_attended(module):
+        raise ConfigError(
+            f"place must have no block yet; got {place.described()}, which is attended. "
+            "attendet.detach(network) takes blocks out."
+        )
+    if hasattr(module, BLOCK_NAME):
+        raise ConfigError(
+            f"place must have no {BLOCK_NAME!r} of its own; got {place.described()}. "
+            "Choose a module inside it."
+        )
+    if not _is_ordinary(type(module)):
+        raise ConfigError(
+            f"place must be a module of an ordinary class; got {place.described()}, which is "
+            "scripted or has its own way to be copied. Choose a module inside it."
+        )
+
+
+def _is_ordinary(cls: type[nn.Module]) -> bool:
+    own_pickling = (
+        cls.__reduce_ex__ is not object.__reduce_ex__
+        or cls.__reduce__ is not object.__reduce__
+        or hasattr(cls, "__getnewargs_ex__")
+    )
+    return not own_pickling and not issubclass(cls, torch.jit.ScriptModule)
+
+
+def _make(network: nn.Module, place: Place, start: AttentionStart, seen: DryRun) -> nn.Module:
+    """Return the block of a place, or the blocks of all maps there."""
+    calls = seen.outputs.get(id(place.module), [])
+    channels = _channels_seen(place, calls) if calls else _channels_unseen(place, seen)
+    blocks: dict[Key, AttentionBlock] = {}
+    for key, count in channels.items():
+        block = create_attention(place.attention, count, start=start, **place.options)
+        if isinstance(block, AttentionBlock):
+            blocks[key] = block
+    at_output = {"device": calls[0].device} if calls else {}
+    made: nn.Module = blocks[None] if None in blocks else MapsAttention(blocks)
+    made.to(**{**placement(network), **at_output, **placement(place.module)})
+    return made.train(place.module.training)
+
+
+def _channels_seen(place: Place, calls: list[Output]) -> dict[Key, int]:
+    """Return C of each map that a place was seen to return."""
+    channels = calls[0].channels()
+    if not channels:
+        raise ConfigError(
+            f"place must return an (N, C, H, W) map; got {place.described()}, which returns "
+            f"{calls[0].text}. attendet.sites(network) lists the places that do."
+        )
+    for call in calls[1:]:
+        if call.channels() != channels:
+            raise ConfigError(
+                f"place must return the same channels each time it runs; got {place.described()}, "
+                f"which returns {calls[0].text}, then {call.text}. Choose a module that runs once."
+            )
+    return channels
+
+
+def _channels_unseen(place: Place, seen: DryRun) -> dict[Key, int]:
+    """Return C of the map of a place that was not seen to run, from the module itself."""
+    if seen.error is None:
+        raise ConfigError(
+            f"place must run when the network runs; got {place.described()}, which never did. "
+            "attendet.sites(network) lists the places that do."
+        )
+    channels = _own_channels(place.module)
+    if channels is None:
+        raise run_failed(seen.error, None)
+    return {None: channels}
+
+
+_CHANNEL_FIELDS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Conv2d, "out_channels"),
+    (nn.ConvTranspose2d, "out_channels"),
+    (nn.BatchNorm2d, "num_features"),
+)
+_CHANNELS_PASS = (
+    *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish),
+    *(nn.Sigmoid, nn.Hardsigmoid, nn.Dropout, nn.Dropout2d, nn.Upsample),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+)
+
+
+def _own_channels(module: nn.Module) -> int | None:
+    """Return C of what a module returns where its class alone says so."""
+    if _appends(module):
+        for child in reversed(list(module.children())):
+            if not isinstance(child, _CHANNELS_PASS):
+                return _own_channels(child)
+        return None
+    for cls, field in _CHANNEL_FIELDS:
+        if isinstance(module, cls):
+            return int(getattr(module, field))
+    return None
+
+
+def _check_that_blocks_run(
+    network: nn.Module, example_input: Any, made: list[tuple[Place, nn.Module]]
+) -> None:
+    """Raise where a block does not run exactly as often as the module that it stands behind.
+
+    A module may walk over its children by itself, or have its ``forward`` replaced.
+    """
+    watch = [module for place, block in made for module in (place.module, block)]
+    seen = dry_run(network, example_input, watch=watch)
+    for place, block in made:
+        runs = [len(seen.outputs.get(id(module), ())) for module in (place.module, block)]
+        if runs[0] != runs[1] or not runs[0]:
+            raise ConfigError(
+                f"place must pass its output through one block; got {place.described()}, which "
+                f"runs over its children by itself or has its forward replaced (it ran {runs[0]} "
+                f"times, the block {runs[1]} times). Choose a module inside it."
+            )
+    if seen.error is not None:
+        raise run_failed(seen.error, example_input)

@@ -1,0 +1,55 @@
+"""Attention for modules that return several maps at once, each with a block of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from attendet.attention.base import AttentionBlock
+from attendet.attention.dry_run import Key
+
+__all__ = ["MapsAttention"]
+
+
+class MapsAttention(nn.Module):
+    """Attend each (N, C, H, W) map in a tuple, list or mapping by a block of its own.
+
+    What is no map passes; the output is of the input's type.
+
+    Args:
+        blocks: by the map's key or position.
+
+    Example:
+        >>> import torch
+        >>> from attendet.attention import SqueezeExcite
+        >>> attention = MapsAttention({0: SqueezeExcite(8)})
+        >>> [type(part).__name__ for part in attention((torch.zeros(1, 8, 2, 2), None))]
+        ['Tensor', 'NoneType']
+    """
+
+    def __init__(self, blocks: Mapping[Key, AttentionBlock]) -> None:
+        super().__init__()
+        self._names = {key: "map_" + re.sub(r"\W", "_", str(key)) for key in blocks}
+        for key, block in blocks.items():
+            self.add_module(self._names[key], block)
+
+    def blocks(self) -> dict[Key, AttentionBlock]:
+        """Return the blocks by the keys of their maps."""
+        return {key: self._block(key) for key in self._names}
+
+    def _block(self, key: Key) -> AttentionBlock:
+        block: AttentionBlock = getattr(self, self._names[key])
+        return block
+
+    def forward(self, output: Any) -> Any:
+        """Return the output with its maps attended."""
+        if isinstance(output, Mapping):
+            return type(output)({key: self._attend(key, part) for key, part in output.items()})  # type: ignore[call-arg]
+        parts = [self._attend(key, part) for key, part in enumerate(output)]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+    def _attend(self, key: Key, part: Any) -> Any:
+        return self._block(key)(part) if key in self._names else part
