@@ -123,7 +123,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attendet.training.run.train", spy)
     line = "train cells --recipe classic --attention cbam --seed 4 --output out --format voc"
     line += " --pretrained base.safetensors --devices 2 --nodes 3 --lr 1e-3 --patience none"
-    line += " --accelerator cpu --schedule cosine --epochs=9"
+    line += " --accelerator cpu --schedule cosine --epochs=9 --attention-start identity"
     with pytest.raises(Told):
         main(line.split())
 
@@ -131,7 +131,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given == {
         "data": "cells", "recipe": "classic", "attention": "cbam", "seed": 4, "resume": None,
         "output": Path("out"), "format": "voc", "pretrained": Path("base.safetensors"),
-        "devices": 2, "nodes": 3, "accelerator": "cpu",
+        "devices": 2, "nodes": 3, "accelerator": "cpu", "attention_start": "identity",
         "lr": 0.001, "patience": None, "schedule": "cosine", "epochs": 9,
     }  # fmt: skip
 
@@ -142,6 +142,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["DATA", "--epochs", "many"], 2, "--epochs must be a whole number; got 'many'"),
         (["DATA", "--epochs", "0"], 2, "epochs must be at least 1; got 0"),
         (["DATA", "--mosaic", "half"], 2, "--mosaic must be a number"),
+        (["DATA", "--attention-start", "none"], 2, "--attention-start must be one of paper, iden"),
         (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd"),
         (["DATA", "--size", "100"], 2, "Nearest: 96"),
         (["DATA", "--attention", "cax"], 2, "Did you mean 'ca'?"),

@@ -60,6 +60,16 @@ def test_folding_changes_nothing_but_rounding(canvases: Any, attention: str) -> 
     np.testing.assert_allclose(folded[1], plain[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("place", ["conv_up", "conv_up.conv", "conv_up.bn", "backbone.csp1"])
+def test_folding_leaves_inserted_attention_where_it_is(canvases: Any, place: str) -> None:
+    network = attendet.attend(_network(), {place: "se"}, start="paper")
+    plain = TorchRuntime(network, _metadata()).run(canvases)
+    folded = TorchRuntime(network, _metadata(), fold=True).run(canvases)
+
+    np.testing.assert_allclose(folded[0], plain[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(folded[1], plain[1], rtol=1e-4, atol=1e-5)
+
+
 def test_folding_in_double_precision_is_exact() -> None:
     network = _network().double()
     pictures = torch.rand(1, 3, 64, 96, dtype=torch.float64)

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 import safetensors.torch  # noqa: E402
 
+import attendet  # noqa: E402
 from attendet import __version__  # noqa: E402
 from attendet.errors import WeightsError  # noqa: E402
 from attendet.models import (  # noqa: E402
@@ -121,6 +122,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         ({"attention": "none"}, r"unknown attention\.p5"),
         ({"width": 0.25}, r"and \d+ more"),
         ({"scale_x_y": 1.05}, r"anchors and scale_x_y"),
+        ({"attention_start": "identity"}, r"the attention_start of .* 'paper'; got 'identity'"),
         ({"anchor_masks": ((3, 4, 5), (1, 2, 3))}, r"anchors and scale_x_y"),
     ],
 )
@@ -131,6 +133,39 @@ def test_a_description_of_another_network_is_refused(
     with pytest.raises(WeightsError, match=message):
         save_weights(path, _network(), dataclasses.replace(METADATA, **change))
     assert not path.exists()
+
+
+def test_a_network_with_inserted_attention_is_refused(tmp_path: Path):
+    network = attendet.attend(_network(), {"conv_up": "se"})
+    with pytest.raises(WeightsError, match=r"unknown conv_up\.attention_block"):
+        save_weights(tmp_path / "w.safetensors", network, METADATA)
+    save_weights(tmp_path / "w.safetensors", attendet.detach(network), METADATA)
+
+
+@pytest.mark.parametrize("start", ["identity", "residual"])
+def test_the_file_says_how_attention_started(tmp_path: Path, start: Any):
+    metadata = dataclasses.replace(METADATA, attention_start=start)
+    network = _network(metadata)
+    for parameter in network.attention.parameters():
+        torch.nn.init.normal_(parameter)
+    path = save_weights(tmp_path / "w.safetensors", network, metadata)
+    loaded, described = load_weights(path)
+    assert described.attention_start == loaded.attention_start == start
+    pictures = torch.rand(1, 3, 64, 64)
+    assert all(map(torch.equal, loaded(pictures), network(pictures)))
+
+
+def test_a_file_that_does_not_say_it_started_as_published(file: Path):
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert json.loads(header["__metadata__"].pop("attention_start")) == "paper"
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    network, metadata = load_weights(file)
+    assert metadata.attention_start == network.attention_start == "paper"
+    pictures = torch.rand(1, 3, 64, 64)
+    assert all(map(torch.equal, network(pictures), _network()(pictures)))
 
 
 def test_another_ending_is_refused(tmp_path: Path):

@@ -126,6 +126,22 @@ def test_what_does_not_fit_is_listed_with_the_reason(base: Path) -> None:
     assert "out_p5.bias: (21,) does not fit (18,)" in words
 
 
+def test_attention_that_started_otherwise_is_left_out(base: Path) -> None:
+    network = build(classes=["a", "b"], attention="ca", attention_start="identity", width=0.125)
+
+    transfer = transfer_weights(network, base)
+
+    assert transfer.fresh == tuple(name for name, _ in transfer.left_out)
+    assert all(name.startswith("attention.") for name in transfer.fresh)
+    assert {why for _, why in transfer.left_out} == {
+        "attention_start is 'paper' there, 'identity' here"
+    }
+    x = torch.rand(1, 3, 64, 64)
+    plain = build(classes=["a", "b"], width=0.125)
+    transfer_weights(plain, base)
+    assert all(map(torch.equal, network.eval()(x), plain.eval()(x)))
+
+
 def test_weights_of_which_nothing_fits_are_refused(base: Path) -> None:
     network = build(classes=["x"], width=0.5)
     for name, buffer in network.named_buffers():

@@ -247,10 +247,14 @@ def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Modul
         torch.equal(own.cpu().float(), described)
         for own, described in zip(network.level_anchors, anchors, strict=True)
     )
-    same = same and network.scale_x_y == metadata.scale_x_y
-    starts_alike = network.attention_start == metadata.attention_start
-    if not same or (network.attention_blocks() and not starts_alike):
+    if not same or network.scale_x_y != metadata.scale_x_y:
         raise WeightsError(
-            f"metadata must have the anchors, scale_x_y and attention_start of the network ({path}). "
+            f"metadata must have the anchors and scale_x_y of the network ({path}). "
+            "Build the network with build_from_metadata."
+        )
+    if network.attention_blocks() and network.attention_start != metadata.attention_start:
+        raise WeightsError(
+            f"metadata must have the attention_start of the network, "
+            f"{network.attention_start!r}; got {metadata.attention_start!r} ({path}). "
             "Build the network with build_from_metadata."
         )
