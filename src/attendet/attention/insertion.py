@@ -152,7 +152,7 @@ def _appends(module: nn.Module) -> bool:
 
 
 def _is_attended(module: nn.Module) -> bool:
-    block = module._modules.get(BLOCK_NAME)
+    block = getattr(module, BLOCK_NAME, None)
     return isinstance(block, AttentionBlock | MapsAttention) and (
         hasattr(type(module), "_attended") or _appends(module)
     )
@@ -161,7 +161,8 @@ def _is_attended(module: nn.Module) -> bool:
 def _insert(module: nn.Module, block: nn.Module) -> None:
     module.add_module(BLOCK_NAME, block)
     if not _appends(module):
-        module.__class__ = _attended_class(type(module))
+        base: Any = type(module)
+        module.__class__ = _attended_class(base)
 
 
 def _remove(module: nn.Module) -> None:
@@ -172,12 +173,12 @@ def _remove(module: nn.Module) -> None:
 
 
 @functools.cache
-def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
+def _attended_class(base: Any) -> type[nn.Module]:
     """Return the subclass of a module's class that passes its output through the block."""
 
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self.attention_block(base.forward(self, *args, **kwargs))
+        return getattr(self, BLOCK_NAME)(base.forward(self, *args, **kwargs))
 
     def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         _, (_, *arguments), *state = base.__reduce_ex__(self, max(2, int(protocol)))
@@ -193,7 +194,7 @@ def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
     return type(f"Attended{base.__name__}", (base,), members)
 
 
-def _new_attended(base: type[nn.Module], *arguments: Any) -> nn.Module:
+def _new_attended(base: Any, *arguments: Any) -> nn.Module:
     """Return an empty attended module, to be filled by ``pickle`` or ``copy``."""
     cls = _attended_class(base)
     return cls.__new__(cls, *arguments)

@@ -41,6 +41,9 @@ class Place:
     module: nn.Module
     """The module."""
 
+    kind: str
+    """Name of the module's class."""
+
     attention: str
     """Name of the block."""
 
@@ -50,7 +53,7 @@ class Place:
     def described(self) -> str:
         """Return the place for a message."""
         where = repr(self.name) if self.name else "the network itself"
-        return f"{where} ({type(self.module).__name__})"
+        return f"{where} ({self.kind})"
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def select(network: nn.Module, places: Mapping[PlaceKey, BlockSpec]) -> list[Pla
     for key, block in places.items():
         attention, options = read_block(block)
         for name, module in _matches(key, modules):
-            place = Place(name, module, attention, options)
+            place = Place(name, module, type(module).__name__, attention, options)
             if id(module) in taken:
                 raise ConfigError(
                     f"place must get one block; got {_shown(taken[id(module)])} and {_shown(key)} "

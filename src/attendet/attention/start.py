@@ -29,7 +29,7 @@ def begin(block: AttentionBlock, start: str) -> AttentionBlock:
     """
     if start == "paper":
         return block
-    layers = block.last_layers()
+    layers = block.last_layers() if _speaks_for_its_gates(block) else ()
     if start == "residual" or not layers:
         block = GateMix(block)
     for layer in layers if start == "identity" else ():
@@ -37,6 +37,16 @@ def begin(block: AttentionBlock, start: str) -> AttentionBlock:
             nn.init.zeros_(parameter)
     block.start = start
     return block
+
+
+def _speaks_for_its_gates(block: AttentionBlock) -> bool:
+    """Return whether ``last_layers`` is no older than ``gates``: a subclass may change these."""
+    line = type(block).__mro__
+    last_layers, gates = (
+        next(age for age, cls in enumerate(line) if name in vars(cls))
+        for name in ("last_layers", "gates")
+    )
+    return last_layers <= gates
 
 
 class GateMix(AttentionBlock):
