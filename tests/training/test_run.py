@@ -47,6 +47,17 @@ def test_the_folder_tells_what_was_run(whole: TrainingResult, squares: Path) -> 
     )
 
 
+def test_attention_that_starts_as_the_identity_is_trained_and_says_so(quick: Quick) -> None:
+    run = quick(attention="ca@p5", attention_start="identity")
+
+    network, metadata = load_weights(run.last)
+    assert metadata.attention_start == network.attention_start == "identity"
+    block = network.attention_blocks()["p5"]
+    assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())  # zero at first
+    gates = block.gates(torch.rand(1, block.channels, 3, 3))
+    assert all(0.5 < gate.min() < 1 < gate.max() < 2 for gate in gates.values())
+
+
 def test_results_hold_one_record_an_epoch(whole: TrainingResult) -> None:
     lines = (whole.folder / "results.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]

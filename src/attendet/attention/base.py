@@ -45,13 +45,13 @@ class AttentionBlock(nn.Module, ABC):
         2.0
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = check_positive("channels", channels)
-
     start: str = "paper"
     """``paper``: gates are sigmoids, 0 to 1, near 1/2 at first. ``identity``: at first every gate
     is exactly 1 and the map passes bit for bit."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = check_positive("channels", channels)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers whose outputs ``squash`` makes gates of; none if it is not used.
