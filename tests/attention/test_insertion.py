@@ -170,7 +170,7 @@ def test_options_go_to_the_block():
         (nn.BatchNorm2d, ["stem.1", "stage1.0.bn", "stage1.1.bn", "stage2.1.bn"]),
         (lambda name, module: name.startswith("stem."), ["stem.0", "stem.1", "stem.2"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_places_by_name_glob_class_and_function(key, names):
     assert list(inserted_blocks(attendet.attend(Network(), {key: "eca"}))) == names
