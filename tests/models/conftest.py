@@ -260,10 +260,59 @@ scale_x_y=1.05
 """
 """A gate over the channels, and a part of two routed maps."""
 
+PARTIAL = """
+[net]
+width=64
+height=32
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=12
+size=3
+stride=8
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=1
+activation=leaky
+
+[shortcut]        # of more channels
+from=-2
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+pad=1
+activation=leaky
+
+[shortcut]        # of fewer channels
+from=-2
+activation=leaky
+
+[convolutional]
+filters=12
+size=1
+activation=linear
+
+[yolo]
+anchors = 10,14, 23,27
+mask = 0,1
+classes=1
+num=2
+"""
+"""Shortcuts between maps of different channel counts."""
+
 CONFIGS = {
     "reference": tiny_config(),
     "pyramid": PYRAMID,
     "gated": GATED,
+    "partial": PARTIAL,
 }
 
 

@@ -152,7 +152,7 @@ def test_maps_that_do_not_fit_each_other_are_named() -> None:
 
     with pytest.raises(ConfigError, match=r"one height and width.*net\.cfg:10"):
         _parse(text)
-    with pytest.raises(ConfigError, match=r"\[shortcut\] from must be of maps of shape"):
+    with pytest.raises(ConfigError, match=r"\[shortcut\] from must be of maps of height"):
         _parse(text.replace("[route]\nlayers=0,1", "[shortcut]\nfrom=0"))
 
 

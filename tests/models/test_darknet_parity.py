@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 from attendet.models.darknet_import import import_darknet  # noqa: E402
 
 Array = NDArray[np.float64]
-NAMES = ("reference", "pyramid", "gated")
+NAMES = ("reference", "pyramid", "gated", "partial")
 OPENCV_EPS = 1e-6
 
 
@@ -121,7 +121,9 @@ def _plain_loops(config: Path, weights: Path, picture: Array) -> list[Array]:
                 maps.append(before.repeat(2, axis=1).repeat(2, axis=2))
             case "shortcut":
                 (other,) = _named(options, "from", index)
-                maps.append(before + maps[other])
+                total, shared = before.copy(), min(len(before), len(maps[other]))
+                total[:shared] += maps[other][:shared]
+                maps.append(_activate(total, options.get("activation", "linear")))
             case "scale_channels":
                 (other,) = _named(options, "from", index)
                 maps.append(before * maps[other])

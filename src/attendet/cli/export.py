@@ -1,7 +1,7 @@
 """Write a network in a form that other programs read.
 
-darknet: FILE.cfg, FILE.weights and FILE.names, with the values as they are. Attention has no layers
-in darknet; a network with attention is refused.
+darknet: FILE.cfg, FILE.weights and FILE.names, with the values as they are. Attention does not go
+there: a network with attention is refused.
 """
 
 from __future__ import annotations

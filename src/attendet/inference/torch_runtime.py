@@ -70,7 +70,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
             continue
         if not inserted_blocks(module.conv) and not inserted_blocks(module.bn):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()  # type: ignore[assignment]
+            module.bn = nn.Identity()
     return network
 
 

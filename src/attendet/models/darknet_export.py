@@ -40,7 +40,7 @@ def export_darknet(
         stem: name of the files, before ``.cfg``, ``.weights`` and ``.names``.
 
     Raises:
-        WeightsError: if the network holds attention blocks, which darknet has no layers for.
+        WeightsError: if the network holds attention blocks; names them.
     """
     _refuse_attention(network.attention_blocks())
     graph = graph_of(network)
@@ -72,7 +72,7 @@ def _refuse_attention(blocks: dict[str, AttentionBlock]) -> None:
         return
     found = ", ".join(f"{type(block).__name__} at {site}" for site, block in blocks.items())
     raise WeightsError(
-        f"network must be without attention for darknet, which has no layers for it; got {found}. "
+        f"network must be without attention for darknet; got {found}. "
         "Train with --attention none for darknet."
     )
 

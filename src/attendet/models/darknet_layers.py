@@ -179,7 +179,10 @@ class Route(Layer):
 
 @dataclass(frozen=True)
 class Shortcut(Layer):
-    """The sum of the map before and those of other layers, and an activation."""
+    """The map before plus those of other layers, and an activation.
+
+    Of a map with more channels the first ones are added; one with fewer is added to the first.
+    """
 
     kind: ClassVar[str] = "shortcut"
 
@@ -194,9 +197,10 @@ class Shortcut(Layer):
         return self.layers
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the one shape of all inputs."""
-        same = all(one == inputs[0] for one in inputs)
-        _check("from", list(inputs[1:]), same, f"of maps of shape {inputs[0]}")
+        """Return the shape of the map before."""
+        sides = inputs[0][1:]
+        same = all(one[1:] == sides for one in inputs)
+        _check("from", list(inputs[1:]), same, f"of maps of height and width {sides}")
         return inputs[0]
 
 

@@ -112,10 +112,12 @@ class _Shortcut(nn.Module):
         super().__init__()
         self.act = _ACTIVATIONS[layer.activation]()
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        total = maps[0] + maps[1]
-        for one in maps[2:]:
-            total = total + one
+    def forward(self, total: Tensor, *others: Tensor) -> Tensor:
+        channels = total.shape[1]
+        for one in others:
+            lacking = channels - one.shape[1]
+            fitting = functional.pad(one, (0, 0, 0, 0, 0, lacking)) if lacking else one
+            total = total + fitting
         out: Tensor = self.act(total)
         return out
 

@@ -65,6 +65,18 @@ class DetectionNetwork(nn.Module, ABC):
         """Return the attention block of each site that has one."""
         return {}
 
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the map at each named site, before the site's attention.
+
+        Args:
+            pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+
+        Returns:
+            Site to map (N, C, H, W), in the order of computation; empty without named sites.
+        """
+        del pictures
+        return {}
+
     @abstractmethod
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Return the raw maps, one (N, A (5 + K), H / stride, W / stride) a level.
