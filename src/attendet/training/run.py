@@ -119,8 +119,7 @@ def train(
         format, settings = config["format"], folder.recipe(config)
         pretrained = None
         devices, nodes = config["devices"], config["nodes"]
-        if accelerator == "auto":
-            accelerator = config["accelerator"]
+        accelerator = config["accelerator"] if accelerator == "auto" else accelerator
     else:
         if data is None:
             raise ConfigError("data must be given, or a run to resume; got neither.")
