@@ -16,7 +16,6 @@ granted: `cells/`, a small labelled data set, and `slide.jpg`, a picture. Lines 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import re
 import shlex
@@ -31,7 +30,7 @@ import cv2
 import numpy as np
 import pytest
 
-from attendet.cli import COMMANDS
+from attendet.cli import COMMANDS, load_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -96,7 +95,7 @@ def test_a_shown_command_exists(words: list[str]) -> None:
     if words[1].startswith("-"):
         return
     assert words[1] in COMMANDS
-    module = importlib.import_module(f"attendet.cli.{words[1]}")
+    module = load_command(words[1])
     parser = ArgumentParser(prog=" ".join(words), allow_abbrev=False)
     module.add_arguments(parser)
     with contextlib.suppress(SystemExit) if "--help" in words else contextlib.nullcontext():

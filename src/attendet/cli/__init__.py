@@ -12,12 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from keyword import iskeyword
+from types import ModuleType
 from typing import NoReturn
 
 from attendet import __version__
 from attendet.errors import AttendetError, did_you_mean
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "load_command", "main"]
 
 COMMANDS = {
     "demo": "the main job on the built-in sample set, offline, in minutes",
@@ -26,6 +28,8 @@ COMMANDS = {
     "predict": "detect objects in pictures",
     "data": "check, describe, convert or get a data set",
     "info": "what a weights file holds",
+    "import": "take in darknet files or PyTorch checkpoints",
+    "export": "write a network as darknet files",
 }
 
 
@@ -56,9 +60,14 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"{word!r} is one word too many")
 
 
+def load_command(command: str) -> ModuleType:
+    """Return the module of a command; that of a Python keyword has a ``_`` behind its name."""
+    return importlib.import_module(f"attendet.cli.{command}{'_' * iskeyword(command)}")
+
+
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
     command = arguments[0]
-    module = importlib.import_module(f"attendet.cli.{command}")
+    module = load_command(command)
     parser = _Parser(
         prog=f"attendet {command}",
         description=module.__doc__,

@@ -41,6 +41,8 @@ def _as_text(facts: dict[str, Any]) -> str:
     shown["classes"] = f"{len(facts['classes'])}: {', '.join(facts['classes'])}"
     shown["input_hw"] = " x ".join(sides)
     shown["anchors"] = " ".join(f"{width:g},{height:g}" for width, height in facts["anchors"])
+    if facts["graph"]:
+        shown["graph"] = f"{len(facts['graph'])} layers"
     shown["anchor_masks"] = " ".join(str(list(mask)) for mask in facts["anchor_masks"])
     return "\n".join(_lines(shown))
 

@@ -146,10 +146,12 @@ class TrainingLines:
             self.say(f"data: {len(plan.dataset.faults)} faults in pictures or labels; see: "
                      f"attendet data check {plan.dataset.root}")  # fmt: skip
         height, width = plan.canvas_hw
-        self.say(f"network: yolov4-tiny, attention {plan.metadata.attention}, input "
+        name, attention = plan.metadata.architecture, plan.metadata.attention
+        self.say(f"network: {name}, attention {attention}, input "
                  f"{width} x {height} px")  # fmt: skip
         anchors = plan.anchors
-        own = "the data's own" if anchors.from_data else "the defaults"
+        kept = "those of the base weights" if plan.metadata.graph else "the defaults"
+        own = "the data's own" if anchors.from_data else kept
         overlaps = (
             f" (mean best overlap {anchors.default_overlap:.3f} of the defaults, "
             f"{anchors.data_overlap:.3f} of the data's)"

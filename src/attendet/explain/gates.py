@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attendet.models import YoloV4Tiny
+from attendet.models import DetectionNetwork
 from attendet.pictures import Letterbox, Picture
 
 __all__ = ["compute_gates", "crop_to_picture", "gate_map"]
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 
 @torch.inference_mode()
-def compute_gates(network: YoloV4Tiny, canvas: Picture) -> dict[str, dict[str, Floats]]:
+def compute_gates(network: DetectionNetwork, canvas: Picture) -> dict[str, dict[str, Floats]]:
     """Return the gates of each attention block, by site and by the block's own names.
 
     They are what `forward` multiplies the feature maps by, not a reconstruction of it.

@@ -17,6 +17,7 @@ from attendet.attention import inserted_blocks
 from attendet.errors import ConfigError
 from attendet.models import load_weights
 from attendet.models.backbone import ConvBlock
+from attendet.models.darknet_network import DarknetConvolution
 
 if TYPE_CHECKING:
     from attendet.models.metadata import WeightsMetadata
@@ -55,7 +56,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def fold_batch_norm(network: nn.Module) -> nn.Module:
     """Return the network with batch normalisation folded into the convolutions before it, in place.
 
-    Each `attendet.models.backbone.ConvBlock` then is one convolution with bias and its activation:
+    Each block of convolution, batch normalisation and activation then is one without the middle:
     the same function of its input up to rounding, with one pass over the map less. Where attention
     was put behind one of the two, they stay.
 
@@ -63,11 +64,13 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         network: in eval mode.
     """
     for module in network.modules():
-        if not isinstance(module, ConvBlock) or not isinstance(module.bn, nn.BatchNorm2d):
+        if not isinstance(module, ConvBlock | DarknetConvolution):
+            continue
+        if not isinstance(module.bn, nn.BatchNorm2d):
             continue
         if not inserted_blocks(module.conv) and not inserted_blocks(module.bn):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()  # type: ignore[assignment]
+            module.bn = nn.Identity()
     return network
 
 

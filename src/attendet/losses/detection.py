@@ -16,7 +16,7 @@ from torch.nn import functional
 from attendet.errors import ConfigError, did_you_mean
 from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
 from attendet.losses.overlap import compute_ciou, compute_iou
-from attendet.models.decode import decode_boxes, split_raw_map
+from attendet.models.decode import decode_boxes, level_scales, split_raw_map
 
 __all__ = ["DetectionLoss", "LossSettings", "Targets"]
 
@@ -72,7 +72,7 @@ class DetectionLoss:
     Args:
         level_anchors: (A, 2) tensors of each level, pixels, on the device of the maps.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the centre's sigmoid.
+        scale_x_y: stretch of the centre's sigmoid, one for all levels or one a level.
         settings: see `LossSettings`.
 
     Example:
@@ -89,12 +89,12 @@ class DetectionLoss:
         self,
         level_anchors: Sequence[Tensor],
         strides: Sequence[int],
-        scale_x_y: float,
+        scale_x_y: float | tuple[float, ...],
         settings: LossSettings | None = None,
     ) -> None:
         self.level_anchors = list(level_anchors)
         self.strides = tuple(strides)
-        self.scale_x_y = scale_x_y
+        self.scales = level_scales(scale_x_y, len(self.strides))
         self.settings = settings or LossSettings()
 
     def __call__(
@@ -139,12 +139,12 @@ class DetectionLoss:
     def _predictions(self, raw_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Grid]]:
         boxes, objectness, classes, grids = [], [], [], []
         offset = 0
-        for raw_map, anchors, stride in zip(
-            raw_maps, self.level_anchors, self.strides, strict=True
+        for raw_map, anchors, stride, scale in zip(
+            raw_maps, self.level_anchors, self.strides, self.scales, strict=True
         ):
             box_terms, objectness_logits, class_logits = split_raw_map(raw_map, len(anchors))
             n, height, width, per_cell = objectness_logits.shape
-            decoded = decode_boxes(box_terms, anchors, stride, self.scale_x_y)
+            decoded = decode_boxes(box_terms, anchors, stride, scale)
             boxes.append(decoded.reshape(n, -1, 4))
             objectness.append(objectness_logits.reshape(n, -1))
             classes.append(class_logits.reshape(n, -1, class_logits.shape[-1]))

@@ -18,7 +18,9 @@ from attendet.models.metadata import (
 )
 
 if TYPE_CHECKING:
+    from attendet.models.darknet_network import GraphDetector
     from attendet.models.decode import decode_maps
+    from attendet.models.network import DetectionNetwork
     from attendet.models.weights import (
         build,
         build_from_metadata,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_ANCHORS",
     "DEFAULT_MASKS",
+    "DetectionNetwork",
+    "GraphDetector",
     "NECK_SITES",
     "SITES",
     "STRIDES",
@@ -47,6 +51,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DetectionNetwork": "network",
+    "GraphDetector": "darknet_network",
     "NECK_SITES": "yolov4_tiny",
     "SITES": "yolov4_tiny",
     "STRIDES": "yolov4_tiny",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["RawLevel", "decode_boxes", "decode_maps", "split_raw_map"]
+__all__ = ["RawLevel", "decode_boxes", "decode_maps", "level_scales", "split_raw_map"]
 
 RawLevel = tuple[Tensor, Tensor, Tensor]
 """Box terms (N, H, W, A, 4), objectness logits (N, H, W, A), class logits (N, H, W, A, K)."""
@@ -71,11 +71,21 @@ def decode_boxes(
     return torch.cat([centres - halves, centres + halves], dim=-1)
 
 
+def level_scales(scale_x_y: float | tuple[float, ...], levels: int) -> tuple[float, ...]:
+    """Return the stretch of the centre's sigmoid of each level, given one for all or one a level.
+
+    Example:
+        >>> level_scales(1.05, 2)
+        (1.05, 1.05)
+    """
+    return scale_x_y if isinstance(scale_x_y, tuple) else (scale_x_y,) * levels
+
+
 def decode_maps(
     raw_maps: list[Tensor],
     level_anchors: list[Tensor],
     strides: tuple[int, ...],
-    scale_x_y: float,
+    scale_x_y: float | tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:
     """Return boxes and scores of all levels, in the order level, row, column, anchor.
 
@@ -83,17 +93,20 @@ def decode_maps(
         raw_maps: one (N, A (5 + K), H, W) a level.
         level_anchors: one (A, 2) a level, pixels.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the centre's sigmoid.
+        scale_x_y: stretch of the centre's sigmoid, one for all levels or one a level.
 
     Returns:
         Boxes (N, B, 4), left, top, right, bottom in canvas pixels; scores (N, B, K), 0 to 1:
         ``sigmoid(objectness) sigmoid(class)``.
     """
     boxes, scores = [], []
-    for raw_map, anchors, stride in zip(raw_maps, level_anchors, strides, strict=True):
+    scales = level_scales(scale_x_y, len(strides))
+    for raw_map, anchors, stride, scale in zip(
+        raw_maps, level_anchors, strides, scales, strict=True
+    ):
         box_terms, objectness_logits, class_logits = split_raw_map(raw_map, len(anchors))
         n, num_classes = class_logits.shape[0], class_logits.shape[-1]
-        level_boxes = decode_boxes(box_terms, anchors, stride, scale_x_y)
+        level_boxes = decode_boxes(box_terms, anchors, stride, scale)
         level_scores = objectness_logits.sigmoid().unsqueeze(-1) * class_logits.sigmoid()
         boxes.append(level_boxes.reshape(n, -1, 4))
         scores.append(level_scores.reshape(n, -1, num_classes))

@@ -32,6 +32,9 @@ __all__ = [
 FORMAT = "attendet/1"
 """Name and version of the layout."""
 
+Fit = Literal["rect", "square", "stretch"]
+Colour = Literal["rgb", "bgr"]
+
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 DEFAULT_ANCHORS = (
@@ -52,11 +55,11 @@ DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
 class Preprocess:
     """How a picture becomes the network's input."""
 
-    fit: Literal["rect", "square", "stretch"] = "rect"
+    fit: Fit = "rect"
     """rect: scaled to the long side, the canvas no larger than needed; square: letterboxed into the
     whole input size; stretch: scaled to the input size without keeping the aspect."""
 
-    colour: Literal["rgb", "bgr"] = "rgb"
+    colour: Colour = "rgb"
     """Order of the channels."""
 
 
@@ -68,7 +71,10 @@ class WeightsMetadata:
     """Class names, in the order of the network's outputs."""
 
     architecture: str = "yolov4-tiny"
-    """Name of the network."""
+    """Name of the network: ``yolov4-tiny``, or ``darknet-graph`` for one with layers of its own."""
+
+    graph: tuple[dict[str, Any], ...] | None = None
+    """Layers of a ``darknet-graph`` (see `attendet.models.darknet_graph`)."""
 
     attention: str = "none"
     """Attention spec, such as ``ca`` or ``se@p5+ca@up``."""
@@ -80,13 +86,14 @@ class WeightsMetadata:
     """Height and width that the network was trained at, pixels."""
 
     anchors: tuple[tuple[float, float], ...] = DEFAULT_ANCHORS
-    """Widths and heights of the six anchors in pixels, small to large."""
+    """Widths and heights of the anchors in pixels, as a rule small to large."""
 
     anchor_masks: tuple[tuple[int, ...], ...] = DEFAULT_MASKS
-    """Anchors of the stride-32 and the stride-16 level."""
+    """Anchors of the stride-32 and the stride-16 level; of each level of a graph."""
 
     scale_x_y: float = 1.05
-    """Stretch of the centre's sigmoid (1.05 in darknet's yolov4-tiny.cfg)."""
+    """Stretch of the centre's sigmoid (1.05 in darknet's yolov4-tiny.cfg), where a level of a graph
+    does not state its own."""
 
     width: float = 1.0
     """Width multiplier of all channels."""
@@ -108,6 +115,9 @@ class WeightsMetadata:
 
     measured: dict[str, Any] | None = None
     """Average precision as measured when the file was written."""
+
+    origin: dict[str, Any] | None = None
+    """Files that the weights were imported from, and what these say of themselves."""
 
     version: str = ""
     """Version of attendet that wrote the file."""
@@ -142,11 +152,13 @@ class WeightsMetadata:
                     f"anchors must be pairs of width and height above 0; got {anchor!r}."
                 )
         known = range(len(self.anchors))
-        if len(self.anchor_masks) != 2 or any(
+        right = self.graph is not None or len(self.anchor_masks) == 2
+        if not right or any(
             not mask or any(index not in known for index in mask) for mask in self.anchor_masks
         ):
+            count = "two lists" if self.graph is None else "a list for each output"
             raise ConfigError(
-                f"anchor_masks must be two lists of numbers below {len(self.anchors)}, none empty; "
+                f"anchor_masks must be {count} of numbers below {len(self.anchors)}, none empty; "
                 f"got {self.anchor_masks}."
             )
 
@@ -159,7 +171,7 @@ class WeightsMetadata:
         return from_mapping(Preprocess, self.preprocess, source="preprocess")
 
     def level_anchors(self) -> tuple[tuple[tuple[float, float], ...], ...]:
-        """Return the anchors of each level, stride 32 first, pixels."""
+        """Return the anchors of each level, in the order of the raw maps, pixels."""
         return tuple(tuple(self.anchors[index] for index in mask) for mask in self.anchor_masks)
 
     def to_header(self) -> dict[str, str]:

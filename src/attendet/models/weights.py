@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -21,12 +22,16 @@ from attendet.attention import (
 )
 from attendet.errors import ConfigError, WeightsError, did_you_mean
 from attendet.files import write_atomically
+from attendet.models.darknet_graph import ARCHITECTURE as DARKNET_GRAPH
+from attendet.models.darknet_graph import Graph
+from attendet.models.darknet_network import GraphDetector
 from attendet.models.metadata import (
     DEFAULT_ANCHORS,
     DEFAULT_MASKS,
     WeightsMetadata,
     read_metadata,
 )
+from attendet.models.network import DetectionNetwork
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 __all__ = [
@@ -37,10 +42,10 @@ __all__ = [
     "save_weights",
 ]
 
-ARCHITECTURES = ("yolov4-tiny",)
+ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 
 
-def build_from_metadata(metadata: WeightsMetadata) -> YoloV4Tiny:
+def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
     """Return the network that a description tells of, freshly initialised.
 
     The seed of torch's generator decides the weights. Attention is initialised last: one seed
@@ -57,6 +62,13 @@ def build_from_metadata(metadata: WeightsMetadata) -> YoloV4Tiny:
             f"architecture must be one that attendet knows; got {metadata.architecture!r}. "
             f"{did_you_mean(metadata.architecture, ARCHITECTURES)}"
         )
+    if (metadata.architecture == DARKNET_GRAPH) != bool(metadata.graph):
+        raise ConfigError(
+            f"graph must hold the layers of a {DARKNET_GRAPH}, and of nothing else; "
+            f"got {len(metadata.graph or ())} layers for {metadata.architecture}."
+        )
+    if metadata.graph:
+        return _build_graph(metadata, metadata.graph)
     spec = parse_attention_spec(
         metadata.attention, default_sites=NECK_SITES, sites=SITES, known=attention_names()
     )
@@ -67,6 +79,24 @@ def build_from_metadata(metadata: WeightsMetadata) -> YoloV4Tiny:
         attention_start=metadata.attention_start,
         scale_x_y=metadata.scale_x_y,
         width=metadata.width,
+        bn_eps=metadata.bn_eps,
+    )
+
+
+def _build_graph(
+    metadata: WeightsMetadata, layers: Sequence[Mapping[str, Any]]
+) -> DetectionNetwork:
+    if metadata.attention != "none":
+        raise ConfigError(
+            f"attention must be none in a {DARKNET_GRAPH}, which has no named sites; "
+            f"got {metadata.attention!r}."
+        )
+    return GraphDetector(
+        Graph.from_mappings(layers),
+        len(metadata.classes),
+        metadata.level_anchors(),
+        input_hw=metadata.input_hw,
+        scale_x_y=metadata.scale_x_y,
         bn_eps=metadata.bn_eps,
     )
 
@@ -122,7 +152,7 @@ def build(
         width=width,
         bn_eps=bn_eps,
     )
-    return build_from_metadata(metadata)
+    return cast(YoloV4Tiny, build_from_metadata(metadata))
 
 
 def canonical_attention(spec: str) -> str:
@@ -191,7 +221,7 @@ def _with_sorted_header(content: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
-def load_weights(path: str | Path) -> tuple[YoloV4Tiny, WeightsMetadata]:
+def load_weights(path: str | Path) -> tuple[DetectionNetwork, WeightsMetadata]:
     """Return the network of a weights file, in eval mode on the CPU, and its description.
 
     Args:
@@ -240,19 +270,23 @@ def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.T
 
 def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Module) -> None:
     """Raise where a network gates or decodes otherwise than the one that its description builds."""
-    if not isinstance(network, YoloV4Tiny):
+    if not isinstance(network, DetectionNetwork):
         return
+    with torch.device("meta"):
+        scale_x_y = build_from_metadata(metadata).scale_x_y
     anchors = tuple(torch.tensor(level) for level in metadata.level_anchors())
     same = all(
         torch.equal(own.cpu().float(), described)
         for own, described in zip(network.level_anchors, anchors, strict=True)
     )
-    if not same or network.scale_x_y != metadata.scale_x_y:
+    if not same or network.scale_x_y != scale_x_y:
         raise WeightsError(
             f"metadata must have the anchors and scale_x_y of the network ({path}). "
             "Build the network with build_from_metadata."
         )
-    if network.attention_blocks() and network.attention_start != metadata.attention_start:
+    if not isinstance(network, YoloV4Tiny) or not network.attention_blocks():
+        return
+    if network.attention_start != metadata.attention_start:
         raise WeightsError(
             f"metadata must have the attention_start of the network, "
             f"{network.attention_start!r}; got {metadata.attention_start!r} ({path}). "

@@ -6,7 +6,7 @@ N, C, H, W are batch, channels, height and width; A anchors a level, K classes, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 from attendet.attention import AttentionBlock, AttentionStart, create_attention
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models.backbone import ConvBlock, CSPDarknetTiny
-from attendet.models.decode import decode_maps
+from attendet.models.network import DetectionNetwork
 
 __all__ = ["NECK_SITES", "SITES", "STRIDES", "YoloV4Tiny"]
 
@@ -34,7 +34,7 @@ OBJECT_PRIOR = 0.01
 arXiv:1708.02002, section 4.1): the head's biases start there."""
 
 
-class YoloV4Tiny(nn.Module):
+class YoloV4Tiny(DetectionNetwork):
     """YOLOv4-tiny (Bochkovskiy et al. 2020, arXiv:2004.10934; layer table of darknet's cfg).
 
     With K = 80 and no attention it has 6,056,606 parameters.
@@ -69,14 +69,9 @@ class YoloV4Tiny(nn.Module):
         width: float = 1.0,
         bn_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
         spec = dict(attention or {})
         _check_layout(anchors, spec)
-        self.num_classes = num_classes
-        self.scale_x_y = scale_x_y
-        for level, level_anchors in enumerate(anchors):
-            tensor = torch.tensor(level_anchors, dtype=torch.float32)
-            self.register_buffer(f"anchors{level}", tensor, persistent=False)
+        super().__init__(num_classes, anchors, strides=STRIDES, scale_x_y=scale_x_y)
         self.backbone = CSPDarknetTiny(width=width, bn_eps=bn_eps)
         channels = self.backbone.site_channels
         p4, p5, up = channels["p4"], channels["p5"], channels["up"]
@@ -100,16 +95,6 @@ class YoloV4Tiny(nn.Module):
     anchors0: Tensor
     anchors1: Tensor
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> YoloV4Tiny:
-        """Move or convert the network; its anchors move along but stay float32."""
-        exact = self.level_anchors
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for level, anchors in enumerate(exact):
-            moved = getattr(self, f"anchors{level}")
-            if moved.dtype != anchors.dtype:
-                setattr(self, f"anchors{level}", anchors.to(moved.device))
-        return self
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -122,11 +107,6 @@ class YoloV4Tiny(nn.Module):
             bias = torch.zeros(len(anchors), 5 + self.num_classes)
             bias[:, 4] = prior
             out.bias.data.copy_(bias.view(-1))  # type: ignore[union-attr]
-
-    @property
-    def level_anchors(self) -> list[Tensor]:
-        """Widths and heights in pixels of each level's anchors, stride 32 first, (A, 2) each."""
-        return [self.anchors0, self.anchors1]
 
     def attention_blocks(self) -> dict[str, AttentionBlock]:
         """Return the attention block of each site that has one, in the order of `SITES`."""
@@ -179,18 +159,6 @@ class YoloV4Tiny(nn.Module):
             pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
         """
         return self._forward(pictures, None)
-
-    def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return boxes and scores of raw maps, in float32 whatever the maps are in.
-
-        Args:
-            raw_maps: what `forward` returned.
-
-        Returns:
-            Boxes (N, B, 4), left, top, right, bottom in canvas pixels, and scores (N, B, K), 0 to
-            1; see `attendet.models.decode_maps`.
-        """
-        return decode_maps(raw_maps, self.level_anchors, STRIDES, self.scale_x_y)
 
 
 def _check_layout(

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from attendet.data import Augmenter, AugmentSettings, Batch
 from attendet.errors import TrainingError
 from attendet.losses import DetectionLoss, LossSettings
-from attendet.models import STRIDES
 from attendet.training.batches import epoch_order, prefetched
 from attendet.training.convolution import mix_layouts
 from attendet.training.distributed import share_batch_norm
@@ -67,7 +66,10 @@ class Trainer:
         optimizer = make_optimizer(self.network, recipe)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.criterion = DetectionLoss(
-            self.network.level_anchors, STRIDES, recipe.scale_x_y, _loss_settings(recipe)
+            self.network.level_anchors,
+            self.network.strides,
+            self.network.scale_x_y,
+            _loss_settings(recipe),
         )
         self.augmenter = Augmenter(
             plan.cache, _augment_settings(recipe), device=fabric.device, seed=plan.seed
@@ -178,8 +180,9 @@ class Trainer:
         return average
 
     def _step(self, epoch: int) -> None:
-        if epoch < self.recipe.freeze_backbone_epochs:
-            for parameter in self.network.backbone.parameters():
+        backbone = getattr(self.network, "backbone", None)
+        if backbone is not None and epoch < self.recipe.freeze_backbone_epochs:
+            for parameter in backbone.parameters():
                 parameter.grad = None
         if self.recipe.clip_norm > 0:
             self.fabric.clip_gradients(
@@ -195,7 +198,9 @@ class Trainer:
     def _set_mode(self, epoch: int) -> None:
         self.model.train()
         frozen = epoch < self.recipe.freeze_backbone_epochs
-        backbone: nn.Module = self.network.backbone
+        backbone: nn.Module | None = getattr(self.network, "backbone", None)
+        if backbone is None:
+            return
         if frozen:
             backbone.eval()
         if self.fabric.world_size == 1:

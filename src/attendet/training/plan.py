@@ -16,7 +16,7 @@ from torch import nn
 
 from attendet.data import DataSet, PictureCache, Sample, load_dataset
 from attendet.data.checks import decode_faults
-from attendet.errors import WeightsError
+from attendet.errors import ConfigError, WeightsError
 from attendet.models import (
     DEFAULT_ANCHORS,
     Preprocess,
@@ -25,7 +25,8 @@ from attendet.models import (
     canonical_attention,
     read_metadata,
 )
-from attendet.models.anchors import AnchorChoice, choose_anchors
+from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
+from attendet.models.darknet_graph import Graph
 from attendet.pictures import common_aspect
 from attendet.training.recipe import Recipe
 
@@ -182,6 +183,29 @@ def _without_unreadable(dataset: DataSet, cache: PictureCache) -> DataSet:
     return dataclasses.replace(dataset, splits=splits, faults=all_faults)
 
 
+def _anchors_of(base: WeightsMetadata, cache: PictureCache) -> AnchorChoice:
+    """Return the anchors of base weights: their outputs count in them."""
+    used = [anchor for level in base.level_anchors() for anchor in level]
+    sizes = _object_sizes(cache)
+    overlap = best_overlap(sizes, used) if len(sizes) else float("nan")
+    return AnchorChoice(base.anchors, base.anchor_masks, overlap, float("nan"), from_data=False)
+
+
+def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> WeightsMetadata:
+    """Return the description of a run with the layers of base weights, made for its classes."""
+    layers = Graph.from_mappings(base.graph or ())
+    counts = [len(mask) for mask in base.anchor_masks]
+    return dataclasses.replace(
+        metadata,
+        architecture=base.architecture,
+        graph=layers.with_classes(len(metadata.classes), counts).to_mappings(),
+        scale_x_y=base.scale_x_y,
+        width=base.width,
+        bn_eps=base.bn_eps,
+        origin=base.origin,
+    )
+
+
 def make_plan(
     data: str | Path | DataSet,
     *,
@@ -189,6 +213,7 @@ def make_plan(
     recipe: Recipe,
     seed: int,
     pretrained: str | Path | None = None,
+    base: WeightsMetadata | None = None,
     format: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
@@ -200,6 +225,8 @@ def make_plan(
         recipe: all settings.
         seed: of weights, order and augmentation.
         pretrained: weights file to start from.
+        base: description whose layers the run takes, with their anchors and ``scale_x_y``, where
+            they are not those of the reference network; that of ``pretrained`` if left out.
         format: of the data set, where it is not to be recognised.
         progress: called with the pictures decoded and their total.
 
@@ -209,11 +236,19 @@ def make_plan(
         WeightsError: if the pretrained weights do not fit.
     """
     attention = canonical_attention(attention)
+    if base is None and pretrained is not None:
+        base = read_metadata(pretrained)
+    base = base if base is not None and base.graph else None
+    if base and attention != "none":
+        raise ConfigError(
+            f"attention must be none on a {base.architecture}, which has no named sites; got "
+            f"{attention!r} (--attention). Give --attention none."
+        )
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
     train = dataset.split("train")
     canvas_hw = choose_canvas(train, recipe)
     cache = PictureCache(train, canvas_hw, progress=progress)
-    anchors = _choose_anchors(cache, recipe, seed)
+    anchors = _anchors_of(base, cache) if base else _choose_anchors(cache, recipe, seed)
     square = canvas_hw[0] == canvas_hw[1] and recipe.fit == "square"
     metadata = WeightsMetadata(
         classes=dataset.classes,
@@ -233,6 +268,8 @@ def make_plan(
             "split_source": dataset.split_source,
         },
     )
+    if base:
+        metadata = _with_layers_of(base, metadata)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_from_metadata(metadata)

@@ -16,7 +16,7 @@ import torch
 from attendet import __version__
 from attendet.data import DataSet
 from attendet.errors import ConfigError, TrainingError
-from attendet.models import WeightsMetadata, save_weights
+from attendet.models import WeightsMetadata, read_metadata, save_weights
 from attendet.training.checkpoint import read_state, write_state
 from attendet.training.distributed import make_fabric
 from attendet.training.events import Reporter, Silent
@@ -119,8 +119,7 @@ def train(
         format, settings = config["format"], folder.recipe(config)
         pretrained = None
         devices, nodes = config["devices"], config["nodes"]
-        if accelerator == "auto":
-            accelerator = config["accelerator"]
+        accelerator = config["accelerator"] if accelerator == "auto" else accelerator
     else:
         if data is None:
             raise ConfigError("data must be given, or a run to resume; got neither.")
@@ -150,6 +149,7 @@ def train(
         recipe=settings,
         seed=seed,
         pretrained=pretrained,
+        base=read_metadata(folder.last) if resume is not None else None,
         format=format,
         progress=reporter.decoded,
     )

@@ -1,0 +1,115 @@
+"""Make a weights file of files from elsewhere: darknet's, or a PyTorch checkpoint.
+
+FILE.cfg FILE.weights: darknet. The layers of YOLOv4-tiny become the reference network, other
+detectors a network with the layers of their configuration. FILE.pth: a state dict of one of the
+wide-spread YOLOv4-tiny ports; attention is recognised. Nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attendet.cli.arguments import size_hw
+from attendet.errors import ConfigError
+from attendet.extras import require
+
+if TYPE_CHECKING:
+    from attendet.models.imported import Imported
+
+FITS = ("rect", "square", "stretch")
+ALONE = (".weights", ".safetensors", ".onnx")
+"""Suffixes of files that are no checkpoints."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE",
+        help="FILE.cfg and FILE.weights, or a PyTorch checkpoint (.pth, .pt)")  # fmt: skip
+    add("--names", "--classes", dest="names", type=Path, metavar="FILE",
+        help="class names, one a line (default: class_0, class_1, ...)")  # fmt: skip
+    add("--output", type=Path, metavar="FILE",
+        help="weights file to write, .safetensors (default: the name of FILE, here)")  # fmt: skip
+    add("--fit", choices=FITS,
+        help="how pictures are laid out: rect and square keep the aspect (default: square for "
+        "darknet, or what letter_box in the .cfg says; stretch for checkpoints)")  # fmt: skip
+    darknet = parser.add_argument_group("darknet")
+    darknet.add_argument("--cutoff", type=int, metavar="N",
+        help="take the first N layers alone from FILE.weights, such as a backbone's; the others "
+        "start anew")  # fmt: skip
+    checkpoint = parser.add_argument_group("PyTorch checkpoints")
+    checkpoint.add_argument("--size", type=size_hw, metavar="PX|HxW",
+        help="input size it was trained at, pixels, multiples of 32 (default: 416)")  # fmt: skip
+    checkpoint.add_argument("--anchors", type=Path, metavar="FILE",
+        help="six widths and heights in pixels, with commas between (default: those of "
+        "yolov4-tiny.cfg)")  # fmt: skip
+    checkpoint.add_argument("--colour", choices=("rgb", "bgr"),
+        help="order of the channels (default: rgb)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, tell what came, and write the weights file; return 0."""
+    require("torch", extra="train", purpose="importing weights")
+    from attendet.models import save_weights
+
+    configs = [path for path in args.files if path.suffix.lower() == ".cfg"]
+    others = [path for path in args.files if path not in configs]
+    if len(configs) == 1 and len(others) == 1:
+        _refuse(args, "checkpoints", ("size", "anchors", "colour"))
+    elif len(args.files) == 1 and others and others[0].suffix.lower() not in ALONE:
+        _refuse(args, "darknet files", ("cutoff",))
+    else:
+        raise ConfigError(
+            f"files must be FILE.cfg FILE.weights, or one PyTorch checkpoint; "
+            f"got {' '.join(path.name for path in args.files)}."
+        )
+    source = others[0]
+    output = args.output or Path(source.stem + ".safetensors")
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"output must end in .safetensors; got {str(output)!r} (--output).")
+    if args.output is None and output.exists():
+        raise ConfigError(f"output must be named where {output} is there already (--output).")
+    imported = _import(args, configs, source)
+    for line in _told(imported):
+        print(line)
+    print(f"written: {save_weights(output, imported.network, imported.metadata)}")
+    return 0
+
+
+def _refuse(args: argparse.Namespace, kind: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} must be left out: it is for {kind} alone.")
+
+
+def _import(args: argparse.Namespace, configs: list[Path], source: Path) -> Imported:
+    if configs:
+        from attendet.models.darknet_import import import_darknet
+
+        return import_darknet(
+            configs[0], source, names=args.names, cutoff=args.cutoff, fit=args.fit
+        )
+    from attendet.models.torch_checkpoint import import_checkpoint, read_anchors
+
+    settings = {"input_hw": args.size, "fit": args.fit, "colour": args.colour}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if args.anchors is not None:
+        given["anchors"] = read_anchors(args.anchors)
+    return import_checkpoint(source, names=args.names, **given)
+
+
+def _told(imported: Imported) -> list[str]:
+    metadata, preprocess = imported.metadata, imported.metadata.preprocessing()
+    parameters = sum(one.numel() for one in imported.network.parameters())
+    height, width = metadata.input_hw
+    layers = f" of {len(metadata.graph)} layers" if metadata.graph else ""
+    strides = ", ".join(map(str, imported.network.strides))
+    return [
+        f"network      {metadata.architecture}{layers}, attention {metadata.attention}, "
+        f"{parameters:,} parameters",
+        f"classes      {len(metadata.classes)}; outputs at {strides} pixels a cell",
+        f"pictures     {width} x {height} px, {preprocess.fit}, {preprocess.colour}",
+        *(f"note         {note}" for note in imported.notes),
+    ]
