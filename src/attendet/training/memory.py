@@ -16,8 +16,9 @@ def keep_freed_memory() -> bool:
     """Tell the C library to keep large freed blocks for the next step; return whether it did.
 
     A training step on the CPU frees and allocates the same hundreds of megabytes again and again.
-    glibc hands each large block back to the system, which then clears every page anew: a fifth to
-    a quarter of a step's time (``benchmarks/training_step.py``). The process's memory then stays at
+    glibc hands each large block back to the system, which then clears every page anew: about a
+    sixth of a step's time on one core (2.8 to 3.4 pictures/s; ``benchmarks/training_step.py``
+    measures it anew). The process's memory then stays at
     its peak. Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
