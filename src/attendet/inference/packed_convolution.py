@@ -87,7 +87,8 @@ def pack_convolutions(network: nn.Module) -> nn.Module:
             continue
         if type(module.bn) is nn.Identity and _is_packable(module.conv):
             whole = type(module.act) in (nn.LeakyReLU, nn.ReLU)
-            module.conv = PackedConvolution(module.conv, module.act if whole else nn.Identity())
+            packed = PackedConvolution(module.conv, module.act if whole else nn.Identity())
+            module.add_module("conv", packed)
             if whole:
                 module.act = nn.Identity()
     return network
