@@ -29,6 +29,7 @@ __all__ = [
     "read_orientation",
     "read_picture",
     "read_picture_hw",
+    "stretched",
 ]
 
 Picture = NDArray[np.uint8]
@@ -287,6 +288,28 @@ def letterbox(picture: Picture, canvas_hw: tuple[int, int]) -> tuple[Picture, Le
         method = cv2.INTER_AREA if fit.scale < 1 else cv2.INTER_LINEAR
         inner[:] = cv2.resize(picture, (width, height), interpolation=method)
     return canvas, fit
+
+
+def stretched(picture: Picture, canvas_hw: tuple[int, int]) -> Picture:
+    """Return a picture scaled to fill a canvas, each side by its own factor.
+
+    Scaling down averages areas, scaling up interpolates bilinearly.
+
+    Args:
+        picture: uint8, shape (H, W, 3).
+        canvas_hw: height and width of the canvas, pixels.
+
+    Example:
+        >>> stretched(np.zeros((2, 8, 3), dtype=np.uint8), (4, 4)).shape
+        (4, 4, 3)
+    """
+    image_hw = (picture.shape[0], picture.shape[1])
+    if image_hw == canvas_hw:
+        return picture
+    smaller = canvas_hw[0] * canvas_hw[1] < image_hw[0] * image_hw[1]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    canvas = cv2.resize(picture, canvas_hw[::-1], interpolation=method)
+    return np.asarray(canvas, dtype=np.uint8)
 
 
 def common_aspect(image_sizes_hw: Iterable[tuple[int, int]]) -> float:

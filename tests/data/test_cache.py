@@ -14,7 +14,8 @@ from PIL import Image
 from attendet.data.cache import PictureCache, available_memory
 from attendet.data.samples import Sample
 from attendet.errors import ConfigError, DataError
-from attendet.pictures import letterbox, read_picture
+from attendet.inference.preprocess import lay_on_canvas
+from attendet.pictures import Letterbox, letterbox, read_picture
 
 
 def make_sample(
@@ -57,6 +58,18 @@ def test_holds_the_letterboxed_pictures_in_order(samples, tmp_path, memory_share
             expected, expected_fit = letterbox(read_picture(sample.path), (48, 96))
             np.testing.assert_array_equal(picture, expected)
             assert fit == expected_fit
+
+
+def test_stretched_pictures_lie_as_prediction_lays_them(samples):
+    cache = PictureCache(samples, (80, 96), stretch=True)
+
+    for row, sample in enumerate(cache.samples):
+        expected, fit = lay_on_canvas(read_picture(sample.path), (80, 96), "stretch")
+        np.testing.assert_array_equal(cache.pictures[row], expected)
+        kept = sample.boxes_xyxy[~sample.difficult]
+        np.testing.assert_allclose(fit.to_picture(cache.boxes_xyxy[row]), kept, atol=1e-4)
+        assert cache.fits[row] == Letterbox.fit((80, 96), (80, 96))
+    np.testing.assert_allclose(cache.boxes_xyxy[0][1], [24, 20, 48, 40], atol=1e-4)
 
 
 def test_unreadable_pictures_become_faults(samples):

@@ -247,7 +247,8 @@ def test_a_graph_learns(darknet: Callable[..., Any], pictures: torch.Tensor) -> 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"attention": "ca"}, "attention must be none in a darknet-graph"),
+    [({"attention": "ca"}, "attention must name layers in a darknet-graph; got 'ca'"),
+     ({"attention": "ca@layer0", "attention_start": {"layer1": "paper"}}, "must name a start for"),
      ({"architecture": "yolov4-tiny"}, "anchor_masks|graph must hold the layers"),
      ({"graph": None, "anchor_masks": ((0,), (1,))}, "graph must hold the layers"),
      ({"classes": ("a", "b", "c")}, r"must follow 16 filters; got 14"),

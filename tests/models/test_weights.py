@@ -18,7 +18,7 @@ import safetensors.torch  # noqa: E402
 
 import attendet  # noqa: E402
 from attendet import __version__  # noqa: E402
-from attendet.errors import WeightsError  # noqa: E402
+from attendet.errors import ConfigError, WeightsError  # noqa: E402
 from attendet.models import (  # noqa: E402
     WeightsMetadata,
     YoloV4Tiny,
@@ -153,6 +153,27 @@ def test_the_file_says_how_attention_started(tmp_path: Path, start: Any):
     assert described.attention_start == loaded.attention_start == start
     pictures = torch.rand(1, 3, 64, 64)
     assert all(map(torch.equal, loaded(pictures), network(pictures)))
+
+
+def test_blocks_that_started_differently_are_told_apart(tmp_path: Path):
+    starts: Any = {"p5": "paper", "up": "identity"}
+    metadata = dataclasses.replace(METADATA, attention="ca@p5,up", attention_start=starts)
+    network = _network(metadata)
+    for parameter in network.attention.parameters():
+        torch.nn.init.normal_(parameter)
+    loaded, described = load_weights(save_weights(tmp_path / "w.safetensors", network, metadata))
+    assert described.attention_start == loaded.attention_start == starts
+    pictures = torch.rand(1, 3, 64, 64)
+    assert all(map(torch.equal, loaded(pictures), network(pictures)))
+    other = dataclasses.replace(metadata, attention_start={"p5": "identity", "up": "paper"})
+    with pytest.raises(WeightsError, match="must have the attention_start of the network"):
+        save_weights(tmp_path / "w.safetensors", network, other)
+
+
+@pytest.mark.parametrize("start", ["none", {"p5": "none"}])
+def test_a_start_that_nobody_knows_is_refused(start: Any):
+    with pytest.raises(ConfigError, match=r"attention_start must be 'paper' or 'identity', one"):
+        dataclasses.replace(METADATA, attention_start=start)
 
 
 def test_a_file_that_does_not_say_it_started_as_published(file: Path):

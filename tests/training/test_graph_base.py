@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, WeightsError
+from attendet.explain.gates import compute_gates
 from attendet.models import load_weights, read_metadata, save_weights
 from attendet.models.darknet_cfg import parse_config
+from attendet.models.darknet_export import export_darknet
 from attendet.models.darknet_graph import ARCHITECTURE
 from attendet.models.metadata import WeightsMetadata
 from attendet.models.weights import build_from_metadata
@@ -111,6 +114,50 @@ def test_a_resumed_run_keeps_its_layers(base: Path, quick: Quick, same: Any) -> 
     assert same(resumed.last, whole.last)
 
 
-def test_attention_has_no_place_in_it(base: Path, quick: Quick) -> None:
-    with pytest.raises(ConfigError, match=r"got 'ca' \(--attention\)\. Give --attention none\."):
-        quick(pretrained=base, attention="ca")
+def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
+    told: list[Any] = []
+
+    class Listener(Silent):
+        def planned(self, plan: Any, folder: str) -> None:
+            plan.network.eval()
+            told.append(plan.network(torch.rand(2, 3, 64, 96, generator=torch.manual_seed(0))))
+
+    plain, attended = (
+        quick(pretrained=base, attention=spec, epochs=1, reporter=Listener())
+        for spec in ("none", "se@layer4+ca@layer0")
+    )
+
+    assert all(map(torch.equal, *told))  # the identity, as it is put into base weights
+    network, metadata = load_weights(attended.last)
+    assert (metadata.attention, metadata.attention_start) == ("ca@layer0+se@layer4", "identity")
+    assert [block.channels for block in network.attention_blocks().values()] == [8, 8]
+    canvas = np.zeros((64, 96, 3), dtype=np.uint8)
+    assert {site: sorted(gates) for site, gates in compute_gates(network, canvas).items()} == {
+        "layer0": ["height", "width"],
+        "layer4": ["channel"],
+    }
+    block = network.attention_blocks()["layer4"]
+    assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())
+    assert plain.records[0]["ap"] == attended.records[0]["ap"]
+    with pytest.raises(WeightsError, match="got CoordinateAttention at layer0"):
+        export_darknet(network, metadata, base.parent / "out", stem="net")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("ca", r"must name layers in a darknet-graph; got 'ca' .* as in ca@layer4, or"),
+        ("ca@p5", r"got 'p5' in 'ca@p5'"),
+        ("ca@layer1", r"got 'layer1' in .* Did you mean"),  # the raw map itself
+    ],
+)
+def test_attention_that_names_no_layer_is_refused(
+    base: Path, quick: Quick, spec: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        quick(pretrained=base, attention=spec)
+
+
+def test_what_its_layers_say_cannot_be_overridden(base: Path, quick: Quick) -> None:
+    with pytest.raises(ConfigError, match=r"anchors and scale_x_y must be left out .*layers of"):
+        quick(pretrained=base, attention="none", anchors="data", scale_x_y=1.2)

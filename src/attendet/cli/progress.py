@@ -150,7 +150,8 @@ class TrainingLines:
         self.say(f"network: {name}, attention {attention}, input "
                  f"{width} x {height} px")  # fmt: skip
         anchors = plan.anchors
-        kept = "those of the base weights" if plan.metadata.graph else "the defaults"
+        of_base = plan.recipe.anchors == "base" or plan.metadata.graph
+        kept = "those of the base weights" if of_base else "the defaults"
         own = "the data's own" if anchors.from_data else kept
         overlaps = (
             f" (mean best overlap {anchors.default_overlap:.3f} of the defaults, "
@@ -159,6 +160,9 @@ class TrainingLines:
         self.say(f"anchors: {own}{'' if math.isnan(anchors.data_overlap) else overlaps}")
         if plan.transfer is not None:
             self.say(plan.transfer.in_words())
+            unlike = "; ".join(plan.unlike_base)
+            self.say(f"unlike the base: {unlike}" if unlike else
+                     "input, anchors, scale_x_y and batch norm: those of the base")  # fmt: skip
         self.say(f"run: {folder}")
 
     def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
@@ -172,6 +176,9 @@ class TrainingLines:
         self.last = time.monotonic()
         measured = record.get("ap") is not None
         ap = f" AP {record['ap']:.3f} AP50 {record['ap50']:.3f}" if measured else ""
+        if record["epoch"] == 0:
+            self.say(f"before the first step:{ap or ' AP none (no boxes in val)'}")
+            return
         self.say(
             f"epoch {record['epoch']}/{self.epochs} {_losses(record['losses'])}"
             f" {record['pictures_per_second']:.1f} pictures/s"

@@ -1,4 +1,4 @@
-"""Pictures decoded once and kept as letterboxed uint8, in memory or in a memory-mapped file.
+"""Pictures decoded once and kept as uint8 on one canvas, in memory or in a memory-mapped file.
 
 n counts pictures, k the boxes of one picture; H, W are the canvas.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from attendet.data.samples import Fault, Sample
 from attendet.errors import ConfigError, DataError, PictureError
-from attendet.pictures import Letterbox, letterbox, read_picture
+from attendet.pictures import Letterbox, letterbox, read_picture, stretched
 
 __all__ = ["PictureCache", "available_memory"]
 
@@ -42,6 +42,7 @@ class PictureCache:
     Attributes:
         pictures: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
         samples: the n samples that were kept, in the order given.
+        stretch: whether each side was scaled by its own factor.
         fits: how each picture was laid into the canvas.
         boxes_xyxy: for each picture float32 (k, 4), canvas pixels.
         class_ids: for each picture int64 (k,).
@@ -50,6 +51,8 @@ class PictureCache:
     Args:
         samples: what to decode.
         canvas_hw: height and width of the canvas, pixels.
+        stretch: scale each side by its own factor instead of letterboxing; the canvas is then
+            taken for the picture itself, in `fits` too.
         memory_share: share of the available memory beyond which a file is used, 0..1.
         folder: where the file would go; the user's cache directory if left out.
         progress: called with the pictures done and their total, from the calling thread.
@@ -81,6 +84,7 @@ class PictureCache:
         samples: Sequence[Sample],
         canvas_hw: tuple[int, int],
         *,
+        stretch: bool = False,
         memory_share: float = 0.25,
         folder: str | Path | None = None,
         progress: Progress | None = None,
@@ -98,6 +102,7 @@ class PictureCache:
             self.pictures, self._remove_file = _mapped_file(shape, _cache_folder(folder), self)
         else:
             self.pictures, self._remove_file = np.empty(shape, dtype=np.uint8), None
+        self.stretch = stretch
         self._fill(samples, progress)
 
     def _fill(self, samples: Sequence[Sample], progress: Progress | None) -> None:
@@ -105,9 +110,12 @@ class PictureCache:
 
         def decode(row: int) -> Letterbox | PictureError:
             try:
-                pictures[row], fit = letterbox(read_picture(samples[row].path), self.canvas_hw)
+                picture = read_picture(samples[row].path)
             except PictureError as error:
                 return error
+            if self.stretch:
+                picture = stretched(picture, self.canvas_hw)
+            pictures[row], fit = letterbox(picture, self.canvas_hw)
             return fit
 
         self.samples: list[Sample] = []
@@ -134,9 +142,13 @@ class PictureCache:
 
     def _keep(self, sample: Sample, fit: Letterbox) -> None:
         trained = ~np.asarray(sample.difficult, dtype=bool)
+        boxes_xyxy = sample.boxes_xyxy[trained]
+        if self.stretch:
+            height, width = np.divide(self.canvas_hw, sample.image_hw)
+            boxes_xyxy = boxes_xyxy * np.array([width, height, width, height])
         self.samples.append(sample)
         self.fits.append(fit)
-        self.boxes_xyxy.append(fit.to_canvas(sample.boxes_xyxy[trained]).astype(np.float32))
+        self.boxes_xyxy.append(fit.to_canvas(boxes_xyxy).astype(np.float32))
         self.class_ids.append(np.asarray(sample.class_ids[trained], dtype=np.int64))
 
     def __len__(self) -> int:

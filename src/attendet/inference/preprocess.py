@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.pictures import Letterbox, Picture, letterbox
+from attendet.pictures import Letterbox, Picture, letterbox, stretched
 
 __all__ = ["STRIDE", "Fit", "Stretch", "canvas_hw_for", "lay_on_canvas"]
 
@@ -104,9 +103,4 @@ def lay_on_canvas(
     if fit != "stretch":
         laid: tuple[Picture, Letterbox] = letterbox(picture, canvas_hw)
         return laid
-    if image_hw == canvas_hw:
-        return picture, Stretch(image_hw, canvas_hw)
-    smaller = canvas_hw[0] * canvas_hw[1] < image_hw[0] * image_hw[1]
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    canvas = cv2.resize(picture, canvas_hw[::-1], interpolation=method)
-    return np.asarray(canvas, dtype=np.uint8), Stretch(image_hw, canvas_hw)
+    return stretched(picture, canvas_hw), Stretch(image_hw, canvas_hw)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attendet.attention import AttentionStart
 from attendet.errors import ConfigError
 from attendet.models.backbone import LEAKY_SLOPE
 from attendet.models.darknet_graph import Graph
@@ -161,6 +162,8 @@ class GraphDetector(DetectionNetwork):
         num_classes: K.
         anchors: of each [yolo] layer: widths and heights in pixels.
         input_hw: height and width of its input, pixels, from which the strides follow.
+        attention: site to name of a block; sites are ``layer0`` and so on, see `Graph.sites`.
+        attention_start: ``paper`` or ``identity``, for all sites or for each that has a block.
         scale_x_y: stretch of the centre's sigmoid, where a level does not state its own.
         bn_eps: epsilon of batch normalisation.
 
@@ -181,6 +184,8 @@ class GraphDetector(DetectionNetwork):
         anchors: Sequence[Sequence[Sequence[float]]],
         *,
         input_hw: tuple[int, int],
+        attention: Mapping[str, str] | None = None,
+        attention_start: AttentionStart | Mapping[str, AttentionStart] = "paper",
         scale_x_y: float = 1.0,
         bn_eps: float = 1e-5,
     ) -> None:
@@ -198,6 +203,13 @@ class GraphDetector(DetectionNetwork):
             source: index for index, sources in enumerate(self._sources) for source in sources
         }
         self._initialise()
+        widths = [shape[0] for shape in graph.shapes(input_hw)]
+        channels = {f"layer{index}": count for index, count in enumerate(widths)}
+        self._add_attention(attention or {}, channels, attention_start)
+
+    def output_layers(self) -> tuple[str, ...]:
+        """Return the names of the layers before the [yolo] layers."""
+        return tuple(f"layers.{index - 1}" for index in self.graph.yolo_layers)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -214,8 +226,24 @@ class GraphDetector(DetectionNetwork):
                 nn.init.normal_(head.conv.weight, std=0.01)
                 head.conv.bias.data.view(-1, 5 + self.num_classes)[:, 4] = prior
 
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the map at each site that has attention, before the attention.
+
+        Args:
+            pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+
+        Returns:
+            Site to map (N, C, H, W), in the order of computation.
+        """
+        maps: dict[str, Tensor] = {}
+        self._forward(pictures, maps)
+        return maps
+
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Return the raw maps, in the order of the [yolo] layers; see `DetectionNetwork`."""
+        return self._forward(pictures, None)
+
+    def _forward(self, pictures: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
         maps = {-1: pictures}
         raw_maps = []
         for index, (layer, module) in enumerate(zip(self.graph.layers, self.layers, strict=True)):
@@ -223,7 +251,10 @@ class GraphDetector(DetectionNetwork):
             if isinstance(layer, Yolo):
                 raw_maps.append(inputs[0])
             elif index in self._last_use:
-                maps[index] = module(*inputs)
+                site, made = f"layer{index}", module(*inputs)
+                if record is not None and site in self.attention:
+                    record[site] = made
+                maps[index] = self._attend(site, made)
             for source in self._sources[index]:
                 if self._last_use[source] == index:
                     maps.pop(source, None)

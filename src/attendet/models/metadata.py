@@ -12,7 +12,7 @@ import math
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attendet.attention.registry import AttentionStart
 from attendet.config import from_mapping
@@ -79,8 +79,9 @@ class WeightsMetadata:
     attention: str = "none"
     """Attention spec, such as ``ca`` or ``se@p5+ca@up``."""
 
-    attention_start: AttentionStart = "paper"
-    """Whether the attention blocks' gates are sigmoids (``paper``) or twice that (``identity``)."""
+    attention_start: AttentionStart | dict[str, AttentionStart] = "paper"
+    """Whether the attention blocks' gates are sigmoids (``paper``) or twice that (``identity``); by
+    site where the blocks differ."""
 
     input_hw: tuple[int, int] = (416, 416)
     """Height and width that the network was trained at, pixels."""
@@ -143,6 +144,7 @@ class WeightsMetadata:
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} must be above 0; got {value!r}.")
         self._check_anchors()
+        self._check_starts()
         self.preprocessing()
 
     def _check_anchors(self) -> None:
@@ -161,6 +163,15 @@ class WeightsMetadata:
                 f"anchor_masks must be {count} of numbers below {len(self.anchors)}, none empty; "
                 f"got {self.anchor_masks}."
             )
+
+    def _check_starts(self) -> None:
+        starts: Any = self.attention_start
+        for start in starts.values() if isinstance(starts, dict) else (starts,):
+            if start not in get_args(AttentionStart):
+                raise ConfigError(
+                    f"attention_start must be 'paper' or 'identity', one for all sites or one for "
+                    f"each; got {starts!r}."
+                )
 
     def preprocessing(self) -> Preprocess:
         """Return the preprocessing as its own type.

@@ -6,16 +6,17 @@ N is the batch, A the anchors of a level, B the boxes of all levels, K the class
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from attendet.attention import AttentionBlock
+from attendet.attention import AttentionBlock, AttentionStart, create_attention
+from attendet.errors import ConfigError
 from attendet.models.decode import decode_maps
 
-__all__ = ["DetectionNetwork"]
+__all__ = ["DetectionNetwork", "common_start"]
 
 Self = TypeVar("Self", bound="DetectionNetwork")
 
@@ -46,6 +47,43 @@ class DetectionNetwork(nn.Module, ABC):
             tensor = torch.tensor(level_anchors, dtype=torch.float32)
             self.register_buffer(f"anchors{level}", tensor, persistent=False)
 
+    attention: nn.ModuleDict
+    """The block of each site that has one."""
+
+    def _add_attention(
+        self,
+        spec: Mapping[str, str],
+        channels: Mapping[str, int],
+        start: AttentionStart | Mapping[str, AttentionStart],
+    ) -> None:
+        """Put a block at each site of a spec; the last thing of a network to be initialised.
+
+        Args:
+            spec: site to name of a block, in the order of computation.
+            channels: C of the map at each site.
+            start: of all blocks, or of each.
+        """
+        if not isinstance(start, str) and set(start) != set(spec):
+            raise ConfigError(
+                f"attention_start must name a start for each site that has attention, "
+                f"{', '.join(spec) or 'none here'}; got {dict(start)!r}."
+            )
+        self.attention = nn.ModuleDict(
+            {
+                site: create_attention(
+                    name, channels[site], start=start if isinstance(start, str) else start[site]
+                )
+                for site, name in spec.items()
+            }
+        )
+
+    def _attend(self, site: str, features: Tensor) -> Tensor:
+        """Return the map of a site, (N, C, H, W), gated by the site's block if it has one."""
+        if site in self.attention:
+            attended: Tensor = self.attention[site](features)
+            return attended
+        return features
+
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert the network; its anchors move along but stay float32."""
         exact = self.level_anchors
@@ -62,9 +100,25 @@ class DetectionNetwork(nn.Module, ABC):
         return [getattr(self, f"anchors{level}") for level in range(len(self.strides))]
 
     def attention_blocks(self) -> dict[str, AttentionBlock]:
-        """Return the attention block of each site that has one."""
-        return {}
+        """Return the attention block of each site that has one, in the order of computation."""
+        return {
+            site: block
+            for site, block in self.attention.items()
+            if isinstance(block, AttentionBlock)
+        }
 
+    @property
+    def attention_start(self) -> AttentionStart | dict[str, AttentionStart]:
+        """How the attention blocks started: one word for all, or by site where they differ."""
+        return common_start(
+            {site: cast(AttentionStart, b.start) for site, b in self.attention_blocks().items()}
+        )
+
+    @abstractmethod
+    def output_layers(self) -> tuple[str, ...]:
+        """Return the names of the convolutions that make the raw maps, in their order."""
+
+    @abstractmethod
     def features(self, pictures: Tensor) -> dict[str, Tensor]:
         """Return the map at each named site, before the site's attention.
 
@@ -72,10 +126,8 @@ class DetectionNetwork(nn.Module, ABC):
             pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
 
         Returns:
-            Site to map (N, C, H, W), in the order of computation; empty without named sites.
+            Site to map (N, C, H, W), in the order of computation.
         """
-        del pictures
-        return {}
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> list[Tensor]:
@@ -96,3 +148,20 @@ class DetectionNetwork(nn.Module, ABC):
             1; see `attendet.models.decode_maps`.
         """
         return decode_maps(raw_maps, self.level_anchors, self.strides, self.scale_x_y)
+
+
+def common_start(
+    starts: Mapping[str, AttentionStart],
+) -> AttentionStart | dict[str, AttentionStart]:
+    """Return the start of all sites as one word, or by site where they differ.
+
+    Example:
+        >>> common_start({"p4": "paper", "up": "paper"})
+        'paper'
+        >>> common_start({"p4": "paper", "up": "identity"})
+        {'p4': 'paper', 'up': 'identity'}
+    """
+    distinct = set(starts.values())
+    if len(distinct) > 1:
+        return dict(starts)
+    return distinct.pop() if distinct else "paper"

@@ -31,10 +31,11 @@ from attendet.models.metadata import (
     WeightsMetadata,
     read_metadata,
 )
-from attendet.models.network import DetectionNetwork
+from attendet.models.network import DetectionNetwork, common_start
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 __all__ = [
+    "attention_of",
     "build",
     "build_from_metadata",
     "canonical_attention",
@@ -69,13 +70,10 @@ def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
         )
     if metadata.graph:
         return _build_graph(metadata, metadata.graph)
-    spec = parse_attention_spec(
-        metadata.attention, default_sites=NECK_SITES, sites=SITES, known=attention_names()
-    )
     return YoloV4Tiny(
         len(metadata.classes),
         metadata.level_anchors(),
-        spec,
+        _parse_attention(metadata.attention, None),
         attention_start=metadata.attention_start,
         scale_x_y=metadata.scale_x_y,
         width=metadata.width,
@@ -86,16 +84,14 @@ def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
 def _build_graph(
     metadata: WeightsMetadata, layers: Sequence[Mapping[str, Any]]
 ) -> DetectionNetwork:
-    if metadata.attention != "none":
-        raise ConfigError(
-            f"attention must be none in a {DARKNET_GRAPH}, which has no named sites; "
-            f"got {metadata.attention!r}."
-        )
+    graph = Graph.from_mappings(layers)
     return GraphDetector(
-        Graph.from_mappings(layers),
+        graph,
         len(metadata.classes),
         metadata.level_anchors(),
         input_hw=metadata.input_hw,
+        attention=_parse_attention(metadata.attention, graph),
+        attention_start=metadata.attention_start,
         scale_x_y=metadata.scale_x_y,
         bn_eps=metadata.bn_eps,
     )
@@ -106,7 +102,7 @@ def build(
     *,
     classes: Sequence[str],
     attention: str = "none",
-    attention_start: AttentionStart = "paper",
+    attention_start: AttentionStart | Mapping[str, AttentionStart] = "paper",
     input_hw: tuple[int, int] = (416, 416),
     anchors: Sequence[tuple[float, float]] = DEFAULT_ANCHORS,
     anchor_masks: Sequence[Sequence[int]] = DEFAULT_MASKS,
@@ -121,7 +117,8 @@ def build(
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
         attention_start: ``paper``, gates near 1/2 at first, as published; or ``identity``, the
-            network computes what it would without attention until it is trained.
+            network computes what it would without attention until it is trained. One for all
+            blocks, or by site.
         input_hw: height and width of training pictures, multiples of 32 (kept as description).
         anchors: widths and heights in pixels, small to large.
         anchor_masks: numbers of the anchors of the stride-32 level, then of the stride-16 level.
@@ -144,7 +141,9 @@ def build(
         classes=classes if isinstance(classes, str) else tuple(classes),  # type: ignore[arg-type]
         architecture=architecture,
         attention=attention,
-        attention_start=attention_start,
+        attention_start=attention_start
+        if isinstance(attention_start, str)
+        else dict(attention_start),
         input_hw=tuple(input_hw),  # type: ignore[arg-type]
         anchors=tuple(tuple(map(float, anchor)) for anchor in anchors),  # type: ignore[misc]
         anchor_masks=tuple(map(tuple, anchor_masks)),
@@ -155,11 +154,13 @@ def build(
     return cast(YoloV4Tiny, build_from_metadata(metadata))
 
 
-def canonical_attention(spec: str) -> str:
+def canonical_attention(spec: str, graph: Graph | None = None) -> str:
     """Return an attention spec in its one canonical spelling.
 
     Args:
         spec: such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
+        graph: of a network with layers of its own: its sites are ``layer0`` and so on, none of them
+            the default.
 
     Raises:
         ConfigError: if a block or a site is unknown.
@@ -168,10 +169,39 @@ def canonical_attention(spec: str) -> str:
         >>> canonical_attention("ca@p4,p5,up")
         'ca'
     """
-    parsed = parse_attention_spec(
-        spec, default_sites=NECK_SITES, sites=SITES, known=attention_names()
-    )
-    return format_attention_spec(parsed, NECK_SITES)
+    return format_attention_spec(_parse_attention(spec, graph), () if graph else NECK_SITES)
+
+
+def _parse_attention(spec: str, graph: Graph | None) -> dict[str, str]:
+    """Return the block at each site that has one, of the reference network or of a graph."""
+    known = attention_names()
+    if graph is None:
+        return parse_attention_spec(spec, default_sites=NECK_SITES, sites=SITES, known=known)
+    sites = graph.sites()
+    if any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
+        raise ConfigError(
+            f"attention must name layers in a {DARKNET_GRAPH}; got {spec!r} (--attention). "
+            f"Write it as in ca@{sites[-1]}, or give --attention none."
+        )
+    return parse_attention_spec(spec, default_sites=(), sites=sites, known=known)
+
+
+def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionStart]]:
+    """Return name and start of the block at each site that a description gives one.
+
+    Raises:
+        ConfigError: if a block or a site is unknown.
+
+    Example:
+        >>> attention_of(WeightsMetadata(classes=("cell",), attention="se@p5"))
+        {'p5': ('se', 'paper')}
+    """
+    graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
+    start = metadata.attention_start
+    return {
+        site: (name, start if isinstance(start, str) else start.get(site, "paper"))
+        for site, name in _parse_attention(metadata.attention, graph).items()
+    }
 
 
 def save_weights(path: str | Path, network: torch.nn.Module, metadata: WeightsMetadata) -> Path:
@@ -284,9 +314,10 @@ def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Modul
             f"metadata must have the anchors and scale_x_y of the network ({path}). "
             "Build the network with build_from_metadata."
         )
-    if not isinstance(network, YoloV4Tiny) or not network.attention_blocks():
+    if not network.attention_blocks():
         return
-    if network.attention_start != metadata.attention_start:
+    start = metadata.attention_start
+    if network.attention_start != (start if isinstance(start, str) else common_start(start)):
         raise WeightsError(
             f"metadata must have the attention_start of the network, "
             f"{network.attention_start!r}; got {metadata.attention_start!r} ({path}). "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attendet.attention import AttentionBlock, AttentionStart, create_attention
+from attendet.attention import AttentionStart
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models.backbone import ConvBlock, CSPDarknetTiny
 from attendet.models.network import DetectionNetwork
@@ -43,7 +43,8 @@ class YoloV4Tiny(DetectionNetwork):
         num_classes: K.
         anchors: of each level, stride 32 first: widths and heights in pixels.
         attention: site to name of a block; see `SITES`.
-        attention_start: ``paper`` or ``identity``; see `create_attention`.
+        attention_start: ``paper`` or ``identity``, for all sites or for each that has a block; see
+            `create_attention`.
         scale_x_y: stretch of the centre's sigmoid.
         width: multiplier of all channels.
         bn_eps: epsilon of batch normalisation.
@@ -64,7 +65,7 @@ class YoloV4Tiny(DetectionNetwork):
         anchors: Sequence[Sequence[Sequence[float]]],
         attention: Mapping[str, str] | None = None,
         *,
-        attention_start: AttentionStart = "paper",
+        attention_start: AttentionStart | Mapping[str, AttentionStart] = "paper",
         scale_x_y: float = 1.05,
         width: float = 1.0,
         bn_eps: float = 1e-5,
@@ -83,14 +84,7 @@ class YoloV4Tiny(DetectionNetwork):
         self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
         self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
         self._initialise()
-        self.attention_start = attention_start
-        self.attention = nn.ModuleDict(
-            {
-                site: create_attention(spec[site], channels[site], start=attention_start)
-                for site in SITES
-                if site in spec
-            }
-        )
+        self._add_attention({s: spec[s] for s in SITES if s in spec}, channels, attention_start)
 
     anchors0: Tensor
     anchors1: Tensor
@@ -108,19 +102,9 @@ class YoloV4Tiny(DetectionNetwork):
             bias[:, 4] = prior
             out.bias.data.copy_(bias.view(-1))  # type: ignore[union-attr]
 
-    def attention_blocks(self) -> dict[str, AttentionBlock]:
-        """Return the attention block of each site that has one, in the order of `SITES`."""
-        return {
-            site: block
-            for site, block in self.attention.items()
-            if isinstance(block, AttentionBlock)
-        }
-
-    def _attend(self, site: str, features: Tensor) -> Tensor:
-        if site in self.attention:
-            attended: Tensor = self.attention[site](features)
-            return attended
-        return features
+    def output_layers(self) -> tuple[str, ...]:
+        """Return the names of the convolutions that make the raw maps, stride 32 first."""
+        return ("out_p5", "out_p4")
 
     def features(self, pictures: Tensor) -> dict[str, Tensor]:
         """Return the map at each site, before the site's attention.

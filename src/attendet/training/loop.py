@@ -74,6 +74,7 @@ class Trainer:
         self.augmenter = Augmenter(
             plan.cache, _augment_settings(recipe), device=fabric.device, seed=plan.seed
         )
+        self.bgr = plan.metadata.preprocessing().colour == "bgr"
         self.accumulate = max(1, round(recipe.nominal_batch / recipe.batch))
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
@@ -141,7 +142,8 @@ class Trainer:
         self, batch: Batch, *, epoch: int, step: int, last: bool, together: int
     ) -> dict[str, float]:
         with self.fabric.no_backward_sync(self.model, enabled=not last):
-            raw_maps = self.model(batch.pictures)
+            pictures = batch.pictures.flip(1) if self.bgr else batch.pictures
+            raw_maps = self.model(pictures)
             terms = self.criterion(raw_maps, batch[1:], average_matches=self._average())
             loss = torch.stack(list(terms.values())).sum()
             values = self._values(terms)

@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from torch import nn
 
 from attendet.data import DataSet, PictureCache, Sample, load_dataset
 from attendet.data.checks import decode_faults
-from attendet.errors import ConfigError, WeightsError
+from attendet.errors import ConfigError
 from attendet.models import (
     DEFAULT_ANCHORS,
-    Preprocess,
+    DetectionNetwork,
     WeightsMetadata,
     build_from_metadata,
     canonical_attention,
@@ -27,41 +24,16 @@ from attendet.models import (
 )
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
 from attendet.models.darknet_graph import Graph
+from attendet.models.weights import attention_of
 from attendet.pictures import common_aspect
+from attendet.training.pretrained import Transfer, choose_start, transfer_weights, unlike_base
 from attendet.training.recipe import Recipe
 
-__all__ = ["Plan", "Transfer", "choose_canvas", "make_plan", "transfer_weights"]
+__all__ = ["Plan", "choose_canvas", "make_plan"]
 
 CELL = 32
 SAME_ASPECT = 0.1
 """Pictures whose aspect differs less than this share count as of one aspect."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What was taken over from base weights, and what was not."""
-
-    source: str
-    """The weights file."""
-
-    loaded: tuple[str, ...]
-    """Tensors of the base that were taken over."""
-
-    left_out: tuple[tuple[str, str], ...]
-    """Tensors of the base that were not, each with the reason."""
-
-    fresh: tuple[str, ...]
-    """Tensors of the network that start anew."""
-
-    def in_words(self) -> str:
-        """Return one line: the share of the base's tensors that was taken over."""
-        total = len(self.loaded) + len(self.left_out)
-        share = 100 * len(self.loaded) / max(total, 1)
-        text = f"base weights: {share:.0f} % ({len(self.loaded)} of {total} tensors)"
-        if self.left_out:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out)
-            text += f"; left out: {reasons}"
-        return text
 
 
 @dataclass(frozen=True)
@@ -86,26 +58,35 @@ class Plan:
     anchors: AnchorChoice
     """Which anchors, and why."""
 
-    network: nn.Module
+    network: DetectionNetwork
     """On the CPU, in its starting state."""
 
     metadata: WeightsMetadata
     """Travels with the weights."""
 
-    transfer: Transfer | None
-    """What came from base weights."""
+    transfer: Transfer | None = None
+    """Which tensors came from base weights."""
+
+    unlike_base: tuple[str, ...] = ()
+    """Where boxes and pictures are not those of the base weights, a phrase each."""
 
 
-def choose_canvas(samples: tuple[Sample, ...], recipe: Recipe) -> tuple[int, int]:
+def choose_canvas(
+    samples: tuple[Sample, ...], recipe: Recipe, base: WeightsMetadata | None = None
+) -> tuple[int, int]:
     """Return height and width of the training canvas, multiples of 32, the long side as asked.
 
     A square canvas for 640 x 480 pictures is a quarter grey; a canvas of the pictures' own aspect
-    saves that quarter of the arithmetic.
+    saves that quarter of the arithmetic. Where the whole canvas counts (``square``, ``stretch``),
+    that of base weights of this size is kept, square or not.
     """
     size = recipe.size
+    whole = recipe.fit in ("square", "stretch")
+    if whole and base is not None and recipe.fit == base.preprocessing().fit:
+        return base.input_hw if max(base.input_hw) == size else (size, size)
     sizes = [sample.image_hw for sample in samples]
     aspect = common_aspect(sizes)
-    if recipe.fit == "square":
+    if whole:
         return size, size
     alike = [abs(height / width / aspect - 1) < SAME_ASPECT for height, width in sizes]
     if recipe.fit == "auto" and sum(alike) < 0.9 * len(sizes):
@@ -113,37 +94,6 @@ def choose_canvas(samples: tuple[Sample, ...], recipe: Recipe) -> tuple[int, int
     short = min(aspect, 1 / aspect) * size
     side = int(np.ceil(max(short - 1, CELL) / CELL) * CELL)
     return (side, size) if aspect <= 1 else (size, side)
-
-
-def transfer_weights(network: nn.Module, path: str | Path) -> Transfer:
-    """Copy the tensors of a weights file that fit into a network, and tell which did not and why.
-
-    Raises:
-        WeightsError: if the file cannot be read, or nothing in it fits.
-    """
-    start = read_metadata(path).attention_start
-    own_start = getattr(network, "attention_start", start)
-    try:
-        base = safetensors.torch.load_file(str(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"weights file is damaged ({path}): {error}") from None
-    own = network.state_dict()
-    loaded, left_out = [], []
-    for name, tensor in base.items():
-        if name not in own:
-            left_out.append((name, "the network has no such tensor"))
-        elif name.startswith("attention.") and start != own_start:
-            left_out.append((name, f"attention_start is {start!r} there, {own_start!r} here"))
-        elif own[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
-            left_out.append((name, shapes))
-        else:
-            own[name].copy_(tensor)
-            loaded.append(name)
-    if not loaded:
-        raise WeightsError(f"pretrained weights must fit the network; nothing does ({path}).")
-    fresh = tuple(name for name in own if name not in loaded)
-    return Transfer(str(path), tuple(loaded), tuple(left_out), fresh)
 
 
 def _object_sizes(cache: PictureCache) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -193,7 +143,14 @@ def _anchors_of(base: WeightsMetadata, cache: PictureCache) -> AnchorChoice:
 
 def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> WeightsMetadata:
     """Return the description of a run with the layers of base weights, made for its classes."""
-    layers = Graph.from_mappings(base.graph or ())
+    metadata = dataclasses.replace(
+        metadata,
+        bn_eps=base.bn_eps,
+        preprocess={**metadata.preprocess, "colour": base.preprocessing().colour},
+    )
+    if not base.graph:
+        return metadata
+    layers = Graph.from_mappings(base.graph)
     counts = [len(mask) for mask in base.anchor_masks]
     return dataclasses.replace(
         metadata,
@@ -201,7 +158,6 @@ def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> Weights
         graph=layers.with_classes(len(metadata.classes), counts).to_mappings(),
         scale_x_y=base.scale_x_y,
         width=base.width,
-        bn_eps=base.bn_eps,
         origin=base.origin,
     )
 
@@ -222,44 +178,81 @@ def make_plan(
     Args:
         data: path of a data set, or the set itself.
         attention: spec such as ``ca`` or ``se@p5+ca@up``.
-        recipe: all settings.
+        recipe: all settings; `follow_base` makes them those of base weights.
         seed: of weights, order and augmentation.
         pretrained: weights file to start from.
-        base: description whose layers the run takes, with their anchors and ``scale_x_y``, where
-            they are not those of the reference network; that of ``pretrained`` if left out.
+        base: description of what the run starts from or goes on with: its layers, epsilon of batch
+            normalisation, colours and, as the recipe says, its boxes and input are the run's; that
+            of ``pretrained`` if left out.
         format: of the data set, where it is not to be recognised.
         progress: called with the pictures decoded and their total.
 
     Raises:
         DataError: if the data cannot be read.
-        ConfigError: if a spec is wrong.
+        ConfigError: if a spec or a setting is wrong.
         WeightsError: if the pretrained weights do not fit.
     """
-    attention = canonical_attention(attention)
     if base is None and pretrained is not None:
         base = read_metadata(pretrained)
-    base = base if base is not None and base.graph else None
-    if base and attention != "none":
-        raise ConfigError(
-            f"attention must be none on a {base.architecture}, which has no named sites; got "
-            f"{attention!r} (--attention). Give --attention none."
-        )
+    if base is None and recipe.anchors == "base":
+        raise ConfigError("anchors must not be 'base' without base weights. Give --pretrained.")
+    graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
+    attention = canonical_attention(attention, graph)
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
     train = dataset.split("train")
-    canvas_hw = choose_canvas(train, recipe)
-    cache = PictureCache(train, canvas_hw, progress=progress)
-    anchors = _anchors_of(base, cache) if base else _choose_anchors(cache, recipe, seed)
-    square = canvas_hw[0] == canvas_hw[1] and recipe.fit == "square"
-    metadata = WeightsMetadata(
+    canvas_hw = choose_canvas(train, recipe, base)
+    cache = PictureCache(train, canvas_hw, stretch=recipe.fit == "stretch", progress=progress)
+    if base is not None and (recipe.anchors == "base" or base.graph):
+        anchors = _anchors_of(base, cache)
+    else:
+        anchors = _choose_anchors(cache, recipe, seed)
+    metadata = _describe(dataset, attention, recipe, seed, canvas_hw, anchors)
+    if base is not None:
+        metadata = _with_layers_of(base, metadata)
+    blocks = {site: name for site, (name, _) in attention_of(metadata).items()}
+    start = choose_start(blocks, recipe.attention_start, base)
+    metadata = dataclasses.replace(metadata, attention_start=start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_from_metadata(metadata)
+    plan = Plan(
+        _without_unreadable(dataset, cache),
+        recipe,
+        seed,
+        canvas_hw,
+        cache,
+        anchors,
+        network,
+        metadata,
+    )
+    if pretrained is None or base is None:
+        return plan
+    return dataclasses.replace(
+        plan,
+        transfer=transfer_weights(network, metadata, pretrained),
+        unlike_base=unlike_base(metadata, base),
+    )
+
+
+def _describe(
+    dataset: DataSet,
+    attention: str,
+    recipe: Recipe,
+    seed: int,
+    canvas_hw: tuple[int, int],
+    anchors: AnchorChoice,
+) -> WeightsMetadata:
+    """Return the description of a run, as if there were no base weights."""
+    fit = recipe.fit if recipe.fit in ("square", "stretch") else "rect"
+    return WeightsMetadata(
         classes=dataset.classes,
         attention=attention,
-        attention_start=recipe.attention_start,
         input_hw=canvas_hw,
         anchors=anchors.anchors,
         anchor_masks=anchors.masks,
         scale_x_y=recipe.scale_x_y,
         width=recipe.width,
-        preprocess=dataclasses.asdict(Preprocess(fit="square" if square else "rect")),
+        preprocess={"fit": fit, "colour": "rgb"},
         recipe=recipe.as_dict(),
         seed=seed,
         data={
@@ -268,11 +261,3 @@ def make_plan(
             "split_source": dataset.split_source,
         },
     )
-    if base:
-        metadata = _with_layers_of(base, metadata)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_from_metadata(metadata)
-    transfer = transfer_weights(network, pretrained) if pretrained is not None else None
-    dataset = _without_unreadable(dataset, cache)
-    return Plan(dataset, recipe, seed, canvas_hw, cache, anchors, network, metadata, transfer)

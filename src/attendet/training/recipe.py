@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import yaml
 
-from attendet.attention.registry import AttentionStart
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, did_you_mean
 
@@ -53,9 +52,9 @@ class Recipe:
     size: int = 416
     """Long side of the network's input in pixels, a multiple of 32."""
 
-    fit: Literal["auto", "rect", "square"] = "auto"
-    """Canvas: rect has the aspect of the pictures, square letterboxes them; auto takes rect where
-    nine pictures in ten have about one aspect."""
+    fit: Literal["auto", "rect", "square", "stretch"] = "auto"
+    """Canvas: rect has the aspect of the pictures, square letterboxes them, stretch fills a square
+    without keeping the aspect; auto takes rect where nine pictures in ten have about one aspect."""
 
     batch: int = 16
     """Pictures a step, over all devices together."""
@@ -111,15 +110,15 @@ class Recipe:
     scale_x_y: float = 2.0
     """Reach of a cell's centre: the centre lies up to (this - 1) / 2 cells outside the cell."""
 
-    anchors: Literal["auto", "default", "data"] = "auto"
-    """auto: the data's own anchors where clearly better."""
+    anchors: Literal["auto", "default", "data", "base"] = "auto"
+    """auto: the data's own anchors where clearly better; base: those of the base weights."""
 
     width: float = 1.0
     """Multiplier of all channels."""
 
-    attention_start: AttentionStart = "paper"
+    attention_start: Literal["auto", "paper", "identity", "residual"] = "auto"
     """paper: gates near 1/2 at first, as published; identity: attention changes nothing until it
-    is trained."""
+    is trained; auto: identity for new blocks in base weights, else paper."""
 
     mosaic: float = 0.5
     """Share of pictures that are put together from four."""

@@ -24,6 +24,7 @@ from attendet.training.loop import Trainer
 from attendet.training.memory import keep_freed_memory
 from attendet.training.pictures import draw_run
 from attendet.training.plan import Plan, make_plan
+from attendet.training.pretrained import follow_base
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.run_folder import RunFolder, free_folder
 from attendet.training.schedule import evaluates_at
@@ -46,7 +47,7 @@ class TrainingResult:
     """Weights of the last epoch."""
 
     records: list[dict[str, Any]]
-    """One record an epoch, as in results.jsonl."""
+    """One record an epoch, as in results.jsonl; with base weights, theirs as epoch 0 first."""
 
     ap: float | None
     """Best AP (IoU 0.50 to 0.95) on the validation split, 0 to 1."""
@@ -94,7 +95,8 @@ def train(
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
         seed: of weights, order of pictures and augmentation.
         output: folder of the run, new; ``runs/train`` with the next free number if left out.
-        pretrained: weights file to start from.
+        pretrained: weights file to start from. Its input, boxes and width win over the recipe, and
+            ``overrides`` win over them; the run is evaluated before its first step.
         resume: folder of an interrupted run to go on with; all settings come from there.
         format: ``voc``, ``yolo`` or ``coco``, where it is not to be recognised.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -117,7 +119,7 @@ def train(
         state = read_state(folder.state)
         data, attention, seed = config["data"], config["attention"], config["seed"]
         format, settings = config["format"], folder.recipe(config)
-        pretrained = None
+        pretrained, base = None, read_metadata(folder.last)
         devices, nodes = config["devices"], config["nodes"]
         accelerator = config["accelerator"] if accelerator == "auto" else accelerator
     else:
@@ -127,7 +129,8 @@ def train(
             raise ConfigError(f"seed must be at least 0; got {seed} (--seed).")
         if output is not None:
             RunFolder.check_free(Path(output))
-        settings = _settings(recipe, overrides)
+        base = read_metadata(pretrained) if pretrained is not None else None
+        settings = _settings(recipe, overrides, base)
     fabric = make_fabric(
         accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
     )
@@ -149,31 +152,37 @@ def train(
         recipe=settings,
         seed=seed,
         pretrained=pretrained,
-        base=read_metadata(folder.last) if resume is not None else None,
+        base=base,
         format=format,
         progress=reporter.decoded,
     )
     if config is None:
-        kept = {
+        config = {
             "data": str(_source(data)),
             "format": data.format if isinstance(data, DataSet) else format,
             "pretrained": str(pretrained) if pretrained is not None else None,
             "accelerator": accelerator,
             "devices": devices,
             "nodes": nodes,
+            **_describe(plan),
         }
-        folder = _new_folder(fabric, output, {**kept, **_describe(plan)})
+        folder = _new_folder(fabric, output, config)
     else:
         _check_same_data(plan, config, Path(config["data"]))
     with plan.cache:
-        return _Run(fabric, plan, folder, reporter, begun).fit(state)
+        run = _Run(fabric, plan, folder, reporter, begun, pretrained=bool(config.get("pretrained")))
+        return run.fit(state)
 
 
-def _settings(recipe: str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+def _settings(
+    recipe: str | Recipe, overrides: Mapping[str, Any], base: WeightsMetadata | None
+) -> Recipe:
+    """Return the settings of a new run: overrides before base weights before the recipe."""
     if isinstance(recipe, str):
-        return load_recipe(recipe, overrides)
-    values = {**recipe.as_dict(), **overrides}
-    return load_recipe("default", values)
+        settings = load_recipe(recipe, overrides)
+    else:
+        settings = load_recipe("default", {**recipe.as_dict(), **overrides})
+    return settings if base is None else follow_base(settings, base, given=overrides)
 
 
 def _source(data: str | Path | DataSet) -> Path:
@@ -225,10 +234,17 @@ class _Run:
     """One run in this process."""
 
     def __init__(
-        self, fabric: Any, plan: Plan, folder: RunFolder, reporter: Reporter, begun: float
+        self,
+        fabric: Any,
+        plan: Plan,
+        folder: RunFolder,
+        reporter: Reporter,
+        begun: float,
+        *,
+        pretrained: bool,
     ) -> None:
         self.fabric, self.plan, self.folder = fabric, plan, folder
-        self.reporter, self.begun = reporter, begun
+        self.reporter, self.begun, self.pretrained = reporter, begun, pretrained
         self.trainer = Trainer(fabric, plan, reporter)
         self.progress = _Progress()
         self.records: list[dict[str, Any]] = []
@@ -242,6 +258,8 @@ class _Run:
         self.reporter.planned(self.plan, str(self.folder.path))
         recipe = self.plan.recipe
         try:
+            if self.pretrained and not self._begun():
+                self._evaluate_base()
             while self.progress.epoch < recipe.epochs and not self._out_of_patience():
                 self._epoch()
         finally:
@@ -252,23 +270,38 @@ class _Run:
         self.trainer.load_state(state["trainer"])
         self.progress = _Progress(**state["progress"])
         if self.fabric.is_global_zero:
-            self.records = self.folder.rewind(self.progress.epoch)
+            self.records = self.folder.rewind(self.progress.epoch if self._begun() else -1)
+
+    def _begun(self) -> bool:
+        """Return whether an epoch, or the evaluation of base weights before the first, is done."""
+        return self.progress.epoch > 0 or self.progress.best_ap >= 0
 
     def _out_of_patience(self) -> bool:
         recipe, progress = self.plan.recipe, self.progress
-        if recipe.patience is None or progress.best_epoch == 0:
+        if recipe.patience is None or progress.best_ap < 0 or progress.epoch == 0:
             return False
         if not evaluates_at(progress.epoch - 1, recipe=recipe):
             return False
         return progress.epoch - progress.best_epoch >= recipe.patience
+
+    def _evaluate_base(self) -> None:
+        """Measure the base weights before the first step, as epoch 0."""
+        begun = time.perf_counter()
+        metrics = self._validate(0)
+        if metrics:
+            seconds = round(time.perf_counter() - begun, 3)
+            self._end_epoch({"epoch": 0, "losses": {}, "seconds": seconds, **metrics})
 
     def _epoch(self) -> None:
         epoch = self.progress.epoch
         record = self.trainer.run_epoch(epoch)
         record["memory_mib"] = _memory_mib(self.fabric.device)
         if evaluates_at(epoch, recipe=self.plan.recipe):
-            record.update(self._validate(epoch))
+            record.update(self._validate(epoch + 1))
         self.progress.epoch = epoch + 1
+        self._end_epoch(record)
+
+    def _end_epoch(self, record: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
             self.folder.add_record(record)
             self.records.append(record)
@@ -283,6 +316,7 @@ class _Run:
         write_state(self.folder.state, state)
 
     def _validate(self, epoch: int) -> dict[str, Any]:
+        """Return the metrics after so many epochs; keep the weights if they are the best so far."""
         samples = self.plan.dataset.splits.get("val")
         if not samples:
             return {}
@@ -296,9 +330,9 @@ class _Run:
         )
         ap = metrics["ap"] if metrics["ap"] is not None else 0.0
         if ap > self.progress.best_ap:
-            self.progress.best_ap, self.progress.best_epoch = ap, epoch + 1
+            self.progress.best_ap, self.progress.best_epoch = ap, epoch
             if self.fabric.is_global_zero:
-                self._save(self.folder.best, {"split": "val", "epoch": epoch + 1, **_key(metrics)})
+                self._save(self.folder.best, {"split": "val", "epoch": epoch, **_key(metrics)})
         return _key(metrics)
 
     def _save(self, path: Path, measured: dict[str, Any] | None = None) -> None:
@@ -317,7 +351,7 @@ class _Run:
             best=self.folder.best,
             last=self.folder.last,
             records=self.records,
-            ap=self.progress.best_ap if self.progress.best_epoch else None,
+            ap=self.progress.best_ap if self.progress.best_ap >= 0 else None,
             epochs=self.progress.epoch,
             seconds=time.perf_counter() - self.begun,
         )

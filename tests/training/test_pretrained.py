@@ -1,0 +1,457 @@
+"""A run that starts from base weights begins as the network that they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import attendet
+from attendet.cli import main
+from attendet.data import DataSet, load_dataset
+from attendet.errors import WeightsError
+from attendet.models import WeightsMetadata, build_from_metadata, load_weights, save_weights
+from attendet.training.events import Silent
+from attendet.training.plan import Plan, make_plan
+from attendet.training.pretrained import Transfer, choose_start, follow_base, transfer_weights
+from attendet.training.recipe import Recipe
+from attendet.training.run import TrainingResult, train
+
+Quick = Callable[..., TrainingResult]
+EVERYWHERE = "ca@stage1,stage2,stage3,p4,p5,up"
+METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
+FITTING: dict[str, Any] = {"mosaic": 0.0, "ema_decay": 0.0, "lr": 0.01, "start_size_share": 1.0}
+"""Settings with which a tiny network learns the squares in seconds."""
+
+
+def _metadata(classes: Sequence[str] = ("red", "green"), **changes: Any) -> WeightsMetadata:
+    return WeightsMetadata(classes=tuple(classes), **{"width": 0.125, **changes})
+
+
+def _saved(folder: Path, metadata: WeightsMetadata, seed: int = 1) -> Path:
+    """Write weights whose every tensor differs from a new network's."""
+    torch.manual_seed(seed)
+    network = build_from_metadata(metadata)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor) * 0.1)
+    return save_weights(folder / f"base{seed}.safetensors", network, metadata)
+
+
+def _eval(weights: Path, data: Path, folder: Path, *words: str) -> dict[str, Any]:
+    """Return the metrics of `attendet eval` on the validation split."""
+    record = folder / "record.json"
+    line = ["eval", str(weights), str(data), "--split", "val", "--output", str(record), *words]
+    assert main([*line, "--device", "cpu"]) == 0
+    return dict(json.loads(record.read_text())["metrics"])
+
+
+# Before the first step ----------------------------------------------------------------------------
+
+
+def test_attention_in_the_backbone_leaves_the_ap_of_the_base(
+    quick: Quick, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = quick(attention="none", epochs=40, evaluate_every=40, **FITTING)
+    expected = _eval(base.last, squares, tmp_path, "--batch", "4")
+    capsys.readouterr()
+
+    line = ["train", str(squares), "--pretrained", str(base.last), "--attention", EVERYWHERE]
+    line += ["--accelerator=cpu", "--precision=32", "--batch=4", "--epochs=1"]
+    assert main([*line, "--output", str(tmp_path / "tuned")]) == 0
+
+    said = capsys.readouterr().out
+    total = len(load_weights(base.last)[0].state_dict())
+    assert f"\nbase weights: 100 % ({total} of {total} tensors)\n" in said
+    assert "\ninput, anchors, scale_x_y and batch norm: those of the base\n" in said
+    assert f"\nbefore the first step: AP {expected['ap']:.3f} AP50" in said
+    lines = (tmp_path / "tuned/results.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["epoch"], second["epoch"]) == (0, 1)
+    assert expected["ap"] > 0.01
+    assert {name: first[name] for name in METRICS} == {name: expected[name] for name in METRICS}
+
+
+@pytest.mark.slow
+def test_on_real_pictures_too(shared_data: Path, quick: Quick, tmp_path: Path) -> None:
+    whole = load_dataset(shared_data / "bccd")
+    splits = {"train": whole.split("train")[:16], "val": whole.split("val")[:8]}
+    data = dataclasses.replace(whole, splits=splits)
+    settings = {"data": data, "size": 160, "width": 0.25}
+    base = quick(attention="ca", epochs=60, evaluate_every=60, **settings, **FITTING)
+    detector = attendet.load(base.last, device="cpu")
+    expected = attendet.evaluate(detector, data.split("val"), classes=detector.classes, batch=4)
+
+    tuned = quick(data=data, pretrained=base.last, attention=EVERYWHERE, epochs=1)
+
+    assert expected["ap"] is not None
+    assert expected["ap"] > 0.02
+    assert [tuned.records[0][name] for name in METRICS] == [expected[name] for name in METRICS]
+
+
+def test_the_best_weights_are_the_base_s_until_a_later_epoch_is_better(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = _saved(tmp_path, _metadata())
+    values = iter([0.5, 0.2, 0.1, 0.3, 0.4])
+    monkeypatch.setattr(
+        "attendet.training.run.validate",
+        lambda *_, **__: ({**dict.fromkeys(METRICS, 0.0), "ap": next(values)}, []),
+    )
+
+    result = quick(pretrained=base, epochs=8, patience=3)
+
+    assert (result.ap, result.epochs) == (0.5, 3)
+    network, metadata = load_weights(result.best)
+    assert metadata.measured is not None
+    assert (metadata.measured["epoch"], metadata.measured["ap"]) == (0, 0.5)
+    before, own = load_weights(base)[0].state_dict(), network.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in before.items())
+
+
+def test_the_curve_and_tensorboard_begin_at_epoch_0(squares: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = {"batch": 4, "epochs": 1, "precision": "32", "accelerator": "cpu", "size": 64}
+    result = train(
+        squares, pretrained=_saved(tmp_path, _metadata()), output=tmp_path / "run", **settings
+    )
+
+    events = EventAccumulator(str(result.folder / "tensorboard"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("ap")] == [0, 1]
+    assert [point.step for point in events.Scalars("losses/box")] == [1]
+    assert (result.folder / "curves.png").stat().st_size > 10_000
+
+
+class _StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["in epoch 1", "before epoch 0 is kept"])
+def test_a_run_broken_off_early_has_epoch_0_once(
+    quick: Quick,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    same: Callable[[Path, Path], bool],
+    moment: str,
+) -> None:
+    class Stopper(Silent):
+        def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+            raise _StoppedError
+
+    def stop(*_: Any) -> None:
+        raise _StoppedError
+
+    base = _saved(tmp_path, _metadata())
+    through = quick(pretrained=base, attention="ca@p5,stage2")
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        if moment == "before epoch 0 is kept":
+            patch.setattr("attendet.training.run_folder.RunFolder.add_record", stop)
+        with pytest.raises(_StoppedError):
+            quick(pretrained=base, attention="ca@p5,stage2", output=folder, reporter=Stopper())
+    base.unlink()
+
+    resumed = train(resume=folder, accelerator="cpu")
+
+    assert [record["epoch"] for record in resumed.records] == [0, 1, 2]
+    assert resumed.records[0]["ap"] == through.records[0]["ap"]
+    assert same(resumed.last, through.last)
+    assert same(resumed.best, through.best)
+
+
+def test_without_validation_pictures_nothing_is_measured(
+    quick: Quick, squares: Path, tmp_path: Path
+) -> None:
+    data = load_dataset(squares)
+    alone = dataclasses.replace(data, splits={"train": data.split("train")})
+
+    result = quick(data=alone, pretrained=_saved(tmp_path, _metadata()), epochs=1)
+
+    assert [record["epoch"] for record in result.records] == [1]
+    assert result.ap is None
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def _plan(data: Path | DataSet, base: Path, attention: str = "none", **given: Any) -> Plan:
+    metadata = load_weights(base)[1]
+    recipe = Recipe(batch=4, epochs=1, precision="32", **given)
+    settings = follow_base(recipe, metadata, given)
+    return make_plan(data, attention=attention, recipe=settings, seed=0, pretrained=base)
+
+
+UNLIKE_THE_RECIPE: dict[str, Any] = {
+    "input_hw": (64, 96),
+    "anchors": tuple((float(side), side + 2.5) for side in (6, 9, 14, 20, 30, 44)),
+    "anchor_masks": ((3, 4, 5), (0, 1, 2)),
+    "scale_x_y": 1.3,
+    "bn_eps": 1e-3,
+    "preprocess": {"fit": "square", "colour": "bgr"},
+}
+
+
+@pytest.mark.parametrize("fit", ["square", "stretch", "rect"])
+def test_boxes_and_pictures_are_those_of_the_base(squares: Path, tmp_path: Path, fit: str) -> None:
+    described = _metadata(**UNLIKE_THE_RECIPE | {"preprocess": {"fit": fit, "colour": "bgr"}})
+    base = _saved(tmp_path, described)
+
+    plan = _plan(squares, base)
+
+    own = plan.metadata
+    assert max(own.input_hw) == 96
+    assert own.input_hw == (64, 96) or fit == "rect"
+    assert own.preprocess == described.preprocess
+    assert own.level_anchors() == described.level_anchors()
+    assert (own.scale_x_y, own.bn_eps, own.width) == (1.3, 1e-3, 0.125)
+    assert plan.unlike_base == ()
+    old = load_weights(base)[0]
+    assert plan.network.backbone.conv1.bn.eps == 1e-3  # type: ignore[union-attr]
+    x = torch.rand(2, 3, 64, 96)
+    new = plan.network.eval()
+    for here, there in zip(new.decode(new(x)), old.decode(old(x)), strict=True):
+        assert torch.equal(here, there)
+
+
+def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
+    squares: Path, undrawn: None, tmp_path: Path
+) -> None:
+    told: list[Plan] = []
+
+    class Listener(Silent):
+        def planned(self, plan: Plan, folder: str) -> None:
+            told.append(plan)
+
+    base = _saved(tmp_path, _metadata(**UNLIKE_THE_RECIPE))
+    recipe = Recipe(scale_x_y=1.05, anchors="default", width=1.0, fit="rect")
+    plain = {"recipe": recipe, "pretrained": base, "epochs": 1, "batch": 4, "precision": "32"}
+    quiet = {"accelerator": "cpu", "reporter": Listener(), "attention": "none"}
+    train(squares, output=tmp_path / "a", **plain, **quiet)
+    given = {"scale_x_y": 1.7, "anchors": "default", "size": 64, "fit": "rect"}
+    train(squares, output=tmp_path / "b", **plain, **quiet, **given)
+
+    followed, own = told
+    assert followed.unlike_base == ()
+    assert followed.recipe.scale_x_y == 1.3
+    assert own.metadata.scale_x_y == 1.7
+    assert own.metadata.anchors[0] == pytest.approx((10 * 64 / 416, 14 * 64 / 416))
+    assert [phrase.split()[0] for phrase in own.unlike_base] == [
+        "input", "fit", "anchors", "scale_x_y",
+    ]  # fmt: skip
+    assert own.unlike_base[0] == "input 64 px (base 96 x 64 px)"
+    config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
+    assert config["recipe"]["scale_x_y"] == 1.7
+
+
+def test_a_network_of_bgr_pictures_is_trained_on_bgr(
+    squares: Path, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[torch.Tensor]] = {"rgb": [], "bgr": []}
+    for colour, batches in seen.items():
+        described = _metadata(preprocess={"fit": "rect", "colour": colour}, input_hw=(64, 64))
+        base = _saved(tmp_path, described)
+        honest = type(load_weights(base)[0]).forward
+
+        def spy(
+            self: Any, pictures: torch.Tensor, honest: Any = honest, batches: Any = batches
+        ) -> Any:
+            if self.training:
+                batches.append(pictures.clone())
+            return honest(self, pictures)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("attendet.models.yolov4_tiny.YoloV4Tiny.forward", spy)
+            train(
+                squares, pretrained=base, attention="none", epochs=1, batch=4, precision="32",
+                accelerator="cpu", output=tmp_path / colour,
+            )  # fmt: skip
+
+    assert len(seen["rgb"]) == len(seen["bgr"]) == 3
+    for rgb, bgr in zip(seen["rgb"], seen["bgr"], strict=True):
+        assert torch.equal(bgr, rgb.flip(1))
+        assert not torch.equal(bgr, rgb)
+
+
+# Classes ------------------------------------------------------------------------------------------
+
+
+def _transfer(
+    base: Path, metadata: WeightsMetadata
+) -> tuple[Transfer, torch.nn.Module, dict[str, torch.Tensor]]:
+    """Return what was taken over, the network, and its tensors before."""
+    torch.manual_seed(7)
+    network = build_from_metadata(metadata)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    return transfer_weights(network, metadata, base), network.eval(), before
+
+
+HEADS = {"out_p5.weight", "out_p5.bias", "out_p4.weight", "out_p4.bias"}
+
+
+def test_all_tensors_go_over_to_the_same_network(tmp_path: Path) -> None:
+    described = _metadata(attention="ca")
+    base = _saved(tmp_path, described)
+
+    transfer, network, _ = _transfer(base, described)
+
+    total = len(network.state_dict())
+    assert transfer.in_words() == f"base weights: 100 % ({total} of {total} tensors)"
+    assert transfer.fresh == transfer.left_out == transfer.in_part == ()
+    old = load_weights(base)[0].state_dict()
+    assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_same_classes_in_another_order_move_their_rows(tmp_path: Path) -> None:
+    base = _saved(tmp_path, _metadata(["a", "b", "c"]))
+
+    transfer, network, _ = _transfer(base, _metadata(["c", "a", "b"]))
+
+    old = load_weights(base)[0]
+    x = torch.rand(1, 3, 64, 64)
+    boxes, scores = network.decode(network(x))  # type: ignore[operator]
+    expected_boxes, expected = old.decode(old(x))
+    torch.testing.assert_close(boxes, expected_boxes)
+    torch.testing.assert_close(scores, expected[..., [2, 0, 1]])
+    assert transfer.in_words().startswith("base weights: 100 % (")
+    assert transfer.in_words().endswith("in another order here, and their rows with them")
+
+
+def test_of_some_classes_in_common_those_rows_go_over(tmp_path: Path) -> None:
+    base = _saved(tmp_path, _metadata(["a", "b", "c"]))
+
+    transfer, network, before = _transfer(base, _metadata(["new", "c"]))
+
+    assert {name for name, _ in transfer.in_part} == HEADS
+    assert set(transfer.fresh) == HEADS
+    old, own = load_weights(base)[0].state_dict(), network.state_dict()
+    for name in HEADS:
+        here, there = own[name].view(3, 7, -1), old[name].view(3, 8, -1)
+        assert torch.equal(here[:, :5], there[:, :5])
+        assert torch.equal(here[:, 6], there[:, 7])  # c
+        assert torch.equal(here[:, 5], before[name].view(3, 7, -1)[:, 5])  # new
+    total = len(own)
+    assert transfer.in_words() == (
+        f"base weights: {100 * (total - 4) / total:.0f} % ({total - 4} of {total} tensors); "
+        "in part: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes, "
+        "objectness and c; those of new start anew"
+    )
+
+
+@pytest.mark.parametrize("classes", [["x"], ["x", "y", "z"]])
+def test_the_head_starts_anew_for_other_classes_and_the_rest_is_kept(
+    tmp_path: Path, classes: list[str]
+) -> None:
+    base = _saved(tmp_path, _metadata(["a", "b", "c"]))
+
+    transfer, network, before = _transfer(base, _metadata(classes))
+
+    reasons = dict(transfer.left_out)
+    assert set(reasons) == set(transfer.fresh) == HEADS
+    rows = 3 * (5 + len(classes))
+    assert reasons["out_p5.bias"] == f"other classes, (24,) does not fit ({rows},)"
+    old, own = load_weights(base)[0].state_dict(), network.state_dict()
+    for name, tensor in own.items():
+        assert torch.equal(tensor, before[name] if name in HEADS else old[name])
+    assert f"out_p4.bias, out_p5.bias: other classes, (24,) does not fit ({rows},)" in (
+        transfer.in_words()
+    )
+
+
+def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
+    base = _saved(tmp_path, _metadata(["class_0", "class_1"]))
+
+    transfer, network, _ = _transfer(base, _metadata(["cat", "dog"]))
+
+    old = load_weights(base)[0].state_dict()
+    assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
+    assert "100 %" in transfer.in_words()
+    assert transfer.in_words().endswith(
+        "have no names and were taken for the data's, in their order"
+    )
+
+
+# Attention ----------------------------------------------------------------------------------------
+
+
+def test_attention_that_fits_stays_what_it_is_and_new_starts_as_the_identity(
+    squares: Path, tmp_path: Path
+) -> None:
+    base = _saved(tmp_path, _metadata(attention="ca"))
+
+    plan = _plan(squares, base, attention=EVERYWHERE)
+
+    assert plan.metadata.attention_start == {
+        "stage1": "identity", "stage2": "identity", "stage3": "identity",
+        "p4": "paper", "p5": "paper", "up": "paper",
+    }  # fmt: skip
+    assert plan.transfer is not None
+    assert plan.transfer.left_out == ()
+    old, new, x = load_weights(base)[0], plan.network.eval(), torch.rand(2, 3, 64, 64)
+    assert all(map(torch.equal, new(x), old(x)))
+    again, metadata = load_weights(save_weights(tmp_path / "b.safetensors", new, plan.metadata))
+    assert metadata == dataclasses.replace(plan.metadata, version=attendet.__version__)
+    assert all(map(torch.equal, again(x), old(x)))
+
+
+def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    base = _saved(tmp_path, _metadata(attention="ca@p4,up+se@p5"))
+    own = _metadata(attention="cbam@p5+ca@p4", attention_start={"p4": "identity", "p5": "identity"})
+
+    transfer, _, _ = _transfer(base, own)
+
+    by_site = {name.split(".")[1]: why for name, why in transfer.left_out}
+    assert by_site == {
+        "p4": "attention_start is 'paper' there, 'identity' here",
+        "p5": "attention at p5 is se there, cbam here",
+        "up": "attention at up is ca there, none here",
+    }
+    assert all(name.startswith("attention.") for name in transfer.fresh)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "base", "expected"),
+    [
+        ("auto", None, "paper"),
+        ("auto", "none", "identity"),
+        ("auto", "ca", {"p5": "paper", "up": "identity"}),
+        ("paper", "none", "paper"),
+        ("identity", "ca", "identity"),
+    ],
+)
+def test_the_start_depends_on_what_is_there(wanted: Any, base: str | None, expected: Any) -> None:
+    described = None if base is None else _metadata(attention=base)
+
+    assert choose_start({"p5": "ca", "up": "se"}, wanted, described) == expected
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path) -> None:
+    base = _saved(tmp_path, _metadata())
+    network = build_from_metadata(_metadata(["x"], width=0.5))
+    for name, buffer in network.named_buffers():
+        if name.endswith("num_batches_tracked"):  # the only tensors whose shape fits
+            buffer.resize_(1)
+
+    with pytest.raises(WeightsError, match=r"nothing does .*base1\.safetensors"):
+        transfer_weights(network, _metadata(["x"], width=0.5), base)
+
+
+def test_damaged_base_weights_are_one_clear_error(tmp_path: Path) -> None:
+    base = _saved(tmp_path, _metadata())
+    base.write_bytes(base.read_bytes()[:-100])
+
+    with pytest.raises(WeightsError, match=r"damaged .*base1\.safetensors"):
+        transfer_weights(build_from_metadata(_metadata()), _metadata(), base)
