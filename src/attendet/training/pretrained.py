@@ -100,12 +100,11 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         >>> followed.size, followed.anchors, followed.scale_x_y
         (320, 'base', 2.0)
     """
-    own_layers = {"anchors", "scale_x_y", "width"} & set(given) if base.graph else set()
-    if own_layers - ({"anchors"} if recipe.anchors == "base" else set()):
-        names = " and ".join(sorted(own_layers))
+    said = [name for name in ("anchors", "scale_x_y", "width") if name in given]
+    if base.graph and said:
         raise ConfigError(
-            f"{names} must be left out with base weights that have layers of their own "
-            f"({base.architecture}), which say it."
+            f"{' and '.join(said)} must be left out where the base weights have layers of their "
+            f"own ({base.architecture}), which say it."
         )
     fit = base.preprocessing().fit
     theirs: dict[str, Any] = {
