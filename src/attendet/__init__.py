@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attendet.evaluation import evaluate
     from attendet.inference import Detector, load
     from attendet.models import build
+    from attendet.models.hub import push_to_hub
     from attendet.training import train
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_dataset",
+    "push_to_hub",
     "register_attention",
     "sites",
     "train",
@@ -46,6 +48,7 @@ _HOMES = {
     "evaluate": "attendet.evaluation",
     "load": "attendet.inference",
     "load_dataset": "attendet.data",
+    "push_to_hub": "attendet.models.hub",
     "register_attention": "attendet.attention",
     "sites": "attendet.attention",
     "train": "attendet.training",

@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "what a weights file holds",
     "import": "take in darknet files or PyTorch checkpoints",
     "export": "write a network as darknet files",
+    "push": "put a weights file on the Hugging Face Hub",
 }
 
 

@@ -20,8 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
+    from attendet.models.hub import local_weights
     from attendet.models.metadata import count_parameters, read_metadata, read_tensor_shapes
 
+    args.weights = local_weights(args.weights)
     metadata = read_metadata(args.weights)
     facts: dict[str, Any] = {
         "file": str(args.weights),

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/train)")
     add("--pretrained", type=Path, metavar="FILE",
-        help="weights file to start from; its input, boxes and width win over --recipe, and flags "
-        "win over them")  # fmt: skip
+        help="weights file, or hf://owner/name, to start from; its input, boxes and width win over "
+        "--recipe, and flags win over them")  # fmt: skip
     add("--resume", type=Path, metavar="DIR", help="folder of an interrupted run to go on with")
     add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
     add("--accelerator", default="auto", choices=["auto", "cpu", "cuda", "mps"],

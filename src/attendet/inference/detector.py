@@ -16,6 +16,7 @@ from attendet.extras import require
 from attendet.inference.postprocess import Selection, class_ids_of, select_detections
 from attendet.inference.preprocess import STRIDE, Fit, lay_on_canvas
 from attendet.inference.runtime import Runtime
+from attendet.models.hub import local_weights
 from attendet.pictures import Picture, from_pil, read_picture
 
 if TYPE_CHECKING:
@@ -229,7 +230,8 @@ def load(path: str | Path, runtime: str = "auto", device: str | None = None) -> 
     """Return the detector that a weights file describes.
 
     Args:
-        path: a ``.safetensors`` weights file written by attendet.
+        path: a ``.safetensors`` weights file written by attendet, or one on the Hugging Face Hub:
+            ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.models.hub`).
         runtime: ``auto``, or the name of one: ``torch``.
         device: such as ``cpu`` or ``cuda:0``; a GPU where there is one if left out.
 
@@ -238,7 +240,7 @@ def load(path: str | Path, runtime: str = "auto", device: str | None = None) -> 
         ConfigError: if the runtime is unknown or cannot run such a file.
         MissingExtraError: if the runtime's library is not installed.
     """
-    path = Path(path)
+    path = local_weights(path)
     suffix = path.suffix.lower()
     if not path.exists():
         raise WeightsError(f"weights file not found ({path}). Check the path.")

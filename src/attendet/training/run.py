@@ -17,6 +17,7 @@ from attendet import __version__
 from attendet.data import DataSet
 from attendet.errors import ConfigError, TrainingError
 from attendet.models import WeightsMetadata, read_metadata, save_weights
+from attendet.models.hub import local_weights
 from attendet.training.checkpoint import read_state, write_state
 from attendet.training.distributed import make_fabric
 from attendet.training.events import Reporter, Silent
@@ -129,6 +130,7 @@ def train(
             raise ConfigError(f"seed must be at least 0; got {seed} (--seed).")
         if output is not None:
             RunFolder.check_free(Path(output))
+        pretrained = local_weights(pretrained) if pretrained is not None else None
         base = read_metadata(pretrained) if pretrained is not None else None
         settings = _settings(recipe, overrides, base)
     fabric = make_fabric(
