@@ -220,6 +220,43 @@ def test_autocast_keeps_dtype_and_identity(name, start):
         assert torch.equal(bits(out), bits(x))
 
 
+NARROW = [("se", 16), ("se", 32), ("se", 112), ("cbam", 8), ("cbam", 16), ("cbam", 56)]
+
+
+@pytest.mark.parametrize(("name", "channels"), NARROW)
+@pytest.mark.parametrize("start", ["paper", "identity"])
+def test_no_narrow_bottleneck_starts_dead(name, channels, start):
+    for seed in range(60):
+        torch.manual_seed(seed)
+        block = make(name, start, channels)
+        x = nn.functional.leaky_relu(torch.randn(4, channels, 5, 5) + torch.randn(channels, 1, 1))
+        (block(x) * torch.randn_like(x)).sum().backward()
+        assert block.expand.weight.grad.abs().sum() > 0, seed
+
+
+@pytest.mark.parametrize("hidden", range(2, 8))
+def test_whatever_comes_in_one_hidden_channel_is_open(hidden):
+    block = make("se", "paper", 16 * hidden)
+    means = torch.randn(200, 16 * hidden)
+    assert (block.reduce(means) > 0).any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", ["se", "cbam"])
+def test_wide_bottlenecks_are_drawn_as_usual_and_narrow_ones_have_the_same_size(name):
+    torch.manual_seed(5)
+    wide = make(name, "paper", 256).reduce.weight
+    torch.manual_seed(5)
+    assert torch.equal(wide, nn.Linear(256, len(wide), bias=False).weight)
+    for channels in (16, 64):
+        torch.manual_seed(5)
+        narrow = make(name, "paper", channels).reduce.weight
+        torch.manual_seed(5)
+        usual = nn.Linear(channels, len(narrow), bias=False).weight
+        same_size = narrow.abs() == usual.abs()
+        assert same_size[0].all()
+        assert same_size[2:].all()
+
+
 def test_an_unknown_start_is_refused():
     with pytest.raises(
         ConfigError, match=r"start must be .* got 'identiy'. Did you mean 'identity'"
@@ -243,7 +280,7 @@ SPECS = [
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_reference_network_computes_what_it_did_and_then_learns(spec, start):
-    seed = 3  # with others, both hidden channels of SE at this width can be closed everywhere
+    seed = sum(map(ord, spec))  # any will do
     torch.manual_seed(seed)
     base = build(classes=["a", "b"], width=0.25)
     torch.manual_seed(seed)

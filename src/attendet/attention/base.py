@@ -17,6 +17,7 @@ __all__ = [
     "apply_gate",
     "check_positive",
     "is_channels_last",
+    "open_bottleneck",
     "reduced_channels",
 ]
 
@@ -137,6 +138,32 @@ def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int
         (16, 8)
     """
     return max(at_least, channels // check_positive("reduction", reduction))
+
+
+FEW_HIDDEN = 8
+"""Hidden channels from which all of them are hardly ever closed at once: one time in 256."""
+
+
+@torch.no_grad()
+def open_bottleneck(layer: nn.Linear) -> None:
+    """Make sure, by its initial weights, that a narrow bottleneck of ReLUs is not closed for good.
+
+    A ReLU whose input is below zero for all data gets no gradient, ever (Lu et al. 2019, "Dying
+    ReLU and Initialization", arXiv:1903.06733). Global means differ little between pictures, so of
+    h hidden channels all are closed about once in 2^h draws. Here the second row is the negative of
+    the first, as all rows are in Balduzzi et al. 2017 (arXiv:1702.08591, section 4): whatever comes
+    in, one of the two is open. A single channel takes the absolute values of its row, which opens
+    it for all means above zero, as behind a ReLU. The size of the weights is as drawn.
+
+    Args:
+        layer: before the ReLU, without bias, newly initialised; from 8 hidden channels on it stays
+            as it is.
+    """
+    hidden = len(layer.weight)
+    if hidden == 1:
+        layer.weight.abs_()
+    elif hidden < FEW_HIDDEN:
+        layer.weight[1] = -layer.weight[0]
 
 
 def check_positive(name: str, value: int) -> int:

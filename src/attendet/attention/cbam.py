@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock, apply_gate, reduced_channels
+from attendet.attention.base import AttentionBlock, apply_gate, open_bottleneck, reduced_channels
 from attendet.errors import ConfigError
 
 __all__ = ["CBAM"]
@@ -18,7 +18,8 @@ class CBAM(AttentionBlock):
     arXiv:1807.06521, equations 1-3. Channel gate: the global mean and the global maximum go through
     one shared two-layer perceptron, are summed and squashed. Spatial gate: mean and maximum over
     the channels, a convolution, squashed. Where we differ: r is 8 by default (the paper: 16), as in
-    the YOLO variants, and the spatial convolution has neither bias nor batch norm.
+    the YOLO variants, the spatial convolution has neither bias nor batch norm, and very narrow
+    bottlenecks have initial weights of their own (see `attendet.attention.base.open_bottleneck`).
 
     The perceptron's second layer is linear without bias, so the two hidden vectors are summed
     before it: the same sum, one product less.
@@ -41,6 +42,7 @@ class CBAM(AttentionBlock):
             raise ConfigError(f"kernel_size must be odd and positive; got {kernel_size!r}.")
         hidden = reduced_channels(channels, reduction)
         self.reduce = nn.Linear(channels, hidden, bias=False)
+        open_bottleneck(self.reduce)
         self.expand = nn.Linear(hidden, channels, bias=False)
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock, reduced_channels
+from attendet.attention.base import AttentionBlock, open_bottleneck, reduced_channels
 
 __all__ = ["SqueezeExcite"]
 
@@ -15,7 +15,8 @@ class SqueezeExcite(AttentionBlock):
 
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507, equations 2-4:
     ``s = sigmoid(W2 relu(W1 z))`` with z the mean over H and W. As in the paper's own models there
-    are no biases; nothing differs.
+    are no biases; nothing differs but the initial weights of very narrow bottlenecks (see
+    `attendet.attention.base.open_bottleneck`).
 
     Reads the map twice (mean, product) and writes it once.
 
@@ -28,6 +29,7 @@ class SqueezeExcite(AttentionBlock):
         super().__init__(channels)
         hidden = reduced_channels(channels, reduction)
         self.reduce = nn.Linear(channels, hidden, bias=False)
+        open_bottleneck(self.reduce)
         self.expand = nn.Linear(hidden, channels, bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
