@@ -206,4 +206,18 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, source: str) -> T:
     try:
         return cls(**checked)
     except ConfigError as error:
-        raise ConfigError(f"{error} ({source})") from None
+        raise ConfigError(_with_source(str(error), source)) from None
+
+
+def _with_source(message: str, source: str) -> str:
+    """Return a message with its source behind what was given, before any advice.
+
+    Example:
+        >>> _with_source("size must be even; got 3. Nearest: 4.", "--size")
+        'size must be even; got 3 (--size). Nearest: 4.'
+    """
+    for end in re.finditer(r"\.(?= [A-Z]|$)", message):
+        said = message[: end.start()]
+        if said.count("'") % 2 == said.count('"') % 2 == 0:  # not within what was given
+            return f"{said} ({source}){message[end.start() :]}"
+    return f"{message} ({source})"

@@ -83,7 +83,7 @@ def test_base_weights_are_reported(
     assert count is not None
     assert count[1] == count[2]
     assert f"({int(count[1]) - 4} of {count[1]} tensors); left out: " in other
-    assert "out_p5.bias: (21,) does not fit (18,)" in other
+    assert "out_p5.bias: other classes, (21,) does not fit (18,)" in other
 
 
 def _copy_with_names(source: Path, target: Path, names: str) -> None:
@@ -140,11 +140,16 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "code", "message"),
     [
         (["DATA", "--epochs", "many"], 2, "--epochs must be a whole number; got 'many'"),
-        (["DATA", "--epochs", "0"], 2, "epochs must be at least 1; got 0"),
+        (["DATA", "--epochs", "0"], 2, "epochs must be at least 1; got 0 (--epochs)."),
+        (["DATA", "--clip-norm=-1"], 2, "clip_norm must be at least 0; got -1.0 (--clip-norm)."),
         (["DATA", "--mosaic", "half"], 2, "--mosaic must be a number"),
-        (["DATA", "--attention-start", "none"], 2, "--attention-start must be one of paper, iden"),
+        (
+            ["DATA", "--attention-start", "none"],
+            2,
+            "--attention-start must be one of auto, paper, ",
+        ),
         (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd"),
-        (["DATA", "--size", "100"], 2, "Nearest: 96"),
+        (["DATA", "--size", "100"], 2, "at least 64; got 100 (--size). Nearest: 96."),
         (["DATA", "--attention", "cax"], 2, "Did you mean 'ca'?"),
         (["DATA", "--recipe", "defualt"], 2, "Did you mean 'default'?"),
         (["DATA", "--seed", "-1"], 2, "seed must be at least 0"),

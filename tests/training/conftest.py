@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from attendet.models import WeightsMetadata, build_from_metadata, save_weights
 from attendet.training.distributed import make_fabric
 from attendet.training.events import Silent
 from attendet.training.loop import Trainer
@@ -92,3 +93,19 @@ def same() -> Callable[[Path, Path], bool]:
         return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
     return compare
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[WeightsMetadata], Path]:
+    """Write weights that a description tells of; every tensor differs from a new network's."""
+
+    def save(metadata: WeightsMetadata) -> Path:
+        torch.manual_seed(1)
+        network = build_from_metadata(metadata)
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.add_(torch.rand_like(tensor) * 0.1)
+        return save_weights(tmp_path / "base1.safetensors", network, metadata)
+
+    return save

@@ -15,15 +15,15 @@ import yaml
 import attendet
 from attendet.cli import main
 from attendet.data import DataSet, load_dataset
-from attendet.errors import WeightsError
-from attendet.models import WeightsMetadata, build_from_metadata, load_weights, save_weights
+from attendet.models import WeightsMetadata, load_weights, save_weights
 from attendet.training.events import Silent
 from attendet.training.plan import Plan, make_plan
-from attendet.training.pretrained import Transfer, choose_start, follow_base, transfer_weights
+from attendet.training.pretrained import follow_base
 from attendet.training.recipe import Recipe
 from attendet.training.run import TrainingResult, train
 
 Quick = Callable[..., TrainingResult]
+Saved = Callable[..., Path]
 EVERYWHERE = "ca@stage1,stage2,stage3,p4,p5,up"
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
 FITTING: dict[str, Any] = {"mosaic": 0.0, "ema_decay": 0.0, "lr": 0.01, "start_size_share": 1.0}
@@ -32,17 +32,6 @@ FITTING: dict[str, Any] = {"mosaic": 0.0, "ema_decay": 0.0, "lr": 0.01, "start_s
 
 def _metadata(classes: Sequence[str] = ("red", "green"), **changes: Any) -> WeightsMetadata:
     return WeightsMetadata(classes=tuple(classes), **{"width": 0.125, **changes})
-
-
-def _saved(folder: Path, metadata: WeightsMetadata, seed: int = 1) -> Path:
-    """Write weights whose every tensor differs from a new network's."""
-    torch.manual_seed(seed)
-    network = build_from_metadata(metadata)
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.add_(torch.rand_like(tensor) * 0.1)
-    return save_weights(folder / f"base{seed}.safetensors", network, metadata)
 
 
 def _eval(weights: Path, data: Path, folder: Path, *words: str) -> dict[str, Any]:
@@ -97,9 +86,9 @@ def test_on_real_pictures_too(shared_data: Path, quick: Quick, tmp_path: Path) -
 
 
 def test_the_best_weights_are_the_base_s_until_a_later_epoch_is_better(
-    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Quick, monkeypatch: pytest.MonkeyPatch, saved: Saved
 ) -> None:
-    base = _saved(tmp_path, _metadata())
+    base = saved(_metadata())
     values = iter([0.5, 0.2, 0.1, 0.3, 0.4])
     monkeypatch.setattr(
         "attendet.training.run.validate",
@@ -116,13 +105,13 @@ def test_the_best_weights_are_the_base_s_until_a_later_epoch_is_better(
     assert all(torch.equal(own[name], tensor) for name, tensor in before.items())
 
 
-def test_the_curve_and_tensorboard_begin_at_epoch_0(squares: Path, tmp_path: Path) -> None:
+def test_the_curve_and_tensorboard_begin_at_epoch_0(
+    squares: Path, tmp_path: Path, saved: Saved
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = {"batch": 4, "epochs": 1, "precision": "32", "accelerator": "cpu", "size": 64}
-    result = train(
-        squares, pretrained=_saved(tmp_path, _metadata()), output=tmp_path / "run", **settings
-    )
+    result = train(squares, pretrained=saved(_metadata()), output=tmp_path / "run", **settings)
 
     events = EventAccumulator(str(result.folder / "tensorboard"))
     events.Reload()
@@ -142,6 +131,7 @@ def test_a_run_broken_off_early_has_epoch_0_once(
     monkeypatch: pytest.MonkeyPatch,
     same: Callable[[Path, Path], bool],
     moment: str,
+    saved: Saved,
 ) -> None:
     class Stopper(Silent):
         def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
@@ -150,7 +140,7 @@ def test_a_run_broken_off_early_has_epoch_0_once(
     def stop(*_: Any) -> None:
         raise _StoppedError
 
-    base = _saved(tmp_path, _metadata())
+    base = saved(_metadata())
     through = quick(pretrained=base, attention="ca@p5,stage2")
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -169,12 +159,12 @@ def test_a_run_broken_off_early_has_epoch_0_once(
 
 
 def test_without_validation_pictures_nothing_is_measured(
-    quick: Quick, squares: Path, tmp_path: Path
+    quick: Quick, squares: Path, saved: Saved
 ) -> None:
     data = load_dataset(squares)
     alone = dataclasses.replace(data, splits={"train": data.split("train")})
 
-    result = quick(data=alone, pretrained=_saved(tmp_path, _metadata()), epochs=1)
+    result = quick(data=alone, pretrained=saved(_metadata()), epochs=1)
 
     assert [record["epoch"] for record in result.records] == [1]
     assert result.ap is None
@@ -201,9 +191,9 @@ UNLIKE_THE_RECIPE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fit", ["square", "stretch", "rect"])
-def test_boxes_and_pictures_are_those_of_the_base(squares: Path, tmp_path: Path, fit: str) -> None:
+def test_boxes_and_pictures_are_those_of_the_base(squares: Path, fit: str, saved: Saved) -> None:
     described = _metadata(**UNLIKE_THE_RECIPE | {"preprocess": {"fit": fit, "colour": "bgr"}})
-    base = _saved(tmp_path, described)
+    base = saved(described)
 
     plan = _plan(squares, base)
 
@@ -223,7 +213,7 @@ def test_boxes_and_pictures_are_those_of_the_base(squares: Path, tmp_path: Path,
 
 
 def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
-    squares: Path, undrawn: None, tmp_path: Path
+    squares: Path, undrawn: None, tmp_path: Path, saved: Saved
 ) -> None:
     told: list[Plan] = []
 
@@ -231,7 +221,7 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
         def planned(self, plan: Plan, folder: str) -> None:
             told.append(plan)
 
-    base = _saved(tmp_path, _metadata(**UNLIKE_THE_RECIPE))
+    base = saved(_metadata(**UNLIKE_THE_RECIPE))
     recipe = Recipe(scale_x_y=1.05, anchors="default", width=1.0, fit="rect")
     plain = {"recipe": recipe, "pretrained": base, "epochs": 1, "batch": 4, "precision": "32"}
     quiet = {"accelerator": "cpu", "reporter": Listener(), "attention": "none"}
@@ -253,12 +243,12 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
 
 
 def test_a_network_of_bgr_pictures_is_trained_on_bgr(
-    squares: Path, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+    squares: Path, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, saved: Saved
 ) -> None:
     seen: dict[str, list[torch.Tensor]] = {"rgb": [], "bgr": []}
     for colour, batches in seen.items():
         described = _metadata(preprocess={"fit": "rect", "colour": colour}, input_hw=(64, 64))
-        base = _saved(tmp_path, described)
+        base = saved(described)
         honest = type(load_weights(base)[0]).forward
 
         def spy(
@@ -281,111 +271,13 @@ def test_a_network_of_bgr_pictures_is_trained_on_bgr(
         assert not torch.equal(bgr, rgb)
 
 
-# Classes ------------------------------------------------------------------------------------------
-
-
-def _transfer(
-    base: Path, metadata: WeightsMetadata
-) -> tuple[Transfer, torch.nn.Module, dict[str, torch.Tensor]]:
-    """Return what was taken over, the network, and its tensors before."""
-    torch.manual_seed(7)
-    network = build_from_metadata(metadata)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return transfer_weights(network, metadata, base), network.eval(), before
-
-
-HEADS = {"out_p5.weight", "out_p5.bias", "out_p4.weight", "out_p4.bias"}
-
-
-def test_all_tensors_go_over_to_the_same_network(tmp_path: Path) -> None:
-    described = _metadata(attention="ca")
-    base = _saved(tmp_path, described)
-
-    transfer, network, _ = _transfer(base, described)
-
-    total = len(network.state_dict())
-    assert transfer.in_words() == f"base weights: 100 % ({total} of {total} tensors)"
-    assert transfer.fresh == transfer.left_out == transfer.in_part == ()
-    old = load_weights(base)[0].state_dict()
-    assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
-
-
-def test_the_same_classes_in_another_order_move_their_rows(tmp_path: Path) -> None:
-    base = _saved(tmp_path, _metadata(["a", "b", "c"]))
-
-    transfer, network, _ = _transfer(base, _metadata(["c", "a", "b"]))
-
-    old = load_weights(base)[0]
-    x = torch.rand(1, 3, 64, 64)
-    boxes, scores = network.decode(network(x))  # type: ignore[operator]
-    expected_boxes, expected = old.decode(old(x))
-    torch.testing.assert_close(boxes, expected_boxes)
-    torch.testing.assert_close(scores, expected[..., [2, 0, 1]])
-    assert transfer.in_words().startswith("base weights: 100 % (")
-    assert transfer.in_words().endswith("in another order here, and their rows with them")
-
-
-def test_of_some_classes_in_common_those_rows_go_over(tmp_path: Path) -> None:
-    base = _saved(tmp_path, _metadata(["a", "b", "c"]))
-
-    transfer, network, before = _transfer(base, _metadata(["new", "c"]))
-
-    assert {name for name, _ in transfer.in_part} == HEADS
-    assert set(transfer.fresh) == HEADS
-    old, own = load_weights(base)[0].state_dict(), network.state_dict()
-    for name in HEADS:
-        here, there = own[name].view(3, 7, -1), old[name].view(3, 8, -1)
-        assert torch.equal(here[:, :5], there[:, :5])
-        assert torch.equal(here[:, 6], there[:, 7])  # c
-        assert torch.equal(here[:, 5], before[name].view(3, 7, -1)[:, 5])  # new
-    total = len(own)
-    assert transfer.in_words() == (
-        f"base weights: {100 * (total - 4) / total:.0f} % ({total - 4} of {total} tensors); "
-        "in part: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes, "
-        "objectness and c; those of new start anew"
-    )
-
-
-@pytest.mark.parametrize("classes", [["x"], ["x", "y", "z"]])
-def test_the_head_starts_anew_for_other_classes_and_the_rest_is_kept(
-    tmp_path: Path, classes: list[str]
-) -> None:
-    base = _saved(tmp_path, _metadata(["a", "b", "c"]))
-
-    transfer, network, before = _transfer(base, _metadata(classes))
-
-    reasons = dict(transfer.left_out)
-    assert set(reasons) == set(transfer.fresh) == HEADS
-    rows = 3 * (5 + len(classes))
-    assert reasons["out_p5.bias"] == f"other classes, (24,) does not fit ({rows},)"
-    old, own = load_weights(base)[0].state_dict(), network.state_dict()
-    for name, tensor in own.items():
-        assert torch.equal(tensor, before[name] if name in HEADS else old[name])
-    assert f"out_p4.bias, out_p5.bias: other classes, (24,) does not fit ({rows},)" in (
-        transfer.in_words()
-    )
-
-
-def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
-    base = _saved(tmp_path, _metadata(["class_0", "class_1"]))
-
-    transfer, network, _ = _transfer(base, _metadata(["cat", "dog"]))
-
-    old = load_weights(base)[0].state_dict()
-    assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
-    assert "100 %" in transfer.in_words()
-    assert transfer.in_words().endswith(
-        "have no names and were taken for the data's, in their order"
-    )
-
-
 # Attention ----------------------------------------------------------------------------------------
 
 
 def test_attention_that_fits_stays_what_it_is_and_new_starts_as_the_identity(
-    squares: Path, tmp_path: Path
+    squares: Path, tmp_path: Path, saved: Saved
 ) -> None:
-    base = _saved(tmp_path, _metadata(attention="ca"))
+    base = saved(_metadata(attention="ca"))
 
     plan = _plan(squares, base, attention=EVERYWHERE)
 
@@ -400,58 +292,3 @@ def test_attention_that_fits_stays_what_it_is_and_new_starts_as_the_identity(
     again, metadata = load_weights(save_weights(tmp_path / "b.safetensors", new, plan.metadata))
     assert metadata == dataclasses.replace(plan.metadata, version=attendet.__version__)
     assert all(map(torch.equal, again(x), old(x)))
-
-
-def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(
-    tmp_path: Path,
-) -> None:
-    base = _saved(tmp_path, _metadata(attention="ca@p4,up+se@p5"))
-    own = _metadata(attention="cbam@p5+ca@p4", attention_start={"p4": "identity", "p5": "identity"})
-
-    transfer, _, _ = _transfer(base, own)
-
-    by_site = {name.split(".")[1]: why for name, why in transfer.left_out}
-    assert by_site == {
-        "p4": "attention_start is 'paper' there, 'identity' here",
-        "p5": "attention at p5 is se there, cbam here",
-        "up": "attention at up is ca there, none here",
-    }
-    assert all(name.startswith("attention.") for name in transfer.fresh)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "base", "expected"),
-    [
-        ("auto", None, "paper"),
-        ("auto", "none", "identity"),
-        ("auto", "ca", {"p5": "paper", "up": "identity"}),
-        ("paper", "none", "paper"),
-        ("identity", "ca", "identity"),
-    ],
-)
-def test_the_start_depends_on_what_is_there(wanted: Any, base: str | None, expected: Any) -> None:
-    described = None if base is None else _metadata(attention=base)
-
-    assert choose_start({"p5": "ca", "up": "se"}, wanted, described) == expected
-
-
-# Errors -------------------------------------------------------------------------------------------
-
-
-def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path) -> None:
-    base = _saved(tmp_path, _metadata())
-    network = build_from_metadata(_metadata(["x"], width=0.5))
-    for name, buffer in network.named_buffers():
-        if name.endswith("num_batches_tracked"):  # the only tensors whose shape fits
-            buffer.resize_(1)
-
-    with pytest.raises(WeightsError, match=r"nothing does .*base1\.safetensors"):
-        transfer_weights(network, _metadata(["x"], width=0.5), base)
-
-
-def test_damaged_base_weights_are_one_clear_error(tmp_path: Path) -> None:
-    base = _saved(tmp_path, _metadata())
-    base.write_bytes(base.read_bytes()[:-100])
-
-    with pytest.raises(WeightsError, match=r"damaged .*base1\.safetensors"):
-        transfer_weights(build_from_metadata(_metadata()), _metadata(), base)

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from attendet.cli.progress import duration, training_reporter
-from attendet.config import field_help, parse_value
+from attendet.config import field_help, from_mapping, parse_value
 from attendet.errors import ConfigError
 from attendet.training.recipe import Recipe, recipe_names
 
@@ -74,12 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that were given as flags, each checked under the flag's name."""
     hints = typing.get_type_hints(Recipe)
-    return {
-        field.name: parse_value(text, hints[field.name], name=_flag(field.name))
-        for field in dataclasses.fields(Recipe)
-        if (text := getattr(args, field.name)) is not None
-    }
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(Recipe):
+        if (text := getattr(args, field.name)) is not None:
+            flag = _flag(field.name)
+            given[field.name] = parse_value(text, hints[field.name], name=flag)
+            from_mapping(Recipe, {field.name: given[field.name]}, source=flag)
+    return given
 
 
 def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -1,0 +1,174 @@
+"""Which tensors of base weights go over into a network, and what is said of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attendet.errors import WeightsError
+from attendet.models import WeightsMetadata, build_from_metadata, load_weights
+from attendet.training.pretrained import Transfer, choose_start, transfer_weights
+
+Saved = Callable[..., Path]
+
+
+def _metadata(classes: Sequence[str] = ("red", "green"), **changes: Any) -> WeightsMetadata:
+    return WeightsMetadata(classes=tuple(classes), **{"width": 0.125, **changes})
+
+
+# Classes ------------------------------------------------------------------------------------------
+
+
+def _transfer(
+    base: Path, metadata: WeightsMetadata
+) -> tuple[Transfer, torch.nn.Module, dict[str, torch.Tensor]]:
+    """Return what was taken over, the network, and its tensors before."""
+    torch.manual_seed(7)
+    network = build_from_metadata(metadata)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    return transfer_weights(network, metadata, base), network.eval(), before
+
+
+HEADS = {"out_p5.weight", "out_p5.bias", "out_p4.weight", "out_p4.bias"}
+
+
+def test_all_tensors_go_over_to_the_same_network(saved: Saved) -> None:
+    described = _metadata(attention="ca")
+    base = saved(described)
+
+    transfer, network, _ = _transfer(base, described)
+
+    total = len(network.state_dict())
+    assert transfer.in_words() == f"base weights: 100 % ({total} of {total} tensors)"
+    assert transfer.fresh == transfer.left_out == transfer.in_part == ()
+    old = load_weights(base)[0].state_dict()
+    assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_same_classes_in_another_order_move_their_rows(saved: Saved) -> None:
+    base = saved(_metadata(["a", "b", "c"]))
+
+    transfer, network, _ = _transfer(base, _metadata(["c", "a", "b"]))
+
+    old = load_weights(base)[0]
+    x = torch.rand(1, 3, 64, 64)
+    boxes, scores = network.decode(network(x))  # type: ignore[operator]
+    expected_boxes, expected = old.decode(old(x))
+    torch.testing.assert_close(boxes, expected_boxes)
+    torch.testing.assert_close(scores, expected[..., [2, 0, 1]])
+    assert transfer.in_words().startswith("base weights: 100 % (")
+    assert transfer.in_words().endswith("in another order here, and their rows with them")
+
+
+def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
+    base = saved(_metadata(["a", "b", "c"]))
+
+    transfer, network, before = _transfer(base, _metadata(["new", "c"]))
+
+    assert {name for name, _ in transfer.in_part} == HEADS
+    assert set(transfer.fresh) == HEADS
+    old, own = load_weights(base)[0].state_dict(), network.state_dict()
+    for name in HEADS:
+        here, there = own[name].view(3, 7, -1), old[name].view(3, 8, -1)
+        assert torch.equal(here[:, :5], there[:, :5])
+        assert torch.equal(here[:, 6], there[:, 7])  # c
+        assert torch.equal(here[:, 5], before[name].view(3, 7, -1)[:, 5])  # new
+    total = len(own)
+    assert transfer.in_words() == (
+        f"base weights: {100 * (total - 4) / total:.0f} % ({total - 4} of {total} tensors); "
+        "in part: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes, "
+        "objectness and c; those of new start anew"
+    )
+
+
+@pytest.mark.parametrize("classes", [["x"], ["x", "y", "z"]])
+def test_the_head_starts_anew_for_other_classes_and_the_rest_is_kept(
+    classes: list[str], saved: Saved
+) -> None:
+    base = saved(_metadata(["a", "b", "c"]))
+
+    transfer, network, before = _transfer(base, _metadata(classes))
+
+    reasons = dict(transfer.left_out)
+    assert set(reasons) == set(transfer.fresh) == HEADS
+    rows = 3 * (5 + len(classes))
+    assert reasons["out_p5.bias"] == f"other classes, (24,) does not fit ({rows},)"
+    old, own = load_weights(base)[0].state_dict(), network.state_dict()
+    for name, tensor in own.items():
+        assert torch.equal(tensor, before[name] if name in HEADS else old[name])
+    assert f"out_p4.bias, out_p5.bias: other classes, (24,) does not fit ({rows},)" in (
+        transfer.in_words()
+    )
+
+
+def test_classes_without_names_are_taken_in_their_order(saved: Saved) -> None:
+    base = saved(_metadata(["class_0", "class_1"]))
+
+    transfer, network, _ = _transfer(base, _metadata(["cat", "dog"]))
+
+    old = load_weights(base)[0].state_dict()
+    assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
+    assert "100 %" in transfer.in_words()
+    assert transfer.in_words().endswith(
+        "have no names and were taken for the data's, in their order"
+    )
+
+
+# Attention ----------------------------------------------------------------------------------------
+
+
+def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(saved: Saved) -> None:
+    base = saved(_metadata(attention="ca@p4,up+se@p5"))
+    own = _metadata(attention="cbam@p5+ca@p4", attention_start={"p4": "identity", "p5": "identity"})
+
+    transfer, _, _ = _transfer(base, own)
+
+    by_site = {name.split(".")[1]: why for name, why in transfer.left_out}
+    assert by_site == {
+        "p4": "attention_start is 'paper' there, 'identity' here",
+        "p5": "attention at p5 is se there, cbam here",
+        "up": "attention at up is ca there, none here",
+    }
+    assert all(name.startswith("attention.") for name in transfer.fresh)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "base", "expected"),
+    [
+        ("auto", None, "paper"),
+        ("auto", "none", "identity"),
+        ("auto", "ca", {"p5": "paper", "up": "identity"}),
+        ("paper", "none", "paper"),
+        ("identity", "ca", "identity"),
+    ],
+)
+def test_the_start_depends_on_what_is_there(wanted: Any, base: str | None, expected: Any) -> None:
+    described = None if base is None else _metadata(attention=base)
+
+    assert choose_start({"p5": "ca", "up": "se"}, wanted, described) == expected
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+def test_weights_of_which_nothing_fits_are_refused(saved: Saved) -> None:
+    base = saved(_metadata())
+    network = build_from_metadata(_metadata(["x"], width=0.5))
+    for name, buffer in network.named_buffers():
+        if name.endswith("num_batches_tracked"):  # the only tensors whose shape fits
+            buffer.resize_(1)
+
+    with pytest.raises(WeightsError, match=r"nothing does .*base1\.safetensors"):
+        transfer_weights(network, _metadata(["x"], width=0.5), base)
+
+
+def test_damaged_base_weights_are_one_clear_error(saved: Saved) -> None:
+    base = saved(_metadata())
+    base.write_bytes(base.read_bytes()[:-100])
+
+    with pytest.raises(WeightsError, match=r"damaged .*base1\.safetensors"):
+        transfer_weights(build_from_metadata(_metadata()), _metadata(), base)
