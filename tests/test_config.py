@@ -158,7 +158,7 @@ def test_a_mapping_fills_the_fields_and_the_rest_keep_their_defaults() -> None:
         ({"how": "medium"}, "how must be one of fast, slow; got 'medium'"),
         ({"how": ["fast"]}, "how must be one of fast, slow"),
         ({"image_hw": [1, 2, 3]}, "image_hw must be a list of whole numbers"),
-        ({"epochs": 0}, r"epochs must be at least 1; got 0. \(pace.yaml\)"),
+        ({"epochs": 0}, r"epochs must be at least 1; got 0 \(pace\.yaml\)\."),
     ],
 )
 def test_a_mapping_that_does_not_fit(values: dict[Any, Any], message: str) -> None:

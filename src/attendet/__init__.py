@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from attendet.errors import AttendetError
     from attendet.evaluation import evaluate
     from attendet.inference import Detector, load
-    from attendet.models import build
-    from attendet.models.hub import push_to_hub
+    from attendet.models import build, push_to_hub
     from attendet.training import train
 
 __version__ = "0.1.0"
@@ -48,7 +47,7 @@ _HOMES = {
     "evaluate": "attendet.evaluation",
     "load": "attendet.inference",
     "load_dataset": "attendet.data",
-    "push_to_hub": "attendet.models.hub",
+    "push_to_hub": "attendet.models",
     "register_attention": "attendet.attention",
     "sites": "attendet.attention",
     "train": "attendet.training",

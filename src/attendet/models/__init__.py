@@ -1,6 +1,6 @@
 """The detector's anatomy: backbone, neck and head, decode, and the weights file.
 
-Reading a file's description needs no torch; the rest is loaded when first used.
+Reading a file's description and pushing it need no torch; the rest is loaded when first used.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from attendet.models.metadata import (
 if TYPE_CHECKING:
     from attendet.models.darknet_network import GraphDetector
     from attendet.models.decode import decode_maps
+    from attendet.models.hub import push_to_hub
     from attendet.models.network import DetectionNetwork
     from attendet.models.weights import (
         build,
@@ -46,6 +47,7 @@ __all__ = [
     "canonical_attention",
     "decode_maps",
     "load_weights",
+    "push_to_hub",
     "read_metadata",
     "save_weights",
 ]
@@ -62,13 +64,18 @@ _HOMES = {
     "canonical_attention": "weights",
     "decode_maps": "decode",
     "load_weights": "weights",
+    "push_to_hub": "hub",
     "save_weights": "weights",
 }
+
+_LIGHT = ("push_to_hub",)
+"""Names that need no torch."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        require("torch", extra="train", purpose=f"attendet.models.{name}")
+        if name not in _LIGHT:
+            require("torch", extra="train", purpose=f"attendet.models.{name}")
         module = importlib.import_module(f"attendet.models.{_HOMES[name]}")
         return getattr(module, name)
     raise AttributeError(f"module 'attendet.models' has no attribute {name!r}")

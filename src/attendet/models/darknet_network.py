@@ -204,8 +204,8 @@ class GraphDetector(DetectionNetwork):
         }
         self._initialise()
         widths = [shape[0] for shape in graph.shapes(input_hw)]
-        channels = {f"layer{index}": count for index, count in enumerate(widths)}
-        self._add_attention(attention or {}, channels, attention_start)
+        by_site = {f"layer{index}": count for index, count in enumerate(widths)}
+        self._add_attention(attention or {}, by_site, attention_start)
 
     def output_layers(self) -> tuple[str, ...]:
         """Return the names of the layers before the [yolo] layers."""

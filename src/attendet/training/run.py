@@ -115,6 +115,7 @@ def train(
     begun = time.perf_counter()
     reporter = reporter or Silent()
     state, config = None, None
+    base: WeightsMetadata | None
     if resume is not None:
         folder, config = RunFolder.open(Path(resume))
         state = read_state(folder.state)
@@ -133,19 +134,7 @@ def train(
         pretrained = local_weights(pretrained) if pretrained is not None else None
         base = read_metadata(pretrained) if pretrained is not None else None
         settings = _settings(recipe, overrides, base)
-    fabric = make_fabric(
-        accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
-    )
-    if settings.batch % (devices * nodes):
-        raise ConfigError(
-            f"batch must be a multiple of the {devices * nodes} processes; "
-            f"got {settings.batch} (--batch)."
-        )
-    fabric.launch()
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    if fabric.world_size > 1 and fabric.device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
+    fabric = _launched(settings, accelerator, devices, nodes)
     if not fabric.is_global_zero:
         reporter = Silent()
     plan = make_plan(
@@ -174,6 +163,29 @@ def train(
     with plan.cache:
         run = _Run(fabric, plan, folder, reporter, begun, pretrained=bool(config.get("pretrained")))
         return run.fit(state)
+
+
+def _launched(
+    settings: Recipe,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"],
+    devices: int,
+    nodes: int,
+) -> Any:
+    """Return Lightning Fabric in each of the processes."""
+    fabric = make_fabric(
+        accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
+    )
+    if settings.batch % (devices * nodes):
+        raise ConfigError(
+            f"batch must be a multiple of the {devices * nodes} processes; "
+            f"got {settings.batch} (--batch)."
+        )
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    if fabric.world_size > 1 and fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
+    return fabric
 
 
 def _settings(
