@@ -4,10 +4,11 @@
     python benchmarks/attention_networks.py --only resnet18 --blocks ca --rounds 3 --no-onnx
 
 For each network, block and group of sites: parameters and multiply-accumulates added, the median
-latency of one picture in eager PyTorch and in ONNX Runtime, and "step 0 equal": the outputs of the
-attended network equal those of the network bit for bit, in evaluation and in training mode.
-Weights are random and nothing is fetched. All variants of a network take turns in each round, in
-an order drawn anew, so that a slow spell of the machine falls on all of them.
+latency of one picture in eager PyTorch (batch normalisation not folded) and in ONNX Runtime, and
+"step 0 equal": the outputs of the attended network equal those of the network bit for bit, in
+evaluation and in training mode. Weights are random and nothing is fetched. All variants of a
+network take turns in each round, in an order drawn anew, so that a slow spell of the machine falls
+on all of them.
 """
 
 from __future__ import annotations

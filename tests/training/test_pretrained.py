@@ -67,6 +67,15 @@ def test_attention_in_the_backbone_leaves_the_ap_of_the_base(
     assert expected["ap"] > 0.01
     assert {name: first[name] for name in METRICS} == {name: expected[name] for name in METRICS}
 
+    stretched = tmp_path / "stretched.safetensors"
+    network, metadata = load_weights(base.last)
+    preprocess = {"fit": "stretch", "colour": "rgb"}
+    save_weights(stretched, network, dataclasses.replace(metadata, preprocess=preprocess))
+    expected = _eval(stretched, squares, tmp_path, "--batch", "4")
+    again = quick(pretrained=stretched, attention="ca@stage2", epochs=1)
+    assert load_weights(again.last)[1].preprocess == preprocess
+    assert again.records[0]["ap"] == expected["ap"] > 0.01
+
 
 @pytest.mark.slow
 def test_on_real_pictures_too(shared_data: Path, quick: Quick, tmp_path: Path) -> None:
