@@ -283,6 +283,14 @@ def test_a_network_of_bgr_pictures_is_trained_on_bgr(
 # Attention ----------------------------------------------------------------------------------------
 
 
+def test_without_a_word_the_attention_is_that_of_the_base(quick: Quick, saved: Saved) -> None:
+    result = quick(pretrained=saved(_metadata(attention="se@p5+ca@up")), epochs=1)
+
+    metadata = load_weights(result.last)[1]
+    assert (metadata.attention, metadata.attention_start) == ("se@p5+ca@up", "paper")
+    assert load_weights(quick(epochs=1).last)[1].attention == "ca"
+
+
 def test_attention_that_fits_stays_what_it_is_and_new_starts_as_the_identity(
     squares: Path, tmp_path: Path, saved: Saved
 ) -> None:

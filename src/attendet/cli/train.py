@@ -22,7 +22,7 @@ from attendet.errors import ConfigError
 from attendet.training.recipe import Recipe, recipe_names
 
 FIXED = {
-    "attention": "ca",
+    "attention": None,
     "recipe": "default",
     "seed": 0,
     "output": None,
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("data", nargs="?", metavar="DATA", help="data set; not needed with --resume")
     add("--attention", default=FIXED["attention"], metavar="SPEC",
         help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
-        "(default: %(default)s)")  # fmt: skip
+        "(default: that of --pretrained, else ca)")  # fmt: skip
     add("--recipe", default=FIXED["recipe"], metavar="NAME|FILE",
         help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)")  # fmt: skip
     add(

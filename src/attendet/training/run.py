@@ -72,7 +72,7 @@ class _Progress:
 def train(
     data: str | Path | DataSet | None = None,
     *,
-    attention: str = "ca",
+    attention: str | None = None,
     recipe: str | Recipe = "default",
     seed: int = 0,
     output: str | Path | None = None,
@@ -92,7 +92,8 @@ def train(
 
     Args:
         data: path of a data set (VOC, YOLO or COCO), or the set; not needed with ``resume``.
-        attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
+        attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; that of the base
+            weights, and ``ca`` without any, if left out.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
         seed: of weights, order of pictures and augmentation.
         output: folder of the run, new; ``runs/train`` with the next free number if left out.
@@ -134,6 +135,8 @@ def train(
         pretrained = local_weights(pretrained) if pretrained is not None else None
         base = read_metadata(pretrained) if pretrained is not None else None
         settings = _settings(recipe, overrides, base)
+        if attention is None:
+            attention = "ca" if base is None else base.attention
     fabric = _launched(settings, accelerator, devices, nodes)
     if not fabric.is_global_zero:
         reporter = Silent()
