@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -316,6 +317,44 @@ def test_packed_text_that_unpacks_to_much_is_an_error() -> None:
     bomb = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 80_000_000, 9))
     with pytest.raises(PictureError, match="too large"):
         read_picture(content[:33] + bomb + content[33:])
+
+
+def _with_transparent_colour() -> Image.Image:
+    image = Image.fromarray((np.arange(70 * 9) % 251).astype(np.uint8).reshape(70, 9)).convert("P")
+    image.info["transparency"] = 7
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray((np.arange(70 * 9) * 100).astype(np.uint16).reshape(70, 9)),
+        Image.fromarray((np.arange(70 * 9 * 4) % 256).astype(np.uint8).reshape(70, 9, 4)),
+        _with_transparent_colour(),
+    ],
+    ids=["16-bit grey", "transparent", "palette"],
+)
+def test_converting_in_parts_gives_the_same_pixels(
+    image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encode(image, "PNG")
+    whole = read_picture(content)
+    monkeypatch.setattr(pictures, "ROWS_AT_ONCE", 16)
+
+    assert whole.shape == (70, 9, 3)
+    np.testing.assert_array_equal(read_picture(content), whole)
+
+
+def test_deep_grey_that_unpacks_to_much_takes_little_more_than_its_pixels() -> None:
+    side = 2000
+    content = encode(Image.fromarray(np.zeros((side, side), dtype=np.uint16)), "PNG")
+    tracemalloc.start()
+    read_picture(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(content) < side * side / 500
+    assert peak < 10 * side * side  # bytes of arrays; in floats they would be 24
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class Detections:
         class_ids: int64, shape (n,): index into ``classes``.
         classes: the names of all classes that the detector knows.
         image_hw: height and width of the picture in pixels.
+        track_ids: int64, shape (n,): the number of the object over the frames of a video, from 1;
+            0 where it has none yet. None where nothing is tracked.
 
     Example:
         >>> found = Detections(
@@ -48,6 +50,7 @@ class Detections:
     class_ids: NDArray[np.int64]
     classes: tuple[str, ...]
     image_hw: tuple[int, int]
+    track_ids: NDArray[np.int64] | None = None
 
     @classmethod
     def empty(cls, classes: tuple[str, ...], image_hw: tuple[int, int]) -> Detections:
@@ -77,6 +80,7 @@ class Detections:
             self.class_ids[index],
             self.classes,
             self.image_hw,
+            None if self.track_ids is None else self.track_ids[index],
         )
 
     @property
@@ -85,8 +89,11 @@ class Detections:
         return [self.classes[class_id] for class_id in self.class_ids]
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one plain dictionary a detection: class_id, name, score, box_xyxy in pixels."""
-        return [
+        """Return one plain dictionary a detection: class_id, name, score, box_xyxy in pixels.
+
+        Tracked ones have a ``track_id``, None where it is not known yet.
+        """
+        dicts = [
             {
                 "class_id": int(class_id),
                 "name": self.classes[class_id],
@@ -97,6 +104,10 @@ class Detections:
                 self.boxes_xyxy, self.scores, self.class_ids, strict=True
             )
         ]
+        if self.track_ids is not None:
+            for entry, track_id in zip(dicts, self.track_ids.tolist(), strict=True):
+                entry["track_id"] = track_id or None
+        return dicts
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """Return COCO result entries: image_id, category_id (from 1), bbox (xywh), score."""
@@ -121,7 +132,7 @@ class Detections:
         )
 
     def to_supervision(self) -> supervision.Detections:
-        """Return ``supervision.Detections`` with ``data["class_name"]``.
+        """Return ``supervision.Detections`` with ``data["class_name"]``, and tracks if there are.
 
         Raises:
             MissingExtraError: if the ``supervision`` extra is not installed.
@@ -131,6 +142,7 @@ class Detections:
             xyxy=self.boxes_xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.astype(int),
+            tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
         return theirs

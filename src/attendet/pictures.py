@@ -40,6 +40,9 @@ PICTURE_SUFFIXES = frozenset(
 MAX_PIXELS = 178_956_970
 """A larger picture is refused before it is decoded: Pillow's own limit, 512 MiB of RGB."""
 
+ROWS_AT_ONCE = 256
+"""Rows that are converted together where that takes memory: a small file may unpack to much."""
+
 PAD_VALUE = 114
 """Grey level of the letterbox's border, the value that Ultralytics' projects made usual."""
 
@@ -119,24 +122,37 @@ def _grey_to_8_bits(image: Image.Image) -> Image.Image:
     16 bits are divided by 257, whatever the picture holds, so that pictures of one set stay
     comparable; floats up to 1 are shares; 32-bit whole numbers up to 255 are taken as they are.
     """
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    largest = grey.max(initial=0)
+    grey = np.asarray(image)
+    largest = np.nan_to_num(grey.max(initial=0, where=~np.isnan(grey)))
     if image.mode == "F" and largest <= 1:
         top = 1.0
     elif image.mode in ("I", "F") and image.format != "PNG" and largest <= 255:
         top = 255.0
     else:
         top = 65535.0
-    return Image.fromarray((grey.clip(0, top) / top * 255).astype(np.uint8))
+    shown = np.empty(grey.shape, dtype=np.uint8)
+    for start in range(0, len(grey), ROWS_AT_ONCE):
+        rows = np.s_[start : start + ROWS_AT_ONCE]
+        values = np.nan_to_num(grey[rows].astype(np.float64))
+        shown[rows] = (values.clip(0, top) / top * 255).astype(np.uint8)
+    return Image.fromarray(shown)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        bottom = min(top + ROWS_AT_ONCE, image.height)
+        part = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", part.size, (255, 255, 255, 255))
+        rgb.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return rgb
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey_to_8_bits(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -15,8 +15,8 @@ def test_plain_progress_speaks_now_and_then(
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_PICTURES_SECONDS", 0.0)
     with progress.paced_bar("predict", 10) as step:
-        step(4)
-        step(10)
+        step(4, None)
+        step(10, None)
 
     said = capsys.readouterr().err
     assert said.startswith("4/10 pictures, ")
@@ -33,7 +33,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
 
     with progress.paced_bar("predict", 3) as step:
-        step(3)
+        step(3, None)
 
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert "3/3" in shown

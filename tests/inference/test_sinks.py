@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +17,7 @@ from numpy.typing import NDArray
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError, PictureError
+from attendet.inference import Frame, Result
 from attendet.inference.sinks import SINKS, open_sinks
 from attendet.inference.sources import Source
 from attendet.pictures import read_picture
@@ -30,6 +38,17 @@ def picture() -> NDArray[np.uint8]:
     return np.full((80, 100, 3), 90, dtype=np.uint8)
 
 
+def _result(
+    source: Source,
+    picture: NDArray[np.uint8],
+    found: Detections = FOUND,
+    index: int = 0,
+    seconds: float | None = None,
+    **more: Any,
+) -> Result:
+    return Result(Frame(source, picture, index, seconds), found, **more)
+
+
 def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -38,14 +57,15 @@ def _fill(names: list[str], folder: Path, picture: NDArray[np.uint8]) -> None:
     with open_sinks(names, folder, SOURCES) as sinks:
         for sink in sinks:
             for source, found in zip(SOURCES, (FOUND, NOTHING), strict=True):
-                sink.write(source, picture, found)
+                sink.write(_result(source, picture, found))
 
 
 def test_every_form_is_written_under_its_name(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
     _fill(list(SINKS), tmp_path / "new" / "out", picture)
 
     assert _files(tmp_path / "new" / "out") == [
-        *("000139.jpg", "coco.json", "detections.csv", "detections.json"),
+        *("000139.jpg", "coco.json", "crops/cat/000139-2.jpg", "crops/dog/000139-1.jpg"),
+        *("detections.csv", "detections.json", "detections.jsonl"),
         *("yolo/000139.txt", "yolo/ö,b.txt", "ö,b.jpg"),
     ]
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in tmp_path.rglob("*"))
@@ -67,7 +87,7 @@ def test_json_holds_an_entry_a_picture(tmp_path: Path, picture: NDArray[np.uint8
 
 def test_csv_holds_a_row_a_detection(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
     with open_sinks(["csv"], tmp_path, SOURCES) as sinks:
-        sinks[0].write(SOURCES[1], picture, FOUND)
+        sinks[0].write(_result(SOURCES[1], picture))
 
     with (tmp_path / "detections.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -78,6 +98,7 @@ def test_csv_holds_a_row_a_detection(tmp_path: Path, picture: NDArray[np.uint8])
         "name": "dog",
         "score": "0.9",
         **{"left": "10.0", "top": "20.0", "right": "30.0", "bottom": "60.0"},
+        **{"frame": "", "seconds": "", "track_id": ""},
     }
 
 
@@ -97,7 +118,7 @@ def test_coco_results_number_the_pictures_that_have_numbers(
     sources = [*SOURCES, Source("139", Path("other/139.jpg"))]
     with open_sinks(["coco"], tmp_path, sources) as sinks:
         for source in sources:
-            sinks[0].write(source, picture, FOUND)
+            sinks[0].write(_result(source, picture))
 
     written = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))
     assert [entry["image_id"] for entry in written] == [139, 139, "ö,b", "ö,b", "139", "139"]
@@ -136,7 +157,7 @@ def test_a_run_that_breaks_off_leaves_no_partial_file(
     def break_off() -> None:
         with open_sinks(["json", "csv", "coco"], tmp_path, SOURCES) as sinks:
             for sink in sinks:
-                sink.write(SOURCES[0], picture, FOUND)
+                sink.write(_result(SOURCES[0], picture))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -153,7 +174,7 @@ def test_source_pictures_are_never_written_over(
     sources = [Source("a", Path("a.png")), Source("b", Path("b.jpg"))]
 
     with (
-        pytest.raises(ConfigError, match=r"source picture; got .*b\.jpg.*another output folder"),
+        pytest.raises(ConfigError, match=r"source; got .*b\.jpg.*another output folder"),
         open_sinks(["picture"], tmp_path, sources),
     ):
         pass
@@ -176,7 +197,7 @@ def test_a_picture_too_wide_for_jpeg_is_an_error_of_that_picture(tmp_path: Path)
         pytest.raises(PictureError, match="at most 65500 pixels"),
         open_sinks(["picture"], tmp_path, SOURCES) as sinks,
     ):
-        sinks[0].write(SOURCES[0], wide, Detections.empty(("cat",), (1, 70_000)))
+        sinks[0].write(_result(SOURCES[0], wide, Detections.empty(("cat",), (1, 70_000))))
 
 
 def test_a_name_that_is_no_text_is_written_escaped(
@@ -185,7 +206,234 @@ def test_a_name_that_is_no_text_is_written_escaped(
     odd = Source("x", Path("in/\udc80.jpg"))
     with open_sinks(["json", "csv"], tmp_path, [odd]) as sinks:
         for sink in sinks:
-            sink.write(odd, picture, FOUND)
+            sink.write(_result(odd, picture))
 
     written = json.loads((tmp_path / "detections.json").read_text(encoding="utf-8"))
     assert written["pictures"][0]["picture"] == str(odd.path)
+
+
+# --- frames of videos --------------------------------------------------------------------------
+
+STREET = Source("street", Path("in/street.mp4"), "video")
+PLAZA = Source("plaza", Path("in/plaza.mp4"), "video")
+TRACKED = dataclasses.replace(FOUND, track_ids=np.array([7, 0]))
+
+
+def _frames(
+    source: Source, picture: NDArray[np.uint8], count: int = 3, found: Detections = FOUND
+) -> Iterator[Result]:
+    for number in range(count):
+        yield _result(source, picture, found, number, number / 25)
+
+
+def test_frames_are_filed_under_their_video(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
+    with open_sinks(["picture", "yolo", "crops"], tmp_path, [STREET]) as sinks:
+        for result in _frames(STREET, picture, 2):
+            for sink in sinks:
+                sink.write(result)
+
+    assert _files(tmp_path) == [
+        *("crops/cat/street-000000-2.jpg", "crops/cat/street-000001-2.jpg"),
+        *("crops/dog/street-000000-1.jpg", "crops/dog/street-000001-1.jpg"),
+        *("frames/street/000000.jpg", "frames/street/000001.jpg"),
+        *("yolo/street/000000.txt", "yolo/street/000001.txt"),
+    ]
+
+
+def test_text_tells_frame_time_track_and_counts(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
+    counts = [{"line": [0.0, 0.0, 9.0, 9.0], "in": 1, "out": 2}]
+    with open_sinks(["json", "jsonl", "csv", "coco"], tmp_path, [STREET]) as sinks:
+        for number in range(2):
+            for sink in sinks:
+                sink.write(_result(STREET, picture, TRACKED, number, number / 25, counts=counts))
+
+    lines = (tmp_path / "detections.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert entries[1] == {
+        "picture": str(STREET.path),
+        "name": "street",
+        "frame": 1,
+        "seconds": 0.04,
+        "image_hw": [80, 100],
+        "detections": TRACKED.to_dicts(),
+        "counts": counts,
+    }
+    assert entries[1]["detections"][0]["track_id"] == 7
+    assert json.loads((tmp_path / "detections.json").read_text())["pictures"] == entries
+    with (tmp_path / "detections.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["frame"], row["seconds"], row["track_id"]) for row in rows] == [
+        *(("0", "0.0", "7"), ("0", "0.0", "")),
+        *(("1", "0.04", "7"), ("1", "0.04", "")),
+    ]
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    assert coco[2]["image_id"] == "street/000001"
+
+
+def test_crops_are_the_objects_alone(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 8000, dtype=np.uint8).reshape(80, 100)
+    picture = np.stack([ramp, ramp[::-1], ramp // 2], axis=2)
+    odd = dataclasses.replace(
+        FOUND,
+        boxes_xyxy=np.array([[10.4, 20.6, 29.5, 59.2], [99.6, 79.7, 100, 80]], dtype=np.float32),
+        classes=("../up", "a/b"),
+    )
+    with open_sinks(["crops"], tmp_path / "out", SOURCES) as sinks:
+        sinks[0].write(_result(SOURCES[0], picture, odd))
+
+    assert _files(tmp_path) == ["out/crops/.._up/000139-2.jpg", "out/crops/a_b/000139-1.jpg"]
+    crop = read_picture(tmp_path / "out/crops/a_b/000139-1.jpg")
+    assert crop.shape == (40, 20, 3)
+    assert np.abs(crop.astype(int) - picture[20:60, 10:30]).mean() < 5
+    assert read_picture(tmp_path / "out/crops/.._up/000139-2.jpg").shape == (1, 1, 3)
+
+
+def test_videos_are_drawn_one_after_the_other(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
+    av = pytest.importorskip("av")
+    with open_sinks(["drawn"], tmp_path, [STREET, SOURCES[0], PLAZA]) as sinks:
+        for result in [
+            *_frames(STREET, picture, found=TRACKED),
+            _result(SOURCES[0], picture),
+            *_frames(PLAZA, picture, 2),
+        ]:
+            sinks[0].write(result)
+
+    assert _files(tmp_path) == ["000139.jpg", "plaza.mp4", "street.mp4"]
+    with av.open(str(tmp_path / "street.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert [float(frame.time) for frame in frames] == pytest.approx([0, 0.04, 0.08], abs=1e-4)
+    drawn = frames[0].to_ndarray(format="rgb24").astype(int)
+    assert abs(drawn[:, 8:32] - 90).max() > 60
+    assert abs(drawn[65:, 60:] - 90).max() < 12
+
+
+def test_a_video_that_breaks_off_leaves_no_file(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
+    pytest.importorskip("av")
+
+    def break_off() -> None:
+        with open_sinks(["video"], tmp_path, [STREET]) as sinks:
+            for result in _frames(STREET, picture):
+                sinks[0].write(result)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_video_is_never_written_over(tmp_path: Path) -> None:
+    here = Source("street", tmp_path / "street.mp4", "video")
+    for kind in ("drawn", "video"):
+        with (
+            pytest.raises(ConfigError, match="take the place"),
+            open_sinks([kind], tmp_path, [here]),
+        ):
+            pass
+
+
+def test_tracks_and_counts_are_drawn(picture: NDArray[np.uint8]) -> None:
+    pytest.importorskip("supervision")
+    from attendet.inference.counting import LineCounter, ZoneCounter
+
+    plain = _result(STREET, picture, NOTHING)
+    line, zone = LineCounter((0, 70, 100, 70)), ZoneCounter((60, 5, 95, 5, 95, 40))
+    marked = _result(STREET, picture, NOTHING, counters=(line, zone))
+
+    assert (plain.drawn == picture).all()
+    assert (marked.drawn[70, 20:80] > 200).all()
+    assert (marked.drawn[5, 65:90] > 200).all()
+    assert (picture == 90).all()
+
+
+# --- what cannot be written --------------------------------------------------------------------
+
+
+class FullDisk:
+    """Raises ENOSPC where files are opened for writing, from a moment on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+
+    def fill(self, target: str) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self.monkeypatch.setattr(target, full)
+
+
+def test_what_cannot_be_written_is_told_and_the_rest_goes_on(
+    tmp_path: Path, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+    disk = FullDisk(monkeypatch)
+    with open_sinks(["json", "yolo"], tmp_path, SOURCES, on_fail=failed.append) as sinks:
+        for sink in sinks:
+            sink.write(_result(SOURCES[0], picture))
+        with monkeypatch.context():
+            disk.fill("attendet.inference.sinks.write_atomically")
+            for sink in sinks:
+                sink.write(_result(SOURCES[1], picture))
+
+    assert len(failed) == 1
+    assert "No space left on device" in failed[0]
+    assert str(tmp_path / "yolo") in failed[0]
+    assert _files(tmp_path) == ["detections.json", "yolo/000139.txt"]
+    assert len(json.loads((tmp_path / "detections.json").read_text())["pictures"]) == 2
+
+
+def test_without_on_fail_what_cannot_be_written_is_an_error(
+    tmp_path: Path, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FullDisk(monkeypatch).fill("attendet.inference.sinks.write_atomically")
+
+    with (
+        pytest.raises(OSError, match="No space left"),
+        open_sinks(["yolo"], tmp_path, SOURCES) as s,
+    ):
+        s[0].write(_result(SOURCES[0], picture))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["video", "json", "jsonl", "csv", "coco", "picture", "crops"])
+def test_a_full_disk_costs_the_file_that_does_not_fit(small_disk: Path, kind: str) -> None:
+    pytest.importorskip("av")
+    failed: list[str] = []
+    noise = np.random.default_rng(0)
+    sources = [STREET, PLAZA]
+    is_text = kind in ("json", "jsonl", "csv", "coco")
+    many = dataclasses.replace(
+        FOUND, **{name: np.repeat(getattr(FOUND, name), 40 if is_text else 3, axis=0)
+                  for name in ("boxes_xyxy", "scores", "class_ids")},
+    )  # fmt: skip
+    with open_sinks([kind], small_disk / "out", sources, on_fail=failed.append) as sinks:
+        for number in range(20):
+            picture = noise.integers(0, 255, (160, 200, 3), dtype=np.uint8)
+            sinks[0].write(_result(STREET, picture, many, number, number / 25))
+        for result in _frames(PLAZA, np.zeros((80, 100, 3), dtype=np.uint8), found=NOTHING):
+            sinks[0].write(result)
+
+    assert failed
+    assert all("No space left on device" in words and "\n" not in words for words in failed)
+    left = _files(small_disk)
+    assert not any(".part" in name for name in left)
+    if kind == "video":
+        assert left == ["out/plaza.mp4"]  # the second source is done
+        assert len(failed) == 1
+    elif is_text:
+        assert left == []
+        assert len(failed) == 1
+    else:
+        for path in small_disk.rglob("*.jpg"):
+            read_picture(path)  # each is whole

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from attendet.errors import DataError, PictureError
-from attendet.inference import sources as sources_module
-from attendet.inference.sources import Skipped, Source, find_sources, read_ahead
+from attendet.errors import ConfigError, DataError
+from attendet.inference.sources import Source, find_sources
 
 
 def _names(found: list[Source]) -> list[str]:
@@ -77,8 +73,8 @@ def test_names_of_one_stem_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda at: at, "folder must hold pictures; got none"),
-        (lambda at: f"{at}/*.jpg", "pattern must match pictures; got none"),
+        (lambda at: at, "folder must hold pictures or videos; got none"),
+        (lambda at: f"{at}/*.jpg", "pattern must match pictures or videos; got none"),
         (lambda at: at / "empty.txt", "list must name at least one picture"),
         (lambda at: at / "binary.txt", "list must be UTF-8 text"),
     ],
@@ -98,55 +94,85 @@ def test_no_source_at_all_is_an_error() -> None:
         find_sources([])
 
 
-def test_pictures_come_in_order_and_broken_ones_are_told(folder: Path) -> None:
-    skipped: list[Skipped] = []
-    listed = find_sources([folder, folder / "gone.jpg"])
+def test_videos_are_found_among_the_pictures(folder: Path) -> None:
+    (folder / "b.MP4").touch()
 
-    read = list(read_ahead(listed, on_skip=skipped.append, ahead=2))
+    found = find_sources([folder])
 
-    assert [source.name for source, _ in read] == ["a", "b", "c"]
-    assert [picture.shape for _, picture in read] == [(480, 640, 3), (300, 200, 3), (64, 64, 3)]
-    assert [one.path.name for one in skipped] == ["d.jpg", "gone.jpg"]
-    assert "truncated" in skipped[0].reason
-    assert "not found" in skipped[1].reason
-
-
-def test_reading_runs_ahead_by_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Path] = []
-
-    def slow(path: Path) -> np.ndarray:
-        started.append(path)
-        return np.zeros((1, 1, 3), dtype=np.uint8)
-
-    monkeypatch.setattr(sources_module, "read_picture", slow)
-    read = read_ahead([Source(str(n), Path(str(n))) for n in range(50)], ahead=4)
-
-    next(read)
-    deadline = time.monotonic() + 5
-    while len(started) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert len(started) == 4
-    next(read)
-    read.close()
-    assert len(started) <= 5
-    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+    assert [(one.path.name, one.kind) for one in found] == [
+        ("a.png", "picture"),
+        ("b.MP4", "video"),
+        ("b.jpg", "picture"),
+        ("c.png", "picture"),
+        ("d.jpg", "picture"),
+    ]
+    assert [one.name for one in found] == ["a", "b", "b-2", "c", "d"]
+    assert [one.kind for one in find_sources([f"{folder}/*.MP4"])] == ["video"]
 
 
-def test_an_error_that_is_not_the_pictures_own_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> np.ndarray:
-        raise ZeroDivisionError
+@pytest.mark.parametrize(
+    ("word", "kind", "name"),
+    [
+        ("-", "picture", "stdin"),
+        ("0", "camera", "camera-0"),
+        ("camera:1", "camera", "camera-1"),
+        ("camera:/dev/video2", "camera", "camera-video2"),
+        ("rtsp://10.0.0.7:554/lobby/main?x=1", "stream", "main"),
+        ("RTSP://10.0.0.7", "stream", "10.0.0.7"),
+        ("udp://239.0.0.1:1234", "stream", "239.0.0.1"),
+        ("http://host/a/slide%201.JPG?size=2", "picture", "slide_201"),
+        ("https://host/street.mp4", "video", "street"),
+        ("http://host/live.m3u8", "stream", "live"),
+        ("http://host/video.mjpg", "stream", "video"),
+        ("http://host/snapshot?camera=1", "address", "snapshot"),
+        ("http://host", "address", "host"),
+    ],
+)
+def test_words_for_what_is_no_file(word: str, kind: str, name: str) -> None:
+    (found,) = find_sources([word])
 
-    monkeypatch.setattr(sources_module, "read_picture", broken)
-
-    with pytest.raises(ZeroDivisionError):
-        list(read_ahead([Source("a", Path("a"))]))
+    assert (found.kind, found.name, found.path) == (kind, name, word)
+    assert found.is_live == (kind in ("camera", "stream"))
 
 
-def test_broken_pictures_may_go_unreported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> np.ndarray:
-        raise PictureError("no")
+def test_a_folder_named_as_a_number_is_no_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "a.png").touch()
 
-    monkeypatch.setattr(sources_module, "read_picture", broken)
+    assert _names(find_sources(["0"])) == ["a.png"]
+    assert find_sources(["camera:0"])[0].kind == "camera"
 
-    assert list(read_ahead([Source("a", Path("a"))])) == []
+
+def test_a_list_may_hold_addresses(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("http://host/a.jpg\nb.mp4\n")
+
+    found = find_sources([tmp_path / "list.txt"])
+
+    assert [(one.path, one.kind) for one in found] == [
+        ("http://host/a.jpg", "picture"),
+        (tmp_path / "b.mp4", "video"),
+    ]
+
+
+def test_a_label_tells_no_password() -> None:
+    assert Source("a", "rtsp://me:secret@host/x", "stream").label == "rtsp://host/x"
+    assert Source("a", "http://host?mail=a@b", "address").label == "http://host?mail=a@b"
+    assert Source("a", Path("x@y/a.jpg")).label == str(Path("x@y/a.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["camera:front"], r"a camera must be a number or a device; got 'camera:front'"),
+        (["rstp://host/x"], r"known scheme; got 'rstp://'. Did you mean 'rtsp'"),
+        (["file:///etc/passwd"], r"known scheme; got 'file://'"),
+        (["0", "a.jpg"], r"a live source must be the only one.*got camera|got 0 and 1 more"),
+        (["rtsp://me:pw@host/x", "a.jpg"], r"got rtsp://host/x and 1 more"),
+    ],
+)
+def test_words_that_cannot_be_read_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_sources(words)

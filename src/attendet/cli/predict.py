@@ -1,73 +1,153 @@
-"""Detect objects in pictures.
+"""Detect objects in pictures, videos, cameras and streams.
 
-A SOURCE is a picture, a folder, a pattern such as 'shots/*.jpg' or a .txt list of paths. Pictures
-that cannot be read are named at the end and left out; the rest is done.
+A SOURCE is a picture or video file, a folder, a pattern such as 'shots/*.jpg', a .txt list of
+paths, an http(s) address of a picture, video or stream, an rtsp address, 0 or camera:0 for a
+camera, or - for a picture on standard input. What cannot be read is named at the end and left
+out; the rest is done. A camera or stream goes on until Ctrl-C; its results are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attendet.cli.arguments import size_hw
-from attendet.errors import ConfigError, PictureError
+from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from attendet.inference import Detector
+    from attendet.inference import Detector, LiveOptions, Result, Watch
     from attendet.inference.sinks import Sink
     from attendet.inference.sources import Skipped, Source
-    from attendet.pictures import Picture
 
-SAVE_KINDS = "picture, json, csv, yolo, coco"
+SAVE_KINDS = "drawn, picture, video, crops, json, jsonl, csv, yolo, coco"
+MOST_LINES = 20
+"""So many faults are named one by one; the others are counted."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="picture, folder, pattern, list"
+        "weights", type=Path, metavar="WEIGHTS", help="weights file, or an exported one"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/predict"), metavar="DIR",
-        help="folder for results (default: %(default)s)",
+        "sources", nargs="+", metavar="SOURCE",
+        help="picture, video, folder, pattern, list, camera, address or - (see above)",
     )  # fmt: skip
-    parser.add_argument(
-        "--save", type=_words, default=["picture"], metavar="KIND[,KIND]",
-        help=f"what to write: {SAVE_KINDS}, or none (default: picture)",
-    )  # fmt: skip
-    parser.add_argument(
+    _add_selection(parser.add_argument_group("what counts"))
+    _add_results(parser.add_argument_group("results"))
+    _add_following(parser.add_argument_group("large pictures, tracks and counts"))
+    _add_reading(parser.add_argument_group("videos, cameras and streams"))
+    _add_running(parser.add_argument_group("how it runs"))
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--confidence", type=float, default=0.25, metavar="SCORE",
         help="lowest score that counts, 0 to 1 (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--iou", type=float, default=0.5, metavar="IOU",
         help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
         "(default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--max-detections", type=int, default=300, metavar="N",
-        help="at most this many a picture (default: %(default)s)",
+        help="at most this many a picture, or a tile (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--classes",
-        type=_words,
-        metavar="NAME[,NAME]",
+    group.add_argument(
+        "--classes", type=_words, metavar="NAME[,NAME]",
         help="classes that are wanted (default: all)",
+    )  # fmt: skip
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output", type=Path, default=Path("runs/predict"), metavar="DIR",
+        help="folder for results (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--save", type=_words, default=["drawn"], metavar="KIND[,KIND]",
+        help=f"what to write: {SAVE_KINDS}, or none (default: drawn: pictures as JPEG, videos as "
+        "MP4, with boxes)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-side", type=int, metavar="PX",
+        help="scale written videos and the live view down to this (default: the video's own; "
+        "1280 for the view)",
+    )  # fmt: skip
+    group.add_argument(
+        "--show", action="store_true",
+        help="show what is found while it runs, as a page in the browser of this machine",
+    )  # fmt: skip
+    group.add_argument(
+        "--port", type=int, default=0, metavar="N", help="of that page (default: any free one)"
     )
-    parser.add_argument(
+
+
+def _add_following(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tile", type=int, metavar="PX",
+        help="look at pictures in tiles of this many pixels as well (default: only whole)",
+    )  # fmt: skip
+    group.add_argument(
+        "--overlap", type=float, default=0.2, metavar="SHARE",
+        help="of a tile's side that the next one overlaps, 0 to 0.9 (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--track", action="store_true",
+        help="number objects from frame to frame (needs the extra `track`)",
+    )  # fmt: skip
+    group.add_argument(
+        "--count-line", type=_numbers, action="append", default=[], metavar="X1,Y1,X2,Y2",
+        help="count objects that cross this line, in pixels; tracks them; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--count-zone", type=_numbers, action="append", default=[], metavar="X,Y,X,Y,X,Y[,..]",
+        help="count objects in this polygon, in pixels; may be repeated",
+    )  # fmt: skip
+
+
+def _add_reading(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--every", type=int, default=1, metavar="N",
+        help="take every Nth frame (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--stop-after", type=float, metavar="SECONDS",
+        help="of a camera or stream, then stop (default: at Ctrl-C)",
+    )  # fmt: skip
+    group.add_argument(
+        "--all-frames", action="store_true",
+        help="of a camera or stream too, even if it falls behind (default: the newest)",
+    )  # fmt: skip
+    group.add_argument(
+        "--reconnect", type=float, default=60.0, metavar="SECONDS",
+        help="how long to try a broken camera or stream again; inf: for ever, 0: not at all "
+        "(default: %(default)g)",
+    )  # fmt: skip
+    group.add_argument(
+        "--timeout", type=float, default=10.0, metavar="SECONDS",
+        help="silence after which a stream counts as broken (default: %(default)g)",
+    )  # fmt: skip
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--size", type=size_hw, metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--batch", type=int, default=8, metavar="N",
-        help="pictures that run together (default: %(default)s)",
+        help="pictures that run together; of cameras and streams always 1 (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)"
     )
 
@@ -76,98 +156,204 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas; got {text!r}") from None
+
+
+@dataclass
+class _Tally:
+    """What has been done, and what could not be."""
+
+    every: int = 1
+    pictures: int = 0
+    frames: int = 0
+    dropped: int = 0
+    counts: collections.Counter[str] = field(default_factory=collections.Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    counted: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        return self.pictures + self.frames
+
+    def add(self, result: Result) -> None:
+        frame = result.frame
+        if frame.is_still:
+            self.pictures += 1
+        else:
+            self.frames += 1
+        if frame.source.is_live:
+            self.dropped = frame.index // self.every + 1 - self.frames
+        self.counts.update(result.detections.names)
+        if result.counts:
+            self.counted["pictures" if frame.is_still else frame.source.label] = result.counts
+
+
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 0, or 1 where no picture could be read."""
+    """Run the command; return 0, or 1 where nothing could be read or something not written."""
+    from attendet.cli.interrupts import until_interrupted
     from attendet.cli.progress import paced_bar
-    from attendet.inference import Detector, load
-    from attendet.inference.postprocess import class_ids_of
+    from attendet.inference import predict_frames, read_frames
     from attendet.inference.sinks import open_sinks
     from attendet.inference.sources import find_sources
 
     if args.batch < 1:
         raise ConfigError(f"--batch must be 1 or more; got {args.batch}.")
+    if args.max_side is not None and args.max_side < 32:
+        raise ConfigError(f"--max-side must be 32 or more; got {args.max_side}.")
     sources = find_sources(args.sources)
+    watch, live = _watch(args), _live(args)
+    detector = _detector(args)
+    tally = _Tally(args.every)
+    frames = read_frames(
+        sources, every=args.every, on_skip=tally.skipped.append, live=live, ahead=2 * args.batch
+    )
+    kinds = [kind for kind in args.save if kind != "none"]
+    total, unit = _size_of(sources)
+    with (
+        open_sinks(
+            kinds, args.output, sources, on_fail=tally.unwritten.append, max_side=args.max_side
+        ) as sinks,
+        _live_view(args) as views,
+        paced_bar("predict", total, unit) as step,
+    ):
+        started = time.perf_counter()
+        results = predict_frames(detector, frames, watch, batch=args.batch)
+        if any(source.is_live for source in sources):
+            results = until_interrupted(results)
+        with contextlib.closing(results):
+            _take(results, sources, [*sinks, *views], tally, args.stop_after, step)
+        seconds = time.perf_counter() - started
+    _summarise(detector, tally, seconds)
+    if kinds and tally.done:
+        print(f"written: {', '.join(kinds)} in {args.output}")
+    return 0 if tally.done and not tally.unwritten else 1
+
+
+def _watch(args: argparse.Namespace) -> Watch:
+    from attendet.inference import Watch
+
+    return Watch(
+        tile=args.tile,
+        overlap=args.overlap,
+        track=args.track,
+        lines=args.count_line,
+        zones=args.count_zone,
+        only=args.classes,
+    )
+
+
+def _live(args: argparse.Namespace) -> LiveOptions:
+    from attendet.inference import LiveOptions
+
+    return LiveOptions(
+        drop=not args.all_frames,
+        reconnect=args.reconnect,
+        timeout=args.timeout,
+        on_event=_tell,
+    )
+
+
+def _tell(words: str) -> None:
+    # A progress bar puts a stderr of its own in place while it is shown: it is looked up here.
+    print(words, file=sys.stderr, flush=True)
+
+
+def _detector(args: argparse.Namespace) -> Detector:
+    from attendet.inference import Detector, load
+    from attendet.inference.postprocess import class_ids_of
+
     loaded = load(args.weights, device=args.device)
     detector = Detector(
         loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
     )
     if args.classes:
         class_ids_of(args.classes, detector.classes)
-    kinds = [kind for kind in args.save if kind != "none"]
-    with (
-        open_sinks(kinds, args.output, sources) as sinks,
-        paced_bar("predict", len(sources)) as step,
-    ):
-        started = time.perf_counter()
-        counts, done, skipped = _predict(detector, sources, sinks, args, step)
-        seconds = time.perf_counter() - started
-    _summarise(detector, counts, done, skipped, seconds)
-    if kinds and done:
-        print(f"written: {', '.join(kinds)} in {args.output}")
-    return 0 if done else 1
+    return detector
 
 
-def _predict(
-    detector: Detector,
+def _size_of(sources: Sequence[Source]) -> tuple[int | None, str]:
+    """Return how many results are to come, where that is known, and what they are called."""
+    if all(source.kind == "picture" for source in sources):
+        return len(sources), "pictures"
+    return None, "frames"
+
+
+@contextlib.contextmanager
+def _live_view(args: argparse.Namespace) -> Iterator[list[Sink]]:
+    if not args.show:
+        yield []
+        return
+    from attendet.inference.live_view import LiveView
+
+    view = LiveView(args.port, max_side=args.max_side or 1280, title=" ".join(args.sources))
+    print(f"live view: {view.address}", flush=True)
+    try:
+        yield [view]
+    finally:
+        view.close(whole=True)
+
+
+def _take(
+    results: Iterator[Result],
     sources: Sequence[Source],
     sinks: Sequence[Sink],
-    args: argparse.Namespace,
-    step: Callable[[int], None],
-) -> tuple[collections.Counter[str], int, list[Skipped]]:
-    """Return detections per class, the number of pictures done, and those that were skipped."""
-    from attendet.inference.sources import Skipped, read_ahead
-
-    counts: collections.Counter[str] = collections.Counter()
-    skipped: list[Skipped] = []
-    done = 0
-    read = read_ahead(sources, on_skip=skipped.append, ahead=2 * args.batch)
-    for chunk in _chunks(read, args.batch):
-        found = detector.predict_batch([picture for _, picture in chunk], only=args.classes)
-        for (source, picture), detections in zip(chunk, found, strict=True):
-            try:
-                for sink in sinks:
-                    sink.write(source, picture, detections)
-            except PictureError as error:
-                skipped.append(Skipped(source.path, str(error)))
-                continue
-            counts.update(detections.names)
-            done += 1
-        step(done + len(skipped))
-    step(done + len(skipped))
-    return counts, done, skipped
-
-
-def _chunks(
-    pairs: Iterator[tuple[Source, Picture]], size: int
-) -> Iterator[list[tuple[Source, Picture]]]:
-    chunk: list[tuple[Source, Picture]] = []
-    for pair in pairs:
-        chunk.append(pair)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _summarise(
-    detector: Detector,
-    counts: collections.Counter[str],
-    done: int,
-    skipped: Sequence[Skipped],
-    seconds: float,
+    tally: _Tally,
+    stop_after: float | None,
+    step: Callable[[int, int | None], None],
 ) -> None:
-    rate = done / max(seconds, 1e-9)
-    print(f"{done} {_plural('picture', done)} in {seconds:.1f} s ({rate:.1f} pictures/s)")
-    total = counts.total()
+    is_alone = len(sources) == 1
+    for result in results:
+        for sink in sinks:
+            sink.write(result)
+        tally.add(result)
+        frame = result.frame
+        step(tally.done + len(tally.skipped), frame.total if is_alone else None)
+        if stop_after is not None and (frame.seconds or 0) >= stop_after and frame.source.is_live:
+            break
+    step(tally.done + len(tally.skipped), None)
+
+
+def _summarise(detector: Detector, tally: _Tally, seconds: float) -> None:
+    parts = [(tally.pictures, "picture"), (tally.frames, "frame")]
+    told = [f"{count} {_plural(word, count)}" for count, word in parts if count]
+    unit = "frames" if tally.frames else "pictures"
+    rate = tally.done / max(seconds, 1e-9)
+    print(f"{', '.join(told) or '0 pictures'} in {seconds:.1f} s ({rate:.1f} {unit}/s)")
+    if tally.dropped:
+        print(f"{tally.dropped} {_plural('frame', tally.dropped)} dropped to stay live")
+    total = tally.counts.total()
     print(f"{total} {_plural('detection', total)}")
     for name in detector.classes:
-        if counts[name]:
-            print(f"  {name:<16} {counts[name]}")
-    if skipped:
-        print(f"{len(skipped)} skipped:", file=sys.stderr)
-        for one in skipped:
-            print(f"  {one.reason}", file=sys.stderr)
+        if tally.counts[name]:
+            print(f"  {name:<16} {tally.counts[name]}")
+    for label, counts in tally.counted.items():
+        for count in counts:
+            print(f"  {label}: {_count_words(count)}")
+    _name_faults("skipped", [one.reason for one in tally.skipped if not one.frames])
+    _name_faults("not read to the end", [one.reason for one in tally.skipped if one.frames])
+    _name_faults("not written", tally.unwritten)
+
+
+def _count_words(count: Mapping[str, Any]) -> str:
+    place = next(iter(count))
+    at = ",".join(f"{value:g}" for value in count[place])
+    numbers = ", ".join(f"{name} {value}" for name, value in count.items() if name != place)
+    return f"{place} {at}: {numbers}"
+
+
+def _name_faults(what: str, faults: Sequence[str]) -> None:
+    if not faults:
+        return
+    print(f"{len(faults)} {what}:", file=sys.stderr)
+    for fault in faults[:MOST_LINES]:
+        print(f"  {fault}", file=sys.stderr)
+    if len(faults) > MOST_LINES:
+        print(f"  and {len(faults) - MOST_LINES} more", file=sys.stderr)
 
 
 def _plural(word: str, count: int) -> str:

@@ -53,37 +53,45 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
 
 
 @contextmanager
-def paced_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function of the pictures done; shows pictures/s, and plain lines off a terminal."""
+def paced_bar(label: str, total: int | None, unit: str = "pictures") -> Iterator[Move]:
+    """Give a function of (done, total) that shows the pace; plain lines off a terminal.
+
+    Args:
+        label: what is going on.
+        total: how much there is to do; None while that is not known, or never will be.
+        unit: what is counted.
+    """
     started = time.perf_counter()
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain_pace(total, started)
+        yield _plain_pace(total, unit, started)
         return
     columns = (
         TextColumn(label), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} pictures/s"), TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]:.1f} " + f"{unit}/s"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, rate=0.0)
 
-        def move(done: int) -> None:
+        def move(done: int, of: int | None) -> None:
             rate = done / max(time.perf_counter() - started, 1e-9)
-            bar.update(task, completed=done, rate=rate)
+            bar.update(task, completed=done, total=of or total, rate=rate)
 
         yield move
 
 
-def _plain_pace(total: int, started: float) -> Callable[[int], None]:
+def _plain_pace(total: int | None, unit: str, started: float) -> Move:
     last = started
 
-    def move(done: int) -> None:
+    def move(done: int, of: int | None) -> None:
         nonlocal last
         now = time.perf_counter()
-        if now - last >= PLAIN_PICTURES_SECONDS and done < total:
+        whole = of or total
+        if now - last >= PLAIN_PICTURES_SECONDS and (whole is None or done < whole):
             last = now
             rate = done / max(now - started, 1e-9)
-            print(f"{done}/{total} pictures, {rate:.1f} pictures/s", file=sys.stderr)
+            share = f"{done}/{whole}" if whole else str(done)
+            print(f"{share} {unit}, {rate:.1f} {unit}/s", file=sys.stderr)
 
     return move
 

@@ -4,7 +4,25 @@ Importing this room imports no torch; a runtime's library is imported when a fil
 """
 
 from attendet.inference.detector import Detector, load
+from attendet.inference.frames import Frame, read_frames
+from attendet.inference.live import LiveOptions
+from attendet.inference.pipeline import Result, Watch, predict_frames
 from attendet.inference.postprocess import Selection
 from attendet.inference.runtime import Runtime
+from attendet.inference.tiles import predict_tiled
+from attendet.inference.tracking import Tracker
 
-__all__ = ["Detector", "Runtime", "Selection", "load"]
+__all__ = [
+    "Detector",
+    "Frame",
+    "LiveOptions",
+    "Result",
+    "Runtime",
+    "Selection",
+    "Tracker",
+    "Watch",
+    "load",
+    "predict_frames",
+    "predict_tiled",
+    "read_frames",
+]

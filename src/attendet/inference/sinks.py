@@ -1,47 +1,46 @@
-"""Where detections go: drawn pictures, JSON, CSV, YOLO text and COCO results.
+"""Where results go: JSON, JSON lines, CSV, YOLO text, COCO results, pictures, videos.
 
-A file appears under its final name only when it is whole.
+A file appears under its final name only when it is whole. What cannot be written (the disk is
+full, say) is told and dropped; the other files go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-import cv2
-
-from attendet.detections import Detections
 from attendet.errors import ConfigError, PictureError, did_you_mean
+from attendet.files import write_atomically
+from attendet.inference.drawn_sinks import CropSink, DrawnSink, PictureSink, VideoSink
+from attendet.inference.partial_file import PartialFile
+from attendet.inference.pipeline import Result
 from attendet.inference.sources import Source
-from attendet.pictures import Picture
 
 __all__ = [
     "SINKS",
     "CocoSink",
     "CsvSink",
+    "JsonLinesSink",
     "JsonSink",
-    "PictureSink",
     "Sink",
     "YoloSink",
     "open_sinks",
 ]
 
-JPEG_QUALITY = 92
-JPEG_MAX_SIDE = 65500
-
 
 class Sink(Protocol):
-    """Takes the detections of one picture after the other."""
+    """Takes one result after the other."""
 
-    def write(self, source: Source, picture: Picture, detections: Detections) -> None:
-        """Take the detections of one picture."""
+    def write(self, result: Result) -> None:
+        """Take the result of one frame."""
+        ...
+
+    def drop(self) -> str:
+        """Drop the file in the making, which could not be written, and name it."""
         ...
 
     def close(self, *, whole: bool) -> None:
@@ -49,85 +48,56 @@ class Sink(Protocol):
         ...
 
 
-class _Partial:
-    """A text file that gets its final name when it is closed whole."""
+class _TextFile:
+    """A text file that gets its final name when it is closed whole; then it takes no more."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = PartialFile(path)
         self.path = path
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        self._partial = Path(name)
-        self.stream: IO[str] = os.fdopen(
-            handle, "w", encoding="utf-8", errors="backslashreplace", newline=""
+        self._stream: IO[str] | None = self._file.partial.open(
+            "w", encoding="utf-8", errors="backslashreplace", newline=""
         )
 
+    def write(self, text: str) -> None:
+        if self._stream is not None:
+            self._stream.write(text)
+
     def close(self, *, whole: bool) -> None:
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
         try:
-            self.stream.close()
+            stream.close()
+        except OSError:
+            self._file.drop()
             if whole:
-                self._partial.chmod(0o644)
-                self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+                raise
+            return
+        if whole:
+            self._file.finish()
+        else:
+            self._file.drop()
 
 
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[IO[str]]:
-    partial = _Partial(path)
-    whole = False
-    try:
-        yield partial.stream
-        whole = True
-    finally:
-        partial.close(whole=whole)
+class _OneFile:
+    """A sink whose results all go into one text file."""
 
+    ending = ""
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    def __init__(self, path: Path, opening: str = "") -> None:
+        self._file = _TextFile(path)
+        self._file.write(opening)
 
-
-class PictureSink:
-    """Pictures with boxes and names drawn, ``NAME.jpg`` each."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @staticmethod
-    def target(folder: Path, source: Source) -> Path:
-        """Return the file that a source's drawn picture goes to."""
-        return folder / f"{source.name}.jpg"
-
-    def write(self, source: Source, picture: Picture, detections: Detections) -> None:
-        """Draw and file one picture."""
-        from attendet.report.draw import draw_detections
-
-        height, width = detections.image_hw
-        if max(height, width) > JPEG_MAX_SIDE:
-            raise PictureError(
-                f"a drawn picture must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
-                f"{width} x {height} ({source.path}). Save as json instead."
-            )
-        drawn = draw_detections(
-            picture,
-            detections.boxes_xyxy,
-            detections.names,
-            detections.class_ids,
-            detections.scores,
-        )
-        bgr = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
-        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        _write_bytes(self.target(self._folder, source), encoded.tobytes())
+    def drop(self) -> str:
+        """Drop the file; what comes later is not taken."""
+        self._file.close(whole=False)
+        return str(self._file.path)
 
     def close(self, *, whole: bool) -> None:
-        """Do nothing: each picture is filed already."""
+        """Finish the file, or drop it."""
+        if whole:
+            self._file.write(self.ending)
+        self._file.close(whole=whole)
 
 
 class YoloSink:
@@ -136,97 +106,104 @@ class YoloSink:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "yolo"
 
-    def write(self, source: Source, picture: Picture, detections: Detections) -> None:
-        """File the text of one picture; an empty file where nothing was found."""
-        del picture
-        with _written_whole(self._folder / f"{source.name}.txt") as stream:
-            stream.write(detections.to_yolo())
+    def write(self, result: Result) -> None:
+        """File the text of one frame; an empty file where nothing was found."""
+        write_atomically(self._target(result), result.detections.to_yolo())
+
+    def _target(self, result: Result) -> Path:
+        return self._folder / f"{result.frame.name}.txt"
+
+    def drop(self) -> str:
+        """Name the folder: each text stands alone."""
+        return f"a text in {self._folder}"
 
     def close(self, *, whole: bool) -> None:
         """Do nothing: each text is filed already."""
 
 
-class CsvSink:
-    """One table, ``detections.csv``: a row a detection, boxes in pixels."""
+class CsvSink(_OneFile):
+    """One table, ``detections.csv``: a row a detection, boxes in pixels, times in seconds."""
 
-    columns = ("picture", "class_id", "name", "score", "left", "top", "right", "bottom")
+    HEAD = (
+        *("picture", "class_id", "name", "score", "left", "top", "right", "bottom"),
+        *("frame", "seconds", "track_id"),
+    )
 
     def __init__(self, folder: Path) -> None:
-        self._file = _Partial(folder / "detections.csv")
-        self._rows = csv.writer(self._file.stream)
-        self._rows.writerow(self.columns)
+        super().__init__(folder / "detections.csv")
+        self._table = csv.writer(self._file)
+        self._table.writerow(self.HEAD)
 
-    def write(self, source: Source, picture: Picture, detections: Detections) -> None:
-        """Add the rows of one picture."""
-        del picture
-        self._rows.writerows(
-            [str(source.path), one["class_id"], one["name"], one["score"], *one["box_xyxy"]]
-            for one in detections.to_dicts()
-        )
-
-    def close(self, *, whole: bool) -> None:
-        """Finish the table, or drop it."""
-        self._file.close(whole=whole)
+    def write(self, result: Result) -> None:
+        """Add the rows of one frame."""
+        frame = result.frame
+        place = ["", ""] if frame.is_still else [frame.index, _seconds(frame.seconds)]
+        for entry in result.detections.to_dicts():
+            told = [entry["class_id"], entry["name"], entry["score"], *entry["box_xyxy"]]
+            self._table.writerow([frame.source.label, *told, *place, entry.get("track_id")])
 
 
-class _JsonArray:
-    """A JSON file that grows entry by entry, so that memory stays flat."""
+def _seconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
-    def __init__(self, path: Path, opening: str, closing: str) -> None:
-        self._file = _Partial(path)
-        self._file.stream.write(opening)
-        self._closing = closing
+
+def _entry(result: Result) -> dict[str, object]:
+    """Return what JSON says of one frame."""
+    frame = result.frame
+    entry: dict[str, object] = {"picture": frame.source.label, "name": frame.source.name}
+    if not frame.is_still:
+        entry.update(frame=frame.index, seconds=_seconds(frame.seconds))
+    entry.update(image_hw=list(result.detections.image_hw), detections=result.detections.to_dicts())
+    if result.counts:
+        entry["counts"] = list(result.counts)
+    return entry
+
+
+class JsonLinesSink(_OneFile):
+    """One file, ``detections.jsonl``: a line a frame, the entries of `JsonSink`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "detections.jsonl")
+
+    def write(self, result: Result) -> None:
+        """Add the line of one frame."""
+        self._file.write(json.dumps(_entry(result), ensure_ascii=False) + "\n")
+
+
+class JsonSink(_OneFile):
+    """One file, ``detections.json``: ``{"pictures": [...]}``, an entry a frame, boxes in pixels."""
+
+    ending = "\n]}\n"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "detections.json", '{"pictures": [')
         self._comma = "\n"
 
-    def add(self, entry: object) -> None:
-        self._file.stream.write(self._comma + json.dumps(entry, ensure_ascii=False))
+    def write(self, result: Result) -> None:
+        """Add the entry of one frame."""
+        self._file.write(self._comma + json.dumps(_entry(result), ensure_ascii=False))
         self._comma = ",\n"
 
-    def close(self, *, whole: bool) -> None:
-        if whole:
-            self._file.stream.write(self._closing)
-        self._file.close(whole=whole)
 
-
-class JsonSink:
-    """One file, ``detections.json``: ``{"pictures": [...]}``, boxes in pixels."""
-
-    def __init__(self, folder: Path) -> None:
-        self._array = _JsonArray(folder / "detections.json", '{"pictures": [', "\n]}\n")
-
-    def write(self, source: Source, picture: Picture, detections: Detections) -> None:
-        """Add the entry of one picture."""
-        del picture
-        self._array.add(
-            {
-                "picture": str(source.path),
-                "name": source.name,
-                "image_hw": list(detections.image_hw),
-                "detections": detections.to_dicts(),
-            }
-        )
-
-    def close(self, *, whole: bool) -> None:
-        """Finish the file, or drop it."""
-        self._array.close(whole=whole)
-
-
-class CocoSink:
+class CocoSink(_OneFile):
     """One file of COCO results, ``coco.json``: an entry a detection.
 
     ``image_id`` is the picture's name, as a number where it is one (``000139`` gives 139) as in
-    COCO's own files; ``category_id`` counts from 1.
+    COCO's own files, or ``NAME/000012`` in a video; ``category_id`` counts from 1.
     """
 
+    ending = "\n]\n"
+
     def __init__(self, folder: Path) -> None:
-        self._array = _JsonArray(folder / "coco.json", "[", "\n]\n")
+        super().__init__(folder / "coco.json", "[")
+        self._comma = "\n"
         self._numbers: set[int] = set()
 
-    def write(self, source: Source, picture: Picture, detections: Detections) -> None:
-        """Add the entries of one picture."""
-        del picture
-        for entry in detections.to_coco(self._image_id(source.name)):
-            self._array.add(entry)
+    def write(self, result: Result) -> None:
+        """Add the entries of one frame."""
+        for entry in result.detections.to_coco(self._image_id(result.frame.name)):
+            self._file.write(self._comma + json.dumps(entry, ensure_ascii=False))
+            self._comma = ",\n"
 
     def _image_id(self, name: str) -> int | str:
         if not (name.isascii() and name.isdigit()) or int(name) in self._numbers:
@@ -234,63 +211,113 @@ class CocoSink:
         self._numbers.add(int(name))
         return int(name)
 
-    def close(self, *, whole: bool) -> None:
-        """Finish the file, or drop it."""
-        self._array.close(whole=whole)
 
-
-SINKS: dict[str, Callable[[Path], Sink]] = {
-    "picture": PictureSink,
-    "json": JsonSink,
-    "csv": CsvSink,
-    "yolo": YoloSink,
-    "coco": CocoSink,
+SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
+    "drawn": DrawnSink,
+    "picture": lambda folder, _: PictureSink(folder),
+    "video": VideoSink,
+    "crops": lambda folder, _: CropSink(folder),
+    "json": lambda folder, _: JsonSink(folder),
+    "jsonl": lambda folder, _: JsonLinesSink(folder),
+    "csv": lambda folder, _: CsvSink(folder),
+    "yolo": lambda folder, _: YoloSink(folder),
+    "coco": lambda folder, _: CocoSink(folder),
 }
-"""Sinks by the name that ``--save`` takes."""
+"""Sinks by the name that ``--save`` takes, made of a folder and the longest side of videos."""
+
+
+class _Guarded:
+    """A sink that tells what it could not write, and goes on."""
+
+    def __init__(self, sink: Sink, on_fail: Callable[[str], None]) -> None:
+        self._sink, self._on_fail = sink, on_fail
+
+    def write(self, result: Result) -> None:
+        try:
+            self._sink.write(result)
+        except PictureError as error:
+            self._on_fail(str(error))
+        except OSError as error:
+            self._fail(error)
+
+    def drop(self) -> str:
+        return self._sink.drop()
+
+    def close(self, *, whole: bool) -> None:
+        try:
+            self._sink.close(whole=whole)
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self._on_fail(f"{self._sink.drop()} could not be written: {error.strerror or error}.")
 
 
 @contextlib.contextmanager
 def open_sinks(
-    names: Sequence[str], folder: Path, sources: Sequence[Source]
+    names: Sequence[str],
+    folder: Path,
+    sources: Sequence[Source],
+    *,
+    on_fail: Callable[[str], None] | None = None,
+    max_side: int | None = None,
 ) -> Iterator[list[Sink]]:
     """Open several sinks over one folder; leaving the block by an error drops unfinished files.
 
     Args:
         names: some of `SINKS`.
         folder: where results go; made if it is missing.
-        sources: pictures to come; none of them is ever written over.
+        sources: what is to come; none of it is ever written over.
+        on_fail: told of each file that cannot be written, and the others go on; without it that is
+            an error.
+        max_side: videos with a longer side are scaled down to this many pixels; None: never.
 
     Yields:
         The sinks, in the order of their names.
 
     Raises:
-        ConfigError: if a name is unknown, or a drawn picture would take the place of a source.
+        ConfigError: if a name is unknown, or a result would take the place of a source.
+        MissingExtraError: if videos are wanted and the extra ``video`` is not installed.
     """
     for name in names:
         if name not in SINKS:
             raise ConfigError(f"there is no way to save as {name!r}. {did_you_mean(name, SINKS)}")
-    if "picture" in names:
-        _check_targets(folder, sources)
+    _check_targets(names, folder, sources)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = []
         for name in dict.fromkeys(names):
-            sink = SINKS[name](folder)
+            sink = SINKS[name](folder, max_side)
+            if on_fail is not None:
+                sink = _Guarded(sink, on_fail)
             sinks.append(sink)
-            stack.push(functools.partial(_close, sink))
+            stack.push(_Closer(sink))
         yield sinks
 
 
-def _close(sink: Sink, kind: type[BaseException] | None, *_: object) -> None:
-    sink.close(whole=kind is None)
+class _Closer:
+    """Closes a sink, whole unless an error is on its way."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._sink.close(whole=kind is None)
 
 
-def _check_targets(folder: Path, sources: Sequence[Source]) -> None:
-    originals = {os.path.realpath(source.path) for source in sources}
+def _check_targets(names: Sequence[str], folder: Path, sources: Sequence[Source]) -> None:
+    originals = {source.path.resolve() for source in sources if isinstance(source.path, Path)}
     for source in sources:
-        target = PictureSink.target(folder, source)
-        if os.path.realpath(target) in originals:
-            raise ConfigError(
-                f"output must not take the place of a source picture; got {target}. "
-                "Choose another output folder."
-            )
+        for name, suffix, stills in (("picture", ".jpg", True), ("video", ".mp4", False)):
+            written = name in names or "drawn" in names
+            if not written or stills != (source.kind == "picture"):
+                continue
+            target = folder / f"{source.name}{suffix}"
+            if target.resolve() in originals:
+                raise ConfigError(
+                    f"output must not take the place of a source; got {target}. "
+                    "Choose another output folder."
+                )

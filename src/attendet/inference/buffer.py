@@ -1,0 +1,124 @@
+"""A bounded buffer between a thread that reads and one that works."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["MAX_BYTES", "Buffer", "read_in_thread"]
+
+Item = TypeVar("Item")
+
+MAX_BYTES = 256 * 1024 * 1024
+"""What is read ahead holds at most this much, or one item where that one is larger."""
+
+
+class Buffer(Generic[Item]):
+    """Items from a writing thread, in order, for a reading one.
+
+    A full buffer makes the writer wait; one that keeps only the latest drops what is older
+    instead, so that the reader is never behind.
+
+    Args:
+        ahead: items that are held, at most.
+        max_bytes: what they may hold together.
+        latest: keep only the newest item.
+    """
+
+    def __init__(self, ahead: int, max_bytes: int = MAX_BYTES, *, latest: bool = False) -> None:
+        self._items: deque[tuple[Item, int]] = deque()
+        self._ahead, self._max_bytes = ahead, max_bytes
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._ended = False
+        self._error: BaseException | None = None
+        self.latest = latest
+        self.closed = False
+
+    def put(self, item: Item, size: int = 0) -> bool:
+        """Hand over an item of so many bytes; return False where nobody wants any more."""
+        with self._changed:
+            if self.latest:
+                self._items.clear()
+                self._bytes = 0
+            while self._is_full(size) and not self.closed:
+                self._changed.wait()
+            if self.closed:
+                return False
+            self._items.append((item, size))
+            self._bytes += size
+            self._changed.notify_all()
+            return True
+
+    def _is_full(self, size: int) -> bool:
+        over = self._bytes + size > self._max_bytes
+        return bool(self._items) and (len(self._items) >= self._ahead or over)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that no more comes; an error is raised in the reader behind the last item."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Say that no more is wanted."""
+        with self._changed:
+            self.closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give the items, waiting for them, up to the end."""
+        while True:
+            with self._changed:
+                while not self._items and not self._ended:
+                    self._changed.wait(0.5)  # a limit, so that Ctrl-C is seen everywhere
+                if not self._items:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                item, size = self._items.popleft()
+                self._bytes -= size
+                self._changed.notify_all()
+            yield item
+
+
+def read_in_thread(
+    items: Iterator[Item], *, ahead: int, size_of: Callable[[Item], int]
+) -> Iterator[Item]:
+    """Give the items of an iterator while a thread fetches the next ones.
+
+    Args:
+        items: run in the thread, which also closes it.
+        ahead: items held at most.
+        size_of: bytes of an item; together they stay below `MAX_BYTES`.
+
+    Example:
+        >>> list(read_in_thread(iter("abc"), ahead=2, size_of=len))
+        ['a', 'b', 'c']
+    """
+    buffer: Buffer[Item] = Buffer(ahead)
+
+    def pump() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                if not buffer.put(item, size_of(item)):
+                    break
+        except BaseException as raised:  # raised again in the reader
+            error = raised
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+            buffer.end(error)
+
+    thread = threading.Thread(target=pump, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield from buffer
+    finally:
+        buffer.close()
+        thread.join()

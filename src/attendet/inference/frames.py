@@ -1,0 +1,269 @@
+"""Frames from every kind of source, in order, read ahead of the network."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attendet.errors import ConfigError, DataError, PictureError
+from attendet.extras import require
+from attendet.inference.buffer import MAX_BYTES, read_in_thread
+from attendet.inference.live import LiveOptions, LiveReader
+from attendet.inference.sources import Skipped, Source, find_sources
+from attendet.inference.video import VideoReader, open_video, to_picture
+from attendet.pictures import Picture, read_picture
+
+__all__ = ["Frame", "read_frames", "read_pictures"]
+
+OnSkip = Callable[[Skipped], None]
+
+MAX_PICTURE_BYTES = 64 * 1024 * 1024
+"""A longer picture file is refused from addresses and standard input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture out of a source.
+
+    Attributes:
+        source: where it comes from.
+        picture: uint8 RGB of shape (H, W, 3).
+        index: its number in the source, from 0; frames that were left out count too.
+        seconds: time since the source's first frame; None for a picture that stands alone.
+        total: how many frames of the source are given, as far as its file says.
+    """
+
+    source: Source
+    picture: Picture
+    index: int = 0
+    seconds: float | None = None
+    total: int | None = None
+
+    @property
+    def is_still(self) -> bool:
+        """Whether it is a picture that stands alone."""
+        return self.seconds is None
+
+    @property
+    def name(self) -> str:
+        """What its results are filed under: ``slide``, or ``street/000012`` in a video."""
+        return self.source.name if self.is_still else f"{self.source.name}/{self.index:06d}"
+
+
+def read_frames(
+    words: str | Path | Source | Sequence[str | Path | Source],
+    *,
+    every: int = 1,
+    on_skip: OnSkip | None = None,
+    live: LiveOptions | None = None,
+    ahead: int = 16,
+) -> Generator[Frame, None, None]:
+    """Give the frames of pictures, videos, cameras, streams and addresses, one by one.
+
+    Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory stays flat whatever the
+    length. A camera or stream gives its newest frame and is connected again when it breaks.
+
+    Args:
+        words: what to read (see `attendet.inference.sources.find_sources`), or sources.
+        every: of a video, camera or stream, give each first of so many frames.
+        on_skip: told of each source that cannot be read, or not to its end, and the others go on;
+            without it that is an error.
+        live: how cameras and streams are read.
+        ahead: frames that are read ahead, at most.
+
+    Yields:
+        The frames, sources in the order named.
+
+    Raises:
+        DataError: if a source cannot be read and ``on_skip`` is left out, or there is none.
+        ConfigError: if a word or a number is not what it must be.
+        MissingExtraError: if there is a video or stream and the extra ``video`` is not installed.
+
+    Example:
+        >>> import tempfile, cv2, numpy
+        >>> path = f"{tempfile.mkdtemp()}/slide.png"
+        >>> _ = cv2.imwrite(path, numpy.zeros((30, 40, 3), numpy.uint8))
+        >>> [(frame.name, frame.picture.shape) for frame in read_frames(path)]
+        [('slide', (30, 40, 3))]
+    """
+    if every < 1 or ahead < 1:
+        raise ConfigError(f"every and ahead must be 1 or more; got {every} and {ahead}.")
+    sources = _sources(words)
+    if any(source.kind in ("video", "stream", "address") for source in sources):
+        require("av", extra="video", purpose="reading and writing videos")
+    return _read_frames(sources, every, on_skip or _raise, live or LiveOptions(), ahead)
+
+
+def _sources(words: str | Path | Source | Sequence[str | Path | Source]) -> list[Source]:
+    if isinstance(words, str | Path | Source):
+        words = [words]
+    found = [one for one in words if isinstance(one, Source)]
+    rest = [one for one in words if not isinstance(one, Source)]
+    if found and rest:
+        raise ConfigError("sources must be either all words or all found already; got both.")
+    return found or find_sources(rest)
+
+
+def _raise(skipped: Skipped) -> None:
+    raise DataError(skipped.reason)
+
+
+def _read_frames(
+    sources: Sequence[Source], every: int, on_skip: OnSkip, live: LiveOptions, ahead: int
+) -> Generator[Frame, None, None]:
+    resolved = (_resolved(source, on_skip, live.timeout) for source in sources)
+    known = (source for source in resolved if source is not None)
+    for is_picture, run in itertools.groupby(known, lambda source: source.kind == "picture"):
+        if is_picture:
+            for source, picture in read_pictures(run, on_skip=on_skip, ahead=ahead):
+                yield Frame(source, picture)
+            continue
+        for source in run:
+            with closing(_read_one(source, every, live, ahead)) as frames:
+                yield from _until_it_fails(source, frames, on_skip)
+
+
+def _resolved(source: Source, on_skip: OnSkip, timeout: float) -> Source | None:
+    """Return an address as what its server says that it is."""
+    if source.kind != "address":
+        return source
+    from attendet.inference.web import gives_picture
+
+    try:
+        kind = gives_picture(source, timeout=timeout)
+    except PictureError as error:
+        on_skip(Skipped(source.label, str(error)))
+        return None
+    return replace(source, kind="picture" if kind else "stream")
+
+
+def _until_it_fails(source: Source, frames: Iterator[Frame], on_skip: OnSkip) -> Iterator[Frame]:
+    done = 0
+    while True:
+        try:
+            frame = next(frames, None)
+        except DataError as error:
+            on_skip(Skipped(source.label, str(error), done))
+            return
+        if frame is None:
+            return
+        done += 1
+        yield frame
+
+
+def _read_one(
+    source: Source, every: int, live: LiveOptions, ahead: int
+) -> Generator[Frame, None, None]:
+    if source.is_live:
+        wanted = 0
+        for picture, index, seconds in LiveReader(source, live):
+            if index >= wanted:
+                wanted = index - index % every + every
+                yield Frame(source, picture, index, seconds)
+        return
+    frames = _video_frames(source, every, live.timeout)
+    yield from read_in_thread(frames, ahead=ahead, size_of=lambda frame: frame.picture.nbytes)
+
+
+def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]:
+    with open_video(source, timeout=timeout) as video:
+        total = None if video.total is None else -(-video.total // every)
+        done, reached = 0, 0.0
+        for index, (frame, seconds) in enumerate(video.frames()):
+            done, reached = done + 1, seconds
+            if index % every == 0:
+                yield Frame(source, to_picture(frame), index, seconds, total)
+        _check_whole(video, done, reached)
+
+
+def _check_whole(video: VideoReader, done: int, reached: float) -> None:
+    if done == 0:
+        raise DataError(f"video must hold frames; got none that can be read ({video.label}).")
+    if video.damaged:
+        raise DataError(
+            f"video is damaged or cut off: {video.damaged} of its packets are broken, "
+            f"{done} frames could be read ({video.label})."
+        )
+    stated = video.stated_seconds
+    if stated is not None and reached < stated - max(1.0, 0.1 * stated):
+        raise DataError(
+            f"video ends early: {reached:.1f} of {stated:.1f} s could be read ({video.label})."
+        )
+
+
+def read_pictures(
+    sources: Iterator[Source] | Sequence[Source],
+    *,
+    on_skip: OnSkip | None = None,
+    ahead: int = 16,
+    workers: int = 2,
+) -> Iterator[tuple[Source, Picture]]:
+    """Give each source with its picture, in order, while threads read the next ones.
+
+    Args:
+        sources: pictures: files, http(s) addresses, or standard input.
+        on_skip: told of each picture that cannot be read; the others go on.
+        ahead: pictures that are read ahead, at most; fewer where they are large.
+        workers: reading threads.
+
+    Yields:
+        The source and its picture, uint8 RGB of shape (H, W, 3).
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
+    remaining = iter(sources)
+    pending: deque[tuple[Source, Future[Picture]]] = deque()
+    sizes: deque[int] = deque(maxlen=ahead)
+
+    def fill(limit: int) -> None:
+        while len(pending) < limit and (len(pending) + 1) * max(sizes, default=0) <= MAX_BYTES:
+            if not sizes and len(pending) >= workers:  # their size is not known yet
+                return
+            source = next(remaining, None)
+            if source is None:
+                return
+            pending.append((source, pool.submit(_read_still, source)))
+
+    try:
+        while True:
+            fill(max(ahead, 1))
+            if not pending:
+                source = next(remaining, None)  # one picture alone may be larger than the limit
+                if source is None:
+                    return
+                pending.append((source, pool.submit(_read_still, source)))
+            source, future = pending.popleft()
+            try:
+                picture = future.result()
+            except PictureError as error:
+                if on_skip is not None:
+                    on_skip(Skipped(source.label, str(error)))
+                continue
+            sizes.append(picture.nbytes)
+            fill(ahead - 1)
+            del future
+            yield source, picture
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read_still(source: Source) -> Picture:
+    if isinstance(source.path, Path):
+        return read_picture(source.path)
+    if source.path == "-":
+        content = sys.stdin.buffer.read(MAX_PICTURE_BYTES + 1)
+        if len(content) > MAX_PICTURE_BYTES:
+            raise PictureError(
+                f"picture must have at most {MAX_PICTURE_BYTES // 2**20} MiB; got more "
+                "(standard input)."
+            )
+        return read_picture(content, name="standard input")
+    from attendet.inference.web import fetch_picture_bytes
+
+    content = fetch_picture_bytes(source, max_bytes=MAX_PICTURE_BYTES)
+    return read_picture(content, name=source.label)

@@ -1,0 +1,196 @@
+"""Cameras and live streams: always the newest frame, and back again after a break."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from attendet.errors import ConfigError, DataError
+from attendet.inference.buffer import Buffer
+from attendet.inference.sources import Source
+from attendet.inference.video import open_video, to_picture
+from attendet.pictures import Picture
+
+__all__ = ["LiveOptions", "LiveReader"]
+
+FIRST_DELAY = 0.5
+"""Seconds before the first new attempt; each further one waits twice as long."""
+LONGEST_DELAY = 30.0
+STEADY_SECONDS = 5.0
+"""A connection that held this long counts as good: the next break starts at the first delay."""
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How cameras and streams are read."""
+
+    drop: bool = True
+    """Drop frames that come while the detector is busy, so that it is never behind."""
+
+    reconnect: float = 60.0
+    """Seconds for which a broken source is tried again before it is given up; 0: not at all."""
+
+    timeout: float = 10.0
+    """Seconds without a sign of life after which a stream counts as broken."""
+
+    on_event: Callable[[str], None] | None = None
+    """Told, from another thread, when a source breaks and when it is back."""
+
+    def __post_init__(self) -> None:
+        if self.reconnect < 0 or self.timeout <= 0:
+            raise ConfigError(
+                "reconnect must be 0 or more and timeout above 0 seconds; got "
+                f"{self.reconnect!r} and {self.timeout!r}."
+            )
+
+
+Take = Callable[[], Picture]
+"""Gives the picture of a frame; what is dropped is never converted."""
+
+
+@dataclass(frozen=True)
+class _LiveFrame:
+    take: Take
+    index: int
+    seconds: float
+
+
+class LiveReader:
+    """Frames of a camera or stream, read by a thread.
+
+    Args:
+        source: the camera or stream.
+        options: how it is read.
+    """
+
+    def __init__(self, source: Source, options: LiveOptions) -> None:
+        self._source, self._options = source, options
+        self._buffer: Buffer[_LiveFrame] = Buffer(8, latest=options.drop)
+        self._stop = threading.Event()
+        self._count = 0
+        self._started: float | None = None
+
+    def __iter__(self) -> Iterator[tuple[Picture, int, float]]:
+        """Give picture, number and time of each frame.
+
+        Numbers count the frames that are dropped too; the time is in seconds since the first
+        frame, by this machine's clock, at which the frame arrived.
+
+        Raises:
+            DataError: if the source is not there, or was lost and did not come back in time.
+        """
+        thread = threading.Thread(target=self._pump, name="live", daemon=True)
+        thread.start()
+        try:
+            for frame in self._buffer:
+                yield frame.take(), frame.index, frame.seconds
+        finally:
+            self._stop.set()
+            self._buffer.close()
+            thread.join(2)  # it may hang on a dead line; it is a daemon
+
+    def _pump(self) -> None:
+        try:
+            self._read_until_given_up()
+        except Exception as error:  # raised again in the reader
+            self._buffer.end(error)
+        else:
+            self._buffer.end()
+
+    def _read_until_given_up(self) -> None:
+        delay, lost_at = FIRST_DELAY, 0.0
+        while True:
+            opened_at, before = time.monotonic(), self._count
+            reason = self._read_until_it_breaks(lost_at)
+            if reason is None or self._stop.is_set():
+                return
+            now = time.monotonic()
+            if self._count > before:
+                lost_at = now
+                if now - opened_at > STEADY_SECONDS:
+                    delay = FIRST_DELAY
+                self._tell(f"{self._source.label} is lost: {reason.rstrip('.')}. Trying again.")
+            if self._count == 0 or now - lost_at + delay > self._options.reconnect:
+                raise DataError(reason if self._count == 0 else self._given_up(reason))
+            self._stop.wait(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _read_until_it_breaks(self, lost_at: float) -> str | None:
+        """Return why the source broke, or None where it came to an end of its own."""
+        before = self._count
+        reason = f"{self._source.kind} ended ({self._source.label})."
+        try:
+            with _open(self._source, self._options, self._buffer) as (takes, is_finite):
+                for take in takes:
+                    now = time.monotonic()
+                    if self._started is None:
+                        self._started = now
+                    elif self._count == before:
+                        self._tell(f"{self._source.label} is back after {now - lost_at:.1f} s.")
+                    frame = _LiveFrame(take, self._count, now - self._started)
+                    self._count += 1
+                    if not self._buffer.put(frame) or self._stop.is_set():
+                        return None
+                if is_finite and self._count > before:
+                    return None
+        except DataError as error:
+            reason = str(error)
+        return reason
+
+    def _given_up(self, reason: str) -> str:
+        if self._options.reconnect == 0:
+            return reason
+        return f"{reason.rstrip('.')}; given up after {self._options.reconnect:g} s without it."
+
+    def _tell(self, words: str) -> None:
+        if self._options.on_event is not None and self._options.reconnect > 0:
+            self._options.on_event(words)
+
+
+@contextmanager
+def _open(
+    source: Source, options: LiveOptions, buffer: Buffer[_LiveFrame]
+) -> Iterator[tuple[Iterator[Take], bool]]:
+    if source.kind == "camera":
+        with closing(_camera(source)) as takes:
+            yield takes, False
+        return
+    with open_video(source, timeout=options.timeout) as video:
+        # A stored video that is sent as fast as the line allows would lose most of its frames.
+        buffer.latest = options.drop and not video.is_finite
+        yield (partial(to_picture, frame) for frame, _ in video.frames()), video.is_finite
+
+
+def _camera(source: Source) -> Generator[Take, None, None]:
+    device = str(source.path).removeprefix("camera:")
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        capture = cv2.VideoCapture(int(device) if device.isdecimal() else device)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    try:
+        if not capture.isOpened():
+            raise DataError(
+                f"camera must be there and free; got none ({source.label}). "
+                "Check its number, the cable, and that no other program uses it."
+            )
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        while True:
+            good, bgr = capture.read()
+            if not good or bgr is None:
+                return
+            yield partial(_rgb, bgr)
+    finally:
+        capture.release()
+
+
+def _rgb(bgr: cv2.typing.MatLike) -> Picture:
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)

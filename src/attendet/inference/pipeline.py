@@ -1,0 +1,194 @@
+"""Frames in, results out: detection in batches, tiles, tracks and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from attendet.detections import Detections
+from attendet.errors import ConfigError
+from attendet.inference.counting import LineCounter, ZoneCounter
+from attendet.inference.frames import Frame
+from attendet.inference.sources import Source
+from attendet.inference.tiles import predict_tiled, tile_windows
+from attendet.inference.tracking import LOW_SHARE, Tracker
+from attendet.pictures import Picture
+
+if TYPE_CHECKING:
+    from attendet.inference.detector import Detector
+
+__all__ = ["Result", "Watch", "predict_frames"]
+
+BATCH_BYTES = 256 * 1024 * 1024
+"""Frames that wait to run together hold at most this much."""
+
+MARK_COLOUR = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is done with each frame."""
+
+    tile: int | None = None
+    """Look at pictures in tiles of this many pixels; at the whole picture alone if None."""
+
+    overlap: float = 0.2
+    """Share of its side by which a tile overlaps the next, 0 to 0.9."""
+
+    track: bool = False
+    """Give objects numbers that stay with them from frame to frame; lines need it and set it."""
+
+    lines: Sequence[Sequence[float]] = ()
+    """Count objects that cross these lines: x1, y1, x2, y2 each, pixels."""
+
+    zones: Sequence[Sequence[float]] = ()
+    """Count objects in these polygons: x, y, x, y, ... each, pixels."""
+
+    only: Sequence[str] | None = None
+    """Names of the classes that are wanted; all if None."""
+
+    def __post_init__(self) -> None:
+        if self.tile is not None:
+            tile_windows((1, 1), self.tile, self.overlap)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was found in one frame.
+
+    Attributes:
+        frame: the frame.
+        detections: in its pixels.
+        counters: lines and zones of the frame's source, as they stand at the latest result.
+        counts: what they counted up to this frame.
+    """
+
+    frame: Frame
+    detections: Detections
+    counters: Sequence[LineCounter | ZoneCounter] = ()
+    counts: Sequence[Mapping[str, Any]] = field(default=())
+
+    @cached_property
+    def drawn(self) -> Picture:
+        """The picture with boxes, names, scores, track numbers, lines, zones and their counts."""
+        from attendet.report.draw import draw_detections
+
+        found = self.detections
+        labels = found.names
+        if found.track_ids is not None:
+            labels = [
+                f"{name} #{track_id}" if track_id else name
+                for name, track_id in zip(labels, found.track_ids.tolist(), strict=True)
+            ]
+        picture = self.frame.picture
+        if self.counters:
+            picture = picture.copy()
+            for counter in self.counters:
+                _draw_counter(picture, counter)
+        return draw_detections(picture, found.boxes_xyxy, labels, found.class_ids, found.scores)
+
+
+def _draw_counter(picture: Picture, counter: LineCounter | ZoneCounter) -> None:
+    """Draw a line or zone and what it counted, in place."""
+    from attendet.report.text import fit_text, lay_text, text_mask
+
+    height, width = picture.shape[:2]
+    points = counter.points_xy.round().astype(np.int32)
+    line = max(1, round((height * width) ** 0.5 / 300))
+    closed = isinstance(counter, ZoneCounter)
+    cv2.polylines(picture, [points], closed, (0, 0, 0), line + 2, cv2.LINE_AA)
+    cv2.polylines(picture, [points], closed, MARK_COLOUR, line, cv2.LINE_AA)
+    letter = max(10, round((height * width) ** 0.5 / 40))
+    left, top = np.clip(points.min(axis=0) + line + 2, 0, (width - 1, height - 1)).tolist()
+    text = fit_text(counter.words, letter, width - left)
+    if text:
+        band_h, band_w = text_mask(text, letter).shape
+        picture[top : top + band_h, left : left + band_w] = 0
+        lay_text(picture, text, left=left, top=top, height=letter, colour=MARK_COLOUR)
+
+
+def predict_frames(
+    detector: Detector, frames: Iterable[Frame], watch: Watch | None = None, *, batch: int = 8
+) -> Generator[Result, None, None]:
+    """Give the result of each frame, in order.
+
+    Frames of pictures and video files run in batches; those of cameras and streams at once. Tracks
+    and counts begin anew with each video; pictures that stand alone are taken for one video.
+
+    Args:
+        detector: any detector.
+        frames: such as those of `attendet.inference.frames.read_frames`.
+        watch: what is done with each frame; detection alone if left out.
+        batch: frames that run together, at most.
+
+    Raises:
+        ConfigError: if a class, a line or a zone is not what it must be.
+        MissingExtraError: if tracking or counting is asked for and its extra is not installed.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch must be 1 or more; got {batch!r}.")
+    watch = watch or Watch()
+    watcher = _Watcher(detector, watch)
+    for chunk in _chunks(frames, batch):
+        found = _detect(detector, chunk, watch, watcher.confidence)
+        for frame, detections in zip(chunk, found, strict=True):
+            yield watcher.result(frame, detections)
+
+
+def _chunks(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
+    """Give frames in groups; what is live does not wait for the next one."""
+    chunk: list[Frame] = []
+    held = 0
+    for frame in frames:
+        chunk.append(frame)
+        held += frame.picture.nbytes
+        if len(chunk) == size or held >= BATCH_BYTES or frame.source.is_live:
+            yield chunk
+            chunk, held = [], 0
+        del frame  # while the next one is read, this one may go
+    if chunk:
+        yield chunk
+
+
+def _detect(
+    detector: Detector, chunk: Sequence[Frame], watch: Watch, confidence: float | None
+) -> list[Detections]:
+    rule: dict[str, Any] = {"confidence": confidence, "only": watch.only}
+    if watch.tile is None:
+        return detector.predict_batch([frame.picture for frame in chunk], **rule)
+    return [
+        predict_tiled(detector, frame.picture, watch.tile, watch.overlap, **rule) for frame in chunk
+    ]
+
+
+class _Watcher:
+    """Tracks and counts over the frames of one source, and anew over those of the next."""
+
+    def __init__(self, detector: Detector, watch: Watch) -> None:
+        self._watch = watch
+        self._tracks = watch.track or bool(watch.lines)
+        self._sure = detector.selection.confidence
+        self.confidence = LOW_SHARE * self._sure if self._tracks else None
+        self._source: Source | None = None
+        self._begin()  # says at once what is missing or wrong
+
+    def _begin(self) -> None:
+        self._tracker = Tracker(self._sure) if self._tracks else None
+        self._counters: list[LineCounter | ZoneCounter] = []
+        self._counters += [LineCounter(line) for line in self._watch.lines]
+        self._counters += [ZoneCounter(zone) for zone in self._watch.zones]
+
+    def result(self, frame: Frame, detections: Detections) -> Result:
+        source = None if frame.is_still else frame.source
+        if source != self._source:
+            self._source = source
+            self._begin()
+        if self._tracker is not None:
+            detections = self._tracker.update(detections, frame.seconds)
+        counts = [counter.update(detections) for counter in self._counters]
+        return Result(frame, detections, tuple(self._counters), counts)

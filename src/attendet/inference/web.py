@@ -1,0 +1,107 @@
+"""Pictures from http and https addresses: bounded in size and time."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from attendet import __version__
+from attendet.errors import PictureError
+from attendet.inference.sources import Source
+
+__all__ = ["fetch_picture_bytes", "gives_picture"]
+
+_CHUNK = 1 << 16
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https alone."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
+        headers: http.client.HTTPMessage, newurl: str,
+    ) -> urllib.request.Request | None:  # fmt: skip
+        """Return the request that follows, or refuse the scheme."""
+        if not newurl.startswith(("https://", "http://")):
+            raise urllib.error.URLError(f"the server sends on to {newurl.split(':')[0]!r}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextmanager
+def _answer(source: Source, timeout: float) -> Iterator[http.client.HTTPResponse]:
+    opener = urllib.request.build_opener(_WebOnly)
+    opener.addheaders = [("User-Agent", f"attendet/{__version__}")]
+    reason: Any
+    try:
+        with opener.open(str(source.path), timeout=timeout) as answer:
+            yield answer
+            return
+    except urllib.error.HTTPError as error:
+        error.close()
+        reason = f"the server says {error.code} {error.reason}"
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+        ssl.SSLError,
+        ValueError,
+    ) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
+    raise PictureError(
+        f"address cannot be read ({source.label}): {reason}. Check the address and the network."
+    )
+
+
+def gives_picture(source: Source, *, timeout: float = 20.0) -> bool:
+    """Return whether the server calls what is at an address a picture (``image/...``).
+
+    Args:
+        source: an http or https address.
+        timeout: seconds without a sign of life before giving up.
+
+    Raises:
+        PictureError: if there is no good answer.
+    """
+    with _answer(source, timeout) as answer:
+        return str(answer.headers.get_content_maintype()) == "image"
+
+
+def fetch_picture_bytes(source: Source, *, max_bytes: int, timeout: float = 20.0) -> bytes:
+    """Return what an http or https address gives.
+
+    Args:
+        source: the address.
+        max_bytes: a longer answer is refused, at the latest while it streams.
+        timeout: seconds that it may take in all.
+
+    Raises:
+        PictureError: if there is no good answer, or one that is too long, too slow or cut off.
+    """
+    deadline = time.monotonic() + timeout
+    content = bytearray()
+    with _answer(source, timeout) as answer:
+        length = answer.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        while (total or 0) <= max_bytes and len(content) <= max_bytes:
+            chunk = answer.read1(_CHUNK)
+            if not chunk:
+                break
+            content += chunk
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no whole answer after {timeout:g} s")
+    if (total or 0) > max_bytes or len(content) > max_bytes:
+        raise PictureError(
+            f"picture must have at most {max_bytes // 2**20} MiB; got more ({source.label})."
+        )
+    if total is not None and len(content) < total:
+        raise PictureError(
+            f"picture is cut off after {len(content)} of {total} bytes ({source.label})."
+        )
+    return bytes(content)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attendet.errors import ConfigError, MissingExtraError
+from attendet.inference import Detector, Frame, Watch, pipeline, predict_frames, read_frames
+from attendet.inference.sources import Source
+
+STREET = Source("street", Path("street.mp4"), "video")
+
+
+def _frames(scene: Any, count: int, source: Source = STREET, step: int = 4) -> Iterator[Frame]:
+    for number in range(count):
+        left = 10 + step * number
+        picture = scene((96, 192), (left, 30, left + 30, 60))
+        yield Frame(source, picture, number, number / 25)
+
+
+def test_results_come_in_order_in_batches(bright: Any, scene: Any) -> None:
+    runtime = bright(input_hw=(96, 192))
+
+    results = list(predict_frames(Detector(runtime), _frames(scene, 7), batch=3))
+
+    assert [result.frame.index for result in results] == list(range(7))
+    assert [shape[0] for shape in runtime.shapes] == [3, 3, 1]
+    lefts = [result.detections.boxes_xyxy[0, 0] for result in results]
+    assert lefts == pytest.approx([10 + 4 * n for n in range(7)], abs=1)
+
+
+def test_live_frames_do_not_wait_for_each_other(bright: Any, scene: Any) -> None:
+    taken: list[int] = []
+
+    def frames() -> Iterator[Frame]:
+        for frame in _frames(scene, 3, Source("cam", "camera:0", "camera")):
+            taken.append(frame.index)
+            yield frame
+
+    results = predict_frames(Detector(bright()), frames(), batch=8)
+
+    next(results)
+    assert taken == [0]
+
+
+def test_large_frames_run_in_smaller_batches(
+    bright: Any, scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BATCH_BYTES", 2 * 96 * 192 * 3)
+    runtime = bright(input_hw=(96, 192))
+
+    list(predict_frames(Detector(runtime), _frames(scene, 5), batch=8))
+
+    assert [shape[0] for shape in runtime.shapes] == [2, 2, 1]
+
+
+def test_wanted_classes_and_tiles_reach_the_detector(bright: Any, scene: Any) -> None:
+    runtime = bright(input_hw=(96, 96))
+    frame = Frame(Source("a", Path("a.png")), scene((200, 300), (100, 50, 160, 90)))
+
+    (cats,) = predict_frames(Detector(runtime), [frame], Watch(only=["cat"]))
+    (tiled,) = predict_frames(Detector(runtime), [frame], Watch(tile=160, overlap=0.5))
+
+    assert len(cats.detections) == 0  # its best class is dog
+    assert sum(shape[0] for shape in runtime.shapes) == 1 + 2 * 3 + 1
+    np.testing.assert_allclose(tiled.detections.boxes_xyxy, [[100, 50, 160, 90]], atol=2)
+
+
+def test_tracks_and_counts_begin_anew_with_each_video(bright: Any, scene: Any) -> None:
+    pytest.importorskip("trackers")
+    plaza = Source("plaza", Path("plaza.mp4"), "video")
+    frames = [*_frames(scene, 30), *_frames(scene, 30, plaza)]
+    watch = Watch(lines=[(96, 96, 96, 0)], zones=[(60, 0, 140, 0, 140, 96, 60, 96)])
+
+    results = list(predict_frames(Detector(bright(input_hw=(96, 192))), frames, watch))
+
+    for part in (results[:30], results[30:]):
+        assert part[0].detections.track_ids.tolist() == [0]
+        assert {tuple(one.detections.track_ids.tolist()) for one in part[1:]} == {(1,)}
+        line, zone = part[-1].counts
+        assert line["in"] + line["out"] == 1
+        assert (zone["inside"], zone["most"], zone["visits"]) == (0, 1, 1)
+        assert part[0].counts[1]["most"] == 0
+
+
+def test_pictures_that_stand_alone_are_one_sequence(bright: Any, scene: Any) -> None:
+    pytest.importorskip("trackers")
+    frames = [
+        Frame(Source(str(number), Path(f"{number}.png")), frame.picture)
+        for number, frame in enumerate(_frames(scene, 4))
+    ]
+
+    results = list(predict_frames(Detector(bright(input_hw=(96, 192))), frames, Watch(track=True)))
+
+    assert [one.detections.track_ids.tolist() for one in results] == [[0], [1], [1], [1]]
+
+
+def test_the_confidence_stays_what_was_asked_for(bright: Any, scene: Any) -> None:
+    pytest.importorskip("trackers")
+    detector = Detector(bright(input_hw=(96, 192)), confidence=0.95)
+
+    results = list(predict_frames(detector, _frames(scene, 4), Watch(track=True)))
+
+    assert [len(one.detections) for one in results] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Watch(tile=5), "tile must be 32"),
+        (lambda: Watch(tile=64, overlap=1.0), "overlap must be"),
+    ],
+    ids=["tile", "overlap"],
+)
+def test_what_is_wrong_is_said_at_once(make: Callable[[], Watch], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("module", "watch"),
+    [("trackers", Watch(track=True)), ("supervision", Watch(zones=[(0, 0, 9, 0, 9, 9)]))],
+    ids=["track", "zone"],
+)
+def test_what_needs_an_extra_says_which_at_once(
+    bright: Any, monkeypatch: pytest.MonkeyPatch, module: str, watch: Watch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    extra = "track" if watch.track else "supervision"
+
+    with pytest.raises(MissingExtraError, match=rf"needs '{module}'.*attendet\[{extra}\]"):
+        next(predict_frames(Detector(bright()), [], watch))
+
+
+def test_a_batch_of_none_is_refused(bright: Any) -> None:
+    with pytest.raises(ConfigError, match="batch must be 1 or more; got 0"):
+        next(predict_frames(Detector(bright()), [], batch=0))
+
+
+def test_the_whole_way_from_a_video(bright: Any, make_video: Callable[..., Path]) -> None:
+    detector = Detector(bright(input_hw=(64, 96)))
+
+    results = list(predict_frames(detector, read_frames(make_video(frames=9)), batch=4))
+
+    lefts = [one.detections.boxes_xyxy[0, 0] for one in results]
+    assert lefts == pytest.approx([4 * n for n in range(9)], abs=1)
