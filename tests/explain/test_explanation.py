@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_grad_cam")
 
-from attendet.errors import PictureError  # noqa: E402
+from attendet.errors import ConfigError, PictureError  # noqa: E402
 from attendet.explain import (  # noqa: E402
     compute_gates,
     explain,
@@ -107,6 +107,19 @@ def test_the_folder_holds_page_pictures_and_numbers(tiny, shots, tmp_path, atten
                 np.testing.assert_array_equal(arrays[f"gate/{site}/{name}"], gate)
         np.testing.assert_array_equal(arrays["scores"], found.pictures[0].detections.scores)
     assert (tmp_path / "out" / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_never_replaced(tiny, shots):
+    (shots / "a.jpg").rename(shots / "a.png")
+    network, metadata = tiny("se@p5")
+    found = explain_network(network, metadata, find_sources([shots / "a.png"]), cam=False)
+    before = (shots / "a.png").read_bytes()
+
+    with pytest.raises(ConfigError, match=r"where a\.png would be replaced"):
+        write_explanation(found, shots)
+
+    assert (shots / "a.png").read_bytes() == before
+    assert not list(shots.glob("*.html"))
 
 
 def test_the_health_of_a_network_alone(tiny, shots):

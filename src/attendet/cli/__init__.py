@@ -31,6 +31,7 @@ COMMANDS = {
     "import": "take in darknet files or PyTorch checkpoints",
     "export": "write a network as darknet files",
     "explain": "what a detector looks at: gates, activation maps",
+    "report": "the report of a study, from its records",
     "prune-attention": "take out attention that does nothing",
 }
 

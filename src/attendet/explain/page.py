@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from attendet import __version__
+from attendet.errors import ConfigError
 from attendet.explain.explanation import Explanation, PictureExplanation
 from attendet.explain.gates import crop_to_picture, gate_map
 from attendet.explain.health import (
@@ -74,8 +75,17 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
         explanation: what `explain` returned.
         folder: made if it is not there; files of the same names are replaced.
         command: what was called, for the page.
+
+    Raises:
+        ConfigError: if a file would take the place of a picture that is explained.
     """
     folder = Path(folder)
+    for one in explanation.pictures:
+        if (folder / f"{one.source.name}.png").resolve() == one.source.path.resolve():
+            raise ConfigError(
+                f"output must not be the folder of the pictures; got {str(folder)!r}, where "
+                f"{one.source.path.name} would be replaced (--output). Choose another."
+            )
     health = explanation.health()
     page = Page("What the attention does", contents=True)
     _add_summary(page, explanation, health)

@@ -33,12 +33,15 @@ from attendet.report.figures import (
     training_figure,
 )
 from attendet.report.html import Cell, Page
+from attendet.report.markdown import MarkdownPage
+from attendet.report.study_report import write_report
 from attendet.report.tables import class_table, markdown_table, plain_table, summary_table
 
 __all__ = [
     "Cell",
     "Dot",
     "Interval",
+    "MarkdownPage",
     "Page",
     "Series",
     "class_table",
@@ -62,4 +65,5 @@ __all__ = [
     "to_png",
     "to_svg",
     "training_figure",
+    "write_report",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from attendet.files import write_atomically
-from attendet.report.chart import CHART_DARK, CHART_LIGHT, CHART_STYLE
+from attendet.report.chart_canvas import CHART_DARK, CHART_LIGHT, CHART_STYLE
 
 __all__ = ["Cell", "Page"]
 

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from attendet.errors import DataError
+from attendet.report import write_report
+from attendet.report.study import read_study
+from attendet.report.study_examples import _count_errors, find_examples
+from attendet.report.study_tables import verdict_table
+
+
+class Words(HTMLParser):
+    """The headings, texts and pictures of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.headings, self.texts, self.sources, self.tag = [], [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tag = tag
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        (self.headings if self.tag == "h2" else self.texts).append(data.strip())
+
+
+def test_the_report_says_all_of_it_in_every_form(study_folder):
+    folder = study_folder()
+
+    page = write_report(folder)
+
+    assert page == folder / "report.html"
+    words = Words(page.read_text(encoding="utf-8"))
+    assert [one for one in words.headings if one] == [
+        "Verdicts", "Cost beside gain", "Course of training", "By size and by class",
+        "Where the arms disagree most", "What the gates do", "How it was made", "Every run",
+    ]  # fmt: skip
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    said = " ".join(words.texts)
+    for text in (
+        "helps", "hurts", "no difference > 0.5", "not enough seeds", "made up for ca.",
+        "0644b95ad2d39800", "attendet compare cells", "adamw", "2.14.1", "Linux x86\\_64",
+        "responds to the picture", "train", "torch: milliseconds a picture",
+    ):  # fmt: skip
+        assert text.replace("\\", "") in said, text
+        if "milliseconds" not in text:
+            assert text.replace("_", "_").replace(">", "\\>") in markdown, text
+    assert len(list((folder / "figures").glob("*.svg"))) >= 6
+    assert len(list((folder / "figures").glob("*.jpg"))) == 3 * 6
+    named = re.findall(r"\]\((figures/[^)]+)\)", markdown)
+    assert sorted(named) == sorted(f"figures/{one.name}" for one in (folder / "figures").iterdir())
+
+
+def test_the_numbers_are_those_of_the_records(study_folder):
+    folder = study_folder()
+    write_report(folder)
+    runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+    with (folder / "runs.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["ap"]) for row in rows] == [run["metrics"]["ap"] for run in runs]
+    assert [float(row["ap RBC"]) for row in rows] == [
+        run["metrics"]["per_class"]["RBC"]["ap"] for run in runs
+    ]
+    with (folder / "arms.csv").open() as stream:
+        arms = {row["arm"]: row for row in csv.DictReader(stream)}
+    aps = [run["metrics"]["ap"] for run in runs if run["arm_name"] == "ca"]
+    assert float(arms["ca"]["ap"]) == pytest.approx(np.mean(aps))
+    assert float(arms["ca"]["ap_sd"]) == pytest.approx(np.std(aps, ddof=1))
+    content = json.loads((folder / "report.json").read_text())
+    assert content["arms"][0]["verdict"] == "baseline"
+    assert content["study"]["baseline"] == "none"
+    differences = read_study(folder).differences("ca", "metrics", "ap")
+    base = [run["metrics"]["ap"] for run in runs if run["arm_name"] == "none"]
+    assert differences == pytest.approx([a - b for a, b in zip(aps, base, strict=True)])
+
+
+def test_verdicts_come_first_and_are_sorted_by_their_numbers(study_folder):
+    table = verdict_table(read_study(study_folder()))
+
+    assert table.header[:4] == ["arm", "verdict", "difference", "95 % interval"]
+    assert [row[0] for row in table.rows] == ["none", "se", "cbam", "eca", "ca"]
+    tones = {row[0]: row[1].tone for row in table.rows}
+    assert tones == {"none": "quiet", "se": "quiet", "cbam": "bad", "eca": "warn", "ca": "good"}
+    assert table.rows[2][2].text.startswith("\u2212")
+    assert table.rows[2][2].key < 0
+
+
+def test_nothing_is_fetched_and_nothing_given_can_run(study_folder):
+    nasty = "<script>alert(1)</script>"
+    folder = study_folder(command=nasty, recipe={nasty: nasty})
+
+    html = write_report(folder).read_text(encoding="utf-8")
+
+    assert html.count("<script>") == 1
+    assert not re.search(r"https?://|@import|<link|url\(", html)
+    assert all(one.startswith(("data:", "#")) for one in Words(html).sources)
+
+
+def test_a_hundred_runs_take_less_than_five_seconds(study_folder):
+    arms = tuple(f"{name}@{site}" for name in ("none", "se", "cbam", "eca", "ca")
+                 for site in ("p4", "p5"))  # fmt: skip
+    folder = study_folder(arms=arms, seeds=10, epochs=60)
+
+    begun = time.process_time()
+    write_report(folder)
+
+    assert len(read_study(folder).runs) == 100
+    assert time.process_time() - begun < 5
+
+
+def test_a_study_that_goes_on_can_be_reported(study_folder):
+    folder = study_folder(verdicts={}, latency={}, seeds=2)
+    lines = (folder / "runs.jsonl").read_text().splitlines()
+    failed = {"key": "x", "arm_name": "ca", "seed": 9, "stopped": "failed", "error": "no memory",
+              "metrics": None, "curve": []}  # fmt: skip
+    kept = [lines[0], json.dumps(failed), lines[-1][: len(lines[-1]) // 2]]
+    (folder / "runs.jsonl").write_text("\n".join(kept))
+
+    said = " ".join(Words(write_report(folder).read_text(encoding="utf-8")).texts)
+
+    assert "1 runs failed and are left out:" in said
+    assert "ca, seed 9: no memory" in said
+    assert "not measured" in said
+
+
+def test_examples_without_the_pictures_say_so(study_folder, tmp_path):
+    folder = study_folder()
+    (tmp_path / "cells").rename(tmp_path / "moved")
+
+    examples, words = find_examples(read_study(folder))
+    assert examples == []
+    assert "cannot be read from the data set" in words
+    assert str(tmp_path / "cells") in words
+
+    examples, words = find_examples(read_study(folder), root=tmp_path / "moved")
+    assert len(examples) == 3
+    assert words.startswith("The pictures on which missed objects and false alarms")
+    assert [caption.split(":")[0] for _, caption in examples[0].panels][:2] == ["truth", "none"]
+    (folder / "truth.npz").unlink()
+    assert find_examples(read_study(folder))[0] == []
+
+
+def test_errors_are_missed_objects_and_false_alarms():
+    def boxes(*rows):
+        return np.array(rows, dtype=np.float32).reshape(-1, 4)
+
+    real = {
+        "boxes_xyxy": boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]),
+        "class_ids": np.array([0, 1, 0]),
+        "difficult": np.array([False, False, True]),
+    }
+
+    def errors(shown, class_ids):
+        return _count_errors(
+            real, {"boxes_xyxy": shown, "scores": np.linspace(0.9, 0.5, len(shown))},
+            np.array(class_ids),
+        )  # fmt: skip
+
+    assert errors(real["boxes_xyxy"], [0, 1, 0]) == 0
+    assert errors(boxes(), []) == 2
+    assert errors(boxes([0, 0, 10, 10], [0, 0, 10, 9]), [0, 0]) == 2  # found twice, one missed
+    assert errors(boxes([0, 0, 10, 10]), [1]) == 3  # wrong class
+    assert errors(boxes([40, 0, 50, 10], [40, 0, 50, 10]), [0, 0]) == 2  # difficult: no matter
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("study.json", None, "must hold a study"),
+        ("study.json", "{", "study.json must be JSON; it is damaged"),
+        ("study.json", '{"layout": "attendet/study/2"}', "layout 'attendet/study/1'"),
+        ("runs.jsonl", "{\n{}\n", r"runs.jsonl:1"),
+    ],
+    ids=["none", "broken", "later", "line"],
+)
+def test_what_is_no_study_is_named(study_folder, name, text, said):
+    folder = study_folder(arms=("none", "ca"), seeds=1)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+
+    with pytest.raises(DataError, match=said):
+        read_study(folder)
