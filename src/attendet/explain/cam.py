@@ -106,6 +106,8 @@ def class_activation_maps(
     Raises:
         MissingExtraError: if grad-cam is not installed.
     """
+    if not rows:
+        return {}
     library = require("pytorch_grad_cam", extra="explain", purpose="class activation maps")
     weights = next(network.parameters())
     pictures = torch.from_numpy(np.ascontiguousarray(canvas))[None].permute(0, 3, 1, 2)

@@ -158,7 +158,8 @@ def prune_attention(
             continue
         say(f"AP without {site}")
         candidate = copy.deepcopy(pruned)
-        fold_gate(candidate, site, scales[site])
+        channels = int(gated_sites(candidate)[site].channels)  # type: ignore[arg-type]
+        fold_gate(candidate, site, scales[site].expand(channels))
         without = measure(candidate)
         lost = 100 * (ap_before - without)
         folded = lost <= max_loss + 1e-9
