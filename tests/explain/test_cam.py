@@ -13,6 +13,9 @@ from attendet.explain.cam import (  # noqa: E402
     detected_rows,
 )
 from attendet.inference.postprocess import Selection, select_detections  # noqa: E402
+from attendet.models import GraphDetector  # noqa: E402
+from attendet.models.darknet_graph import Graph  # noqa: E402
+from attendet.models.darknet_layers import Convolutional, Route, Yolo  # noqa: E402
 from attendet.pictures import Letterbox  # noqa: E402
 
 FIT = Letterbox.fit((64, 64), (64, 64))
@@ -49,20 +52,19 @@ def test_nothing_detected_gives_no_rows():
     assert detected_rows(*nothing, FIT, Selection()) == {}
 
 
-def test_the_map_is_layer_cam_of_the_summed_scores_added_over_levels(tiny, canvas):
+@pytest.mark.parametrize("heads", [False, True], ids=["backbone", "heads"])
+def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, canvas, heads):
     network, _ = tiny("se@p5")
     boxes_xyxy, scores = outputs(network, canvas)
     rows = detected_rows(boxes_xyxy, scores, FIT, Selection(0.2))
 
-    maps = class_activation_maps(network, canvas, rows)
+    layers = [network.head_p5, network.head_p4] if heads else cam_layers(network)
+    maps = class_activation_maps(network, canvas, rows, layers=layers if heads else None)
 
     assert set(maps) == set(rows)
     pictures = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2) / 255
     kept = []
-    hooks = [
-        layer.register_forward_hook(lambda *parts: kept.append(parts[2]))
-        for layer in cam_layers(network)
-    ]
+    hooks = [layer.register_forward_hook(lambda *parts: kept.append(parts[2])) for layer in layers]
     every = network.decode(network(pictures))[1][0]
     for hook in hooks:
         hook.remove()
@@ -82,7 +84,8 @@ def test_a_level_that_found_nothing_adds_nothing(tiny, canvas):
     coarse = {0: np.arange(3)}  # the first boxes are those of stride 32
     assert len(scores) > 12
 
-    both = class_activation_maps(network, canvas, coarse)[0]
+    heads = [network.head_p5, network.head_p4]
+    both = class_activation_maps(network, canvas, coarse, layers=heads)[0]
     alone = class_activation_maps(network, canvas, coarse, layers=[network.head_p5])[0]
 
     np.testing.assert_array_equal(both, alone)
@@ -103,3 +106,21 @@ def test_the_network_is_left_as_it_was(tiny, canvas):
     assert (last.grad == 1).all()
     assert first.grad is None
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_layer_is_the_last_that_all_outputs_see_the_picture_through():
+    def conv(size, stride=1):
+        return Convolutional(7, size, stride, size // 2, activation="linear")
+
+    line = (conv(3, 2), conv(3), conv(3), conv(1))
+    forked = (conv(3, 2), conv(3), conv(3), conv(1), Yolo(), Route((1,)), conv(3), conv(1))
+
+    for layers, expected in ((line, 0), (forked, 1)):
+        made = Graph((*layers, Yolo()))
+        anchors = [[(10, 20)]] * len(made.yolo_layers)
+        network = GraphDetector(made, 2, anchors, input_hw=(64, 64))
+        assert cam_layers(network) == [network.layers[expected]]
+        maps = class_activation_maps(
+            network.eval(), np.full((64, 64, 3), 90, np.uint8), {1: np.arange(3)}
+        )
+        assert maps[1].shape == (64, 64)

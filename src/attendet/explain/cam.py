@@ -21,6 +21,8 @@ from attendet.extras import require
 from attendet.inference.postprocess import Selection
 from attendet.inference.preprocess import Fit
 from attendet.models import DetectionNetwork, GraphDetector, YoloV4Tiny
+from attendet.models.darknet_graph import Graph
+from attendet.models.darknet_layers import Convolutional
 
 __all__ = ["cam_layers", "class_activation_maps", "detected_rows"]
 
@@ -59,7 +61,10 @@ def detected_rows(
 
 
 def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
-    """Return the modules whose maps the output convolutions read, one a level.
+    """Return the last module through which every output of a network sees the picture.
+
+    Behind it must lie two convolutions that look around: right before an output, which is a 1x1
+    convolution, a map would show nothing but the cells that made the detections.
 
     Args:
         network: YOLOv4-tiny or a network of darknet layers.
@@ -68,15 +73,30 @@ def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
         ConfigError: if it is another network.
     """
     if isinstance(network, YoloV4Tiny):
-        return [network.head_p5, network.head_p4]
+        return [network.backbone.csp3.conv1]
     if isinstance(network, GraphDetector):
-        layers = network.graph.layers
-        sources = [layers[index - 1].sources(index - 1)[0] for index in network.graph.yolo_layers]
-        return [network.layers[source] for source in sources if source >= 0]
+        return [network.layers[_last_shared_layer(network.graph)]]
     raise ConfigError(
         f"network must be a YoloV4Tiny or a GraphDetector; got {type(network).__name__}. "
         "Name the layers."
     )
+
+
+def _last_shared_layer(graph: Graph) -> int:
+    """Return the last layer that all outputs depend on, two spatial convolutions before the end."""
+    layers = graph.layers
+    before: dict[int, set[int]] = {-1: set()}  # the layers without which a layer sees nothing
+    for index, layer in enumerate(layers):
+        shared = set.intersection(*(before[source] for source in layer.sources(index)))
+        before[index] = shared | {index}
+    shared = set.intersection(*(before[index] for index in graph.yolo_layers))
+    spatial = [
+        index
+        for index, layer in enumerate(layers)
+        if isinstance(layer, Convolutional) and layer.size > 1
+    ]
+    early = [index for index in shared if sum(later > index for later in spatial) >= 2]
+    return max(early, default=min(shared))
 
 
 def class_activation_maps(
@@ -90,15 +110,15 @@ def class_activation_maps(
 
     Layer-CAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for
     Localization", IEEE TIP 30, equation 5) by the grad-cam library, with one difference: maps of
-    several layers are added in their own units rather than each scaled to 1 before, so that a level
-    that found nothing adds nothing. The target of a class is the sum of the scores of its
+    several layers are added in their own units rather than each scaled to 1 before, so that a layer
+    that no detection depends on adds nothing. The target of a class is the sum of the scores of its
     detections; a picture holds many objects, and the map shows them all.
 
     Args:
         network: in eval mode; parameters and gradients stay as they are.
         canvas: uint8, shape (H, W, 3), in the colour order that the network takes.
         rows: class number to the decoded boxes that were detected, as `detected_rows` gives them.
-        layers: modules that return the maps to weigh; those before the outputs if left out.
+        layers: modules that return the maps to weigh; see `cam_layers` if left out.
 
     Returns:
         Class number to map, shape (H, W), 0 and up, in the units of the summed score.

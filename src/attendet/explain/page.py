@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -146,15 +146,14 @@ def _add_health(page: Page, health: dict[str, BlockHealth]) -> None:
         ends = [gate.saturated for gate in one.gates.values() if gate.saturated is not None]
         saturated = max(ends, default=None)
         rows.append([
-            site, one.kind, str(one.channels), f"{product.mean:.3f}",
-            *_spreads(product), f"{product.distance:.3f}",
-            "-" if saturated is None else f"{saturated:.1%}",
-            Cell(one.verdict, tone=TONES[one.verdict], hint=one.sentence),
+            site, Cell(one.verdict, tone=TONES[one.verdict], hint=one.sentence), one.kind,
+            str(one.channels), f"{product.mean:.3f}", *_spreads(product),
+            f"{product.distance:.3f}", "-" if saturated is None else f"{saturated:.1%}",
         ])  # fmt: skip
     page.add_table(
-        ["site", "block", "channels", "mean", "by picture", "by place", "by channel",
-         "from 1", "saturated", "verdict"],
-        rows, words={1, 9}, sortable=len(rows) > 1,
+        ["site", "verdict", "block", "channels", "mean", "by picture", "by place", "by channel",
+         "from 1", "saturated"],
+        rows, words={1, 2}, sortable=len(rows) > 1,
         caption="The product of each block's gates, over all pictures, places and channels.",
     )  # fmt: skip
     gates = [
@@ -279,20 +278,30 @@ def _add_pictures(page: Page, explanation: Explanation, folder: Path) -> None:
     shown = len(explanation.pictures)
     which = "All" if shown == explanation.count else f"The first {shown} of {explanation.count}"
     page.add_text(
-        f"{which} pictures. Activation: where the map in front of the outputs raised the scores of "
-        "what was detected of a class (Layer-CAM), bright is much. Gates: the product of a "
-        "block's gates at each place, mean over channels, from dark (least) to bright (greatest); "
-        "one site has one scale on all pictures. Row gates stand along the right edge and column "
+        f"{which} pictures. Activation: what raised the scores of the detections of a class, on the "
+        "last map that all outputs see (Layer-CAM); bright is much. Gates: the product of a "
+        "block's gates at each place, mean over channels; dark and bright are the two values "
+        "behind 'scale', the same on all pictures. Row gates stand along the right edge and column "
         "gates below, with least and greatest value in the corner. Channel gates are sorted."
     )
     spans = _spans(explanation)
     for one in explanation.pictures:
-        panels = _panels(one, spans)
+        found = _found_panels(one)
+        gates = [
+            panel
+            for site, named in one.gates.items()
+            for panel in _site_panels(one, site, named, spans)
+        ]
         page.add_heading(one.source.path.name)
-        page.add_gallery([(to_jpeg(picture, 88), words) for picture, words in panels])
+        for panels, least_width in ((found, 300), (gates, 420)):
+            if panels:
+                page.add_gallery(
+                    [(to_jpeg(picture, 88), words) for picture, words in panels],
+                    least_width=least_width,
+                )
         sheet = picture_grid(
-            [picture for picture, _ in panels], min(3, len(panels)),
-            captions=[words for _, words in panels], cell_width=CELL_WIDTH,
+            [picture for picture, _ in [*found, *gates]], min(3, len(found) + len(gates)),
+            captions=[words for _, words in [*found, *gates]], cell_width=CELL_WIDTH,
         )  # fmt: skip
         _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
         write_atomically(folder / f"{one.source.name}.png", png.tobytes())
@@ -319,8 +328,8 @@ def _widen(spans: dict[str, Span], name: str, values: Floats) -> None:
     spans[name] = min(low, float(values.min())), max(high, float(values.max()))
 
 
-def _panels(one: PictureExplanation, spans: dict[str, Span]) -> list[tuple[Picture, str]]:
-    """Return the pictures that show one explanation, each with its caption."""
+def _found_panels(one: PictureExplanation) -> list[tuple[Picture, str]]:
+    """Return the picture with its detections, and the activation map of each class."""
     small = _scaled(one.picture)
     found = one.detections
     boxes_xyxy = found.boxes_xyxy * (small.shape[1] / one.picture.shape[1])
@@ -330,8 +339,6 @@ def _panels(one: PictureExplanation, spans: dict[str, Span]) -> list[tuple[Pictu
         count = found.names.count(name)
         words = f"activation: {name}, {count} detected"
         panels.append((gate_overlay(small, activation, opacity=0.7), words))
-    for site, gates in one.gates.items():
-        panels += _site_panels(one, site, gates, small, spans)
     return panels
 
 
@@ -339,9 +346,10 @@ def _site_panels(
     one: PictureExplanation,
     site: str,
     gates: dict[str, NDArray[np.float32]],
-    small: Picture,
     spans: dict[str, Span],
-) -> Iterable[tuple[Picture, str]]:
+) -> Iterator[tuple[Picture, str]]:
+    """Give the picture under the gates of a site, and the site's channel gates, with captions."""
+    small = _scaled(one.picture)
     opened = gate_map(gates)
     if opened is not None:
         inside = crop_to_picture(opened, one.fit)
@@ -353,7 +361,9 @@ def _site_panels(
                 panel, rows, columns,
                 row_range=spans[f"{site} height"], column_range=spans[f"{site} width"],
             )  # fmt: skip
-        yield panel, f"{site}: gates {inside.min():.3f} - {inside.max():.3f}"
+        low, high = spans[site]
+        words = f"{site}: gates {inside.min():.3f} - {inside.max():.3f}"
+        yield panel, f"{words}, scale {low:.3f} - {high:.3f}"
     if "channel" in gates:
         channels = gates["channel"].ravel()
         top = 2.0 if float(channels.max()) > 1 else 1.0

@@ -25,6 +25,9 @@ MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 LIGHT = CHART_LIGHT + "--card:#f6f8fa;--accent:#0072b2;--good:#1a7f37;--bad:#b42318;--warn:#8a5a00;"
 DARK = CHART_DARK + "--card:#161b22;--accent:#56b4e9;--good:#4ac26b;--bad:#ff8177;--warn:#e3b341;"
 
+LONG = 30
+"""Letters from which words in a table may stand in several lines."""
+
 Tone = Literal["", "good", "bad", "warn", "quiet"]
 
 
@@ -229,7 +232,8 @@ def _heading(text: str, sortable: bool, words: bool) -> str:
 
 
 def _cell(cell: object, words: bool) -> str:
-    kind = ' class="words"' if words else ""
+    text = cell.text if isinstance(cell, Cell) else str(cell)
+    kind = f' class="words{" long" if len(text) > LONG else ""}"' if words else ""
     if not isinstance(cell, Cell):
         return f"<td{kind}>{escape(str(cell))}</td>"
     key = ""
@@ -237,8 +241,9 @@ def _cell(cell: object, words: bool) -> str:
         absent = isinstance(cell.key, float) and math.isnan(cell.key)
         key = f' data-key="{"" if absent else escape(str(cell.key))}"'
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    text = escape(cell.text)
-    shown = f'<span class="badge {cell.tone}">{text}</span>' if cell.tone else text
+    shown = escape(cell.text)
+    if cell.tone:
+        shown = f'<span class="badge {cell.tone}">{shown}</span>'
     return f"<td{kind}{key}{hint}>{shown}</td>"
 
 
