@@ -71,7 +71,7 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
             f"site must follow a convolution or batch normalisation to be folded; got {site!r}. "
             "Keep this block."
         )
-    channels = blocks[site].channels
+    channels = int(blocks[site].channels)  # type: ignore[arg-type]
     if scale.shape != (channels,) or not bool((scale >= 0).all()):
         raise ConfigError(
             f"scale must be {channels} numbers, 0 and up, one a channel; got shape "

@@ -147,11 +147,11 @@ def _add_health(page: Page, health: dict[str, BlockHealth]) -> None:
         saturated = max(ends, default=None)
         rows.append([
             site, Cell(one.verdict, tone=TONES[one.verdict], hint=one.sentence), one.kind,
-            str(one.channels), f"{product.mean:.3f}", *_spreads(product),
+            f"{product.mean:.3f}", *_spreads(product),
             f"{product.distance:.3f}", "-" if saturated is None else f"{saturated:.1%}",
         ])  # fmt: skip
     page.add_table(
-        ["site", "verdict", "block", "channels", "mean", "by picture", "by place", "by channel",
+        ["site", "verdict", "block", "mean", "by picture", "by place", "by channel",
          "from 1", "saturated"],
         rows, words={1, 2}, sortable=len(rows) > 1,
         caption="The product of each block's gates, over all pictures, places and channels.",
@@ -278,8 +278,8 @@ def _add_pictures(page: Page, explanation: Explanation, folder: Path) -> None:
     shown = len(explanation.pictures)
     which = "All" if shown == explanation.count else f"The first {shown} of {explanation.count}"
     page.add_text(
-        f"{which} pictures. Activation: what raised the scores of the detections of a class, on the "
-        "last map that all outputs see (Layer-CAM); bright is much. Gates: the product of a "
+        f"{which} pictures. Activation: what raised the scores of the detections of a class, on "
+        "the last map that all outputs see (Layer-CAM); bright is much. Gates: the product of a "
         "block's gates at each place, mean over channels; dark and bright are the two values "
         "behind 'scale', the same on all pictures. Row gates stand along the right edge and column "
         "gates below, with least and greatest value in the corner. Channel gates are sorted."

@@ -45,6 +45,9 @@ EXAMPLES = 3
 
 AnyPage = Page | MarkdownPage
 
+Part = tuple[str, tuple[str, ...]]
+"""Name of a part of AP, and where its number stands in ``metrics``."""
+
 
 def write_report(
     folder: str | Path,
@@ -169,7 +172,7 @@ def _lead(study: StudyRecords) -> str:
 def _add_costs(page: AnyPage, study: StudyRecords) -> None:
     page.add_section("Cost beside gain")
     _add_table(page, cost_table(study))
-    runtimes = list(study.latency()) or [None]
+    runtimes: list[str | None] = [*study.latency()] or [None]
     for runtime in runtimes:
         chart = trade_chart(study, runtime)
         if chart:
@@ -199,12 +202,12 @@ def _add_curves(page: AnyPage, study: StudyRecords) -> None:
 
 def _add_parts(page: AnyPage, study: StudyRecords) -> None:
     page.add_section("By size and by class")
-    sizes = [(words, (name,)) for name, words in SIZES.items()]
+    sizes: list[Part] = [(words, (name,)) for name, words in SIZES.items()]
     _add_table(page, effect_table(study, [*((w, (n,)) for n, w in OVERLAPS.items()), *sizes]))
     chart = part_chart(study, sizes)
     if chart:
         page.add_chart(chart, "By size of the object: below 32 x 32, below 96 x 96 pixels, above.")
-    classes = [(name, ("per_class", name, "ap")) for name in study.classes()]
+    classes: list[Part] = [(name, ("per_class", name, "ap")) for name in study.classes()]
     if not classes:
         return
     _add_table(page, effect_table(study, classes))

@@ -225,7 +225,7 @@ def _gates_of(gates: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     inner = gates.get("gates") if isinstance(gates.get("gates"), Mapping) else None
     if inner is None:
         return {name: one for name, one in gates.items() if isinstance(one, Mapping)}
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for name, one in inner.items():
         spreads = [one.get(f"spread_{part}") or 0.0 for part in ("pictures", "places", "channels")]
         found[name] = {
