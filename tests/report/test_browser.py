@@ -73,15 +73,22 @@ def test_a_click_sorts_the_verdicts_and_another_the_other_way(page: Path, browse
     assert column(browser, 0) == sorted(column(browser, 0))
 
 
-def test_no_request_leaves_the_page(page: Path, browser: Browser) -> None:
-    click(browser, 2)
+def requests(browser: Browser) -> set[str]:
+    """Addresses that were asked for since the last call, those within the page left out."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     }
-    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    return {url for url in asked if not url.startswith("data:")}
+
+
+def test_no_request_leaves_the_page(page: Path, browser: Browser) -> None:
+    browser.get_log("performance")
+    browser.get(page.as_uri())
+    click(browser, 2)
+    assert requests(browser) == {page.as_uri()}
     complaints = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert complaints == []
     blocked = browser.execute_async_script(
@@ -121,3 +128,36 @@ def test_a_narrow_window_does_not_scroll_sideways(page: Path, browser: Browser) 
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_of_an_explanation_stands_alone(browser: Browser, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import numpy as np
+    from PIL import Image
+
+    from attendet.explain import explain_network, write_explanation
+    from attendet.inference.sources import find_sources
+    from attendet.models import WeightsMetadata, build_from_metadata
+
+    torch.manual_seed(0)
+    metadata = WeightsMetadata(
+        classes=("a", "b"), attention="ca@p4+cbam@p5", width=0.125, input_hw=(64, 64)
+    )
+    for name in ("a", "b"):
+        picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    network = build_from_metadata(metadata).eval()
+    found = explain_network(network, metadata, find_sources([tmp_path]), cam=False)
+    path = write_explanation(found, tmp_path / "out")
+    browser.get_log("performance")
+
+    browser.get(path.as_uri())
+
+    assert requests(browser) == {path.as_uri()}
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 2 * 4 + 1
+    assert min(widths) > 0
+    assert click(browser, 0) == "ascending"
+    assert click(browser, 0) == "descending"
+    assert column(browser, 0) == ["p5", "p4"]

@@ -127,7 +127,7 @@ def test_a_study_that_goes_on_can_be_reported(study_folder):
 
     said = " ".join(Words(write_report(folder).read_text(encoding="utf-8")).texts)
 
-    assert "1 runs failed and are left out:" in said
+    assert "One run failed and is left out:" in said
     assert "ca, seed 9: no memory" in said
     assert "not measured" in said
 

@@ -113,7 +113,7 @@ def line_chart(
     y_label: str,
     x_range: Range | None = None,
     y_range: Range | None = None,
-    width: int = 720,
+    width: int = 900,
     height: int = 320,
 ) -> str:
     """Return lines, with bands behind them and a legend above.
@@ -171,7 +171,7 @@ def interval_chart(
     x_label: str,
     zone: Range | None = None,
     zero: bool = True,
-    width: int = 720,
+    width: int = 900,
 ) -> str:
     """Return one row an interval: a mark, a bar from low to high, small dots of single values.
 
@@ -221,7 +221,7 @@ def _draw_interval(canvas: Canvas, row: Interval, middle: float) -> None:
             canvas.line(f"bar{tone}", edge, middle - 5, edge, middle + 5)
     for value in row.dots:
         if known(value):
-            canvas.add("circle", f"band{tone}", f"{value:+.2f}", cx=canvas.x(value), cy=middle, r=4)
+            canvas.add("circle", f"seed{tone}", f"{value:+.2f}", cx=canvas.x(value), cy=middle, r=4)
     if row.value is not None and known(row.value):
         hint = f"{row.label}: {row.value:+.2f}"
         canvas.add("circle", f"dot{tone}", hint, cx=canvas.x(row.value), cy=middle, r=6)
@@ -236,7 +236,7 @@ def scatter_chart(
     x_label: str,
     y_label: str,
     front: bool = True,
-    width: int = 720,
+    width: int = 900,
     height: int = 380,
 ) -> str:
     """Return named points, with the front of those that none beats in both: small x, great y.

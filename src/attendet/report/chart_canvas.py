@@ -15,7 +15,7 @@ TONES = 7
 LETTER = 12
 """Height of letters in pixels."""
 
-LETTER_WIDTH = 6.6
+LETTER_WIDTH = 7.2
 """Width of a letter that room is left for, pixels."""
 
 CHART_LIGHT = (
@@ -29,8 +29,10 @@ CHART_DARK = (
 """The colours of Okabe and Ito 2008, darker or lighter until they read well on the paper."""
 
 CHART_STYLE = (
-    "svg.chart{display:block;font-family:system-ui,sans-serif;font-size:12px}"
-    "svg.chart text{fill:var(--ink)}"
+    "svg.chart{display:block;max-width:100%;height:auto;min-width:34rem;"
+    "font-family:system-ui,sans-serif;font-size:12px}"
+    "svg.chart text{fill:var(--ink);stroke:var(--paper);stroke-width:3px;"
+    "stroke-linejoin:round;paint-order:stroke}"
     "svg.chart .soft{fill:var(--muted)}"
     "svg.chart .strong{font-weight:600}"
     "svg.chart .grid{stroke:var(--line);stroke-width:1}"
@@ -41,6 +43,7 @@ CHART_STYLE = (
     + "".join(
         f"svg.chart .line{i}{{stroke:var(--c{i});fill:none;stroke-width:2;stroke-linejoin:round}}"
         f"svg.chart .band{i}{{fill:var(--c{i});opacity:.2}}"
+        f"svg.chart .seed{i}{{fill:var(--c{i});opacity:.5}}"
         f"svg.chart .dot{i}{{fill:var(--c{i})}}"
         f"svg.chart .bar{i}{{stroke:var(--c{i});stroke-width:2}}"
         for i in range(TONES)

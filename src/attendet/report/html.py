@@ -141,7 +141,7 @@ class Page:
             f"<tr>{''.join(_cell(cell, i in words) for i, cell in enumerate(row))}</tr>"
             for row in rows
         )
-        title = f"<caption>{escape(caption)}</caption>" if caption else ""
+        title = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
         kind = ' class="sortable"' if sortable else ""
         return self._add(
             f'<div class="scroll" tabindex="0"><table{kind}>{title}<thead><tr>{head}</tr></thead>\n'

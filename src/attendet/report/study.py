@@ -220,6 +220,8 @@ def flat_facts(value: object, name: str = "") -> list[tuple[str, str]]:
         if any(isinstance(one, Mapping | list) for one in value):
             return [(name, json.dumps(value))]
         return [(name, ", ".join(map(str, value)))]
+    if isinstance(value, bool):
+        return [(name, "yes" if value else "no")]
     if isinstance(value, float):
         return [(name, f"{value:.6g}")]
     return [(name, "-" if value is None else str(value))]

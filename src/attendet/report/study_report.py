@@ -30,6 +30,7 @@ from attendet.report.study_tables import (
     cost_table,
     effect_table,
     gate_table,
+    points,
     run_rows,
     run_table,
     verdict_table,
@@ -146,7 +147,10 @@ def _add_verdicts(page: AnyPage, study: StudyRecords) -> None:
         )
     broken = [run for run in study.runs if run.get("stopped") == "failed"]
     if broken:
-        page.add_text(f"{len(broken)} runs failed and are left out:")
+        words = (
+            "One run failed and is" if len(broken) == 1 else f"{len(broken)} runs failed and are"
+        )
+        page.add_text(f"{words} left out:")
         page.add_list([
             f"{run.get('arm_name')}, seed {run.get('seed')}: {run.get('error') or 'no reason kept'}"
             for run in broken
@@ -158,15 +162,20 @@ def _lead(study: StudyRecords) -> str:
     groups: dict[str, list[str]] = {}
     for arm in study.arms():
         if arm != study.baseline:
-            groups.setdefault(verdict_word(study, arm), []).append(arm)
+            found = number(study.verdict(arm).get("difference"))
+            words = arm if found is None else f"{arm} ({points(found, signed=True).text})"
+            groups.setdefault(verdict_word(study, arm), []).append(words)
     if not groups:
         return "There is no second arm yet to compare with."
     order = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
-    words = sorted(groups, key=lambda word: [word.startswith(one) for one in order].index(True)
-                   if any(word.startswith(one) for one in order) else len(order))  # fmt: skip
-    said = "; ".join(f"{word}: {', '.join(groups[word])}" for word in words)
+    place = {word: min((i for i, one in enumerate(order) if word.startswith(one)), default=9)
+             for word in groups}  # fmt: skip
+    said = " ".join(
+        f"{word[:1].upper()}{word[1:]}: {', '.join(groups[word])}."
+        for word in sorted(groups, key=place.__getitem__)
+    )
     seeds = len(study.head.get("seeds") or {run.get("seed") for run in study.runs})
-    return f"Against {study.baseline}, {seeds} seed{'' if seeds == 1 else 's'} an arm: {said}."
+    return f"Against {study.baseline}, {seeds} seed{'' if seeds == 1 else 's'} an arm. {said}"
 
 
 def _add_costs(page: AnyPage, study: StudyRecords) -> None:
@@ -240,7 +249,8 @@ def _add_setting(page: AnyPage, study: StudyRecords) -> None:
     if head.get("command"):
         page.add_code(str(head["command"]))
     data, versions = head.get("data") or {}, head.get("versions") or {}
-    machines = list(dict.fromkeys(_one_line(run.get("machine")) for run in study.runs))
+    told = dict.fromkeys(_one_line(run.get("machine")) for run in study.runs)
+    machines = [machine for machine in told if machine]
     seen = [run.get("versions") for run in study.runs]
     facts = [
         *flat_facts(data),
@@ -252,7 +262,7 @@ def _add_setting(page: AnyPage, study: StudyRecords) -> None:
         *(("pretrained", str(head[name])) for name in ("pretrained",) if head.get(name)),
         *flat_facts(head.get("pairing") or {}),
         *((f"machine {number}" if len(machines) > 1 else "machine", machine)
-          for number, machine in enumerate(machines, start=1) if machine),
+          for number, machine in enumerate(machines, start=1)),
         *flat_facts(versions or next((one for one in seen if one), {})),
         *flat_facts({"seconds": head["seconds"]} if head.get("seconds") else {}),
         ("report", f"attendet {__version__}"),

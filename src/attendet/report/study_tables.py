@@ -108,11 +108,11 @@ def verdict_table(study: StudyRecords) -> StudyTable:
             Cell("-", math.nan) if further is None else Cell(f"{further:.0f}", further),
         ])  # fmt: skip
     return StudyTable(
-        ["arm", "verdict", "difference", "95 % interval", "p (Holm)", "seeds", "AP", "sd of seeds",
+        ["arm", "verdict", "difference", "95 % interval", "p (Holm)", "seeds", "AP", "sd",
          "further seeds"],
         rows,
         "AP (mean over IoU 0.50 to 0.95) in points, 0 to 100; differences to "
-        f"{study.baseline or 'the baseline'}, seed by seed.",
+        f"{study.baseline or 'the baseline'}, seed by seed; sd is over seeds.",
         {1},
     )  # fmt: skip
 
