@@ -149,7 +149,8 @@ def test_the_page_of_an_explanation_stands_alone(browser: Browser, tmp_path: Pat
     network = build_from_metadata(metadata).eval()
     found = explain_network(network, metadata, find_sources([tmp_path]), cam=False)
     path = write_explanation(found, tmp_path / "out")
-    browser.get_log("performance")
+    for log in ("performance", "browser"):
+        browser.get_log(log)
 
     browser.get(path.as_uri())
 

@@ -13,7 +13,7 @@ from attendet.errors import DataError
 from attendet.report import write_report
 from attendet.report.study import read_study
 from attendet.report.study_examples import _count_errors, find_examples
-from attendet.report.study_tables import verdict_table
+from attendet.report.study_tables import effect_table, gate_table, verdict_table
 
 
 class Words(HTMLParser):
@@ -190,3 +190,44 @@ def test_what_is_no_study_is_named(study_folder, name, text, said):
 
     with pytest.raises(DataError, match=said):
         read_study(folder)
+
+
+def test_each_class_has_a_row_and_its_differences_are_those_of_the_seeds(study_folder):
+    study = read_study(study_folder())
+
+    table = effect_table(study, [("RBC", ("per_class", "RBC", "ap"))], part_a_row="class")
+
+    assert table.header == ["class", "none (AP itself)", "se", "cbam", "eca", "ca"]
+    (row,) = table.rows
+    assert row[0] == "RBC"
+    expected = 100 * np.mean(study.differences("ca", "metrics", "per_class", "RBC", "ap"))
+    assert row[-1].key == pytest.approx(expected, abs=1e-5)
+
+
+def test_effects_of_the_study_come_with_their_intervals(study_folder):
+    part = {"difference": 0.02, "low": 0.01, "high": 0.03}
+    effects = {"parts": {"ap_small": part}, "per_class": {"WBC": part}}
+    study = read_study(
+        study_folder(verdicts={"ca": {"verdict": "helps", "effects": effects}}, seeds=1)
+    )
+
+    assert study.effect("ca", "ap_small") == (0.02, 0.01, 0.03)
+    assert study.effect("ca", "per_class", "WBC", "ap") == (0.02, 0.01, 0.03)
+    table = effect_table(study, [("small", ("ap_small",))])
+    assert table.rows[-1][1].text == "+2.00 (\u00b11.00)"
+    assert study.effect("ca", "ap75")[1:] == (None, None)
+
+
+def test_the_health_of_blocks_can_stand_for_a_summary_of_gates(study_folder):
+    folder = study_folder(arms=("none", "ca"), seeds=1)
+    gate = {"mean": 0.5, "spread_pictures": 0.001, "spread_places": 0.03, "spread_channels": 0.04,
+            "saturated": None}  # fmt: skip
+    lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    lines[1]["gates"] = {"p5": {"sentence": "x", "gates": {"height": gate}}}
+    (folder / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    ((name, mean, spread, between, ends, words),) = gate_table(read_study(folder)).rows
+
+    assert (name, mean.text, between.text, ends.text) == ("ca p5 height", "0.5000", "0.0010", "-")
+    assert spread.key == pytest.approx(0.05, abs=0.001)
+    assert words == "the same for all pictures (0.2% of its mean)"

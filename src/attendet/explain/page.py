@@ -368,7 +368,10 @@ def _site_panels(
         channels = gates["channel"].ravel()
         top = 2.0 if float(channels.max()) > 1 else 1.0
         height, width = small.shape[:2]
-        yield draw_sorted_gates(channels, width, height, top=top), f"{site}: channel gates, sorted"
+        yield (
+            draw_sorted_gates(channels, width, height // 2, top=top),
+            f"{site}: channel gates, sorted",
+        )
 
 
 def _scaled(picture: Picture) -> Picture:

@@ -219,7 +219,7 @@ def _add_parts(page: AnyPage, study: StudyRecords) -> None:
     classes: list[Part] = [(name, ("per_class", name, "ap")) for name in study.classes()]
     if not classes:
         return
-    _add_table(page, effect_table(study, classes))
+    _add_table(page, effect_table(study, classes, part_a_row="class"))
     chart = part_chart(study, classes)
     if chart:
         page.add_chart(chart, "By class.")

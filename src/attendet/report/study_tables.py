@@ -152,12 +152,18 @@ def _milliseconds(measured: Mapping[str, float] | None) -> Cell:
     return Cell(f"{measured['median_ms']:.2f}", measured["median_ms"], hint=hint)
 
 
-def effect_table(study: StudyRecords, parts: Sequence[tuple[str, tuple[str, ...]]]) -> StudyTable:
+def effect_table(
+    study: StudyRecords,
+    parts: Sequence[tuple[str, tuple[str, ...]]],
+    *,
+    part_a_row: str = "",
+) -> StudyTable:
     """Return the differences of each arm in parts of AP.
 
     Args:
         study: the records.
-        parts: heading of a column, and where its number stands in ``metrics``.
+        parts: heading of a part, and where its number stands in ``metrics``.
+        part_a_row: what the parts are, to give each a row instead of a column.
     """
     rows: list[list[Cell | str]] = []
     for arm in study.arms():
@@ -169,13 +175,28 @@ def effect_table(study: StudyRecords, parts: Sequence[tuple[str, tuple[str, ...]
         for _, path in parts:
             row.append(_effect_cell(study.effect(arm, *path)))
         rows.append(row)
+    header = ["arm", *(heading for heading, _ in parts)]
+    if part_a_row:
+        header, rows = _turned(header, rows, part_a_row)
     return StudyTable(
-        ["arm", *(heading for heading, _ in parts)],
+        header,
         rows,
         "Differences to the baseline in points; in brackets half the width of the 95 % interval "
         "over seeds, where it is known. These are looks from many sides, not tests: with many of "
         "them some differ from zero by chance.",
     )
+
+
+def _turned(
+    header: list[str], rows: list[list[Cell | str]], corner: str
+) -> tuple[list[str], list[list[Cell | str]]]:
+    """Return a table with its rows as columns."""
+    names = [row[0].text if isinstance(row[0], Cell) else row[0] for row in rows]
+    turned: list[list[Cell | str]] = [
+        [heading, *(row[column] for row in rows)]
+        for column, heading in enumerate(header[1:], start=1)
+    ]
+    return [corner, *names], turned
 
 
 def _effect_cell(effect: tuple[float, float | None, float | None] | None) -> Cell:
