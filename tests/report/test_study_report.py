@@ -83,6 +83,18 @@ def test_the_numbers_are_those_of_the_records(study_folder):
     assert differences == pytest.approx([a - b for a, b in zip(aps, base, strict=True)])
 
 
+def test_a_report_that_is_passed_on_does_not_say_where_the_data_was(study_folder, tmp_path):
+    folder = study_folder()
+    write_report(folder, tmp_path / "out")
+
+    for path in (tmp_path / "out").iterdir():
+        if path.is_file():
+            assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+    assert (
+        json.loads((tmp_path / "out/report.json").read_text())["study"]["data"]["data"] == "cells"
+    )
+
+
 def test_verdicts_come_first_and_are_sorted_by_their_numbers(study_folder):
     table = verdict_table(read_study(study_folder()))
 
@@ -139,7 +151,7 @@ def test_examples_without_the_pictures_say_so(study_folder, tmp_path):
     examples, words = find_examples(read_study(folder))
     assert examples == []
     assert "cannot be read from the data set" in words
-    assert str(tmp_path / "cells") in words
+    assert "(cells)" in words
 
     examples, words = find_examples(read_study(folder), root=tmp_path / "moved")
     assert len(examples) == 3

@@ -46,6 +46,11 @@ class StudyRecords:
         """Differences in AP up to this count as none, 0 to 1."""
         return float(self.head.get("margin") or 0.005)
 
+    @property
+    def data_name(self) -> str:
+        """Name of the data set's folder; not its path, since a report is passed on."""
+        return Path(str(value_in(self.head, "data", "root") or "data")).name
+
     def arms(self) -> list[str]:
         """Return the names of the arms, the baseline first, then in the order of the study."""
         named = [_arm_name(arm) for arm in self.head.get("arms") or ()]

@@ -81,7 +81,7 @@ def find_examples(
     if absent:
         return examples, (
             f"{absent} of the {len(order)} pictures on which the arms differ most cannot be read "
-            f"from the data set ({folder}); attendet report --data names another folder."
+            f"from the data set ({folder.name}); attendet report --data names another folder."
         )
     if not examples:
         return [], "The arms miss and invent the same number of objects on every picture."

@@ -76,10 +76,11 @@ def write_report(
     shown: tuple[list[Example], str] = ([], "Left out on request.")
     if examples:
         shown = find_examples(study, count=examples, root=None if data is None else Path(data))
-    title = f"Attention on {Path(str((study.head.get('data') or {}).get('root') or 'data')).name}"
+    title = f"Attention on {study.data_name}"
     arms, runs = arm_rows(study), run_rows(study)
+    head = {**study.head, "data": _data_facts(study)}
     content = {
-        "layout": LAYOUT, "version": __version__, "study": study.head, "arms": arms, "runs": runs,
+        "layout": LAYOUT, "version": __version__, "study": head, "arms": arms, "runs": runs,
     }  # fmt: skip
     write_atomically(output / "report.json", json.dumps(content, indent=1) + "\n")
     write_atomically(output / "arms.csv", _to_csv(arms))
@@ -90,6 +91,14 @@ def write_report(
     page = Page(title, contents=True)
     _build(page, study, shown)
     return page.write(output / "report.html")
+
+
+def _data_facts(study: StudyRecords) -> dict[str, Any]:
+    """Return what is known of the data set, with its name instead of where it is."""
+    known = {
+        name: value for name, value in (study.head.get("data") or {}).items() if name != "root"
+    }
+    return {"data": study.data_name, **known}
 
 
 def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -248,12 +257,12 @@ def _add_setting(page: AnyPage, study: StudyRecords) -> None:
     page.add_section("How it was made")
     if head.get("command"):
         page.add_code(str(head["command"]))
-    data, versions = head.get("data") or {}, head.get("versions") or {}
+    versions = head.get("versions") or {}
     told = dict.fromkeys(_one_line(run.get("machine")) for run in study.runs)
     machines = [machine for machine in told if machine]
     seen = [run.get("versions") for run in study.runs]
     facts = [
-        *flat_facts(data),
+        *flat_facts(_data_facts(study)),
         ("arms", ", ".join(study.arms())),
         ("baseline", study.baseline),
         ("seeds", ", ".join(map(str, head.get("seeds") or ()))),
