@@ -93,3 +93,14 @@ def test_prune_attention_refuses_another_ending(
 
     assert main(words) == 2
     assert "output must end in .safetensors; got 'a.onnx' (--output)" in capsys.readouterr().err
+
+
+def test_prune_attention_replaces_no_file_unasked(
+    weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = weights.with_name("tiny-pruned.safetensors")
+    there.write_text("mine")
+
+    assert main(["prune-attention", str(weights), "--data", str(squares)]) == 2
+    assert f"output must be named where {there} is there already" in capsys.readouterr().err
+    assert there.read_text() == "mine"

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or args.weights.with_name(f"{args.weights.stem}-pruned.safetensors")
     if output.suffix != ".safetensors":
         raise ConfigError(f"output must end in .safetensors; got {str(output)!r} (--output).")
+    if args.output is None and output.exists():
+        raise ConfigError(f"output must be named where {output} is there already (--output).")
     network, metadata = load_weights(args.weights)
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     for line in _told(result):
         print(line)
     if not any(one.folded for one in result.decisions):
-        print("no block is idle: nothing to write")
+        print("no block went: nothing written")
         return 0
     print(f"written: {save_weights(output, result.network.cpu(), result.metadata)}")
     return 0
