@@ -5,6 +5,7 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from attendet.errors import DataError
 from attendet.report import write_report
 from attendet.report.study import read_study
 from attendet.report.study_examples import _count_errors, find_examples
-from attendet.report.study_tables import effect_table, gate_table, verdict_table
+from attendet.report.study_tables import effect_table, gate_table, points, verdict_table
 
 
 class Words(HTMLParser):
@@ -243,3 +244,24 @@ def test_the_health_of_blocks_can_stand_for_a_summary_of_gates(study_folder):
     assert (name, mean.text, between.text, ends.text) == ("ca p5 height", "0.5000", "0.0010", "-")
     assert spread.key == pytest.approx(0.05, abs=0.001)
     assert words == "the same for all pictures (0.2% of its mean)"
+
+
+SAMPLE = Path(__file__).resolve().parents[1] / "study" / "data" / "sample"
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs the sample study")
+def test_a_study_as_it_is_really_left_can_be_reported(tmp_path):
+    said = " ".join(Words(write_report(SAMPLE, tmp_path).read_text(encoding="utf-8")).texts)
+
+    study = read_study(SAMPLE)
+    for arm in study.arms()[1:]:
+        assert study.verdict(arm)["text"] in said
+        assert study.verdict(arm)["effects"]["parts"]
+    assert "The records hold no gates" not in said
+    assert "nan" not in said.lower().split()
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    assert points(-0.00001, signed=True).text == "+0.00"
+    assert points(-0.0123, signed=True).text == "\u22121.23"
+    assert points(None).text == "-"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from html import unescape
 from pathlib import Path
 
 from attendet.files import write_atomically
@@ -70,7 +71,8 @@ class MarkdownPage:
 
     def add_facts(self, facts: Sequence[tuple[str, str]]) -> MarkdownPage:
         """Add names and what they are."""
-        return self._add(markdown_table(["", ""], [[_plain(a), _plain(b)] for a, b in facts]))
+        rows = [[_plain(name), _plain(value)] for name, value in facts]
+        return self._add(markdown_table(["", ""], rows, words={1}))
 
     def add_table(
         self,
@@ -81,23 +83,26 @@ class MarkdownPage:
         words: Collection[int] = (),
         sortable: bool = False,
     ) -> MarkdownPage:
-        """Add a table; ``words`` and ``sortable`` matter to a page alone."""
-        del words, sortable
+        """Add a table; ``sortable`` matters to a page alone."""
+        del sortable
         if caption:
             self._add(_plain(caption))
         texts = [[_plain(_text(cell)) for cell in row] for row in rows]
-        return self._add(markdown_table([_plain(cell) for cell in header], texts))
+        return self._add(markdown_table([_plain(cell) for cell in header], texts, words=words))
 
     def add_chart(self, svg: str, caption: str = "") -> MarkdownPage:
         """Add a chart as an SVG file of its own."""
-        return self._add_file(standalone(svg).encode(), "svg", caption)
+        alt = re.search(r'aria-label="([^"]*)"', svg)
+        return self._add_file(
+            standalone(svg).encode(), "svg", caption, alt=unescape(alt[1]) if alt else ""
+        )
 
     def add_figure(self, picture: bytes | str, caption: str = "", *, alt: str = "") -> MarkdownPage:
         """Add a picture as a file of its own."""
         if isinstance(picture, str):
-            return self._add_file(picture.encode(), "svg", caption or alt)
+            return self._add_file(picture.encode(), "svg", caption, alt=alt)
         suffix = "png" if picture.startswith(b"\x89PNG") else "jpg"
-        return self._add_file(picture, suffix, caption or alt)
+        return self._add_file(picture, suffix, caption, alt=alt)
 
     def add_gallery(
         self, pictures: Sequence[tuple[bytes, str]], *, least_width: int = 300
@@ -119,11 +124,13 @@ class MarkdownPage:
             write_atomically(path.parent / FIGURES / name, content)
         return write_atomically(path, self.to_markdown())
 
-    def _add_file(self, content: bytes, suffix: str, caption: str) -> MarkdownPage:
+    def _add_file(
+        self, content: bytes, suffix: str, caption: str, *, alt: str = ""
+    ) -> MarkdownPage:
         number = 1 + sum(name.startswith(f"{self._section}-") for name in self._files)
         name = f"{self._section}-{number}.{suffix}"
         self._files[name] = content
-        self._add(f"![{_plain(caption)}]({FIGURES}/{name})")
+        self._add(f"![{_plain(alt or caption)}]({FIGURES}/{name})")
         return self._add(f"*{_plain(caption)}*") if caption else self
 
     def _add(self, part: str) -> MarkdownPage:

@@ -228,7 +228,9 @@ def _add_parts(page: AnyPage, study: StudyRecords) -> None:
     classes: list[Part] = [(name, ("per_class", name, "ap")) for name in study.classes()]
     if not classes:
         return
-    _add_table(page, effect_table(study, classes, part_a_row="class"))
+    _add_table(
+        page, effect_table(study, classes, part_a_row="class", caption="The same by class, AP.")
+    )
     chart = part_chart(study, classes)
     if chart:
         page.add_chart(chart, "By class.")

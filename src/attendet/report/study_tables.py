@@ -50,7 +50,8 @@ def points(value: float | None, *, signed: bool = False) -> Cell:
     """Return AP, 0 to 1, as points with one decimal more than is usually known."""
     if value is None:
         return Cell("-", math.nan)
-    shown = f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
+    rounded = round(100 * value, 2) + 0.0  # no minus before a zero
+    shown = f"{rounded:+.2f}" if signed else f"{rounded:.2f}"
     return Cell(shown.replace("-", "\u2212"), round(100 * value, 6))
 
 
@@ -157,6 +158,7 @@ def effect_table(
     parts: Sequence[tuple[str, tuple[str, ...]]],
     *,
     part_a_row: str = "",
+    caption: str = "",
 ) -> StudyTable:
     """Return the differences of each arm in parts of AP.
 
@@ -164,6 +166,7 @@ def effect_table(
         study: the records.
         parts: heading of a part, and where its number stands in ``metrics``.
         part_a_row: what the parts are, to give each a row instead of a column.
+        caption: stands above; what the numbers are if left out.
     """
     rows: list[list[Cell | str]] = []
     for arm in study.arms():
@@ -181,7 +184,8 @@ def effect_table(
     return StudyTable(
         header,
         rows,
-        "Differences to the baseline in points; in brackets half the width of the 95 % interval "
+        caption
+        or "Differences to the baseline in points; in brackets half the width of the 95 % interval "
         "over seeds, where it is known. These are looks from many sides, not tests: with many of "
         "them some differ from zero by chance.",
     )
