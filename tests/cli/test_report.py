@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,16 @@ def test_a_folder_without_a_study_is_one_line(
     assert "folder must hold a study" in said
     assert said.count("\n") == 1
     assert main(["report", str(tmp_path), "--examples", "-1"]) == 2
+
+
+def test_a_report_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
+    run = {"arm_name": "none", "seed": 0, "metrics": {"ap": 0.5}, "stopped": None,
+           "curve": [{"epoch": 1, "ap": 0.4}, {"epoch": 2, "ap": 0.5}]}  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps({"baseline": "none", "arms": []}))
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
+    code = (
+        "import sys; from attendet.cli import main\n"
+        f"assert main(['report', {str(tmp_path)!r}]) == 0\n"
+        "assert not {'torch', 'matplotlib'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)

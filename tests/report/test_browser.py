@@ -37,10 +37,19 @@ def browser() -> Iterator[Browser]:
     made.quit()
 
 
+def open_page(browser: Browser, path: Path) -> None:
+    """Open a file and wait until all of it is there, which get() alone does not always do."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(path.as_uri())
+    whole = "return location.href === arguments[0] && document.readyState === 'complete'"
+    WebDriverWait(browser, 30).until(lambda one: one.execute_script(whole, path.as_uri()))
+
+
 @pytest.fixture
 def page(study_folder, browser: Browser) -> Path:
     path = write_report(study_folder())
-    browser.get(path.as_uri())
+    open_page(browser, path)
     return path
 
 
@@ -86,7 +95,7 @@ def requests(browser: Browser) -> set[str]:
 
 def test_no_request_leaves_the_page(page: Path, browser: Browser) -> None:
     browser.get_log("performance")
-    browser.get(page.as_uri())
+    open_page(browser, page)
     click(browser, 2)
     assert requests(browser) == {page.as_uri()}
     complaints = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
@@ -113,7 +122,7 @@ def test_the_theme_follows_the_reader_and_can_be_turned(page: Path, browser: Bro
     for scheme in ("light", "dark"):
         features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
-        browser.get(page.as_uri())
+        open_page(browser, page)
         seen.append(paper())
     assert seen == ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]
     browser.find_element("css selector", "button.theme").click()
@@ -124,7 +133,7 @@ def test_a_narrow_window_does_not_scroll_sideways(page: Path, browser: Browser) 
     metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        browser.get(page.as_uri())
+        open_page(browser, page)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -152,7 +161,7 @@ def test_the_page_of_an_explanation_stands_alone(browser: Browser, tmp_path: Pat
     for log in ("performance", "browser"):
         browser.get_log(log)
 
-    browser.get(path.as_uri())
+    open_page(browser, path)
 
     assert requests(browser) == {path.as_uri()}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

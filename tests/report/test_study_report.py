@@ -130,6 +130,18 @@ def test_a_hundred_runs_take_less_than_five_seconds(study_folder):
     assert time.process_time() - begun < 5
 
 
+def test_made_twice_it_is_the_same(study_folder, tmp_path):
+    folder = study_folder(seeds=2)
+    for name in ("a", "b"):
+        write_report(folder, tmp_path / name)
+
+    first = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(first) > 20
+    for path in first:
+        twin = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == twin.read_bytes(), path.name
+
+
 def test_a_study_that_goes_on_can_be_reported(study_folder):
     folder = study_folder(verdicts={}, latency={}, seeds=2)
     lines = (folder / "runs.jsonl").read_text().splitlines()

@@ -29,7 +29,7 @@ CHART_DARK = (
 """The colours of Okabe and Ito 2008, darker or lighter until they read well on the paper."""
 
 CHART_STYLE = (
-    "svg.chart{display:block;max-width:100%;height:auto;min-width:34rem;"
+    "svg.chart{display:block;max-width:100%;height:auto;min-width:42rem;"
     "font-family:system-ui,sans-serif;font-size:12px}"
     "svg.chart text{fill:var(--ink);stroke:var(--paper);stroke-width:3px;"
     "stroke-linejoin:round;paint-order:stroke}"
