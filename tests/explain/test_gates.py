@@ -6,9 +6,25 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from attendet.explain import compute_gates, crop_to_picture, gate_map  # noqa: E402
-from attendet.models import YoloV4Tiny, build  # noqa: E402
-from attendet.pictures import letterbox  # noqa: E402
+from attendet.attention import attend, create_attention  # noqa: E402
+from attendet.explain import (  # noqa: E402
+    cells_of_picture,
+    compute_gates,
+    crop_to_picture,
+    gate_map,
+    gated_sites,
+    record_gates,
+)
+from attendet.inference.preprocess import Stretch  # noqa: E402
+from attendet.models import GraphDetector, YoloV4Tiny, build  # noqa: E402
+from attendet.models.darknet_graph import Graph  # noqa: E402
+from attendet.models.darknet_layers import (  # noqa: E402
+    AvgPool,
+    Convolutional,
+    ScaleChannels,
+    Yolo,
+)
+from attendet.pictures import Letterbox, letterbox  # noqa: E402
 
 
 def _network(attention: str) -> YoloV4Tiny:
@@ -93,3 +109,89 @@ def test_the_border_of_the_canvas_is_cut_off() -> None:
     assert (inside == 255).all()
     profile = crop_to_picture(np.arange(64, dtype=np.float32)[:, None], fit)[:, 0]
     np.testing.assert_allclose(profile, np.arange(20, 44))
+
+
+def test_gates_of_attention_anywhere_are_recorded(canvas: NDArray[np.uint8]) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
+    )
+    attend(network, {"0": "se", "2": "ca"}, start="paper")
+    pictures = torch.rand(2, 3, 12, 10)
+
+    with record_gates(network.eval()) as gates, torch.inference_mode():
+        network(pictures)
+
+    assert list(gates) == list(gated_sites(network)) == ["0", "2"]
+    assert {name: tuple(gate.shape) for name, gate in gates["2"].items()} == {
+        "height": (2, 8, 8, 1),
+        "width": (2, 8, 1, 6),
+    }
+    assert not network._forward_hooks
+    assert not network[0]._forward_hooks
+
+
+def test_a_block_that_runs_twice_has_both_gates() -> None:
+    shared = create_attention("se", 3)
+    network = torch.nn.Sequential(shared, torch.nn.ReLU(), shared).eval()
+
+    with record_gates(network) as gates:
+        network(torch.rand(1, 3, 4, 4))
+
+    assert list(gates) == ["0", "0 (2)"]
+
+
+def test_a_block_that_mixes_its_gates_is_one_site() -> None:
+    network = attend(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1)), {"0": "se"}, start="residual")
+
+    with record_gates(network.eval()) as gates:
+        network(torch.rand(1, 3, 4, 4))
+
+    assert list(gates) == ["0"]
+    assert (gates["0"]["channel"] == 1).all()
+
+
+def test_squeeze_and_excitation_of_darknet_layers_is_seen() -> None:
+    layers = (
+        Convolutional(8, 3, 4, 1),
+        AvgPool(),
+        Convolutional(8, 1, 1, 0, activation="logistic"),
+        ScaleChannels(0),
+        Convolutional(7, 1, 1, 0, activation="linear"),
+        Yolo(),
+    )
+    network = GraphDetector(Graph(layers), 2, [[(10, 20)]], input_hw=(64, 64)).eval()
+    seen = []
+    network.layers[3].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    canvas = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+    gates = compute_gates(network, canvas)
+
+    assert list(gates) == ["layer 3"]
+    np.testing.assert_array_equal(gates["layer 3"]["channel"], seen[0][0][0].detach().numpy())
+    assert gates["layer 3"]["channel"].shape == (8, 1, 1)
+
+
+def test_the_network_s_own_order_of_colours_is_kept(canvas: NDArray[np.uint8]) -> None:
+    network = _network("se@p5")
+
+    flipped = compute_gates(network, canvas[..., ::-1], colour="bgr")
+
+    np.testing.assert_array_equal(
+        flipped["p5"]["channel"], compute_gates(network, canvas)["p5"]["channel"]
+    )
+
+
+def test_a_stretched_picture_fills_its_canvas() -> None:
+    fit = Stretch((50, 200), (64, 96))
+
+    assert crop_to_picture(np.ones((2, 3), dtype=np.float32), fit).shape == (64, 96)
+    assert cells_of_picture(fit, (2, 3)) == (slice(0, 2), slice(0, 3))
+
+
+@pytest.mark.parametrize("image_hw", [(480, 640), (1, 900), (900, 1), (33, 32)])
+def test_there_are_always_cells_in_the_picture(image_hw: tuple[int, int]) -> None:
+    fit = Letterbox.fit(image_hw, (64, 64))
+    for cells_hw in ((1, 1), (2, 2), (4, 4), (16, 16)):
+        rows, columns = cells_of_picture(fit, cells_hw)
+        assert 0 <= rows.start < rows.stop <= cells_hw[0]
+        assert 0 <= columns.start < columns.stop <= cells_hw[1]

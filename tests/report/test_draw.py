@@ -10,6 +10,7 @@ from attendet.errors import ConfigError
 from attendet.report.draw import (
     draw_detections,
     draw_gate_profiles,
+    draw_sorted_gates,
     draw_truth_beside,
     gate_overlay,
     picture_grid,
@@ -143,6 +144,30 @@ def test_profiles_are_widest_where_the_gate_is_greatest():
     assert right.argmax() // 20 == 4
     assert below.argmax() // 20 == 1
     assert (sheet[:120, :160] == 128).all()
+
+
+def test_profiles_of_one_range_can_be_compared():
+    rows, columns = np.full(6, 0.5), np.linspace(0.0, 1.0, 8)
+
+    half = draw_gate_profiles(grey(), rows, columns, row_range=(0.0, 1.0))
+    full = draw_gate_profiles(grey(), rows, columns, row_range=(0.0, 0.5))
+
+    def filled(sheet):
+        return changed(sheet[:120, 165:], np.uint8(255)).sum(axis=1).mean()
+
+    assert filled(half) == pytest.approx(filled(full) / 2, rel=0.1)
+
+
+def test_gates_are_sorted_and_stand_on_the_ground():
+    gates = np.array([0.1, 0.9, 0.5])
+    sheet = draw_sorted_gates(gates, 120, 100)
+    heights = changed(sheet, np.uint8(255)).sum(axis=0)
+    assert sheet.shape == (100, 120, 3)
+    assert heights[2] > heights[60] > heights[117]
+    assert heights[2] == pytest.approx(90, abs=4)
+    assert changed(sheet, np.uint8(255))[-1].all()
+    doubled = draw_sorted_gates(gates * 2, 120, 100, top=2.0)
+    assert changed(doubled, np.uint8(255)).sum(axis=0)[2] == pytest.approx(heights[2], abs=3)
 
 
 def test_colours_differ_and_letters_can_be_read_on_them():

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import stat
 from html.parser import HTMLParser
 
 import pytest
 
-from attendet.report.html import Page
+from attendet.report.html import Cell, Page
 
 NASTY = "<script>alert('1')</script> & \"q\""
 
@@ -53,6 +54,34 @@ def test_nothing_is_fetched_and_figures_are_inside():
 def test_an_empty_line_parts_paragraphs():
     html = Page("t").add_text("one\n\ntwo").to_html()
     assert "<p>one</p>\n<p>two</p>" in html
+
+
+def test_a_sortable_table_brings_the_one_script_that_the_policy_allows():
+    page = Page("t").add_table(["a", "b"], [["x", Cell("1,2", 12.0, "good", NASTY)]], sortable=True)
+
+    html = page.to_html()
+
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f"{policy}; script-src 'sha256-{digest}'" in html
+    assert 'data-key="12.0"' in html
+    assert '<span class="badge good">1,2</span>' in html
+    assert "<script>alert" not in html
+    assert "script-src" not in Page("t").add_table(["a"], [["x"]]).to_html()
+
+
+def test_a_value_that_is_not_known_sorts_last():
+    html = (
+        Page("t").add_table(["a", "b"], [["x", Cell("-", float("nan"))]], sortable=True).to_html()
+    )
+    assert 'data-key=""' in html
+
+
+def test_contents_lead_to_the_sections():
+    html = Page("t", contents=True).add_section("One & two").add_section("Three").to_html()
+    assert '<a href="#s1">One &amp; two</a><a href="#s2">Three</a>' in html
+    assert '<h2 id="s2">Three</h2>' in html
 
 
 def test_page_is_light_and_dark():

@@ -31,13 +31,17 @@ COMMANDS = {
     "import": "take in darknet files or PyTorch checkpoints",
     "export": "write a network as darknet files",
     "push": "put a weights file on the Hugging Face Hub",
+    "explain": "what a detector looks at: gates, activation maps",
+    "report": "the report of a study, from its records",
+    "prune-attention": "take out attention that does nothing",
 }
 
 
 def _overview() -> str:
     lines = ["usage: attendet COMMAND [options]", ""]
     lines += ["Small real-time object detectors with plug-in attention.", "", "commands:"]
-    lines += [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
     lines += ["", "attendet COMMAND --help says more; attendet --version; --debug shows a trace."]
     return "\n".join(lines)
 
@@ -62,8 +66,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def load_command(command: str) -> ModuleType:
-    """Return the module of a command; that of a Python keyword has a ``_`` behind its name."""
-    return importlib.import_module(f"attendet.cli.{command}{'_' * iskeyword(command)}")
+    """Return the module of a command: ``-`` is ``_``, and behind a Python keyword stands one."""
+    name = command.replace("-", "_")
+    return importlib.import_module(f"attendet.cli.{name}{'_' * iskeyword(name)}")
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:

@@ -1,35 +1,141 @@
 """The gates that a network's attention blocks apply to a picture.
 
-C, H and W are channels, rows and columns of the feature map at a site.
+N, C, H and W are pictures, channels, rows and columns of the feature map at a site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import reduce
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from attendet.models import DetectionNetwork
+from attendet.attention import AttentionBlock, inserted_blocks
+from attendet.inference.preprocess import Fit
+from attendet.models import DetectionNetwork, GraphDetector
+from attendet.models.darknet_layers import ScaleChannels
 from attendet.pictures import Letterbox, Picture
 
-__all__ = ["compute_gates", "crop_to_picture", "gate_map"]
+__all__ = [
+    "cells_of_picture",
+    "compute_gates",
+    "crop_to_picture",
+    "gate_map",
+    "gated_sites",
+    "record_gates",
+]
 
 Floats = NDArray[np.float32]
+GateTensors = dict[str, Tensor]
 
 
-@torch.inference_mode()
-def compute_gates(network: DetectionNetwork, canvas: Picture) -> dict[str, dict[str, Floats]]:
-    """Return the gates of each attention block, by site and by the block's own names.
+def gated_sites(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a network that multiply a map by gates, by the name of their site.
+
+    Attention blocks at named sites go by the site (``p5``), those that `attendet.attend` put
+    somewhere by the place (``layer3.0.conv2``), others by their qualified name. The
+    ``[scale_channels]`` layers of a darknet network, which are the gates of its own
+    squeeze-and-excitation, go by the number of their layer (``layer 12``).
+
+    Args:
+        network: any module.
+    """
+    named = {id(block): site or "itself" for site, block in inserted_blocks(network).items()}
+    if isinstance(network, DetectionNetwork):
+        named |= {id(block): site for site, block in network.attention_blocks().items()}
+    found: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in network.named_modules():
+        if isinstance(module, AttentionBlock) and not (inside and name.startswith(inside)):
+            found[named.get(id(module), name or "itself")] = module
+            inside = (*inside, f"{name}.")
+    if isinstance(network, GraphDetector):
+        for index, layer in enumerate(network.graph.layers):
+            if isinstance(layer, ScaleChannels):
+                found[f"layer {index}"] = network.layers[index]
+    return found
+
+
+@contextmanager
+def record_gates(network: nn.Module) -> Iterator[dict[str, GateTensors]]:
+    """Record the gates of every attention block while a network runs.
 
     They are what `forward` multiplies the feature maps by, not a reconstruction of it.
 
     Args:
+        network: any module; in eval mode, so that its gates do not depend on the batch.
+
+    Yields:
+        Filled by each run of the network with its latest gates: site to gate name to tensor that
+        broadcasts to (N, C, H, W). A block that runs several times in one run of the network has
+        its later gates under ``site (2)`` and so on.
+
+    Example:
+        >>> from attendet.attention import attend
+        >>> network = attend(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), {"0": "se"}).eval()
+        >>> with record_gates(network) as gates:
+        ...     _ = network(torch.zeros(2, 3, 8, 8))
+        >>> {site: tuple(named["channel"].shape) for site, named in gates.items()}
+        {'0': (2, 8, 1, 1)}
+    """
+    seen: dict[str, GateTensors] = {}
+
+    def hook(site: str) -> Callable[..., None]:
+        def keep(module: nn.Module, arguments: tuple[Any, ...], _output: Any) -> None:
+            with torch.no_grad():
+                gates = _gates_of(module, arguments)
+            name, times = site, 1
+            while name in seen:
+                times += 1
+                name = f"{site} ({times})"
+            seen[name] = gates
+
+        return keep
+
+    def forget(_module: nn.Module, _arguments: tuple[Any, ...]) -> None:
+        seen.clear()
+
+    def arrange(*_: object) -> None:  # from the order of computation to that of the sites
+        order = [
+            name
+            for site in sites
+            for name in seen
+            if name.rpartition(" (")[0] == site or name == site
+        ]
+        for name in order:
+            seen[name] = seen.pop(name)
+
+    sites = gated_sites(network)
+    with ExitStack() as stack:
+        stack.callback(network.register_forward_pre_hook(forget).remove)
+        for site, module in sites.items():
+            stack.callback(module.register_forward_hook(hook(site)).remove)
+        stack.callback(network.register_forward_hook(arrange).remove)
+        yield seen
+
+
+def _gates_of(module: nn.Module, arguments: tuple[Any, ...]) -> GateTensors:
+    if isinstance(module, AttentionBlock):
+        return module.gates(arguments[0])
+    return {"channel": arguments[0]}  # [scale_channels] is called with gate and map
+
+
+@torch.inference_mode()
+def compute_gates(
+    network: DetectionNetwork, canvas: Picture, *, colour: str = "rgb"
+) -> dict[str, dict[str, Floats]]:
+    """Return the gates of each attention block, by site and by the block's own names.
+
+    Args:
         network: in eval mode.
         canvas: uint8 RGB, shape (H, W, 3), sides multiples of 32, laid as for prediction.
+        colour: order of the channels that the network takes, ``rgb`` or ``bgr``.
 
     Returns:
         Arrays that broadcast to (C, H, W) of their site: ``channel`` (C, 1, 1), ``spatial``
@@ -42,17 +148,19 @@ def compute_gates(network: DetectionNetwork, canvas: Picture) -> dict[str, dict[
         >>> {name: gate.shape for name, gate in gates["p5"].items()}
         {'height': (128, 2, 1), 'width': (128, 1, 3)}
     """
-    blocks = network.attention_blocks()
-    if not blocks:
-        return {}
     weights = next(network.parameters())
-    batch = torch.from_numpy(np.ascontiguousarray(canvas))[None].permute(0, 3, 1, 2)
-    maps = network.features(batch.to(weights.device, weights.dtype) / 255)
+    laid = np.ascontiguousarray(canvas[..., ::-1] if colour == "bgr" else canvas)
+    batch = torch.from_numpy(laid)[None].permute(0, 3, 1, 2)
+    with record_gates(network) as gates:
+        network(batch.to(weights.device, weights.dtype) / 255)
+    return first_picture(gates)
+
+
+def first_picture(gates: Mapping[str, GateTensors]) -> dict[str, dict[str, Floats]]:
+    """Return recorded gates of the first picture of the batch as arrays."""
     return {
-        site: {
-            name: gate[0].float().cpu().numpy() for name, gate in block.gates(maps[site]).items()
-        }
-        for site, block in blocks.items()
+        site: {name: gate[0].float().cpu().numpy() for name, gate in named.items()}
+        for site, named in gates.items()
     }
 
 
@@ -77,7 +185,7 @@ def gate_map(gates: Mapping[str, Floats]) -> Floats | None:
     return opened
 
 
-def crop_to_picture(values: Floats, fit: Letterbox) -> Floats:
+def crop_to_picture(values: Floats, fit: Fit) -> Floats:
     """Return what a map says of the picture, without the border of its canvas.
 
     Args:
@@ -92,7 +200,41 @@ def crop_to_picture(values: Floats, fit: Letterbox) -> Floats:
         >>> crop_to_picture(np.ones((4, 4), dtype=np.float32), fit).shape
         (32, 64)
     """
-    resized = cv2.resize(values, fit.canvas_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    canvas_hw, (top, left, height, width) = _window(fit)
+    resized = cv2.resize(values, canvas_hw[::-1], interpolation=cv2.INTER_LINEAR)
     whole: Floats = np.asarray(resized, dtype=np.float32)
+    return whole[top : top + height, left : left + width]
+
+
+def cells_of_picture(fit: Fit, cells_hw: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of a map whose cells' centres lie in the picture.
+
+    Args:
+        fit: how the picture lies in the canvas.
+        cells_hw: rows and columns of the map over the whole canvas.
+
+    Returns:
+        At least one row and one column.
+
+    Example:
+        >>> cells_of_picture(Letterbox.fit((100, 200), (64, 64)), (8, 8))
+        (slice(2, 6, None), slice(0, 8, None))
+    """
+    canvas_hw, (top, left, height, width) = _window(fit)
+    found = []
+    for cells, side, start, length in zip(
+        cells_hw, canvas_hw, (top, left), (height, width), strict=True
+    ):
+        first = round(start / side * cells)
+        last = max(first + 1, round((start + length) / side * cells))
+        found.append(slice(min(first, cells - 1), min(last, cells)))
+    return found[0], found[1]
+
+
+def _window(fit: Fit) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return the size of a canvas, and top, left, height and width of the picture in it."""
+    canvas_hw: tuple[int, int] = fit.canvas_hw  # type: ignore[attr-defined]
+    if not isinstance(fit, Letterbox):
+        return canvas_hw, (0, 0, *canvas_hw)
     height, width = (max(1, round(side * fit.scale)) for side in fit.image_hw)
-    return whole[fit.top : fit.top + height, fit.left : fit.left + width]
+    return canvas_hw, (fit.top, fit.left, height, width)

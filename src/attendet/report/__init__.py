@@ -6,9 +6,19 @@ dependencies; `attendet.report.figures` needs matplotlib when a figure is made.
 
 from __future__ import annotations
 
+from attendet.report.chart import (
+    Dot,
+    Interval,
+    Series,
+    interval_chart,
+    line_chart,
+    scatter_chart,
+    standalone,
+)
 from attendet.report.draw import (
     draw_detections,
     draw_gate_profiles,
+    draw_sorted_gates,
     draw_truth_beside,
     gate_overlay,
     picture_grid,
@@ -22,25 +32,38 @@ from attendet.report.figures import (
     to_svg,
     training_figure,
 )
-from attendet.report.html import Page
+from attendet.report.html import Cell, Page
+from attendet.report.markdown import MarkdownPage
+from attendet.report.study_report import write_report
 from attendet.report.tables import class_table, markdown_table, plain_table, summary_table
 
 __all__ = [
+    "Cell",
+    "Dot",
+    "Interval",
+    "MarkdownPage",
     "Page",
+    "Series",
     "class_table",
     "confusion_figure",
     "draw_detections",
     "draw_gate_profiles",
+    "draw_sorted_gates",
     "draw_truth_beside",
     "gate_overlay",
+    "interval_chart",
+    "line_chart",
     "markdown_table",
     "picture_grid",
     "plain_table",
     "precision_recall_figure",
     "save_figure",
+    "scatter_chart",
+    "standalone",
     "summary_table",
     "to_jpeg",
     "to_png",
     "to_svg",
     "training_figure",
+    "write_report",
 ]

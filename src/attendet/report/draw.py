@@ -16,6 +16,7 @@ from attendet.report.text import fit_text, lay_text, text_mask
 __all__ = [
     "draw_detections",
     "draw_gate_profiles",
+    "draw_sorted_gates",
     "draw_truth_beside",
     "gate_overlay",
     "picture_grid",
@@ -242,7 +243,14 @@ def gate_overlay(
     return np.asarray(mixed, dtype=np.uint8)
 
 
-def draw_gate_profiles(picture: Picture, row_gate: Floats, column_gate: Floats) -> Picture:
+def draw_gate_profiles(
+    picture: Picture,
+    row_gate: Floats,
+    column_gate: Floats,
+    *,
+    row_range: tuple[float, float] | None = None,
+    column_range: tuple[float, float] | None = None,
+) -> Picture:
     """Return a picture with its row gate drawn along the right edge, its column gate below.
 
     Each profile fills its margin from its least to its greatest value; the corner names them.
@@ -252,6 +260,8 @@ def draw_gate_profiles(picture: Picture, row_gate: Floats, column_gate: Floats) 
         row_gate: shape (h,), one value a row of the feature map, such as Coordinate Attention's
             gate along the height, averaged over channels.
         column_gate: shape (w,), one value a column.
+        row_range: values of the row gate that empty and fill its margin; its own if None.
+        column_range: the same of the column gate.
     """
     height, width = picture.shape[:2]
     _, letter = _line_and_letter((height, width))
@@ -259,8 +269,9 @@ def draw_gate_profiles(picture: Picture, row_gate: Floats, column_gate: Floats) 
     gap = max(2, band // 12)
     sheet = np.full((height + gap + band, width + gap + band, 3), PAPER, dtype=np.uint8)
     sheet[:height, :width] = picture
-    sheet[height + gap :, :width] = _profile(column_gate, width, band)
-    sheet[:height, width + gap :] = _profile(row_gate, height, band).transpose(1, 0, 2)
+    sheet[height + gap :, :width] = _profile(column_gate, width, band, column_range)
+    beside = _profile(row_gate, height, band, row_range)
+    sheet[:height, width + gap :] = beside.transpose(1, 0, 2)
     words = ["rows", _range(row_gate), "columns", _range(column_gate)]
     for place, word in enumerate(words):
         text = fit_text(word, letter, band - letter // 2)
@@ -275,9 +286,34 @@ def _range(gate: Floats) -> str:
     return f"{np.min(gate):.2f} - {np.max(gate):.2f}"
 
 
-def _profile(gate: Floats, length: int, band: int) -> Picture:
+def draw_sorted_gates(gates: Floats, width: int, height: int, *, top: float = 1.0) -> Picture:
+    """Return the gates of all channels, the greatest first, as a filled curve on white.
+
+    Args:
+        gates: shape (C,), one value a channel.
+        width: pixels.
+        height: pixels.
+        top: the value at the upper edge; 0 is at the lower one, and a line marks 1 where it is
+            between them.
+    """
+    ranked = np.sort(np.asarray(gates, dtype=np.float64))[::-1]
+    strip = _profile(ranked, width, height, (0.0, top))[::-1].copy()
+    if top > 1:
+        row = round(height * (1 - 1 / top))
+        strip[row : row + 1, ::4] = INK
+    letter = max(10, min(height // 12, 14))
+    words = f"{len(ranked)} channels, {ranked[-1]:.3f} - {ranked[0]:.3f}"
+    text = fit_text(words, letter, width - letter)
+    if text:
+        lay_text(strip, text, left=letter // 2, top=height - 2 * letter, height=letter, colour=INK)
+    return strip
+
+
+def _profile(
+    gate: Floats, length: int, band: int, value_range: tuple[float, float] | None
+) -> Picture:
     """Return a white strip of shape (band, length, 3) with the profile of a gate hanging in it."""
-    unit = _unit(gate, None)
+    unit = _unit(gate, value_range)
     middles = (np.arange(len(unit)) + 0.5) * length / len(unit)
     along = np.arange(length + 1)
     outline = np.stack([along, np.interp(along, middles, unit) * (band - 3) + 1], axis=1)

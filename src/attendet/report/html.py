@@ -1,47 +1,51 @@
-"""One HTML page that stands alone: no script, no request, light and dark."""
+"""One HTML page that stands alone: no request, light and dark, a script only to sort tables.
+
+The page forbids by a content security policy whatever is not inside it.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from attendet.files import write_atomically
+from attendet.report.chart_canvas import CHART_DARK, CHART_LIGHT, CHART_STYLE
 
-__all__ = ["Page"]
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --muted: #59636e; --paper: #ffffff;
-  --card: #f6f8fa; --line: #d1d9e0; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --muted: #9198a1; --paper: #0d1117;
-  --card: #161b22; --line: #3d444d; --accent: #56b4e9; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial,
-  sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.25rem; padding-bottom: .6rem;
-  border-bottom: 3px solid var(--accent); }
-h2 { font-size: 1.3rem; margin: 2.5rem 0 .75rem; }
-p { margin: .6rem 0; max-width: 46rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
-caption { text-align: left; color: var(--muted); padding-bottom: .4rem; }
-th, td { padding: .4rem .85rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
-tbody tr:nth-child(even) { background: var(--card); }
-figure { margin: 1.25rem 0; }
-figure img { display: block; max-width: 100%; height: auto; background: #ffffff; padding: .5rem;
-  border: 1px solid var(--line); border-radius: 8px; }
-figcaption { color: var(--muted); font-size: .93rem; margin-top: .45rem; max-width: 46rem; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: .8rem 1rem; overflow-x: auto;
-  font: .88rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-"""
+__all__ = ["Cell", "Page"]
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+LIGHT = CHART_LIGHT + "--card:#f6f8fa;--accent:#0072b2;--good:#1a7f37;--bad:#b42318;--warn:#8a5a00;"
+DARK = CHART_DARK + "--card:#161b22;--accent:#56b4e9;--good:#4ac26b;--bad:#ff8177;--warn:#e3b341;"
+
+LONG = 30
+"""Letters from which words in a table may stand in several lines."""
+
+Tone = Literal["", "good", "bad", "warn", "quiet"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table with more than its text."""
+
+    text: str
+    """What is shown."""
+
+    key: float | str | None = None
+    """What the column is sorted by; the text if None. NaN comes last."""
+
+    tone: Tone = ""
+    """Shows the text as a badge: good, bad, warn or quiet."""
+
+    hint: str = ""
+    """Shown when pointed at."""
 
 
 def _data_uri(picture: bytes | str) -> str:
@@ -62,6 +66,7 @@ class Page:
     Args:
         title: heading of the page.
         language: of the texts, a BCP 47 code.
+        contents: whether a list of the sections stands at the top.
 
     Example:
         >>> page = Page("Blood cells").add_section("Result").add_text("AP is < 1.")
@@ -69,14 +74,22 @@ class Page:
         True
     """
 
-    def __init__(self, title: str, *, language: str = "en") -> None:
+    def __init__(self, title: str, *, language: str = "en", contents: bool = False) -> None:
         self.title = title
         self.language = language
+        self.contents = contents
         self._parts: list[str] = []
+        self._sections: list[str] = []
+        self._sorts = False
 
     def add_section(self, heading: str) -> Page:
         """Begin a section."""
-        return self._add(f"<h2>{escape(heading)}</h2>")
+        self._sections.append(heading)
+        return self._add(f'<h2 id="s{len(self._sections)}">{escape(heading)}</h2>')
+
+    def add_heading(self, heading: str) -> Page:
+        """Begin a part of a section."""
+        return self._add(f"<h3>{escape(heading)}</h3>")
 
     def add_text(self, text: str) -> Page:
         """Add paragraphs; an empty line parts them."""
@@ -84,21 +97,54 @@ class Page:
             self._add(f"<p>{escape(paragraph.strip())}</p>")
         return self
 
+    def add_lead(self, text: str) -> Page:
+        """Add a paragraph that stands out: what the page has to say."""
+        return self._add(f'<p class="lead">{escape(text)}</p>')
+
+    def add_list(self, lines: Sequence[str]) -> Page:
+        """Add a list of sentences."""
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        return self._add(f"<ul>{items}</ul>")
+
     def add_code(self, text: str) -> Page:
         """Add lines that are shown as they are, such as a command."""
         return self._add(f"<pre>{escape(text)}</pre>")
 
-    def add_table(
-        self, header: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = ""
-    ) -> Page:
-        """Add a table; the first column is a name, the others numbers."""
-        head = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in header)
-        body = "\n".join(
-            f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+    def add_facts(self, facts: Sequence[tuple[str, str]]) -> Page:
+        """Add names and what they are, one under the other."""
+        rows = "".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts
         )
-        title = f"<caption>{escape(caption)}</caption>" if caption else ""
+        return self._add(f"<dl>{rows}</dl>")
+
+    def add_table(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        caption: str = "",
+        words: Collection[int] = (),
+        sortable: bool = False,
+    ) -> Page:
+        """Add a table; the first column is a name, the others numbers.
+
+        Args:
+            header: a text a column.
+            rows: texts or `Cell` s.
+            caption: stands above.
+            words: numbers of further columns that hold words.
+            sortable: a click on a column's heading sorts by it, another one the other way round.
+        """
+        self._sorts |= sortable
+        head = "".join(_heading(cell, sortable, i in words) for i, cell in enumerate(header))
+        body = "\n".join(
+            f"<tr>{''.join(_cell(cell, i in words) for i, cell in enumerate(row))}</tr>"
+            for row in rows
+        )
+        title = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
+        kind = ' class="sortable"' if sortable else ""
         return self._add(
-            f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>\n'
+            f'<div class="scroll" tabindex="0"><table{kind}>{title}<thead><tr>{head}</tr></thead>\n'
             f"<tbody>{body}</tbody></table></div>"
         )
 
@@ -110,27 +156,107 @@ class Page:
             caption: shown under it.
             alt: what it shows, for who cannot see it; the caption if left out.
         """
+        return self._add(_figure(picture, caption, alt))
+
+    def add_chart(self, svg: str, caption: str = "") -> Page:
+        """Add a chart in the colours of the page.
+
+        Args:
+            svg: as a function of `attendet.report.chart` returned it.
+            caption: shown under it.
+        """
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         return self._add(
-            f'<figure><img src="{_data_uri(picture)}" alt="{escape(alt or caption)}">'
-            f"{below}</figure>"
+            f'<figure class="drawn"><div class="scroll" tabindex="0">{svg}</div>{below}</figure>'
+        )
+
+    def add_gallery(self, pictures: Sequence[tuple[bytes, str]], *, least_width: int = 300) -> Page:
+        """Add pictures side by side, as many a row as there is room for.
+
+        Args:
+            pictures: bytes of a PNG or JPEG file, and a caption.
+            least_width: of a picture, pixels.
+        """
+        inner = "".join(_figure(picture, caption, "") for picture, caption in pictures)
+        columns = f"repeat(auto-fill,minmax(min(100%,{least_width}px),1fr))"
+        return self._add(
+            f'<div class="gallery" style="grid-template-columns:{columns}">{inner}</div>'
         )
 
     def to_html(self) -> str:
         """Return the whole page."""
         body = "\n".join(self._parts)
+        script = _asset("page.js") if self._sorts else ""
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        run = f"; script-src 'sha256-{digest}'" if script else ""
+        policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{run}"
+        tail = f"<script>{script}</script>\n" if script else ""
         return (
             f'<!DOCTYPE html>\n<html lang="{escape(self.language)}">\n<head>\n'
             '<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-            f"<body>\n<h1>{escape(self.title)}</h1>\n{body}\n</body>\n</html>\n"
+            f"<title>{escape(self.title)}</title>\n<style>{_style()}</style>\n</head>\n"
+            f"<body>\n<h1>{escape(self.title)}</h1>\n{self._list()}{body}\n{tail}</body>\n</html>\n"
         )
 
     def write(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, and return its path."""
         return write_atomically(path, self.to_html())
 
+    def _list(self) -> str:
+        if not self.contents:
+            return ""
+        links = "".join(
+            f'<a href="#s{number}">{escape(heading)}</a>'
+            for number, heading in enumerate(self._sections, start=1)
+        )
+        return f'<nav aria-label="Contents">{links}</nav>\n'
+
     def _add(self, part: str) -> Page:
         self._parts.append(part)
         return self
+
+
+def _figure(picture: bytes | str, caption: str, alt: str) -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    source = _data_uri(picture)
+    return f'<figure><img src="{source}" alt="{escape(alt or caption)}">{below}</figure>'
+
+
+def _heading(text: str, sortable: bool, words: bool) -> str:
+    kind = ' class="words"' if words else ""
+    shown = escape(str(text))
+    inner = f'<button type="button">{shown}</button>' if sortable and shown else shown
+    return f'<th scope="col"{kind}>{inner}</th>'
+
+
+def _cell(cell: object, words: bool) -> str:
+    text = cell.text if isinstance(cell, Cell) else str(cell)
+    kind = f' class="words{" long" if len(text) > LONG else ""}"' if words else ""
+    if not isinstance(cell, Cell):
+        return f"<td{kind}>{escape(str(cell))}</td>"
+    key = ""
+    if cell.key is not None:
+        absent = isinstance(cell.key, float) and math.isnan(cell.key)
+        key = f' data-key="{"" if absent else escape(str(cell.key))}"'
+    hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
+    shown = escape(cell.text)
+    if cell.tone:
+        shown = f'<span class="badge {cell.tone}">{shown}</span>'
+    return f"<td{kind}{key}{hint}>{shown}</td>"
+
+
+def _asset(name: str) -> str:
+    return files("attendet.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    themes = (
+        f":root{{color-scheme:light dark;{LIGHT}}}\n"
+        "@media (prefers-color-scheme: dark) { :root:not([data-theme=light]) {"
+        f"{DARK}}} }}\n"
+        f":root[data-theme=dark]{{color-scheme:dark;{DARK}}}\n"
+        ":root[data-theme=light]{color-scheme:light}\n"
+    )
+    return themes + _asset("page.css") + CHART_STYLE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -71,14 +71,24 @@ def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], between: str) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-    return between.join(padded)
+def _line(
+    cells: Sequence[str], widths: Sequence[int], between: str, words: Collection[int] = ()
+) -> str:
+    return between.join(
+        cell.ljust(width) if not column or column in words else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[int] = ()
+) -> str:
     """Return a Markdown table, first column to the left, the others to the right.
+
+    Args:
+        header: a text a column.
+        rows: a text a cell.
+        words: numbers of further columns that stand to the left.
 
     Example:
         >>> print(markdown_table(["class", "AP"], [["cat", "0.5"]]))
@@ -88,8 +98,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     safe = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
     widths = _widths(safe[0], safe[1:])
-    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-    lines = [f"| {_line(line, widths, ' | ')} |" for line in safe]
+    rule = [
+        "-" * (width + 2) if not column or column in words else "-" * (width + 1) + ":"
+        for column, width in enumerate(widths)
+    ]
+    lines = [f"| {_line(line, widths, ' | ', words)} |" for line in safe]
     lines.insert(1, f"|{'|'.join(rule)}|")
     return "\n".join(lines)
 

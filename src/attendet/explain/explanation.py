@@ -1,0 +1,272 @@
+"""What a detector looks at in pictures: gates, class activation maps and the health of its gates.
+
+H and W are rows and columns of the canvas, K classes, n detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attendet.attention import AttentionBlock
+from attendet.attention.start import GateMix
+from attendet.detections import Detections
+from attendet.errors import PictureError
+from attendet.explain.cam import class_activation_maps, detected_rows
+from attendet.explain.gates import (
+    cells_of_picture,
+    crop_to_picture,
+    first_picture,
+    gated_sites,
+    record_gates,
+)
+from attendet.explain.health import BlockHealth, GateStatistics
+from attendet.inference.postprocess import Selection, select_detections
+from attendet.inference.preprocess import Fit, lay_on_canvas
+from attendet.inference.sources import Skipped, Source, find_sources, read_ahead
+from attendet.inference.torch_runtime import TorchRuntime, choose_device
+from attendet.models import DetectionNetwork, WeightsMetadata, load_weights
+from attendet.pictures import Picture
+
+__all__ = ["Explanation", "PictureExplanation", "explain", "explain_network", "gate_health"]
+
+Floats = NDArray[np.float32]
+Gates = dict[str, dict[str, Floats]]
+
+DRAWN = 12
+"""Pictures that are kept whole by default; all count in the statistics."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureExplanation:
+    """What a detector did with one picture."""
+
+    source: Source
+    """Where the picture came from."""
+
+    picture: Picture
+    """uint8 RGB."""
+
+    fit: Fit
+    """How it lay in the canvas."""
+
+    detections: Detections
+    """What was detected, in pixels of the picture."""
+
+    gates: Gates
+    """Site to gate name to values over the whole canvas; broadcast to (C, H, W) of the site."""
+
+    cams: dict[str, Floats]
+    """Class name to class activation map of the picture, in canvas pixels that it covers."""
+
+    def inside(self, site: str) -> dict[str, Floats]:
+        """Return the gates of a site over the picture, without the border of the canvas."""
+        return _inside(self.gates[site], self.fit)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all numbers by name, as they stand in the NPZ file.
+
+        Returns:
+            ``gate/SITE/NAME``; ``inside/SITE`` (first row, last row, first column, last column, the
+            last ones excluded, of the cells in the picture); ``cam/CLASS``; ``boxes_xyxy``,
+            ``scores``, ``class_ids``, ``classes``; ``picture_hw`` and ``canvas_hw``.
+        """
+        found = self.detections
+        arrays: dict[str, NDArray[Any]] = {
+            "boxes_xyxy": found.boxes_xyxy,
+            "scores": found.scores,
+            "class_ids": found.class_ids,
+            "classes": np.array(found.classes),
+            "picture_hw": np.array(self.fit.image_hw),
+            "canvas_hw": np.array(self.fit.canvas_hw),  # type: ignore[attr-defined]
+        }
+        for site, gates in self.gates.items():
+            rows, columns = cells_of_picture(self.fit, _cells(gates))
+            arrays[f"inside/{site}"] = np.array(
+                [rows.start, rows.stop, columns.start, columns.stop]
+            )
+            arrays |= {f"gate/{site}/{name}": gate for name, gate in gates.items()}
+        arrays |= {f"cam/{name}": values for name, values in self.cams.items()}
+        return arrays
+
+
+@dataclass(eq=False)
+class Explanation:
+    """What a detector looks at in a set of pictures."""
+
+    metadata: WeightsMetadata
+    """Of the weights."""
+
+    pictures: list[PictureExplanation] = field(default_factory=list)
+    """The first pictures, as many as were asked for."""
+
+    statistics: dict[str, GateStatistics] = field(default_factory=dict)
+    """Site to the statistics of its gates over all pictures."""
+
+    skipped: list[Skipped] = field(default_factory=list)
+    """Pictures that could not be read."""
+
+    count: int = 0
+    """Pictures that were seen."""
+
+    def health(self) -> dict[str, BlockHealth]:
+        """Return the health of each attention block, by site."""
+        return {site: one.health() for site, one in self.statistics.items()}
+
+
+def explain(
+    weights: str | Path,
+    sources: Sequence[str | Path],
+    *,
+    cam: bool = True,
+    drawn: int = DRAWN,
+    selection: Selection | None = None,
+    device: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Explanation:
+    """Return what a detector looks at: gates, class activation maps, and the health of its gates.
+
+    Args:
+        weights: a weights file of attendet.
+        sources: pictures, folders, patterns or lists, as for `attendet predict`.
+        cam: compute class activation maps (needs the ``explain`` extra).
+        drawn: pictures that are kept whole; all count in the statistics.
+        selection: which boxes are detections; confidence 0.25, overlap 0.5 if left out.
+        device: such as ``cpu`` or ``cuda:0``; a GPU where there is one if left out.
+        progress: told after each picture how many are done.
+
+    Raises:
+        WeightsError: if the file is missing or not ours.
+        PictureError: if no picture can be read.
+        MissingExtraError: if ``cam`` is wanted and grad-cam is not installed.
+    """
+    network, metadata = load_weights(weights)
+    found = find_sources(sources)
+    network = network.to(choose_device(device))
+    return explain_network(
+        network, metadata, found, cam=cam, drawn=drawn, selection=selection, progress=progress
+    )
+
+
+def explain_network(
+    network: DetectionNetwork,
+    metadata: WeightsMetadata,
+    sources: Sequence[Source],
+    *,
+    cam: bool = True,
+    drawn: int = DRAWN,
+    selection: Selection | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Explanation:
+    """Return what a network looks at; see `explain`.
+
+    Args:
+        network: where it is to run, with attention anywhere.
+        metadata: its classes, input size and preprocessing.
+        sources: the pictures.
+        cam: compute class activation maps.
+        drawn: pictures that are kept whole.
+        selection: which boxes are detections.
+        progress: told after each picture how many are done.
+    """
+    runtime = TorchRuntime(network, metadata)
+    rule = selection or Selection()
+    result = Explanation(metadata, statistics=_statistics_of(network))
+    for source, picture in read_ahead(sources, on_skip=result.skipped.append):
+        keep = len(result.pictures) < drawn
+        one = _explain_picture(network, runtime, source, picture, rule, cam=cam and keep)
+        for site, gates in one.gates.items():
+            if site not in result.statistics:
+                first = result.statistics[site.rpartition(" (")[0]]
+                result.statistics[site] = GateStatistics(site, first.kind, top=first.top)
+            result.statistics[site].add(_inside(gates, one.fit))
+        if keep:
+            result.pictures.append(one)
+        result.count += 1
+        if progress is not None:
+            progress(result.count + len(result.skipped))
+    if not result.count:
+        reasons = "; ".join(one.reason for one in result.skipped[:3])
+        raise PictureError(f"no picture could be read: {reasons}")
+    return result
+
+
+def gate_health(
+    network: DetectionNetwork, metadata: WeightsMetadata, paths: Iterable[str | Path]
+) -> dict[str, BlockHealth]:
+    """Return the health of each attention block over pictures, by site.
+
+    Args:
+        network: in eval mode, where it is to run.
+        metadata: its input size and preprocessing.
+        paths: picture files.
+
+    Raises:
+        PictureError: if no picture can be read.
+    """
+    sources = [Source(Path(path).stem, Path(path)) for path in paths]
+    return explain_network(network, metadata, sources, cam=False, drawn=0).health()
+
+
+def _explain_picture(
+    network: DetectionNetwork,
+    runtime: TorchRuntime,
+    source: Source,
+    picture: Picture,
+    rule: Selection,
+    *,
+    cam: bool,
+) -> PictureExplanation:
+    metadata = runtime.metadata
+    preprocess = metadata.preprocessing()
+    canvas, fit = lay_on_canvas(picture, metadata.input_hw, preprocess.fit)
+    if preprocess.colour == "bgr":
+        canvas = np.ascontiguousarray(canvas[..., ::-1])
+    with record_gates(network) as gates, torch.inference_mode():
+        boxes_xyxy, scores = runtime.run(canvas[None])
+        values = first_picture(gates)
+    found = select_detections(boxes_xyxy[0], scores[0], fit, metadata.classes, rule)
+    cams: dict[str, Floats] = {}
+    if cam:
+        rows = detected_rows(boxes_xyxy[0], scores[0], fit, rule)
+        maps = class_activation_maps(network, canvas, rows)
+        cams = {metadata.classes[index]: crop_to_picture(one, fit) for index, one in maps.items()}
+    return PictureExplanation(source, picture, fit, found, values, cams)
+
+
+def _statistics_of(network: DetectionNetwork) -> dict[str, GateStatistics]:
+    return {
+        site: GateStatistics(site, _kind(block), top=_top(block))
+        for site, block in gated_sites(network).items()
+    }
+
+
+def _kind(block: torch.nn.Module) -> str:
+    inner = block.block if isinstance(block, GateMix) else block
+    return type(inner).__name__ if isinstance(block, AttentionBlock) else "scale_channels"
+
+
+def _top(block: torch.nn.Module) -> float | None:
+    """Return what an open gate of a block is; None where its range is not known."""
+    if isinstance(block, GateMix):
+        return None
+    return 2.0 if getattr(block, "start", "paper") == "identity" else 1.0
+
+
+def _cells(gates: dict[str, Floats]) -> tuple[int, int]:
+    return max(g.shape[1] for g in gates.values()), max(g.shape[2] for g in gates.values())
+
+
+def _inside(gates: dict[str, Floats], fit: Fit) -> dict[str, Floats]:
+    rows, columns = cells_of_picture(fit, _cells(gates))
+    inside = {}
+    for name, gate in gates.items():
+        cut = gate if gate.shape[1] == 1 else gate[:, rows]
+        inside[name] = cut if cut.shape[2] == 1 else cut[:, :, columns]
+    return inside

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from attendet.cli import main  # noqa: E402
+from attendet.models import (  # noqa: E402
+    WeightsMetadata,
+    build_from_metadata,
+    load_weights,
+    save_weights,
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    metadata = WeightsMetadata(
+        classes=("red", "green"), attention="se", width=0.125, input_hw=(64, 64)
+    )
+    network = build_from_metadata(metadata)
+    torch.nn.init.zeros_(network.attention["up"].expand.weight)
+    return save_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors", network, metadata)
+
+
+@pytest.fixture
+def shot(tmp_path: Path) -> Path:
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "shot.png")
+    return tmp_path / "shot.png"
+
+
+def test_explain_writes_a_page_and_says_what_each_gate_does(
+    weights: Path, shot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pytorch_grad_cam")
+
+    assert main(["explain", str(weights), str(shot), "--output", str(tmp_path / "out")]) == 0
+
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[:3]] == ["p4", "p5", "up"]
+    assert "one picture cannot tell" in said[0]
+    assert said[-1] == f"written: {tmp_path / 'out' / 'explain.html'}"
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {
+        ".html", ".json", ".npz", ".png",
+    }  # fmt: skip
+
+
+def test_explain_without_the_library_names_the_extra_and_the_way_round(
+    weights: Path,
+    shot: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    words = ["explain", str(weights), str(shot), "--output", str(tmp_path / "out")]
+
+    assert main(words) == 5
+    said = capsys.readouterr().err
+    assert "attendet explain without --no-cam needs 'pytorch_grad_cam'" in said
+    assert "pip install 'attendet[explain]'" in said
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--no-cam"]) == 0
+
+
+def test_prune_attention_folds_the_idle_block_and_says_what_it_saved(
+    weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "lean.safetensors"
+
+    code = main(["prune-attention", str(weights), "--data", str(squares), "--output", str(output)])
+
+    assert code == 0
+    said = capsys.readouterr().out
+    assert "up           folded" in said
+    assert "saved" in said
+    network, metadata = load_weights(output)
+    assert "up" not in network.attention_blocks()
+    assert "up" not in metadata.attention.split("@")[-1].split(",")
+
+
+def test_prune_attention_refuses_another_ending(
+    weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune-attention", str(weights), "--data", str(squares), "--output", "a.onnx"]
+
+    assert main(words) == 2
+    assert "output must end in .safetensors; got 'a.onnx' (--output)" in capsys.readouterr().err
+
+
+def test_prune_attention_replaces_no_file_unasked(
+    weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = weights.with_name("tiny-pruned.safetensors")
+    there.write_text("mine")
+
+    assert main(["prune-attention", str(weights), "--data", str(squares)]) == 2
+    assert f"output must be named where {there} is there already" in capsys.readouterr().err
+    assert there.read_text() == "mine"

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attendet.cli import main
+
+
+def test_a_report_is_made_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "study.json").write_text(json.dumps({"baseline": "none", "arms": []}))
+    output = tmp_path / "out"
+
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+
+    assert capsys.readouterr().out == f"written: {output / 'report.html'}\n"
+    assert {one.name for one in output.iterdir()} == {
+        "report.html", "report.md", "report.json", "arms.csv", "runs.csv",
+    }  # fmt: skip
+    assert {one.name for one in folder.iterdir()} == {"study.json"}
+
+
+def test_a_folder_without_a_study_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path)]) == 3
+    said = capsys.readouterr().err
+    assert "folder must hold a study" in said
+    assert said.count("\n") == 1
+    assert main(["report", str(tmp_path), "--examples", "-1"]) == 2
+
+
+def test_a_report_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
+    run = {"arm_name": "none", "seed": 0, "metrics": {"ap": 0.5}, "stopped": None,
+           "curve": [{"epoch": 1, "ap": 0.4}, {"epoch": 2, "ap": 0.5}]}  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps({"baseline": "none", "arms": []}))
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
+    code = (
+        "import sys; from attendet.cli import main\n"
+        f"assert main(['report', {str(tmp_path)!r}]) == 0\n"
+        "assert not {'torch', 'matplotlib'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)

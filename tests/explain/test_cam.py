@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_grad_cam")
+
+from attendet.explain.cam import (  # noqa: E402
+    cam_layers,
+    class_activation_maps,
+    detected_rows,
+)
+from attendet.inference.postprocess import Selection, select_detections  # noqa: E402
+from attendet.models import GraphDetector  # noqa: E402
+from attendet.models.darknet_graph import Graph  # noqa: E402
+from attendet.models.darknet_layers import Convolutional, Route, Yolo  # noqa: E402
+from attendet.pictures import Letterbox  # noqa: E402
+
+FIT = Letterbox.fit((64, 64), (64, 64))
+
+
+@pytest.fixture
+def canvas() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def outputs(network, canvas):
+    pictures = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        boxes_xyxy, scores = network.decode(network(pictures))
+    return boxes_xyxy[0].numpy(), scores[0].numpy()
+
+
+def test_the_rows_are_those_of_the_detections(tiny, canvas):
+    network, metadata = tiny()
+    boxes_xyxy, scores = outputs(network, canvas)
+    selection = Selection(0.2, 0.5, 20)
+
+    rows = detected_rows(boxes_xyxy, scores, FIT, selection)
+    found = select_detections(boxes_xyxy, scores, FIT, metadata.classes, selection)
+
+    assert len(found) > 2
+    for class_id in range(2):
+        expected = found.scores[found.class_ids == class_id]
+        np.testing.assert_array_equal(scores[rows.get(class_id, []), class_id], expected)
+
+
+def test_nothing_detected_gives_no_rows():
+    nothing = np.zeros((3, 4), np.float32), np.zeros((3, 2), np.float32)
+    assert detected_rows(*nothing, FIT, Selection()) == {}
+
+
+@pytest.mark.parametrize("heads", [False, True], ids=["backbone", "heads"])
+def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, canvas, heads):
+    network, _ = tiny("se@p5")
+    boxes_xyxy, scores = outputs(network, canvas)
+    rows = detected_rows(boxes_xyxy, scores, FIT, Selection(0.2))
+
+    layers = [network.head_p5, network.head_p4] if heads else cam_layers(network)
+    maps = class_activation_maps(network, canvas, rows, layers=layers if heads else None)
+
+    assert set(maps) == set(rows)
+    pictures = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2) / 255
+    kept = []
+    hooks = [layer.register_forward_hook(lambda *parts: kept.append(parts[2])) for layer in layers]
+    every = network.decode(network(pictures))[1][0]
+    for hook in hooks:
+        hook.remove()
+    for class_id, wanted in rows.items():
+        gradients = torch.autograd.grad(every[wanted, class_id].sum(), kept, retain_graph=True)
+        expected = np.zeros((64, 64))
+        for activation, gradient in zip(kept, gradients, strict=True):
+            part = (gradient.clamp(min=0) * activation).sum(1)[0].clamp(min=0).detach().numpy()
+            expected += cv2.resize(part, (64, 64))
+        assert expected.max() > 0
+        np.testing.assert_allclose(maps[class_id], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_level_that_found_nothing_adds_nothing(tiny, canvas):
+    network, _ = tiny("none")
+    _, scores = outputs(network, canvas)
+    coarse = {0: np.arange(3)}  # the first boxes are those of stride 32
+    assert len(scores) > 12
+
+    heads = [network.head_p5, network.head_p4]
+    both = class_activation_maps(network, canvas, coarse, layers=heads)[0]
+    alone = class_activation_maps(network, canvas, coarse, layers=[network.head_p5])[0]
+
+    np.testing.assert_array_equal(both, alone)
+
+
+def test_the_network_is_left_as_it_was(tiny, canvas):
+    network, _ = tiny()
+    first = next(network.parameters())
+    first.requires_grad_(False)
+    last = list(network.parameters())[-1]
+    last.grad = torch.ones_like(last)
+
+    class_activation_maps(network, canvas, {0: np.arange(2)})
+
+    asked = [parameter.requires_grad for parameter in network.parameters()]
+    assert asked.count(False) == 1
+    assert not first.requires_grad
+    assert (last.grad == 1).all()
+    assert first.grad is None
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_layer_is_the_last_that_all_outputs_see_the_picture_through():
+    def conv(size, stride=1):
+        return Convolutional(7, size, stride, size // 2, activation="linear")
+
+    line = (conv(3, 2), conv(3), conv(3), conv(1))
+    forked = (conv(3, 2), conv(3), conv(3), conv(1), Yolo(), Route((1,)), conv(3), conv(1))
+
+    for layers, expected in ((line, 0), (forked, 1)):
+        made = Graph((*layers, Yolo()))
+        anchors = [[(10, 20)]] * len(made.yolo_layers)
+        network = GraphDetector(made, 2, anchors, input_hw=(64, 64))
+        assert cam_layers(network) == [network.layers[expected]]
+        maps = class_activation_maps(
+            network.eval(), np.full((64, 64, 3), 90, np.uint8), {1: np.arange(3)}
+        )
+        assert maps[1].shape == (64, 64)

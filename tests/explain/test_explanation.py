@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_grad_cam")
+
+from attendet.errors import ConfigError, PictureError  # noqa: E402
+from attendet.explain import (  # noqa: E402
+    compute_gates,
+    explain,
+    explain_network,
+    gate_health,
+    write_explanation,
+)
+from attendet.inference import Selection  # noqa: E402
+from attendet.inference.preprocess import lay_on_canvas  # noqa: E402
+from attendet.inference.sources import find_sources  # noqa: E402
+from attendet.models import save_weights  # noqa: E402
+
+LOOSE = Selection(0.1)
+
+
+@pytest.fixture
+def weights(tiny, tmp_path):
+    network, metadata = tiny("ca")
+    return save_weights(tmp_path / "tiny.safetensors", network, metadata)
+
+
+def test_all_pictures_count_and_the_first_are_kept(weights, shots):
+    done = []
+
+    found = explain(weights, [shots], drawn=2, selection=LOOSE, progress=done.append)
+
+    assert (found.count, len(found.pictures), len(found.skipped)) == (3, 2, 1)
+    assert done == sorted(done)
+    assert done[-1] == 4
+    assert list(found.health()) == ["p4", "p5", "up"]
+    assert all(one.pictures == 3 for one in found.health().values())
+    first = found.pictures[0]
+    assert len(first.detections) > 0
+    assert set(first.cams) == set(first.detections.names)
+    for activation in first.cams.values():
+        assert activation.min() >= 0
+        assert activation.shape == (43, 64)  # the picture in its canvas, without the border
+
+
+def test_gates_are_those_of_the_canvas_and_the_border_is_left_out(tiny, shots):
+    network, metadata = tiny("ca")
+
+    one = explain_network(network, metadata, find_sources([shots / "a.jpg"])).pictures[0]
+
+    canvas, fit = lay_on_canvas(one.picture, metadata.input_hw)
+    assert fit.canvas_hw == (64, 64)
+    expected = compute_gates(network, canvas)
+    for site, gates in expected.items():
+        for name, gate in gates.items():
+            np.testing.assert_allclose(one.gates[site][name], gate, rtol=1e-5)
+    assert one.inside("p4")["height"].shape == (32, 2, 1)  # rows 1 and 2 of 4
+    np.testing.assert_array_equal(one.inside("p4")["height"], one.gates["p4"]["height"][:, 1:3])
+    assert one.inside("p4")["width"].shape == (32, 1, 4)
+
+
+def test_colours_reach_the_network_in_its_own_order(tiny, shots):
+    network, metadata = tiny("se@p5")
+    flipped_network, flipped = tiny("se@p5", preprocess={"fit": "rect", "colour": "bgr"})
+    first = flipped_network.backbone.conv1.conv.weight
+    first.data = first.data.flip(1)
+    sources = find_sources([shots / "a.jpg"])
+
+    rgb = explain_network(network, metadata, sources, selection=LOOSE).pictures[0]
+    bgr = explain_network(flipped_network, flipped, sources, selection=LOOSE).pictures[0]
+
+    np.testing.assert_allclose(rgb.gates["p5"]["channel"], bgr.gates["p5"]["channel"], rtol=1e-5)
+    assert rgb.cams.keys() == bgr.cams.keys()
+    for name, activation in rgb.cams.items():
+        np.testing.assert_allclose(activation, bgr.cams[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["ca", "cbam", "se+eca@up", "none"])
+def test_the_folder_holds_page_pictures_and_numbers(tiny, shots, tmp_path, attention):
+    network, metadata = tiny(attention if "+" not in attention else "se@p5+eca@up")
+    found = explain_network(network, metadata, find_sources([shots]), drawn=2, selection=LOOSE)
+
+    page = write_explanation(found, tmp_path / "out", command="attendet explain <x>")
+
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "explain.html", "health.json", "statistics.npz", "a.png", "a.npz", "c.png", "c.npz",
+    }  # fmt: skip
+    html = page.read_text(encoding="utf-8")
+    assert "attendet explain &lt;x&gt;" in html
+    assert "default-src 'none'" in html
+    health = json.loads((tmp_path / "out" / "health.json").read_text())
+    assert set(health["blocks"]) == set(found.health())
+    assert len(health["skipped"]) == 1
+    for one in found.health().values():
+        assert one.sentence in html.replace("&#x27;", "'")
+    with np.load(tmp_path / "out" / "a.npz") as arrays:
+        for site, gates in found.pictures[0].gates.items():
+            rows = arrays[f"inside/{site}"]
+            assert rows[0] < rows[1]
+            for name, gate in gates.items():
+                np.testing.assert_array_equal(arrays[f"gate/{site}/{name}"], gate)
+        np.testing.assert_array_equal(arrays["scores"], found.pictures[0].detections.scores)
+    assert (tmp_path / "out" / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_never_replaced(tiny, shots):
+    (shots / "a.jpg").rename(shots / "a.png")
+    network, metadata = tiny("se@p5")
+    found = explain_network(network, metadata, find_sources([shots / "a.png"]), cam=False)
+    before = (shots / "a.png").read_bytes()
+
+    with pytest.raises(ConfigError, match=r"where a\.png would be replaced"):
+        write_explanation(found, shots)
+
+    assert (shots / "a.png").read_bytes() == before
+    assert not list(shots.glob("*.html"))
+
+
+def test_the_health_of_a_network_alone(tiny, shots):
+    network, metadata = tiny("cbam@p5")
+
+    health = gate_health(network, metadata, [shots / "a.jpg", shots / "d.jpg"])
+
+    assert health["p5"].pictures == 2
+    assert set(health["p5"].gates) == {"channel", "spatial"}
+
+
+def test_no_readable_picture_is_an_error(weights, shots):
+    with pytest.raises(PictureError, match=r"no picture could be read: .*b\.jpg"):
+        explain(weights, [shots / "b.jpg"])

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("faster_coco_eval")
+
+from torch import nn  # noqa: E402
+
+from attendet.attention import attend  # noqa: E402
+from attendet.data import load_dataset  # noqa: E402
+from attendet.errors import ConfigError  # noqa: E402
+from attendet.explain import network_cost, prune_attention  # noqa: E402
+from attendet.models import load_weights, save_weights  # noqa: E402
+
+
+@pytest.fixture
+def samples(squares):
+    return load_dataset(squares).split("val")
+
+
+def still(network, *sites):
+    """Make the gates of some sites constant."""
+    for site in sites:
+        for layer in network.attention_blocks()[site].last_layers():
+            nn.init.zeros_(layer.weight)
+
+
+def test_a_constant_block_goes_exactly_and_a_living_one_stays(tiny, samples, tmp_path):
+    network, metadata = tiny("ca")
+    still(network, "p4")
+    for site in ("p5", "up"):
+        for layer in network.attention_blocks()[site].last_layers():
+            nn.init.normal_(layer.weight, std=20)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    said = []
+
+    pruned = prune_attention(network, metadata, samples, progress=said.append)
+
+    first = pruned.decisions[0]
+    assert (first.site, first.health.verdict, first.folded) == ("p4", "constant", True)
+    assert pruned.ap_after == pruned.ap_before
+    kept = {one.site for one in pruned.decisions if not one.folded}
+    assert kept == set(pruned.network.attention_blocks())
+    assert said[0] == "gates on 4 pictures"
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+    path = save_weights(tmp_path / "pruned.safetensors", pruned.network, pruned.metadata)
+    loaded, described = load_weights(path)
+    assert set(loaded.attention_blocks()) == kept
+    assert described.measured is None
+
+
+def test_what_is_saved_is_what_the_block_cost(tiny, samples):
+    network, metadata = tiny("se@p5")
+    block = sum(parameter.numel() for parameter in network.attention.parameters())
+    still(network, "p5")
+
+    pruned = prune_attention(network, metadata, samples)
+
+    assert pruned.metadata.attention == "none"
+    assert pruned.before.parameters - pruned.after.parameters == block
+    gated = 64 * 2 * 2  # the map, multiplied once
+    assert pruned.before.macs - pruned.after.macs == block + gated
+
+
+def test_a_block_whose_loss_is_too_great_stays(tiny, samples, monkeypatch):
+    from attendet.explain import prune
+
+    network, metadata = tiny("se@p5,up")
+    still(network, "p5", "up")
+    measured = iter([0.500, 0.4985, 0.4965])
+    monkeypatch.setattr(prune, "_average_precision", lambda *_: next(measured))
+
+    pruned = prune.prune_attention(network, metadata, samples, max_loss=0.2)
+
+    assert [one.folded for one in pruned.decisions] == [True, False]
+    assert (pruned.ap_before, pruned.ap_after) == (0.500, 0.4985)
+    assert "-0.35 points in all: more than 0.2 lost" in pruned.decisions[1].reason
+    assert len(pruned.network.attention_blocks()) == 1
+
+
+def test_nothing_to_prune_and_wrong_limits_are_errors(tiny, samples):
+    network, metadata = tiny("none")
+    with pytest.raises(ConfigError, match="must have attention to prune"):
+        prune_attention(network, metadata, samples)
+    network, metadata = tiny("se")
+    with pytest.raises(ConfigError, match="max_loss must be 0 points or more; got -1"):
+        prune_attention(network, metadata, samples, max_loss=-1)
+
+
+def test_the_cost_counts_convolutions_and_gates():
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False))
+    bare = network_cost(plain, (6, 5))
+    assert bare.macs == 6 * 5 * 8 * 27
+
+    attended = network_cost(attend(plain, {"0": "se"}, start="paper"), (6, 5))
+
+    assert attended.parameters == bare.parameters + 2 * 8
+    assert attended.macs == bare.macs + 2 * 8 + 6 * 5 * 8
+    assert not any(module._forward_hooks for module in plain.modules())

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attendet.errors import DataError
+from attendet.report import write_report
+from attendet.report.study import read_study
+from attendet.report.study_examples import _count_errors, find_examples
+from attendet.report.study_tables import effect_table, gate_table, points, verdict_table
+
+
+class Words(HTMLParser):
+    """The headings, texts and pictures of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.headings, self.texts, self.sources, self.tag = [], [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tag = tag
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        (self.headings if self.tag == "h2" else self.texts).append(data.strip())
+
+
+def test_the_report_says_all_of_it_in_every_form(study_folder):
+    folder = study_folder()
+
+    page = write_report(folder)
+
+    assert page == folder / "report.html"
+    words = Words(page.read_text(encoding="utf-8"))
+    assert [one for one in words.headings if one] == [
+        "Verdicts", "Cost beside gain", "Course of training", "By size and by class",
+        "Where the arms disagree most", "What the gates do", "How it was made", "Every run",
+    ]  # fmt: skip
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    said = " ".join(words.texts)
+    for text in (
+        "helps", "hurts", "no difference > 0.5", "not enough seeds", "made up for ca.",
+        "0644b95ad2d39800", "attendet compare cells", "adamw", "2.14.1", "Linux x86\\_64",
+        "responds to the picture", "train", "torch: milliseconds a picture",
+    ):  # fmt: skip
+        assert text.replace("\\", "") in said, text
+        if "milliseconds" not in text:
+            assert text.replace("_", "_").replace(">", "\\>") in markdown, text
+    assert len(list((folder / "figures").glob("*.svg"))) >= 6
+    assert len(list((folder / "figures").glob("*.jpg"))) == 3 * 6
+    named = re.findall(r"\]\((figures/[^)]+)\)", markdown)
+    assert sorted(named) == sorted(f"figures/{one.name}" for one in (folder / "figures").iterdir())
+
+
+def test_the_numbers_are_those_of_the_records(study_folder):
+    folder = study_folder()
+    write_report(folder)
+    runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+    with (folder / "runs.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["ap"]) for row in rows] == [run["metrics"]["ap"] for run in runs]
+    assert [float(row["ap RBC"]) for row in rows] == [
+        run["metrics"]["per_class"]["RBC"]["ap"] for run in runs
+    ]
+    with (folder / "arms.csv").open() as stream:
+        arms = {row["arm"]: row for row in csv.DictReader(stream)}
+    aps = [run["metrics"]["ap"] for run in runs if run["arm_name"] == "ca"]
+    assert float(arms["ca"]["ap"]) == pytest.approx(np.mean(aps))
+    assert float(arms["ca"]["ap_sd"]) == pytest.approx(np.std(aps, ddof=1))
+    content = json.loads((folder / "report.json").read_text())
+    assert content["arms"][0]["verdict"] == "baseline"
+    assert content["study"]["baseline"] == "none"
+    differences = read_study(folder).differences("ca", "metrics", "ap")
+    base = [run["metrics"]["ap"] for run in runs if run["arm_name"] == "none"]
+    assert differences == pytest.approx([a - b for a, b in zip(aps, base, strict=True)])
+
+
+def test_a_report_that_is_passed_on_does_not_say_where_the_data_was(study_folder, tmp_path):
+    folder = study_folder()
+    write_report(folder, tmp_path / "out")
+
+    for path in (tmp_path / "out").iterdir():
+        if path.is_file():
+            assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+    assert (
+        json.loads((tmp_path / "out/report.json").read_text())["study"]["data"]["data"] == "cells"
+    )
+
+
+def test_verdicts_come_first_and_are_sorted_by_their_numbers(study_folder):
+    table = verdict_table(read_study(study_folder()))
+
+    assert table.header[:4] == ["arm", "verdict", "difference", "95 % interval"]
+    assert [row[0] for row in table.rows] == ["none", "se", "cbam", "eca", "ca"]
+    tones = {row[0]: row[1].tone for row in table.rows}
+    assert tones == {"none": "quiet", "se": "quiet", "cbam": "bad", "eca": "warn", "ca": "good"}
+    assert table.rows[2][2].text.startswith("\u2212")
+    assert table.rows[2][2].key < 0
+
+
+def test_nothing_is_fetched_and_nothing_given_can_run(study_folder):
+    nasty = "<script>alert(1)</script>"
+    folder = study_folder(command=nasty, recipe={nasty: nasty})
+
+    html = write_report(folder).read_text(encoding="utf-8")
+
+    assert html.count("<script>") == 1
+    assert not re.search(r"https?://|@import|<link|url\(", html)
+    assert all(one.startswith(("data:", "#")) for one in Words(html).sources)
+
+
+def test_a_hundred_runs_take_less_than_five_seconds(study_folder):
+    arms = tuple(f"{name}@{site}" for name in ("none", "se", "cbam", "eca", "ca")
+                 for site in ("p4", "p5"))  # fmt: skip
+    folder = study_folder(arms=arms, seeds=10, epochs=60)
+
+    begun = time.process_time()
+    write_report(folder)
+
+    assert len(read_study(folder).runs) == 100
+    assert time.process_time() - begun < 5
+
+
+def test_made_twice_it_is_the_same(study_folder, tmp_path):
+    folder = study_folder(seeds=2)
+    for name in ("a", "b"):
+        write_report(folder, tmp_path / name)
+
+    first = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(first) > 20
+    for path in first:
+        twin = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == twin.read_bytes(), path.name
+
+
+def test_a_study_that_goes_on_can_be_reported(study_folder):
+    folder = study_folder(verdicts={}, latency={}, seeds=2)
+    lines = (folder / "runs.jsonl").read_text().splitlines()
+    failed = {"key": "x", "arm_name": "ca", "seed": 9, "stopped": "failed", "error": "no memory",
+              "metrics": None, "curve": []}  # fmt: skip
+    kept = [lines[0], json.dumps(failed), lines[-1][: len(lines[-1]) // 2]]
+    (folder / "runs.jsonl").write_text("\n".join(kept))
+
+    said = " ".join(Words(write_report(folder).read_text(encoding="utf-8")).texts)
+
+    assert "One run failed and is left out:" in said
+    assert "ca, seed 9: no memory" in said
+    assert "not measured" in said
+
+
+def test_examples_without_the_pictures_say_so(study_folder, tmp_path):
+    folder = study_folder()
+    (tmp_path / "cells").rename(tmp_path / "moved")
+
+    examples, words = find_examples(read_study(folder))
+    assert examples == []
+    assert "cannot be read from the data set" in words
+    assert "(cells)" in words
+
+    examples, words = find_examples(read_study(folder), root=tmp_path / "moved")
+    assert len(examples) == 3
+    assert words.startswith("The pictures on which missed objects and false alarms")
+    assert [caption.split(":")[0] for _, caption in examples[0].panels][:2] == ["truth", "none"]
+    (folder / "truth.npz").unlink()
+    assert find_examples(read_study(folder))[0] == []
+
+
+def test_errors_are_missed_objects_and_false_alarms():
+    def boxes(*rows):
+        return np.array(rows, dtype=np.float32).reshape(-1, 4)
+
+    real = {
+        "boxes_xyxy": boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]),
+        "class_ids": np.array([0, 1, 0]),
+        "difficult": np.array([False, False, True]),
+    }
+
+    def errors(shown, class_ids):
+        return _count_errors(
+            real, {"boxes_xyxy": shown, "scores": np.linspace(0.9, 0.5, len(shown))},
+            np.array(class_ids),
+        )  # fmt: skip
+
+    assert errors(real["boxes_xyxy"], [0, 1, 0]) == 0
+    assert errors(boxes(), []) == 2
+    assert errors(boxes([0, 0, 10, 10], [0, 0, 10, 9]), [0, 0]) == 2  # found twice, one missed
+    assert errors(boxes([0, 0, 10, 10]), [1]) == 3  # wrong class
+    assert errors(boxes([40, 0, 50, 10], [40, 0, 50, 10]), [0, 0]) == 2  # difficult: no matter
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("study.json", None, "must hold a study"),
+        ("study.json", "{", "study.json must be JSON; it is damaged"),
+        ("study.json", '{"layout": "attendet/study/2"}', "layout 'attendet/study/1'"),
+        ("runs.jsonl", "{\n{}\n", r"runs.jsonl:1"),
+    ],
+    ids=["none", "broken", "later", "line"],
+)
+def test_what_is_no_study_is_named(study_folder, name, text, said):
+    folder = study_folder(arms=("none", "ca"), seeds=1)
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+
+    with pytest.raises(DataError, match=said):
+        read_study(folder)
+
+
+def test_each_class_has_a_row_and_its_differences_are_those_of_the_seeds(study_folder):
+    study = read_study(study_folder())
+
+    table = effect_table(study, [("RBC", ("per_class", "RBC", "ap"))], part_a_row="class")
+
+    assert table.header == ["class", "none (AP itself)", "se", "cbam", "eca", "ca"]
+    (row,) = table.rows
+    assert row[0] == "RBC"
+    expected = 100 * np.mean(study.differences("ca", "metrics", "per_class", "RBC", "ap"))
+    assert row[-1].key == pytest.approx(expected, abs=1e-5)
+
+
+def test_effects_of_the_study_come_with_their_intervals(study_folder):
+    part = {"difference": 0.02, "low": 0.01, "high": 0.03}
+    effects = {"parts": {"ap_small": part}, "per_class": {"WBC": part}}
+    study = read_study(
+        study_folder(verdicts={"ca": {"verdict": "helps", "effects": effects}}, seeds=1)
+    )
+
+    assert study.effect("ca", "ap_small") == (0.02, 0.01, 0.03)
+    assert study.effect("ca", "per_class", "WBC", "ap") == (0.02, 0.01, 0.03)
+    table = effect_table(study, [("small", ("ap_small",))])
+    assert table.rows[-1][1].text == "+2.00 (\u00b11.00)"
+    assert study.effect("ca", "ap75")[1:] == (None, None)
+
+
+def test_the_health_of_blocks_can_stand_for_a_summary_of_gates(study_folder):
+    folder = study_folder(arms=("none", "ca"), seeds=1)
+    gate = {"mean": 0.5, "spread_pictures": 0.001, "spread_places": 0.03, "spread_channels": 0.04,
+            "saturated": None}  # fmt: skip
+    lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    lines[1]["gates"] = {"p5": {"sentence": "x", "gates": {"height": gate}}}
+    (folder / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    ((name, mean, spread, between, ends, words),) = gate_table(read_study(folder)).rows
+
+    assert (name, mean.text, between.text, ends.text) == ("ca p5 height", "0.5000", "0.0010", "-")
+    assert spread.key == pytest.approx(0.05, abs=0.001)
+    assert words == "the same for all pictures (0.2% of its mean)"
+
+
+SAMPLE = Path(__file__).resolve().parents[1] / "study" / "data" / "sample"
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs the sample study")
+def test_a_study_as_it_is_really_left_can_be_reported(tmp_path):
+    said = " ".join(Words(write_report(SAMPLE, tmp_path).read_text(encoding="utf-8")).texts)
+
+    study = read_study(SAMPLE)
+    for arm in study.arms()[1:]:
+        assert study.verdict(arm)["text"] in said
+        assert study.verdict(arm)["effects"]["parts"]
+    assert "The records hold no gates" not in said
+    assert "nan" not in said.lower().split()
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    assert points(-0.00001, signed=True).text == "+0.00"
+    assert points(-0.0123, signed=True).text == "\u22121.23"
+    assert points(None).text == "-"
