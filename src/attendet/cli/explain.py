@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             drawn=args.pictures,
             selection=Selection(args.confidence, args.iou),
             device=args.device,
-            progress=step,
+            progress=lambda done: step(done, None),
         )
     command = shlex.join(["attendet", *sys.argv[1:]])
     page = write_explanation(explanation, args.output, command=command)

@@ -27,9 +27,10 @@ from attendet.explain.gates import (
     record_gates,
 )
 from attendet.explain.health import BlockHealth, GateStatistics
+from attendet.inference.frames import read_pictures
 from attendet.inference.postprocess import Selection, select_detections
 from attendet.inference.preprocess import Fit, lay_on_canvas
-from attendet.inference.sources import Skipped, Source, find_sources, read_ahead
+from attendet.inference.sources import Skipped, Source, find_sources
 from attendet.inference.torch_runtime import TorchRuntime, choose_device
 from attendet.models import DetectionNetwork, WeightsMetadata, load_weights
 from attendet.pictures import Picture
@@ -178,7 +179,13 @@ def explain_network(
     runtime = TorchRuntime(network, metadata)
     rule = selection or Selection()
     result = Explanation(metadata, statistics=_statistics_of(network))
-    for source, picture in read_ahead(sources, on_skip=result.skipped.append):
+    stills = [source for source in sources if source.kind in ("picture", "address")]
+    result.skipped += [
+        Skipped(source.label, f"explanations are of pictures; this is a {source.kind}")
+        for source in sources
+        if source not in stills
+    ]
+    for source, picture in read_pictures(stills, on_skip=result.skipped.append):
         keep = len(result.pictures) < drawn
         one = _explain_picture(network, runtime, source, picture, rule, cam=cam and keep)
         for site, gates in one.gates.items():

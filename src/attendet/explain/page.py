@@ -81,10 +81,10 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
     """
     folder = Path(folder)
     for one in explanation.pictures:
-        if (folder / f"{one.source.name}.png").resolve() == one.source.path.resolve():
+        if (folder / f"{one.source.name}.png").resolve() == Path(one.source.path).resolve():
             raise ConfigError(
                 f"output must not be the folder of the pictures; got {str(folder)!r}, where "
-                f"{one.source.path.name} would be replaced (--output). Choose another."
+                f"{Path(one.source.path).name} would be replaced (--output). Choose another."
             )
     health = explanation.health()
     page = Page("What the attention does", contents=True)
@@ -292,7 +292,7 @@ def _add_pictures(page: Page, explanation: Explanation, folder: Path) -> None:
             for site, named in one.gates.items()
             for panel in _site_panels(one, site, named, spans)
         ]
-        page.add_heading(one.source.path.name)
+        page.add_heading(Path(one.source.label).name)
         for panels, least_width in ((found, 300), (gates, 420)):
             if panels:
                 page.add_gallery(
