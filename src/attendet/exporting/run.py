@@ -1,0 +1,287 @@
+"""From weights to a checked file: settings, tracing, writing, checking, putting in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attendet.errors import ConfigError, ExportError, did_you_mean
+from attendet.exporting.folders import put_in_place, work_folder
+from attendet.extras import require
+from attendet.inference import Selection
+from attendet.models.export_info import ExportInfo
+from attendet.models.metadata import WeightsMetadata
+
+if TYPE_CHECKING:
+    from attendet.data import DataSet
+    from attendet.exporting.parity import Parity
+    from attendet.models.network import DetectionNetwork
+
+__all__ = ["DYNAMIC", "FORMATS", "ExportReport", "Format", "export"]
+
+Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
+Progress = Callable[[int, int], None]
+
+FORMATS: dict[str, str] = {
+    "onnx": ".onnx",
+    "openvino": "_openvino",
+    "torchscript": ".torchscript",
+    "torch-export": ".pt2",
+}
+"""How the name of a file of each format ends; OpenVINO's is a folder."""
+
+DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
+    "none": (),
+    "batch": ("batch",),
+    "size": ("batch", "size"),
+}
+"""What may differ from call to call, by the word for it."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how far it is from the network."""
+
+    path: Path
+    """The file, or the folder of an OpenVINO model."""
+
+    size_bytes: int
+    """Of the file, or of all files in the folder."""
+
+    metadata: WeightsMetadata
+    """What stands in the file about the network."""
+
+    info: ExportInfo
+    """What stands in the file about the export."""
+
+    parity: Parity
+    """The check."""
+
+    seconds: float
+    """Wall time, checks included."""
+
+
+def export(
+    weights: str | Path | DetectionNetwork,
+    format: Format = "onnx",
+    *,
+    metadata: WeightsMetadata | None = None,
+    output: str | Path | None = None,
+    name: str | None = None,
+    input_hw: tuple[int, int] | None = None,
+    dynamic: Literal["none", "batch", "size"] = "batch",
+    half: bool = False,
+    nms: bool = False,
+    confidence: float = 0.25,
+    iou: float = 0.5,
+    max_detections: int = 300,
+    data: str | Path | None = None,
+    split: str = "val",
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write a network in a form that runs without attendet's training parts; return a report.
+
+    The file takes uint8 pictures (N, H, W, 3) as ``pictures`` and gives ``boxes_xyxy`` (N, B, 4),
+    canvas pixels, and ``scores`` (N, B, K), or with ``nms`` ``detections`` (N, max_detections, 6).
+    Normalisation and decode are inside, batch normalisation is folded, and the file describes
+    itself. It is compared with eager PyTorch before it gets its name.
+
+    Args:
+        weights: a weights file, or a network, attended anywhere, with its ``metadata``.
+        format: ``onnx``, ``openvino``, ``torchscript`` or ``torch-export``.
+        metadata: description of a network that is given itself.
+        output: folder for the file; that of the weights, or the current one, if left out.
+        name: of the file, without ending; that of the weights if left out.
+        input_hw: height and width of the input, pixels, multiples of 32; those of the weights if
+            left out.
+        dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch).
+        half: keep weights in float16: half the file, float32 arithmetic. ONNX and OpenVINO.
+        nms: put non-maximum suppression inside. ONNX and OpenVINO.
+        confidence: lowest score of a detection, with ``nms``; 0 to 1.
+        iou: of two boxes of a class that overlap more, the better stays, with ``nms``; 0 to 1.
+        max_detections: rows of a picture, with ``nms``.
+        data: data set on whose pictures detections and average precision are compared; drawn
+            pictures, and no average precision, if left out.
+        split: part of the data set: train, val, test or all.
+        progress: called with pictures compared and pictures in all.
+
+    Returns:
+        Where the file is, and how far it is from the network.
+
+    Raises:
+        ConfigError: if a setting is not what it must be.
+        ExportError: if the network cannot be exported, or the file says otherwise than the network;
+            nothing is left under its name.
+        WeightsError: if the weights file cannot be used.
+        DataError: if the data cannot be read.
+        MissingExtraError: if a library of the format is not installed.
+    """
+    begun = time.perf_counter()
+    require("torch", extra="train", purpose="exporting")
+    chosen = _settings(
+        format, dynamic, half, Selection(confidence, iou, max_detections) if nms else None
+    )
+    network, described = _load(weights, metadata)
+    described = _at_size(described, input_hw, dynamic)
+    pictures = _open_data(data, split)
+    folder, stem = _destination(weights, output, name, chosen)
+    final = folder / f"{stem}{FORMATS[format]}"
+    with work_folder(folder) as work:
+        made = work / final.name
+        write = _prepare(network, described, chosen, work)
+        write(made, described.to_header() | chosen.to_header())
+        parity = _check(network, described, chosen, made, pictures, split, progress)
+        chosen = dataclasses.replace(chosen, parity=parity.to_mapping())
+        write(made, described.to_header() | chosen.to_header())
+        put_in_place(made, final)
+    files = [path for path in final.rglob("*") if path.is_file()] if final.is_dir() else [final]
+    size = sum(path.stat().st_size for path in files)
+    return ExportReport(final, size, described, chosen, parity, time.perf_counter() - begun)
+
+
+def _settings(format: str, dynamic: str, half: bool, selection: Selection | None) -> ExportInfo:
+    for name, value, known in (("format", format, FORMATS), ("dynamic", dynamic, DYNAMIC)):
+        if value not in known:
+            raise ConfigError(
+                f"{name} must be one of {', '.join(known)}; got {value!r}. "
+                f"{did_you_mean(str(value), known)}"
+            )
+    for name, wanted in (("half", half), ("nms", selection is not None)):
+        if wanted and format not in ("onnx", "openvino"):
+            raise ConfigError(
+                f"{name} must be left out for {format}; it is for onnx and openvino (--{name})."
+            )
+    return ExportInfo(
+        format=format,  # type: ignore[arg-type]
+        precision="float16" if half else "float32",
+        nms=selection is not None,
+        dynamic=DYNAMIC[dynamic],
+        confidence=selection.confidence if selection else None,
+        iou=selection.iou if selection else None,
+        max_detections=selection.max_detections if selection else None,
+    )
+
+
+def _load(
+    weights: str | Path | DetectionNetwork, metadata: WeightsMetadata | None
+) -> tuple[DetectionNetwork, WeightsMetadata]:
+    from attendet.models import load_weights
+
+    if isinstance(weights, str | Path):
+        return load_weights(weights)
+    if metadata is None:
+        raise ConfigError("metadata must be given with a network; got none. Describe the network.")
+    return weights, metadata
+
+
+def _at_size(
+    metadata: WeightsMetadata, input_hw: tuple[int, int] | None, dynamic: str
+) -> WeightsMetadata:
+    """Return the description of the network as exported.
+
+    With one size of canvas, pictures are letterboxed into the whole of it.
+    """
+    changed: dict[str, Any] = {"input_hw": tuple(input_hw or metadata.input_hw)}
+    if dynamic != "size" and metadata.preprocessing().fit == "rect":
+        changed["preprocess"] = {**metadata.preprocess, "fit": "square"}
+    return dataclasses.replace(metadata, **changed)
+
+
+def _open_data(path: str | Path | None, split: str) -> DataSet | None:
+    if path is None:
+        return None
+    from attendet.data import load_dataset
+
+    data = load_dataset(path, require_train=False)
+    if not data.split(split):
+        raise ConfigError(f"split must hold pictures; got {split!r} of {path} with none.")
+    return data
+
+
+def _destination(
+    weights: object, output: str | Path | None, name: str | None, info: ExportInfo
+) -> tuple[Path, str]:
+    source = Path(weights) if isinstance(weights, str | Path) else Path("network")
+    marks = [info.precision.replace("float16", "half")] if info.precision != "float32" else []
+    marks += ["nms"] if info.nms else []
+    folder = Path(output) if output is not None else source.parent
+    return folder, "-".join([name or source.stem, *marks])
+
+
+Write = Callable[[Path, dict[str, str]], Path]
+
+
+def _prepare(
+    network: DetectionNetwork, metadata: WeightsMetadata, info: ExportInfo, work: Path
+) -> Write:
+    """Return what writes the file with a description; the work is done once."""
+    from attendet.exporting import torch_files
+    from attendet.exporting.network import PictureNetwork
+
+    own = info.format in ("torchscript", "torch-export")
+    half = info.precision == "float16"
+    made = PictureNetwork(network, fold_scale=not half, channels_last=own, clip=info.nms)
+    hw, dynamic = metadata.input_hw, info.dynamic
+    if info.format == "torchscript":
+        return lambda path, header: torch_files.write_torchscript(made, hw, dynamic, path, header)
+    program = torch_files.trace(made, hw, dynamic)
+    if info.format == "torch-export":
+        return lambda path, header: torch_files.write_program(program, path, header)
+    return _prepare_graph(program, info, work)
+
+
+def _prepare_graph(program: Any, info: ExportInfo, work: Path) -> Write:
+    from attendet.exporting.onnx_file import build_onnx, write_onnx
+    from attendet.exporting.openvino_file import read_openvino, write_openvino
+
+    half, selection = info.precision == "float16", None
+    if info.confidence is not None and info.iou is not None and info.max_detections is not None:
+        selection = Selection(info.confidence, info.iou, info.max_detections)
+    into_onnx = info.format == "onnx"
+    model = build_onnx(program, dynamic=info.dynamic, half=half and into_onnx, selection=selection)
+    if into_onnx:
+        return lambda path, header: write_onnx(model, path, header)
+    graph = read_openvino(write_onnx(model, work / "graph.onnx", {}))
+
+    def write(path: Path, header: dict[str, str]) -> Path:
+        path.mkdir(exist_ok=True)
+        return write_openvino(graph, path, header, half=half)
+
+    return write
+
+
+def _check(
+    network: DetectionNetwork,
+    metadata: WeightsMetadata,
+    info: ExportInfo,
+    path: Path,
+    data: DataSet | None,
+    split: str,
+    progress: Progress | None,
+) -> Parity:
+    import copy
+
+    from attendet.exporting.parity import LIMITS, Subject, check_parity
+    from attendet.exporting.running import open_exported
+    from attendet.inference.torch_runtime import TorchRuntime
+
+    reference = TorchRuntime(copy.deepcopy(network).cpu().float(), metadata)
+    try:
+        run = open_exported(path, info)
+    except (RuntimeError, ValueError) as error:  # the libraries' own
+        reason = str(error).splitlines()[0]
+        raise ExportError(
+            f"the exported file cannot be run: {reason}. Nothing was written."
+        ) from error
+    return check_parity(
+        Subject(reference, run, metadata, info),
+        data.split(split) if data else (),
+        split=split if data else None,
+        classes=data.classes if data else (),
+        limits=LIMITS[info.precision],
+        progress=progress,
+    )
