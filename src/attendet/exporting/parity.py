@@ -25,7 +25,7 @@ from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 from attendet.pictures import Picture, read_picture
 
-__all__ = ["LIMITS", "Limits", "Parity", "Subject", "canvases_for", "check_parity"]
+__all__ = ["LIMITS", "Limits", "Parity", "Subject", "canvases_for", "check_parity", "compare_raw"]
 
 SAME_PX, SAME_SCORE = 1.0, 0.01
 """Two detections of a class are the same within these."""
@@ -195,7 +195,7 @@ def check_parity(
     """
     drawn = [] if samples else drawn_pictures(RAW_PICTURES)
     first = drawn or [read_picture(sample.path) for sample in samples[:RAW_PICTURES]]
-    raw = _compare_raw(subject, canvases_for(first, subject.metadata, subject.info.dynamic))
+    raw = compare_raw(subject, canvases_for(first, subject.metadata, subject.info.dynamic))
     _judge_raw(raw, limits)
     expected, found = [], []
     for pictures in _batches(drawn, samples):
@@ -223,10 +223,18 @@ def _batches(drawn: Sequence[Picture], samples: Sequence[Sample]) -> Iterator[li
         yield [read_picture(sample.path) for sample in chosen]
 
 
-def _compare_raw(
+def compare_raw(
     subject: Subject, batches: Sequence[NDArray[np.uint8]]
 ) -> tuple[float, float, float, float]:
-    """Return largest and mean difference of boxes (pixels), and of scores."""
+    """Return the largest and the mean difference of boxes, pixels, and those of scores.
+
+    Args:
+        subject: the network and the file.
+        batches: canvases, uint8, each (n, H, W, 3).
+
+    Raises:
+        ExportError: if outputs have other shapes or types.
+    """
     differences: list[list[NDArray[Any]]] = [[], []]
     for canvases in batches:
         expected = _reference_outputs(subject, canvases)
