@@ -31,16 +31,17 @@ GRAPH = (
 
 
 class OneLevel(DetectionNetwork):
-    """A convolution, an attention block, an output at 32 pixels a cell."""
+    """A convolution, attention blocks in a row, an output at 32 pixels a cell."""
 
-    def __init__(self, attention: str, start: Any = "paper") -> None:
+    def __init__(self, attention: tuple[str, ...], start: Any = "paper") -> None:
         super().__init__(2, [ANCHORS], strides=(32,), scale_x_y=1.05)
         self.conv = torch.nn.Conv2d(3, 16, 9, 32, 4)
-        self.block = create_attention(attention, 16, start=start)
+        blocks = [create_attention(name, 16, start=start) for name in attention]
+        self.blocks = torch.nn.Sequential(*blocks)
         self.out = torch.nn.Conv2d(16, 14, 1)
 
     def forward(self, pictures: Any) -> list[Any]:
-        return [self.out(self.block(self.conv(pictures)))]
+        return [self.out(self.blocks(self.conv(pictures)))]
 
 
 def awake(network: Any, seed: int = 0) -> Any:
@@ -69,9 +70,9 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def one_level() -> Any:
-    """Make a network with one block and its description."""
+    """Make a network with some blocks and its description."""
 
-    def make(attention: str, start: str = "paper") -> tuple[Any, WeightsMetadata]:
+    def make(*attention: str, start: str = "paper") -> tuple[Any, WeightsMetadata]:
         metadata = WeightsMetadata(CLASSES, input_hw=(96, 160))
         return awake(OneLevel(attention, start)), metadata
 

@@ -1,4 +1,4 @@
-"""Every attention block in every format: the file says what eager PyTorch says, at odd sizes too."""
+"""Every attention block in every format: the file says what eager PyTorch says."""
 
 from __future__ import annotations
 
@@ -58,9 +58,18 @@ def _check(network: Any, metadata: Any, dynamic: Any, folder: Path) -> None:
         assert mean_score <= max_score
 
 
+def test_all_blocks_in_a_row(one_level: Any, tmp_path: Path) -> None:
+    _check(*one_level(*BLOCKS), BATCH, tmp_path)
+
+
+def test_coordinate_attention_at_any_size(one_level: Any, tmp_path: Path) -> None:
+    _check(*one_level("ca"), SIZE, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_any_batch_and_size(block: str, one_level: Any, tmp_path: Path) -> None:
-    _check(*one_level(block, "paper"), SIZE, tmp_path)
+    _check(*one_level(block), SIZE, tmp_path)
 
 
 @pytest.mark.slow
@@ -68,7 +77,7 @@ def test_any_batch_and_size(block: str, one_level: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dynamic", [(), BATCH], ids=["static", "batch"])
 @pytest.mark.parametrize("start", ["identity", "residual"])
 def test_one_size(block: str, dynamic: Any, start: str, one_level: Any, tmp_path: Path) -> None:
-    network, metadata = one_level(block, start)
+    network, metadata = one_level(block, start=start)
     _check(network, dataclasses.replace(metadata, input_hw=(32, 224)), dynamic, tmp_path)
 
 

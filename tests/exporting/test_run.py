@@ -26,8 +26,8 @@ from attendet.models import parse_exported  # noqa: E402
 def _header_of(path: Path) -> dict[str, str]:
     """Read the description of any exported file with its own library alone."""
     if path.is_dir():
-        info = openvino.Core().read_model(path / "model.xml").get_rt_info()["attendet"].value
-        return {key: value.value for key, value in info.items()}
+        info = openvino.Core().read_model(path / "model.xml").get_rt_info()["attendet"]
+        return {key: getattr(value, "value", value) for key, value in info.items()}
     if path.suffix == ".onnx":
         return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     with zipfile.ZipFile(path) as archive:

@@ -119,7 +119,8 @@ def _lines(report: ExportReport) -> list[str]:
         f"{size} {width} x {height} px, {batch}, weights {info.precision}",
         f"boxes        differ by {parity.max_box_px:.2g} px at most, {parity.mean_box_px:.2g} px "
         "on average",
-        f"scores       differ by {parity.max_score:.2g} at most, {parity.mean_score:.2g} on average",
+        f"scores       differ by {parity.max_score:.2g} at most, {parity.mean_score:.2g} "
+        "on average",
         f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
         f"{parity.extra} others, on {parity.pictures} pictures {where}",
     ]

@@ -71,7 +71,10 @@ def write_program(program: ExportedProgram, path: Path, header: Mapping[str, str
     with replacing(path) as partial:
         named = partial.with_suffix(".pt2")  # the writer wants its ending
         try:
-            torch.export.save(program, named, extra_files={DESCRIPTION: json.dumps(dict(header))})
+            with warnings.catch_warnings():  # a concern of weights that are not on the CPU
+                warnings.filterwarnings("ignore", message="No complete tensor found")
+                texts = {DESCRIPTION: json.dumps(dict(header))}
+                torch.export.save(program, named, extra_files=texts)
             named.replace(partial)
         finally:
             named.unlink(missing_ok=True)
