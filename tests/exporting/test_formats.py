@@ -15,10 +15,15 @@ for library in ("onnx", "onnxscript", "onnxruntime", "openvino"):
 
 import attendet  # noqa: E402
 from attendet.exporting import torch_files  # noqa: E402
+from attendet.exporting.differences import (  # noqa: E402
+    Subject,
+    canvases_for,
+    compare_raw,
+    drawn_pictures,
+)
 from attendet.exporting.network import PictureNetwork  # noqa: E402
 from attendet.exporting.onnx_file import build_onnx, write_onnx  # noqa: E402
 from attendet.exporting.openvino_file import read_openvino, write_openvino  # noqa: E402
-from attendet.exporting.parity import Subject, canvases_for, compare_raw, drawn_pictures  # noqa: E402
 from attendet.exporting.running import open_exported  # noqa: E402
 from attendet.inference.torch_runtime import TorchRuntime  # noqa: E402
 from attendet.models.export_info import ExportInfo  # noqa: E402

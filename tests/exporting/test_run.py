@@ -20,7 +20,7 @@ import attendet  # noqa: E402
 from attendet.errors import ConfigError, ExportError  # noqa: E402
 from attendet.exporting import parity, run, running  # noqa: E402
 from attendet.exporting.folders import put_in_place  # noqa: E402
-from attendet.models import parse_exported  # noqa: E402
+from attendet.models import build_from_metadata, parse_exported  # noqa: E402
 
 
 def _header_of(path: Path) -> dict[str, str]:
@@ -87,7 +87,8 @@ def test_a_graph_of_standard_operators_and_no_traces_of_the_machine(
 
 
 def test_half_weights_take_half_the_file(reference: Any, tmp_path: Path) -> None:
-    network, metadata = reference("ca")
+    _, metadata = reference("ca")
+    network = build_from_metadata(metadata)
     for format in ("onnx", "openvino"):
         half = attendet.export(network, format, metadata=metadata, output=tmp_path, half=True)
         weights = sum(each.numel() for each in network.parameters())

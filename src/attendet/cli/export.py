@@ -40,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--half", action="store_true",
         help="keep weights in float16: half the file (onnx, openvino)")  # fmt: skip
+    add("--int8", action="store_true",
+        help="quantise weights and maps (onnx, openvino); needs --calibrate")  # fmt: skip
+    add("--calibrate", type=Path, metavar="DATA",
+        help="with --int8: data set to calibrate on (its train split) and to compare "
+        "on")  # fmt: skip
+    add("--max-drop", type=float, default=0.5, metavar="POINTS",
+        help="with --int8: most average precision that may be lost on --split, of 100 "
+        "(default: %(default)s)")  # fmt: skip
     add("--nms", action="store_true",
         help="put non-maximum suppression inside (onnx, openvino)")  # fmt: skip
     add("--confidence", type=float, default=0.25, metavar="SCORE",
@@ -72,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
             input_hw=args.size,
             dynamic=args.dynamic,
             half=args.half,
+            int8=args.int8,
+            calibrate=args.calibrate,
+            max_drop=args.max_drop,
             nms=args.nms,
             confidence=args.confidence,
             iou=args.iou,
@@ -92,6 +103,7 @@ def _darknet(args: argparse.Namespace) -> int:
     given = {
         "--size": args.size,
         "--half": args.half,
+        "--int8": args.int8,
         "--nms": args.nms,
         "--data": args.data,
         "--dynamic": args.dynamic != "batch",
@@ -128,5 +140,7 @@ def _lines(report: ExportReport) -> list[str]:
         lines.append(
             f"AP           {parity.ap_exported:.4f} as exported, {parity.ap:.4f} in PyTorch"
         )
+    if info.precision == "int8":
+        lines.append(f"in float32   {info.parity['kept_in_float32']}")
     lines.append(f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)")
     return lines

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,28 @@ if TYPE_CHECKING:
 
     from attendet.inference.postprocess import Selection
 
-__all__ = ["OPSET", "build_onnx", "write_onnx"]
+__all__ = ["OPSET", "OnnxGraph", "build_onnx", "write_onnx"]
 
 OPSET = 18
 """Version of the operators: ONNX Runtime 1.14 and OpenVINO 2023.0 know them."""
 
 HALF_FROM = 256
 """Weights of fewer values stay in float32: biases, gates' small layers."""
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Under which the converter notes in which modules of PyTorch an operator stood."""
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """An ONNX model, and where its operators come from."""
+
+    model: Any
+    """``onnx.ModelProto``."""
+
+    scopes: Mapping[str, str]
+    """Name of an operator to the innermost module of PyTorch that it stood in, such as
+    ``network.attention.p5``; empty for normalisation and decode."""
 
 
 def build_onnx(
@@ -35,7 +52,7 @@ def build_onnx(
     dynamic: tuple[str, ...],
     half: bool = False,
     selection: Selection | None = None,
-) -> Any:
+) -> OnnxGraph:
     """Return the ONNX model of a traced network.
 
     Args:
@@ -64,6 +81,7 @@ def build_onnx(
             verbose=False,
         )
     model = converted.model_proto  # type: ignore[union-attr]
+    scopes = _name_by_output(model)
     _forget_origin(model)
     _name_axes(model, dynamic)
     if selection is not None:
@@ -72,7 +90,18 @@ def build_onnx(
         _keep_in_half(model)
     model.producer_name, model.producer_version = "attendet", __version__
     _check(model)
-    return model
+    return OnnxGraph(model, scopes)
+
+
+def _name_by_output(model: Any) -> dict[str, str]:
+    """Name each operator as its first output, as OpenVINO does; return their scopes by name."""
+    scopes = {}
+    for node in model.graph.node:
+        node.name = node.output[0]
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        path = ast.literal_eval(notes.get(SCOPES, "['']"))
+        scopes[node.name] = path[-2] if len(path) > 1 else ""
+    return scopes
 
 
 def _forget_origin(model: Any) -> None:
@@ -136,14 +165,15 @@ def _check(model: Any) -> None:
         raise ExportError(f"the ONNX model does not hold together: {reason}") from None
 
 
-def write_onnx(model: Any, path: str | Path, header: Mapping[str, str]) -> Path:
+def write_onnx(graph: OnnxGraph, path: str | Path, header: Mapping[str, str]) -> Path:
     """Write an ONNX model with its description; return the path.
 
     Args:
-        model: what `build_onnx` returned.
+        graph: what `build_onnx` returned.
         path: the file; replaced whole.
         header: names to texts, written as the model's metadata.
     """
+    model = graph.model
     del model.metadata_props[:]
     for key, text in sorted(header.items()):
         model.metadata_props.add(key=key, value=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
 if TYPE_CHECKING:
-    from attendet.data import DataSet
+    from attendet.data import DataSet, Sample
     from attendet.exporting.parity import Parity
     from attendet.models.network import DetectionNetwork
 
@@ -75,6 +76,9 @@ def export(
     input_hw: tuple[int, int] | None = None,
     dynamic: Literal["none", "batch", "size"] = "batch",
     half: bool = False,
+    int8: bool = False,
+    calibrate: str | Path | None = None,
+    max_drop: float = 0.5,
     nms: bool = False,
     confidence: float = 0.25,
     iou: float = 0.5,
@@ -100,6 +104,11 @@ def export(
             left out.
         dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch).
         half: keep weights in float16: half the file, float32 arithmetic. ONNX and OpenVINO.
+        int8: quantise weights and maps by calibration. ONNX and OpenVINO. Where average precision
+            falls too far, more of the network is left in float32.
+        calibrate: data set whose train split (the given one if there is none) is calibrated on,
+            with ``int8``; average precision is compared on it, unless ``data`` is given.
+        max_drop: most points of average precision that ``int8`` may cost.
         nms: put non-maximum suppression inside. ONNX and OpenVINO.
         confidence: lowest score of a detection, with ``nms``; 0 to 1.
         iou: of two boxes of a class that overlap more, the better stays, with ``nms``; 0 to 1.
@@ -122,20 +131,34 @@ def export(
     """
     begun = time.perf_counter()
     require("torch", extra="train", purpose="exporting")
-    chosen = _settings(
-        format, dynamic, half, Selection(confidence, iou, max_detections) if nms else None
-    )
+    from attendet.exporting.ways import ways
+
+    selection = Selection(confidence, iou, max_detections) if nms else None
+    chosen = _settings(format, dynamic, half, int8, selection)
+    if int8 and (calibrate is None or not max_drop >= 0):
+        raise ConfigError(
+            f"calibrate must be a data set for int8, max_drop 0 or more; got {calibrate!r}, "
+            f"{max_drop!r} (--calibrate, --max-drop)."
+        )
     network, described = _load(weights, metadata)
     described = _at_size(described, input_hw, dynamic)
-    pictures = _open_data(data, split)
+    pictures = _open_data(data if data is not None else calibrate if int8 else None, split)
     folder, stem = _destination(weights, output, name, chosen)
     final = folder / f"{stem}{FORMATS[format]}"
     with work_folder(folder) as work:
         made = work / final.name
-        write = _prepare(network, described, chosen, work)
-        write(made, described.to_header() | chosen.to_header())
-        parity = _check(network, described, chosen, made, pictures, split, progress)
-        chosen = dataclasses.replace(chosen, parity=parity.to_mapping())
+        samples = _calibration(calibrate, split) if int8 else ()
+        drops: list[float] = []
+        for kept, write in ways(network, described, chosen, work, samples):
+            write(made, described.to_header() | chosen.to_header())
+            parity = _check(network, described, chosen, made, pictures, split, progress)
+            drops.append(parity.ap_drop)
+            if not int8 or drops[-1] <= max_drop:
+                told = parity.to_mapping() | ({"kept_in_float32": kept} if int8 else {})
+                break
+        else:
+            raise _too_far(drops, max_drop, split)
+        chosen = dataclasses.replace(chosen, parity=told)
         write(made, described.to_header() | chosen.to_header())
         put_in_place(made, final)
     files = [path for path in final.rglob("*") if path.is_file()] if final.is_dir() else [final]
@@ -143,21 +166,34 @@ def export(
     return ExportReport(final, size, described, chosen, parity, time.perf_counter() - begun)
 
 
-def _settings(format: str, dynamic: str, half: bool, selection: Selection | None) -> ExportInfo:
+def _too_far(drops: list[float], max_drop: float, split: str) -> ExportError:
+    said = ", ".join(f"{drop:.2f}" for drop in drops)
+    return ExportError(
+        f"average precision must not fall by more than {max_drop:g} points in int8; got {said} on "
+        f"{split}, with more and more left in float32. Nothing was written. Calibrate on other "
+        "pictures, or allow more with --max-drop."
+    )
+
+
+def _settings(
+    format: str, dynamic: str, half: bool, int8: bool, selection: Selection | None
+) -> ExportInfo:
     for name, value, known in (("format", format, FORMATS), ("dynamic", dynamic, DYNAMIC)):
         if value not in known:
             raise ConfigError(
                 f"{name} must be one of {', '.join(known)}; got {value!r}. "
                 f"{did_you_mean(str(value), known)}"
             )
-    for name, wanted in (("half", half), ("nms", selection is not None)):
+    if half and int8:
+        raise ConfigError("half must be left out for int8 (--half, --int8).")
+    for name, wanted in (("half", half), ("int8", int8), ("nms", selection is not None)):
         if wanted and format not in ("onnx", "openvino"):
             raise ConfigError(
                 f"{name} must be left out for {format}; it is for onnx and openvino (--{name})."
             )
     return ExportInfo(
         format=format,  # type: ignore[arg-type]
-        precision="float16" if half else "float32",
+        precision="int8" if int8 else "float16" if half else "float32",
         nms=selection is not None,
         dynamic=DYNAMIC[dynamic],
         confidence=selection.confidence if selection else None,
@@ -212,46 +248,13 @@ def _destination(
     return folder, "-".join([name or source.stem, *marks])
 
 
-Write = Callable[[Path, dict[str, str]], Path]
+def _calibration(path: str | Path | None, split: str) -> tuple[Sample, ...]:
+    if path is None:
+        return ()
+    from attendet.data import load_dataset
 
-
-def _prepare(
-    network: DetectionNetwork, metadata: WeightsMetadata, info: ExportInfo, work: Path
-) -> Write:
-    """Return what writes the file with a description; the work is done once."""
-    from attendet.exporting import torch_files
-    from attendet.exporting.network import PictureNetwork
-
-    own = info.format in ("torchscript", "torch-export")
-    half = info.precision == "float16"
-    made = PictureNetwork(network, fold_scale=not half, channels_last=own, clip=info.nms)
-    hw, dynamic = metadata.input_hw, info.dynamic
-    if info.format == "torchscript":
-        return lambda path, header: torch_files.write_torchscript(made, hw, dynamic, path, header)
-    program = torch_files.trace(made, hw, dynamic)
-    if info.format == "torch-export":
-        return lambda path, header: torch_files.write_program(program, path, header)
-    return _prepare_graph(program, info, work)
-
-
-def _prepare_graph(program: Any, info: ExportInfo, work: Path) -> Write:
-    from attendet.exporting.onnx_file import build_onnx, write_onnx
-    from attendet.exporting.openvino_file import read_openvino, write_openvino
-
-    half, selection = info.precision == "float16", None
-    if info.confidence is not None and info.iou is not None and info.max_detections is not None:
-        selection = Selection(info.confidence, info.iou, info.max_detections)
-    into_onnx = info.format == "onnx"
-    model = build_onnx(program, dynamic=info.dynamic, half=half and into_onnx, selection=selection)
-    if into_onnx:
-        return lambda path, header: write_onnx(model, path, header)
-    graph = read_openvino(write_onnx(model, work / "graph.onnx", {}))
-
-    def write(path: Path, header: dict[str, str]) -> Path:
-        path.mkdir(exist_ok=True)
-        return write_openvino(graph, path, header, half=half)
-
-    return write
+    data = load_dataset(path, require_train=False)
+    return data.split("train" if "train" in data.splits else split)
 
 
 def _check(
@@ -263,8 +266,6 @@ def _check(
     split: str,
     progress: Progress | None,
 ) -> Parity:
-    import copy
-
     from attendet.exporting.parity import LIMITS, Subject, check_parity
     from attendet.exporting.running import open_exported
     from attendet.inference.torch_runtime import TorchRuntime
@@ -282,6 +283,6 @@ def _check(
         data.split(split) if data else (),
         split=split if data else None,
         classes=data.classes if data else (),
-        limits=LIMITS[info.precision],
+        limits=LIMITS.get(info.precision),
         progress=progress,
     )
