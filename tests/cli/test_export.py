@@ -33,7 +33,7 @@ def test_what_was_written_and_how_it_compares(
     assert said[1].startswith("boxes        differ by ")
     assert said[2].startswith("scores       differ by ")
     assert said[3].endswith("on 4 pictures of val")
-    assert said[4].endswith("in PyTorch")
+    assert said[4].endswith("in PyTorch, on 4 pictures of val")
     assert said[5].startswith(f"written: {tmp_path / 'out' / 'w.torchscript'} (")
 
 

@@ -133,14 +133,19 @@ def _lines(report: ExportReport) -> list[str]:
         "on average",
         f"scores       differ by {parity.max_score:.2g} at most, {parity.mean_score:.2g} "
         "on average",
-        f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
-        f"{parity.extra} others, on {parity.pictures} pictures {where}",
     ]
+    if info.precision != "int8":
+        lines.append(
+            f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
+            f"{parity.extra} others, on {parity.pictures} pictures {where}"
+        )
     if parity.ap is not None and parity.ap_exported is not None:
         lines.append(
-            f"AP           {parity.ap_exported:.4f} as exported, {parity.ap:.4f} in PyTorch"
+            f"AP           {parity.ap_exported:.4f} as exported, {parity.ap:.4f} in PyTorch, "
+            f"on {parity.pictures} pictures {where}"
         )
     if info.precision == "int8":
-        lines.append(f"in float32   {info.parity['kept_in_float32']}")
+        drops = ", ".join(f"{drop:.2f}" for drop in info.parity["ap_drops"].values())
+        lines.append(f"in float32   {info.parity['kept_in_float32']}; points of AP lost: {drops}")
     lines.append(f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)")
     return lines

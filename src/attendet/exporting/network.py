@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +39,7 @@ class PictureNetwork(nn.Module):
         clip: bool = False,
     ) -> None:
         super().__init__()
-        self.network = cast(DetectionNetwork, inference_form(network).float())
+        self.network = inference_form(network).float()
         takers = first_convolutions(self.network) if fold_scale else ()
         for convolution in takers:
             convolution.weight.div_(255)

@@ -148,16 +148,16 @@ def export(
     with work_folder(folder) as work:
         made = work / final.name
         samples = _calibration(calibrate, split) if int8 else ()
-        drops: list[float] = []
+        drops: dict[str, float] = {}
         for kept, write in ways(network, described, chosen, work, samples):
             write(made, described.to_header() | chosen.to_header())
             parity = _check(network, described, chosen, made, pictures, split, progress)
-            drops.append(parity.ap_drop)
-            if not int8 or drops[-1] <= max_drop:
-                told = parity.to_mapping() | ({"kept_in_float32": kept} if int8 else {})
+            drops[kept] = round(parity.ap_drop, 4)
+            if not int8 or parity.ap_drop <= max_drop:
                 break
         else:
             raise _too_far(drops, max_drop, split)
+        told = parity.to_mapping() | ({"kept_in_float32": kept, "ap_drops": drops} if int8 else {})
         chosen = dataclasses.replace(chosen, parity=told)
         write(made, described.to_header() | chosen.to_header())
         put_in_place(made, final)
@@ -166,8 +166,8 @@ def export(
     return ExportReport(final, size, described, chosen, parity, time.perf_counter() - begun)
 
 
-def _too_far(drops: list[float], max_drop: float, split: str) -> ExportError:
-    said = ", ".join(f"{drop:.2f}" for drop in drops)
+def _too_far(drops: dict[str, float], max_drop: float, split: str) -> ExportError:
+    said = ", ".join(f"{drop:.2f}" for drop in drops.values())
     return ExportError(
         f"average precision must not fall by more than {max_drop:g} points in int8; got {said} on "
         f"{split}, with more and more left in float32. Nothing was written. Calibrate on other "
@@ -266,7 +266,8 @@ def _check(
     split: str,
     progress: Progress | None,
 ) -> Parity:
-    from attendet.exporting.parity import LIMITS, Subject, check_parity
+    from attendet.exporting.differences import Subject
+    from attendet.exporting.parity import LIMITS, check_parity
     from attendet.exporting.running import open_exported
     from attendet.inference.torch_runtime import TorchRuntime
 

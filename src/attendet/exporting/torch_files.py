@@ -98,9 +98,9 @@ def write_torchscript(
         try:
             with torch.no_grad():
                 script = torch.jit.trace(network, (example(hw, dynamic),), check_trace=False)  # type: ignore[no-untyped-call]
-                frozen = torch.jit.freeze(script)  # type: ignore[no-untyped-call]
+                frozen = torch.jit.freeze(script)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _untraceable("TorchScript", error) from error
         with replacing(path) as partial:
-            torch.jit.save(frozen, partial, _extra_files={DESCRIPTION: json.dumps(dict(header))})  # type: ignore[no-untyped-call]
+            torch.jit.save(frozen, partial, _extra_files={DESCRIPTION: json.dumps(dict(header))})
     return path

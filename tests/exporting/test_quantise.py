@@ -1,0 +1,154 @@
+"""INT8: what stays in float32, and that a file which lost too much is not written."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("faster_coco_eval")
+
+import attendet  # noqa: E402
+from attendet.errors import ConfigError, ExportError  # noqa: E402
+from attendet.exporting import quantise, torch_files, ways  # noqa: E402
+from attendet.exporting.network import PictureNetwork  # noqa: E402
+from attendet.exporting.onnx_file import build_onnx  # noqa: E402
+
+
+@pytest.fixture
+def graph_of() -> Any:
+    """Make the ONNX graph of a network, and the names of its attention blocks."""
+
+    def make(network: Any) -> Any:
+        made = PictureNetwork(network)
+        blocks = [name for name, _ in made.named_modules() if name.startswith("network.blocks.")]
+        program = torch_files.trace(made, (96, 160), ("batch",))
+        return build_onnx(program, dynamic=("batch",)), blocks
+
+    return make
+
+
+def _kinds(graph: Any, kept: frozenset[str]) -> list[str]:
+    return [node.op_type for node in graph.model.graph.node if node.name in kept]
+
+
+def test_each_attempt_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) -> None:
+    graph, _ = graph_of(one_level("ca", "se")[0])
+    tries = list(quantise.attempts(graph, ["network.blocks.0", "network.blocks.1"]))
+
+    assert [one.name.split(", ")[-1] for one in tries[:2]] == ["decode", "attention"]
+    for less, more in itertools.pairwise(tries):
+        assert less.kept < more.kept
+    decode, gates = _kinds(graph, tries[0].kept), _kinds(graph, tries[1].kept)
+    assert "Conv" not in decode
+    assert {"Cast", "Exp", "Sigmoid", "Concat"} <= set(decode)
+    assert {"ReduceMean", "Mul", "Gemm"} <= set(gates)
+    assert gates.count("Conv") == 4  # squeeze twice, height, width
+    assert _kinds(graph, tries[2].kept).count("Conv") == 6
+
+    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), dtype=np.uint8)
+    smaller = quantise.quantise_onnx(graph, [noise], tries[1].kept, tmp_path)
+    weights = {one.name: one.data_type for one in smaller.model.graph.initializer}
+    quantised = [name for name, kind in weights.items() if kind == onnx.TensorProto.INT8]
+    assert sorted(name.split(".")[1] for name in quantised if "weight_quantized" in name) == [
+        "conv",
+        "out",
+    ]
+
+
+def test_no_attention_no_attempt_for_it(one_level: Any, graph_of: Any) -> None:
+    graph, _ = graph_of(one_level("none")[0])
+
+    assert [one.name for one in quantise.attempts(graph, [])][:2] == [
+        "decode",
+        "decode, first and last convolutions",
+    ]
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_file_in_int8(format: Any, one_level: Any, squares: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf" if format == "openvino" else "onnx")
+    network, metadata = one_level("eca")
+    named = dataclasses.replace(metadata, classes=("red", "green"))
+
+    report = attendet.export(
+        network, format, metadata=named, output=tmp_path, int8=True, calibrate=squares,
+        max_drop=100,
+    )  # fmt: skip
+
+    assert report.path.name.startswith("network-int8")
+    assert report.info.precision == "int8"
+    assert report.info.parity["kept_in_float32"] == "decode"
+    assert 0 < report.parity.mean_score < 0.1
+    assert report.parity.split == "val"
+    assert [path.name for path in tmp_path.iterdir()] == [report.path.name]
+
+
+def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[float]) -> list[str]:
+    """Let each attempt lose given points of average precision; return what was tried."""
+    tried: list[str] = []
+
+    def fake(*_: Any) -> Any:
+        for number, _drop in enumerate(drops):
+            tried.append(f"attempt {number}")
+            yield tried[-1], lambda path, header: path.write_text("file")
+
+    def check(*_: Any) -> Any:
+        from attendet.exporting.parity import Parity
+
+        drop = drops[len(tried) - 1]
+        return Parity(0, 0, 0, 0, 1, 1, 1, 0, "val", 0.5, 0.5 - drop / 100)
+
+    monkeypatch.setattr(ways, "ways", fake)
+    monkeypatch.setattr("attendet.exporting.run._check", check)
+    return tried
+
+
+def test_the_first_attempt_that_holds_is_written(
+    graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = graph
+    tried = _losing(monkeypatch, [2.0, 0.6, 0.4, 0.0])
+
+    report = attendet.export(
+        network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares
+    )
+
+    assert tried == ["attempt 0", "attempt 1", "attempt 2"]
+    assert report.info.parity["kept_in_float32"] == "attempt 2"
+    assert report.parity.ap_drop == pytest.approx(0.4)
+
+
+def test_beyond_the_limit_nothing_is_written(
+    graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = graph
+    _losing(monkeypatch, [2.0, 1.25])
+
+    with pytest.raises(ExportError, match=r"more than 0.5 points in int8; got 2.00, 1.25 on val"):
+        attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "calibrate must be a data set"),
+        ({"calibrate": "x", "max_drop": -1.0}, "max_drop 0 or more"),
+        ({"calibrate": "x", "half": True}, "half must be left out for int8"),
+        ({"calibrate": "x", "format": "torchscript"}, "int8 must be left out for torchscript"),
+    ],
+    ids=["no data", "negative", "half", "format"],
+)
+def test_wrong_settings(settings: Any, words: str, graph: Any, tmp_path: Path) -> None:
+    network, metadata = graph
+    with pytest.raises(ConfigError, match=words):
+        attendet.export(network, metadata=metadata, output=tmp_path, int8=True, **settings)
