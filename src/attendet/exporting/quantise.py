@@ -89,8 +89,8 @@ def attempts(graph: OnnxGraph, attention: Sequence[str]) -> Iterator[Attempt]:
     name, kept = "decode", decode
     yield Attempt(name, kept)
     for more, operators in (
-        ("attention", gates),
         ("first and last convolutions", ends),
+        ("attention", gates),
         ("first quarter of the convolutions", early),
     ):
         if operators <= kept:
