@@ -13,13 +13,14 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
 pytest.importorskip("faster_coco_eval")
 
 import attendet  # noqa: E402
 from attendet.errors import ConfigError, ExportError  # noqa: E402
 from attendet.exporting import quantise, torch_files, ways  # noqa: E402
 from attendet.exporting.network import PictureNetwork  # noqa: E402
-from attendet.exporting.onnx_file import build_onnx  # noqa: E402
+from attendet.exporting.onnx_file import build_onnx, write_onnx  # noqa: E402
 
 
 @pytest.fixture
@@ -57,6 +58,12 @@ def test_each_attempt_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) 
     without = [one.name for one in quantise.attempts(graph, [])]
     assert without[:2] == ["decode", "decode, first and last convolutions"]
     assert "attention" not in " ".join(without)
+
+    source = write_onnx(graph, tmp_path / "source.onnx", {})
+    model = quantise.read_openvino(source)
+    there = quantise._names_in(model, tries[1].kept - tries[0].kept)
+    kinds = {one.get_friendly_name(): one.get_type_name() for one in model.get_ops()}
+    assert sorted(kinds[name] for name in there) == ["Add", "Add", "Convolution", "Convolution"]
 
     noise = np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), dtype=np.uint8)
     kept = tries[2].kept - tries[1].kept | tries[0].kept

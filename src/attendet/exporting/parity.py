@@ -51,7 +51,7 @@ class Limits:
 
 LIMITS = {
     "float32": Limits(box_px=0.1, score=0.001, same_share=0.995, ap=0.001),
-    "float16": Limits(box_px=8.0, score=0.05, same_share=0.95, ap=0.005),
+    "float16": Limits(box_px=2.0, score=0.02, same_share=0.98, ap=0.005),
 }
 
 

@@ -175,15 +175,20 @@ def quantise_openvino(
     """
     nncf = _nncf()
     model = read_openvino(source)
-    there = {operator.get_friendly_name() for operator in model.get_ops()}
     with _silent():
         return nncf.quantize(
             model,
             nncf.Dataset(list(canvases)),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(canvases),
-            ignored_scope=nncf.IgnoredScope(names=sorted(kept & there), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_names_in(model, kept), validate=False),
         )
+
+
+def _names_in(model: Any, kept: frozenset[str]) -> list[str]:
+    """Return the names of operators in OpenVINO, which makes two of a convolution with biases."""
+    names = (operator.get_friendly_name() for operator in model.get_ops())
+    return sorted(name for name in names if name.removesuffix("/WithoutBiases") in kept)
 
 
 def _nncf() -> Any:
