@@ -106,3 +106,21 @@ def test_attention_put_into_the_backbone(reference: Any, tmp_path: Path) -> None
     attendet.attend(network, places, start="paper")
 
     _check(network, metadata, BATCH, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_in_ncnn(block: str, half: bool, one_level: Any, tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    network, metadata = one_level(block)
+
+    report = attendet.export(network, "ncnn", metadata=metadata, output=tmp_path, half=half)
+
+    assert report.parity.max_score < (0.02 if half else 1e-4)
+    assert sorted(path.name for path in report.path.iterdir()) == [
+        "attendet.json",
+        "model.bin",
+        "model.param",
+    ]

@@ -25,6 +25,9 @@ from attendet.models import build_from_metadata, parse_exported  # noqa: E402
 
 def _header_of(path: Path) -> dict[str, str]:
     """Read the description of any exported file with its own library alone."""
+    if (path / "attendet.json").is_file():
+        described: dict[str, str] = json.loads((path / "attendet.json").read_text())
+        return described
     if path.is_dir():
         info = openvino.Core().read_model(path / "model.xml").get_rt_info()["attendet"]
         return {key: getattr(value, "value", value) for key, value in info.items()}
@@ -36,8 +39,11 @@ def _header_of(path: Path) -> dict[str, str]:
         return texts
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch-export"])
+@pytest.mark.parametrize("format", run.FORMATS)
 def test_a_file_describes_itself(format: Any, graph: Any, tmp_path: Path) -> None:
+    if format == "ncnn":
+        pytest.importorskip("ncnn")
+        pytest.importorskip("pnnx")
     network, metadata = graph
     metadata = dataclasses.replace(metadata, classes=('<"白血球" & co>', "blåbær\n\ttab"))
 
@@ -187,6 +193,8 @@ def test_detections_and_average_precision_on_data(
         ({"dynamic": "sizes"}, "Did you mean 'size'"),
         ({"format": "torchscript", "half": True}, "half must be left out for torchscript"),
         ({"format": "torch-export", "nms": True}, "nms must be left out for torch-export"),
+        ({"format": "ncnn", "dynamic": "batch"}, "dynamic must be 'none' for ncnn"),
+        ({"format": "ncnn", "int8": True}, "int8 must be left out for ncnn"),
         ({"nms": True, "confidence": 2.0}, "confidence must be from 0 to 1"),
         ({"input_hw": (100, 64)}, "input_hw must be multiples of 32"),
         ({"metadata": None}, "metadata must be given with a network"),

@@ -29,7 +29,7 @@ COMMANDS = {
     "data": "check, describe, convert or get a data set",
     "info": "what a weights file holds",
     "import": "take in darknet files or PyTorch checkpoints",
-    "export": "write a network for ONNX Runtime, OpenVINO, PyTorch or darknet",
+    "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, ncnn or darknet",
 }
 
 

@@ -1,9 +1,9 @@
 """Write a network in a form that other programs run.
 
-onnx, openvino, torchscript, torch-export: one file (a folder for openvino) that takes uint8
-pictures, gives decoded boxes and scores, and describes itself. It is compared with PyTorch before
-it gets its name; a file that says otherwise is an error, and none is left. --data compares on real
-pictures, average precision included.
+onnx, openvino, torchscript, torch-export, ncnn: one file (a folder for openvino and ncnn) that
+takes pictures, gives decoded boxes and scores, and describes itself. It is compared with PyTorch
+before it gets its name; a file that says otherwise is an error, and none is left. --data compares
+on real pictures, average precision included.
 
 darknet: FILE.cfg, FILE.weights and FILE.names, with the values as they are. Attention does not go
 there: a network with attention is refused.
@@ -22,7 +22,7 @@ from attendet.extras import require
 if TYPE_CHECKING:
     from attendet.exporting import ExportReport
 
-FORMATS = ("onnx", "openvino", "torchscript", "torch-export", "darknet")
+FORMATS = ("onnx", "openvino", "torchscript", "torch-export", "ncnn", "darknet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs/export)", default=Path("runs/export"))  # fmt: skip
     add("--size", type=size_hw, metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
-    add("--dynamic", choices=["none", "batch", "size"], default="batch",
+    add("--dynamic", choices=["none", "batch", "size"],
         help="what may differ from call to call; size means batch and size "
-        "(default: %(default)s)")  # fmt: skip
+        "(default: batch; ncnn: none)")  # fmt: skip
     add("--half", action="store_true",
-        help="keep weights in float16: half the file (onnx, openvino)")  # fmt: skip
+        help="keep weights in float16: half the file (onnx, openvino, ncnn)")  # fmt: skip
     add("--int8", action="store_true",
         help="quantise weights and maps (onnx, openvino); needs --calibrate")  # fmt: skip
     add("--calibrate", type=Path, metavar="DATA",
@@ -106,7 +106,7 @@ def _darknet(args: argparse.Namespace) -> int:
         "--int8": args.int8,
         "--nms": args.nms,
         "--data": args.data,
-        "--dynamic": args.dynamic != "batch",
+        "--dynamic": args.dynamic,
     }
     for flag, value in given.items():
         if value:

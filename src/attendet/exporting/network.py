@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attendet.exporting.forms import first_convolutions, inference_form
 from attendet.models.network import DetectionNetwork
 
-__all__ = ["PictureNetwork"]
+__all__ = ["PictureNetwork", "PlanarNetwork"]
 
 
 class PictureNetwork(nn.Module):
@@ -59,14 +59,29 @@ class PictureNetwork(nn.Module):
         laid = pictures.permute(0, 3, 1, 2)
         if not self.channels_last:
             laid = laid.contiguous()
-        laid = laid.float()
+        return self.detect(laid.float())
+
+    def detect(self, laid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes and scores of pictures as planes: float (N, 3, H, W), 0 to 255."""
         if self.divide:
             laid = laid / 255
         boxes_xyxy, scores = self.network.decode(self.network(laid))
         if self.clip:
-            height, width = pictures.shape[1], pictures.shape[2]
+            height, width = laid.shape[2], laid.shape[3]
             left, top, right, bottom = boxes_xyxy.unbind(-1)
             xs = [edge.clamp(0, width) for edge in (left, right)]
             ys = [edge.clamp(0, height) for edge in (top, bottom)]
             boxes_xyxy = torch.stack([xs[0], ys[0], xs[1], ys[1]], dim=-1)
         return boxes_xyxy, scores
+
+
+class PlanarNetwork(PictureNetwork):
+    """The same for libraries that turn pictures into planes themselves."""
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (N, B, 4), canvas pixels, and scores (N, B, K), 0 to 1.
+
+        Args:
+            pictures: float, shape (N, 3, H, W), 0 to 255, H and W multiples of 32.
+        """
+        return self.detect(pictures)

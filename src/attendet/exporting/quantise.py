@@ -70,7 +70,10 @@ def calibration_canvases(
 
 
 def attempts(graph: OnnxGraph, attention: Sequence[str]) -> Iterator[Attempt]:
-    """Give what to keep in float32, from the least to the most; decode is always kept.
+    """Give what to keep in float32, from the least to the most.
+
+    Decode always is, and so are the last convolutions: they are small, and what they give holds
+    boxes, objectness and classes on one scale.
 
     Args:
         graph: the network.
@@ -84,12 +87,12 @@ def attempts(graph: OnnxGraph, attention: Sequence[str]) -> Iterator[Attempt]:
     convolutions = [
         node.name for node in nodes if node.op_type == "Conv" and node.name in inside - gates
     ]
-    ends = _outputs(nodes, inside).intersection(convolutions) | set(convolutions[:1])
-    early = set(convolutions[: len(convolutions) // 4])
-    name, kept = "decode", decode
+    last = _outputs(nodes, inside).intersection(convolutions)
+    first, early = set(convolutions[:1]), set(convolutions[: len(convolutions) // 4])
+    name, kept = "decode, last convolutions", decode | last
     yield Attempt(name, kept)
     for more, operators in (
-        ("first and last convolutions", ends),
+        ("first convolution", first),
         ("attention", gates),
         ("first quarter of the convolutions", early),
     ):

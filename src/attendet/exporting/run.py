@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DYNAMIC", "FORMATS", "ExportReport", "Format", "export"]
 
-Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
 Progress = Callable[[int, int], None]
 
 FORMATS: dict[str, str] = {
@@ -32,8 +32,16 @@ FORMATS: dict[str, str] = {
     "openvino": "_openvino",
     "torchscript": ".torchscript",
     "torch-export": ".pt2",
+    "ncnn": "_ncnn",
 }
-"""How the name of a file of each format ends; OpenVINO's is a folder."""
+"""How the name of a file of each format ends; those of OpenVINO and ncnn are folders."""
+
+TAKES = {
+    "half": ("onnx", "openvino", "ncnn"),
+    "int8": ("onnx", "openvino"),
+    "nms": ("onnx", "openvino"),
+}
+"""Formats that an option is for."""
 
 DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
     "none": (),
@@ -74,7 +82,7 @@ def export(
     output: str | Path | None = None,
     name: str | None = None,
     input_hw: tuple[int, int] | None = None,
-    dynamic: Literal["none", "batch", "size"] = "batch",
+    dynamic: Literal["none", "batch", "size"] | None = None,
     half: bool = False,
     int8: bool = False,
     calibrate: str | Path | None = None,
@@ -96,14 +104,15 @@ def export(
 
     Args:
         weights: a weights file, or a network, attended anywhere, with its ``metadata``.
-        format: ``onnx``, ``openvino``, ``torchscript`` or ``torch-export``.
+        format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export`` or ``ncnn``.
         metadata: description of a network that is given itself.
         output: folder for the file; that of the weights, or the current one, if left out.
         name: of the file, without ending; that of the weights if left out.
         input_hw: height and width of the input, pixels, multiples of 32; those of the weights if
             left out.
-        dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch).
-        half: keep weights in float16: half the file, float32 arithmetic. ONNX and OpenVINO.
+        dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch);
+            ``batch`` if left out, for ncnn ``none``.
+        half: keep weights in float16: half the file. ONNX, OpenVINO and ncnn.
         int8: quantise weights and maps by calibration. ONNX and OpenVINO. Where average precision
             falls too far, more of the network is left in float32.
         calibrate: data set whose train split (the given one if there is none) is calibrated on,
@@ -134,6 +143,7 @@ def export(
     from attendet.exporting.ways import ways
 
     selection = Selection(confidence, iou, max_detections) if nms else None
+    dynamic = dynamic or ("none" if format == "ncnn" else "batch")
     chosen = _settings(format, dynamic, half, int8, selection)
     if int8 and (calibrate is None or not max_drop >= 0):
         raise ConfigError(
@@ -187,10 +197,13 @@ def _settings(
     if half and int8:
         raise ConfigError("half must be left out for int8 (--half, --int8).")
     for name, wanted in (("half", half), ("int8", int8), ("nms", selection is not None)):
-        if wanted and format not in ("onnx", "openvino"):
+        if wanted and format not in TAKES[name]:
             raise ConfigError(
-                f"{name} must be left out for {format}; it is for onnx and openvino (--{name})."
+                f"{name} must be left out for {format}; it is for {', '.join(TAKES[name])} "
+                f"(--{name})."
             )
+    if format == "ncnn" and dynamic != "none":
+        raise ConfigError(f"dynamic must be 'none' for ncnn; got {dynamic!r} (--dynamic).")
     return ExportInfo(
         format=format,  # type: ignore[arg-type]
         precision="int8" if int8 else "float16" if half else "float32",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attendet.exporting.ncnn_file import INPUT, OUTPUTS, open_ncnn
 from attendet.exporting.openvino_file import read_openvino
 from attendet.extras import require
 from attendet.models.export_info import ExportInfo
@@ -70,11 +71,25 @@ def _run_torch(module: Callable[..., Any]) -> Run:
     return run
 
 
+def _open_ncnn(path: Path) -> Run:
+    ncnn = require("ncnn", extra="ncnn", purpose="checking an ncnn model")
+    net = open_ncnn(path)
+
+    def run(canvases: NDArray[np.uint8]) -> Outputs:
+        planes = np.ascontiguousarray(canvases[0].transpose(2, 0, 1), dtype=np.float32)
+        extractor = net.create_extractor()
+        extractor.input(INPUT, ncnn.Mat(planes).clone())
+        return [np.array(extractor.extract(name)[1])[None] for name in OUTPUTS]
+
+    return run
+
+
 _OPENERS: dict[str, Callable[[Path], Run]] = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
     "torchscript": _open_torchscript,
     "torch-export": _open_program,
+    "ncnn": _open_ncnn,
 }
 
 

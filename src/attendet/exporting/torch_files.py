@@ -87,17 +87,28 @@ def write_torchscript(
     dynamic: tuple[str, ...],
     path: Path,
     header: Mapping[str, str],
+    *,
+    pictures: torch.Tensor | None = None,
 ) -> Path:
     """Trace a network to TorchScript and write it with its description; return the path.
+
+    Args:
+        network: a `attendet.exporting.network.PictureNetwork`.
+        hw: height and width of its input, pixels, multiples of 32.
+        dynamic: which of ``batch`` and ``size`` may differ from call to call.
+        path: the file; replaced whole.
+        header: names to texts.
+        pictures: to trace with, where the network takes others than uint8 (N, H, W, 3).
 
     Raises:
         ExportError: if the network cannot be traced; says where.
     """
+    given = example(hw, dynamic) if pictures is None else pictures
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is on its way out, and says so at each step
         try:
             with torch.no_grad():
-                script = torch.jit.trace(network, (example(hw, dynamic),), check_trace=False)  # type: ignore[no-untyped-call]
+                script = torch.jit.trace(network, (given,), check_trace=False)  # type: ignore[no-untyped-call]
                 frozen = torch.jit.freeze(script)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _untraceable("TorchScript", error) from error

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from attendet.attention import AttentionBlock
 from attendet.data import Sample
 from attendet.exporting import quantise, torch_files
-from attendet.exporting.network import PictureNetwork
+from attendet.exporting.ncnn_file import convert_ncnn, write_ncnn
+from attendet.exporting.network import PictureNetwork, PlanarNetwork
 from attendet.exporting.onnx_file import OnnxGraph, build_onnx, write_onnx
 from attendet.exporting.openvino_file import read_openvino, write_openvino
 from attendet.inference import Selection
@@ -43,6 +45,9 @@ def ways(
     Returns:
         What it leaves in float32, in words, and what writes the file to a path.
     """
+    if info.format == "ncnn":
+        yield "", _ncnn_writer(network, metadata, info, work)
+        return
     own = info.format in ("torchscript", "torch-export")
     half = info.precision == "float16"
     made = PictureNetwork(network, fold_scale=not half, channels_last=own, clip=info.nms)
@@ -60,6 +65,17 @@ def ways(
         yield from _quantised_ways(program, metadata, info, work, calibration, made)
     else:
         yield "", _graph_writer(_graph(program, info), info, work)
+
+
+def _ncnn_writer(
+    network: DetectionNetwork, metadata: WeightsMetadata, info: ExportInfo, work: Path
+) -> Write:
+    half, hw = info.precision == "float16", metadata.input_hw
+    made = PlanarNetwork(network, fold_scale=not half)
+    script, pictures = work / "planar.pt", torch.zeros(1, 3, *hw)
+    torch_files.write_torchscript(made, hw, (), script, {}, pictures=pictures)
+    converted = convert_ncnn(script, hw, work, half=half)
+    return lambda path, header: write_ncnn(converted, path, header)
 
 
 def _graph(program: Any, info: ExportInfo) -> OnnxGraph:
