@@ -20,7 +20,11 @@ import attendet  # noqa: E402
 from attendet.errors import ConfigError, ExportError  # noqa: E402
 from attendet.exporting import parity, run, running  # noqa: E402
 from attendet.exporting.folders import put_in_place  # noqa: E402
-from attendet.models import build_from_metadata, parse_exported  # noqa: E402
+from attendet.models import (  # noqa: E402
+    WeightsMetadata,
+    build_from_metadata,
+    parse_exported,
+)
 
 
 def _header_of(path: Path) -> dict[str, str]:
@@ -197,7 +201,8 @@ def test_detections_and_average_precision_on_data(
         ({"format": "ncnn", "int8": True}, "int8 must be left out for ncnn"),
         ({"nms": True, "confidence": 2.0}, "confidence must be from 0 to 1"),
         ({"input_hw": (100, 64)}, "input_hw must be multiples of 32"),
-        ({"metadata": None}, "metadata must be given with a network"),
+        ({"metadata": None}, "name its 2 classes; got none"),
+        ({"metadata": WeightsMetadata(("cat",))}, "name its 2 classes; got 1 classes"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -217,6 +222,23 @@ def test_an_older_folder_is_replaced_whole(tmp_path: Path) -> None:
     put_in_place(made, older)
 
     assert [path.name for path in tmp_path.rglob("*")] == ["x_openvino", "model.bin"]
+
+
+@pytest.mark.parametrize("name", ["network_openvino/notes.txt", "network.onnx/x"])
+def test_a_folder_of_other_things_is_left_alone(name: str, graph: Any, tmp_path: Path) -> None:
+    network, metadata = graph
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).touch()
+    for format in ("openvino", "onnx"):
+        if (tmp_path / f"network{run.FORMATS[format]}").exists():
+            with pytest.raises(ConfigError, match="name of an export must be free"):
+                attendet.export(network, format, metadata=metadata, output=tmp_path)
+    assert (tmp_path / name).exists()
+
+
+def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"weights must be a weights file.*got Linear"):
+        attendet.export(torch.nn.Linear(2, 2), metadata=WeightsMetadata(("cat",)))
 
 
 def test_the_given_network_stays_as_it_is(one_level: Any, tmp_path: Path) -> None:

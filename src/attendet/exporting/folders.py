@@ -8,7 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["work_folder", "put_in_place"]
+from attendet.errors import ConfigError
+
+__all__ = ["check_replaceable", "put_in_place", "work_folder"]
+
+OURS = {"model.xml", "model.bin", "model.param", "attendet.json"}
+"""What stands in a folder that an export made."""
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise where a name is that of a folder with other things in it than an older export.
+
+    Args:
+        path: the name that a file or folder is to get.
+
+    Raises:
+        ConfigError: naming what is there.
+    """
+    others = sorted({each.name for each in path.iterdir()} - OURS) if path.is_dir() else []
+    if others or (path.is_dir() and path.suffix):
+        what = ", ".join(others[:3]) or "a folder"
+        raise ConfigError(
+            f"name of an export must be free, or that of an older one; got {what} ({path}). "
+            "Choose another --output."
+        )
 
 
 @contextmanager

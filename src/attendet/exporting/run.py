@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attendet.errors import ConfigError, ExportError, did_you_mean
-from attendet.exporting.folders import put_in_place, work_folder
+from attendet.exporting.folders import check_replaceable, put_in_place, work_folder
 from attendet.extras import require
 from attendet.inference import Selection
 from attendet.models.export_info import ExportInfo
@@ -155,6 +155,7 @@ def export(
     pictures = _open_data(data if data is not None else calibrate if int8 else None, split)
     folder, stem = _destination(weights, output, name, chosen)
     final = folder / f"{stem}{FORMATS[format]}"
+    check_replaceable(final)
     with work_folder(folder) as work:
         made = work / final.name
         samples = _calibration(calibrate, split) if int8 else ()
@@ -218,12 +219,21 @@ def _settings(
 def _load(
     weights: str | Path | DetectionNetwork, metadata: WeightsMetadata | None
 ) -> tuple[DetectionNetwork, WeightsMetadata]:
-    from attendet.models import load_weights
+    from attendet.models import DetectionNetwork, load_weights
 
     if isinstance(weights, str | Path):
         return load_weights(weights)
-    if metadata is None:
-        raise ConfigError("metadata must be given with a network; got none. Describe the network.")
+    if not isinstance(weights, DetectionNetwork):
+        raise ConfigError(
+            "weights must be a weights file or a network of attendet.models; got "
+            f"{type(weights).__name__}."
+        )
+    if metadata is None or len(metadata.classes) != weights.num_classes:
+        got = "none" if metadata is None else f"{len(metadata.classes)} classes"
+        raise ConfigError(
+            f"metadata must be given with a network, and name its {weights.num_classes} classes; "
+            f"got {got}. Describe the network."
+        )
     return weights, metadata
 
 
