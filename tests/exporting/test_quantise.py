@@ -90,7 +90,7 @@ def test_a_file_in_int8(format: Any, one_level: Any, squares: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == [report.path.name]
 
 
-def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[float]) -> list[str]:
+def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[Any]) -> list[str]:
     """Let each attempt lose given points of average precision; return what was tried."""
     tried: list[str] = []
 
@@ -103,7 +103,8 @@ def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[float]) -> list[str]:
         from attendet.exporting.parity import Parity
 
         drop = drops[len(tried) - 1]
-        return Parity(0, 0, 0, 0, 1, 1, 1, 0, "val", 0.5, 0.5 - drop / 100)
+        after = None if drop is None else 0.5 - drop / 100
+        return Parity(0, 0, 0, 0, 1, 1, 1, 0, "val", 0.5, after)
 
     monkeypatch.setattr(ways, "ways", fake)
     monkeypatch.setattr("attendet.exporting.run._check", check)
@@ -131,7 +132,19 @@ def test_beyond_the_limit_nothing_is_written(
     network, metadata = graph
     _losing(monkeypatch, [2.0, 1.25])
 
-    with pytest.raises(ExportError, match=r"more than 0.5 points in int8; got 2.00, 1.25 on val"):
+    with pytest.raises(ExportError, match=r"more than 0.5 points in int8; got 2.00, 1.25, with"):
+        attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_measured_is_not_written(
+    graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = graph
+    _losing(monkeypatch, [None])
+
+    with pytest.raises(ExportError, match="split must have boxes"):
         attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
 
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from attendet.models.metadata import WeightsMetadata
 if TYPE_CHECKING:
     from attendet.data import DataSet, Sample
     from attendet.exporting.parity import Parity
+    from attendet.exporting.ways import Write
     from attendet.models.network import DetectionNetwork
 
 __all__ = ["DYNAMIC", "FORMATS", "ExportReport", "Format", "export"]
@@ -159,30 +160,51 @@ def export(
     with work_folder(folder) as work:
         made = work / final.name
         samples = _calibration(calibrate, split) if int8 else ()
-        drops: dict[str, float] = {}
-        for kept, write in ways(network, described, chosen, work, samples):
-            write(made, described.to_header() | chosen.to_header())
-            parity = _check(network, described, chosen, made, pictures, split, progress)
-            drops[kept] = round(parity.ap_drop, 4)
-            if not int8 or parity.ap_drop <= max_drop:
-                break
-        else:
-            raise _too_far(drops, max_drop, split)
-        told = parity.to_mapping() | ({"kept_in_float32": kept, "ap_drops": drops} if int8 else {})
+        header = described.to_header()
+        parity, told, write = _first_that_holds(
+            ways(network, described, chosen, work, samples),
+            lambda write: write(made, header | chosen.to_header()),
+            lambda: _check(network, described, chosen, made, pictures, split, progress),
+            max_drop if int8 else None,
+        )
         chosen = dataclasses.replace(chosen, parity=told)
-        write(made, described.to_header() | chosen.to_header())
+        write(made, header | chosen.to_header())
         put_in_place(made, final)
     files = [path for path in final.rglob("*") if path.is_file()] if final.is_dir() else [final]
     size = sum(path.stat().st_size for path in files)
     return ExportReport(final, size, described, chosen, parity, time.perf_counter() - begun)
 
 
-def _too_far(drops: dict[str, float], max_drop: float, split: str) -> ExportError:
+def _first_that_holds(
+    ways: Iterator[tuple[str, Write]],
+    try_writing: Callable[[Write], Path],
+    check: Callable[[], Parity],
+    max_drop: float | None,
+) -> tuple[Parity, dict[str, Any], Write]:
+    """Return the check of the first way that does not lose too much, what to tell, and the way.
+
+    Without ``max_drop`` there is one way, and the check itself judges.
+    """
+    drops: dict[str, float] = {}
+    for kept, write in ways:
+        try_writing(write)
+        parity = check()
+        if max_drop is None:
+            return parity, parity.to_mapping(), write
+        if parity.ap is None or parity.ap_exported is None:
+            raise ExportError(
+                f"split must have boxes to measure average precision on; got {parity.split!r} with "
+                "none. Choose another --split."
+            )
+        drops[kept] = round(parity.ap_drop, 4)
+        if parity.ap_drop <= max_drop:
+            told = {"kept_in_float32": kept, "ap_drops": drops}
+            return parity, parity.to_mapping() | told, write
     said = ", ".join(f"{drop:.2f}" for drop in drops.values())
-    return ExportError(
-        f"average precision must not fall by more than {max_drop:g} points in int8; got {said} on "
-        f"{split}, with more and more left in float32. Nothing was written. Calibrate on other "
-        "pictures, or allow more with --max-drop."
+    raise ExportError(
+        f"average precision must not fall by more than {max_drop:g} points in int8; got {said}, "
+        "with more and more left in float32. Nothing was written. Calibrate on other pictures, or "
+        "allow more with --max-drop."
     )
 
 
