@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attendet.detections import Detections
     from attendet.errors import AttendetError
     from attendet.evaluation import evaluate
+    from attendet.exporting import export
     from attendet.inference import Detector, load
     from attendet.models import build, push_to_hub
     from attendet.training import train
@@ -29,6 +30,7 @@ __all__ = [
     "build",
     "detach",
     "evaluate",
+    "export",
     "load",
     "load_dataset",
     "push_to_hub",
@@ -45,6 +47,7 @@ _HOMES = {
     "build": "attendet.models",
     "detach": "attendet.attention",
     "evaluate": "attendet.evaluation",
+    "export": "attendet.exporting",
     "load": "attendet.inference",
     "load_dataset": "attendet.data",
     "push_to_hub": "attendet.models",

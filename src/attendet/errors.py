@@ -13,6 +13,7 @@ __all__ = [
     "AttendetError",
     "ConfigError",
     "DataError",
+    "ExportError",
     "MissingExtraError",
     "PictureError",
     "TrainingError",
@@ -59,6 +60,12 @@ class TrainingError(AttendetError):
     """A training run cannot go on (a non-finite loss, say); what was good so far is kept."""
 
     exit_code = 6
+
+
+class ExportError(AttendetError):
+    """A network cannot be exported, or the file says otherwise than the network; none is left."""
+
+    exit_code = 7
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

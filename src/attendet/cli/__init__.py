@@ -29,7 +29,7 @@ COMMANDS = {
     "data": "check, describe, convert or get a data set",
     "info": "what a weights file holds",
     "import": "take in darknet files or PyTorch checkpoints",
-    "export": "write a network as darknet files",
+    "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, ncnn or darknet",
     "push": "put a weights file on the Hugging Face Hub",
     "explain": "what a detector looks at: gates, activation maps",
     "report": "the report of a study, from its records",

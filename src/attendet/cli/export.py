@@ -1,4 +1,9 @@
-"""Write a network in a form that other programs read.
+"""Write a network in a form that other programs run.
+
+onnx, openvino, torchscript, torch-export, ncnn: one file (a folder for openvino and ncnn) that
+takes pictures, gives decoded boxes and scores, and describes itself. It is compared with PyTorch
+before it gets its name; a file that says otherwise is an error, and none is left. --data compares
+on real pictures, average precision included.
 
 darknet: FILE.cfg, FILE.weights and FILE.names, with the values as they are. Attention does not go
 there: a network with attention is refused.
@@ -8,27 +13,139 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from attendet.cli.arguments import size_hw
+from attendet.errors import ConfigError
 from attendet.extras import require
+
+if TYPE_CHECKING:
+    from attendet.exporting import ExportReport
+
+FORMATS = ("onnx", "openvino", "torchscript", "torch-export", "ncnn", "darknet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
-    add("--format", required=True, choices=["darknet"], help="what to write")
+    add("--format", required=True, choices=FORMATS, help="what to write")
     add("--output", type=Path, metavar="DIR",
         help="folder for the files, which take the name of WEIGHTS (default: "
         "runs/export)", default=Path("runs/export"))  # fmt: skip
+    add("--size", type=size_hw, metavar="PX|HxW",
+        help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
+    add("--dynamic", choices=["none", "batch", "size"],
+        help="what may differ from call to call; size means batch and size "
+        "(default: batch; ncnn: none)")  # fmt: skip
+    add("--half", action="store_true",
+        help="keep weights in float16: half the file (onnx, openvino, ncnn)")  # fmt: skip
+    add("--int8", action="store_true",
+        help="quantise weights and maps (onnx, openvino); needs --calibrate")  # fmt: skip
+    add("--calibrate", type=Path, metavar="DATA",
+        help="with --int8: data set to calibrate on (its train split) and to compare "
+        "on")  # fmt: skip
+    add("--max-drop", type=float, default=0.5, metavar="POINTS",
+        help="with --int8: most average precision that may be lost on --split, of 100 "
+        "(default: %(default)s)")  # fmt: skip
+    add("--nms", action="store_true",
+        help="put non-maximum suppression inside (onnx, openvino)")  # fmt: skip
+    add("--confidence", type=float, default=0.25, metavar="SCORE",
+        help="with --nms: lowest score of a detection, 0 to 1 (default: %(default)s)")  # fmt: skip
+    add("--iou", type=float, default=0.5, metavar="IOU",
+        help="with --nms: of two boxes of a class that overlap more, the better stays, 0 to 1 "
+        "(default: %(default)s)")  # fmt: skip
+    add("--max-detections", type=int, default=300, metavar="N",
+        help="with --nms: rows of a picture (default: %(default)s)")  # fmt: skip
+    add("--data", type=Path, metavar="DATA",
+        help="data set on whose pictures the file is compared, average precision included "
+        "(default: drawn pictures)")  # fmt: skip
+    add("--split", default="val", metavar="NAME",
+        help="of DATA: train, val, test or all (default: %(default)s)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and name them; return 0."""
     require("torch", extra="train", purpose="exporting weights")
+    if args.format == "darknet":
+        return _darknet(args)
+    from attendet.cli.progress import progress_bar
+    from attendet.exporting import export
+
+    with progress_bar("compare") as step:
+        report = export(
+            args.weights,
+            args.format,
+            output=args.output,
+            input_hw=args.size,
+            dynamic=args.dynamic,
+            half=args.half,
+            int8=args.int8,
+            calibrate=args.calibrate,
+            max_drop=args.max_drop,
+            nms=args.nms,
+            confidence=args.confidence,
+            iou=args.iou,
+            max_detections=args.max_detections,
+            data=args.data,
+            split=args.split,
+            progress=step,
+        )
+    for line in _lines(report):
+        print(line)
+    return 0
+
+
+def _darknet(args: argparse.Namespace) -> int:
     from attendet.models import load_weights
     from attendet.models.darknet_export import export_darknet
 
+    given = {
+        "--size": args.size,
+        "--half": args.half,
+        "--int8": args.int8,
+        "--nms": args.nms,
+        "--data": args.data,
+        "--dynamic": args.dynamic,
+    }
+    for flag, value in given.items():
+        if value:
+            raise ConfigError(
+                f"{flag} must be left out for darknet, whose files keep values alone."
+            )
     network, metadata = load_weights(args.weights)
     for path in export_darknet(network, metadata, args.output, stem=args.weights.stem):
         print(f"written: {path}")
     return 0
+
+
+def _lines(report: ExportReport) -> list[str]:
+    """Return what was written and how it compares, in words."""
+    metadata, info, parity = report.metadata, report.info, report.parity
+    height, width = metadata.input_hw
+    size = "any size, best" if "size" in info.dynamic else "input"
+    batch = "any batch" if "batch" in info.dynamic else "one picture at a time"
+    where = f"of {parity.split}" if parity.split else "(drawn)"
+    lines = [
+        f"network      {metadata.architecture}, attention {metadata.attention}; "
+        f"{size} {width} x {height} px, {batch}, weights {info.precision}",
+        f"boxes        differ by {parity.max_box_px:.2g} px at most, {parity.mean_box_px:.2g} px "
+        "on average",
+        f"scores       differ by {parity.max_score:.2g} at most, {parity.mean_score:.2g} "
+        "on average",
+    ]
+    if info.precision != "int8":
+        lines.append(
+            f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
+            f"{parity.extra} others, on {parity.pictures} pictures {where}"
+        )
+    if parity.ap is not None and parity.ap_exported is not None:
+        lines.append(
+            f"AP           {parity.ap_exported:.4f} as exported, {parity.ap:.4f} in PyTorch, "
+            f"on {parity.pictures} pictures {where}"
+        )
+    if info.precision == "int8":
+        drops = ", ".join(f"{drop:.2f}" for drop in info.parity["ap_drops"].values())
+        lines.append(f"in float32   {info.parity['kept_in_float32']}; points of AP lost: {drops}")
+    lines.append(f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)")
+    return lines

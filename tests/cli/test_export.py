@@ -1,0 +1,68 @@
+"""`attendet export`: what it prints, and one line for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attendet.cli import main  # noqa: E402
+from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    metadata = WeightsMetadata(("red", "green"), attention="ca", width=0.125, input_hw=(64, 96))
+    torch.manual_seed(0)
+    return save_weights(tmp_path / "w.safetensors", build_from_metadata(metadata), metadata)
+
+
+def test_what_was_written_and_how_it_compares(
+    weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    words = ["export", str(weights), "--format", "torchscript", "--output", str(tmp_path / "out")]
+    assert main([*words, "--data", str(squares)]) == 0
+
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == (
+        "network      yolov4-tiny, attention ca; input 96 x 64 px, any batch, weights float32"
+    )
+    assert said[1].startswith("boxes        differ by ")
+    assert said[2].startswith("scores       differ by ")
+    assert said[3].endswith("on 4 pictures of val")
+    assert said[4].endswith("in PyTorch, on 4 pictures of val")
+    assert said[5].startswith(f"written: {tmp_path / 'out' / 'w.torchscript'} (")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--format", "torchscript", "--half"], 2, "half must be left out for torchscript"),
+        (["--format", "darknet", "--nms"], 2, "--nms must be left out for darknet"),
+        (["--format", "darknet", "--size", "64"], 2, "--size must be left out for darknet"),
+        (["--format", "onnx", "--size", "100"], 2, "input_hw must be multiples of 32"),
+        (["--format", "onnx", "--data", "nowhere"], 3, "data set not found"),
+        (["--format", "darknet"], 4, "network must be without attention"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    flags: list[str], code: int, message: str, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = weights.parent / "out"
+    assert main(["export", str(weights), *flags, "--output", str(folder)]) == code
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_a_split_that_is_not_there_is_named(
+    weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(weights), "--format", "onnx", "--data", str(squares)]
+    assert main([*words, "--split", "tset"]) == 2
+    assert "split must be one that the data set has; got 'tset'" in capsys.readouterr().err
