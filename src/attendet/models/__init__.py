@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from attendet.extras import require
+from attendet.models.export_info import ExportInfo, parse_exported
 from attendet.models.metadata import (
     DEFAULT_ANCHORS,
     DEFAULT_MASKS,
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_ANCHORS",
     "DEFAULT_MASKS",
     "DetectionNetwork",
+    "ExportInfo",
     "GraphDetector",
     "NECK_SITES",
     "SITES",
@@ -46,6 +48,7 @@ __all__ = [
     "canonical_attention",
     "decode_maps",
     "load_weights",
+    "parse_exported",
     "read_metadata",
     "save_weights",
 ]
