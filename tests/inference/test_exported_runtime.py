@@ -174,7 +174,7 @@ def test_auto_takes_the_fastest_that_is_installed(
     assert type(load(exported["onnx"]).runtime).__name__ == names[second]
 
     monkeypatch.setattr(loading, "_is_installed", lambda _: False)
-    with pytest.raises(MissingExtraError, match=r"running .onnx files needs 'openvino' or 'onnxr"):
+    with pytest.raises(MissingExtraError, match=r"running .onnx files needs 'onnxruntime' or 'open"):
         load(exported["onnx"])
 
 
@@ -375,10 +375,11 @@ sys.exit(" ".join(heavy & set(sys.modules)) or 0)
 def test_the_command_line_predicts_without_torch(
     exported: Paths, jpeg: Path, tmp_path: Path
 ) -> None:
+    words = ["predict", str(exported["onnx"]), str(jpeg), "--output", str(tmp_path / "out")]
     code = f"""
 import sys
 from attendet.cli import main
-code = main(["predict", {str(exported["onnx"])!r}, {str(jpeg)!r}, "--output", {str(tmp_path / "out")!r}])
+code = main({words!r})
 sys.exit("torch" if "torch" in sys.modules else code)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

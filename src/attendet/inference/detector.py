@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Detector"]
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 MAX_BATCH = 32
 """Canvases that go through the network at once, at most; bounds the memory of a long list."""
 
-USUAL_SELECTION = (0.25, 0.5, 300)
-"""Confidence, overlap and most detections where nobody says otherwise."""
+USUAL_SELECTION = Selection()
+"""Thresholds where nobody says otherwise."""
 
 
 class Detector:
@@ -63,14 +64,11 @@ class Detector:
     ) -> None:
         self.runtime = runtime
         self._limits = runtime.limits if isinstance(runtime, LimitedRuntime) else Limits()
-        usual = (self._limits.confidence, self._limits.iou, self._limits.max_detections)
+        limits = self._limits
         self.selection = Selection(
-            *(
-                given if given is not None else fixed if fixed is not None else default
-                for given, fixed, default in zip(
-                    (confidence, iou, max_detections), usual, USUAL_SELECTION, strict=True
-                )
-            )
+            _first_given(confidence, limits.confidence, USUAL_SELECTION.confidence),
+            _first_given(iou, limits.iou, USUAL_SELECTION.iou),
+            _first_given(max_detections, limits.max_detections, USUAL_SELECTION.max_detections),
         )
         self._check_limits(self.selection)
         self._preprocess = runtime.metadata.preprocessing()
@@ -302,6 +300,10 @@ class Detector:
         return select_detections(output[0][row], output[1][row], fit, self.classes, rule)
 
 
+def _first_given(given: T | None, fixed: T | None, usual: T) -> T:
+    return given if given is not None else fixed if fixed is not None else usual
+
+
 def _check_picture(picture: Picture) -> Picture:
     shape = np.shape(picture)
     if len(shape) != 3 or shape[2] != 3 or 0 in shape or picture.dtype != np.uint8:
@@ -313,7 +315,7 @@ def _check_picture(picture: Picture) -> Picture:
     return picture
 
 
-def _as_picture(source: object) -> Picture:
+def _as_picture(source: Any) -> Picture:
     if isinstance(source, np.ndarray):
         return source
     if isinstance(source, str | Path | bytes):

@@ -19,11 +19,12 @@ __all__ = ["KINDS", "PACKAGES", "able_runtimes", "file_kind", "installed_runtime
 
 KINDS = {
     ".safetensors": ("torch",),
-    ".onnx": ("openvino", "onnx"),
+    ".onnx": ("onnx", "openvino"),
     ".xml": ("openvino",),
     ".torchscript": ("torch",),
 }
-"""Runtimes that can run a file of this suffix, the fastest first as measured on x86 processors
+"""Runtimes that can run a file of this suffix, the fastest first: for float32 ONNX Runtime took less
+processor time than OpenVINO with one thread on x86 without AVX-512, and starts sooner
 (docs/benchmarks.md). A folder counts as the ``.xml`` in it."""
 
 PACKAGES = {

@@ -42,7 +42,10 @@ class TorchScriptRuntime(ExportedRuntime):
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
-                self._program = torch.jit.load(str(path), map_location=self._device).eval()
+                program = torch.jit.load(  # type: ignore[no-untyped-call]
+                    str(path), map_location=self._device
+                )
+            self._program = program.eval()
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise WeightsError(f"PyTorch cannot load the file ({path}): {reason}") from None
