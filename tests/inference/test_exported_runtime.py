@@ -174,7 +174,7 @@ def test_auto_takes_the_fastest_that_is_installed(
     assert type(load(exported["onnx"]).runtime).__name__ == names[second]
 
     monkeypatch.setattr(loading, "_is_installed", lambda _: False)
-    with pytest.raises(MissingExtraError, match=r"running .onnx files needs 'onnxruntime' or 'open"):
+    with pytest.raises(MissingExtraError, match=r".onnx files needs 'onnxruntime' or 'openvino'"):
         load(exported["onnx"])
 
 

@@ -56,7 +56,7 @@ class BenchSettings:
     """Turns of each contender."""
 
     seconds: float = 0.7
-    """Of each of the three things that are timed in a turn."""
+    """Of each of the four things that are timed in a turn."""
 
     confidence: float = 0.25
     """Lowest score that counts, 0 to 1."""
@@ -248,7 +248,7 @@ def _row(
 ) -> Row:
     contender = worker.contender
     warm_up, *turns = answers
-    things = ("whole_ms", "network_ms", "pictures_per_s")
+    things = ("whole_ms", "network_ms", "around_ms", "pictures_per_s")
     samples = {thing: [value for turn in turns for value in turn[thing]] for thing in things}
     return {
         "name": f"{contender.name}, batch {batch}",

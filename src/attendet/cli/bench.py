@@ -1,9 +1,9 @@
 """How fast files and runtimes are on this machine, side by side in one run.
 
 WEIGHTS are weights files and exported files. Each runs through every installed runtime that can, in
-a process of its own; turns of about two seconds go round, so that what else the machine does falls
-on all alike. With --data also the average precision of each is measured, and the fastest is sought
-among those within --max-loss of the best. Nobody is called the fastest on a noisy machine.
+a process of its own; turns of some seconds go round, so that what else the machine does falls on all
+alike. With --data also the average precision of each is measured, and the fastest is sought among
+those within --max-loss of the best. Nobody is called the fastest on a noisy machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, default=7, metavar="N",
         help="turns of each, 5 or more (default: %(default)s)")  # fmt: skip
     add("--seconds", type=float, default=0.7, metavar="S",
-        help="for each of the three things that are timed in a turn (default: "
+        help="for each of the four things that are timed in a turn (default: "
         "%(default)s)")  # fmt: skip
     add("--max-loss", type=float, default=0.5, metavar="POINTS",
         help="AP that the fastest may be below the best, points of 100 "

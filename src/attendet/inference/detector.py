@@ -157,7 +157,7 @@ class Detector:
                 stacked = canvases[0][None] if len(canvases) == 1 else np.stack(canvases)
                 output = self.runtime.run(stacked)
                 for row, index in enumerate(indices):
-                    found[index] = self._select_from(output, row, laid[index].fit, rule)
+                    found[index] = self.select(output, row, laid[index].fit, rule)
         return [one for one in found if one is not None]
 
     def predict_canvases(
@@ -190,9 +190,7 @@ class Detector:
         for start in range(0, len(canvases), MAX_BATCH):
             some = canvases[start : start + MAX_BATCH]
             output = self.runtime.run(self._in_colour_order(some))
-            found += [
-                self._select_from(output, row, fits[start + row], rule) for row in range(len(some))
-            ]
+            found += [self.select(output, row, fits[start + row], rule) for row in range(len(some))]
         return found
 
     def stream(
@@ -237,7 +235,7 @@ class Detector:
         stream = PictureStream[S](
             self.runtime,
             lambda source: self.lay(_as_picture(source)),
-            lambda output, row, fit: self._select_from(output, row, fit, rule),
+            lambda output, row, fit: self.select(output, row, fit, rule),
             on_skip,
             (self._limits.batch or 1) if batch is None else batch,
             workers,
@@ -296,7 +294,18 @@ class Detector:
             return np.ascontiguousarray(canvases[..., ::-1])
         return canvases
 
-    def _select_from(self, output: Output, row: int, fit: Fit, rule: Selection) -> Detections:
+    def select(
+        self, output: Output, row: int, fit: Fit, rule: Selection | None = None
+    ) -> Detections:
+        """Return the detections of one picture from what the runtime gave, in picture pixels.
+
+        Args:
+            output: of `Runtime.run`.
+            row: the picture's number in the batch.
+            fit: how it lies in its canvas.
+            rule: which boxes stay; the detector's own if left out.
+        """
+        rule = rule or self.selection
         return select_detections(output[0][row], output[1][row], fit, self.classes, rule)
 
 

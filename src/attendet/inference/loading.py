@@ -23,8 +23,8 @@ KINDS = {
     ".xml": ("openvino",),
     ".torchscript": ("torch",),
 }
-"""Runtimes that can run a file of this suffix, the fastest first: for float32 ONNX Runtime took less
-processor time than OpenVINO with one thread on x86 without AVX-512, and starts sooner
+"""Runtimes that can run a file of this suffix, the fastest first: in float32 ONNX Runtime took less
+processor time than OpenVINO with one thread on x86 without AVX-512, and it starts sooner
 (docs/benchmarks.md). A folder counts as the ``.xml`` in it."""
 
 PACKAGES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,7 @@ def _ms(spread: Mapping[str, Any]) -> str:
 
 
 def bench_table(record: Mapping[str, Any]) -> Table:
-    """Return header and rows: medians with their quartiles, a row a contender and batch.
-
-    ``around`` is what the whole path takes beyond the network: reading, letterbox, selection.
-    """
+    """Return header and rows: medians, quartiles in brackets, a row a contender and batch."""
     header = ["file", "runtime", "precision", "threads", "mode", "batch", "whole path, ms"]
     header += ["network, ms", "around, ms", "pictures/s", "cold start, s", "memory, MiB"]
     header += ["file, MiB", "AP"]
@@ -33,7 +31,6 @@ def bench_table(record: Mapping[str, Any]) -> Table:
     for row in record["rows"]:
         whole, network = row["whole_ms"], row["network_ms"]
         memory = row["memory_mib"]
-        same_way = row["mode"] == "latency"
         rows.append(
             [
                 PurePath(row["weights"]).name,
@@ -44,7 +41,7 @@ def bench_table(record: Mapping[str, Any]) -> Table:
                 str(row["batch"]),
                 _ms(whole),
                 _ms(network),
-                f"{whole['median'] - network['median']:.1f}" if same_way else NOTHING,
+                f"{row['around_ms']['median']:.1f}",
                 f"{row['pictures_per_s']['median']:.1f}",
                 f"{row['cold_start_s']['median']:.2f}",
                 NOTHING if memory is None else str(memory),
@@ -78,7 +75,7 @@ def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
 
 
 def bench_figure(record: Mapping[str, Any]) -> Figure:
-    """Return bars of the whole path, the network's part dark, quartiles as a line.
+    """Return bars of the whole path, what is not the network set apart, quartiles as a line.
 
     Rows of batch 1 in mode ``latency`` are drawn, the fastest on top.
 
@@ -96,13 +93,13 @@ def bench_figure(record: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     places = range(len(rows))
     whole = [row["whole_ms"]["median"] for row in rows]
-    network = [min(row["network_ms"]["median"], row["whole_ms"]["median"]) for row in rows]
+    around = [min(row["around_ms"]["median"], row["whole_ms"]["median"]) for row in rows]
+    network = [total - part for total, part in zip(whole, around, strict=True)]
     errors = [
         [row["whole_ms"]["median"] - row["whole_ms"]["q1"] for row in rows],
         [row["whole_ms"]["q3"] - row["whole_ms"]["median"] for row in rows],
     ]
     axes.barh(places, network, color=COLOURS[0], height=0.62, label="network")
-    around = [total - part for total, part in zip(whole, network, strict=True)]
     axes.barh(places, around, left=network, color=COLOURS[1], height=0.62, label="around it")
     axes.errorbar(whole, places, xerr=errors, fmt="none", ecolor=to_hex(INK), capsize=3)
     for place, row in zip(places, rows, strict=True):
@@ -118,11 +115,10 @@ def bench_figure(record: Mapping[str, Any]) -> Figure:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.25 * max(row["whole_ms"]["q3"] for row in rows))
-    axes.legend(fontsize=9, frameon=False, loc="lower right")
+    axes.legend(fontsize=9, frameon=False, loc="upper right")
     if record["noise"]["too_noisy"]:
-        figure.supxlabel(
-            f"too noisy to compare: {record['noise']['reason']}", fontsize=9, color=to_hex(MUTED)
-        )
+        note = textwrap.fill(f"too noisy to compare: {record['noise']['reason']}", 100)
+        figure.supxlabel(note, fontsize=9, color=to_hex(MUTED))
     return figure
 
 
