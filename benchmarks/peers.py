@@ -34,15 +34,23 @@ CANVASES = ("square", "rect")
 
 
 def random_weights(folder: Path, classes, size: int, attention: str) -> Path:
-    """Write a weights file of the reference network as it is before training."""
+    """Write a weights file of the reference network before training, with scores that spread.
+
+    The heads as they start give every box about the same score, below what OpenCV lets through.
+    """
     import torch
 
     from attendet.models import WeightsMetadata, build_from_metadata, save_weights
 
     torch.manual_seed(0)
     metadata = WeightsMetadata(classes=classes, attention=attention, input_hw=(size, size))
-    path = folder / f"random-{attention}.safetensors"
-    return save_weights(path, build_from_metadata(metadata), metadata)
+    network = build_from_metadata(metadata).eval()
+    heads = (network.out_p5, network.out_p4)
+    with torch.no_grad():
+        for head, raw_map in zip(heads, network(torch.rand(1, 3, size, size)), strict=True):
+            head.weight.mul_(1.5 / (raw_map - head.bias[:, None, None]).std())
+            head.bias.zero_()
+    return save_weights(folder / f"random-{attention}.safetensors", network, metadata)
 
 
 def darknet_files(folder: Path, classes, size: int) -> Path:
@@ -54,9 +62,12 @@ def darknet_files(folder: Path, classes, size: int) -> Path:
     return export_darknet(network, metadata, folder, stem="yolov4-tiny")[0].with_suffix("")
 
 
-def ultralytics_files(folder: Path, size_hw: tuple[int, int], log: Path) -> dict[str, str]:
+def ultralytics_files(
+    folder: Path, files: Path, size_hw: tuple[int, int], log: Path
+) -> dict[str, str]:
     """Have Ultralytics export its networks for one shape; return name to path."""
-    command = [PEERS, HERE / "peers" / "prediction.py", "export", folder, "--size", *size_hw]
+    command = [PEERS, HERE / "peers" / "prediction.py", "export", folder, files, "--size"]
+    command += size_hw
     environment = {"PYTHONPATH": str(HERE)}
     with log.open("wb") as stream:
         answer = subprocess.run(
@@ -105,7 +116,8 @@ def peer_contenders(args, files: Path, logs: Path, folder: Path, classes) -> lis
         command = [PEERS, peer, "opencv", darknet, files, *shape]
         contenders.append(Contender(name, command, logs / f"{name}.log"))
         exported = folder / f"ultralytics-{canvas}"
-        written = ultralytics_files(exported, (height, args.size), logs / f"export-{canvas}.log")
+        log = logs / f"export-{canvas}.log"
+        written = ultralytics_files(exported, files, (height, args.size), log)
         for kind, path in written.items():
             name = f"Ultralytics {kind}, {canvas}"
             command = [PEERS, peer, "ultralytics", path, files, *shape]

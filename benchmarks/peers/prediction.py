@@ -21,7 +21,7 @@ from ultralytics_training import go_offline
 def passing_confidence(candidates, scores):
     """Return the score that so many boxes a picture reach, given all scores of each picture."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
-    return float(pooled[min(candidates * len(scores), len(pooled)) - 1])
+    return pooled[min(candidates * len(scores), len(pooled)) - 1] * (1 - 1e-6)
 
 
 def load_opencv(args, examples):
@@ -59,6 +59,42 @@ def load_ultralytics(args, examples):
     return lambda file: found(file, confidence, 0.5, 300)
 
 
+def wake_up(network, files, size_hw):
+    """Give a network before training the activations of a trained one, and scores that spread.
+
+    Before training the maps shrink from layer to layer to nothing: every box has the same score,
+    and numbers near zero may be slow to compute with. So batch normalisation takes its statistics
+    from some of the pictures, and the last convolution of each class branch is scaled.
+    """
+    import cv2
+    import numpy as np
+    import torch
+
+    laid = np.stack([cv2.resize(cv2.imread(file), size_hw[::-1]) for file in files])
+    pictures = torch.from_numpy(laid).permute(0, 3, 1, 2) / 255
+
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+    with torch.no_grad():
+        network.train()(pictures)
+
+    detect = network.model[-1]
+    branches = [*detect.cv3, *(getattr(detect, "one2one_cv3", None) or [])]
+    given = {}
+    for branch in branches:
+        branch[-1].register_forward_hook(
+            lambda conv, _, output: given.update({conv: output - conv.bias[:, None, None]})
+        )
+    with torch.no_grad():
+        network.eval()(pictures)
+        for conv, output in given.items():
+            conv._forward_hooks.clear()
+            conv.weight.mul_(0.4 / output.std())
+            conv.bias.fill_(-5.0)
+
+
 def export(args):
     """Write a network with random weights as ONNX and OpenVINO; print where they are, as JSON."""
     turns = Turns()
@@ -68,11 +104,13 @@ def export(args):
         from ultralytics import YOLO
 
         torch.manual_seed(0)
+        files = json.loads(args.files.read_text())[:8]
         args.model.mkdir(parents=True, exist_ok=True)
         os.chdir(args.model)
         written = {}
         for name, kind in itertools.product(("yolo11n", "yolo26n"), ("onnx", "openvino")):
             model = YOLO(f"{name}.yaml")
+            wake_up(model.model, files, args.size)
             path = model.export(format=kind, imgsz=args.size, device="cpu", verbose=False)
             written[f"{name} {kind}"] = str(Path(path).resolve())
         turns._answer({"written": written})
@@ -83,7 +121,7 @@ def main() -> None:
     add = parser.add_argument
     add("kind", choices=["opencv", "ultralytics", "export"])
     add("model", type=Path, help="the exported model; darknet files without suffix; a folder")
-    add("files", type=Path, nargs="?", help="JSON list of picture files")
+    add("files", type=Path, help="JSON list of picture files")
     add("--size", type=int, nargs=2, default=[416, 416], metavar=("H", "W"))
     add("--candidates", type=int, default=40)
     add("--threads", type=int, default=0)

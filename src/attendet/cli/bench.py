@@ -1,8 +1,8 @@
 """How fast files and runtimes are on this machine, side by side in one run.
 
 WEIGHTS are weights files and exported files. Each runs through every installed runtime that can, in
-a process of its own; turns of some seconds go round, so that what else the machine does falls on all
-alike. With --data also the average precision of each is measured, and the fastest is sought among
+a process of its own; turns of some seconds go round, so that what else the machine does falls on
+all alike. With --data the average precision of each is measured, and the fastest is sought among
 those within --max-loss of the best. Nobody is called the fastest on a noisy machine.
 """
 
