@@ -18,7 +18,9 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_MEGABYTES = 400
+MOST_MEGABYTES = {"onnx": 400, "openvino": 480}
+"""OpenVINO alone is 180, 51 of them for graphics and neural processors."""
+
 MOST_SECONDS = 1.2
 
 FIRST_DETECTION = """
@@ -77,7 +79,7 @@ def test_a_fresh_install_detects_without_torch(
     assert not answer["torch"]
     assert str(tmp_path) in answer["file"]
     print(f"[{extra}] {megabytes:.0f} MB, first detection {answer['seconds']:.2f} s")
-    assert megabytes < MOST_MEGABYTES
+    assert megabytes < MOST_MEGABYTES[extra]
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
