@@ -75,8 +75,11 @@ def test_every_runtime_gives_the_detections_of_torch(
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_a_batch_gives_what_its_pictures_give(exported: Paths, runtime: str) -> None:
-    carrier = load(exported["onnx"], runtime=runtime).runtime
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_a_batch_gives_what_its_pictures_give(exported: Paths, runtime: str, mode: Any) -> None:
+    carrier = load(exported["onnx"], runtime=runtime, mode=mode, threads=2).runtime
+    if runtime == "onnx":
+        assert carrier.parallel == (2 if mode == "throughput" else 1)
     canvases = np.random.default_rng(1).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
 
     boxes, scores = carrier.run(canvases)
@@ -120,8 +123,11 @@ def test_a_runtime_may_be_used_from_several_threads(exported: Paths, runtime: st
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_a_file_of_a_fixed_size_and_batch_takes_any_picture(exported: Paths, runtime: str) -> None:
-    detector = load(exported["fixed"], runtime=runtime)
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_a_file_of_a_fixed_size_and_batch_takes_any_picture(
+    exported: Paths, runtime: str, mode: Any
+) -> None:
+    detector = load(exported["fixed"], runtime=runtime, mode=mode, threads=2)
     free = Detector(load(exported["onnx"]).runtime, input_hw=(64, 96))
 
     found = detector.predict_batch(_pictures(), confidence=0.3)

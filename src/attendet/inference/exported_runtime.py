@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.errors import WeightsError
-from attendet.inference.runtime import Limits, Output, RuntimeOptions
+from attendet.inference.runtime import AsyncRuntime, Limits, Output, RuntimeOptions
 from attendet.models.export_info import ExportInfo, parse_exported
 from attendet.models.metadata import WeightsMetadata
 
@@ -74,6 +74,20 @@ class ExportedRuntime(ABC):
     def run(self, canvases: NDArray[np.uint8]) -> Output:
         """Return every box of each canvas with its scores (see `Runtime.run`).
 
+        For throughput the batch is shared out among the places that work side by side.
+        """
+        if (
+            self.options.mode == "throughput"
+            and len(canvases) > 1
+            and isinstance(self, AsyncRuntime)
+        ):
+            shares = np.array_split(canvases, min(self.parallel, len(canvases)))
+            return _joined([pending.result() for pending in [self.submit(one) for one in shares]])
+        return self._run_whole(canvases)
+
+    def _run_whole(self, canvases: NDArray[np.uint8]) -> Output:
+        """Return the boxes and scores of a batch that one place works on.
+
         A file of a fixed batch is given as many canvases as it wants, the last one again and again
         where there are too few.
         """
@@ -81,11 +95,11 @@ class ExportedRuntime(ABC):
         if batch is None or len(canvases) == batch:
             return self._to_output(self._infer(canvases))
         parts = [
-            self.run(_padded(canvases[start : start + batch], batch))
+            self._run_whole(_padded(canvases[start : start + batch], batch))
             for start in range(0, len(canvases), batch)
         ]
-        boxes = np.concatenate([boxes for boxes, _ in parts])[: len(canvases)]
-        return boxes, np.concatenate([scores for _, scores in parts])[: len(canvases)]
+        boxes, scores = _joined(parts)
+        return boxes[: len(canvases)], scores[: len(canvases)]
 
     @abstractmethod
     def _infer(self, canvases: NDArray[np.uint8]) -> Outputs:
@@ -127,6 +141,11 @@ class ExportedRuntime(ABC):
         if not self._info.nms:
             return outputs[0], outputs[1]
         return _spread_detections(outputs[0], len(self._metadata.classes))
+
+
+def _joined(parts: Sequence[Output]) -> Output:
+    boxes, scores = zip(*parts, strict=True)
+    return np.concatenate(boxes), np.concatenate(scores)
 
 
 def _padded(canvases: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:

@@ -63,7 +63,7 @@ class OnnxRuntime(ExportedRuntime):
 
     def submit(self, canvases: NDArray[np.uint8]) -> Future[Output]:
         """Hand over a batch, which must not be changed until it is done."""
-        return self._pool.submit(self.run, canvases)
+        return self._pool.submit(self._run_whole, canvases)
 
     def _infer(self, canvases: NDArray[np.uint8]) -> Outputs:
         outputs: Outputs = self._session.run(self.output_names, {INPUT: canvases})

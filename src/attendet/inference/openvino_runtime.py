@@ -75,7 +75,7 @@ class OpenVinoRuntime(ExportedRuntime):
     def submit(self, canvases: NDArray[np.uint8]) -> Pending:
         """Hand over a batch, which must not be changed until it is done."""
         if self._limits.batch not in (None, len(canvases)):
-            return _Done(self.run(canvases))
+            return _Done(self._run_whole(canvases))
         return _Running(self, np.ascontiguousarray(canvases))
 
     def _infer(self, canvases: NDArray[np.uint8]) -> Outputs:
