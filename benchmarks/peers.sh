@@ -31,8 +31,11 @@ say "making $peers"
 "$own" -m venv --clear "$peers"
 packages_of "$own" >"$(packages_of "$peers/bin/python")/project.pth"
 "$peers/bin/python" -m pip install --quiet --requirement "$wanted"
-# Ultralytics asks for the OpenCV with windows, which needs libGL; the one without serves as well.
-"$peers/bin/python" -m pip uninstall --quiet --yes opencv-python
+# Ultralytics asks for the OpenCV with windows, which needs libGL; the one without serves as well. Both
+# put their files in the same place, so that the one is taken out before the other goes in.
+"$peers/bin/python" -m pip uninstall --quiet --yes opencv-python opencv-python-headless
+"$peers/bin/python" -m pip install --quiet --no-deps "$(grep '^opencv-python-headless' "$wanted")"
 cp "$wanted" "$stamp"
 say "ready: $("$peers/bin/python" -c 'from importlib.metadata import version as v
-print("ultralytics", v("ultralytics"), "with torch", v("torch"))')"
+import cv2
+print("ultralytics", v("ultralytics"), "with torch", v("torch"), "and OpenCV", cv2.__version__)')"

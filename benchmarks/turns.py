@@ -88,7 +88,7 @@ class Contender:
                 stderr=stream,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
             )
         with _alarm(START_SECONDS, f"{self.name} is not ready after {START_SECONDS} s"):
             self._read()
@@ -131,6 +131,11 @@ class Contender:
                     lines = status.read_text().splitlines()
                     kib += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         return round(kib / 1024)
+
+
+def _search_path():
+    """Return the folders that a contender finds modules in: this one, then what is set already."""
+    return [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 
 
 @contextlib.contextmanager

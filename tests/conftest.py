@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
+import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -177,3 +179,100 @@ def camera_server() -> Iterator[CameraServer]:
     server = CameraServer()
     yield server
     server.close()
+
+
+# --- exported files ------------------------------------------------------------------------------
+
+
+def _tiny_network() -> tuple[Any, Any]:
+    """A small network whose scores are spread over 0 to 1, and its description."""
+    torch = pytest.importorskip("torch")
+    from attendet.models import WeightsMetadata, build_from_metadata
+
+    metadata = WeightsMetadata(
+        classes=("cat", "dog", "cow"), attention="se", width=0.125, input_hw=(96, 96)
+    )
+    torch.manual_seed(0)
+    network = build_from_metadata(metadata).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    heads = (network.out_p5, network.out_p4)
+    with torch.no_grad():
+        for head, raw_map in zip(heads, network(torch.rand(4, 3, 96, 96)), strict=True):
+            head.weight.mul_(1.5 / (raw_map - head.bias[:, None, None]).std())
+            head.bias.zero_()
+    return network, metadata
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One small network as files of every kind: weights, and what an export would write.
+
+    ``fixed`` is an ONNX file of one picture of 64 x 96; ``best`` gives the 60 best boxes above 0.4
+    as ``detections``, as a file with suppression inside would.
+    """
+    torch = pytest.importorskip("torch")
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    from attendet.models import ExportInfo, save_weights
+
+    folder = tmp_path_factory.mktemp("exported")
+    network, metadata = _tiny_network()
+    paths = {"torch": save_weights(folder / "w.safetensors", network, metadata)}
+
+    class Whole(torch.nn.Module):
+        def __init__(self, best: int | None = None) -> None:
+            super().__init__()
+            self.network, self.best = network, best
+
+        def forward(self, pictures: Any) -> Any:
+            planes = pictures.permute(0, 3, 1, 2).float() / 255
+            boxes, scores = self.network.decode(self.network(planes))
+            if self.best is None:
+                return boxes, scores
+            score, class_ids = scores.max(dim=2)
+            score, rows = score.topk(self.best, dim=1)
+            boxes = boxes.gather(1, rows.unsqueeze(2).expand(-1, -1, 4))
+            class_ids = torch.where(score > 0.4, class_ids.gather(1, rows), -1)
+            columns = (score * (score > 0.4), class_ids.float())
+            return torch.cat([boxes, torch.stack(columns, dim=2)], dim=2)
+
+    example = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    plain, free = ["boxes_xyxy", "scores"], {"pictures": {0: "n", 1: "h", 2: "w"}}
+    for name, module, count, axes in (
+        ("onnx", Whole(), 2, free),
+        ("fixed", Whole(), 1, {}),
+        ("best", Whole(60), 2, {"pictures": {0: "n"}}),
+    ):
+        paths[name] = folder / f"{name}.onnx"
+        info = ExportInfo("onnx", dynamic=("batch", "size") if axes is free else ())
+        if name == "best":
+            info = ExportInfo("onnx", nms=True, confidence=0.4, iou=0.6, max_detections=60)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(), (example[:count],), str(paths[name]), dynamo=False,
+                input_names=["pictures"], dynamic_axes=axes,
+                output_names=["detections"] if name == "best" else plain,
+            )  # fmt: skip
+        model = onnx.load(str(paths[name]))
+        onnx.helper.set_model_props(model, metadata.to_header() | info.to_header())
+        onnx.save(model, str(paths[name]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(Whole().eval(), (example,), check_trace=False)
+        header = (
+            metadata.to_header() | ExportInfo("torchscript", dynamic=("batch", "size")).to_header()
+        )
+        paths["torchscript"] = folder / "w.torchscript"
+        torch.jit.save(
+            traced, str(paths["torchscript"]), _extra_files={"attendet.json": json.dumps(header)}
+        )
+    model = openvino.Core().read_model(paths["onnx"])
+    header = metadata.to_header() | ExportInfo("openvino", dynamic=("batch", "size")).to_header()
+    for key, text in header.items():
+        model.set_rt_info(text, ["attendet", key])
+    paths["openvino"] = folder / "w_openvino"
+    paths["openvino"].mkdir()
+    openvino.save_model(model, paths["openvino"] / "model.xml", compress_to_fp16=False)
+    return paths

@@ -25,12 +25,14 @@ ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 HEAVY = (
     *("faster_coco_eval", "lightning_fabric", "matplotlib", "mlxtend", "psutil", "skimage"),
+    *("onnx", "onnxruntime", "openvino"),
     *("sklearn", "supervision", "tensorboard", "torch", "torchvision"),
 )
 """What only the extras bring."""
 
 LIGHT_MODULES = (
-    *("attendet", "attendet.boxes", "attendet.cli", "attendet.config", "attendet.data"),
+    *("attendet", "attendet.bench", "attendet.boxes", "attendet.cli", "attendet.config"),
+    *("attendet.data",),
     *("attendet.detections", "attendet.errors", "attendet.evaluation", "attendet.extras"),
     *("attendet.inference", "attendet.models.metadata", "attendet.pictures", "attendet.report"),
 )

@@ -173,6 +173,10 @@ def from_pil(image: Image.Image) -> Picture:
     return _turned(np.array(_to_rgb(image), dtype=np.uint8), _orientation(image))
 
 
+_COLOR_RGB = int(getattr(cv2, "IMREAD_COLOR_RGB", 0))
+"""Decodes to RGB at once, from OpenCV 4.11 on; 0 before."""
+
+
 def _read_plain_jpeg(image: Image.Image, source: Path | bytes) -> Picture | None:
     """Return an ordinary JPEG decoded by OpenCV, or None where Pillow has to decide.
 
@@ -185,17 +189,18 @@ def _read_plain_jpeg(image: Image.Image, source: Path | bytes) -> Picture | None
     content = source if isinstance(source, bytes) else source.read_bytes()
     if content[-2:] != b"\xff\xd9":
         return None
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = (_COLOR_RGB or cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+        decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     except cv2.error:
         return None
-    if bgr is None or bgr.shape[:2] != (image.height, image.width):
+    if decoded is None or decoded.shape[:2] != (image.height, image.width):
         return None
-    if (bgr[-8:, -8:] == bgr[-1, -1]).all():
+    if (decoded[-8:, -8:] == decoded[-1, -1]).all():
         return None
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr).astype(np.uint8, copy=False)
-    return _turned(rgb, _orientation(image))
+    if not _COLOR_RGB:
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded)
+    return _turned(decoded.astype(np.uint8, copy=False), _orientation(image))
 
 
 def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Picture:
@@ -302,7 +307,7 @@ def letterbox(picture: Picture, canvas_hw: tuple[int, int]) -> tuple[Picture, Le
         inner[:] = picture
     else:
         method = cv2.INTER_AREA if fit.scale < 1 else cv2.INTER_LINEAR
-        inner[:] = cv2.resize(picture, (width, height), interpolation=method)
+        cv2.resize(picture, (width, height), dst=inner, interpolation=method)
     return canvas, fit
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train a detector on your pictures",
     "eval": "average precision of a detector on a data set",
     "predict": "detect objects in pictures",
+    "bench": "how fast files and runtimes are on this machine",
     "data": "check, describe, convert or get a data set",
     "info": "what a weights file holds",
     "import": "take in darknet files or PyTorch checkpoints",

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
-    samples = _in_classes_of(detector, data, data.split(args.split))
+    samples = in_classes_of(detector, data, data.split(args.split))
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, fingerprint):
         print(line)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _in_classes_of(
+def in_classes_of(
     detector: Detector, data: DataSet, samples: Sequence[Sample]
 ) -> tuple[Sample, ...]:
     """Return samples whose class ids count in the detector's classes, matched by name.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attendet.detections import Detections
-from attendet.errors import ConfigError, PictureError, WeightsError, did_you_mean
-from attendet.extras import require
+from attendet.errors import ConfigError, PictureError
 from attendet.inference.postprocess import Selection, class_ids_of, select_detections
 from attendet.inference.preprocess import STRIDE, Fit, lay_on_canvas
-from attendet.inference.runtime import Runtime
-from attendet.models.hub import local_weights
+from attendet.inference.runtime import LimitedRuntime, Limits, Output, Runtime
+from attendet.inference.streaming import Found, Laid, PictureStream
 from attendet.pictures import Picture, from_pil, read_picture
 
 if TYPE_CHECKING:
@@ -24,10 +23,16 @@ if TYPE_CHECKING:
 
     from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["Detector", "load"]
+__all__ = ["Detector"]
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 MAX_BATCH = 32
 """Canvases that go through the network at once, at most; bounds the memory of a long list."""
+
+USUAL_SELECTION = Selection()
+"""Thresholds where nobody says otherwise."""
 
 
 class Detector:
@@ -35,33 +40,52 @@ class Detector:
 
     Args:
         runtime: the network.
-        confidence: lowest score that counts, 0 to 1.
-        iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1.
-        max_detections: at most this many a picture, the best.
+        confidence: lowest score that counts, 0 to 1; 0.25 if left out.
+        iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1;
+            0.5 if left out.
+        max_detections: at most this many a picture, the best; 300 if left out.
         input_hw: another input size than that of the weights file, pixels, multiples of 32.
 
+    An exported file with suppression in its graph brings its own three thresholds; they can be made
+    stricter, not looser. One of a fixed size lays every picture on a canvas of that size.
+
     Raises:
-        ConfigError: if a threshold or the size is out of range.
+        ConfigError: if a threshold or the size is out of range, or not what the file fixed.
     """
 
     def __init__(
         self,
         runtime: Runtime,
-        confidence: float = 0.25,
-        iou: float = 0.5,
-        max_detections: int = 300,
+        confidence: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
         *,
         input_hw: tuple[int, int] | None = None,
     ) -> None:
         self.runtime = runtime
-        self.selection = Selection(confidence, iou, max_detections)
-        self.input_hw = input_hw or runtime.metadata.input_hw
+        self._limits = runtime.limits if isinstance(runtime, LimitedRuntime) else Limits()
+        limits = self._limits
+        self.selection = Selection(
+            _first_given(confidence, limits.confidence, USUAL_SELECTION.confidence),
+            _first_given(iou, limits.iou, USUAL_SELECTION.iou),
+            _first_given(max_detections, limits.max_detections, USUAL_SELECTION.max_detections),
+        )
+        self._check_limits(self.selection)
+        self._preprocess = runtime.metadata.preprocessing()
+        self.input_hw = self._limits.input_hw or input_hw or runtime.metadata.input_hw
+        self._fit = self._preprocess.fit
+        if self._limits.input_hw is not None and self._fit == "rect":
+            self._fit = "square"
+        if input_hw not in (None, self.input_hw):
+            raise ConfigError(
+                f"input size must be {self.input_hw}, which the exported file is fixed to; "
+                f"got {input_hw}. Export it anew at that size, or with a free size."
+            )
         if any(side < STRIDE or side % STRIDE for side in self.input_hw):
             near = "x".join(str(max(1, round(side / STRIDE)) * STRIDE) for side in self.input_hw)
             raise ConfigError(
                 f"input size must be multiples of {STRIDE}; got {self.input_hw}. Nearest: {near}."
             )
-        self._preprocess = runtime.metadata.preprocessing()
 
     @property
     def metadata(self) -> WeightsMetadata:
@@ -72,6 +96,11 @@ class Detector:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the class numbers."""
         return self.runtime.metadata.classes
+
+    @property
+    def least_confidence(self) -> float:
+        """The lowest confidence that can be asked for: that of the file's own suppression, or 0."""
+        return self._limits.confidence or 0.0
 
     def predict(self, source: str | Path | bytes | Picture | Image, **selection: Any) -> Detections:
         """Return the detections of one picture.
@@ -116,22 +145,19 @@ class Detector:
             ConfigError: if a threshold is out of range, or a class unknown.
         """
         rule = self._select(confidence, iou, max_detections, multi_label, only)
-        laid = [
-            lay_on_canvas(_check_picture(picture), self.input_hw, self._preprocess.fit)
-            for picture in pictures
-        ]
+        laid = [self.lay(picture) for picture in pictures]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (canvas, _) in enumerate(laid):
-            groups.setdefault(canvas.shape, []).append(index)
+        for index, one in enumerate(laid):
+            groups.setdefault(one.canvas.shape, []).append(index)
         found: list[Detections | None] = [None] * len(laid)
         for members in groups.values():
             for start in range(0, len(members), MAX_BATCH):
                 indices = members[start : start + MAX_BATCH]
-                canvases = [laid[index][0] for index in indices]
+                canvases = [laid[index].canvas for index in indices]
                 stacked = canvases[0][None] if len(canvases) == 1 else np.stack(canvases)
-                fits = [laid[index][1] for index in indices]
-                for index, one in zip(indices, self._run(stacked, fits, rule), strict=True):
-                    found[index] = one
+                output = self.runtime.run(stacked)
+                for row, index in enumerate(indices):
+                    found[index] = self.select(output, row, laid[index].fit, rule)
         return [one for one in found if one is not None]
 
     def predict_canvases(
@@ -162,20 +188,71 @@ class Detector:
         rule = self._select(confidence, iou, max_detections, multi_label, only)
         found: list[Detections] = []
         for start in range(0, len(canvases), MAX_BATCH):
-            stop = start + MAX_BATCH
-            found += self._run(canvases[start:stop], fits[start:stop], rule)
+            some = canvases[start : start + MAX_BATCH]
+            output = self.runtime.run(self._in_colour_order(some))
+            found += [self.select(output, row, fits[start + row], rule) for row in range(len(some))]
         return found
+
+    def stream(
+        self,
+        sources: Iterable[S],
+        *,
+        batch: int | None = None,
+        workers: int | None = None,
+        ahead: int | None = None,
+        on_skip: Callable[[S, PictureError], None] | None = None,
+        **selection: Any,
+    ) -> Iterator[Found[S]]:
+        """Give each picture with its detections, in order, while the next ones are read.
+
+        Meant for many pictures that are there already; the frames of a live camera go to `predict`
+        one by one, since a stream holds back the last few. Memory does not grow with their number,
+        so ``sources`` may be endless.
+
+        Args:
+            sources: each as for `predict`; taken from only a few ahead.
+            batch: canvases of one shape that go through the network together; if left out, what the
+                file is fixed to, or 1. Runtimes that work on several side by side need no more.
+            workers: reading threads; one a core, at most four, if left out.
+            ahead: pictures that are read and wait, at most; as many as the network works on if left
+                out.
+            on_skip: told of each source that cannot be read, and why, while the others go on.
+                Without it the error is raised.
+            **selection: as for `predict_batch`.
+
+        Yields:
+            The source, its picture and its detections.
+
+        Raises:
+            PictureError: if a picture cannot be read and there is no ``on_skip``.
+            ConfigError: if a number is out of range, or a class unknown.
+
+        Example:
+            >>> def count_all(detector: Detector, paths: list[Path]) -> int:
+            ...     return sum(len(found.detections) for found in detector.stream(paths))
+        """
+        rule = self._select(**selection)
+        stream = PictureStream[S](
+            self.runtime,
+            lambda source: self.lay(_as_picture(source)),
+            lambda output, row, fit: self.select(output, row, fit, rule),
+            on_skip,
+            (self._limits.batch or 1) if batch is None else batch,
+            workers,
+            ahead,
+        )
+        return stream.run(sources)
 
     def _select(
         self,
-        confidence: float | None,
-        iou: float | None,
-        max_detections: int | None,
-        multi_label: bool,
-        only: Sequence[str] | None,
+        confidence: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        multi_label: bool = False,
+        only: Sequence[str] | None = None,
     ) -> Selection:
         own = self.selection
-        return dataclasses.replace(
+        rule = dataclasses.replace(
             own,
             confidence=own.confidence if confidence is None else confidence,
             iou=own.iou if iou is None else iou,
@@ -183,17 +260,57 @@ class Detector:
             multi_label=multi_label,
             only=None if only is None else class_ids_of(only, self.classes),
         )
+        self._check_limits(rule)
+        return rule
 
-    def _run(
-        self, canvases: NDArray[np.uint8], fits: Sequence[Fit], selection: Selection
-    ) -> list[Detections]:
+    def _check_limits(self, rule: Selection) -> None:
+        """Refuse thresholds that a suppression in the graph has passed already."""
+        lowest, widest = self._limits.confidence, self._limits.iou
+        for name, value, fixed, side in (
+            ("confidence", rule.confidence, lowest, "least"),
+            ("iou", -rule.iou, None if widest is None else -widest, "most"),
+        ):
+            if fixed is not None and value < fixed - 1e-9:
+                raise ConfigError(
+                    f"{name} must be at {side} {abs(fixed):g}, which the suppression in the "
+                    f"exported file has; got {abs(value):g}. Export it anew with another --{name}, "
+                    "or without --nms."
+                )
+
+    def lay(self, picture: Picture) -> Laid:
+        """Return a picture on its canvas as the runtime takes it, and how it lies there.
+
+        Args:
+            picture: uint8 RGB of shape (H, W, 3).
+
+        Raises:
+            PictureError: if the array is no picture.
+        """
+        canvas, fit = lay_on_canvas(_check_picture(picture), self.input_hw, self._fit)
+        return Laid(picture, self._in_colour_order(canvas), fit)
+
+    def _in_colour_order(self, canvases: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._preprocess.colour == "bgr":
-            canvases = np.ascontiguousarray(canvases[..., ::-1])
-        boxes_xyxy, scores = self.runtime.run(canvases)
-        return [
-            select_detections(boxes_xyxy[index], scores[index], fit, self.classes, selection)
-            for index, fit in enumerate(fits)
-        ]
+            return np.ascontiguousarray(canvases[..., ::-1])
+        return canvases
+
+    def select(
+        self, output: Output, row: int, fit: Fit, rule: Selection | None = None
+    ) -> Detections:
+        """Return the detections of one picture from what the runtime gave, in picture pixels.
+
+        Args:
+            output: of `Runtime.run`.
+            row: the picture's number in the batch.
+            fit: how it lies in its canvas.
+            rule: which boxes stay; the detector's own if left out.
+        """
+        rule = rule or self.selection
+        return select_detections(output[0][row], output[1][row], fit, self.classes, rule)
+
+
+def _first_given(given: T | None, fixed: T | None, usual: T) -> T:
+    return given if given is not None else fixed if fixed is not None else usual
 
 
 def _check_picture(picture: Picture) -> Picture:
@@ -207,7 +324,7 @@ def _check_picture(picture: Picture) -> Picture:
     return picture
 
 
-def _as_picture(source: str | Path | bytes | Picture | Image) -> Picture:
+def _as_picture(source: Any) -> Picture:
     if isinstance(source, np.ndarray):
         return source
     if isinstance(source, str | Path | bytes):
@@ -220,41 +337,3 @@ def _as_picture(source: str | Path | bytes | Picture | Image) -> Picture:
     raise PictureError(
         f"picture must be a path, bytes, an array or a PIL picture; got {type(source).__name__}."
     )
-
-
-RUNTIMES = {".safetensors": ("torch",)}
-"""Runtimes that can run a file of this suffix, the fastest first."""
-
-
-def load(path: str | Path, runtime: str = "auto", device: str | None = None) -> Detector:
-    """Return the detector that a weights file describes.
-
-    Args:
-        path: a ``.safetensors`` weights file written by attendet, or one on the Hugging Face Hub:
-            ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.models.hub`).
-        runtime: ``auto``, or the name of one: ``torch``.
-        device: such as ``cpu`` or ``cuda:0``; a GPU where there is one if left out.
-
-    Raises:
-        WeightsError: if the file is missing, of an unknown kind, broken or not ours.
-        ConfigError: if the runtime is unknown or cannot run such a file.
-        MissingExtraError: if the runtime's library is not installed.
-    """
-    path = local_weights(path)
-    suffix = path.suffix.lower()
-    if not path.exists():
-        raise WeightsError(f"weights file not found ({path}). Check the path.")
-    if suffix not in RUNTIMES:
-        kinds = ", ".join(RUNTIMES)
-        what = "a folder" if path.is_dir() else repr(suffix or "a name without suffix")
-        raise WeightsError(f"weights must be a file of kind {kinds}; got {what} ({path}).")
-    able = RUNTIMES[suffix]
-    if runtime not in ("auto", *able):
-        raise ConfigError(
-            f"runtime must be able to run {suffix} files; got {runtime!r}. "
-            f"{did_you_mean(runtime, ('auto', *able))}"
-        )
-    require("torch", extra="train", purpose=f"running {suffix} weights")
-    from attendet.inference.torch_runtime import TorchRuntime
-
-    return Detector(TorchRuntime.from_file(path, device=device))

@@ -5,14 +5,33 @@ N is the batch, B the boxes of one picture before any selection, K the classes.
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attendet.errors import ConfigError, did_you_mean
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["Runtime"]
+__all__ = [
+    "AsyncRuntime",
+    "Limits",
+    "LimitedRuntime",
+    "Mode",
+    "Output",
+    "Pending",
+    "Runtime",
+    "RuntimeOptions",
+    "available_cores",
+]
+
+Output: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Boxes (N, B, 4), left, top, right, bottom in canvas pixels; scores (N, B, K), 0 to 1."""
+
+Mode = Literal["latency", "throughput"]
+"""latency: one picture at a time, all threads on it; throughput: several side by side."""
 
 
 class Runtime(Protocol):
@@ -23,7 +42,7 @@ class Runtime(Protocol):
         """What the weights file says about itself."""
         ...
 
-    def run(self, canvases: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, canvases: NDArray[np.uint8]) -> Output:
         """Return every box of each canvas with its scores, decoded and not selected.
 
         Args:
@@ -35,3 +54,90 @@ class Runtime(Protocol):
             scores, float32 of shape (N, B, K), 0 to 1.
         """
         ...
+
+
+class Pending(Protocol):
+    """A batch that was handed over and will be done at some time."""
+
+    def result(self) -> Output:
+        """Return the boxes and scores, waiting for them if need be; to be called once."""
+        ...
+
+
+@runtime_checkable
+class AsyncRuntime(Runtime, Protocol):
+    """A runtime that takes the next batches while it works on one."""
+
+    @property
+    def parallel(self) -> int:
+        """How many batches it works on side by side."""
+        ...
+
+    def submit(self, canvases: NDArray[np.uint8]) -> Pending:
+        """Hand over a batch (see `Runtime.run`), which must not be changed until it is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an exported file fixed for good; None where the caller is free.
+
+    Attributes:
+        batch: N.
+        input_hw: height and width of the canvas, pixels.
+        confidence: lowest score that comes out, 0 to 1.
+        iou: boxes of a class that overlap more do not come out, 0 to 1.
+        max_detections: boxes that come out for a picture.
+    """
+
+    batch: int | None = None
+    input_hw: tuple[int, int] | None = None
+    confidence: float | None = None
+    iou: float | None = None
+    max_detections: int | None = None
+
+
+@runtime_checkable
+class LimitedRuntime(Runtime, Protocol):
+    """A runtime of an exported file, which may be fixed to a size, a batch or thresholds."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the file fixed."""
+        ...
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a runtime uses the machine."""
+
+    device: str | None = None
+    """Such as ``cpu`` or ``cuda:0``; the runtime's own choice if none."""
+
+    threads: int | None = None
+    """Processor threads of the network; a core each if none."""
+
+    mode: Mode = "latency"
+    """See `Mode`."""
+
+    precision: str = "float32"
+    """``float32``, or ``bfloat16`` where the processor computes in it (OpenVINO alone)."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be 1 or more; got {self.threads!r}.")
+        for name, choices in (("mode", get_args(Mode)), ("precision", ("float32", "bfloat16"))):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(
+                    f"{name} must be {' or '.join(choices)}; got {value!r}. "
+                    f"{did_you_mean(str(value), choices)}"
+                )
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

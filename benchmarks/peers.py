@@ -1,0 +1,256 @@
+"""Milliseconds from a JPEG file to its detections, attendet beside its peers, in one run.
+
+    benchmarks/peers.sh
+    .venv/bin/python benchmarks/peers.py ../shared/data/bccd --weights w.onnx w_openvino
+
+Contenders are processes that take turns of --pictures pictures, in an order that turns round each
+time; while one runs, the others are stopped. All read the same files at the same input size. Peers'
+weights are random and so is attendet's without --weights; lowest scores are then set so that about
+--candidates boxes a picture go into suppression, as with a trained network. Each contender uses as
+many threads as it likes, or --threads.
+
+attendet lays a 640 x 480 picture on 416 x 320; peers on 416 x 416 unless their export is made for
+another shape. So that like is compared with like, each runs both ways: "square" and "rect".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from turns import Contender, describe_machine, warn_of_load
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / ".venvs" / "peers" / "bin" / "python"
+CANVASES = ("square", "rect")
+
+
+def random_weights(folder: Path, classes, size: int, attention: str) -> Path:
+    """Write a weights file of the reference network before training, with scores that spread.
+
+    The heads as they start give every box about the same score, below what OpenCV lets through.
+    """
+    import torch
+
+    from attendet.models import WeightsMetadata, build_from_metadata, save_weights
+
+    torch.manual_seed(0)
+    metadata = WeightsMetadata(classes=classes, attention=attention, input_hw=(size, size))
+    network = build_from_metadata(metadata).eval()
+    heads = (network.out_p5, network.out_p4)
+    with torch.no_grad():
+        for head, raw_map in zip(heads, network(torch.rand(1, 3, size, size)), strict=True):
+            head.weight.mul_(1.5 / (raw_map - head.bias[:, None, None]).std())
+            head.bias.zero_()
+    return save_weights(folder / f"random-{attention}.safetensors", network, metadata)
+
+
+def darknet_files(folder: Path, classes, size: int) -> Path:
+    """Write yolov4-tiny with random weights as darknet's files; return their common stem."""
+    from attendet.models import load_weights
+    from attendet.models.darknet_export import export_darknet
+
+    network, metadata = load_weights(random_weights(folder, classes, size, "none"))
+    return export_darknet(network, metadata, folder, stem="yolov4-tiny")[0].with_suffix("")
+
+
+def ultralytics_files(
+    folder: Path, files: Path, size_hw: tuple[int, int], log: Path
+) -> dict[str, str]:
+    """Have Ultralytics export its networks for one shape; return name to path."""
+    command = [PEERS, HERE / "peers" / "prediction.py", "export", folder, files, "--size"]
+    command += size_hw
+    environment = {"PYTHONPATH": str(HERE)}
+    with log.open("wb") as stream:
+        answer = subprocess.run(
+            [str(word) for word in command], stdout=subprocess.PIPE, stderr=stream,
+            env={**os.environ, **environment}, check=False,
+        )  # fmt: skip
+    if answer.returncode:
+        raise SystemExit(f"Ultralytics' export failed; see {log}")
+    written: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])["written"]
+    return written
+
+
+def own_contenders(args, files: Path, logs: Path, weights: list[Path]) -> list[Contender]:
+    """Return attendet's contenders: each file through each runtime, on both canvases."""
+    from attendet.inference.loading import able_runtimes
+
+    contenders = []
+    for path in weights:
+        for runtime in able_runtimes(path):
+            for canvas in args.canvas:
+                command = [sys.executable, HERE / "attendet_prediction.py", files]
+                command += ["--weights", path, "--runtime", runtime, "--canvas", canvas]
+                command += ["--size", args.size, *common_words(args)]
+                if args.weights:
+                    command += ["--confidence", args.confidence]
+                name = f"attendet {path.name}, {runtime}, {canvas}"
+                contenders.append(Contender(name, command, logs / f"{name}.log"))
+    return contenders
+
+
+def common_words(args) -> list[object]:
+    return ["--pictures", args.pictures, "--candidates", args.candidates, "--threads", args.threads]
+
+
+def peer_contenders(args, files: Path, logs: Path, folder: Path, classes) -> list[Contender]:
+    """Return the peers' contenders; the usual project and OpenCV stretch pictures."""
+    seed = [sys.executable, HERE / "attendet_prediction.py", files, "--size", args.size]
+    seed += ["--classes", len(classes), *common_words(args)]
+    contenders = [Contender("seed baseline, torch, square", seed, logs / "seed.log")]
+    peer = HERE / "peers" / "prediction.py"
+    darknet = darknet_files(folder, classes, args.size)
+    for canvas in args.canvas:
+        height = args.size if canvas == "square" else rect_height(args.size)
+        shape = ["--size", height, args.size, *common_words(args)]
+        name = f"OpenCV DNN yolov4-tiny, {canvas}"
+        command = [PEERS, peer, "opencv", darknet, files, *shape]
+        contenders.append(Contender(name, command, logs / f"{name}.log"))
+        exported = folder / f"ultralytics-{canvas}"
+        log = logs / f"export-{canvas}.log"
+        written = ultralytics_files(exported, files, (height, args.size), log)
+        for kind, path in written.items():
+            name = f"Ultralytics {kind}, {canvas}"
+            command = [PEERS, peer, "ultralytics", path, files, *shape]
+            contenders.append(Contender(name, command, logs / f"{name}.log"))
+    return contenders
+
+
+def rect_height(size: int) -> int:
+    """Return the height of the canvas of a 4:3 picture, a multiple of 32."""
+    return -(-round(size * 0.75) // 32) * 32
+
+
+def take_turns(contenders: list[Contender], rounds: int) -> dict[str, list[dict]]:
+    """Return the answers of each contender, one a round; the first is warm-up and left out."""
+    answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
+    for turn in range(rounds + 1):
+        for contender in contenders if turn % 2 else contenders[::-1]:
+            answer = contender.turn()
+            answer["ms"] = [1e3 * seconds for _, seconds in answer.pop("steps")]
+            if turn:
+                answers[contender.name].append(answer)
+        print(f"round {turn} of {rounds}", file=sys.stderr)
+    return answers
+
+
+def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
+    """Return the figures of the table, the fastest first."""
+    table = {}
+    for name, records in answers.items():
+        times = [ms for record in records for ms in record["ms"]]
+        low, median, high = np.percentile(times, (25, 50, 75))
+        table[name] = {
+            "median_ms": round(float(median), 2),
+            "q1_ms": round(float(low), 2),
+            "q3_ms": round(float(high), 2),
+            "detections_a_picture": round(
+                sum(record["detections"] for record in records) / len(times), 1
+            ),
+            "memory_mib": max(record["memory_mib"] for record in records),
+        }
+    table = dict(sorted(table.items(), key=lambda item: item[1]["median_ms"]))
+    ours = next((name for name in table if name.startswith("attendet")), None)
+    for name, row in table.items():
+        if ours is not None:
+            pairs = zip(answers[name], answers[ours], strict=True)
+            ratios = [
+                statistics.median(one["ms"]) / statistics.median(own["ms"]) for one, own in pairs
+            ]
+            row["times_ours"] = round(statistics.median(ratios), 2)
+            row["times_ours_range"] = [round(min(ratios), 2), round(max(ratios), 2)]
+    return table
+
+
+def print_table(table: dict[str, dict]) -> None:
+    """Print the figures as Markdown."""
+    print("| contender | median, ms | quartiles, ms | times the fastest of attendet (range of "
+          "rounds) | detections a picture | peak memory, MiB |")  # fmt: skip
+    print("|---|--:|--:|--:|--:|--:|")
+    for name, row in table.items():
+        ratio = row.get("times_ours")
+        spread = row.get("times_ours_range", [0, 0])
+        times = "" if ratio is None else f"{ratio:.2f} ({spread[0]:.2f} to {spread[1]:.2f})"
+        print(
+            f"| {name} | {row['median_ms']:.1f} | {row['q1_ms']:.1f} to {row['q3_ms']:.1f} "
+            f"| {times} | {row['detections_a_picture']:.1f} | {row['memory_mib']} |"
+        )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("data", help="data set in any form that attendet reads")
+    add("--split", default="test", help="whose pictures (default test)")
+    add("--weights", type=Path, nargs="+", default=[], metavar="FILE",
+        help="files of attendet: weights and exported ones (default: random weights)")  # fmt: skip
+    add("--confidence", type=float, default=0.25, help="with --weights (default 0.25)")
+    add("--size", type=int, default=416, help="long side of the canvas, pixels (default 416)")
+    add("--canvas", nargs="+", choices=CANVASES, default=list(CANVASES))
+    add("--rounds", type=int, default=15, help="turns of each (default 15)")
+    add("--pictures", type=int, default=10, help="a turn (default 10)")
+    add("--candidates", type=int, default=40, help="boxes before suppression (default 40)")
+    add("--threads", type=int, default=0, help="of each (default: as it chooses)")
+    add("--only", nargs="+", default=[], metavar="WORD", help="contenders whose names hold a word")
+    add("--output", type=Path, default=Path("runs/peers.json"), metavar="FILE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    from attendet.data import load_dataset
+
+    if not PEERS.exists():
+        raise SystemExit("the peers' environment is not there: benchmarks/peers.sh")
+    machine = describe_machine()
+    warn_of_load(machine)
+    begun = time.perf_counter()
+    dataset = load_dataset(args.data, require_train=False)
+    logs = args.output.with_suffix("") / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    contenders: list[Contender] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = folder / "files.json"
+        files.write_text(json.dumps([str(s.path) for s in dataset.split(args.split)]))
+        weights = args.weights or [random_weights(folder, dataset.classes, args.size, "ca")]
+        contenders += own_contenders(args, files, logs, weights)
+        contenders += peer_contenders(args, files, logs, folder, dataset.classes)
+        if args.only:
+            contenders = [c for c in contenders if any(word in c.name for word in args.only)]
+        try:
+            for contender in contenders:
+                print(f"starting {contender.name}", file=sys.stderr)
+                contender.start()
+            answers = take_turns(contenders, args.rounds)
+        finally:
+            for contender in contenders:
+                contender.close()
+    table = summarise(answers)
+    print_table(table)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    settings["weights"] = [str(path) for path in args.weights]
+    record = {
+        "machine": machine,
+        "settings": settings,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "table": table,
+        "answers": answers,
+    }
+    args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{record['seconds']:.0f} s; {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""How fast files and runtimes are on this machine, measured side by side in one run.
+
+Nothing here prints; `attendet bench` does. A record of a run is plain JSON, which
+`attendet.report.bench` turns into a table and a figure.
+"""
+
+from __future__ import annotations
+
+from attendet.bench.contenders import Contender, plan_contenders
+from attendet.bench.run import BenchSettings, run_bench
+from attendet.bench.verdict import name_fastest
+
+__all__ = ["BenchSettings", "Contender", "name_fastest", "plan_contenders", "run_bench"]

@@ -1,0 +1,217 @@
+"""A process of its own that runs one contender, in turns.
+
+Started as ``python -m attendet.bench.worker``. It reads one JSON line a task and answers with one
+each; whatever libraries print goes to standard error. The first line says what to load; the answer
+comes when the first picture has been through, so that its time is the cold start.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attendet.inference.detector import Detector
+
+__all__ = ["main", "peak_memory_mib"]
+
+LEAST_TIMES = 3
+"""Each thing is done at least so often in a turn."""
+
+MOST_CANVASES = 16
+
+
+def peak_memory_mib() -> int | None:
+    """Return the most memory that this process has held so far, MiB; None where nobody knows."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def _load(task: dict[str, Any]) -> Detector:
+    import attendet
+    from attendet.inference import Detector
+
+    loaded = attendet.load(
+        task["weights"],
+        runtime=task["runtime"],
+        device="cpu",
+        threads=task["threads"],
+        mode=task["mode"],
+        precision=task["precision"],
+    )
+    size = task["input_hw"]
+    return Detector(
+        loaded.runtime, task["confidence"], input_hw=None if size is None else tuple(size)
+    )
+
+
+class _Timed:
+    """The four things that are timed, each for so many seconds, as milliseconds a picture.
+
+    Args:
+        detector: the contender.
+        paths: the pictures, taken in turn.
+    """
+
+    def __init__(self, detector: Detector, paths: Sequence[Path]) -> None:
+        from attendet.pictures import read_picture
+
+        self._detector = detector
+        self._paths = itertools.cycle(paths)
+        laid = [detector.lay(read_picture(path)).canvas for path in paths[:MOST_CANVASES]]
+        commonest = Counter(canvas.shape for canvas in laid).most_common(1)[0][0]
+        self._canvases = [canvas for canvas in laid if canvas.shape == commonest]
+        outputs = [detector.runtime.run(canvas[None]) for canvas in laid]
+        self._done = itertools.cycle(list(zip(paths, outputs, strict=False)))
+
+    def whole(self, batch: int, seconds: float) -> list[float]:
+        """From files to detections: one after the other, or read and run together."""
+        from attendet.pictures import read_picture
+
+        detector = self._detector
+        if batch == 1:
+            return _repeat(lambda: detector.predict(next(self._paths)), seconds)
+        return _repeat(
+            lambda: detector.predict_batch([read_picture(next(self._paths)) for _ in range(batch)]),
+            seconds,
+            batch,
+        )
+
+    def network(self, batch: int, seconds: float, *, mode: str) -> list[float]:
+        """The runtime on canvases that are there already; for throughput with all places taken."""
+        import numpy as np
+
+        from attendet.inference.runtime import AsyncRuntime
+
+        runtime = self._detector.runtime
+        canvases = itertools.cycle(self._canvases)
+        stacks = [np.stack([next(canvases) for _ in range(batch)]) for _ in range(8)]
+        given = itertools.cycle(stacks)
+        if mode == "latency" or not isinstance(runtime, AsyncRuntime):
+            return _repeat(lambda: runtime.run(next(given)), seconds, batch)
+        return _saturate(runtime, given, seconds, batch)
+
+    def around(self, seconds: float) -> list[float]:
+        """Everything but the network: reading, letterbox, and selection from a kept output."""
+        from attendet.pictures import read_picture
+
+        detector = self._detector
+
+        def once() -> None:
+            path, output = next(self._done)
+            detector.select(output, 0, detector.lay(read_picture(path)).fit)
+
+        return _repeat(once, seconds)
+
+    def stream(self, batch: int, seconds: float) -> float:
+        """Return pictures a second of a stream, from when it is in flow to when it ends."""
+        begun = first = time.perf_counter()
+        done = 0
+
+        def until_time_is_up() -> Iterator[Path]:
+            while time.perf_counter() - begun < seconds or done < LEAST_TIMES * batch:
+                yield next(self._paths)
+
+        for _ in self._detector.stream(until_time_is_up(), batch=batch):
+            if done == 0:
+                first = time.perf_counter()
+            done += 1
+        return (done - 1) / (time.perf_counter() - first)
+
+
+def _repeat(do: Callable[[], object], seconds: float, pictures: int = 1) -> list[float]:
+    """Return milliseconds a picture of each time that something was done."""
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < LEAST_TIMES or time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        do()
+        times.append((time.perf_counter() - start) * 1e3 / pictures)
+    return times
+
+
+def _saturate(
+    runtime: Any, given: Iterator[NDArray[np.uint8]], seconds: float, pictures: int
+) -> list[float]:
+    """Return the milliseconds a picture between results while every place is taken."""
+    depth = 2 * runtime.parallel
+    running = deque(runtime.submit(next(given)) for _ in range(depth))
+    running.popleft().result()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < LEAST_TIMES or time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        for _ in range(runtime.parallel):
+            running.append(runtime.submit(next(given)))
+            running.popleft().result()
+        times.append((time.perf_counter() - start) * 1e3 / (runtime.parallel * pictures))
+    while running:
+        running.popleft().result()
+    return times
+
+
+def _turn(timed: _Timed, task: dict[str, Any], mode: str) -> dict[str, Any]:
+    batch, seconds = task["batch"], task["seconds"]
+    return {
+        "whole_ms": timed.whole(batch, seconds),
+        "network_ms": timed.network(batch, seconds, mode=mode),
+        "around_ms": timed.around(seconds),
+        "pictures_per_s": [timed.stream(batch, seconds)],
+        "memory_mib": peak_memory_mib(),
+    }
+
+
+def _serve(read: Callable[[], str], answer: Callable[[dict[str, Any]], None]) -> None:
+    task = json.loads(read())
+    paths = [Path(path) for path in task["pictures"]]
+    detector = _load(task)
+    detector.predict(paths[0])
+    answer({"ready": True, "input_hw": detector.input_hw, "precision": _precision(detector, task)})
+    timed: _Timed | None = None
+    while line := read():
+        timed = timed or _Timed(detector, paths)
+        answer(_turn(timed, json.loads(line), task["mode"]))
+
+
+def _precision(detector: Detector, task: dict[str, Any]) -> str:
+    info = getattr(detector.runtime, "info", None)
+    own = "float32" if info is None else info.precision
+    asked = str(task["precision"])
+    return own if asked == "float32" else asked if own == "float32" else f"{own}, {asked}"
+
+
+def main() -> int:
+    """Serve one contender until standard input ends; return 0, or 1 after an error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(record: dict[str, Any]) -> None:
+        answers.write(json.dumps(record) + "\n")
+        answers.flush()
+
+    from attendet.errors import AttendetError
+
+    try:
+        _serve(sys.stdin.readline, answer)
+    except AttendetError as error:
+        answer({"error": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Many pictures at the speed of the network: reading, network and selection side by side.
+
+Threads read the next pictures and lay them on canvases while the runtime works on several batches.
+Whatever waits is bounded, so that memory does not grow with the number of pictures.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.errors import ConfigError, PictureError
+from attendet.inference.preprocess import Fit
+from attendet.inference.runtime import AsyncRuntime, Output, Pending, Runtime, available_cores
+from attendet.pictures import Picture
+
+if TYPE_CHECKING:
+    from attendet.detections import Detections
+
+__all__ = ["Found", "Laid", "PictureStream"]
+
+S = TypeVar("S")
+
+MOST_READERS = 4
+
+
+class Found(NamedTuple, Generic[S]):
+    """One picture of a stream.
+
+    Attributes:
+        source: what was given.
+        picture: uint8 RGB of shape (H, W, 3).
+        detections: what was found in it.
+    """
+
+    source: S
+    picture: Picture
+    detections: Detections
+
+
+class Laid(NamedTuple):
+    """A picture, its canvas as the network takes it, and how it lies there."""
+
+    picture: Picture
+    canvas: NDArray[np.uint8]
+    fit: Fit
+
+
+class _OneByOne:
+    """Has any runtime work on a batch while the next is made ready: in a thread of its own."""
+
+    parallel = 1
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="network")
+
+    def submit(self, canvases: NDArray[np.uint8]) -> Future[Output]:
+        return self._pool.submit(self._runtime.run, canvases)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class PictureStream(Generic[S]):
+    """The way of many pictures through one runtime.
+
+    Attributes:
+        runtime: the network.
+        lay: reads one source and lays it on a canvas; called in threads.
+        select: gives the detections of one picture from its row of the output.
+        on_skip: told of each source that cannot be read; without it the error is raised.
+        batch: canvases that go through the network together, if they are of one shape.
+        workers: reading threads; one a core, at most four, if none.
+        ahead: pictures that are read and wait, at most; if none, as many as the network works on.
+    """
+
+    runtime: Runtime
+    lay: Callable[[S], Laid]
+    select: Callable[[Output, int, Fit], Detections]
+    on_skip: Callable[[S, PictureError], None] | None = None
+    batch: int = 1
+    workers: int | None = None
+    ahead: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "workers", "ahead"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more; got {value!r}.")
+
+    def run(self, sources: Iterable[S]) -> Iterator[Found[S]]:
+        """Give each source with its detections, in order."""
+        if isinstance(self.runtime, AsyncRuntime):
+            yield from self._run(sources, self.runtime.submit, self.runtime.parallel)
+            return
+        network = _OneByOne(self.runtime)
+        try:
+            yield from self._run(sources, network.submit, network.parallel)
+        finally:
+            network.close()
+
+    def _run(
+        self,
+        sources: Iterable[S],
+        submit: Callable[[NDArray[np.uint8]], Pending],
+        parallel: int,
+    ) -> Iterator[Found[S]]:
+        depth = 2 * parallel  # one batch in work and one that waits for each place
+        workers = self.workers or min(available_cores(), MOST_READERS)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+        running: deque[tuple[list[tuple[S, Laid]], Pending]] = deque()
+        try:
+            read = self._read(sources, pool, self.ahead or depth * self.batch)
+            for members in _of_one_shape(read, self.batch):
+                running.append((members, submit(_stack([laid.canvas for _, laid in members]))))
+                if len(running) >= depth:
+                    yield from self._finish(*running.popleft())
+            while running:
+                yield from self._finish(*running.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for _, pending in running:  # who leaves early leaves nothing at work
+                pending.result()
+
+    def _read(
+        self, sources: Iterable[S], pool: ThreadPoolExecutor, ahead: int
+    ) -> Iterator[tuple[S, Laid]]:
+        remaining = iter(sources)
+        waiting: deque[tuple[S, Future[Laid]]] = deque()
+        exhausted = False
+        while True:
+            while not exhausted and len(waiting) < ahead:
+                try:
+                    source = next(remaining)
+                except StopIteration:
+                    exhausted = True
+                else:
+                    waiting.append((source, pool.submit(self.lay, source)))
+            if not waiting:
+                return
+            source, future = waiting.popleft()
+            try:
+                laid = future.result()
+            except PictureError as error:
+                if self.on_skip is None:
+                    raise
+                self.on_skip(source, error)
+                continue
+            yield source, laid
+
+    def _finish(self, members: list[tuple[S, Laid]], pending: Pending) -> Iterator[Found[S]]:
+        output = pending.result()
+        for index, (source, laid) in enumerate(members):
+            yield Found(source, laid.picture, self.select(output, index, laid.fit))
+
+
+def _of_one_shape(pairs: Iterable[tuple[S, Laid]], batch: int) -> Iterator[list[tuple[S, Laid]]]:
+    """Give canvases of one shape that follow each other together, so many at most."""
+    members: list[tuple[S, Laid]] = []
+    for pair in pairs:
+        if members and pair[1].canvas.shape != members[0][1].canvas.shape:
+            yield members
+            members = []
+        members.append(pair)
+        if len(members) == batch:
+            yield members
+            members = []
+    if members:
+        yield members
+
+
+def _stack(canvases: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return canvases[0][None] if len(canvases) == 1 else np.stack(canvases)

@@ -1,0 +1,84 @@
+"""The runtime that carries a TorchScript file with PyTorch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attendet.errors import WeightsError
+from attendet.inference.exported_runtime import INPUT, ExportedRuntime, Outputs
+from attendet.inference.runtime import RuntimeOptions
+from attendet.inference.torch_runtime import choose_device
+
+__all__ = ["TorchScriptRuntime"]
+
+METADATA_MEMBER = "extra/attendet.json"
+MAX_METADATA_BYTES = 64 * 1024 * 1024
+
+
+class TorchScriptRuntime(ExportedRuntime):
+    """A TorchScript file carried by PyTorch, without the Python code of the network.
+
+    Args:
+        path: a file that attendet exported.
+        options: how the machine is used.
+
+    Raises:
+        WeightsError: if the file is missing, broken or not ours.
+        ConfigError: if the device is not there.
+    """
+
+    def __init__(self, path: str | Path, options: RuntimeOptions | None = None) -> None:
+        path, options = Path(path), options or RuntimeOptions()
+        super().__init__(path, _read_header(path), options)
+        self._device = choose_device(options.device)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
+                program = torch.jit.load(  # type: ignore[no-untyped-call]
+                    str(path), map_location=self._device
+                )
+            self._program = program.eval()
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise WeightsError(f"PyTorch cannot load the file ({path}): {reason}") from None
+        fixed_hw = self._metadata.input_hw if "size" not in self._info.dynamic else (None, None)
+        batch = None if "batch" in self._info.dynamic else 1
+        self._check_interface({INPUT: (batch, *fixed_hw, 3)}, dict.fromkeys(self.output_names, ()))
+
+    @torch.inference_mode()
+    def _infer(self, canvases: NDArray[np.uint8]) -> Outputs:
+        outputs = self._program(torch.from_numpy(np.ascontiguousarray(canvases)).to(self._device))
+        tensors = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return [tensor.float().cpu().numpy() for tensor in tensors]
+
+
+def _read_header(path: Path) -> Mapping[str, str]:
+    """Return the metadata in a TorchScript file, before anything of it is run.
+
+    Raises:
+        WeightsError: if it is no such file; of others' files the metadata is empty.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if name.endswith(METADATA_MEMBER)]
+            if not members or archive.getinfo(members[0]).file_size > MAX_METADATA_BYTES:
+                return {}
+            header = json.loads(archive.read(members[0]))
+    except OSError as error:
+        reason = error.strerror or error
+        raise WeightsError(f"weights file cannot be read ({path}): {reason}.") from None
+    except zipfile.BadZipFile:
+        raise WeightsError(
+            f"weights must be a TorchScript file; this is none, or cut short ({path})."
+        ) from None
+    except (ValueError, RecursionError):
+        return {}
+    return {str(key): str(text) for key, text in header.items()} if isinstance(header, dict) else {}

@@ -1,0 +1,158 @@
+"""Whole runs of small files: what the record holds, who is left out, what is asked of whom."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.bench import BenchSettings, Contender, plan_contenders, run_bench
+from attendet.bench import contenders as contenders_module
+from attendet.bench.run import _verdicts
+from attendet.errors import ConfigError, WeightsError
+
+Paths = dict[str, Path]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (60, 96, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_a_run_measures_everything_of_everyone(exported: Paths, pictures: list[Path]) -> None:
+    plan = plan_contenders([exported["onnx"]], threads=[1])
+    told: list[str] = []
+    asked: list[Contender] = []
+
+    def measure_ap(contender: Contender) -> tuple[float, float]:
+        asked.append(contender)
+        return (0.5, 0.8) if contender.runtime == "onnx" else (0.4, 0.7)
+
+    settings = BenchSettings(batches=(1, 2), rounds=5, seconds=0.005, confidence=0.4)
+    record = run_bench(plan, pictures, settings, measure_ap=measure_ap, progress=told.append)
+
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert [(row["runtime"], row["batch"]) for row in record["rows"]] == [
+        ("onnx", 1), ("onnx", 2), ("openvino", 1), ("openvino", 2)
+    ]  # fmt: skip
+    assert asked == plan
+    for row in record["rows"]:
+        assert row["precision"] == "float32"
+        assert row["input_hw"] == [96, 96]
+        assert row["runtime_version"]
+        assert row["file_mib"] > 0.1
+        assert row["cold_start_s"]["count"] == 3
+        assert 0.1 < row["cold_start_s"]["median"] < 60
+        assert row["memory_mib"] is None or 20 < row["memory_mib"] < 2000
+        for thing in ("whole_ms", "network_ms", "around_ms"):
+            assert row[thing]["count"] >= 15
+            assert 0 < row[thing]["q1"] <= row[thing]["median"] <= row[thing]["q3"]
+        assert len(row["rounds"]["pictures_per_s"]) == 5
+        assert row["ap"] == (0.5 if row["runtime"] == "onnx" else 0.4)
+    for key in ("latency", "throughput"):
+        verdict = record["verdicts"][key]
+        assert "openvino" not in f"{verdict['fastest']} {verdict['tied']}"
+    assert any(line.startswith("round 5 of 5") for line in told)
+
+
+def test_who_cannot_run_is_left_out_with_the_reason(
+    exported: Paths, pictures: list[Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    plan = plan_contenders([broken, exported["onnx"]], runtimes=["onnx"], threads=[1])
+    settings = BenchSettings(rounds=5, seconds=0.001)
+
+    record = run_bench(plan, pictures, settings)
+
+    assert [row["weights"] for row in record["rows"]] == [str(exported["onnx"])]
+    assert record["left_out"][0]["name"] == "broken.onnx, onnx, 1 thread, latency"
+    assert "none, or cut short" in record["left_out"][0]["reason"]
+    with pytest.raises(ConfigError, match=r"no contender can run; broken.onnx.*cut short"):
+        run_bench(plan[:1], pictures, settings)
+
+
+def _row(name: str, ap: float | None, ms: float) -> dict[str, Any]:
+    rounds = {"whole_ms": [ms] * 5, "pictures_per_s": [1000 / ms] * 5}
+    return {"name": name, "ap": ap, "batch": 1, "rounds": rounds}
+
+
+def test_the_fastest_is_sought_within_the_loss() -> None:
+    rows = [_row("int8", 0.52, 10), _row("good int8", 0.5751, 20), _row("float", 0.58, 40)]
+
+    assert _verdicts(rows, False, 0.005)["latency"]["fastest"] == "good int8"
+    assert _verdicts(rows, False, 0.1)["throughput"]["fastest"] == "int8"
+    assert _verdicts(rows, False, 0.0)["latency"]["fastest"] == "float"
+
+
+def test_on_a_noisy_machine_nobody_is_named() -> None:
+    verdicts = _verdicts([_row("a", None, 10), _row("b", None, 30)], True, 0.005)
+
+    assert {verdict["fastest"] for verdict in verdicts.values()} == {None}
+    assert verdicts["latency"]["reason"] == "the machine was too noisy"
+
+
+# --- who is measured -----------------------------------------------------------------------------
+
+
+def test_every_file_meets_every_runtime_that_can(
+    exported: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders_module, "_has_bfloat16", lambda: False)
+    plan = plan_contenders(
+        [exported["torch"], exported["onnx"], exported["openvino"]],
+        threads=[1, 2],
+        modes=["latency", "throughput"],
+    )
+
+    ways = {(one.weights.name, one.runtime) for one in plan}
+    assert ways == {
+        ("w.safetensors", "torch"), ("onnx.onnx", "onnx"), ("onnx.onnx", "openvino"),
+        ("w_openvino", "openvino"),
+    }  # fmt: skip
+    assert len(plan) == 4 * 2 * 2
+    assert len({one.name for one in plan}) == len(plan)
+    assert {one.file_bytes for one in plan if one.weights.is_dir()} != {0}
+
+
+def test_bfloat16_is_tried_where_the_processor_has_it(
+    exported: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders_module, "_has_bfloat16", lambda: True)
+
+    plan = plan_contenders([exported["onnx"]], threads=[1])
+
+    assert [(one.runtime, one.precision) for one in plan] == [
+        ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")
+    ]  # fmt: skip
+    assert plan[2].name == "onnx.onnx, openvino, bfloat16, 1 thread, latency"
+
+
+def test_wrong_plans_are_refused_in_words(exported: Paths, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'openvino'"):
+        plan_contenders([exported["onnx"]], runtimes=["openvin"])
+    with pytest.raises(ConfigError, match=r"able to run the files \(.onnx\); got torch"):
+        plan_contenders([exported["onnx"]], runtimes=["torch"])
+    with pytest.raises(WeightsError, match="not found"):
+        plan_contenders([tmp_path / "none.onnx"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batches": (0,)}, "batch must be 1 or more"),
+        ({"rounds": 4}, "rounds must be 5 or more; got 4"),
+        ({"seconds": 0.0}, "seconds must be above 0"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        BenchSettings(**settings)

@@ -1,0 +1,89 @@
+"""`attendet bench`, end to end on small files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.cli import main
+from attendet.cli.bench import make_pictures
+from attendet.pictures import read_picture_hw
+
+Paths = dict[str, Path]
+QUICK = ["--rounds", "5", "--seconds", "0.001", "--threads", "1"]
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """A data set of the classes that the exported files know, in YOLO layout."""
+    root = tmp_path / "animals"
+    rng = np.random.default_rng(0)
+    for kind in ("images/test", "labels/test"):
+        (root / kind).mkdir(parents=True)
+    for number in range(3):
+        picture = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(root / f"images/test/{number}.jpg")
+        (root / f"labels/test/{number}.txt").write_text(f"{number} 0.5 0.5 0.3 0.3\n")
+    (root / "data.yaml").write_text("test: images/test\nnames: [cat, dog, cow]\n")
+    return root
+
+
+def test_a_run_prints_and_writes_what_it_found(
+    exported: Paths, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "out"
+    words = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals)]
+
+    assert main([*words, *QUICK, "--output", str(folder)]) == 0
+
+    printed = capsys.readouterr().out
+    assert "whole path, ms" in printed
+    assert "fastest for one picture at a time" in printed
+    assert "noise: the probe spread by" in printed
+    record: dict[str, Any] = json.loads((folder / "bench.json").read_text())
+    assert record["layout"] == "attendet/bench/1"
+    assert record["data"] == {"root": str(animals), "split": "test"}
+    assert 0 <= record["rows"][0]["ap"] <= 1
+    assert (folder / "bench.md").read_text().startswith("| file")
+    assert (folder / "bench.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--runtimes", "torch"], "runtimes must be able to run the files"),
+        (["--rounds", "2"], "rounds must be 5 or more"),
+        (["--max-loss", "-1"], "--max-loss must be from 0 to 100"),
+        (["--batch", "0"], "batch must be 1 or more"),
+    ],
+)
+def test_wrong_words_are_refused_in_a_line(
+    exported: Paths,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    target = ["--output", str(tmp_path / "out")]
+
+    assert main(["bench", str(exported["onnx"]), *target, *words]) == 2
+
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_made_pictures_are_always_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+
+    first, second = make_pictures(tmp_path / "a", 2), make_pictures(tmp_path / "b", 2)
+
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert read_picture_hw(first[0]) == (480, 640)

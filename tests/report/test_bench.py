@@ -1,0 +1,104 @@
+"""Table, sentences and figure of a record of `attendet bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attendet.errors import ConfigError
+from attendet.report.bench import bench_figure, bench_table, bench_verdicts
+
+
+def _spread(median: float) -> dict[str, Any]:
+    return {"median": median, "q1": 0.9 * median, "q3": 1.2 * median, "count": 40}
+
+
+def _row(runtime: str, whole: float, **changed: Any) -> dict[str, Any]:
+    row = {
+        "name": f"w.onnx, {runtime}, 2 threads, latency, batch 1",
+        "weights": "exports/w.onnx", "runtime": runtime, "runtime_version": "1.0",
+        "precision": "float32", "threads": 2, "mode": "latency", "batch": 1,
+        "input_hw": [416, 416], "file_mib": 23.15, "memory_mib": 210,
+        "cold_start_s": _spread(0.8), "whole_ms": _spread(whole),
+        "network_ms": _spread(whole - 3), "around_ms": _spread(2.9),
+        "pictures_per_s": _spread(1000 / whole),
+        "rounds": {}, "ap": 0.581, "ap50": 0.9,
+    }  # fmt: skip
+    return {**row, **changed}
+
+
+def _record(*rows: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    named = {"fastest": "w.onnx, openvino", "ahead": 1.5, "tied": [], "reason": "ahead"}
+    record = {
+        "settings": {"max_loss": 0.005},
+        "noise": {"probe_spread": 0.01, "other_load": 0.0, "too_noisy": False, "reason": None},
+        "rows": list(rows),
+        "verdicts": {"latency": named, "throughput": named},
+    }
+    return {**record, **changed}
+
+
+def test_the_table_has_a_line_a_row() -> None:
+    record = _record(
+        _row("onnx", 40.0), _row("torch", 60.0, mode="throughput", memory_mib=None, ap=None)
+    )
+
+    header, rows = bench_table(record)
+
+    first, second = (dict(zip(header, row, strict=True)) for row in rows)
+    assert first["file"] == "w.onnx"
+    assert first["whole path, ms"] == "40.0 (36.0 to 48.0)"
+    assert first["network, ms"] == "37.0 (33.3 to 44.4)"
+    assert first["around, ms"] == "2.9"
+    assert first["pictures/s"] == "25.0"
+    assert (first["cold start, s"], first["file, MiB"], first["AP"]) == ("0.80", "23.1", "0.581")
+    assert (second["memory, MiB"], second["AP"]) == ("-", "-")
+
+
+def test_verdicts_are_sentences() -> None:
+    named = bench_verdicts(_record(_row("onnx", 40.0)))
+    tie = {"fastest": None, "ahead": None, "tied": ["a", "b"], "reason": "too close to call"}
+    noisy = {"fastest": None, "ahead": None, "tied": [], "reason": "the machine was too noisy"}
+    noise = {"probe_spread": 0.3, "other_load": 0.4, "too_noisy": True, "reason": "of others"}
+
+    assert named[0] == (
+        "fastest for one picture at a time within 0.5 points of the best AP: w.onnx, openvino, "
+        "1.50 times as fast as the next"
+    )
+    tied = _record(_row("onnx", 40.0, ap=None), verdicts={"latency": tie, "throughput": tie})
+    assert bench_verdicts(tied)[1] == (
+        "fastest for many pictures, AP not measured: too close to call: a | b"
+    )
+    refused = _record(verdicts={"latency": noisy, "throughput": noisy}, noise=noise)
+    assert bench_verdicts(refused)[0].endswith("not named, because of others")
+
+
+def test_the_figure_shows_the_fastest_on_top() -> None:
+    pytest.importorskip("matplotlib")
+    record = _record(
+        _row("torch", 60.0),
+        _row("onnx", 40.0),
+        _row("onnx", 400.0, batch=8),
+        _row("openvino", 30.0),
+    )
+
+    axes = bench_figure(record).axes[0]
+
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert [label.split("\n")[1].split(",")[0] for label in labels] == ["openvino", "onnx", "torch"]
+    assert axes.yaxis_inverted()
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == pytest.approx([27.1, 37.1, 57.1, 2.9, 2.9, 2.9])
+    assert axes.texts[0].get_text() == "30.0, AP 0.581"
+
+
+def test_the_figure_says_that_the_machine_was_noisy() -> None:
+    pytest.importorskip("matplotlib")
+    noise = {"probe_spread": 0.3, "other_load": 0.4, "too_noisy": True, "reason": "of others"}
+
+    figure = bench_figure(_record(_row("onnx", 40.0), noise=noise))
+
+    assert figure.get_supxlabel() == "too noisy to compare: of others"
+    with pytest.raises(ConfigError, match="batch 1 in mode latency"):
+        bench_figure(_record(_row("onnx", 40.0, batch=2)))
