@@ -63,8 +63,8 @@ def _check(network: Any, metadata: Any, dynamic: Any, folder: Path) -> None:
         assert mean_score <= max_score
 
 
-def test_all_blocks_in_a_row(one_level: Any, tmp_path: Path) -> None:
-    _check(*one_level(*BLOCKS), BATCH, tmp_path)
+def test_blocks_in_a_row(one_level: Any, tmp_path: Path) -> None:
+    _check(*one_level("eca", "cbam", "ca"), BATCH, tmp_path)
 
 
 @pytest.mark.slow
@@ -82,13 +82,12 @@ def test_one_size(block: str, dynamic: Any, start: str, one_level: Any, tmp_path
     _check(network, dataclasses.replace(metadata, input_hw=(32, 224)), dynamic, tmp_path)
 
 
-def test_a_darknet_graph(graph: Any, tmp_path: Path) -> None:
-    _check(*graph, SIZE, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [(), BATCH], ids=["static", "batch"])
-def test_a_darknet_graph_of_one_size(graph: Any, dynamic: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "dynamic",
+    [pytest.param((), marks=pytest.mark.slow), BATCH, pytest.param(SIZE, marks=pytest.mark.slow)],
+    ids=["static", "batch", "size"],
+)
+def test_a_darknet_graph(graph: Any, dynamic: Any, tmp_path: Path) -> None:
     _check(*graph, dynamic, tmp_path)
 
 
