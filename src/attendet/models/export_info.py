@@ -26,7 +26,7 @@ EXPORT_KEY = "attendet_export"
 class ExportInfo:
     """What an exported file says about how it was made."""
 
-    format: Literal["onnx", "openvino", "torchscript", "torch-export"]
+    format: Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
     """Kind of file."""
 
     precision: Literal["float32", "float16", "int8"] = "float32"
