@@ -40,6 +40,12 @@ class OneLevel(DetectionNetwork):
         self.blocks = torch.nn.Sequential(*blocks)
         self.out = torch.nn.Conv2d(16, 14, 1)
 
+    def output_layers(self) -> tuple[str, ...]:
+        return ("out",)
+
+    def features(self, pictures: Any) -> dict[str, Any]:
+        return {"blocks": self.conv(pictures)}
+
     def forward(self, pictures: Any) -> list[Any]:
         return [self.out(self.blocks(self.conv(pictures)))]
 
