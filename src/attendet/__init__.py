@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attendet.evaluation import evaluate
     from attendet.inference import Detector, load
     from attendet.models import build
+    from attendet.study import compare
     from attendet.training import train
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "attend",
     "build",
+    "compare",
     "detach",
     "evaluate",
     "load",
@@ -42,6 +44,7 @@ _HOMES = {
     "Detector": "attendet.inference",
     "attend": "attendet.attention",
     "build": "attendet.models",
+    "compare": "attendet.study",
     "detach": "attendet.attention",
     "evaluate": "attendet.evaluation",
     "load": "attendet.inference",

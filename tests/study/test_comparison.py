@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attendet.data import load_dataset
+from attendet.errors import ConfigError
+from attendet.evaluation.metrics import compute_metrics
+from attendet.inference import load
+from attendet.study.comparison import Study, compare
+from attendet.study.records import read_detections, read_runs, read_study
+
+Make = Callable[..., Study]
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+# --- what a study leaves -------------------------------------------------------------------------
+
+
+def test_there_is_a_record_a_run(finished: Study) -> None:
+    records = read_runs(finished.folder)
+
+    assert [(record["arm_name"], record["seed"]) for record in records] == [
+        ("none", 0), ("ca@p4,p5,up", 0), ("eca@p5", 0),
+        ("none", 1), ("ca@p4,p5,up", 1), ("eca@p5", 1),
+    ]  # fmt: skip
+    for record in records:
+        assert record["stopped"] is None
+        assert record["epochs_done"] == len(record["curve"]) == 2
+        assert record["seconds"] == pytest.approx(
+            sum(e["seconds"] for e in record["curve"]), abs=0.01
+        )
+        assert record["wall_seconds"] > record["seconds"] > 0
+        assert min(record[name] for name in ("memory_mib", "parameters", "macs")) > 0
+        assert record["metrics"]["counts"]["pictures"] == 3
+        assert set(record["versions"]) == {"attendet", "python", "torch", "numpy"}
+        assert record["machine"]["device"] == "cpu"
+        assert (finished.folder / record["weights"]).is_file()
+        assert not (finished.folder / record["folder"] / "resume.pt").exists()
+    assert _plain(records)
+
+
+def test_detections_are_kept_and_give_the_recorded_ap(finished: Study, shapes: Path) -> None:
+    record = finished.records[1]
+    data = load_dataset(shapes)
+
+    keys, found = read_detections(finished.folder / record["detections"])
+
+    samples = data.split("test")
+    assert keys == [sample.key for sample in samples]
+    again = compute_metrics(samples, found, data.classes)
+    assert again["ap"] == record["metrics"]["ap"]
+    whole = json.loads((finished.folder / record["evaluation"]).read_text())
+    assert whole["confusion"] == json.loads(json.dumps(again["confusion"]))
+
+
+def test_the_best_weights_are_those_that_were_measured(finished: Study, shapes: Path) -> None:
+    record = finished.records[0]
+    detector = load(finished.folder / record["weights"], device="cpu")
+
+    assert Path(record["weights"]).name == "best.safetensors"
+    assert detector.metadata.measured is not None
+    assert detector.metadata.measured["split"] == "val"
+    assert detector.metadata.seed == record["run_seed"] == 0
+
+
+def test_the_truth_is_kept_beside(finished: Study, shapes: Path) -> None:
+    truth = np.load(finished.folder / finished.summary["truth"])
+
+    samples = load_dataset(shapes).split("test")
+    assert truth["keys"].tolist() == [sample.key for sample in samples]
+    assert [shapes / path for path in truth["paths"]] == [sample.path for sample in samples]
+    assert truth["counts"].tolist() == [len(sample.class_ids) for sample in samples]
+    assert truth["boxes_xyxy"].shape == (truth["counts"].sum(), 4)
+
+
+def test_the_summary_tells_what_was_studied(finished: Study) -> None:
+    summary = read_study(finished.folder)
+
+    assert summary is not None
+    assert summary["command"] == "attendet compare shapes"
+    assert summary["baseline"] == "none"
+    assert summary["seeds"] == [0, 1]
+    assert [arm["name"] for arm in summary["arms"]] == ["none", "ca@p4,p5,up", "eca@p5"]
+    assert summary["arms"][1]["sites"] == ["p4", "p5", "up"]
+    assert summary["data"]["splits"] == {"train": 7, "val": 4, "test": 3}
+    assert summary["data"]["measured_split"] == "test"
+    assert summary["recipe"]["epochs"] == 2
+    assert set(summary["verdicts"]) == {"ca@p4,p5,up", "eca@p5"}
+    assert _plain(summary)
+
+
+def test_verdicts_hold_the_differences_of_the_seeds(finished: Study) -> None:
+    ap = {(r["arm_name"], r["seed"]): r["metrics"]["ap"] for r in finished.records}
+
+    for name, verdict in finished.verdicts.items():
+        wanted = [ap[name, seed] - ap["none", seed] for seed in (0, 1)]
+        assert verdict["differences"] == pytest.approx(wanted)
+        assert verdict["difference"] == pytest.approx(np.mean(wanted))
+        assert verdict["verdict"] in ("helps", "hurts", "no difference", "not enough seeds")
+        assert {"ap50", "ap75"} <= set(verdict["effects"]["parts"])
+        assert set(verdict["effects"]["per_class"]) <= {"red", "green"}
+
+
+def test_costs_stand_beside_the_gains(finished: Study) -> None:
+    costs = finished.summary["arm_summaries"]
+
+    assert costs["ca@p4,p5,up"]["parameters"] > costs["eca@p5"]["parameters"]
+    assert costs["eca@p5"]["parameters"] > costs["none"]["parameters"]
+    assert costs["ca@p4,p5,up"]["macs"] > costs["none"]["macs"]
+    for name in costs:
+        taken = finished.summary["latency"][name]["torch"]
+        assert 0 < taken["low_ms"] <= taken["median_ms"] <= taken["high_ms"]
+
+
+def test_gates_are_described_where_there_are_any(finished: Study) -> None:
+    by_arm = {record["arm_name"]: record["gates"] for record in finished.records}
+
+    assert by_arm["none"] is None
+    assert set(by_arm["ca@p4,p5,up"]) == {"p4", "p5", "up"}
+    assert set(by_arm["ca@p4,p5,up"]["p5"]) == {"height", "width"}
+    channel = by_arm["eca@p5"]["p5"]["channel"]
+    assert 0.3 < channel["mean"] < 0.7  # two epochs after a start near 1/2
+    assert 0 <= channel["saturated"] <= 1
+    assert channel["spread"] >= channel["between_pictures"] >= 0
+
+
+def test_the_time_outside_of_the_runs_is_told(finished: Study) -> None:
+    seconds = finished.summary["seconds"]
+
+    assert seconds["total"] == pytest.approx(seconds["runs"] + seconds["outside_runs"], abs=0.01)
+    known = seconds["waiting"] + seconds["statistics"] + seconds["latency"]
+    assert known < seconds["outside_runs"] + 0.01
+
+
+# --- what is there is not made again -----------------------------------------------------------
+
+
+def test_a_second_start_makes_nothing(study: Make, runs_here: Any) -> None:
+    first = study()
+    made = list(runs_here.made)
+
+    second = study()
+
+    assert len(made) == 4
+    assert runs_here.made == made
+    assert second.records == first.records
+    assert second.verdicts == first.verdicts
+
+
+def test_a_wider_grid_makes_what_is_new(study: Make, runs_here: Any, tmp_path: Path) -> None:
+    study(seeds=1)
+    runs_here.made.clear()
+
+    wider = study(attention=["none", "eca"], sites=["p4,p5,up", "p5"], seeds=2)
+
+    assert runs_here.made == [
+        ("eca@p5", 0, None), ("none", 1, None), ("eca@p4,p5,up", 1, None), ("eca@p5", 1, None),
+    ]  # fmt: skip
+    assert len(wider.records) == 6
+    narrower = study(seeds=1)
+    assert len(runs_here.made) == 4
+    assert len(narrower.records) == 2
+
+
+def test_another_recipe_wants_another_folder(study: Make) -> None:
+    study(seeds=1)
+
+    with pytest.raises(ConfigError, match=r"--epochs differs there .* Choose another --output"):
+        study(seeds=1, epochs=3)
+
+
+def test_other_data_wants_another_folder(study: Make, shapes: Path, tmp_path: Path) -> None:
+    study(seeds=1)
+    other = tmp_path / "other"
+    shutil.copytree(shapes, other)
+    label = next((other / "labels" / "train").glob("*.txt"))
+    label.write_text("0 0.5 0.5 0.25 0.25\n")
+
+    with pytest.raises(ConfigError, match="the data differs there"):
+        study(other, seeds=1)
+
+
+def test_moved_data_is_the_same_data(
+    study: Make, runs_here: Any, shapes: Path, tmp_path: Path
+) -> None:
+    study(seeds=1)
+    moved = tmp_path / "moved"
+    shutil.copytree(shapes, moved)
+    runs_here.made.clear()
+
+    study(moved, seeds=1)
+
+    assert runs_here.made == []
+
+
+def test_a_run_that_failed_is_told_of_and_tried_again(
+    study: Make, runs_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attendet.study import running
+
+    real = running.train
+
+    def breaks(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("attention") == "eca" and kwargs.get("seed") == 1:
+            raise FloatingPointError("loss is not finite")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(running, "train", breaks)
+    first = study()
+    failed = [record for record in first.records if record["stopped"] == "failed"]
+    assert [(record["arm_name"], record["seed"]) for record in failed] == [("eca@p4,p5,up", 1)]
+    assert "loss is not finite" in failed[0]["error"]
+    assert first.summary["failed"][0]["error"] == failed[0]["error"]
+    assert first.verdicts["eca@p4,p5,up"]["seeds"] == [0]
+
+    monkeypatch.setattr(running, "train", real)
+    runs_here.made.clear()
+    second = study()
+    assert runs_here.made == [("eca@p4,p5,up", 1, None)]
+    assert second.summary["failed"] == []
+    assert second.verdicts["eca@p4,p5,up"]["seeds"] == [0, 1]
+
+
+# --- special grids ------------------------------------------------------------------------------
+
+
+def test_none_against_none_is_no_difference_or_not_enough(study: Make) -> None:
+    """Two independent draws of the same network: no claim that one helps."""
+    made = study(attention=["none", "none"], seeds=3, epochs=1)
+
+    assert {record["run_seed"] for record in made.records} == {0, 1, 2, 10000, 10001, 10002}
+    assert made.verdicts["none#2"]["verdict"] in ("no difference", "not enough seeds")
+
+
+def test_without_a_test_split_the_last_weights_are_measured_on_val(
+    study: Make, squares: Path
+) -> None:
+    made = study(squares, seeds=1, epochs=1)
+
+    assert made.summary["data"]["measured_split"] == "val"
+    assert {Path(record["weights"]).name for record in made.records} == {"last.safetensors"}
+
+
+def test_a_budget_cuts_arms_and_the_records_say_so(
+    study: Make, runs_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attendet.study import scheduling
+
+    def half(*args: Any, **kwargs: Any) -> Any:
+        plan = real(*args, **kwargs)
+        return real(*args, **{**kwargs, "budget": 0.9 * plan.whole_seconds})
+
+    real = scheduling.make_plan
+    monkeypatch.setattr(scheduling, "make_plan", half)
+    made = study(attention=["none", "eca@p5", "eca@up"], seeds=1, epochs=8, budget=3600)
+
+    budget = made.summary["budget"]
+    (cut,) = budget["cuts"]
+    assert budget["rungs"] == [{"arms": 2, "epochs": 4}, {"arms": 1, "epochs": 8}]
+    assert cut["after_epochs"] == 4
+    assert made.verdicts[cut["arm_name"]]["verdict"] == "cut"
+    stopped = {r["arm_name"]: (r["stopped"], r["epochs_done"]) for r in made.records}
+    assert stopped.pop(cut["arm_name"]) == ("budget", 4)
+    assert set(stopped.values()) == {(None, 8)}
+
+    # with more time it goes on from where it was cut, and nothing else is made
+    runs_here.made.clear()
+    monkeypatch.setattr(scheduling, "make_plan", real)
+    whole = study(attention=["none", "eca@p5", "eca@up"], seeds=1, epochs=8)
+    assert runs_here.made == [(cut["arm_name"], 0, None)]
+    assert {record["epochs_done"] for record in whole.records} == {8}
+
+
+def test_a_paused_run_ends_as_one_that_never_paused(study: Make, tmp_path: Path) -> None:
+    paused = study(seeds=1, epochs=4, budget=3600)  # probed for two epochs, then gone on with
+    straight = study(seeds=1, epochs=4, output=tmp_path / "straight")
+
+    for one, other in zip(paused.records, straight.records, strict=True):
+        assert one["metrics"]["ap"] == other["metrics"]["ap"]
+        assert [e["losses"] for e in one["curve"]] == [e["losses"] for e in other["curve"]]
+
+
+def test_base_weights_are_part_of_the_key(
+    study: Make, finished: Study, runs_here: Any, tmp_path: Path
+) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, epochs=1, pretrained=base)
+
+    assert made.summary["pretrained"] == "best.safetensors"
+    with pytest.raises(ConfigError, match="--pretrained differs"):
+        study(seeds=1, epochs=1)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"margin": 0}, "margin must be above 0"),
+        ({"budget": -1.0}, "budget must be above 0"),
+        ({"attention_start": "identity"}, "Give starts"),
+        ({"epoch": 3}, "Did you mean 'epochs'"),
+        ({"baseline": "se"}, "baseline must be one of the arms"),
+    ],
+)
+def test_a_wrong_argument_stops_before_anything_is_made(
+    shapes: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(shapes, output=tmp_path / "study", **{"accelerator": "cpu", **changes})
+
+    assert not (tmp_path / "study" / "study.json").exists()
+
+
+def test_output_that_is_a_file_is_refused(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="is a file"):
+        compare(shapes, output=tmp_path / "file")
+
+
+def test_numbers_of_the_study_are_finite(finished: Study) -> None:
+    def numbers(value: Any) -> list[float]:
+        if isinstance(value, dict):
+            return [n for each in value.values() for n in numbers(each)]
+        if isinstance(value, list):
+            return [n for each in value for n in numbers(each)]
+        return [value] if isinstance(value, float) else []
+
+    assert all(map(math.isfinite, numbers(finished.summary)))
