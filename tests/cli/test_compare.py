@@ -80,7 +80,7 @@ def test_a_failed_run_gives_exit_code_1(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--attention none cs", "Did you mean 'ca'?"),
+        ("--attention none cbm", "Did you mean 'cbam'?"),
         ("--sites p6", "site of the network"),
         ("--seeds 0", "seeds must be at least 1; got 0 (--seeds)"),
         ("--budget soon", "must be like 45m, 2h or 1h30m; got 'soon'"),

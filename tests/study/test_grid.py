@@ -57,7 +57,7 @@ def test_an_arm_named_twice_is_an_independent_draw() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention": ["none", "cs"]}, "Did you mean 'ca'"),
+        ({"attention": ["none", "cbm"]}, "Did you mean 'cbam'"),
         ({"attention": ["ca"]}, "at least two arms"),
         ({"sites": ["p6"]}, "site of the network; got 'p6'"),
         ({"starts": ["idenity"]}, "Did you mean 'identity'"),

@@ -171,6 +171,7 @@ def test_time_that_runs_out_leaves_runs_and_says_which() -> None:
     told = scheduler.within(250, left, 1, made, lambda _: None)
 
     assert told["out_of_time"] == [
+        {"arm_name": "ca@p5", "seed": 1},
         {"arm_name": "none", "seed": 2},
         {"arm_name": "ca@p5", "seed": 2},
     ]
