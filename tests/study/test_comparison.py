@@ -19,6 +19,8 @@ from attendet.study.records import read_detections, read_runs, read_study
 
 Make = Callable[..., Study]
 
+VERDICTS = ("helps", "hurts", "no difference", "not enough seeds", "nothing learned")
+
 
 def _plain(value: Any) -> bool:
     if isinstance(value, dict):
@@ -111,7 +113,7 @@ def test_verdicts_hold_the_differences_of_the_seeds(finished: Study) -> None:
         wanted = [ap[name, seed] - ap["none", seed] for seed in (0, 1)]
         assert verdict["differences"] == pytest.approx(wanted)
         assert verdict["difference"] == pytest.approx(np.mean(wanted))
-        assert verdict["verdict"] in ("helps", "hurts", "no difference", "not enough seeds")
+        assert verdict["verdict"] in VERDICTS
         assert {"ap50", "ap75"} <= set(verdict["effects"]["parts"])
         assert set(verdict["effects"]["per_class"]) <= {"red", "green"}
 
@@ -244,7 +246,7 @@ def test_none_against_none_is_no_difference_or_not_enough(study: Make) -> None:
     made = study(attention=["none", "none"], seeds=3, epochs=1)
 
     assert {record["run_seed"] for record in made.records} == {0, 1, 2, 10000, 10001, 10002}
-    assert made.verdicts["none#2"]["verdict"] in ("no difference", "not enough seeds")
+    assert made.verdicts["none#2"]["verdict"] in VERDICTS[2:]
 
 
 def test_without_a_test_split_the_last_weights_are_measured_on_val(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def test_one_seed_is_told_apart_from_a_number() -> None:
 
     assert verdict["low"] is verdict["high"] is verdict["p"] is verdict["further_seeds"] is None
     assert "Take three at least" in str(verdict["text"])
+
+
+def test_detectors_that_learned_nothing_are_not_called_alike() -> None:
+    low = _paired([0.0001, 0.0, -0.0001])
+    low = dataclasses.replace(low, ap=low.ap - 0.49, baseline_ap=low.baseline_ap - 0.49)
+
+    verdict = judge({"ca": low}, margin=0.005)["ca"]
+
+    assert verdict["verdict"] == "nothing learned"
+    assert "below 2 points each. Train longer." in verdict["text"]
 
 
 def test_verdicts_are_plain_values() -> None:

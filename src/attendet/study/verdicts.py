@@ -24,6 +24,9 @@ __all__ = ["LEVEL", "Paired", "judge"]
 
 Floats = NDArray[np.float64]
 
+LEARNED = 0.02
+"""AP below which arm and baseline have learned next to nothing: being alike then means nothing."""
+
 LEVEL = 0.05
 """Chance of any false "helps" or "hurts" in a study of arms that all equal the baseline."""
 
@@ -69,6 +72,7 @@ def judge(arms: Mapping[str, Paired], *, margin: float) -> dict[str, dict[str, A
       adjusted by Holm's method over all arms, level 5 %).
     - ``no difference``: else, if the 95 % interval lies within plus or minus the margin
       (equivalence by the interval: Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15).
+    - ``nothing learned``: arm and baseline both have an AP below 2 points.
     - ``not enough seeds``: else; with the further seeds that would give a clear answer.
 
     Args:
@@ -98,6 +102,8 @@ def _verdict(
 ) -> dict[str, Any]:
     count = len(arm.seeds)
     word = _word(difference, adjusted, margin)
+    if max(arm.ap.mean(), arm.baseline_ap.mean()) < LEARNED:
+        word = "nothing learned"
     flip = sign_flip_test(arm.differences)
     more, detectable = None, None
     if count > 1:
@@ -174,15 +180,22 @@ def _sentence(
     more: int | None,
     pictures: int,
 ) -> str:
-    if count < 2:
+    if count < 2 and word != "nothing learned":
         return (
             f"{points(difference.mean)} AP with one seed: nothing is known of the noise between "
             "seeds. Take three at least."
         )
-    measured = (
-        f"{points(difference.mean)} AP (95 % interval {points(difference.low)} to "
-        f"{points(difference.high)}, {count} seeds)"
-    )
+    measured = f"{points(difference.mean)} AP"
+    if count > 1:
+        measured += (
+            f" (95 % interval {points(difference.low)} to {points(difference.high)}, "
+            f"{count} seeds)"
+        )
+    if word == "nothing learned":
+        return (
+            f"nothing learned: arm and baseline have an AP below {100 * LEARNED:g} points each. "
+            "Train longer."
+        )
     if word in ("helps", "hurts"):
         small = max(abs(difference.low), abs(difference.high)) <= margin
         return f"{word}: {measured}" + (

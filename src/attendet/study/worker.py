@@ -8,6 +8,7 @@ worker is gone, worker and run end too.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -26,6 +27,10 @@ __all__ = ["main", "make_run"]
 FORKS = sys.platform.startswith("linux")
 """Elsewhere a process that was split off may not use the system's libraries: there a worker makes
 one run and ends."""
+
+NEEDED_LATER = ("faster_coco_eval", "lightning_fabric", "torch.utils.tensorboard",
+                "matplotlib.figure", "matplotlib.backends.backend_agg")  # fmt: skip
+"""What each run would load anew."""
 
 LOOKS_EVERY = 0.05
 """Seconds between two looks at the run and at the process that started the worker."""
@@ -106,6 +111,8 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
+    for module in NEEDED_LATER:
+        importlib.import_module(module)
     worker = _Worker(0, events)
     worker.tell({"event": "ready"})
     while (job := worker.next_job()) is not None:
