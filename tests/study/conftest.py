@@ -1,18 +1,25 @@
-"""Studies that take seconds: small pictures, an eighth of the channels, runs in this process."""
+"""Studies that take seconds: runs of small pictures in this process, or made up."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from attendet.data import load_dataset
+from attendet.detections import Detections
+from attendet.evaluation import compute_metrics
+from attendet.files import write_atomically
 from attendet.study import comparison
 from attendet.study.comparison import Study, compare
 from attendet.study.grid import Job
+from attendet.study.records import write_detections
 from attendet.study.worker import make_run
 
 TINY: dict[str, Any] = {
@@ -52,6 +59,9 @@ def shapes(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+Event = tuple[Job, dict[str, Any]]
+
+
 class RunsHere:
     """Makes runs in this process, and remembers them."""
 
@@ -59,7 +69,7 @@ class RunsHere:
         self.slots = 1
         self.made: list[tuple[str, int, int | None]] = []
 
-    def make(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+    def make(self, jobs: Iterable[Job]) -> Iterator[Event]:
         for job in jobs:
             events: list[dict[str, Any]] = []
             make_run(job, events.append)
@@ -71,9 +81,69 @@ class RunsHere:
         """Nothing is open."""
 
 
+class RunsMadeUp(RunsHere):
+    """Makes runs up: detections are the truth, shaken; the better the arm, the less.
+
+    Attributes:
+        shake: arm to the standard deviation, pixels, of a detection's edges.
+        noise: the share by which the shaking differs between seeds.
+        broken: runs that fail: arm and seed.
+        shift: of the seeds, for another study of the same grid.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shake: dict[str, float] = {}
+        self.noise = 0.0
+        self.broken: set[tuple[str, int]] = set()
+        self.shift = 0
+
+    def make(self, jobs: Iterable[Job]) -> Iterator[Event]:
+        for job in jobs:
+            self.made.append((job.arm_name, job.seed, job.until))
+            if (job.arm_name, job.seed) in self.broken:
+                yield job, {"event": "failed", "error": "loss is not finite"}
+                continue
+            record = self._record(job)
+            write_atomically(job.path / "record.json", json.dumps(record))
+            yield job, {"event": "ended", "record": record}
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        data = load_dataset(job.data)
+        samples = data.split(job.split)
+        rng = np.random.default_rng(job.run_seed + self.shift)
+        shake = self.shake.get(job.arm_name, 2.0) * (1 + self.noise * rng.normal())
+        found = [
+            Detections(
+                (each.boxes_xyxy + rng.normal(0, shake, each.boxes_xyxy.shape)).astype("f4"),
+                rng.uniform(0.1, 0.9, len(each.class_ids)).astype("f4"),
+                each.class_ids, data.classes, each.image_hw,
+            )
+            for each in samples
+        ]  # fmt: skip
+        write_detections(job.path / "detections.npz", [each.key for each in samples], found)
+        metrics = dict(compute_metrics(samples, found, data.classes, curves=False))
+        epochs = job.until or job.recipe["epochs"]
+        pauses = job.until is not None
+        curve = [
+            {"epoch": epoch + 1, "seconds": 1.0, "ap": metrics["ap"] * epoch / 10}
+            for epoch in range(epochs)
+        ]
+        return {
+            "key": job.key, "arm": job.arm, "arm_name": job.arm_name, "seed": job.seed,
+            "run_seed": job.run_seed, "metrics": None if pauses else metrics,
+            "split": job.split, "curve": curve, "seconds": float(epochs),
+            "wall_seconds": float(epochs), "memory_mib": 100, "parameters": 10, "macs": 10,
+            "base_weights": f"{job.run_seed:016}", "epochs_done": epochs,
+            "stopped": "budget" if pauses else None, "folder": job.folder,
+            "detections": f"{job.folder}/detections.npz", "gates": None,
+            "weights": f"{job.folder}/best.safetensors", "versions": {}, "machine": {},
+        }  # fmt: skip
+
+
 @pytest.fixture
 def runs_here(monkeypatch: pytest.MonkeyPatch) -> RunsHere:
-    """What makes the runs of `study`, in this process and without figures."""
+    """What makes the runs of `study`: in this process and without figures."""
     runs = RunsHere()
     monkeypatch.setattr(comparison, "_runs", lambda *_: runs)
     monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
@@ -81,8 +151,18 @@ def runs_here(monkeypatch: pytest.MonkeyPatch) -> RunsHere:
 
 
 @pytest.fixture
-def study(runs_here: RunsHere, shapes: Path, tmp_path: Path) -> Callable[..., Study]:
+def made_up(monkeypatch: pytest.MonkeyPatch) -> RunsMadeUp:
+    """What makes the runs of `study`: up, in milliseconds. Ask for it before `study`."""
+    runs = RunsMadeUp()
+    monkeypatch.setattr(comparison, "_runs", lambda *_: runs)
+    return runs
+
+
+@pytest.fixture
+def study(request: pytest.FixtureRequest, shapes: Path, tmp_path: Path) -> Callable[..., Study]:
     """Make a tiny study of two arms and two seeds, some of it changed."""
+    if "made_up" not in request.fixturenames:
+        request.getfixturevalue("runs_here")
 
     def make(data: Path = shapes, **changes: Any) -> Study:
         settings = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,9 @@ def test_the_run_of_a_lost_worker_is_tried_again_and_goes_on(
 
 
 def test_a_machine_that_does_not_see_the_folder_sends_the_files(
-    study: Callable[..., Study], shapes: Path, tmp_path: Path
+    finished: Study, runs_here: Any, shapes: Path, tmp_path: Path
 ) -> None:
-    made = study(seeds=1, epochs=1)
-    record = made.records[0]
+    made, record = finished, finished.records[0]
     job = _job_of(made, shapes, tmp_path / "far")
     told: list[dict[str, Any]] = []
 
@@ -101,9 +100,9 @@ def test_a_machine_that_does_not_see_the_folder_sends_the_files(
 
 
 def test_a_machine_that_sees_the_folder_works_in_it(
-    study: Callable[..., Study], shapes: Path, tmp_path: Path
+    finished: Study, runs_here: Any, shapes: Path, tmp_path: Path
 ) -> None:
-    made = study(seeds=1, epochs=1)
+    made = finished
     job = _job_of(made, shapes, tmp_path / "near")
     write_study(tmp_path / "near", {"setup": made.summary["setup"]})
 
@@ -124,9 +123,9 @@ def _job_of(made: Study, shapes: Path, folder: Path) -> Job:
 
 
 def test_other_data_on_a_machine_is_refused(
-    study: Callable[..., Study], shapes: Path, tmp_path: Path
+    finished: Study, runs_here: Any, shapes: Path, tmp_path: Path
 ) -> None:
-    made = study(seeds=1, epochs=1)
+    made = finished
     job = _job_of(made, shapes, tmp_path / "far")
     other = dataclasses.replace(job, fingerprints={**job.fingerprints, "train": "00" * 8})
 

