@@ -36,6 +36,22 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
+def test_a_run_is_made_by_ray(
+    ray_here: None, finished: Study, shapes: Path, tmp_path: Path
+) -> None:
+    job = _job_of(finished, shapes, tmp_path / "study")
+    runs = RayRuns("local", "cpu", None)
+
+    told = [event for _, event in runs.make([job])]
+
+    assert [event["event"] for event in told] == ["planned", "epoch", "epoch", "measuring", "ended"]
+    assert told[0]["pid"] != os.getpid()
+    record = finished.records[0]
+    assert told[-1]["record"]["metrics"]["ap"] == record["metrics"]["ap"]
+    assert (job.path / "detections.npz").is_file()
+
+
+@pytest.mark.slow
 def test_a_study_on_ray_is_the_study(ray_here: None, shapes: Path, tmp_path: Path) -> None:
     made = compare(
         shapes, attention=["none", "eca"], seeds=1, output=tmp_path / "study", ray="local",
@@ -135,8 +151,9 @@ def test_other_data_on_a_machine_is_refused(
     assert "data must be what the study began with" in event["error"]
 
 
-def test_no_cluster_is_said_in_a_line() -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_no_cluster_is_said_in_a_line(address: str) -> None:
     pytest.importorskip("ray")
 
-    with pytest.raises(ConfigError, match=r"address of a running cluster; got '127.0.0.1:1'"):
-        RayRuns("127.0.0.1:1", "cpu", None)
+    with pytest.raises(ConfigError, match=f"address of a running cluster; got '{address}'"):
+        RayRuns(address, "cpu", None)

@@ -123,7 +123,7 @@ def _share_of_claims(
         for number in range(arms):
             shift = rng.normal(0, picture_sd)  # the test pictures at hand
             values = rng.normal(true if number == 0 else 0.0, sd, seeds) + shift
-            drawn = values[:, None] + rng.normal(0, picture_sd, 150)[None, :]
+            drawn = values[:, None] + rng.normal(0, picture_sd, 100)[None, :]
             judged[f"arm{number}"] = Paired(
                 tuple(range(seeds)), 0.5 + values, np.full(seeds, 0.5), drawn, 72
             )
@@ -137,9 +137,9 @@ def _share_of_claims(
 def test_simulated_studies_of_nothing_claim_something_at_most_five_times_in_a_hundred(
     seeds: int,
 ) -> None:
-    any_claim, _ = _share_of_claims(200, seeds, 4, true=0.0, sd=0.01, picture_sd=0.004)
+    any_claim, _ = _share_of_claims(120, seeds, 4, true=0.0, sd=0.01, picture_sd=0.004)
 
-    assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 120)
 
 
 def test_simulated_studies_of_a_real_gain_show_it() -> None:

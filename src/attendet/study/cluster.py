@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import tempfile
 import time
 from collections import deque
@@ -29,6 +30,9 @@ __all__ = ["RayRuns", "carry_back", "make_anywhere"]
 
 LOOKS_EVERY = 0.5
 """Seconds between two looks at the tasks."""
+
+REACHED_IN = 10.0
+"""Seconds in which a cluster must take a connection."""
 
 SENT = (
     "record.json",
@@ -101,6 +105,14 @@ def carry_back(job: Job, event: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in event.items() if name != "files"}
 
 
+def _check_reached(address: str) -> None:
+    """Raise at once where nothing listens; Ray itself tries for most of a minute."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise ValueError("no HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=REACHED_IN).close()
+
+
 class RayRuns:
     """Makes runs on a Ray cluster.
 
@@ -141,8 +153,10 @@ class RayRuns:
             if address == "local":
                 self.ray.init(include_dashboard=False, **options)
             else:
+                if address != "auto" and "://" not in address:
+                    _check_reached(address)
                 self.ray.init(address=address, **options)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
                 f"ray must be the address of a running cluster; got {address!r} ({reason}). "

@@ -89,7 +89,7 @@ def _p_value(mean: float, *variances: float | int) -> float:
     def beyond(logarithm: float) -> float:
         return float(_reach(math.exp(logarithm), *variances)) - abs(mean)  # type: ignore[arg-type]
 
-    return math.exp(optimize.brentq(beyond, -700.0, 0.0)) if beyond(-700.0) > 0 else 0.0
+    return math.exp(optimize.brentq(beyond, -80.0, 0.0)) if beyond(-80.0) > 0 else 0.0
 
 
 def paired_difference(
