@@ -147,7 +147,7 @@ def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
         DataError: if the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         offsets = _offsets(arrays["counts"])
         classes = tuple(str(name) for name in arrays["classes"])
