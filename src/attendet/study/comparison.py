@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from attendet import __version__
-from attendet.data import DataSet, load_dataset
 from attendet.errors import ConfigError
-from attendet.models import read_metadata
 from attendet.study.cost import Exporter
 from attendet.study.grid import Arm, Job, content_key, folder_name, make_arms, pick_baseline
 from attendet.study.local import LocalRuns, RunEvent, device_names
@@ -31,18 +27,11 @@ from attendet.study.records import (
 )
 from attendet.study.running import failed_record, finished_record, measured_samples, versions
 from attendet.study.scheduling import Scheduler
+from attendet.study.source import Source, check_same
 from attendet.study.summary import summarise
 from attendet.training.recipe import Recipe, load_recipe
 
 __all__ = ["Study", "compare"]
-
-SETUP_WORDS = {
-    "data": "the data",
-    "recipe": "the recipe",
-    "pretrained": "--pretrained",
-    "version": "the version of attendet",
-    "split": "the split that is measured",
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +131,7 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
     grid = _Grid(arms, pick_baseline(arms, baseline), range(seeds))
-    source = _Source.look(data, format, settings, pretrained)
+    source = Source.look(data, format, settings, pretrained)
     with locked(folder / "study.lock"):
         study = _Comparison(folder, grid, source, accelerator, reporter or Quiet())
         study.begin(margin / 100, budget, command)
@@ -169,54 +158,6 @@ class _Grid:
     seeds: Sequence[int]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What all runs have in common."""
-
-    data: Path
-    format: str | None
-    dataset: DataSet
-    recipe: Recipe
-    pretrained: Path | None
-    setup: dict[str, Any]
-    split: str
-
-    @classmethod
-    def look(
-        cls,
-        data: str | Path,
-        format: Any,
-        recipe: Recipe,
-        pretrained: str | Path | None,
-    ) -> _Source:
-        dataset = load_dataset(data, format=format)
-        split = "test" if "test" in dataset.splits else "val"
-        if split not in dataset.splits:
-            raise ConfigError(
-                f"data must have a test or a val split to measure on ({data}). "
-                "Give it more pictures, so that a split can be cut."
-            )
-        digest = None
-        if pretrained is not None:
-            if read_metadata(pretrained).graph:
-                raise ConfigError(
-                    f"pretrained must be a network with named sites; got {str(pretrained)!r} "
-                    "(--pretrained), which has layers of its own."
-                )
-            content = Path(pretrained).read_bytes()
-            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        settings = {k: v for k, v in recipe.as_dict().items() if k != "attention_start"}
-        setup = {
-            "version": __version__,
-            "data": {name: dataset.fingerprint(name) for name in dataset.splits},
-            "recipe": settings,
-            "pretrained": digest,
-            "split": split,
-        }
-        base = None if pretrained is None else Path(pretrained).resolve()
-        return cls(Path(data).resolve(), format, dataset, recipe, base, setup, split)
-
-
 class _Comparison:
     """A study in its folder."""
 
@@ -224,7 +165,7 @@ class _Comparison:
         self,
         folder: Path,
         grid: _Grid,
-        source: _Source,
+        source: Source,
         accelerator: str,
         reporter: StudyReporter,
     ) -> None:
@@ -267,7 +208,7 @@ class _Comparison:
         """Check that the folder is free for this study, take what it holds, write what is known."""
         before = read_study(self.folder)
         if before is not None:
-            _check_same(before["setup"], self.source.setup, self.folder)
+            check_same(before["setup"], self.source.setup, self.folder)
         for job in self.jobs.values():
             record = finished_record(job)
             if record is not None:  # the arm may have had another name
@@ -395,19 +336,3 @@ def _identity(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "folder": job.folder,
     }
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise where a folder holds a study of other data or under another recipe."""
-    for name, words in SETUP_WORDS.items():
-        if before.get(name) == now[name]:
-            continue
-        what = words
-        if name == "recipe":
-            old = before.get(name) or {}
-            changed = [k for k, v in now[name].items() if old.get(k) != v]
-            what = f"--{changed[0].replace('_', '-')}" if changed else words
-        raise ConfigError(
-            f"output must be a new folder or one of the same study; {what} differs there "
-            f"({folder}). Choose another --output."
-        )

@@ -144,7 +144,8 @@ def draw_pictures(pictures: int, draws: int, *, seed: int = 0) -> Floats:
     Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 6.
     """
     rng = np.random.default_rng(seed)
-    return rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=draws).astype(float)
+    drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=draws)
+    return np.asarray(drawn, dtype=np.float64)
 
 
 def resampled_ap(hits: Sequence[ClassHits], weights: Floats) -> Floats:
@@ -169,7 +170,8 @@ def _mean_over_classes(columns: Sequence[Floats], draws: int) -> Floats:
     known = ~np.isnan(table)
     total = np.where(known, table, 0.0).sum(axis=0)
     count = known.sum(axis=0)
-    return np.divide(total, count, out=np.full(draws, np.nan), where=count > 0)
+    mean: Floats = np.divide(total, count, out=np.full(draws, np.nan), where=count > 0)
+    return mean
 
 
 def _class_ap(hits: ClassHits, weights: Floats) -> Floats:

@@ -80,7 +80,8 @@ def _reach(
     """
     of_seeds = special.stdtrit(seeds - 1, level / 2)
     of_pictures = special.stdtrit(max(pictures - 1, 1), level / 2)
-    return np.sqrt(of_seeds**2 * np.asarray(seed_variance) + of_pictures**2 * picture_variance)
+    total = of_seeds**2 * np.asarray(seed_variance) + of_pictures**2 * picture_variance
+    return np.asarray(np.sqrt(total))
 
 
 def _p_value(mean: float, *variances: float | int) -> float:

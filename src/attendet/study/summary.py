@@ -86,9 +86,9 @@ def _verdicts(
     samples = measured_samples(dataset.split(head["data"]["measured_split"]))
     weights = draw_pictures(len(samples), DRAWS)
     drawn: dict[tuple[str, int], Floats] = {}
-    for name, record in measured.items():
+    for run, record in measured.items():
         _, found = read_detections(folder / record["detections"])
-        drawn[name] = resampled_ap(match_classes(samples, found, len(dataset.classes)), weights)
+        drawn[run] = resampled_ap(match_classes(samples, found, len(dataset.classes)), weights)
     pairs: dict[str, Paired] = {}
     for arm in head["arms"]:
         name = arm["name"]
