@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attendet.exporting import export
     from attendet.inference import Detector, load
     from attendet.models import build, push_to_hub
+    from attendet.study import compare
     from attendet.training import train
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "attend",
     "build",
+    "compare",
     "detach",
     "evaluate",
     "export",
@@ -45,6 +47,7 @@ _HOMES = {
     "Detector": "attendet.inference",
     "attend": "attendet.attention",
     "build": "attendet.models",
+    "compare": "attendet.study",
     "detach": "attendet.attention",
     "evaluate": "attendet.evaluation",
     "export": "attendet.exporting",

@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "load_command", "main"]
 COMMANDS = {
     "demo": "the main job on the built-in sample set, offline, in minutes",
     "train": "train a detector on your pictures",
+    "compare": "does attention help on your pictures, and what does it cost",
     "eval": "average precision of a detector on a data set",
     "predict": "detect objects in pictures",
     "bench": "how fast files and runtimes are on this machine",

@@ -8,18 +8,16 @@ Every setting of the recipe is a flag; the flag wins over --recipe.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
-import typing
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from attendet.cli.progress import duration, training_reporter
-from attendet.config import field_help, from_mapping, parse_value
+from attendet.cli.recipe_flags import add_recipe_flags, flag, recipe_overrides
 from attendet.errors import ConfigError
-from attendet.training.recipe import Recipe, recipe_names
+from attendet.training.recipe import recipe_names
 
 FIXED = {
     "attention": None,
@@ -32,10 +30,6 @@ FIXED = {
     "nodes": 1,
 }
 """Flags, with their defaults, that a resumed run takes from its folder."""
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,30 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes on this machine, one a device (default: %(default)s)")  # fmt: skip
     add("--nodes", type=int, default=FIXED["nodes"], metavar="N",
         help="machines; start each by torchrun (default: %(default)s)")  # fmt: skip
-    group = parser.add_argument_group("recipe (defaults are those of the default recipe)")
-    texts = field_help(Recipe)
-    for field in dataclasses.fields(Recipe):
-        default = "none" if field.default is None else field.default
-        text = texts[field.name].replace("%", "%%")
-        group.add_argument(_flag(field.name), metavar="V", help=f"{text} (default: {default})")
-
-
-def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were given as flags, each checked under the flag's name."""
-    hints = typing.get_type_hints(Recipe)
-    given: dict[str, Any] = {}
-    for field in dataclasses.fields(Recipe):
-        if (text := getattr(args, field.name)) is not None:
-            flag = _flag(field.name)
-            given[field.name] = parse_value(text, hints[field.name], name=flag)
-            from_mapping(Recipe, {field.name: given[field.name]}, source=flag)
-    return given
+    add_recipe_flags(parser)
 
 
 def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """Raise where a flag would be ignored, as a resumed run has its settings already."""
-    given = [_flag(name) for name, default in FIXED.items() if getattr(args, name) != default]
-    given += [_flag(name) for name in overrides]
+    given = [flag(name) for name, default in FIXED.items() if getattr(args, name) != default]
+    given += [flag(name) for name in overrides]
     if args.data is not None:
         given.insert(0, "DATA")
     if given:
@@ -102,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, show the progress, and say where the weights are."""
     from attendet.training import train
 
-    overrides = _overrides(args)
+    overrides = recipe_overrides(args)
     if args.resume is not None:
         _check_alone(args, overrides)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

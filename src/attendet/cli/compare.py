@@ -1,0 +1,193 @@
+"""Compare attention blocks on your pictures: does one help, by how much, what does it cost?
+
+Trains every arm (attention x placement x start) with the same seeds under one recipe, measures all
+on the same test pictures and says of each arm: helps, hurts, no difference larger than --margin, or
+not enough seeds, and how many more would tell. The folder keeps a record a run; the same command
+goes on where it was stopped, and a wider grid uses the runs that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attendet.cli.progress import duration
+from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
+from attendet.training.recipe import recipe_names
+
+if TYPE_CHECKING:
+    from attendet.study import Study
+    from attendet.study.grid import Job
+
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command: its own, and one for each setting of the recipe."""
+    add = parser.add_argument
+    add("data", metavar="DATA", help="data set; measured on its test split, else on val")
+    add("--attention", nargs="+", default=["none", "ca"], metavar="SPEC",
+        help="none, se, cbam, eca, ca, or specs such as se@p5+ca@up; none twice shows what noise "
+        "alone does (default: none ca)")  # fmt: skip
+    add("--sites", nargs="+", default=["p4,p5,up"], metavar="SITES",
+        help="placements of each block, sites joined by commas (default: p4,p5,up)")  # fmt: skip
+    add("--starts", nargs="+", default=["paper"], metavar="START",
+        help="how attention starts: paper, identity (default: paper)")  # fmt: skip
+    add("--seeds", type=int, default=3, metavar="N",
+        help="seeds of each arm (default: %(default)s)")  # fmt: skip
+    add("--baseline", metavar="ARM",
+        help="arm that the others are compared with (default: none, else the first)")  # fmt: skip
+    add("--margin", type=float, default=0.5, metavar="AP",
+        help="AP points; differences up to this count as none (default: %(default)s)")  # fmt: skip
+    add("--budget", type=_seconds, metavar="TIME",
+        help="time for this call, such as 90m or 2h; where the grid needs more, the worse arms "
+        "are cut on the way (default: the whole grid)")  # fmt: skip
+    add("--output", type=Path, default=Path("runs/compare"), metavar="DIR",
+        help="folder of the study (default: %(default)s)")  # fmt: skip
+    add("--recipe", default="default", metavar="NAME|FILE",
+        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)")  # fmt: skip
+    add("--pretrained", type=Path, metavar="FILE", help="weights file that all runs start from")
+    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
+    add("--accelerator", default="auto", choices=["auto", "cpu", "cuda", "mps"],
+        help="kind of device (default: %(default)s)")  # fmt: skip
+    add("--devices", type=int, metavar="N",
+        help="runs at once on this machine (default: one on each GPU, else one)")  # fmt: skip
+    add("--ray", metavar="ADDRESS",
+        help="run on a Ray cluster: auto, HOST:PORT, or local to start one here")  # fmt: skip
+    add_recipe_flags(parser, without=("attention_start",))
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of a time such as ``90m``, ``2h`` or ``1h30m``.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text is none.
+
+    Example:
+        >>> _seconds("1h30m"), _seconds("45s")
+        (5400.0, 45.0)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"must be like 45m, 2h or 1h30m; got {text!r}")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+class _Lines:
+    """Says a line for each thing that happens to a run."""
+
+    def __init__(self) -> None:
+        self.runs, self.ended = 0, 0
+
+    def say(self, text: str) -> None:
+        """Print a line at once."""
+        print(text, flush=True)
+
+    def planned(self, runs: int, there: int, folder: str) -> None:
+        """Say how many runs there are to make."""
+        self.runs, self.ended = runs, there
+        self.say(f"study: {runs} runs, {there} there already ({folder})")
+
+    def run_event(self, job: Job, event: dict[str, Any]) -> None:
+        """Say when a run begins, at a tenth of its epochs, and when its process is lost."""
+        name = f"{job.arm_name} seed {job.seed}"
+        if event["event"] == "planned":
+            self.say(f"{name}: training")
+        elif event["event"] == "lost":
+            self.say(f"{name}: its process is gone ({event['why']}), attempt {event['attempt']}")
+        elif event["event"] == "epoch":
+            epoch, epochs = event["epoch"], event["epochs"]
+            if epoch % max(1, epochs // 10) == 0 and epoch < epochs:
+                ap = "" if event["ap"] is None else f", val AP {100 * event['ap']:.1f}"
+                self.say(f"{name}: epoch {epoch}/{epochs}{ap}")
+
+    def run_ended(self, job: Job, record: dict[str, Any]) -> None:
+        """Say how a run ended."""
+        name = f"{job.arm_name} seed {job.seed}"
+        if record["stopped"] == "failed":
+            self.say(f"{name}: failed: {record['error']}")
+        elif record["stopped"] is None:
+            self.ended += 1
+            self.say(
+                f"[{self.ended}/{self.runs}] {name}: {record['split']} AP "
+                f"{100 * (record['metrics']['ap'] or 0):.1f}, {duration(record['seconds'])}"
+            )
+        else:
+            self.say(f"{name}: waits after {record['epochs_done']} epochs")
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self.say(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the study, show its progress, print the verdicts; 1 if a run failed."""
+    from attendet.study import compare
+
+    overrides = recipe_overrides(args)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    lines = _Lines()
+    study = compare(
+        args.data,
+        attention=args.attention,
+        sites=args.sites,
+        starts=args.starts,
+        seeds=args.seeds,
+        recipe=args.recipe,
+        pretrained=args.pretrained,
+        format=args.format,
+        baseline=args.baseline,
+        margin=args.margin,
+        output=args.output,
+        budget=args.budget,
+        accelerator=args.accelerator,
+        devices=args.devices,
+        ray=args.ray,
+        reporter=lines,
+        command=shlex.join(["attendet", "compare", *_words()]),
+        **overrides,
+    )
+    for line in _result(study):
+        lines.say(line)
+    return 1 if study.summary["failed"] else 0
+
+
+def _words() -> list[str]:
+    """Return the words after ``attendet compare``."""
+    return sys.argv[2:] if sys.argv[1:2] == ["compare"] else []
+
+
+def _result(study: Study) -> list[str]:
+    """Return the verdicts as lines, with costs beside."""
+    from attendet.report.tables import plain_table
+
+    summary = study.summary
+    header = ["arm", "runs", "AP", "verdict", "parameters", "MMACs", "s/run", "ms"]
+    rows = []
+    for arm in summary["arms"]:
+        name = arm["name"]
+        costs = summary["arm_summaries"][name]
+        verdict = summary["verdicts"].get(name, {}).get("verdict", "")
+        if name == summary["baseline"]:
+            verdict = "baseline"
+        if not costs["runs"]:
+            rows.append([name, "0", "", verdict, "", "", "", ""])
+            continue
+        latency = summary["latency"].get(name, {}).get("torch", {})
+        rows.append([
+            name, str(costs["runs"]), f"{100 * costs['ap']:.1f}", verdict,
+            f"{costs['parameters']:,}", f"{costs['macs'] / 1e6:,.0f}", f"{costs['seconds']:.0f}",
+            f"{latency['median_ms']:.1f}" if latency else "",
+        ])  # fmt: skip
+    lines = ["", plain_table(header, rows), ""]
+    lines += [f"{name}: {v['text']}" for name, v in summary["verdicts"].items()]
+    lines += [
+        f"failed: {each['arm_name']} seed {each['seed']}: {each['error']}"
+        for each in summary["failed"]
+    ]
+    return [*lines, f"records: {study.folder}"]

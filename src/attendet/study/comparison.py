@@ -1,0 +1,338 @@
+"""Compare arms of attention: lay out the grid, make its runs, judge them, leave the records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from attendet.errors import ConfigError
+from attendet.study.cost import Exporter
+from attendet.study.grid import Arm, Job, content_key, folder_name, make_arms, pick_baseline
+from attendet.study.local import LocalRuns, RunEvent, device_names
+from attendet.study.progress import Quiet, StudyReporter
+from attendet.study.records import (
+    RECORD,
+    TRUTH,
+    add_run,
+    locked,
+    read_json,
+    read_runs,
+    read_study,
+    write_runs,
+    write_study,
+    write_truth,
+)
+from attendet.study.running import failed_record, finished_record, measured_samples, versions
+from attendet.study.scheduling import Scheduler
+from attendet.study.source import Source, check_same
+from attendet.study.summary import summarise
+from attendet.training.recipe import Recipe, load_recipe
+
+__all__ = ["Study", "compare"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study leaves."""
+
+    folder: Path
+    """Folder of the study."""
+
+    records: list[dict[str, Any]]
+    """One record a run, as in runs.jsonl."""
+
+    summary: dict[str, Any]
+    """What study.json holds."""
+
+    @property
+    def verdicts(self) -> dict[str, dict[str, Any]]:
+        """The verdict on each arm but the baseline."""
+        verdicts: dict[str, dict[str, Any]] = self.summary["verdicts"]
+        return verdicts
+
+
+def compare(
+    data: str | Path,
+    *,
+    attention: Sequence[str] = ("none", "ca"),
+    sites: Sequence[str] = ("p4,p5,up",),
+    starts: Sequence[str] = ("paper",),
+    seeds: int = 3,
+    recipe: str | Recipe = "default",
+    pretrained: str | Path | None = None,
+    format: Literal["voc", "yolo", "coco"] | None = None,
+    baseline: str | None = None,
+    margin: float = 0.5,
+    output: str | Path = "runs/compare",
+    budget: float | None = None,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int | None = None,
+    ray: str | None = None,
+    exporter: Exporter | None = None,
+    runtimes: Sequence[str] = ("torch",),
+    reporter: StudyReporter | None = None,
+    command: str | None = None,
+    **overrides: Any,
+) -> Study:
+    """Train every arm with the same seeds, measure all on the same pictures, return the verdicts.
+
+    The arms of one seed are paired: they begin with the same weights outside their attention and
+    see the same pictures in the same order, drawn and augmented alike. Runs that the folder holds
+    already are not made again; one that was interrupted goes on.
+
+    Args:
+        data: path of a data set (VOC, YOLO or COCO). Runs are measured on its test split; without
+            one on the validation split, with the weights of the last epoch.
+        attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
+        sites: placements, each sites joined by commas.
+        starts: how attention starts: ``paper``, ``identity``.
+        seeds: seeds of each arm, from 0 on.
+        recipe: name of a recipe, path of a YAML file, or a `Recipe`.
+        pretrained: weights file that all runs start from.
+        format: of the data set, where it is not to be recognised.
+        baseline: name of the arm that the others are compared with; ``none``, else the first.
+        margin: AP points (0 to 100); a difference within plus or minus this counts as none.
+        output: folder of the study; runs that it holds are used.
+        budget: seconds that this call may take; where the grid needs more, the arms that are worse
+            on the validation split are cut on the way. Left out: the whole grid.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: runs at once on this machine; all GPUs, or one CPU, if left out.
+        ray: address of a Ray cluster, or ``auto``, to run there; ``local`` starts one here.
+        exporter: makes files for other runtimes, whose latency is then measured too.
+        runtimes: runtimes whose latency is measured.
+        reporter: is told of the progress.
+        command: the command line, for the records.
+        overrides: settings of the recipe that win over it.
+
+    Raises:
+        ConfigError: if an argument is wrong, or the folder holds a study of something else.
+        DataError: if the data cannot be read.
+        MissingExtraError: if the ``study`` or ``ray`` extra is not installed.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1; got {seeds} (--seeds).")
+    if margin <= 0:
+        raise ConfigError(f"margin must be above 0 AP points; got {margin} (--margin).")
+    if budget is not None and budget <= 0:
+        raise ConfigError(f"budget must be above 0 seconds; got {budget} (--budget).")
+    if "attention_start" in overrides:
+        raise ConfigError("attention_start is part of the grid here. Give starts (--starts).")
+    arms = make_arms(attention, sites, starts)
+    values = recipe.as_dict() if isinstance(recipe, Recipe) else None
+    settings = (
+        load_recipe("default", {**values, **overrides})
+        if values is not None
+        else load_recipe(str(recipe), overrides)
+    )
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
+    grid = _Grid(arms, pick_baseline(arms, baseline), range(seeds))
+    source = Source.look(data, format, settings, pretrained)
+    with locked(folder / "study.lock"):
+        study = _Comparison(folder, grid, source, accelerator, reporter or Quiet())
+        study.begin(margin / 100, budget, command)
+        runs = _runs(ray, accelerator, devices)
+        try:
+            study.make_runs(runs, budget)
+        finally:
+            runs.close()
+        return study.finish(runtimes, exporter, slots=runs.slots)
+
+
+def _runs(ray: str | None, accelerator: str, devices: int | None) -> Any:
+    if ray is None:
+        return LocalRuns(device_names(accelerator, devices))
+    from attendet.study.cluster import RayRuns
+
+    return RayRuns(ray, accelerator, devices)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    arms: tuple[Arm, ...]
+    baseline: Arm
+    seeds: Sequence[int]
+
+
+class _Comparison:
+    """A study in its folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        grid: _Grid,
+        source: Source,
+        accelerator: str,
+        reporter: StudyReporter,
+    ) -> None:
+        self.begun = time.perf_counter()
+        self.folder, self.grid, self.source = folder, grid, source
+        self.reporter = reporter
+        self.jobs = {
+            (arm.name, seed): self._job(arm, seed, accelerator)
+            for seed in grid.seeds
+            for arm in grid.arms
+        }
+        self.records: dict[str, dict[str, Any]] = {}
+        self.run_seconds = 0.0
+        self.waiting_seconds = 0.0
+        self.head: dict[str, Any] = {}
+
+    def _job(self, arm: Arm, seed: int, accelerator: str) -> Job:
+        source, run_seed = self.source, arm.run_seed(seed)
+        key = content_key(source.setup, arm.spec, arm.start, run_seed)
+        return Job(
+            key=key,
+            arm=arm.as_dict(),
+            arm_name=arm.name,
+            spec=arm.spec,
+            seed=seed,
+            run_seed=run_seed,
+            data=str(source.data),
+            format=source.format,
+            fingerprints=source.setup["data"],
+            recipe=source.recipe.as_dict(),
+            pretrained=None if source.pretrained is None else str(source.pretrained),
+            accelerator=accelerator,
+            study=str(self.folder.resolve()),
+            folder=f"runs/{folder_name(arm.name, run_seed, key)}",
+            split=source.split,
+            weights="best" if source.split == "test" else "last",
+        )
+
+    def begin(self, margin: float, budget: float | None, command: str | None) -> None:
+        """Check that the folder is free for this study, take what it holds, write what is known."""
+        before = read_study(self.folder)
+        if before is not None:
+            check_same(before["setup"], self.source.setup, self.folder)
+        for job in self.jobs.values():
+            record = finished_record(job)
+            if record is not None:  # the arm may have had another name
+                self.records[job.key] = {**record, **_identity(job)}
+        write_runs(self.folder, self.records.values())
+        samples = measured_samples(self.source.dataset.split(self.source.split))
+        truth = self.folder / TRUTH
+        write_truth(truth, self.source.dataset.root, samples, self.source.dataset.classes)
+        self.head = self._head(margin, budget, command, len(samples))
+        write_study(self.folder, {**self.head, "verdicts": {}, "latency": {}})
+        self.reporter.planned(len(self.jobs), len(self.records), str(self.folder))
+
+    def _head(
+        self, margin: float, budget: float | None, command: str | None, measured: int
+    ) -> dict[str, Any]:
+        source, dataset = self.source, self.source.dataset
+        return {
+            "command": command,
+            "setup": source.setup,
+            "data": {
+                "root": str(dataset.root),
+                "format": dataset.format,
+                "fingerprint": source.setup["data"][source.split],
+                "fingerprints": source.setup["data"],
+                "splits": {name: len(part) for name, part in dataset.splits.items()},
+                "split_source": dataset.split_source,
+                "classes": list(dataset.classes),
+                "faults": len(dataset.faults),
+                "measured_split": source.split,
+                "measured_pictures": measured,
+            },
+            "recipe": source.recipe.as_dict(),
+            "pretrained": None if source.pretrained is None else source.pretrained.name,
+            "baseline": self.grid.baseline.name,
+            "seeds": list(self.grid.seeds),
+            "arms": [{"name": arm.name, **arm.as_dict()} for arm in self.grid.arms],
+            "margin": margin,
+            "weights": "best" if source.split == "test" else "last",
+            "budget": None if budget is None else {"seconds": budget},
+            "truth": TRUTH,
+            "versions": versions(),
+        }
+
+    def make_runs(self, runs: Any, budget: float | None) -> None:
+        """Make what is not there."""
+        scheduler = Scheduler(
+            self.grid.arms,
+            self.grid.baseline,
+            list(self.grid.seeds),
+            self.jobs,
+            self.records,
+            self.source.recipe,
+        )
+        if budget is None:
+            self._make(runs, scheduler.pending())
+            return
+        deadline = self.begun + budget
+        told = scheduler.within(
+            budget, lambda: deadline - time.perf_counter(), runs.slots,
+            lambda jobs: self._make(runs, jobs), self.reporter.note,
+        )  # fmt: skip
+        self.head["budget"] = {"seconds": budget, **told}
+        self.head["seeds"] = told["seeds"]
+        for job in scheduler.cut():
+            record = read_json(job.path / RECORD)
+            if record is not None and record.get("key") == job.key:
+                self._keep(job, record)
+
+    def _make(self, runs: Any, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
+        """Make runs; return the records of those that pause, by key."""
+        paused: dict[str, dict[str, Any]] = {}
+        begun, busy = time.perf_counter(), 0.0
+        for job, event in self._events(runs, jobs):
+            if event["event"] == "ended":
+                record = event["record"]
+                busy += record["wall_seconds"]
+                if record["stopped"] is None:
+                    self._keep(job, record)
+                else:
+                    paused[job.key] = record
+                self.reporter.run_ended(job, record)
+            elif event["event"] == "failed":
+                record = failed_record(job, event["error"])
+                self._keep(job, record)
+                self.reporter.run_ended(job, record)
+            else:
+                self.reporter.run_event(job, event)
+        self.run_seconds += busy
+        self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / runs.slots)
+        return paused
+
+    def _events(self, runs: Any, jobs: Iterable[Job]) -> Iterator[RunEvent]:
+        yield from runs.make(jobs)
+
+    def _keep(self, job: Job, record: dict[str, Any]) -> None:
+        self.records[job.key] = record
+        add_run(self.folder, record)
+
+    def finish(self, runtimes: Sequence[str], exporter: Exporter | None, *, slots: int) -> Study:
+        """Judge the runs, measure latency, write study.json."""
+        records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
+        summary = summarise(
+            self.folder, self.head, records, self.source.dataset, runtimes, exporter
+        )
+        total = time.perf_counter() - self.begun
+        in_runs = self.run_seconds / slots
+        summary["seconds"] = {
+            "total": round(total, 3),
+            "runs": round(self.run_seconds, 3),
+            "at_once": slots,
+            "waiting": round(self.waiting_seconds, 3),
+            **summary["seconds"],
+            "outside_runs": round(total - in_runs, 3),
+            "outside_share": round(1 - in_runs / total, 4) if total > 0 else None,
+        }
+        write_runs(self.folder, records)
+        write_study(self.folder, summary)
+        return Study(self.folder, read_runs(self.folder), summary)
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    return {
+        "arm": job.arm,
+        "arm_name": job.arm_name,
+        "seed": job.seed,
+        "folder": job.folder,
+    }

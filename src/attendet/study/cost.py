@@ -1,0 +1,113 @@
+"""What an arm costs: parameters, arithmetic, and the time a picture takes, arms in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attendet.inference import load
+from attendet.models import WeightsMetadata, build_from_metadata
+
+__all__ = ["Exporter", "count_costs", "measure_latency"]
+
+Exporter = Callable[[Path, str], Path]
+"""Makes the file for a runtime (``onnx``, ``openvino``) from a weights file, and returns it."""
+
+WARM_UP = 3
+"""Calls of each detector that are not counted."""
+
+
+def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
+    """Return the parameters of a network, and its multiplications for one whole canvas.
+
+    MACs are those of convolutions and matrix products; what is done element by element (gates,
+    activations) is not counted.
+
+    Args:
+        metadata: description of the network; nothing is allocated.
+
+    Returns:
+        ``parameters`` and ``macs``.
+
+    Example:
+        >>> import dataclasses
+        >>> metadata = WeightsMetadata(classes=("cell",), width=0.125, input_hw=(64, 64))
+        >>> with_ca = dataclasses.replace(metadata, attention="ca")
+        >>> count_costs(with_ca)["macs"] > count_costs(metadata)["macs"]
+        True
+    """
+    with torch.device("meta"):
+        network = build_from_metadata(metadata).eval()
+        canvas = torch.empty(1, 3, *metadata.input_hw)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(canvas)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "macs": counter.get_total_flops() // 2,
+    }
+
+
+def measure_latency(
+    weights: Mapping[str, Path],
+    *,
+    runtimes: Sequence[str] = ("torch",),
+    exporter: Exporter | None = None,
+    device: str | None = None,
+    rounds: int = 30,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how long one picture takes in each arm and runtime, measured in turns.
+
+    In each round every detector takes one picture, in an order that turns by one from round to
+    round: what the machine does meanwhile meets all arms alike. A call is the whole way from a
+    picture in memory to its detections.
+
+    Args:
+        weights: arm to weights file.
+        runtimes: ``torch``, and others that the exporter makes files for.
+        exporter: makes those files; left out, only ``torch`` is measured.
+        device: of the torch runtime.
+        rounds: calls of each detector that count.
+
+    Returns:
+        Arm to runtime to ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles).
+    """
+    detectors: dict[tuple[str, str], Any] = {}
+    for arm, path in weights.items():
+        for runtime in runtimes:
+            if runtime == "torch":
+                detectors[arm, runtime] = load(path, device=device)
+            elif exporter is not None:
+                detectors[arm, runtime] = load(exporter(path, runtime), runtime=runtime)
+    seconds = _in_turns(detectors, rounds)
+    measured: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in weights}
+    for (arm, runtime), values in seconds.items():
+        low, median, high = np.percentile(np.array(values) * 1000, [25, 50, 75])
+        measured[arm][runtime] = {
+            "median_ms": round(float(median), 3),
+            "low_ms": round(float(low), 3),
+            "high_ms": round(float(high), 3),
+        }
+    return measured
+
+
+def _in_turns(
+    detectors: Mapping[tuple[str, str], Any], rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    names = list(detectors)
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in names}
+    for turn in range(-WARM_UP, rounds):
+        first = turn % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            detector = detectors[name]
+            picture = np.full((*detector.input_hw, 3), 114, dtype=np.uint8)
+            begun = time.perf_counter()
+            detector.predict(picture)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds

@@ -1,0 +1,203 @@
+"""Which runs are made, in which order, and which arms are cut where a budget cannot hold all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from attendet.study.grid import Arm, Job
+from attendet.study.halving import PROBE_EPOCHS, ArmCost, Plan, ap_at, arm_cost, make_plan
+from attendet.training.recipe import Recipe
+
+__all__ = ["Scheduler"]
+
+Records = dict[str, dict[str, Any]]
+Make = Callable[[Iterable[Job]], Records]
+
+
+class Scheduler:
+    """Orders the runs of a grid: all arms of a seed before the next seed.
+
+    Args:
+        arms: of the study.
+        baseline: one of them; never cut.
+        seeds: of the study.
+        jobs: by arm's name and seed.
+        records: of the runs that are done, by key; grows while runs are made.
+        recipe: of all runs.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        baseline: Arm,
+        seeds: list[int],
+        jobs: Mapping[tuple[str, int], Job],
+        records: Records,
+        recipe: Recipe,
+    ) -> None:
+        self.arms, self.baseline, self.seeds = list(arms), baseline, seeds
+        self.jobs, self.records, self.recipe = jobs, records, recipe
+        self.kept = [arm.name for arm in arms]
+        self.paused: Records = {}
+
+    def pending(self, until: int | None = None) -> Iterator[Job]:
+        """Give the runs of the kept arms and seeds that are not done, or not done that far."""
+        whole = until is None or until >= self.recipe.epochs
+        for seed in self.seeds:
+            for name in self.kept:
+                job = self.jobs[name, seed]
+                if job.key in self.records:
+                    continue
+                done = self.paused.get(job.key, {}).get("epochs_done", 0)
+                if whole:
+                    yield job
+                elif until is not None and done < until:
+                    yield dataclasses.replace(job, until=until)
+
+    def cut(self) -> list[Job]:
+        """Return the runs that were begun and are not gone on with."""
+        return [job for job in self.jobs.values()
+                if job.key in self.paused and job.key not in self.records]  # fmt: skip
+
+    def within(
+        self,
+        budget: float,
+        left: Callable[[], float],
+        slots: int,
+        make: Make,
+        note: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Make the runs that a budget holds, and return what was decided, for study.json.
+
+        Args:
+            budget: seconds in all.
+            left: gives the seconds that are left.
+            slots: runs at once.
+            make: makes runs, and returns the records of those that pause.
+            note: is told what was decided.
+
+        Raises:
+            ConfigError: if the budget cannot hold the smallest plan.
+        """
+        self._probe(make)
+        plan = self._plan(left(), slots)
+        told: dict[str, Any] = {
+            "whole_grid_seconds": round(budget - left() + plan.whole_seconds, 1),
+            "planned_seconds": round(budget - left() + plan.seconds, 1),
+            "rungs": [{"arms": rung.arms, "epochs": rung.until} for rung in plan.rungs],
+            "cuts": [],
+            "seeds": list(self.seeds),
+            "seeds_left_out": [],
+            "out_of_time": [],
+        }
+        needed, held = told["whole_grid_seconds"] / 60, budget / 60
+        if len(plan.rungs) > 1:
+            note(f"the whole grid would take about {needed:.0f} min, the budget is {held:.0f} "
+                 f"min: arms are cut after {', '.join(str(r.until) for r in plan.rungs[:-1])} "
+                 "epochs")  # fmt: skip
+        keep = self._seeds_kept(plan)
+        told["seeds_left_out"] = [seed for seed in self.seeds if seed not in keep]
+        told["seeds"] = self.seeds = keep
+        for number, rung in enumerate(plan.rungs):
+            if number:
+                told["cuts"] += self._cut(rung.arms, plan.rungs[number - 1].until, number, note)
+            jobs = list(self.pending(rung.until))
+            self.paused |= make(self._in_time(jobs, left, told["out_of_time"]))
+        return told
+
+    def _probe(self, make: Make) -> None:
+        """Train one run of each arm that has none for a few epochs, to see what they take."""
+        if self.recipe.epochs <= PROBE_EPOCHS:
+            return
+        first = []
+        for arm in self.arms:
+            open_jobs = [job for seed in self.seeds
+                         if (job := self.jobs[arm.name, seed]).key not in self.records]  # fmt: skip
+            if len(open_jobs) == len(self.seeds):
+                first.append(dataclasses.replace(open_jobs[0], until=PROBE_EPOCHS))
+        self.paused |= make(first)
+
+    def _plan(self, left: float, slots: int) -> Plan:
+        open_seeds = [
+            seed for seed in self.seeds
+            if any(self.jobs[arm.name, seed].key not in self.records for arm in self.arms)
+        ]  # fmt: skip
+        open_arms = [arm for arm in self._others() if not self._is_done(arm)]
+        free = ArmCost((0.0,) * self.recipe.epochs, 0.0)
+        baseline = free if self._is_done(self.baseline) else self._cost(self.baseline)
+        return make_plan(
+            baseline or free,
+            [self._cost(arm) or free for arm in open_arms],
+            epochs=self.recipe.epochs,
+            seeds=max(len(open_seeds), 1),
+            budget=left,
+            slots=slots,
+        )
+
+    def _others(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.name != self.baseline.name]
+
+    def _is_done(self, arm: Arm) -> bool:
+        return all(self.jobs[arm.name, seed].key in self.records for seed in self.seeds)
+
+    def _cost(self, arm: Arm) -> ArmCost | None:
+        for seed in self.seeds:
+            key = self.jobs[arm.name, seed].key
+            record = self.paused.get(key) or self.records.get(key)
+            if record is not None and record["curve"]:
+                return arm_cost(record, self.recipe)
+        return None
+
+    def _seeds_kept(self, plan: Plan) -> list[int]:
+        """Return the seeds, less the last ones that a plan leaves out and that are not done."""
+        open_seeds = [
+            seed for seed in self.seeds
+            if any(self.jobs[arm.name, seed].key not in self.records for arm in self.arms)
+        ]  # fmt: skip
+        dropped = set(open_seeds[plan.seeds :])
+        return [seed for seed in self.seeds if seed not in dropped]
+
+    def _cut(
+        self, keep: int, epochs: int, rung: int, note: Callable[[str], None]
+    ) -> list[dict[str, Any]]:
+        """Leave the arms with the best AP on the validation split; return the others."""
+        open_arms = [
+            arm for arm in self._others() if arm.name in self.kept and not self._is_done(arm)
+        ]
+        means = {arm.name: self._validation_ap(arm, epochs) for arm in open_arms}
+        ranked = sorted(means, key=lambda name: -means[name])
+        cut = ranked[keep:]
+        self.kept = [name for name in self.kept if name not in cut]
+        for name in cut:
+            note(f"{name} is cut after {epochs} epochs: AP {100 * means[name]:.1f} on val")
+        return [
+            {
+                "arm_name": name,
+                "rung": rung,
+                "after_epochs": epochs,
+                "val_ap": round(means[name], 6),
+                "least_kept_val_ap": round(means[ranked[keep - 1]], 6),
+            }
+            for name in cut
+        ]
+
+    def _validation_ap(self, arm: Arm, epochs: int) -> float:
+        values = []
+        for seed in self.seeds:
+            key = self.jobs[arm.name, seed].key
+            record = self.records.get(key) or self.paused.get(key)
+            if record is not None and record["curve"]:
+                values.append(ap_at(record, epochs))
+        return sum(values) / len(values) if values else 0.0
+
+    def _in_time(
+        self, jobs: Sequence[Job], left: Callable[[], float], missed: list[dict[str, Any]]
+    ) -> Iterator[Job]:
+        """Give runs while there is time; what is left then is told of."""
+        for job in jobs:
+            if left() > 0:
+                yield job
+            else:
+                missed.append({"arm_name": job.arm_name, "seed": job.seed})

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attendet.cli import main
+from attendet.study import comparison
+
+TINY = shlex.split("--width 0.125 --size 64 --batch 4 --epochs 1 --precision 32 --accelerator cpu")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process, without figures."""
+    from attendet.study.worker import make_run
+
+    class RunsHere:
+        slots = 1
+
+        def make(self, jobs: Any) -> Any:
+            for job in jobs:
+                events: list[dict[str, Any]] = []
+                make_run(job, events.append)
+                for event in events:
+                    yield job, event
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(comparison, "_runs", lambda *_: RunsHere())
+    monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
+
+
+def test_the_verdicts_are_printed_with_the_costs(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    words = ["compare", str(squares), "--attention", "none", "ca", "--sites", "p5", "up",
+             "--seeds", "1", "--output", str(tmp_path / "study"), *TINY]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["attendet", *words])
+
+    assert main(words) == 0
+
+    printed = capsys.readouterr().out
+    assert "study: 3 runs, 0 there already" in printed
+    assert "[3/3] ca@up seed 0: val AP" in printed
+    for name in ("none", "ca@p5", "ca@up"):
+        assert name in printed
+    assert "baseline" in printed
+    summary = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert summary["command"] == shlex.join(["attendet", *words])
+    assert printed.count("Train longer.") == 2  # one epoch teaches nothing
+
+
+def test_a_failed_run_gives_exit_code_1(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def breaks(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError("no memory is left")
+
+    monkeypatch.setattr("attendet.study.running.train", breaks)
+
+    code = main(["compare", str(squares), "--seeds", "1", "--output", str(tmp_path / "s"), *TINY])
+
+    assert code == 1
+    assert "failed: ca@p4,p5,up seed 0: MemoryError: no memory is left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--attention none cbm", "Did you mean 'cbam'?"),
+        ("--sites p6", "site of the network"),
+        ("--seeds 0", "seeds must be at least 1; got 0 (--seeds)"),
+        ("--budget soon", "must be like 45m, 2h or 1h30m; got 'soon'"),
+        ("--attention-start identity", "there is no flag '--attention-start'"),
+        ("--epochs many", "--epochs"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_line(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    arguments = ["compare", str(squares), "--output", str(tmp_path / "s"), *shlex.split(words)]
+
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = int(str(end.code))
+
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("attendet: ")
+    assert error.count("\n") == 1
+    assert message in error

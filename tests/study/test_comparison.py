@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attendet.data import load_dataset
+from attendet.errors import ConfigError
+from attendet.evaluation.metrics import compute_metrics
+from attendet.inference import load
+from attendet.study.comparison import Study, compare
+from attendet.study.grid import Job
+from attendet.study.records import read_detections, read_runs, read_study
+from attendet.study.running import run_job
+
+Make = Callable[..., Study]
+
+VERDICTS = ("helps", "hurts", "no difference", "not enough seeds", "nothing learned")
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+# --- what a study leaves -------------------------------------------------------------------------
+
+
+def test_there_is_a_record_a_run(finished: Study) -> None:
+    records = read_runs(finished.folder)
+
+    assert [(record["arm_name"], record["seed"]) for record in records] == [
+        ("none", 0), ("ca@p4,p5,up", 0), ("eca@p5", 0),
+        ("none", 1), ("ca@p4,p5,up", 1), ("eca@p5", 1),
+    ]  # fmt: skip
+    for record in records:
+        assert record["stopped"] is None
+        assert record["epochs_done"] == len(record["curve"]) == 2
+        assert record["seconds"] == pytest.approx(
+            sum(e["seconds"] for e in record["curve"]), abs=0.01
+        )
+        assert record["wall_seconds"] > record["seconds"] > 0
+        assert min(record[name] for name in ("memory_mib", "parameters", "macs")) > 0
+        assert record["metrics"]["counts"]["pictures"] == 3
+        assert set(record["versions"]) == {"attendet", "python", "torch", "numpy"}
+        assert record["machine"]["device"] == "cpu"
+        assert (finished.folder / record["weights"]).is_file()
+        assert not (finished.folder / record["folder"] / "resume.pt").exists()
+    assert _plain(records)
+
+
+def test_detections_are_kept_and_give_the_recorded_ap(finished: Study, shapes: Path) -> None:
+    record = finished.records[1]
+    data = load_dataset(shapes)
+
+    keys, found = read_detections(finished.folder / record["detections"])
+
+    samples = data.split("test")
+    assert keys == [sample.key for sample in samples]
+    again = compute_metrics(samples, found, data.classes)
+    assert again["ap"] == record["metrics"]["ap"]
+    whole = json.loads((finished.folder / record["evaluation"]).read_text())
+    assert whole["confusion"] == json.loads(json.dumps(again["confusion"]))
+
+
+def test_the_best_weights_are_those_that_were_measured(finished: Study, shapes: Path) -> None:
+    record = finished.records[0]
+    detector = load(finished.folder / record["weights"], device="cpu")
+
+    assert Path(record["weights"]).name == "best.safetensors"
+    assert detector.metadata.measured is not None
+    assert detector.metadata.measured["split"] == "val"
+    assert detector.metadata.seed == record["run_seed"] == 0
+
+
+def test_the_truth_is_kept_beside(finished: Study, shapes: Path) -> None:
+    truth = np.load(finished.folder / finished.summary["truth"])
+
+    samples = load_dataset(shapes).split("test")
+    assert truth["keys"].tolist() == [sample.key for sample in samples]
+    assert [shapes / path for path in truth["paths"]] == [sample.path for sample in samples]
+    assert truth["counts"].tolist() == [len(sample.class_ids) for sample in samples]
+    assert truth["boxes_xyxy"].shape == (truth["counts"].sum(), 4)
+
+
+def test_the_summary_tells_what_was_studied(finished: Study) -> None:
+    summary = read_study(finished.folder)
+
+    assert summary is not None
+    assert summary["command"] == "attendet compare shapes"
+    assert summary["baseline"] == "none"
+    assert summary["seeds"] == [0, 1]
+    assert [arm["name"] for arm in summary["arms"]] == ["none", "ca@p4,p5,up", "eca@p5"]
+    assert summary["arms"][1]["sites"] == ["p4", "p5", "up"]
+    assert summary["data"]["splits"] == {"train": 7, "val": 4, "test": 3}
+    assert summary["data"]["measured_split"] == "test"
+    assert summary["recipe"]["epochs"] == 2
+    assert set(summary["verdicts"]) == {"ca@p4,p5,up", "eca@p5"}
+    assert _plain(summary)
+
+
+def test_verdicts_hold_the_differences_of_the_seeds(finished: Study) -> None:
+    ap = {(r["arm_name"], r["seed"]): r["metrics"]["ap"] for r in finished.records}
+
+    for name, verdict in finished.verdicts.items():
+        wanted = [ap[name, seed] - ap["none", seed] for seed in (0, 1)]
+        assert verdict["differences"] == pytest.approx(wanted)
+        assert verdict["difference"] == pytest.approx(np.mean(wanted))
+        assert verdict["verdict"] in VERDICTS
+        assert {"ap50", "ap75"} <= set(verdict["effects"]["parts"])
+        assert set(verdict["effects"]["per_class"]) <= {"red", "green"}
+
+
+def test_costs_stand_beside_the_gains(finished: Study) -> None:
+    costs = finished.summary["arm_summaries"]
+
+    assert costs["ca@p4,p5,up"]["parameters"] > costs["eca@p5"]["parameters"]
+    assert costs["eca@p5"]["parameters"] > costs["none"]["parameters"]
+    assert costs["ca@p4,p5,up"]["macs"] > costs["none"]["macs"]
+    for name in costs:
+        taken = finished.summary["latency"][name]["torch"]
+        assert 0 < taken["low_ms"] <= taken["median_ms"] <= taken["high_ms"]
+
+
+def test_gates_are_described_where_there_are_any(finished: Study) -> None:
+    by_arm = {record["arm_name"]: record["gates"] for record in finished.records}
+
+    assert by_arm["none"] is None
+    assert set(by_arm["ca@p4,p5,up"]) == {"p4", "p5", "up"}
+    assert set(by_arm["ca@p4,p5,up"]["p5"]) == {"height", "width"}
+    channel = by_arm["eca@p5"]["p5"]["channel"]
+    assert 0.3 < channel["mean"] < 0.7  # two epochs after a start near 1/2
+    assert 0 <= channel["saturated"] <= 1
+    assert channel["spread"] >= channel["between_pictures"] >= 0
+
+
+def test_the_time_outside_of_the_runs_is_told(finished: Study) -> None:
+    seconds = finished.summary["seconds"]
+
+    assert seconds["total"] == pytest.approx(seconds["runs"] + seconds["outside_runs"], abs=0.01)
+    known = seconds["waiting"] + seconds["statistics"] + seconds["latency"]
+    assert known < seconds["outside_runs"] + 0.01
+
+
+# --- what is there is not made again -----------------------------------------------------------
+
+
+def test_a_second_start_makes_nothing(made_up: Any, study: Make) -> None:
+    first = study()
+    made = list(made_up.made)
+
+    second = study()
+
+    assert len(made) == 4
+    assert made_up.made == made
+    assert second.records == first.records
+    assert second.verdicts == first.verdicts
+
+
+def test_a_wider_grid_makes_what_is_new(made_up: Any, study: Make) -> None:
+    study(seeds=1)
+    made_up.made.clear()
+
+    wider = study(attention=["none", "eca"], sites=["p4,p5,up", "p5"], seeds=2)
+
+    assert made_up.made == [
+        ("eca@p5", 0, None), ("none", 1, None), ("eca@p4,p5,up", 1, None), ("eca@p5", 1, None),
+    ]  # fmt: skip
+    assert len(wider.records) == 6
+    narrower = study(seeds=1)
+    assert len(made_up.made) == 4
+    assert len(narrower.records) == 2
+
+
+def test_another_recipe_wants_another_folder(made_up: Any, study: Make) -> None:
+    study(seeds=1)
+
+    with pytest.raises(ConfigError, match=r"--epochs differs there .* Choose another --output"):
+        study(seeds=1, epochs=3)
+
+
+def test_other_data_wants_another_folder(
+    made_up: Any, study: Make, shapes: Path, tmp_path: Path
+) -> None:
+    study(seeds=1)
+    other = tmp_path / "other"
+    shutil.copytree(shapes, other)
+    label = next((other / "labels" / "train").glob("*.txt"))
+    label.write_text("0 0.5 0.5 0.25 0.25\n")
+
+    with pytest.raises(ConfigError, match="the data differs there"):
+        study(other, seeds=1)
+
+
+def test_moved_data_is_the_same_data(
+    made_up: Any, study: Make, shapes: Path, tmp_path: Path
+) -> None:
+    study(seeds=1)
+    moved = tmp_path / "moved"
+    shutil.copytree(shapes, moved)
+    made_up.made.clear()
+
+    study(moved, seeds=1)
+
+    assert made_up.made == []
+
+
+def test_base_weights_are_part_of_the_key(made_up: Any, study: Make, finished: Study) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base)
+
+    assert made.summary["pretrained"] == "best.safetensors"
+    with pytest.raises(ConfigError, match="--pretrained differs"):
+        study(seeds=1)
+
+
+def test_a_run_that_failed_is_told_of_and_tried_again(made_up: Any, study: Make) -> None:
+    made_up.broken = {("eca@p4,p5,up", 1)}
+    first = study()
+    failed = [record for record in first.records if record["stopped"] == "failed"]
+    assert [(record["arm_name"], record["seed"]) for record in failed] == [("eca@p4,p5,up", 1)]
+    assert first.summary["failed"] == [
+        {"arm_name": "eca@p4,p5,up", "seed": 1, "error": "loss is not finite"}
+    ]
+    assert first.verdicts["eca@p4,p5,up"]["seeds"] == [0]
+
+    made_up.broken = set()
+    made_up.made.clear()
+    second = study()
+    assert made_up.made == [("eca@p4,p5,up", 1, None)]
+    assert second.summary["failed"] == []
+    assert second.verdicts["eca@p4,p5,up"]["seeds"] == [0, 1]
+
+
+# --- verdicts of whole studies ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose test split has sixty pictures."""
+    root = tmp_path_factory.mktemp("data") / "many"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 2), ("test", 60)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            picture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(root / "images" / split / f"{number:02}.png")
+            lines = [f"{number % 2} {x} {y} 0.3 0.3\n" for x, y in rng.uniform(0.2, 0.8, (3, 2))]
+            (root / "labels" / split / f"{number:02}.txt").write_text("".join(lines))
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: images/val\ntest: images/test\nnames: [red, green]\n"
+    )
+    return root
+
+
+def test_a_clear_gain_helps_and_a_clear_loss_hurts(made_up: Any, study: Make, many: Path) -> None:
+    made_up.shake = {"none": 1.5, "se@p5": 0.9, "ca@p5": 2.2}
+    made_up.noise = 0.02
+
+    made = study(many, attention=["none", "se", "ca"], sites=["p5"], seeds=4)
+
+    assert {name: v["verdict"] for name, v in made.verdicts.items()} == {
+        "se@p5": "helps", "ca@p5": "hurts",
+    }  # fmt: skip
+
+
+def test_none_against_none_claims_nothing(made_up: Any, study: Make, many: Path) -> None:
+    """Two independent draws of the same thing."""
+    made_up.noise = 0.05
+
+    made = study(many, attention=["none", "none"], seeds=5)
+
+    assert {record["run_seed"] for record in made.records} == {*range(5), *range(10_000, 10_005)}
+    assert made.verdicts["none#2"]["verdict"] in ("no difference", "not enough seeds")
+
+
+def test_none_against_none_is_no_difference_larger_than_the_noise_shows(
+    made_up: Any, study: Make, many: Path
+) -> None:
+    made = study(many, attention=["none", "none"], seeds=6, margin=8.0)
+
+    assert made.verdicts["none#2"]["verdict"] == "no difference"
+    assert "no difference larger than 8 AP" in made.verdicts["none#2"]["text"]
+
+
+@pytest.mark.slow
+def test_studies_of_none_against_none_claim_something_five_times_in_a_hundred(
+    made_up: Any, study: Make, many: Path, tmp_path: Path
+) -> None:
+    made_up.noise = 0.05
+    claims = []
+    for number in range(60):
+        made_up.shift = 97 * number
+        made = study(many, attention=["none", "none"], seeds=3, output=tmp_path / str(number))
+        claims.append(made.verdicts["none#2"]["verdict"] in ("helps", "hurts"))
+
+    assert sum(claims) <= 60 * 0.05 + 3 * math.sqrt(60 * 0.05 * 0.95)
+
+
+# --- special grids ------------------------------------------------------------------------------
+
+
+def test_without_a_test_split_the_last_weights_are_measured_on_val(
+    study: Make, squares: Path
+) -> None:
+    made = study(squares, seeds=1, epochs=1)
+
+    assert made.summary["data"]["measured_split"] == "val"
+    assert {Path(record["weights"]).name for record in made.records} == {"last.safetensors"}
+
+
+def test_a_budget_cuts_arms_and_the_records_say_so(made_up: Any, study: Make) -> None:
+    made_up.shake = {"none": 2.0, "eca@p5": 3.0, "eca@up": 1.0}
+    grid = {"attention": ["none", "eca@p5", "eca@up"], "seeds": 2, "epochs": 8}
+
+    made = study(**grid, budget=45)  # the whole grid: 2 seeds x 3 arms x 8 epochs of a second
+
+    budget = made.summary["budget"]
+    assert budget["rungs"] == [{"arms": 2, "epochs": 4}, {"arms": 1, "epochs": 8}]
+    assert budget["whole_grid_seconds"] == pytest.approx(48, abs=2)
+    assert [(cut["arm_name"], cut["after_epochs"]) for cut in budget["cuts"]] == [("eca@p5", 4)]
+    assert made.verdicts["eca@p5"]["verdict"] == "cut"
+    assert made.verdicts["eca@up"]["seeds"] == [0, 1]
+    stopped = {(r["arm_name"], r["seed"]): (r["stopped"], r["epochs_done"]) for r in made.records}
+    cut_runs = [stopped.pop(("eca@p5", seed)) for seed in (0, 1)]
+    assert cut_runs == [("budget", 4)] * 2
+    assert set(stopped.values()) == {(None, 8)}
+
+    made_up.made.clear()
+    whole = study(**grid)  # with more time, what was cut is gone on with, and nothing else is made
+    assert made_up.made == [("eca@p5", 0, None), ("eca@p5", 1, None)]
+    assert {record["epochs_done"] for record in whole.records} == {8}
+
+
+def test_a_run_that_pauses_ends_as_one_that_does_not(
+    finished: Study, runs_here: Any, shapes: Path, tmp_path: Path
+) -> None:
+    straight = finished.records[1]
+    job = Job(
+        key=straight["key"], arm=straight["arm"], arm_name=straight["arm_name"], spec="ca", seed=0,
+        run_seed=0, data=str(shapes), format=None, fingerprints=finished.summary["setup"]["data"],
+        recipe={**finished.summary["recipe"], "evaluate_every": 2}, pretrained=None,
+        accelerator="cpu", study=str(tmp_path), folder="runs/paused", split="test", weights="best",
+    )  # fmt: skip
+
+    paused = run_job(dataclasses.replace(job, until=1), lambda _: None)
+    record = run_job(job, lambda _: None)
+
+    assert (paused["stopped"], paused["epochs_done"], paused["metrics"]) == ("budget", 1, None)
+    assert paused["val_ap"] == paused["curve"][0]["ap"] == record["curve"][0]["ap"]
+    assert (record["stopped"], record["epochs_done"]) == (None, 2)
+    assert record["curve"][1]["ap"] == straight["curve"][1]["ap"]
+    assert [e["losses"] for e in record["curve"]] == [e["losses"] for e in straight["curve"]]
+    assert record["base_weights"] == paused["base_weights"] == straight["base_weights"]
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"margin": 0}, "margin must be above 0"),
+        ({"budget": -1.0}, "budget must be above 0"),
+        ({"attention_start": "identity"}, "Give starts"),
+        ({"epoch": 3}, "Did you mean 'epochs'"),
+        ({"baseline": "se"}, "baseline must be one of the arms"),
+    ],
+)
+def test_a_wrong_argument_stops_before_anything_is_made(
+    shapes: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(shapes, output=tmp_path / "study", **{"accelerator": "cpu", **changes})
+
+    assert not (tmp_path / "study" / "study.json").exists()
+
+
+def test_output_that_is_a_file_is_refused(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="is a file"):
+        compare(shapes, output=tmp_path / "file")
+
+
+def test_numbers_of_the_study_are_finite(finished: Study) -> None:
+    def numbers(value: Any) -> list[float]:
+        if isinstance(value, dict):
+            return [n for each in value.values() for n in numbers(each)]
+        if isinstance(value, list):
+            return [n for each in value for n in numbers(each)]
+        return [value] if isinstance(value, float) else []
+
+    assert all(map(math.isfinite, numbers(finished.summary)))
