@@ -127,6 +127,7 @@ class _Lines:
 
 def run(args: argparse.Namespace) -> int:
     """Make the study, show its progress, print the verdicts; 1 if a run failed."""
+    from attendet.report import write_report
     from attendet.study import compare
 
     overrides = recipe_overrides(args)
@@ -154,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for line in _result(study):
         lines.say(line)
+    lines.say(f"report: {write_report(study.folder)}")
     return 1 if study.summary["failed"] else 0
 
 

@@ -49,13 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_selection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--confidence", type=float, default=0.25, metavar="SCORE",
-        help="lowest score that counts, 0 to 1 (default: %(default)s)",
+        "--confidence", type=float, metavar="SCORE",
+        help="lowest score that counts, 0 to 1 (default: 0.25, or that of a file with suppression)",
     )  # fmt: skip
     group.add_argument(
-        "--iou", type=float, default=0.5, metavar="IOU",
+        "--iou", type=float, metavar="IOU",
         help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)",
+        "(default: 0.5, or that of a file with suppression)",
     )  # fmt: skip
     group.add_argument(
         "--max-detections", type=int, default=300, metavar="N",
