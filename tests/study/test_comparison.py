@@ -138,11 +138,15 @@ def test_gates_are_described_where_there_are_any(finished: Study) -> None:
 
     assert by_arm["none"] is None
     assert set(by_arm["ca@p4,p5,up"]) == {"p4", "p5", "up"}
-    assert set(by_arm["ca@p4,p5,up"]["p5"]) == {"height", "width"}
-    channel = by_arm["eca@p5"]["p5"]["channel"]
+    assert set(by_arm["ca@p4,p5,up"]["p5"]["gates"]) == {"height", "width"}
+    block = by_arm["eca@p5"]["p5"]
+    channel = block["gates"]["channel"]
     assert 0.3 < channel["mean"] < 0.7  # two epochs after a start near 1/2
     assert 0 <= channel["saturated"] <= 1
-    assert channel["spread"] >= channel["between_pictures"] >= 0
+    assert channel["spread_channels"] > 0 == channel["spread_places"]
+    assert block["kind"] == "EfficientChannelAttention"
+    assert block["pictures"] >= 2
+    assert block["sentence"]
 
 
 def test_the_time_outside_of_the_runs_is_told(finished: Study) -> None:
