@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attendet.study import verdicts
 from attendet.study.statistics import detectable_difference
 from attendet.study.verdicts import Paired, judge
 
@@ -112,6 +113,14 @@ def test_verdicts_are_plain_values() -> None:
         assert not isinstance(value, float) or math.isfinite(value)
 
 
+@pytest.fixture
+def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what a verdict says besides, which takes longer than the verdict."""
+    monkeypatch.setattr(verdicts, "further_seeds", lambda *_, **__: None)
+    monkeypatch.setattr(verdicts, "detectable_difference", lambda *_, **__: 0.0)
+    monkeypatch.setattr(verdicts, "hierarchical_bootstrap", lambda *_: (0.0, 0.0))
+
+
 def _share_of_claims(
     studies: int, seeds: int, arms: int, *, true: float, sd: float, picture_sd: float
 ) -> tuple[float, float]:
@@ -135,22 +144,24 @@ def _share_of_claims(
 
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_simulated_studies_of_nothing_claim_something_at_most_five_times_in_a_hundred(
-    seeds: int,
+    words_alone: None, seeds: int
 ) -> None:
-    any_claim, _ = _share_of_claims(120, seeds, 4, true=0.0, sd=0.01, picture_sd=0.004)
+    any_claim, _ = _share_of_claims(300, seeds, 4, true=0.0, sd=0.01, picture_sd=0.004)
 
-    assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 120)
+    assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
 
 
-def test_simulated_studies_of_a_real_gain_show_it() -> None:
-    _, first = _share_of_claims(50, 5, 4, true=0.04, sd=0.01, picture_sd=0.004)
+def test_simulated_studies_of_a_real_gain_show_it(words_alone: None) -> None:
+    _, first = _share_of_claims(100, 5, 4, true=0.04, sd=0.01, picture_sd=0.004)
 
     assert first > 0.8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "picture_sd"), [(3, 0.0), (3, 0.01), (5, 0.004), (10, 0.004)])
-def test_the_false_positive_rate_over_many_studies(seeds: int, picture_sd: float) -> None:
+def test_the_false_positive_rate_over_many_studies(
+    words_alone: None, seeds: int, picture_sd: float
+) -> None:
     any_claim, _ = _share_of_claims(3000, seeds, 4, true=0.0, sd=0.01, picture_sd=picture_sd)
 
     # where pictures and seeds matter alike, the interval errs to the wide side
