@@ -223,7 +223,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = folder / "files.json"
-        files.write_text(json.dumps([str(s.path) for s in dataset.split(args.split)]))
+        files.write_text(json.dumps([str(s.path.resolve()) for s in dataset.split(args.split)]))
         weights = args.weights or [random_weights(folder, dataset.classes, args.size, "ca")]
         contenders += own_contenders(args, files, logs, weights)
         contenders += peer_contenders(args, files, logs, folder, dataset.classes)
