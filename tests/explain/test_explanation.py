@@ -134,3 +134,14 @@ def test_the_health_of_a_network_alone(tiny, shots):
 def test_no_readable_picture_is_an_error(weights, shots):
     with pytest.raises(PictureError, match=r"no picture could be read: .*b\.jpg"):
         explain(weights, [shots / "b.jpg"])
+
+
+def test_a_video_among_pictures_is_named_and_left_out(weights, shots):
+    clip = shots / "clip.mp4"
+    clip.write_bytes(b"not looked into")
+    found = explain(weights, [shots], cam=False)
+
+    assert found.count == 3
+    reasons = {one.path: one.reason for one in found.skipped}
+    assert list(reasons) == [str(clip), str(shots / "b.jpg")]
+    assert "this is a video" in reasons[str(clip)]

@@ -26,7 +26,7 @@ COMMANDS = {
     "train": "train a detector on your pictures",
     "compare": "does attention help on your pictures, and what does it cost",
     "eval": "average precision of a detector on a data set",
-    "predict": "detect objects in pictures",
+    "predict": "detect objects in pictures, videos and streams",
     "bench": "how fast files and runtimes are on this machine",
     "data": "check, describe, convert or get a data set",
     "info": "what a weights file holds",

@@ -40,6 +40,9 @@ __all__ = ["Explanation", "PictureExplanation", "explain", "explain_network", "g
 Floats = NDArray[np.float32]
 Gates = dict[str, dict[str, Floats]]
 
+PICTURE_KINDS = ("picture", "address")
+"""Kinds of source that can be explained."""
+
 DRAWN = 12
 """Pictures that are kept whole by default; all count in the statistics."""
 
@@ -179,12 +182,14 @@ def explain_network(
     runtime = TorchRuntime(network, metadata)
     rule = selection or Selection()
     result = Explanation(metadata, statistics=_statistics_of(network))
-    stills = [source for source in sources if source.kind in ("picture", "address")]
     result.skipped += [
-        Skipped(source.label, f"explanations are of pictures; this is a {source.kind}")
+        Skipped(
+            source.label, f"explanations are of pictures; this is a {source.kind} ({source.label})"
+        )
         for source in sources
-        if source not in stills
+        if source.kind not in PICTURE_KINDS
     ]
+    stills = [source for source in sources if source.kind in PICTURE_KINDS]
     for source, picture in read_pictures(stills, on_skip=result.skipped.append):
         keep = len(result.pictures) < drawn
         one = _explain_picture(network, runtime, source, picture, rule, cam=cam and keep)
