@@ -10,7 +10,9 @@ import pytest
 from attendet.cli import main
 from attendet.study import comparison
 
-TINY = shlex.split("--width 0.125 --size 64 --batch 4 --epochs 1 --precision 32 --accelerator cpu")
+TINY = shlex.split(
+    "--width 0.125 --size 64 --batch 4 --epochs 1 --precision 32 --accelerator cpu --runtimes torch"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,7 @@ def test_the_verdicts_are_printed_with_the_costs(
     for name in ("none", "ca@p5", "ca@up"):
         assert name in printed
     assert "baseline" in printed
+    assert "torch ms" in printed
     summary = json.loads((tmp_path / "study" / "study.json").read_text())
     assert summary["command"] == shlex.join(["attendet", *words])
     assert printed.count("Train longer.") == 2  # one epoch teaches nothing
@@ -80,6 +83,7 @@ def test_a_failed_run_gives_exit_code_1(
         ("--budget soon", "must be like 45m, 2h or 1h30m; got 'soon'"),
         ("--attention-start identity", "there is no flag '--attention-start'"),
         ("--epochs many", "--epochs"),
+        ("--runtimes torch onx", "Did you mean 'onnx'"),
     ],
 )
 def test_a_wrong_flag_is_one_clear_line(

@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "evaluate_every": 1,
     "precision": "32",
     "start_size_share": 1.0,
+    "runtimes": ("torch",),
 }
 
 

@@ -55,6 +55,7 @@ def test_a_run_is_made_by_ray(
 def test_a_study_on_ray_is_the_study(ray_here: None, shapes: Path, tmp_path: Path) -> None:
     made = compare(
         shapes, attention=["none", "eca"], seeds=1, output=tmp_path / "study", ray="local",
+        runtimes=("torch",),
         accelerator="cpu", epochs=2, **SETTINGS,
     )  # fmt: skip
 
@@ -86,6 +87,7 @@ def test_the_run_of_a_lost_worker_is_tried_again_and_goes_on(
     killer = Killer()
     made = compare(
         shapes, attention=["none", "eca"], seeds=1, output=tmp_path / "study", ray="local",
+        runtimes=("torch",),
         accelerator="cpu", epochs=150, reporter=killer, **SETTINGS,
     )  # fmt: skip
 

@@ -383,6 +383,7 @@ def test_a_run_that_pauses_ends_as_one_that_does_not(
         ({"attention_start": "identity"}, "Give starts"),
         ({"epoch": 3}, "Did you mean 'epochs'"),
         ({"baseline": "se"}, "baseline must be one of the arms"),
+        ({"runtimes": ["torch", "tflite"]}, "runtimes must be of torch, onnx, openvino"),
     ],
 )
 def test_a_wrong_argument_stops_before_anything_is_made(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from attendet.errors import ExportError, MissingExtraError
 from attendet.models import WeightsMetadata, build_from_metadata
 from attendet.study import cost
 from attendet.study.comparison import Study
-from attendet.study.cost import count_costs, measure_latency
+from attendet.study.cost import count_costs, measure_latency, pick_runtimes
 
 
 def _metadata(attention: str = "none", **changes: Any) -> WeightsMetadata:
@@ -85,22 +89,71 @@ def test_latency_is_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {pair[0] for pair in rounds} == {"fast", "slow"}  # neither is always first
 
 
-def test_an_exporter_brings_other_runtimes(
-    finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def exported_somewhere(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Weights and format of each export, which writes nothing; ``ca`` cannot go to OpenVINO."""
+    asked = []
+
+    def export(weights: Path, format: str, *, output: str, name: str) -> Any:
+        asked.append((weights.name, format))
+        if (weights.stem, format) == ("ca", "openvino"):
+            raise ExportError("the file says otherwise.")
+        return SimpleNamespace(path=Path(output) / "slow.onnx")
+
+    monkeypatch.setattr(cost, "export", export)
+    return asked
+
+
+def test_other_runtimes_get_exported_weights(
+    exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = _Clock()
     monkeypatch.setattr(cost, "load", clock.load)
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
-    asked = []
 
-    def export(weights: Path, runtime: str) -> Path:
-        asked.append((weights.name, runtime))
-        return tmp_path / "slow.onnx"
+    measured = measure_latency(
+        {"a": Path("fast.safetensors")}, runtimes=("torch", "onnx"), rounds=2
+    )
 
-    arms = {"a": Path("fast.safetensors")}
-    both = measure_latency(arms, runtimes=("torch", "onnx"), exporter=export, rounds=2)
-    alone = measure_latency(arms, runtimes=("torch", "onnx"), rounds=2)
+    assert exported_somewhere == [("fast.safetensors", "onnx")]
+    assert measured["a"]["torch"]["median_ms"] == pytest.approx(10.0)
+    assert measured["a"]["onnx"]["median_ms"] == pytest.approx(20.0)
 
-    assert asked == [("fast.safetensors", "onnx")]
-    assert both["a"]["onnx"]["median_ms"] == pytest.approx(20.0)
-    assert set(alone["a"]) == {"torch"}
+
+def test_an_arm_that_cannot_be_exported_loses_nothing_else(
+    exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "load", _Clock().load)
+    notes: list[str] = []
+    arms = {"none": Path("fast.safetensors"), "ca@p5": Path("ca.safetensors")}
+
+    measured = measure_latency(arms, runtimes=("openvino",), rounds=1, note=notes.append)
+
+    assert set(measured["none"]) == {"openvino"}
+    assert measured["ca@p5"] == {}
+    assert notes == ["ca@p5: no latency in openvino: the file says otherwise."]
+
+
+def test_latency_in_real_runtimes(finished: Study) -> None:
+    record = finished.records[0]
+    weights = {record["arm_name"]: finished.folder / record["weights"]}
+
+    measured = measure_latency(weights, runtimes=pick_runtimes(None), rounds=2)
+
+    taken = measured[record["arm_name"]]
+    assert set(taken) == {"torch", "onnx", "openvino"}
+    assert all(0 < each["low_ms"] <= each["median_ms"] for each in taken.values())
+
+
+def test_without_their_packages_runtimes_are_left_out_or_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else there(name)
+    )
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+    assert pick_runtimes(None) == ("torch", "onnx")
+    with pytest.raises(MissingExtraError, match=r"openvino.*attendet\[export\]"):
+        pick_runtimes(["openvino"])

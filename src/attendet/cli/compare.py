@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs at once on this machine (default: one on each GPU, else one)")  # fmt: skip
     add("--ray", metavar="ADDRESS",
         help="run on a Ray cluster: auto, HOST:PORT, or local to start one here")  # fmt: skip
+    add("--runtimes", nargs="+", metavar="NAME",
+        help="what latency is measured in: torch, onnx, openvino; the latter two exported "
+        "(default: all that are installed)")  # fmt: skip
     add_recipe_flags(parser, without=("attention_start",))
 
 
@@ -149,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         accelerator=args.accelerator,
         devices=args.devices,
         ray=args.ray,
+        runtimes=args.runtimes,
         reporter=lines,
         command=shlex.join(["attendet", "compare", *_words()]),
         **overrides,
@@ -169,7 +173,9 @@ def _result(study: Study) -> list[str]:
     from attendet.report.tables import plain_table
 
     summary = study.summary
-    header = ["arm", "runs", "AP", "verdict", "parameters", "MMACs", "s/run", "ms"]
+    runtimes = list(dict.fromkeys(name for each in summary["latency"].values() for name in each))
+    header = ["arm", "runs", "AP", "verdict", "parameters", "MMACs", "s/run"]
+    header += [f"{runtime} ms" for runtime in runtimes]
     rows = []
     for arm in summary["arms"]:
         name = arm["name"]
@@ -178,13 +184,13 @@ def _result(study: Study) -> list[str]:
         if name == summary["baseline"]:
             verdict = "baseline"
         if not costs["runs"]:
-            rows.append([name, "0", "", verdict, "", "", "", ""])
+            rows.append([name, "0", "", verdict, "", "", "", *("" for _ in runtimes)])
             continue
-        latency = summary["latency"].get(name, {}).get("torch", {})
+        latency = summary["latency"].get(name, {})
         rows.append([
             name, str(costs["runs"]), f"{100 * costs['ap']:.1f}", verdict,
             f"{costs['parameters']:,}", f"{costs['macs'] / 1e6:,.0f}", f"{costs['seconds']:.0f}",
-            f"{latency['median_ms']:.1f}" if latency else "",
+            *(f"{latency[each]['median_ms']:.1f}" if each in latency else "" for each in runtimes),
         ])  # fmt: skip
     lines = ["", plain_table(header, rows), ""]
     lines += [f"{name}: {v['text']}" for name, v in summary["verdicts"].items()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attendet.errors import ConfigError
-from attendet.study.cost import Exporter
+from attendet.study.cost import pick_runtimes
 from attendet.study.grid import Arm, Job, content_key, folder_name, make_arms, pick_baseline
 from attendet.study.local import LocalRuns, RunEvent, device_names
 from attendet.study.progress import Quiet, StudyReporter
@@ -71,8 +71,7 @@ def compare(
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int | None = None,
     ray: str | None = None,
-    exporter: Exporter | None = None,
-    runtimes: Sequence[str] = ("torch",),
+    runtimes: Sequence[str] | None = None,
     reporter: StudyReporter | None = None,
     command: str | None = None,
     **overrides: Any,
@@ -101,8 +100,8 @@ def compare(
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: runs at once on this machine; all GPUs, or one CPU, if left out.
         ray: address of a Ray cluster, or ``auto``, to run there; ``local`` starts one here.
-        exporter: makes files for other runtimes, whose latency is then measured too.
-        runtimes: runtimes whose latency is measured.
+        runtimes: what latency is measured in: ``torch`` (the weights as they are), ``onnx``,
+            ``openvino`` (exported); all that are installed if left out.
         reporter: is told of the progress.
         command: the command line, for the records.
         overrides: settings of the recipe that win over it.
@@ -110,7 +109,8 @@ def compare(
     Raises:
         ConfigError: if an argument is wrong, or the folder holds a study of something else.
         DataError: if the data cannot be read.
-        MissingExtraError: if the ``study`` or ``ray`` extra is not installed.
+        MissingExtraError: if the ``study`` or ``ray`` extra is not installed, or what a named
+            runtime takes.
     """
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1; got {seeds} (--seeds).")
@@ -120,6 +120,7 @@ def compare(
         raise ConfigError(f"budget must be above 0 seconds; got {budget} (--budget).")
     if "attention_start" in overrides:
         raise ConfigError("attention_start is part of the grid here. Give starts (--starts).")
+    measured_in = pick_runtimes(runtimes)
     arms = make_arms(attention, sites, starts)
     values = recipe.as_dict() if isinstance(recipe, Recipe) else None
     settings = (
@@ -140,7 +141,7 @@ def compare(
             study.make_runs(runs, budget)
         finally:
             runs.close()
-        return study.finish(runtimes, exporter, slots=runs.slots)
+        return study.finish(measured_in, slots=runs.slots)
 
 
 def _runs(ray: str | None, accelerator: str, devices: int | None) -> Any:
@@ -307,11 +308,11 @@ class _Comparison:
         self.records[job.key] = record
         add_run(self.folder, record)
 
-    def finish(self, runtimes: Sequence[str], exporter: Exporter | None, *, slots: int) -> Study:
+    def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
         """Judge the runs, measure latency, write study.json."""
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
         summary = summarise(
-            self.folder, self.head, records, self.source.dataset, runtimes, exporter
+            self.folder, self.head, records, self.source.dataset, runtimes, self.reporter.note
         )
         total = time.perf_counter() - self.begun
         in_runs = self.run_seconds / slots

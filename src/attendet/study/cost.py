@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from attendet.errors import ConfigError, ExportError, did_you_mean
+from attendet.exporting import export
+from attendet.extras import require
 from attendet.inference import load
 from attendet.models import WeightsMetadata, build_from_metadata
 
-__all__ = ["Exporter", "count_costs", "measure_latency"]
+__all__ = ["RUNTIMES", "count_costs", "measure_latency", "pick_runtimes"]
 
-Exporter = Callable[[Path, str], Path]
-"""Makes the file for a runtime (``onnx``, ``openvino``) from a weights file, and returns it."""
+RUNTIMES = {
+    "torch": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+}
+"""What latency can be measured in: the weights as they are, and exported; with the packages that
+exporting and running take."""
 
 WARM_UP = 3
 """Calls of each detector that are not counted."""
@@ -53,11 +63,42 @@ def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
     }
 
 
+def pick_runtimes(runtimes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the runtimes to measure: those named, or all whose packages are installed.
+
+    Args:
+        runtimes: names of `RUNTIMES`, or nothing.
+
+    Raises:
+        ConfigError: if a name is unknown.
+        MissingExtraError: if a named one cannot be exported for or run here.
+
+    Example:
+        >>> pick_runtimes(["torch", "torch"])
+        ('torch',)
+    """
+    if runtimes is None:
+        return tuple(
+            name
+            for name, modules in RUNTIMES.items()
+            if all(importlib.util.find_spec(module) is not None for module in modules)
+        )
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise ConfigError(
+                f"runtimes must be of {', '.join(RUNTIMES)}; got {name!r} (--runtimes). "
+                f"{did_you_mean(name, RUNTIMES)}"
+            )
+        for module in RUNTIMES[name]:
+            require(module, extra="export", purpose=f"measuring latency in {name}")
+    return tuple(dict.fromkeys(runtimes))
+
+
 def measure_latency(
     weights: Mapping[str, Path],
     *,
     runtimes: Sequence[str] = ("torch",),
-    exporter: Exporter | None = None,
+    note: Callable[[str], None] | None = None,
     device: str | None = None,
     rounds: int = 30,
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -65,12 +106,13 @@ def measure_latency(
 
     In each round every detector takes one picture, in an order that turns by one from round to
     round: what the machine does meanwhile meets all arms alike. A call is the whole way from a
-    picture in memory to its detections.
+    picture in memory to its detections. For a runtime other than ``torch`` the weights are exported
+    into a folder that goes away; the export is checked like any.
 
     Args:
         weights: arm to weights file.
-        runtimes: ``torch``, and others that the exporter makes files for.
-        exporter: makes those files; left out, only ``torch`` is measured.
+        runtimes: names of `RUNTIMES`.
+        note: is told of an arm that cannot be exported, which then has no latency there.
         device: of the torch runtime.
         rounds: calls of each detector that count.
 
@@ -78,13 +120,21 @@ def measure_latency(
         Arm to runtime to ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles).
     """
     detectors: dict[tuple[str, str], Any] = {}
-    for arm, path in weights.items():
-        for runtime in runtimes:
-            if runtime == "torch":
-                detectors[arm, runtime] = load(path, device=device)
-            elif exporter is not None:
-                detectors[arm, runtime] = load(exporter(path, runtime), runtime=runtime)
-    seconds = _in_turns(detectors, rounds)
+    with tempfile.TemporaryDirectory() as work:
+        for number, (arm, path) in enumerate(weights.items()):
+            for runtime in runtimes:
+                if runtime == "torch":
+                    detectors[arm, runtime] = load(path, device=device)
+                    continue
+                form = cast(Literal["onnx", "openvino"], runtime)
+                try:
+                    file = export(path, form, output=work, name=f"arm{number}").path
+                except ExportError as error:
+                    if note is not None:
+                        note(f"{arm}: no latency in {runtime}: {error}")
+                    continue
+                detectors[arm, runtime] = load(file, runtime=runtime)
+        seconds = _in_turns(detectors, rounds)
     measured: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in weights}
     for (arm, runtime), values in seconds.items():
         low, median, high = np.percentile(np.array(values) * 1000, [25, 50, 75])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attendet.data import DataSet
-from attendet.study.cost import Exporter, measure_latency
+from attendet.study.cost import measure_latency
 from attendet.study.records import read_detections
 from attendet.study.resampling import Floats, draw_pictures, match_classes, resampled_ap
 from attendet.study.running import measured_samples
@@ -33,7 +33,7 @@ def summarise(
     records: Sequence[Record],
     dataset: DataSet,
     runtimes: Sequence[str],
-    exporter: Exporter | None,
+    note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return what study.json holds, less the seconds of the study as a whole.
 
@@ -43,7 +43,7 @@ def summarise(
         records: of the runs.
         dataset: what was trained and measured on.
         runtimes: runtimes whose latency is measured.
-        exporter: makes the files for them.
+        note: is told what could not be measured.
     """
     begun = time.perf_counter()
     measured = {
@@ -57,7 +57,7 @@ def summarise(
             verdicts[cut["arm_name"]] = _cut_verdict(cut)
     judged = time.perf_counter()
     weights = _weights(folder, head, measured)
-    latency = measure_latency(weights, runtimes=runtimes, exporter=exporter) if weights else {}
+    latency = measure_latency(weights, runtimes=runtimes, note=note) if weights else {}
     return {
         **head,
         "verdicts": verdicts,
