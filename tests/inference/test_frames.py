@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from attendet.errors import ConfigError, DataError, MissingExtraError, PictureError
+from attendet.inference import buffer as buffer_module
 from attendet.inference import frames as frames_module
 from attendet.inference import read_frames
 from attendet.inference.buffer import Buffer, read_in_thread
@@ -76,7 +77,7 @@ def test_broken_pictures_may_go_unreported(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_large_pictures_are_read_ahead_by_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(buffer_module, "MAX_BYTES", 1000)
     started: list[Path] = []
 
     def read(path: Path) -> np.ndarray:
@@ -93,7 +94,7 @@ def test_large_pictures_are_read_ahead_by_less(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_pictures_over_the_limit_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames_module, "MAX_BYTES", 10)
+    monkeypatch.setattr(buffer_module, "MAX_BYTES", 10)
     read = read_pictures([Source(str(n), Path(str(n))) for n in range(5)], on_skip=lambda one: None)
     monkeypatch.setattr(
         frames_module, "read_picture", lambda path: np.zeros((4, 4, 3), dtype=np.uint8)

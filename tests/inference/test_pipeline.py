@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attendet.errors import ConfigError, MissingExtraError
-from attendet.inference import Detector, Frame, Watch, pipeline, predict_frames, read_frames
+from attendet.inference import Detector, Frame, Watch, predict_frames, read_frames, streaming
 from attendet.inference.sources import Source
 
 STREET = Source("street", Path("street.mp4"), "video")
@@ -50,7 +50,7 @@ def test_live_frames_do_not_wait_for_each_other(bright: Any, scene: Any) -> None
 def test_large_frames_run_in_smaller_batches(
     bright: Any, scene: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "BATCH_BYTES", 2 * 96 * 192 * 3)
+    monkeypatch.setattr(streaming, "MAX_BYTES", 2 * 2 * 96 * 192 * 3)  # picture and canvas
     runtime = bright(input_hw=(96, 192))
 
     list(predict_frames(Detector(runtime), _frames(scene, 5), batch=8))

@@ -23,6 +23,7 @@ from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
     from attendet.inference import Detector, LiveOptions, Result, Watch
+    from attendet.inference.runtime import Mode
     from attendet.inference.sinks import Sink
     from attendet.inference.sources import Skipped, Source
 
@@ -144,9 +145,22 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         help="input size in pixels, multiples of 32 (default: that of the weights)",
     )  # fmt: skip
     group.add_argument(
-        "--batch", type=int, default=8, metavar="N",
-        help="pictures that run together; of cameras and streams always 1 (default: %(default)s)",
+        "--batch", type=int, metavar="N",
+        help="pictures that run together; of cameras and streams always 1 (default: what suits "
+        "the runtime)",
     )  # fmt: skip
+    group.add_argument(
+        "--runtime", default="auto", metavar="NAME",
+        help="torch, onnx or openvino (default: the fastest installed one that runs the file)",
+    )  # fmt: skip
+    group.add_argument(
+        "--mode", choices=["latency", "throughput"],
+        help="latency: all threads on one picture; throughput: several pictures side by side "
+        "(default: latency for one picture, tiles, cameras and streams, else throughput)",
+    )  # fmt: skip
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="of the network (default: one a core)"
+    )
     group.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)"
     )
@@ -201,16 +215,20 @@ def run(args: argparse.Namespace) -> int:
     from attendet.inference.sinks import open_sinks
     from attendet.inference.sources import find_sources
 
-    if args.batch < 1:
+    if args.batch is not None and args.batch < 1:
         raise ConfigError(f"--batch must be 1 or more; got {args.batch}.")
     if args.max_side is not None and args.max_side < 32:
         raise ConfigError(f"--max-side must be 32 or more; got {args.max_side}.")
     sources = find_sources(args.sources)
     watch, live = _watch(args), _live(args)
-    detector = _detector(args)
+    detector = _detector(args, sources)
     tally = _Tally(args.every)
     frames = read_frames(
-        sources, every=args.every, on_skip=tally.skipped.append, live=live, ahead=2 * args.batch
+        sources,
+        every=args.every,
+        on_skip=tally.skipped.append,
+        live=live,
+        ahead=2 * (args.batch or 8),
     )
     kinds = [kind for kind in args.save if kind != "none"]
     total, unit = _size_of(sources)
@@ -263,11 +281,14 @@ def _tell(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-def _detector(args: argparse.Namespace) -> Detector:
+def _detector(args: argparse.Namespace, sources: Sequence[Source]) -> Detector:
     from attendet.inference import Detector, load
     from attendet.inference.postprocess import class_ids_of
 
-    loaded = load(args.weights, device=args.device)
+    one_by_one = args.tile is not None or any(source.is_live for source in sources)
+    alone = len(sources) == 1 and sources[0].kind != "video"
+    mode: Mode = args.mode or ("latency" if one_by_one or alone else "throughput")
+    loaded = load(args.weights, args.runtime, args.device, threads=args.threads, mode=mode)
     detector = Detector(
         loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
     )

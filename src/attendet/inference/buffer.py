@@ -1,15 +1,17 @@
-"""A bounded buffer between a thread that reads and one that works."""
+"""Bounded work ahead: a buffer between two threads, and a function mapped in a few of them."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_BYTES", "Buffer", "read_in_thread"]
+__all__ = ["MAX_BYTES", "Buffer", "map_in_threads", "read_in_thread"]
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 MAX_BYTES = 256 * 1024 * 1024
 """What is read ahead holds at most this much, or one item where that one is larger."""
@@ -122,3 +124,62 @@ def read_in_thread(
     finally:
         buffer.close()
         thread.join()
+
+
+def map_in_threads(
+    function: Callable[[Item], Made],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+    workers: int,
+    size_of: Callable[[Made], int],
+) -> Generator[tuple[Item, Future[Made]], None, None]:
+    """Give each item with what a function makes of it, in order, while threads make the next.
+
+    Args:
+        function: called in the threads.
+        items: taken from only as many ahead as are made ahead.
+        ahead: results that are made or in the making, at most; fewer where they are large.
+        workers: threads.
+        size_of: bytes of a result; as many are made ahead as stay below `MAX_BYTES`, as far as the
+            latest ones tell.
+
+    Yields:
+        The item and the future of its result, which is there: ``result()`` gives or raises it.
+
+    Example:
+        >>> numbers = map_in_threads(abs, [-1, -2], ahead=2, workers=1, size_of=lambda _: 8)
+        >>> [future.result() for _, future in numbers]
+        [1, 2]
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
+    remaining = iter(items)
+    pending: deque[tuple[Item, Future[Made]]] = deque()
+    sizes: deque[int] = deque(maxlen=ahead)
+
+    def has_room(limit: int) -> bool:
+        if not sizes and len(pending) >= workers:  # their size is not known yet
+            return False
+        return len(pending) < limit and (len(pending) + 1) * max(sizes, default=0) <= MAX_BYTES
+
+    def fill(limit: int, least: int = 0) -> None:
+        while len(pending) < least or has_room(limit):
+            try:
+                item = next(remaining)
+            except StopIteration:
+                return
+            pending.append((item, pool.submit(function, item)))
+
+    try:
+        while True:
+            fill(ahead, least=1)  # one alone may be larger than the limit
+            if not pending:
+                return
+            item, future = pending.popleft()
+            if future.exception() is None:
+                sizes.append(size_of(future.result()))
+                fill(ahead - 1)
+            yield item, future
+            del item, future
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

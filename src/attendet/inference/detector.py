@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -201,8 +201,9 @@ class Detector:
         workers: int | None = None,
         ahead: int | None = None,
         on_skip: Callable[[S, PictureError], None] | None = None,
+        picture_of: Callable[[S], Any] | None = None,
         **selection: Any,
-    ) -> Iterator[Found[S]]:
+    ) -> Generator[Found[S], None, None]:
         """Give each picture with its detections, in order, while the next ones are read.
 
         Meant for many pictures that are there already; the frames of a live camera go to `predict`
@@ -210,7 +211,8 @@ class Detector:
         so ``sources`` may be endless.
 
         Args:
-            sources: each as for `predict`; taken from only a few ahead.
+            sources: each as for `predict`, unless ``picture_of`` is given; taken from only a few
+                ahead.
             batch: canvases of one shape that go through the network together; if left out, what the
                 file is fixed to, or 1. Runtimes that work on several side by side need no more.
             workers: reading threads; one a core, at most four, if left out.
@@ -218,6 +220,7 @@ class Detector:
                 out.
             on_skip: told of each source that cannot be read, and why, while the others go on.
                 Without it the error is raised.
+            picture_of: gives what `predict` takes from a source; called in the reading threads.
             **selection: as for `predict_batch`.
 
         Yields:
@@ -232,9 +235,10 @@ class Detector:
             ...     return sum(len(found.detections) for found in detector.stream(paths))
         """
         rule = self._select(**selection)
+        pick = picture_of or _itself
         stream = PictureStream[S](
             self.runtime,
-            lambda source: self.lay(_as_picture(source)),
+            lambda source: self.lay(_as_picture(pick(source))),
             lambda output, row, fit: self.select(output, row, fit, rule),
             on_skip,
             (self._limits.batch or 1) if batch is None else batch,
@@ -307,6 +311,10 @@ class Detector:
         """
         rule = rule or self.selection
         return select_detections(output[0][row], output[1][row], fit, self.classes, rule)
+
+
+def _itself(source: T) -> T:
+    return source
 
 
 def _first_given(given: T | None, fixed: T | None, usual: T) -> T:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attendet.errors import ConfigError, DataError, PictureError
 from attendet.extras import require
-from attendet.inference.buffer import MAX_BYTES, read_in_thread
+from attendet.inference.buffer import map_in_threads, read_in_thread
 from attendet.inference.live import LiveOptions, LiveReader
 from attendet.inference.sources import Skipped, Source, find_sources
 from attendet.inference.video import VideoReader, open_video, to_picture
@@ -198,12 +196,12 @@ def _check_whole(video: VideoReader, done: int, reached: float) -> None:
 
 
 def read_pictures(
-    sources: Iterator[Source] | Sequence[Source],
+    sources: Iterable[Source],
     *,
     on_skip: OnSkip | None = None,
     ahead: int = 16,
     workers: int = 2,
-) -> Iterator[tuple[Source, Picture]]:
+) -> Generator[tuple[Source, Picture], None, None]:
     """Give each source with its picture, in order, while threads read the next ones.
 
     Args:
@@ -215,41 +213,19 @@ def read_pictures(
     Yields:
         The source and its picture, uint8 RGB of shape (H, W, 3).
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
-    remaining = iter(sources)
-    pending: deque[tuple[Source, Future[Picture]]] = deque()
-    sizes: deque[int] = deque(maxlen=ahead)
-
-    def fill(limit: int) -> None:
-        while len(pending) < limit and (len(pending) + 1) * max(sizes, default=0) <= MAX_BYTES:
-            if not sizes and len(pending) >= workers:  # their size is not known yet
-                return
-            source = next(remaining, None)
-            if source is None:
-                return
-            pending.append((source, pool.submit(_read_still, source)))
-
-    try:
-        while True:
-            fill(max(ahead, 1))
-            if not pending:
-                source = next(remaining, None)  # one picture alone may be larger than the limit
-                if source is None:
-                    return
-                pending.append((source, pool.submit(_read_still, source)))
-            source, future = pending.popleft()
+    read = map_in_threads(
+        _read_still, sources, ahead=ahead, workers=workers, size_of=lambda picture: picture.nbytes
+    )
+    with closing(read):
+        for source, future in read:
             try:
                 picture = future.result()
             except PictureError as error:
                 if on_skip is not None:
                     on_skip(Skipped(source.label, str(error)))
                 continue
-            sizes.append(picture.nbytes)
-            fill(ahead - 1)
             del future
             yield source, picture
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _read_still(source: Source) -> Picture:

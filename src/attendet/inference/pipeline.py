@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from attendet.inference.detector import Detector
 
 __all__ = ["Result", "Watch", "predict_frames"]
-
-BATCH_BYTES = 256 * 1024 * 1024
-"""Frames that wait to run together hold at most this much."""
 
 MARK_COLOUR = (255, 255, 255)
 
@@ -113,57 +112,67 @@ def _draw_counter(picture: Picture, counter: LineCounter | ZoneCounter) -> None:
 
 
 def predict_frames(
-    detector: Detector, frames: Iterable[Frame], watch: Watch | None = None, *, batch: int = 8
+    detector: Detector,
+    frames: Iterable[Frame],
+    watch: Watch | None = None,
+    *,
+    batch: int | None = None,
 ) -> Generator[Result, None, None]:
     """Give the result of each frame, in order.
 
-    Frames of pictures and video files run in batches; those of cameras and streams at once. Tracks
-    and counts begin anew with each video; pictures that stand alone are taken for one video.
+    Frames of pictures and video files run while the next ones are read (`Detector.stream`); those
+    of cameras and streams at once. Tracks and counts begin anew with each video; pictures that
+    stand alone are taken for one video.
 
     Args:
         detector: any detector.
         frames: such as those of `attendet.inference.frames.read_frames`.
         watch: what is done with each frame; detection alone if left out.
-        batch: frames that run together, at most.
+        batch: frames of one canvas shape that go through the network together, at most; see
+            `Detector.stream`.
 
     Raises:
         ConfigError: if a class, a line or a zone is not what it must be.
         MissingExtraError: if tracking or counting is asked for and its extra is not installed.
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise ConfigError(f"batch must be 1 or more; got {batch!r}.")
     watch = watch or Watch()
     watcher = _Watcher(detector, watch)
-    for chunk in _chunks(frames, batch):
-        found = _detect(detector, chunk, watch, watcher.confidence)
-        for frame, detections in zip(chunk, found, strict=True):
+    found = _detect(detector, frames, watch, watcher.confidence, batch)
+    with closing(found):
+        for frame, detections in found:
             yield watcher.result(frame, detections)
-
-
-def _chunks(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    """Give frames in groups; what is live does not wait for the next one."""
-    chunk: list[Frame] = []
-    held = 0
-    for frame in frames:
-        chunk.append(frame)
-        held += frame.picture.nbytes
-        if len(chunk) == size or held >= BATCH_BYTES or frame.source.is_live:
-            yield chunk
-            chunk, held = [], 0
-        del frame  # while the next one is read, this one may go
-    if chunk:
-        yield chunk
+            del frame, detections  # while the next one is read, these may go
 
 
 def _detect(
-    detector: Detector, chunk: Sequence[Frame], watch: Watch, confidence: float | None
-) -> list[Detections]:
+    detector: Detector,
+    frames: Iterable[Frame],
+    watch: Watch,
+    confidence: float | None,
+    batch: int | None,
+) -> Generator[tuple[Frame, Detections], None, None]:
+    """Give each frame with what is in it; what is live does not wait for the next one."""
     rule: dict[str, Any] = {"confidence": confidence, "only": watch.only}
-    if watch.tile is None:
-        return detector.predict_batch([frame.picture for frame in chunk], **rule)
-    return [
-        predict_tiled(detector, frame.picture, watch.tile, watch.overlap, **rule) for frame in chunk
-    ]
+    for is_live, some in itertools.groupby(frames, lambda frame: frame.source.is_live):
+        if watch.tile is not None:
+            for frame in some:
+                yield (
+                    frame,
+                    predict_tiled(detector, frame.picture, watch.tile, watch.overlap, **rule),
+                )
+        elif is_live:
+            for frame in some:
+                yield frame, detector.predict(frame.picture, **rule)
+        else:
+            found = detector.stream(
+                some, batch=batch, picture_of=lambda frame: frame.picture, **rule
+            )
+            with closing(found):
+                for frame, _, detections in found:
+                    yield frame, detections
+                    del frame, detections
 
 
 class _Watcher:

@@ -7,8 +7,9 @@ Whatever waits is bounded, so that memory does not grow with the number of pictu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.errors import ConfigError, PictureError
+from attendet.inference.buffer import MAX_BYTES, map_in_threads
 from attendet.inference.preprocess import Fit
 from attendet.inference.runtime import AsyncRuntime, Output, Pending, Runtime, available_cores
 from attendet.pictures import Picture
@@ -50,6 +52,11 @@ class Laid(NamedTuple):
     picture: Picture
     canvas: NDArray[np.uint8]
     fit: Fit
+
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return self.picture.nbytes + self.canvas.nbytes
 
 
 class _OneByOne:
@@ -96,7 +103,7 @@ class PictureStream(Generic[S]):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be 1 or more; got {value!r}.")
 
-    def run(self, sources: Iterable[S]) -> Iterator[Found[S]]:
+    def run(self, sources: Iterable[S]) -> Generator[Found[S], None, None]:
         """Give each source with its detections, in order."""
         if isinstance(self.runtime, AsyncRuntime):
             yield from self._run(sources, self.runtime.submit, self.runtime.parallel)
@@ -112,49 +119,41 @@ class PictureStream(Generic[S]):
         sources: Iterable[S],
         submit: Callable[[NDArray[np.uint8]], Pending],
         parallel: int,
-    ) -> Iterator[Found[S]]:
+    ) -> Generator[Found[S], None, None]:
         depth = 2 * parallel  # one batch in work and one that waits for each place
-        workers = self.workers or min(available_cores(), MOST_READERS)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
         running: deque[tuple[list[tuple[S, Laid]], Pending]] = deque()
+        held = 0
         try:
-            read = self._read(sources, pool, self.ahead or depth * self.batch)
-            for members in _of_one_shape(read, self.batch):
-                running.append((members, submit(_stack([laid.canvas for _, laid in members]))))
-                if len(running) >= depth:
-                    yield from self._finish(*running.popleft())
+            with closing(self._read(sources, self.ahead or depth * self.batch)) as read:
+                for members in _of_one_shape(read, self.batch):
+                    running.append((members, submit(_stack([laid.canvas for _, laid in members]))))
+                    held += _size_of(members)
+                    while len(running) >= depth or (running and held > MAX_BYTES):
+                        held -= _size_of(running[0][0])
+                        yield from self._finish(*running.popleft())
+                    del members
             while running:
                 yield from self._finish(*running.popleft())
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
             for _, pending in running:  # who leaves early leaves nothing at work
                 pending.result()
 
-    def _read(
-        self, sources: Iterable[S], pool: ThreadPoolExecutor, ahead: int
-    ) -> Iterator[tuple[S, Laid]]:
-        remaining = iter(sources)
-        waiting: deque[tuple[S, Future[Laid]]] = deque()
-        exhausted = False
-        while True:
-            while not exhausted and len(waiting) < ahead:
+    def _read(self, sources: Iterable[S], ahead: int) -> Generator[tuple[S, Laid], None, None]:
+        workers = self.workers or min(available_cores(), MOST_READERS)
+        read = map_in_threads(
+            self.lay, sources, ahead=ahead, workers=workers, size_of=lambda laid: laid.size
+        )
+        with closing(read):
+            for source, future in read:
                 try:
-                    source = next(remaining)
-                except StopIteration:
-                    exhausted = True
-                else:
-                    waiting.append((source, pool.submit(self.lay, source)))
-            if not waiting:
-                return
-            source, future = waiting.popleft()
-            try:
-                laid = future.result()
-            except PictureError as error:
-                if self.on_skip is None:
-                    raise
-                self.on_skip(source, error)
-                continue
-            yield source, laid
+                    laid = future.result()
+                except PictureError as error:
+                    if self.on_skip is None:
+                        raise
+                    self.on_skip(source, error)
+                    continue
+                yield source, laid
+                del source, future, laid
 
     def _finish(self, members: list[tuple[S, Laid]], pending: Pending) -> Iterator[Found[S]]:
         output = pending.result()
@@ -163,18 +162,22 @@ class PictureStream(Generic[S]):
 
 
 def _of_one_shape(pairs: Iterable[tuple[S, Laid]], batch: int) -> Iterator[list[tuple[S, Laid]]]:
-    """Give canvases of one shape that follow each other together, so many at most."""
+    """Give canvases of one shape that follow each other together, up to so many or `MAX_BYTES`."""
     members: list[tuple[S, Laid]] = []
     for pair in pairs:
         if members and pair[1].canvas.shape != members[0][1].canvas.shape:
             yield members
             members = []
         members.append(pair)
-        if len(members) == batch:
+        if len(members) == batch or _size_of(members) >= MAX_BYTES:
             yield members
             members = []
     if members:
         yield members
+
+
+def _size_of(members: Sequence[tuple[S, Laid]]) -> int:
+    return sum(laid.size for _, laid in members)
 
 
 def _stack(canvases: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -1,15 +1,6 @@
 from __future__ import annotations
 
-import errno
-import io
 import json
-import os
-import signal
-import struct
-import sys
-import threading
-import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,43 +12,9 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from attendet.cli import main  # noqa: E402
-from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
 
 Predict = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network: every score is near 0.005."""
-    torch.manual_seed(0)
-    metadata = WeightsMetadata(
-        classes=("cat", "dog"), attention="ca", width=0.25, input_hw=(96, 96)
-    )
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    return save_weights(path, build_from_metadata(metadata), metadata)
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    """Three good pictures of two sizes; a truncated one amid them."""
-    folder = tmp_path / "shots"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, image_hw in (("a", (60, 90)), ("c", (90, 60)), ("d", (60, 90))):
-        picture = rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{name}.jpg")
-    (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:1500])
-    return folder
-
-
-@pytest.fixture
-def run(weights: Path, tmp_path: Path) -> Predict:
-    def call(*words: object, confidence: float = 0.001) -> int:
-        start = ["predict", weights, *words, "--output", tmp_path / "out", "--device", "cpu"]
-        return main([str(word) for word in [*start, "--confidence", confidence]])
-
-    return call
 
 
 def test_a_folder_is_predicted_and_the_broken_picture_named(
@@ -203,289 +160,70 @@ def test_the_output_may_not_be_the_folder_of_the_pictures(
     assert (shots / "a.jpg").read_bytes() == before
 
 
-# --- videos, cameras, streams, addresses -------------------------------------------------------
+# --- how it runs -------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+@pytest.fixture(scope="module")
+def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from attendet.exporting import export
+
+    pytest.importorskip("onnxruntime")
+    return export(weights, "onnx", output=tmp_path_factory.mktemp("exported")).path
 
 
-def test_a_video_becomes_a_drawn_video_and_lines(
-    run: Predict, make_video: Callable[..., Path], tmp_path: Path, capsys: Capture
+def _loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return what each detector of the command is loaded with."""
+    import attendet.inference
+
+    asked: list[dict[str, Any]] = []
+    load = attendet.inference.load
+
+    def watched(path: Path, runtime: str, device: str | None, **options: Any) -> Any:
+        asked.append({"runtime": runtime, **options})
+        return load(path, runtime, device, **options)
+
+    monkeypatch.setattr(attendet.inference, "load", watched)
+    return asked
+
+
+@pytest.mark.parametrize("words", ["--mode latency", "--mode throughput --threads 1", ""])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_every_runtime_and_mode_finds_the_same(
+    exported: Path, run: Predict, shots: Path, tmp_path: Path, runtime: str, words: str
 ) -> None:
-    av = pytest.importorskip("av")
+    def found(folder: Path) -> Any:
+        return json.loads((folder / "detections.json").read_text())["pictures"]
 
-    assert run(make_video(frames=7), "--save", "drawn,jsonl", "--max-detections", 3) == 0
+    flags = ["--save", "json", "--confidence", "0.004", "--max-detections", "5"]
+    assert run(shots, *flags) == 0
+    there = ["predict", str(exported), str(shots), "--output", str(tmp_path / "there")]
+    assert main([*there, *flags, "--runtime", runtime, *words.split()]) == 0
 
-    said = capsys.readouterr()
-    assert said.out.startswith("7 frames in ")
-    assert "frames/s)" in said.out
-    assert "written: drawn, jsonl" in said.out
-    assert said.err == ""
-    with av.open(str(tmp_path / "out" / "street.mp4")) as video:
-        times = [float(frame.time) for frame in video.decode(video=0)]
-    assert times == pytest.approx([n / 25 for n in range(7)], abs=1e-4)
-    lines = _lines(tmp_path / "out" / "detections.jsonl")
-    assert [line["frame"] for line in lines] == list(range(7))
-    assert all(len(line["detections"]) == 3 for line in lines)
+    for mine, theirs in zip(found(tmp_path / "out"), found(tmp_path / "there"), strict=True):
+        assert mine["name"] == theirs["name"]
+        scores = [[one["score"] for one in each["detections"]] for each in (mine, theirs)]
+        assert scores[0] == pytest.approx(scores[1], abs=0.01)
 
 
-def test_pictures_and_videos_are_done_together_whatever_is_broken(
-    run: Predict, shots: Path, make_video: Callable[..., Path], tmp_path: Path, capsys: Capture
+def test_many_pictures_run_for_throughput_and_one_for_latency(
+    run: Predict, shots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("av")
-    cut = make_video("shots/cut.mkv", frames=100)
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    (shots / "text.mp4").write_text("no video")
+    asked = _loaded(monkeypatch)
 
-    code = run(shots, make_video(frames=3), "--save", "drawn", "--every", 2, "--max-detections", 3)
+    run(shots)
+    run(shots / "a.jpg")
+    run(shots, "--tile", 64)
+    run(shots / "a.jpg", "--mode", "throughput", "--threads", 1)
 
-    said = capsys.readouterr()
-    assert code == 0
-    assert said.out.startswith("3 pictures, ")
-    written = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert written == ["a.jpg", "c.jpg", "cut.mp4", "d.jpg", "street.mp4"]
-    faults = said.err.splitlines()
-    assert faults[0] == "2 skipped:"
-    assert "b.jpg" in faults[1]
-    assert "text.mp4" in faults[2]
-    assert faults[3] == "1 not read to the end:"
-    assert "cut.mkv" in faults[4]
-    assert len(faults) == 5
+    assert [one["mode"] for one in asked] == ["throughput", "latency", "latency", "throughput"]
+    assert [one["threads"] for one in asked] == [None, None, None, 1]
 
 
-def _png(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
-    """A PNG that says it has so many grey pixels and holds none."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", head), *more, (b"IDAT", zlib.compress(bytes(width + 1))), (b"IEND", b"")]
-    packed = [
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
-def test_bombs_and_other_files_are_a_line_each(
-    run: Predict, shots: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    text = b"a\0\0" + zlib.compress(bytes(80_000_000), 9)
-    odd = {
-        "huge.png": (_png(30_000, 30_000), "at most 178956970 pixels"),
-        "bomb.png": (_png(8, 8, (b"zTXt", text)), "too large"),
-        "empty.jpg": (b"", "cannot be read"),
-        "page.jpg": (b"<html>no picture</html>", "cannot be read"),
-        "archive.png": (b"PK\3\4" + bytes(100), "cannot be read"),
-    }
-    for name, (content, _) in odd.items():
-        (tmp_path / name).write_bytes(content)
-
-    assert run(*(tmp_path / name for name in odd), shots / "a.jpg", "--save", "drawn") == 0
-
-    said = capsys.readouterr()
-    assert said.out.startswith("1 picture in ")
-    faults = said.err.splitlines()
-    assert faults[0] == "5 skipped:"
-    for fault, (name, (_, words)) in zip(faults[1:], odd.items(), strict=True):
-        assert name in fault
-        assert words in fault
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
-
-
-def test_objects_are_tracked_and_counted(
-    run: Predict, make_video: Callable[..., Path], tmp_path: Path, capsys: Capture
-) -> None:
-    pytest.importorskip("av")
-    pytest.importorskip("trackers")
-    words = ["--save", "jsonl,drawn", "--max-detections", 2]
-    words += ["--count-line", "48,0,48,64", "--count-zone", "0,0,96,0,96,64,0,64"]
-
-    assert run(make_video(frames=5), *words) == 0
-
-    lines = _lines(tmp_path / "out" / "detections.jsonl")
-    assert "track_id" in lines[-1]["detections"][0]
-    line, zone = lines[-1]["counts"]
-    assert line["line"] == [48, 0, 48, 64]
-    assert zone["inside"] == len(lines[-1]["detections"]) == zone["most"]
-    said = capsys.readouterr().out
-    assert "street.mp4: line 48,0,48,64: in 0, out 0" in said
-    assert f"zone 0,0,96,0,96,64,0,64: inside {zone['inside']}, most {zone['most']}" in said
-
-
-def test_large_pictures_are_looked_at_in_tiles(
-    run: Predict, shots: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    assert run(shots / "a.jpg", "--tile", 48, "--overlap", 0.5, "--save", "json") == 0
-
-    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
-    boxes = np.array([one["box_xyxy"] for one in entry["detections"]])
-    assert len(boxes) > 0
-    assert boxes.min() >= 0
-    assert (boxes[:, 2:].max(axis=0) <= [90, 60]).all()
-
-
-def test_a_picture_comes_on_standard_input(
-    run: Predict, shots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = (shots / "a.jpg").read_bytes()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-
-    assert run("-", "--save", "drawn,yolo") == 0
-
-    assert (tmp_path / "out" / "stdin.jpg").is_file()
-    assert (tmp_path / "out" / "yolo" / "stdin.txt").read_text()
-
-
-def test_a_stream_is_read_until_the_time_is_up(
-    run: Predict, camera_server: Any, tmp_path: Path, capsys: Capture
-) -> None:
-    av = pytest.importorskip("av")
-    words = ["--save", "drawn,jsonl", "--max-detections", 3, "--stop-after", 1]
-
-    assert run(camera_server.address, *words) == 0
-
-    lines = _lines(tmp_path / "out" / "detections.jsonl")
-    assert lines[0]["seconds"] < 0.5
-    assert lines[-1]["seconds"] >= 1
-    assert all(line["seconds"] < 1 for line in lines[:-1])
-    assert f"{len(lines)} frames in" in capsys.readouterr().out
-    with av.open(str(tmp_path / "out" / "live.mp4")) as video:
-        assert len(list(video.decode(video=0))) == len(lines)
-
-
-def test_what_a_stream_gave_is_kept_at_ctrl_c(
-    run: Predict, camera_server: Any, tmp_path: Path, capsys: Capture
-) -> None:
-    av = pytest.importorskip("av")
-
-    def interrupt() -> None:
-        while camera_server.sent < 40:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-
-    assert run(camera_server.address, "--save", "drawn,json", "--max-detections", 3) == 0
-
-    thread.join()
-    said = capsys.readouterr()
-    assert " frames in " in said.out or " frame in " in said.out
-    assert said.err == ""
-    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
-    with av.open(str(tmp_path / "out" / "live.mp4")) as video:
-        assert len(list(video.decode(video=0))) == len(entries) > 0
-    assert not list((tmp_path / "out").glob(".*"))
-
-
-def test_a_broken_stream_is_told_while_it_runs(
-    run: Predict, camera_server: Any, capsys: Capture
-) -> None:
-    pytest.importorskip("av")
-    camera_server.per_connection = 25
-    words = ["--save", "none", "--stop-after", 1, "--all-frames", "--size", 32]
-
-    assert run(camera_server.address, *words, confidence=0.5) == 0
-
-    said = capsys.readouterr().err
-    assert f"{camera_server.address} is lost" in said
-    assert "is back after" in said
-
-
-def test_the_live_view_tells_where_it_is(
-    run: Predict, make_video: Callable[..., Path], capsys: Capture
-) -> None:
-    pytest.importorskip("av")
-
-    assert run(make_video(frames=2), "--show", "--save", "none") == 0
-
-    assert capsys.readouterr().out.startswith("live view: http://127.0.0.1:")
-
-
-def test_what_cannot_be_written_is_told_and_the_code_says_so(
-    run: Predict,
-    shots: Path,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("attendet.inference.drawn_sinks.write_atomically", full)
-
-    assert run(shots, "--save", "drawn,json") == 1
-
-    said = capsys.readouterr()
-    assert said.out.startswith("3 pictures in ")
-    assert "3 not written:\n" in said.err
-    assert said.err.count("No space left on device") == 3
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.json"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["camera:97"], "camera must be there and free; got none (camera:97)"),
-        (["rtsp://127.0.0.1:9/x"], "stream cannot be read (rtsp://127.0.0.1:9/x)"),
-        (["http://127.0.0.1:9/a.jpg"], "address cannot be read (http://127.0.0.1:9/a.jpg)"),
-        (["gone.mp4"], "video cannot be read (gone.mp4): No such file"),
-    ],
-)
-def test_a_source_that_is_not_there_is_named(
-    run: Predict, capsys: Capture, words: list[str], message: str
-) -> None:
-    pytest.importorskip("av")
-
-    assert run(*words, "--timeout", 2) == 1
-
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "1 skipped:"
-    assert message in said[1]
-    assert len(said) == 2
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--tile", "10"], "tile must be 32 pixels or more; got 10"),
-        (["--tile", "64", "--overlap", "1"], "overlap must be from 0 to 0.9; got 1.0"),
-        (["--every", "0"], "every and ahead must be 1 or more"),
-        (["--max-side", "0"], "--max-side must be 32 or more; got 0"),
-        (["--timeout", "0"], "timeout above 0 seconds"),
-        (["--count-zone", "1,2"], "x,y of three corners or more"),
-        (["--count-line", "1,2,1,2"], "must have a length"),
-        (["0"], "a live source must be the only one"),
-    ],
-)
-def test_a_wrong_number_of_videos_is_one_clear_line(
-    run: Predict, shots: Path, capsys: Capture, flags: list[str], words: str
-) -> None:
-    pytest.importorskip("trackers")
-
-    assert run(shots / "a.jpg", *flags) == 2
-
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
-
-
-def test_what_are_no_numbers_is_refused_by_the_parser(
+def test_a_runtime_that_cannot_run_the_file_is_one_clear_line(
     run: Predict, shots: Path, capsys: Capture
 ) -> None:
-    with pytest.raises(SystemExit):
-        run(shots, "--count-line", "1,2,x,4")
-    assert "must be numbers with commas; got '1,2,x,4'" in capsys.readouterr().err
+    assert run(shots, "--runtime", "openvino") == 2
 
-
-def test_many_faults_are_counted(run: Predict, tmp_path: Path, capsys: Capture) -> None:
-    missing = [tmp_path / f"{number}.jpg" for number in range(25)]
-
-    assert run(*missing) == 1
-
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "25 skipped:"
-    assert said[-1] == "  and 5 more"
-    assert len(said) == 22
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "attendet export tiny.safetensors --format openvino" in error
