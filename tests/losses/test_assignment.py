@@ -130,7 +130,8 @@ def _near(gt: list[float]) -> list[int]:
 
 
 def _slow_dynamic(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]]:
-    result = set()
+    result = _slow_best_anchor(case)  # these stand, whatever they cost
+    kept = {(picture, number) for picture, number, _ in result}
     for picture in range(len(case["gt"])):
         wishes: dict[int, list[tuple[float, int]]] = {}
         for truth, gt in enumerate(case["gt"][picture].tolist()):
@@ -151,7 +152,8 @@ def _slow_dynamic(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]]:
             for cost, number in sorted(costs)[:count]:
                 wishes.setdefault(number, []).append((cost, truth))
         for number, rivals in wishes.items():
-            result.add((picture, number, min(rivals)[1]))
+            if (picture, number) not in kept:
+                result.add((picture, number, min(rivals)[1]))
     return result
 
 
@@ -230,10 +232,27 @@ def test_number_of_matches_follows_the_overlap():
         "ids": torch.zeros(1, 1, dtype=torch.long),
         "valid": torch.ones(1, 1, dtype=torch.bool),
     }
-    # Each overlap is 1 less a trace, so that ten of them sum to just below 10.
-    assert len(_dynamic(case).truth) == 9
+    # Each overlap is 1 less a trace, so that ten of them sum to just below 10. All cost the same:
+    # the nine are the first, on the coarse level, and the best anchor of the fine one is kept too.
+    assert len(_dynamic(case).truth) == 9 + 1
     case["boxes"] = gt.expand(1, TOTAL, 4) + torch.tensor([30.0, 0, 30, 0], dtype=torch.float64)
-    assert len(_dynamic(case).truth) == 1
+    matches = _dynamic(case)
+    own = assign_best_anchor(gt, case["valid"], GRIDS, TOTAL)
+    assert len(own.truth) == 2  # the anchor 30 x 30 stands on both levels
+    assert set(own.prediction.tolist()) <= set(matches.prediction.tolist())
+    assert len(matches.truth) <= 3
+
+
+def test_every_object_keeps_its_best_anchor_amid_large_ones_that_fit_better():
+    """A small object in the middle of a large one, whose boxes all predictions give."""
+    large, small = [20.0, 20, 100, 90], [57.0, 50, 67, 62]
+    case = {name: tensor[:1].clone() for name, tensor in _case(0, objects=2).items()}
+    case["gt"] = torch.tensor([[large, small]], dtype=torch.float64)
+    case["boxes"] = case["gt"][:, :1].expand(1, TOTAL, 4).clone()
+    matches = _dynamic(case)
+    own = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
+    assert _as_sets(own) <= _as_sets(matches)
+    assert (own.truth == 1).any()
 
 
 def test_the_cheaper_class_wins_between_equal_boxes():

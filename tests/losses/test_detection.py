@@ -9,7 +9,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attendet.errors import ConfigError  # noqa: E402
-from attendet.losses import DetectionLoss, LossSettings, Targets  # noqa: E402
+from attendet.losses import (  # noqa: E402
+    DetectionLoss,
+    LossSettings,
+    Targets,
+    assign_dynamic,
+    compute_ciou,
+)
 from attendet.models import STRIDES, build  # noqa: E402
 
 LN2 = math.log(2)
@@ -219,6 +225,38 @@ def test_terms_are_divided_by_the_matches():
     assert two["objectness"].item() == pytest.approx(one["objectness"].item() / 2)
 
 
+def test_an_object_with_k_matches_weighs_the_root_of_k():
+    """Box and class terms of dynamic, from its matches."""
+    torch.manual_seed(0)
+    raw_map = torch.randn(1, 7, 4, 4)
+    raw_map[:, :4] *= 0.3
+    # The four cells of this corner all predict 64 x 64 px around (32, 32), the large object.
+    raw_map[0, 2:4, :2, :2] = math.log(2)
+    raw_map[0, 0, :2, :2] = torch.tensor([3.0, -3.0])
+    raw_map[0, 1, :2, :2] = torch.tensor([[3.0], [-3.0]])
+    gt, ids, valid = _targets((6, 6, 62, 60), (100, 100, 110, 112), ids=(0, 1))
+    criterion = _criterion(box_weight=1.0)
+    boxes, objectness, classes, grids = criterion._predictions([raw_map])
+    matches = assign_dynamic(boxes, objectness, classes, gt, ids, valid, grids)
+    numbers = torch.bincount(matches.truth)
+    assert numbers[0] > numbers[1] == 1
+    weights = 1 / numbers[matches.truth].sqrt()
+    at = (matches.picture, matches.prediction)
+    wanted = torch.nn.functional.one_hot(ids[0, matches.truth], 2).float()
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(
+        classes[at], wanted, reduction="none"
+    )
+    ciou, _ = compute_ciou(boxes[at], gt[matches.picture, matches.truth])
+
+    terms = criterion([raw_map], (gt, ids, valid))
+
+    def mean(values: torch.Tensor) -> float:
+        return ((values * weights).sum() / weights.sum()).item()
+
+    assert terms["box"].item() == pytest.approx(mean(1 - ciou), rel=1e-5)
+    assert terms["class"].item() == pytest.approx(mean(bce.sum(dim=1)), rel=1e-5)
+
+
 def test_average_matches_makes_the_mean_over_processes_the_whole_batchs_loss():
     """Two halves of a batch with three and one objects, as two processes would see them."""
     torch.manual_seed(0)
@@ -239,8 +277,8 @@ def test_average_matches_makes_the_mean_over_processes_the_whole_batchs_loss():
     halves = [(raw_map[i : i + 1], gt[i : i + 1], ids[i : i + 1], valid[i : i + 1]) for i in (0, 1)]
     for part, *targets in halves:
         criterion([part], tuple(targets), average_matches=record)
-    mean = torch.stack(counts).mean()
-    assert counts[0] != counts[1]
+    mean = torch.stack(counts).mean(dim=0)
+    assert not torch.equal(counts[0], counts[1])
     terms = [
         criterion([part], tuple(targets), average_matches=lambda count: mean)
         for part, *targets in halves

@@ -90,6 +90,15 @@ def _keep_cheapest(chosen: Tensor, cost: Tensor, index: Tensor, total: int) -> T
     return (wins & (first.gather(1, flat_index) == order)).view(n, objects, count)
 
 
+def _is_match(matches: Matches, index: Tensor, total: int) -> Tensor:
+    """Return which candidates (N, M, Q) of each object are among its matches."""
+    n, objects, _ = index.shape
+    owner = torch.full((n, total), -1, device=index.device)
+    owner[matches.picture, matches.prediction] = matches.truth
+    numbers = torch.arange(objects, device=index.device).view(1, -1, 1)
+    return owner.gather(1, index.reshape(n, -1)).view(index.shape) == numbers
+
+
 @torch.no_grad()
 def assign_dynamic(
     pred_boxes_xyxy: Tensor,
@@ -107,10 +116,12 @@ def assign_dynamic(
 
     Ge et al. 2021, YOLOX, arXiv:2107.08430, section 2.1 (SimOTA): each object takes its k cheapest
     candidates, k the sum of its ten best overlaps, the cost binary cross-entropy of the class
-    score plus 3 times the negative log overlap. We differ in the candidates: the four cells
-    nearest the object's centre, on each level, with each anchor (a centre further off is beyond
-    the reach of the decode with ``scale_x_y`` = 2), so cost is computed for 24 predictions an
-    object, not for all.
+    score plus 3 times the negative log overlap. We differ in two things. The candidates are the
+    four cells nearest the object's centre, on each level, with each anchor (a centre further off
+    is beyond the reach of the decode with ``scale_x_y`` = 2), so cost is computed for 24
+    predictions an object, not for all. And each object keeps its match of `assign_best_anchor`,
+    whatever it costs: by cost alone a small object amid large ones loses it to them, and which
+    anchor is to find it changes from step to step (measured in docs/decisions/0007).
 
     Args:
         pred_boxes_xyxy: shape (N, B, 4), canvas pixels.
@@ -147,7 +158,10 @@ def assign_dynamic(
     width = min(top_candidates, cost.shape[2])
     count = iou.topk(width, dim=2).values.sum(dim=2).long().clamp(min=1)
     rank = cost.argsort(dim=2, stable=True).argsort(dim=2, stable=True)
-    chosen = (rank < count.unsqueeze(-1)) & allowed
+    own = _is_match(assign_best_anchor(gt_boxes_xyxy, gt_valid, grids, total), index, total)
+    own &= allowed
+    chosen = ((rank < count.unsqueeze(-1)) & allowed) | own
+    cost = cost.masked_fill(own, -BIG)
     kept = _keep_cheapest(chosen, cost, index, total)
     picture, truth, slot = kept.nonzero(as_tuple=True)
     return Matches(picture, index[picture, truth, slot], truth)

@@ -30,7 +30,7 @@ class LossSettings:
     """How predictions are assigned and the terms weighed."""
 
     assignment: Literal["dynamic", "classic"] = "dynamic"
-    """dynamic: several positives an object by cost; classic: the best anchor alone."""
+    """dynamic: the best anchor and others by cost; classic: the best anchor alone."""
 
     box_weight: float = 5.0
     """Weight of the box term, 1 - CIoU."""
@@ -67,7 +67,10 @@ class LossSettings:
 class DetectionLoss:
     """Computes the named terms of the loss from raw maps and targets.
 
-    The three terms are sums over the batch, divided by the number of matches in it.
+    The box and class terms are means over the matches of the batch; objectness is a sum over all
+    predictions, divided by the number of matches. In ``dynamic`` a match of an object with k
+    matches weighs 1 / sqrt(k) in the means: with equal weights a large object, which has many,
+    would count several times a small one (measured in docs/decisions/0007).
 
     Args:
         level_anchors: (A, 2) tensors of each level, pixels, on the device of the maps.
@@ -109,8 +112,9 @@ class DetectionLoss:
         Args:
             raw_maps: one (N, A (5 + K), H, W) a level.
             targets: see `Targets`.
-            average_matches: several processes: returns the mean over them of a number of matches,
-                so that the mean of their gradients is the gradient of the whole batch.
+            average_matches: several processes: returns the mean over them of the number of matches
+                and of their weights, shape (2,), so that the mean of their gradients is the
+                gradient of the whole batch.
 
         Returns:
             Scalars, float32; without any object the box and class terms are 0.
@@ -118,10 +122,12 @@ class DetectionLoss:
         boxes, objectness, classes, grids = self._predictions(raw_maps)
         gt_boxes, gt_classes, gt_valid = targets
         matches = self._assign(boxes, objectness, classes, targets, grids)
-        count = torch.as_tensor(len(matches.picture), dtype=torch.float32, device=boxes.device)
+        weight = self._match_weights(matches, gt_valid)
+        count = torch.as_tensor(len(weight), dtype=torch.float32, device=boxes.device)
+        sums = torch.stack([count, weight.sum()])
         if average_matches is not None:
-            count = average_matches(count)
-        count = count.clamp(min=1.0)
+            sums = average_matches(sums)
+        count, weights = torch.where(sums > 0, sums, torch.ones_like(sums)).unbind()
         truth_boxes = gt_boxes[matches.picture, matches.truth]
         ciou, iou = compute_ciou(boxes[matches.picture, matches.prediction], truth_boxes)
         box_loss = (1 - ciou) * self._box_scale(truth_boxes, grids)
@@ -131,9 +137,9 @@ class DetectionLoss:
             gt_classes[matches.picture, matches.truth],
         )
         return {
-            "box": self.settings.box_weight * box_loss.sum() / count,
+            "box": self.settings.box_weight * (box_loss * weight).sum() / weights,
             "objectness": self.settings.objectness_weight * objectness_loss / count,
-            "class": self.settings.class_weight * class_loss / count,
+            "class": self.settings.class_weight * (class_loss * weight).sum() / weights,
         }
 
     def _predictions(self, raw_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Grid]]:
@@ -173,6 +179,14 @@ class DetectionLoss:
             grids,
         )
 
+    def _match_weights(self, matches: Matches, gt_valid: Tensor) -> Tensor:
+        """Return the weight (P,) of each match in the box and class terms."""
+        object_of = matches.picture * gt_valid.shape[1] + matches.truth
+        if self.settings.assignment == "classic":
+            return torch.ones_like(object_of, dtype=torch.float32)
+        matches_of = torch.bincount(object_of, minlength=gt_valid.numel())
+        return matches_of[object_of].to(torch.float32).rsqrt()
+
     def _box_scale(self, truth_boxes: Tensor, grids: list[Grid]) -> Tensor:
         """Return the weight of each match: small objects count up to double in classic."""
         if self.settings.assignment != "classic":
@@ -210,4 +224,5 @@ class DetectionLoss:
         smoothing = self.settings.label_smoothing
         target = functional.one_hot(class_ids, num_classes).to(logits.dtype)
         target = target * (1 - smoothing) + smoothing / num_classes
-        return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        terms = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return terms.sum(dim=1)
