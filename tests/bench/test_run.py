@@ -106,7 +106,7 @@ def test_on_a_noisy_machine_nobody_is_named() -> None:
 def test_every_file_meets_every_runtime_that_can(
     exported: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contenders_module, "_has_bfloat16", lambda: False)
+    monkeypatch.setattr(contenders_module, "has_bfloat16", lambda: False)
     plan = plan_contenders(
         [exported["torch"], exported["onnx"], exported["openvino"]],
         threads=[1, 2],
@@ -126,7 +126,7 @@ def test_every_file_meets_every_runtime_that_can(
 def test_bfloat16_is_tried_where_the_processor_has_it(
     exported: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contenders_module, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(contenders_module, "has_bfloat16", lambda: True)
 
     plan = plan_contenders([exported["onnx"]], threads=[1])
 

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from attendet.errors import ConfigError, did_you_mean
 from attendet.inference.loading import PACKAGES, able_runtimes, file_kind
-from attendet.inference.runtime import Mode, available_cores
+from attendet.inference.runtime import Mode
+from attendet.machine import available_cores, has_bfloat16
 
 __all__ = ["Contender", "plan_contenders"]
-
-CPU_FLAGS = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,6 @@ class Contender:
         return sum(file.stat().st_size for file in (model, *weights))
 
 
-def _has_bfloat16() -> bool:
-    """Return whether the processor computes in bfloat16, as far as Linux tells."""
-    try:
-        return bool(BFLOAT16_FLAGS & set(CPU_FLAGS.read_text().split()))
-    except OSError:
-        return False
-
-
 def plan_contenders(
     weights: Sequence[Path],
     *,
@@ -94,7 +84,7 @@ def plan_contenders(
                 continue
             contender = Contender(file, runtime, count, mode)
             found.append(contender)
-            if runtime == "openvino" and _has_bfloat16():
+            if runtime == "openvino" and has_bfloat16():
                 found.append(dataclasses.replace(contender, precision="bfloat16"))
     if not found:
         kinds = ", ".join(sorted({file_kind(file) for file in weights}))

@@ -6,10 +6,8 @@ machine does falls on all alike. The order turns round each round.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import platform
 import subprocess
 import sys
 import threading
@@ -30,9 +28,9 @@ from attendet.bench.noise import LoadWatch, Probe, judge_noise
 from attendet.bench.verdict import LEAST_ROUNDS, Verdict, name_fastest
 from attendet.errors import AttendetError, ConfigError
 from attendet.inference.loading import PACKAGES
-from attendet.inference.runtime import available_cores
+from attendet.machine import available_cores, describe_machine
 
-__all__ = ["LAYOUT", "BenchSettings", "describe_machine", "run_bench"]
+__all__ = ["LAYOUT", "BenchSettings", "run_bench"]
 
 LAYOUT = "attendet/bench/1"
 """Name and version of the layout of the record."""
@@ -155,21 +153,6 @@ class _Worker:
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
                 stream.close()
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what a reader of the figures needs to know of this machine."""
-    model = platform.processor()
-    with contextlib.suppress(OSError, StopIteration, IndexError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    return {
-        "processor": model,
-        "cores": available_cores(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def _runtime_version(runtime: str) -> str | None:
@@ -314,7 +297,7 @@ def run_bench(
     return {
         "layout": LAYOUT,
         "version": __version__,
-        "machine": describe_machine(),
+        "machine": {**describe_machine(), "date": time.strftime("%Y-%m-%d")},
         "settings": {
             **dataclasses.asdict(settings),
             "batches": list(settings.batches),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from attendet.explain import compute_gates, crop_to_picture, gate_map
 from attendet.files import write_atomically
 from attendet.inference import Detector
 from attendet.inference.preprocess import canvas_hw_for
+from attendet.machine import describe_machine
 from attendet.models import load_weights
 from attendet.pictures import Letterbox, Picture, letterbox, read_picture
 from attendet.report import (
@@ -232,15 +231,15 @@ def _add_end(page: Page, run: DemoRun) -> None:
     page.add_section("Time and versions")
     rows = [[step, duration(seconds)] for step, seconds in run.seconds.items()]
     page.add_table(["step", "wall time"], [*rows, ["all", duration(sum(run.seconds.values()))]])
-    cores = os.cpu_count() or 1
+    machine = describe_machine()
     page.add_table(
         ["version", ""],
         [
             ["attendet", __version__],
             ["PyTorch", str(torch.__version__)],
             ["NumPy", np.__version__],
-            ["Python", platform.python_version()],
-            ["machine", f"{platform.system()} {platform.machine()}, {cores} cores"],
+            ["Python", machine["python"]],
+            ["machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"],
         ],
     )
     page.add_section("Where things are, and what next")

@@ -13,7 +13,8 @@ from attendet.errors import ConfigError, WeightsError
 from attendet.extras import require
 from attendet.inference.exported_runtime import INPUT, ExportedRuntime, Outputs
 from attendet.inference.onnx_file import read_onnx_header
-from attendet.inference.runtime import Output, RuntimeOptions, available_cores
+from attendet.inference.runtime import Output, RuntimeOptions
+from attendet.machine import available_cores
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -5,7 +5,6 @@ N is the batch, B the boxes of one picture before any selection, K the classes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -24,7 +23,6 @@ __all__ = [
     "Pending",
     "Runtime",
     "RuntimeOptions",
-    "available_cores",
 ]
 
 Output: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -133,11 +131,3 @@ class RuntimeOptions:
                     f"{name} must be {' or '.join(choices)}; got {value!r}. "
                     f"{did_you_mean(str(value), choices)}"
                 )
-
-
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

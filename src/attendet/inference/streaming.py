@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from attendet.errors import ConfigError, PictureError
 from attendet.inference.buffer import MAX_BYTES, map_in_threads
 from attendet.inference.preprocess import Fit
-from attendet.inference.runtime import AsyncRuntime, Output, Pending, Runtime, available_cores
+from attendet.inference.runtime import AsyncRuntime, Output, Pending, Runtime
+from attendet.machine import available_cores
 from attendet.pictures import Picture
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from attendet.errors import DataError, TrainingError, WeightsError
 from attendet.evaluation import compute_metrics, detect
 from attendet.files import write_atomically
 from attendet.inference import load
+from attendet.machine import describe_machine
 from attendet.study.cost import count_costs
 from attendet.study.gates import gate_statistics
 from attendet.study.grid import Job
@@ -308,8 +309,7 @@ def machine(accelerator: str) -> Mapping[str, Any]:
     """Return what a run ran on."""
     on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     return {
-        "system": f"{platform.system()} {platform.machine()}",
+        **describe_machine(),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }

@@ -5,7 +5,6 @@ C channels; statistics run over N, H and W of all processes together.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,17 +13,9 @@ from torch import Tensor, nn
 
 from attendet.errors import ConfigError
 from attendet.extras import require
+from attendet.machine import has_bfloat16
 
-__all__ = ["SharedBatchNorm2d", "cpu_multiplies_bf16", "make_fabric", "share_batch_norm"]
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Return whether this processor has bf16 matrix instructions (AVX512-BF16 or AMX)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+__all__ = ["SharedBatchNorm2d", "make_fabric", "share_batch_norm"]
 
 
 def _precision(wanted: str, accelerator: str) -> str:
@@ -32,7 +23,7 @@ def _precision(wanted: str, accelerator: str) -> str:
         if accelerator == "cuda":
             wanted = "bf16" if torch.cuda.is_bf16_supported() else "16"
         else:
-            wanted = "bf16" if accelerator == "cpu" and cpu_multiplies_bf16() else "32"
+            wanted = "bf16" if accelerator == "cpu" and has_bfloat16() else "32"
     if wanted == "16" and accelerator == "cpu":
         raise ConfigError("precision must be 32 or bf16 on a CPU; got '16' (--precision).")
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 from attendet import __version__
 from attendet.data import DataSet
 from attendet.errors import ConfigError, TrainingError
+from attendet.machine import available_cores
 from attendet.models import WeightsMetadata, read_metadata, save_weights
 from attendet.models.hub import local_weights
 from attendet.training.checkpoint import read_state, write_state
@@ -187,7 +187,7 @@ def _launched(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     if fabric.world_size > 1 and fabric.device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
+        torch.set_num_threads(max(1, available_cores() // devices))
     return fabric
 
 

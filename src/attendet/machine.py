@@ -1,0 +1,51 @@
+"""What the processor is and how much of it this process has."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+__all__ = ["available_cores", "describe_machine", "has_bfloat16"]
+
+CPUINFO = Path("/proc/cpuinfo")
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def has_bfloat16() -> bool:
+    """Return whether the processor multiplies in bfloat16 (AVX512-BF16, AMX), as Linux tells."""
+    return bool(BFLOAT16_FLAGS & set(_cpuinfo().split()))
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a reader of figures needs to know of this machine.
+
+    Example:
+        >>> sorted(describe_machine())
+        ['cores', 'processor', 'python', 'system']
+    """
+    models = (line for line in _cpuinfo().splitlines() if line.startswith("model name"))
+    _, _, model = next(models, "").partition(": ")
+    return {
+        "processor": model or platform.processor() or platform.machine(),
+        "cores": available_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> str:
+    try:
+        return CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
