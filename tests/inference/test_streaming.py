@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from attendet.errors import ConfigError, PictureError
-from attendet.inference import Detector, load
+from attendet.inference import Detector, buffer, load, streaming
+from attendet.inference.runtime import Limits
 
 SIZES = [(480, 640), (300, 200), (480, 640), (480, 640), (64, 64), (64, 64)]
 
@@ -51,6 +52,54 @@ def test_canvases_of_one_shape_go_together(bright: Any, scene: Any) -> None:
         (2, 320, 416),
         (2, 416, 416),
     ]
+
+
+@pytest.mark.parametrize(("limits", "expected"), [(Limits(), 4), (Limits(batch=2), 2)])
+def test_where_nobody_says_the_file_and_then_the_runtime_choose_the_batch(
+    bright: Any, scene: Any, limits: Limits, expected: int
+) -> None:
+    class Batching(bright):  # type: ignore[misc]
+        usual_batch = 4
+
+    runtime = Batching()
+    runtime.limits = limits
+
+    list(Detector(runtime).stream([scene()] * 4))
+    list(Detector(runtime).stream([scene()] * 4, batch=1))
+
+    assert runtime.shapes[0][0] == expected
+    assert runtime.shapes[-1][0] == 1
+
+
+def test_pictures_of_anything_are_streamed(bright: Any, scene: Any) -> None:
+    rows = [{"picture": scene(), "number": number} for number in range(3)]
+
+    found = list(Detector(bright()).stream(rows, picture_of=lambda row: row["picture"]))
+
+    assert [one.source["number"] for one in found] == [0, 1, 2]
+    assert all(len(one.detections) == 1 for one in found)
+
+
+def test_large_pictures_wait_by_less(
+    bright: Any, scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for two, no more than those two, one in each thread and one in hand are alive."""
+    picture = scene((96, 192), (10, 10, 40, 40))
+    size = 2 * picture.nbytes  # and as much for the canvas
+    monkeypatch.setattr(streaming, "MAX_BYTES", 2 * size)
+    monkeypatch.setattr(buffer, "MAX_BYTES", 2 * size)
+    taken: list[int] = []
+
+    def endless() -> Iterator[NDArray[np.uint8]]:
+        for number in itertools.count():
+            taken.append(number)
+            yield picture.copy()
+
+    stream = Detector(bright(input_hw=(96, 192))).stream(endless(), batch=8, ahead=64, workers=2)
+    for _ in range(30):
+        next(stream)
+
+    assert len(taken) <= 30 + 2 * 3 + 2
 
 
 def test_every_kind_of_source_is_read(bright: Any, folder: Path) -> None:

@@ -14,7 +14,7 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError, PictureError
 from attendet.inference.postprocess import Selection, class_ids_of, select_detections
 from attendet.inference.preprocess import STRIDE, Fit, lay_on_canvas
-from attendet.inference.runtime import LimitedRuntime, Limits, Output, Runtime
+from attendet.inference.runtime import BatchingRuntime, LimitedRuntime, Limits, Output, Runtime
 from attendet.inference.streaming import Found, Laid, PictureStream
 from attendet.pictures import Picture, from_pil, read_picture
 
@@ -214,7 +214,8 @@ class Detector:
             sources: each as for `predict`, unless ``picture_of`` is given; taken from only a few
                 ahead.
             batch: canvases of one shape that go through the network together; if left out, what the
-                file is fixed to, or 1. Runtimes that work on several side by side need no more.
+                file is fixed to, else what suits the runtime: 4 in PyTorch on a CPU, 16 on a GPU, 1
+                in runtimes that work on several side by side.
             workers: reading threads; one a core, at most four, if left out.
             ahead: pictures that are read and wait, at most; as many as the network works on if left
                 out.
@@ -241,11 +242,16 @@ class Detector:
             lambda source: self.lay(_as_picture(pick(source))),
             lambda output, row, fit: self.select(output, row, fit, rule),
             on_skip,
-            (self._limits.batch or 1) if batch is None else batch,
+            self._usual_batch() if batch is None else batch,
             workers,
             ahead,
         )
         return stream.run(sources)
+
+    def _usual_batch(self) -> int:
+        if self._limits.batch is not None:
+            return self._limits.batch
+        return self.runtime.usual_batch if isinstance(self.runtime, BatchingRuntime) else 1
 
     def _select(
         self,

@@ -16,6 +16,7 @@ from attendet.models.metadata import WeightsMetadata
 
 __all__ = [
     "AsyncRuntime",
+    "BatchingRuntime",
     "Limits",
     "LimitedRuntime",
     "Mode",
@@ -73,6 +74,16 @@ class AsyncRuntime(Runtime, Protocol):
 
     def submit(self, canvases: NDArray[np.uint8]) -> Pending:
         """Hand over a batch (see `Runtime.run`), which must not be changed until it is done."""
+        ...
+
+
+@runtime_checkable
+class BatchingRuntime(Runtime, Protocol):
+    """A runtime that is faster on several canvases at once than on one after the other."""
+
+    @property
+    def usual_batch(self) -> int:
+        """How many it takes at once in a stream, where nobody says otherwise."""
         ...
 
 

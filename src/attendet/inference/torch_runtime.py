@@ -54,6 +54,15 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
+def usual_batch(device: torch.device) -> int:
+    """Return how many canvases go through eager PyTorch at once in a stream.
+
+    On 2 CPU cores 4 made 18 pictures/s, 8 made 16 and 1 made 14 (416 px, docs/benchmarks.md). A GPU
+    is not filled by so few; its number is a guess.
+    """
+    return 4 if device.type == "cpu" else 16
+
+
 def fold_batch_norm(network: nn.Module) -> nn.Module:
     """Return the network with batch normalisation folded into the convolutions before it, in place.
 
@@ -122,6 +131,11 @@ class TorchRuntime:
     def metadata(self) -> WeightsMetadata:
         """What the weights file says about itself."""
         return self._metadata
+
+    @property
+    def usual_batch(self) -> int:
+        """See `BatchingRuntime`."""
+        return usual_batch(self._device)
 
     @torch.inference_mode()
     def run(self, canvases: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attendet.errors import WeightsError
 from attendet.inference.exported_runtime import INPUT, ExportedRuntime, Outputs
 from attendet.inference.runtime import RuntimeOptions
-from attendet.inference.torch_runtime import choose_device
+from attendet.inference.torch_runtime import choose_device, usual_batch
 
 __all__ = ["TorchScriptRuntime"]
 
@@ -52,6 +52,11 @@ class TorchScriptRuntime(ExportedRuntime):
         fixed_hw = self._metadata.input_hw if "size" not in self._info.dynamic else (None, None)
         batch = None if "batch" in self._info.dynamic else 1
         self._check_interface({INPUT: (batch, *fixed_hw, 3)}, dict.fromkeys(self.output_names, ()))
+
+    @property
+    def usual_batch(self) -> int:
+        """See `BatchingRuntime`."""
+        return usual_batch(self._device)
 
     @torch.inference_mode()
     def _infer(self, canvases: NDArray[np.uint8]) -> Outputs:
