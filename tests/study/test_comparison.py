@@ -230,6 +230,33 @@ def test_base_weights_are_part_of_the_key(made_up: Any, study: Make, finished: S
         study(seeds=1)
 
 
+def test_a_study_from_base_weights_is_made_whole(study: Make, finished: Study) -> None:
+    """Its runs begin with the base's own record, epoch 0, which is no epoch of training."""
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base, epochs=2)
+
+    assert made.summary["failed"] == []
+    for record in made.records:
+        assert [epoch["epoch"] for epoch in record["curve"]] == [0, 1, 2]
+        assert record["epochs_done"] == 2
+        assert record["memory_mib"] > 0
+        assert record["seconds"] == pytest.approx(
+            sum(epoch["seconds"] for epoch in record["curve"][1:]), abs=0.01
+        )
+    first = [record["curve"][0]["ap"] for record in made.records]
+    assert first[0] == first[1]  # new attention begins as the identity
+
+
+def test_a_budget_holds_for_base_weights_too(study: Make, finished: Study) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base, epochs=4, budget=3600.0)
+
+    assert [record["stopped"] for record in made.records] == [None, None]
+    assert [record["epochs_done"] for record in made.records] == [4, 4]
+
+
 def test_a_run_that_failed_is_told_of_and_tried_again(made_up: Any, study: Make) -> None:
     made_up.broken = {("eca@p4,p5,up", 1)}
     first = study()

@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "alone does (default: none ca)")  # fmt: skip
     add("--sites", nargs="+", default=["p4,p5,up"], metavar="SITES",
         help="placements of each block, sites joined by commas (default: p4,p5,up)")  # fmt: skip
-    add("--starts", nargs="+", default=["paper"], metavar="START",
-        help="how attention starts: paper, identity (default: paper)")  # fmt: skip
+    add("--starts", nargs="+", metavar="START",
+        help="how attention starts: paper, identity (default: identity in --pretrained weights, "
+        "else paper)")  # fmt: skip
     add("--seeds", type=int, default=3, metavar="N",
         help="seeds of each arm (default: %(default)s)")  # fmt: skip
     add("--baseline", metavar="ARM",

@@ -59,7 +59,7 @@ def compare(
     *,
     attention: Sequence[str] = ("none", "ca"),
     sites: Sequence[str] = ("p4,p5,up",),
-    starts: Sequence[str] = ("paper",),
+    starts: Sequence[str] | None = None,
     seeds: int = 3,
     recipe: str | Recipe = "default",
     pretrained: str | Path | None = None,
@@ -87,7 +87,8 @@ def compare(
             one on the validation split, with the weights of the last epoch.
         attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
         sites: placements, each sites joined by commas.
-        starts: how attention starts: ``paper``, ``identity``.
+        starts: how attention starts: ``paper``, ``identity``; as in training if left out:
+            ``identity`` in base weights, else ``paper``.
         seeds: seeds of each arm, from 0 on.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
         pretrained: weights file that all runs start from.
@@ -121,7 +122,8 @@ def compare(
     if "attention_start" in overrides:
         raise ConfigError("attention_start is part of the grid here. Give starts (--starts).")
     measured_in = pick_runtimes(runtimes)
-    arms = make_arms(attention, sites, starts)
+    usual = ("paper",) if pretrained is None else ("identity",)
+    arms = make_arms(attention, sites, usual if starts is None else starts)
     values = recipe.as_dict() if isinstance(recipe, Recipe) else None
     settings = (
         load_recipe("default", {**values, **overrides})

@@ -82,7 +82,7 @@ def arm_cost(record: Mapping[str, Any], recipe: Recipe) -> ArmCost:
     Epochs that are still to come cost as the measured ones, by the area of their canvas (recipes
     start with small canvases).
     """
-    measured = [float(epoch["seconds"]) for epoch in record["curve"]]
+    measured = [float(epoch["seconds"]) for epoch in record["curve"] if epoch["epoch"] > 0]
     counted = range(1 if len(measured) > 1 else 0, len(measured))
     pace = sum(measured[epoch] for epoch in counted)
     pace /= sum(_area(recipe, epoch) for epoch in counted)
@@ -169,6 +169,13 @@ def make_plan(
 
 
 def ap_at(record: Mapping[str, Any], epoch: int) -> float:
-    """Return a run's AP on the validation split after an epoch, or the nearest one that has it."""
-    known = [(abs(e["epoch"] - epoch), e["ap"]) for e in record["curve"] if e.get("ap") is not None]
+    """Return a run's AP on the validation split after an epoch, or the nearest one that has it.
+
+    That of the base weights, epoch 0, is no answer: arms that begin as the base all have it.
+    """
+    known = [
+        (abs(each["epoch"] - epoch), each["ap"])
+        for each in record["curve"]
+        if each["epoch"] > 0 and each.get("ap") is not None
+    ]
     return float(min(known)[1]) if known else 0.0

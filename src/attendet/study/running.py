@@ -246,6 +246,7 @@ def _record(job: Job, watch: _Watch, epochs: list[dict[str, Any]]) -> dict[str, 
     for epoch in epochs:
         if str(epoch["epoch"]) in pauses:
             epoch.setdefault("ap", pauses[str(epoch["epoch"])])
+    trained = [epoch for epoch in epochs if epoch["epoch"] > 0]  # 0: base weights, measured alone
     return {
         "key": job.key,
         "arm": job.arm,
@@ -255,11 +256,11 @@ def _record(job: Job, watch: _Watch, epochs: list[dict[str, Any]]) -> dict[str, 
         "metrics": None,
         "split": job.split,
         "curve": epochs,
-        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
-        "memory_mib": max((epoch["memory_mib"] for epoch in epochs), default=None),
+        "seconds": round(sum(epoch["seconds"] for epoch in trained), 3),
+        "memory_mib": max((epoch["memory_mib"] for epoch in trained), default=None),
         **count_costs(plan.metadata),
         **(read_json(job.path / BASE) or {"base_weights": None}),
-        "epochs_done": len(epochs),
+        "epochs_done": len(trained),
         "stopped": None,
         "folder": job.folder,
         "detections": None,
