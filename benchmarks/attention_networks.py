@@ -186,6 +186,8 @@ def exported(network, picture, folder):
         torch.onnx.export(network, (picture,), path, dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Else the threads of the session that had its turn spin on while the next one runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     given = {session.get_inputs()[0].name: picture.numpy()}
     with torch.no_grad():

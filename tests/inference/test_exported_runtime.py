@@ -396,3 +396,10 @@ sys.exit("torch" if "torch" in sys.modules else code)
 
 def test_the_public_name_loads(exported: Paths) -> None:
     assert attendet.load(exported["openvino"]).metadata.attention == "se"
+
+
+def test_waiting_threads_of_onnx_runtime_do_not_spin(exported: Any) -> None:
+    session = attendet.load(exported["onnx"], "onnx", threads=2).runtime._session
+
+    options = session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
