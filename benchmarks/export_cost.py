@@ -55,6 +55,8 @@ def session(path, args, *, profile=None):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     options.log_severity_level = 3
+    # As in attendet: waiting threads would take time from the contender whose turn it is.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
