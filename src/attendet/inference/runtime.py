@@ -134,7 +134,7 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads must be 1 or more; got {self.threads!r}.")
+            raise ConfigError(f"threads must be 1 or more; got {self.threads!r} (--threads).")
         for name, choices in (("mode", get_args(Mode)), ("precision", ("float32", "bfloat16"))):
             value = getattr(self, name)
             if value not in choices:

@@ -248,30 +248,24 @@ def _record(job: Job, watch: _Watch, epochs: list[dict[str, Any]]) -> dict[str, 
             epoch.setdefault("ap", pauses[str(epoch["epoch"])])
     trained = [epoch for epoch in epochs if epoch["epoch"] > 0]  # 0: base weights, measured alone
     return {
-        "key": job.key,
-        "arm": job.arm,
-        "arm_name": job.arm_name,
-        "seed": job.seed,
-        "run_seed": job.run_seed,
-        "metrics": None,
-        "split": job.split,
+        **_empty_record(job),
         "curve": epochs,
         "seconds": round(sum(epoch["seconds"] for epoch in trained), 3),
         "memory_mib": max((epoch["memory_mib"] for epoch in trained), default=None),
         **count_costs(plan.metadata),
         **(read_json(job.path / BASE) or {"base_weights": None}),
         "epochs_done": len(trained),
-        "stopped": None,
-        "folder": job.folder,
-        "detections": None,
-        "gates": None,
-        "versions": versions(),
         "machine": machine(job.accelerator),
     }
 
 
 def failed_record(job: Job, error: str) -> dict[str, Any]:
     """Return the record of a run that did not come to its end."""
+    return {**_empty_record(job), "stopped": "failed", "error": error}
+
+
+def _empty_record(job: Job) -> dict[str, Any]:
+    """Return what is known of a run before it begins."""
     return {
         "key": job.key,
         "arm": job.arm,
@@ -286,8 +280,7 @@ def failed_record(job: Job, error: str) -> dict[str, Any]:
         "parameters": None,
         "macs": None,
         "epochs_done": 0,
-        "stopped": "failed",
-        "error": error,
+        "stopped": None,
         "folder": job.folder,
         "detections": None,
         "gates": None,
