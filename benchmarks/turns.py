@@ -88,7 +88,7 @@ class Contender:
                 stderr=stream,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path())},
             )
         with _alarm(START_SECONDS, f"{self.name} is not ready after {START_SECONDS} s"):
             self._read()
@@ -133,7 +133,7 @@ class Contender:
         return round(kib / 1024)
 
 
-def _search_path():
+def search_path():
     """Return the folders that a contender finds modules in: this one, then what is set already."""
     return [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 

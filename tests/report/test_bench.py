@@ -100,5 +100,22 @@ def test_the_figure_says_that_the_machine_was_noisy() -> None:
     figure = bench_figure(_record(_row("onnx", 40.0), noise=noise))
 
     assert figure.get_supxlabel() == "too noisy to compare: of others"
-    with pytest.raises(ConfigError, match="batch 1 in mode latency"):
-        bench_figure(_record(_row("onnx", 40.0, batch=2)))
+    with pytest.raises(ConfigError, match="must hold a row"):
+        bench_figure(_record())
+
+
+def test_the_figure_shows_rates_where_modes_or_batches_were_compared() -> None:
+    pytest.importorskip("matplotlib")
+    many = {"mode": "throughput", "batch": 4}
+
+    both = bench_figure(_record(_row("onnx", 40.0), _row("onnx", 20.0, **many))).axes
+    rates = bench_figure(_record(_row("onnx", 20.0, **many))).axes
+
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in both] == [
+        "From a picture file to detections", "Many pictures",
+    ]  # fmt: skip
+    assert [bar.get_width() for bar in both[1].patches] == pytest.approx([50, 25])
+    alone = next(line for line in both[1].lines if line.get_label() == "network alone")
+    assert alone.get_xdata() == pytest.approx([1000 / 17, 1000 / 37])
+    assert both[1].get_yticklabels()[0].get_text().endswith("throughput, batch 4")
+    assert len(rates) == 1

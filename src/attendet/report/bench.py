@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from attendet.report.palette import INK, MUTED, to_hex
 from attendet.report.tables import NOTHING, Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["bench_figure", "bench_table", "bench_verdicts"]
@@ -75,51 +76,88 @@ def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
 
 
 def bench_figure(record: Mapping[str, Any]) -> Figure:
-    """Return bars of the whole path, what is not the network set apart, quartiles as a line.
+    """Return bars: times of one picture, and rates of many where modes or batches were compared.
 
-    Rows of batch 1 in mode ``latency`` are drawn, the fastest on top.
+    The times are those of batch 1 in mode ``latency``, what is not the network set apart; the rates
+    are those of every row, that of the network alone as a stroke. Best on top, quartiles as a line.
 
     Raises:
-        ConfigError: if the record has no such row.
+        ConfigError: if the record has no row.
         MissingExtraError: if matplotlib is not installed.
     """
-    rows: Sequence[Mapping[str, Any]] = sorted(
-        (row for row in record["rows"] if row["batch"] == 1 and row["mode"] == "latency"),
-        key=lambda row: float(row["whole_ms"]["median"]),
-    )
+    rows: Sequence[Mapping[str, Any]] = record["rows"]
     if not rows:
-        raise ConfigError("record must hold rows of batch 1 in mode latency. Measure these too.")
-    figure = _figure(8.4, 1.3 + 0.42 * len(rows))
-    axes = figure.subplots()
-    places = range(len(rows))
-    whole = [row["whole_ms"]["median"] for row in rows]
-    around = [min(row["around_ms"]["median"], row["whole_ms"]["median"]) for row in rows]
-    network = [total - part for total, part in zip(whole, around, strict=True)]
-    errors = [
-        [row["whole_ms"]["median"] - row["whole_ms"]["q1"] for row in rows],
-        [row["whole_ms"]["q3"] - row["whole_ms"]["median"] for row in rows],
-    ]
-    axes.barh(places, network, color=COLOURS[0], height=0.62, label="network")
-    axes.barh(places, around, left=network, color=COLOURS[1], height=0.62, label="around it")
-    axes.errorbar(whole, places, xerr=errors, fmt="none", ecolor=to_hex(INK), capsize=3)
-    for place, row in zip(places, rows, strict=True):
-        quality = "" if row["ap"] is None else f", AP {row['ap']:.3f}"
-        axes.annotate(
-            f"{row['whole_ms']['median']:.1f}{quality}",
-            (row["whole_ms"]["q3"], place),
-            xytext=(6, 0), textcoords="offset points", va="center", fontsize=9,
-            color=to_hex(INK),
-        )  # fmt: skip
-    _dress(axes, title="From a picture file to detections", xlabel="ms, median and quartiles")
-    axes.set_yticks(list(places), [_label(row) for row in rows])
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    axes.set_xlim(0, 1.25 * max(row["whole_ms"]["q3"] for row in rows))
-    axes.legend(fontsize=9, frameon=False, loc="upper right")
+        raise ConfigError("record must hold a row; it holds none.")
+    single = [row for row in rows if row["batch"] == 1 and row["mode"] == "latency"]
+    panels: list[tuple[Callable[[Axes, Any], None], Sequence[Mapping[str, Any]]]] = []
+    if single:
+        panels.append((_draw_times, sorted(single, key=lambda row: _median(row, "whole_ms"))))
+    if len(single) < len(rows):
+        panels.append((_draw_rates, sorted(rows, key=lambda row: -_median(row, "pictures_per_s"))))
+    counts = [len(shown) for _, shown in panels]
+    figure = _figure(8.4, 1.3 * len(panels) + 0.42 * sum(counts))
+    grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": counts})
+    for axes, (draw, shown) in zip(grid[:, 0], panels, strict=True):
+        draw(axes, shown)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.legend(fontsize=9, frameon=False, loc="best")
     if record["noise"]["too_noisy"]:
         note = textwrap.fill(f"too noisy to compare: {record['noise']['reason']}", 100)
         figure.supxlabel(note, fontsize=9, color=to_hex(MUTED))
     return figure
+
+
+def _draw_times(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    whole = [_median(row, "whole_ms") for row in rows]
+    around = [min(_median(row, "around_ms"), total) for row, total in zip(rows, whole, strict=True)]
+    network = [total - part for total, part in zip(whole, around, strict=True)]
+    places = range(len(rows))
+    axes.barh(places, network, color=COLOURS[0], height=0.62, label="network")
+    axes.barh(places, around, left=network, color=COLOURS[1], height=0.62, label="around it")
+    _finish_bars(axes, rows, "whole_ms", [row["whole_ms"]["q3"] for row in rows])
+    _dress(axes, title="From a picture file to detections", xlabel="ms, median and quartiles")
+    axes.set_yticks(list(places), [_label(row) for row in rows])
+
+
+def _draw_rates(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    places = range(len(rows))
+    rates = [_median(row, "pictures_per_s") for row in rows]
+    alone = [1e3 / _median(row, "network_ms") for row in rows]
+    axes.barh(places, rates, color=COLOURS[0], height=0.62, label="stream")
+    axes.plot(alone, places, "|", color=COLOURS[1], ms=13, mew=2.5, label="network alone")
+    ends = [max(row["pictures_per_s"]["q3"], rate) for row, rate in zip(rows, alone, strict=True)]
+    _finish_bars(axes, rows, "pictures_per_s", ends)
+    _dress(axes, title="Many pictures", xlabel="pictures/s, median and quartiles")
+    labels = [f"{_label(row)}, {row['mode']}, batch {row['batch']}" for row in rows]
+    axes.set_yticks(list(places), labels)
+
+
+def _finish_bars(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, ends: Sequence[float]
+) -> None:
+    """Draw quartiles, and behind the end of each row the median and the AP."""
+    spreads = [row[name] for row in rows]
+    errors = [
+        [spread["median"] - spread["q1"] for spread in spreads],
+        [spread["q3"] - spread["median"] for spread in spreads],
+    ]
+    medians = [spread["median"] for spread in spreads]
+    axes.errorbar(medians, range(len(rows)), xerr=errors, fmt="none", ecolor=to_hex(INK), capsize=3)
+    for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
+        quality = "" if row["ap"] is None else f", AP {row['ap']:.3f}"
+        axes.annotate(
+            f"{row[name]['median']:.1f}{quality}",
+            (end, place),
+            xytext=(6, 0), textcoords="offset points", va="center", fontsize=9,
+            color=to_hex(INK),
+        )  # fmt: skip
+    axes.set_xlim(0, 1.25 * max(ends))
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+
+
+def _median(row: Mapping[str, Any], name: str) -> float:
+    return float(row[name]["median"])
 
 
 def _label(row: Mapping[str, Any]) -> str:
