@@ -48,6 +48,12 @@ changed = again(x)[0]
 assert not torch.equal(attended, changed)
 fused = again.fuse(verbose=False)(x)[0]  # as validation and prediction run it
 torch.testing.assert_close(fused, changed, rtol=1e-3, atol=1e-2)
+trainer = AttendedTrainer(overrides={"data": "data.yaml", "model": str(checkpoint)})
+trainer.data = trainer.get_dataset()
+gone_on = trainer.get_model(again.yaml, YOLO(checkpoint).model.float(), verbose=False)
+kept = YOLO(checkpoint).model.float().state_dict()
+names = [name for name in kept if "attention_block" in name]
+assert names and all(torch.equal(gone_on.state_dict()[name], kept[name]) for name in names)
 print("all well")
 """
 

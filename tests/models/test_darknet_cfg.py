@@ -109,6 +109,7 @@ def test_letter_box(letter_box: int) -> None:
         ("stride=32", "stride=3", "[yolo] must have cells of 1, 2, 4, 8, 16 or 32 pixels"),
         ("stride=32", "stride=32\ngroups=2", "[convolutional] groups must be a divisor of 3"),
         ("stride=32", "stride=32\ndilation=2", "dilation must be 1 or left out"),
+        ("stride=32", "stride=32\nshare_index=0", "share_index must be -1000000000 or left out"),
         ("stride=32", "stride_x=32\nstride_y=16", "stride_y must be the same as stride_x, 32"),
         ("linear", "laeky", "got 'laeky' (net.cfg:9). Did you mean 'leaky'?"),
         ("[yolo]", "[region]", "got [region] (net.cfg:10)"),
@@ -168,6 +169,13 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None
 
     with pytest.raises(ConfigError, match=r"must be a text file.*net\.cfg"):
         read_config(tmp_path / "net.cfg")
+
+
+def test_comments_may_be_in_any_encoding(tmp_path: Path) -> None:
+    text = NET + CONV + YOLO
+    (tmp_path / "net.cfg").write_bytes("# größe\n".encode("cp1252") + text.encode())
+
+    assert read_config(tmp_path / "net.cfg").graph == _parse(text).graph
 
 
 def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import attendet
+
 torch = pytest.importorskip("torch")
 
 from attendet.errors import WeightsError  # noqa: E402
@@ -95,6 +97,16 @@ def test_attention_is_refused_by_name(tmp_path: Path) -> None:
     network, metadata = _network(attention="se@p5+ca@up")
 
     with pytest.raises(WeightsError, match="SqueezeExcite at p5, CoordinateAttention at up"):
+        export_darknet(network, metadata, tmp_path / "out", stem="cells")
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_attention_that_was_put_in_is_refused_too(tmp_path: Path) -> None:
+    network, metadata = _network(attention="none")
+    attendet.attend(network, {"backbone.csp2": "ca"})
+
+    with pytest.raises(WeightsError, match=r"CoordinateAttention at backbone\.csp2"):
         export_darknet(network, metadata, tmp_path / "out", stem="cells")
 
     assert not (tmp_path / "out").exists()

@@ -205,6 +205,11 @@ for name in sys.argv[1:]:
     answers.append([list(detector.classes), found.scores.tolist()])
 print(json.dumps(answers))
 """
+EXPORT = """
+import json, sys
+import attendet
+print(json.dumps(attendet.export(sys.argv[1], "torchscript", output=sys.argv[2]).path.name))
+"""
 TRY = """
 import json, sys
 from attendet.errors import AttendetError
@@ -241,6 +246,8 @@ def test_what_is_pushed_loads_by_name_and_afterwards_without_network(
     here, *there = run(LOAD, str(weights), *names, endpoint=endpoint)
     assert there == [here] * len(names)
     assert here[0] == ["red cell", "a|b"]
+    exported = run(EXPORT, "hf://ann/cells", str(weights.parent / "out"), endpoint=endpoint)
+    assert exported == "cells.torchscript"
     asked = len(hub.asked)
     names.append(f"hf://ann/cells@{hub.commit('ann/cells')}")
     offline = run(TRY, *names, endpoint=endpoint, HF_HUB_OFFLINE="1")

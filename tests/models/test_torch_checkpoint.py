@@ -389,7 +389,13 @@ def test_what_is_no_state_dict_is_refused_and_not_executed(
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"words", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(40)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"words", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(40), b"X\x01",
+        b"version https://git-lfs.github.com/spec/v1\n",
+    ],
+)  # fmt: skip
 def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "home.pth"
     path.write_bytes(content)
@@ -398,6 +404,7 @@ def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
         import_checkpoint(path)
 
     assert "\n" not in str(error.value)
+    assert "executed" not in str(error.value)
     with pytest.raises(WeightsError, match="not found"):
         import_checkpoint(tmp_path / "gone.pth")
 

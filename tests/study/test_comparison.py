@@ -19,6 +19,7 @@ from attendet.study.comparison import Study, compare
 from attendet.study.grid import Job
 from attendet.study.records import read_detections, read_runs, read_study
 from attendet.study.running import run_job
+from attendet.training.recipe import Recipe
 
 Make = Callable[..., Study]
 
@@ -219,43 +220,6 @@ def test_moved_data_is_the_same_data(
     assert made_up.made == []
 
 
-def test_base_weights_are_part_of_the_key(made_up: Any, study: Make, finished: Study) -> None:
-    base = finished.folder / finished.records[0]["weights"]
-
-    made = study(seeds=1, pretrained=base)
-
-    assert made.summary["pretrained"] == "best.safetensors"
-    with pytest.raises(ConfigError, match="--pretrained differs"):
-        study(seeds=1)
-
-
-def test_a_study_from_base_weights_is_made_whole(study: Make, finished: Study) -> None:
-    """Its runs begin with the base's own record, epoch 0, which is no epoch of training."""
-    base = finished.folder / finished.records[0]["weights"]
-
-    made = study(seeds=1, pretrained=base, epochs=2)
-
-    assert made.summary["failed"] == []
-    for record in made.records:
-        assert [epoch["epoch"] for epoch in record["curve"]] == [0, 1, 2]
-        assert record["epochs_done"] == 2
-        assert record["memory_mib"] > 0
-        assert record["seconds"] == pytest.approx(
-            sum(epoch["seconds"] for epoch in record["curve"][1:]), abs=0.01
-        )
-    first = [record["curve"][0]["ap"] for record in made.records]
-    assert first[0] == first[1]  # new attention begins as the identity
-
-
-def test_a_budget_holds_for_base_weights_too(study: Make, finished: Study) -> None:
-    base = finished.folder / finished.records[0]["weights"]
-
-    made = study(seeds=1, pretrained=base, epochs=4, budget=3600.0)
-
-    assert [record["stopped"] for record in made.records] == [None, None]
-    assert [record["epochs_done"] for record in made.records] == [4, 4]
-
-
 def test_a_run_that_failed_is_told_of_and_tried_again(made_up: Any, study: Make) -> None:
     made_up.broken = {("eca@p4,p5,up", 1)}
     first = study()
@@ -339,8 +303,10 @@ def test_a_run_that_pauses_ends_as_one_that_does_not(
     [
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"margin": 0}, "margin must be above 0"),
+        ({"margin": math.nan}, "margin must be above 0"),
         ({"budget": -1.0}, "budget must be above 0"),
         ({"attention_start": "identity"}, "Give starts"),
+        ({"recipe": Recipe(attention_start="identity")}, "the recipe says 'identity'"),
         ({"epoch": 3}, "Did you mean 'epochs'"),
         ({"baseline": "se"}, "baseline must be one of the arms"),
         ({"runtimes": ["torch", "tflite"]}, "runtimes must be of torch, onnx, openvino"),
@@ -353,6 +319,16 @@ def test_a_wrong_argument_stops_before_anything_is_made(
         compare(shapes, output=tmp_path / "study", **{"accelerator": "cpu", **changes})
 
     assert not (tmp_path / "study" / "study.json").exists()
+
+
+def test_a_split_without_a_box_cannot_be_measured_on(shapes: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(shapes, bare)
+    for labels in (bare / "labels/test").iterdir():
+        labels.write_text("")
+
+    with pytest.raises(ConfigError, match="a box that counts in its test split"):
+        compare(bare, output=tmp_path / "study", accelerator="cpu")
 
 
 def test_output_that_is_a_file_is_refused(shapes: Path, tmp_path: Path) -> None:

@@ -176,3 +176,48 @@ def test_the_page_says_what_so_many_seeds_can_show() -> None:
         cells = [detectable_difference(n, sd=1.0, comparisons=arms) for n in seeds]
         row = " | ".join(f"{cell:.1f}" for cell in cells)
         assert f"| {words} | {row} |" in page
+
+
+# --- what the pictures add ---------------------------------------------------------------------
+
+
+def _study(
+    rng: np.random.Generator, seeds: int, *, alike: float, own: float, pictures: int = 60
+) -> Paired:
+    """Simulate an arm that equals the baseline; pictures move all seeds alike, and each."""
+    each = rng.normal(0, alike, pictures) + rng.normal(0, own, (seeds, pictures))
+    draws = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=DRAWS) / pictures
+    ap = 0.5 + each.mean(axis=1)
+    return Paired(tuple(range(seeds)), ap, np.full(seeds, 0.5), each @ draws.T, pictures)
+
+
+def _claims(seeds: int, *, count: int = 400, **kinds: float) -> float:
+    rng = np.random.default_rng(0)
+    verdicts = [judge({"ca": _study(rng, seeds, **kinds)}, margin=1e-9) for _ in range(count)]
+    return float(np.mean([each["ca"]["verdict"] in ("helps", "hurts") for each in verdicts]))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(("alike", "own"), [(0.0, 0.3), (0.1, 0.3), (0.2, 0.2), (0.3, 0.05)])
+def test_what_pictures_do_to_one_seed_is_counted_once(
+    seeds: int, alike: float, own: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("detectable_difference", "further_seeds", "hierarchical_bootstrap"):  # dear
+        monkeypatch.setattr(verdicts, name, lambda *_, **__: (0.0, 0.0))
+
+    claimed = _claims(seeds, alike=alike, own=own)
+
+    error = math.sqrt(0.05 * 0.95 / 400)
+    assert claimed <= 0.05 + 3 * error
+    if alike == 0:  # as none beside none: not far below either, which would waste seeds
+        assert claimed >= 0.05 - 3 * error + 0.005
+
+
+def test_the_pictures_are_not_blamed_for_what_seeds_can_tell() -> None:
+    """Pictures that move each seed by itself average out with more seeds."""
+    verdict = judge({"ca": _study(np.random.default_rng(3), 3, alike=0.0, own=0.05)}, margin=0.005)[
+        "ca"
+    ]
+
+    assert verdict["verdict"] == "not enough seeds"
+    assert verdict["further_seeds"] is not None

@@ -62,7 +62,8 @@ def attend(
         places: where and which. A key is a qualified name (``layer3.0.conv2``; empty for the
             network itself), a glob (``layer?.*.conv2``; ``*`` stays within a word, ``**`` crosses
             dots), a class (``nn.Conv2d``), or a function of name and module. A value is a block's
-            name, or name and options: ``("se", {"reduction": 8})``; ``none`` leaves a place alone.
+            name, or name and options: ``("se", {"reduction": 8})``, ``start`` for one place among
+            them; ``none`` leaves a place alone.
         start: ``identity``, the network computes exactly what it did until it is trained; or
             ``paper``, gates near 1/2 at first, as published.
         example_input: what the network is called with, several arguments as a tuple. If left out, a
@@ -89,15 +90,17 @@ def attend(
     if seen.error is not None and example_input is not None:
         raise run_failed(seen.error, example_input)
     made = [(place, _make(network, place, start, seen)) for place in chosen]
-    for place, block in made:
-        _insert(place.module, block)
-    if seen.error is None:
-        try:
+    inserted: list[Place] = []
+    try:
+        for place, block in made:
+            _insert(place, block)
+            inserted.append(place)
+        if seen.error is None:
             _check_that_blocks_run(network, example_input, made)
-        except BaseException:
-            for place, _ in made:
-                _remove(place.module)
-            raise
+    except BaseException:
+        for place in inserted:
+            _remove(place.module)
+        raise
     return network
 
 
@@ -158,11 +161,18 @@ def _is_attended(module: nn.Module) -> bool:
     )
 
 
-def _insert(module: nn.Module, block: nn.Module) -> None:
-    module.add_module(BLOCK_NAME, block)
+def _insert(place: Place, block: nn.Module) -> None:
+    module = place.module
     if not _appends(module):
         base: Any = type(module)
-        module.__class__ = _attended_class(base)
+        try:
+            module.__class__ = _attended_class(base)
+        except TypeError as error:  # the class has rules of its own for those derived from it
+            raise ConfigError(
+                f"place must be a module of an ordinary class; got {place.described()}, which "
+                f"cannot be derived from ({error}). Choose a module inside it."
+            ) from None
+    module.add_module(BLOCK_NAME, block)
 
 
 def _remove(module: nn.Module) -> None:
@@ -239,12 +249,17 @@ def _check_place(place: Place) -> None:
 
 
 def _is_ordinary(cls: type[nn.Module]) -> bool:
+    copying = (getattr(cls, name, None) for name in ("__deepcopy__", "__copy__"))
+    # That of parametrized modules keeps the class, and with it the block.
+    own_copying = any(
+        copy is not None and copy.__module__ != "torch.nn.utils.parametrize" for copy in copying
+    )
     own_pickling = (
         cls.__reduce_ex__ is not object.__reduce_ex__
         or cls.__reduce__ is not object.__reduce__
         or hasattr(cls, "__getnewargs_ex__")
     )
-    return not own_pickling and not issubclass(cls, torch.jit.ScriptModule)
+    return not (own_copying or own_pickling or issubclass(cls, torch.jit.ScriptModule))
 
 
 def _make(network: nn.Module, place: Place, start: AttentionStart, seen: DryRun) -> nn.Module:
@@ -253,7 +268,8 @@ def _make(network: nn.Module, place: Place, start: AttentionStart, seen: DryRun)
     channels = _channels_seen(place, calls) if calls else _channels_unseen(place, seen)
     blocks: dict[Key, AttentionBlock] = {}
     for key, count in channels.items():
-        block = create_attention(place.attention, count, start=start, **place.options)
+        options = {"start": start, **place.options}
+        block = create_attention(place.attention, count, **options)
         if isinstance(block, AttentionBlock):
             blocks[key] = block
     at_output = {"device": calls[0].device} if calls else {}

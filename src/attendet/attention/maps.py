@@ -32,8 +32,12 @@ class MapsAttention(nn.Module):
 
     def __init__(self, blocks: Mapping[Key, AttentionBlock]) -> None:
         super().__init__()
-        self._names = {key: "map_" + re.sub(r"\W", "_", str(key)) for key in blocks}
+        self._names: dict[Key, str] = {}
         for key, block in blocks.items():
+            name = "map_" + re.sub(r"\W", "_", str(key))
+            while name in self._names.values():  # as of "p.3" and "p_3"
+                name += "_"
+            self._names[key] = name
             self.add_module(self._names[key], block)
 
     def blocks(self) -> dict[Key, AttentionBlock]:

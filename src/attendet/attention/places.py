@@ -116,7 +116,7 @@ def sites(
     seen = dry_run(network, example_input, watch=modules.values())
     if seen.error is not None:
         raise run_failed(seen.error, example_input)
-    cost = functools.cache(functools.partial(_cost, name, tuple(sorted(options.items()))))
+    cost = functools.cache(functools.partial(_cost, name, options))
     found = []
     for place, module in modules.items():
         calls = seen.outputs.get(id(module), [])
@@ -132,11 +132,11 @@ def _site(name: str, kind: str, calls: list[Output], cost: Callable[..., tuple[i
 
 
 def _cost(
-    name: str, options: tuple[tuple[str, Any], ...], channels: int, rows: int, columns: int
+    name: str, options: Mapping[str, Any], channels: int, rows: int, columns: int
 ) -> tuple[int, int]:
     """Return parameters and multiply-accumulates of a block, without computing anything."""
     with torch.device("meta"):
-        block = create_attention(name, channels, **dict(options)).eval()
+        block = create_attention(name, channels, **options).eval()
         x = torch.empty(1, channels, rows, columns)
     parameters = sum(parameter.numel() for parameter in block.parameters())
     if not isinstance(block, AttentionBlock):
@@ -183,11 +183,18 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
     """Return name and options of a block.
 
     Raises:
-        ConfigError: if it is neither a name nor a name with options.
+        ConfigError: if it is neither a name nor a name with options, or the options hold what the
+            place says.
     """
     if isinstance(block, str):
         return block, {}
     if isinstance(block, tuple) and len(block) == 2 and isinstance(block[1], Mapping):
+        taken = [name for name in ("name", "channels") if name in block[1]]
+        if taken:
+            raise ConfigError(
+                f"options of attention {block[0]!r} must not hold {' and '.join(taken)}, which the "
+                f"place says; got {dict(block[1])!r}."
+            )
         return block[0], block[1]
     raise ConfigError(
         f"attention must be a name or a pair of name and options; got {block!r}. "

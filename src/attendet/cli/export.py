@@ -99,11 +99,13 @@ def run(args: argparse.Namespace) -> int:
 def _darknet(args: argparse.Namespace) -> int:
     from attendet.models import load_weights
     from attendet.models.darknet_export import export_darknet
+    from attendet.models.hub import local_weights
 
     given = {
         "--size": args.size,
         "--half": args.half,
         "--int8": args.int8,
+        "--calibrate": args.calibrate,
         "--nms": args.nms,
         "--data": args.data,
         "--dynamic": args.dynamic,
@@ -113,7 +115,7 @@ def _darknet(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"{flag} must be left out for darknet, whose files keep values alone."
             )
-    network, metadata = load_weights(args.weights)
+    network, metadata = load_weights(local_weights(args.weights))
     for path in export_darknet(network, metadata, args.output, stem=args.weights.stem):
         print(f"written: {path}")
     return 0

@@ -43,13 +43,16 @@ def run(args: argparse.Namespace) -> int:
     from attendet.explain import prune_attention
     from attendet.inference.torch_runtime import choose_device
     from attendet.models import load_weights, save_weights
+    from attendet.models.hub import local_weights
 
-    output = args.output or args.weights.with_name(f"{args.weights.stem}-pruned.safetensors")
+    weights = local_weights(args.weights)
+    beside = args.weights.parent if weights == args.weights else Path()
+    output = args.output or beside / f"{args.weights.stem}-pruned.safetensors"
     if output.suffix != ".safetensors":
         raise ConfigError(f"output must end in .safetensors; got {str(output)!r} (--output).")
     if args.output is None and output.exists():
         raise ConfigError(f"output must be named where {output} is there already (--output).")
-    network, metadata = load_weights(args.weights)
+    network, metadata = load_weights(weights)
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
     result = prune_attention(

@@ -33,6 +33,7 @@ from attendet.inference.preprocess import Fit, lay_on_canvas
 from attendet.inference.sources import Skipped, Source, find_sources
 from attendet.inference.torch_runtime import TorchRuntime, choose_device
 from attendet.models import DetectionNetwork, WeightsMetadata, load_weights
+from attendet.models.hub import local_weights
 from attendet.pictures import Picture
 
 __all__ = ["Explanation", "PictureExplanation", "explain", "explain_network", "gate_health"]
@@ -150,7 +151,7 @@ def explain(
         PictureError: if no picture can be read.
         MissingExtraError: if ``cam`` is wanted and grad-cam is not installed.
     """
-    network, metadata = load_weights(weights)
+    network, metadata = load_weights(local_weights(weights))
     found = find_sources(sources)
     network = network.to(choose_device(device))
     return explain_network(

@@ -77,10 +77,12 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
         command: what was called, for the page.
 
     Raises:
-        ConfigError: if a file would take the place of a picture that is explained.
+        ConfigError: if a file would take the place of an explained picture, or of another file.
     """
     folder = Path(folder)
     for one in explanation.pictures:
+        if one.source.name == "statistics":  # the file of all pictures together
+            raise ConfigError(f"picture must not be called statistics; rename {one.source.path}.")
         if (folder / f"{one.source.name}.png").resolve() == Path(one.source.path).resolve():
             raise ConfigError(
                 f"output must not be the folder of the pictures; got {str(folder)!r}, where "

@@ -242,9 +242,10 @@ def _load(
     weights: str | Path | DetectionNetwork, metadata: WeightsMetadata | None
 ) -> tuple[DetectionNetwork, WeightsMetadata]:
     from attendet.models import DetectionNetwork, load_weights
+    from attendet.models.hub import local_weights
 
     if isinstance(weights, str | Path):
-        return load_weights(weights)
+        return load_weights(local_weights(weights))
     if not isinstance(weights, DetectionNetwork):
         raise ConfigError(
             "weights must be a weights file or a network of attendet.models; got "

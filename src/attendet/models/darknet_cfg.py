@@ -61,9 +61,12 @@ HARMLESS: Mapping[str, frozenset[str]] = {
 
 NOT_COMPUTED = (
     *("antialiasing", "assisted_excitation", "bin_output", "binary", "deform", "dot", "flipped"),
-    *("rotate", "share_index", "stretch", "stretch_sway", "sway", "transpose", "xnor"),
+    *("rotate", "stretch", "stretch_sway", "sway", "transpose", "xnor"),
 )
 """Options of [convolutional] that change the forward pass when they are not 0."""
+
+NOT_SHARED = "-1000000000"
+"""What darknet takes for a layer with weights of its own; 0 would be those of the first layer."""
 
 COMMON_HARMLESS = frozenset({"dontload", "onlyforward", "smooth", "stopbackward", "train_only_bn"})
 
@@ -222,6 +225,7 @@ def _convolutional(section: Section) -> Layer:
     section.fixed("dilation", "1")
     for key in NOT_COMPUTED:
         section.fixed(key, "0")
+    section.fixed("share_index", NOT_SHARED)
     size = section.integer("size", 1)
     padding = section.integer("padding", 0)
     if section.integer("pad", 0):

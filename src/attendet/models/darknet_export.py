@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attendet.attention import AttentionBlock
+from attendet.attention import AttentionBlock, inserted_blocks
 from attendet.errors import WeightsError
 from attendet.files import write_atomically
 from attendet.models.darknet_cfg import DarknetConfig
@@ -40,9 +40,10 @@ def export_darknet(
         stem: name of the files, before ``.cfg``, ``.weights`` and ``.names``.
 
     Raises:
-        WeightsError: if the network holds attention blocks; names them.
+        WeightsError: if the network holds attention blocks, its own or put in by `attendet.attend`;
+            names them.
     """
-    _refuse_attention(network.attention_blocks())
+    _refuse_attention({**network.attention_blocks(), **inserted_blocks(network)})
     graph = graph_of(network)
     config = DarknetConfig(
         graph=graph,

@@ -83,7 +83,7 @@ class _MaxPool(nn.Module):
         self.after = layer.padding - self.before
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.before == self.after:
+        if self.before == self.after <= self.size // 2:  # torch pads no further
             return functional.max_pool2d(features, self.size, self.stride, self.before)
         if self.size == self.stride == 2:  # one column after: a last window that is cut short
             return functional.max_pool2d(features, 2, 2, ceil_mode=True)

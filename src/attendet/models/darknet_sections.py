@@ -142,8 +142,8 @@ def read_text(path: str | Path) -> str:
         ) from None
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
+    except UnicodeDecodeError:  # comments may be in any encoding; all else is ASCII
+        text = content.decode("latin-1") if b"[net" in content else "\0"
     if len(content) > MOST_BYTES or "\0" in text:
         raise ConfigError(
             f"configuration must be a text file, [net] and the layers; this is none ({path}). "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,16 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"checkpoint not found ({path}). Check the path.") from None
     except pickle.UnpicklingError as error:
         kind = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"an object of {kind[1]}" if kind else "something else"
+        if kind is None:
+            raise WeightsError(
+                f"checkpoint must be a file of torch.save; this is none, or damaged ({path})."
+            ) from None
         raise WeightsError(
-            f"checkpoint must hold tensors alone; it holds {what}, which would have to be executed "
-            f"({path}). Save model.state_dict() at its home and import that."
+            f"checkpoint must hold tensors alone; it holds an object of {kind[1]}, which would "
+            f"have to be executed ({path}). Save model.state_dict() at its home and import that."
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, TypeError, IndexError,
-            AttributeError, UnicodeDecodeError, AssertionError) as error:  # fmt: skip
+            AttributeError, UnicodeDecodeError, AssertionError, struct.error) as error:  # fmt: skip
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
             f"checkpoint must be a file of torch.save; this is none, or damaged ({path}): {reason}"

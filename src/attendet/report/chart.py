@@ -8,7 +8,7 @@ Values are in data units; what is None or not finite is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attendet.report.chart_canvas import (
     LETTER,
@@ -191,6 +191,8 @@ def interval_chart(
     values = [v for row in rows for v in (row.value, row.low, row.high, *row.dots) if known(v)]
     values += [0.0] if zero else []
     values += list(zone or ())
+    most = int(width / 2 / LETTER_WIDTH)  # else long names leave no room to draw in
+    rows = [replace(row, label=_shortened(row.label, most)) for row in rows]
     names = max((len(row.label) for row in rows), default=4)
     notes = max((len(row.note) for row in rows), default=0)
     step = 30
@@ -209,6 +211,14 @@ def interval_chart(
     for place, row in enumerate(rows):
         _draw_interval(canvas, row, canvas.top + step * (place + 0.5))
     return canvas.to_svg(alt)
+
+
+def _shortened(label: str, most: int) -> str:
+    """Return a label of at most so many letters, its middle left out."""
+    if len(label) <= most:
+        return label
+    head = (most - 1) // 2
+    return f"{label[:head]}…{label[len(label) - (most - 1 - head) :]}"
 
 
 def _draw_interval(canvas: Canvas, row: Interval, middle: float) -> None:

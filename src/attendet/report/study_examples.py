@@ -5,6 +5,7 @@ P is pictures, n detections, t truths.
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _load(path: Path) -> Arrays | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     counts = arrays.get("counts")
     if counts is None or "boxes_xyxy" not in arrays:

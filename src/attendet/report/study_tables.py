@@ -136,9 +136,20 @@ def cost_table(study: StudyRecords) -> StudyTable:
     return StudyTable(
         [*header, *(f"{runtime} ms" for runtime in latency)],
         rows,
-        "Means over the runs of an arm. Latency: median of one picture, whole call; the arms took "
-        "turns." if latency else "Means over the runs of an arm. Latency was not measured.",
-    )  # fmt: skip
+        "Means over the runs of an arm. "
+        + (_where_measured(study) if latency else "Latency was not measured."),
+    )
+
+
+def _where_measured(study: StudyRecords) -> str:
+    """Return what latency is, and what it was measured on as far as the records say."""
+    text = "Latency: median of one picture, whole call; the arms took turns"
+    machine = study.head.get("latency_machine") or {}
+    if machine:
+        device = machine.get("device")
+        text += f" ({machine.get('processor')}, {machine.get('threads')} threads"
+        text += ")" if device == "cpu" else f"; torch on {device})"
+    return f"{text}."
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

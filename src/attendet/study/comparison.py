@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attendet.errors import ConfigError
-from attendet.study.cost import pick_runtimes
-from attendet.study.grid import Arm, Job, content_key, folder_name, make_arms, pick_baseline
+from attendet.models import read_metadata
+from attendet.models.hub import local_weights
+from attendet.study.cost import measure_latency, pick_runtimes
+from attendet.study.grid import (
+    AS_TRAINED,
+    Arm,
+    Job,
+    content_key,
+    folder_name,
+    make_arms,
+    pick_baseline,
+)
 from attendet.study.local import LocalRuns, RunEvent, device_names
 from attendet.study.progress import Quiet, StudyReporter
 from attendet.study.records import (
@@ -25,10 +35,17 @@ from attendet.study.records import (
     write_study,
     write_truth,
 )
-from attendet.study.running import failed_record, finished_record, measured_samples, versions
+from attendet.study.running import (
+    failed_record,
+    finished_record,
+    machine,
+    measured_samples,
+    versions,
+)
 from attendet.study.scheduling import Scheduler
 from attendet.study.source import Source, check_same
-from attendet.study.summary import summarise
+from attendet.study.summary import summarise, weights_of_arms
+from attendet.training.pretrained import follow_base
 from attendet.training.recipe import Recipe, load_recipe
 
 __all__ = ["Study", "compare"]
@@ -87,8 +104,8 @@ def compare(
             one on the validation split, with the weights of the last epoch.
         attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
         sites: placements, each sites joined by commas.
-        starts: how attention starts: ``paper``, ``identity``; as in training if left out:
-            ``identity`` in base weights, else ``paper``.
+        starts: how attention starts: ``paper``, ``identity``; as in training if left out: with base
+            weights what they bring stays as it is and new blocks are the identity, else ``paper``.
         seeds: seeds of each arm, from 0 on.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
         pretrained: weights file that all runs start from.
@@ -115,14 +132,14 @@ def compare(
     """
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1; got {seeds} (--seeds).")
-    if margin <= 0:
+    if not margin > 0:
         raise ConfigError(f"margin must be above 0 AP points; got {margin} (--margin).")
-    if budget is not None and budget <= 0:
+    if budget is not None and not budget > 0:
         raise ConfigError(f"budget must be above 0 seconds; got {budget} (--budget).")
     if "attention_start" in overrides:
         raise ConfigError("attention_start is part of the grid here. Give starts (--starts).")
     measured_in = pick_runtimes(runtimes)
-    usual = ("paper",) if pretrained is None else ("identity",)
+    usual = ("paper",) if pretrained is None else (AS_TRAINED,)
     arms = make_arms(attention, sites, usual if starts is None else starts)
     values = recipe.as_dict() if isinstance(recipe, Recipe) else None
     settings = (
@@ -130,11 +147,19 @@ def compare(
         if values is not None
         else load_recipe(str(recipe), overrides)
     )
+    if settings.attention_start != "auto":
+        raise ConfigError(
+            "attention_start is part of the grid here; the recipe says "
+            f"{settings.attention_start!r}. Take it out there, and give starts (--starts)."
+        )
+    base = None if pretrained is None else local_weights(pretrained)
+    if base is not None:
+        settings = follow_base(settings, read_metadata(base), given=overrides)
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
     grid = _Grid(arms, pick_baseline(arms, baseline), range(seeds))
-    source = Source.look(data, format, settings, pretrained)
+    source = Source.look(data, format, settings, base)
     with locked(folder / "study.lock"):
         study = _Comparison(folder, grid, source, accelerator, reporter or Quiet())
         study.begin(margin / 100, budget, command)
@@ -174,7 +199,7 @@ class _Comparison:
     ) -> None:
         self.begun = time.perf_counter()
         self.folder, self.grid, self.source = folder, grid, source
-        self.reporter = reporter
+        self.reporter, self.accelerator = reporter, accelerator
         self.jobs = {
             (arm.name, seed): self._job(arm, seed, accelerator)
             for seed in grid.seeds
@@ -184,6 +209,7 @@ class _Comparison:
         self.run_seconds = 0.0
         self.waiting_seconds = 0.0
         self.head: dict[str, Any] = {}
+        self.told_of_base: set[str] = set()
 
     def _job(self, arm: Arm, seed: int, accelerator: str) -> Job:
         source, run_seed = self.source, arm.run_seed(seed)
@@ -298,10 +324,17 @@ class _Comparison:
                 self._keep(job, record)
                 self.reporter.run_ended(job, record)
             else:
+                self._tell_of_base(job, event)
                 self.reporter.run_event(job, event)
         self.run_seconds += busy
         self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / runs.slots)
         return paused
+
+    def _tell_of_base(self, job: Job, event: dict[str, Any]) -> None:
+        """Say once an arm what it took over from base weights, and what not."""
+        if "base_weights" in event and job.arm_name not in self.told_of_base:
+            self.told_of_base.add(job.arm_name)
+            self.reporter.note(f"{job.arm_name}: {event['base_weights']}")
 
     def _events(self, runs: Any, jobs: Iterable[Job]) -> Iterator[RunEvent]:
         yield from runs.make(jobs)
@@ -311,11 +344,19 @@ class _Comparison:
         add_run(self.folder, record)
 
     def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
-        """Judge the runs, measure latency, write study.json."""
+        """Judge the runs, measure latency, write study.json: the verdicts before the latency."""
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
-        summary = summarise(
-            self.folder, self.head, records, self.source.dataset, runtimes, self.reporter.note
+        begun = time.perf_counter()
+        summary = {**summarise(self.folder, self.head, records, self.source.dataset), "latency": {}}
+        judged = time.perf_counter()
+        write_runs(self.folder, records)
+        write_study(self.folder, summary)
+        weights = weights_of_arms(self.folder, self.head, records)
+        device = None if self.accelerator == "auto" else self.accelerator
+        summary["latency"] = measure_latency(
+            weights, runtimes=runtimes, note=self.reporter.note, device=device
         )
+        summary["latency_machine"] = dict(machine(self.accelerator))
         total = time.perf_counter() - self.begun
         in_runs = self.run_seconds / slots
         summary["seconds"] = {
@@ -323,11 +364,11 @@ class _Comparison:
             "runs": round(self.run_seconds, 3),
             "at_once": slots,
             "waiting": round(self.waiting_seconds, 3),
-            **summary["seconds"],
+            "statistics": round(judged - begun, 3),
+            "latency": round(time.perf_counter() - judged, 3),
             "outside_runs": round(total - in_runs, 3),
-            "outside_share": round(1 - in_runs / total, 4) if total > 0 else None,
+            "outside_share": round(total / in_runs - 1, 4) if in_runs > 0 else None,
         }
-        write_runs(self.folder, records)
         write_study(self.folder, summary)
         return Study(self.folder, read_runs(self.folder), summary)
 

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,8 +106,9 @@ def measure_latency(
 
     In each round every detector takes one picture, in an order that turns by one from round to
     round: what the machine does meanwhile meets all arms alike. A call is the whole way from a
-    picture in memory to its detections. For a runtime other than ``torch`` the weights are exported
-    into a folder that goes away; the export is checked like any.
+    picture in memory to its detections. For runtimes other than ``torch`` the weights are exported
+    once, as ONNX, which all of them read, into a folder that goes away; the export is checked like
+    any.
 
     Args:
         weights: arm to weights file.
@@ -120,19 +121,20 @@ def measure_latency(
         Arm to runtime to ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles).
     """
     detectors: dict[tuple[str, str], Any] = {}
+    exported = [runtime for runtime in runtimes if runtime != "torch"]
     with tempfile.TemporaryDirectory() as work:
         for number, (arm, path) in enumerate(weights.items()):
-            for runtime in runtimes:
-                if runtime == "torch":
-                    detectors[arm, runtime] = load(path, device=device)
-                    continue
-                form = cast(Literal["onnx", "openvino"], runtime)
-                try:
-                    file = export(path, form, output=work, name=f"arm{number}").path
-                except ExportError as error:
-                    if note is not None:
-                        note(f"{arm}: no latency in {runtime}: {error}")
-                    continue
+            if "torch" in runtimes:
+                detectors[arm, "torch"] = load(path, device=device)
+            if not exported:
+                continue
+            try:
+                file = export(path, "onnx", output=work, name=f"arm{number}").path
+            except ExportError as error:
+                if note is not None:
+                    note(f"{arm}: no latency in {' and '.join(exported)}: {error}")
+                continue
+            for runtime in exported:
                 detectors[arm, runtime] = load(file, runtime=runtime)
         seconds = _in_turns(detectors, rounds)
     measured: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in weights}

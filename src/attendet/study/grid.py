@@ -10,13 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from attendet.attention import AttentionStart, attention_names, parse_attention_spec
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models import NECK_SITES, SITES, canonical_attention
 
 __all__ = ["Arm", "Job", "content_key", "make_arms", "pick_baseline"]
+
+AS_TRAINED = "auto"
+"""Start of arms in base weights where none is asked for, as `Recipe.attention_start` has it: blocks
+that the base brings stay what they are, new ones are the identity."""
 
 REPEAT_SEEDS = 10_000
 """An arm named a second time takes its seeds from this number on, so that it is an independent
@@ -38,8 +42,8 @@ class Arm:
     sites: tuple[str, ...] = ()
     """Where it stands, in the network's order."""
 
-    start: AttentionStart = "paper"
-    """How it starts."""
+    start: Literal["auto"] | AttentionStart = "paper"
+    """How it starts; ``auto``: see `AS_TRAINED`."""
 
     repeat: int = 1
     """2 and more: the same again with other seeds (see `REPEAT_SEEDS`)."""
@@ -49,7 +53,7 @@ class Arm:
         """One word for the arm, unique in a study."""
         mixed = "@" in self.attention
         name = self.attention + (f"@{','.join(self.sites)}" if self.sites and not mixed else "")
-        name += "" if self.start == "paper" else f":{self.start}"
+        name += "" if self.start in ("paper", AS_TRAINED) else f":{self.start}"
         return name if self.repeat == 1 else f"{name}#{self.repeat}"
 
     @property
@@ -180,7 +184,7 @@ def make_arms(
     Args:
         attention: names of blocks, or specs.
         sites: placements, each sites joined by commas.
-        starts: ``paper``, ``identity``.
+        starts: ``paper``, ``identity``; or `AS_TRAINED` alone.
 
     Raises:
         ConfigError: if a name, a site or a start is unknown, or there are not two arms.
@@ -189,13 +193,13 @@ def make_arms(
         >>> [arm.name for arm in make_arms(["none", "ca"], ["p4,p5,up", "stage3"], ["paper"])]
         ['none', 'ca@p4,p5,up', 'ca@stage3']
     """
-    for start in starts:
+    for start in () if tuple(starts) == (AS_TRAINED,) else starts:
         if start not in get_args(AttentionStart):
             raise ConfigError(
                 f"starts must be known; got {start!r} (--starts). "
                 f"{did_you_mean(start, get_args(AttentionStart))}"
             )
-    placements = [_sites_of(placement) for placement in dict.fromkeys(sites)]
+    placements = list(dict.fromkeys(map(_sites_of, sites)))
     arms: list[Arm] = []
     for name in attention:
         canonical_attention(name)
@@ -223,7 +227,7 @@ def _sites_of(placement: str) -> tuple[str, ...]:
 def _arms_of(name: str, placements: list[tuple[str, ...]], starts: tuple[str, ...]) -> list[Arm]:
     if name == "none":
         return [Arm("none")]
-    kinds = [cast(AttentionStart, start) for start in starts]
+    kinds = [cast(Any, start) for start in starts]
     if "@" in name or "+" in name:
         at = parse_attention_spec(
             name, default_sites=NECK_SITES, sites=SITES, known=attention_names()

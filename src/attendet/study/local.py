@@ -20,6 +20,10 @@ __all__ = ["ATTEMPTS", "LocalRuns", "RunEvent", "device_names"]
 ATTEMPTS = 3
 """Times that a run is tried whose process dies."""
 
+FORKS = sys.platform.startswith("linux")
+"""Elsewhere a process that was split off may not use the system's libraries: there a worker makes
+one run and ends."""
+
 RunEvent = tuple[Job, dict[str, Any]]
 """A run and what it tells; "ended" or "failed" is the last of each run."""
 
@@ -94,6 +98,8 @@ class _WorkerProcess:
                 if event["event"] != "ready":
                     yield event
                 if event["event"] in ("ended", "failed", "died"):
+                    if not FORKS:
+                        self.stop()
                     return
         except (OSError, json.JSONDecodeError):
             pass
@@ -159,7 +165,13 @@ class LocalRuns:
             yield job, event
 
     def _watch(self, slot: int, job: Job, told: queue.Queue[Any]) -> None:
-        """Pass on the events of one run; in a thread of its own."""
+        """Pass on the events of one run, which end with how it did; in a thread of its own."""
+        try:
+            self._try_until_done(slot, job, told)
+        except Exception as error:  # else the study would wait for ever
+            told.put((slot, job, {"event": "failed", "error": f"{type(error).__name__}: {error}"}))
+
+    def _try_until_done(self, slot: int, job: Job, told: queue.Queue[Any]) -> None:
         why = ""
         for attempt in range(1, ATTEMPTS + 1):
             for event in self._workers[slot].make(job):

@@ -18,18 +18,19 @@ from attendet import __version__
 from attendet.data import Sample
 from attendet.data.checks import decode_faults
 from attendet.detections import Detections
-from attendet.errors import DataError, TrainingError, WeightsError
+from attendet.errors import ConfigError, DataError, TrainingError, WeightsError
 from attendet.evaluation import compute_metrics, detect
 from attendet.files import write_atomically
 from attendet.inference import load
 from attendet.machine import describe_machine
+from attendet.models import read_metadata
 from attendet.study.cost import count_costs
 from attendet.study.gates import gate_statistics
 from attendet.study.grid import Job
 from attendet.study.records import RECORD, _line, locked, read_json, write_detections
+from attendet.training.checkpoint import read_state
 from attendet.training.events import Silent
 from attendet.training.plan import Plan
-from attendet.training.recipe import load_recipe
 from attendet.training.run import TrainingResult, train
 from attendet.training.run_folder import RunFolder
 
@@ -45,6 +46,9 @@ PAUSES = "pauses.json"
 
 BASE = "base_weights.json"
 """Digest of the weights outside attention that the run began with."""
+
+KEPT = ("lock", "run.log")
+"""What stays in a run's folder when the run begins anew."""
 
 CURVES = ("precision_recall", "confusion")
 """Parts of the evaluation that stay in the run's folder."""
@@ -73,7 +77,10 @@ class _Watch(Silent):
             )
         self.plan = plan
         self._keep_base_digest(plan)
-        self.tell({"event": "planned", "pid": os.getpid()})
+        event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
+        if plan.transfer is not None:
+            event["base_weights"] = plan.transfer.in_words()
+        self.tell(event)
 
     def _keep_base_digest(self, plan: Plan) -> None:
         """Write down what weights the run begins with; one that goes on has it already."""
@@ -154,26 +161,36 @@ def _train(job: Job, watch: _Watch) -> TrainingResult:
     if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
         torch.cuda.reset_peak_memory_stats()
     accelerator = cast(Any, job.accelerator)
-    if (job.path / "resume.pt").is_file():
-        try:
-            return train(resume=job.path, accelerator=accelerator, reporter=watch)
-        except (TrainingError, WeightsError):
-            if watch.epochs:  # it went on, and then came to grief
-                raise
+    if _can_go_on(job.path):
+        return train(resume=job.path, accelerator=accelerator, reporter=watch)
     for entry in job.path.iterdir():
-        if entry.name != "lock":
+        if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return train(
         job.data,
         attention=job.spec,
-        recipe=load_recipe("default", {**job.recipe, "attention_start": job.arm["start"]}),
         seed=job.run_seed,
         output=job.path,
         pretrained=job.pretrained,
         format=cast(Any, job.format),
         accelerator=accelerator,
         reporter=watch,
+        # Said one by one, settings win over those of base weights.
+        **{**job.recipe, "attention_start": job.arm["start"]},
     )
+
+
+def _can_go_on(folder: Path) -> bool:
+    """Return whether a run stands in a folder whole; one that is damaged is begun anew."""
+    if not (folder / "resume.pt").is_file():
+        return False
+    try:
+        run, _ = RunFolder.open(folder)
+        read_state(run.state)
+        read_metadata(run.last)
+    except (ConfigError, TrainingError, WeightsError):
+        return False
+    return True
 
 
 def _tidy(job: Job) -> None:

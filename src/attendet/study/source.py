@@ -18,8 +18,8 @@ __all__ = ["Source", "check_same"]
 
 SETUP_WORDS = {
     "data": "the data",
-    "recipe": "the recipe",
     "pretrained": "--pretrained",
+    "recipe": "the recipe",
     "version": "the version of attendet",
     "split": "the split that is measured",
 }
@@ -71,6 +71,11 @@ class Source:
             raise ConfigError(
                 f"data must have a test or a val split to measure on ({data}). "
                 "Give it more pictures, so that a split can be cut."
+            )
+        if all(sample.difficult.all() for sample in dataset.split(split)):
+            raise ConfigError(
+                f"data must have a box that counts in its {split} split, which is measured; it has "
+                f"none ({data}). See: attendet data check {data}"
             )
         digest = None
         if pretrained is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "hierarchical_bootstrap",
     "holm",
     "paired_difference",
+    "pictures_in_the_way",
     "sign_flip_test",
 ]
 
@@ -40,6 +41,9 @@ ALL_FLIPS_UP_TO = 16
 
 DRAWN_FLIPS = 100_000
 MOST_SEEDS = 1000
+
+BEYOND_COUNT = 10**8
+"""Seeds that leave nothing of the noise between them."""
 
 QUANTILES = (np.arange(200) + 0.5) / 200
 """Where the distribution of a measured variance is looked at."""
@@ -281,7 +285,7 @@ def further_seeds(
     It takes what was measured for the truth, so with few seeds it is a rough guide.
 
     Returns:
-        The number; None where no number up to 1000 does, because the test pictures are too few.
+        The number; None where no number up to 1000 does (see `pictures_in_the_way`).
     """
 
     def clear(seeds: int) -> bool:
@@ -305,6 +309,38 @@ def further_seeds(
         middle = (low + high) // 2
         low, high = (low, middle) if clear(middle) else (middle, high)
     return high - now
+
+
+def pictures_in_the_way(
+    *,
+    difference: float,
+    sd: float,
+    margin: float,
+    picture_variance: float = 0.0,
+    pictures: int = 2,
+    comparisons: int = 1,
+    power: float = 0.8,
+) -> bool:
+    """Return whether no number of seeds would give a clear verdict, as the pictures are too few.
+
+    Example:
+        >>> pictures_in_the_way(difference=0.003, sd=0.05, margin=0.005)
+        False
+        >>> pictures_in_the_way(
+        ...     difference=0.003, sd=0.05, margin=0.005, picture_variance=0.01**2, pictures=70
+        ... )
+        True
+    """
+    chance = chance_of_answer(
+        BEYOND_COUNT,
+        difference=difference,
+        sd=sd,
+        margin=margin,
+        picture_variance=picture_variance,
+        pictures=pictures,
+        comparisons=comparisons,
+    )
+    return chance < power
 
 
 def detectable_difference(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attendet.data import DataSet
-from attendet.study.cost import measure_latency
 from attendet.study.records import read_detections
 from attendet.study.resampling import Floats, draw_pictures, match_classes, resampled_ap
 from attendet.study.running import measured_samples
 from attendet.study.verdicts import Paired, effect, judge
 
-__all__ = ["summarise"]
+__all__ = ["summarise", "weights_of_arms"]
 
 DRAWS = 1000
 """Draws of the test pictures."""
@@ -32,32 +30,20 @@ def summarise(
     head: Mapping[str, Any],
     records: Sequence[Record],
     dataset: DataSet,
-    runtimes: Sequence[str],
-    note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return what study.json holds, less the seconds of the study as a whole.
+    """Return what study.json holds, less latency and seconds.
 
     Args:
         folder: of the study.
         head: what was known before the runs.
         records: of the runs.
         dataset: what was trained and measured on.
-        runtimes: runtimes whose latency is measured.
-        note: is told what could not be measured.
     """
-    begun = time.perf_counter()
-    measured = {
-        (record["arm_name"], record["seed"]): record
-        for record in records
-        if record["stopped"] is None
-    }
+    measured = _measured(records)
     verdicts = _verdicts(folder, head, measured, dataset)
     for cut in (head["budget"] or {}).get("cuts", []):
         if verdicts.get(cut["arm_name"], {}).get("verdict") is None:
             verdicts[cut["arm_name"]] = _cut_verdict(cut)
-    judged = time.perf_counter()
-    weights = _weights(folder, head, measured)
-    latency = measure_latency(weights, runtimes=runtimes, note=note) if weights else {}
     return {
         **head,
         "verdicts": verdicts,
@@ -68,11 +54,15 @@ def summarise(
             if record["stopped"] == "failed"
         ],
         "pairing": _pairing(measured),
-        "latency": latency,
-        "seconds": {
-            "statistics": round(judged - begun, 3),
-            "latency": round(time.perf_counter() - judged, 3),
-        },
+    }
+
+
+def _measured(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
+    """Return the runs that came to their end, by arm and seed."""
+    return {
+        (record["arm_name"], record["seed"]): record
+        for record in records
+        if record["stopped"] is None
     }
 
 
@@ -177,10 +167,17 @@ def _pairing(measured: Mapping[tuple[str, int], Record]) -> dict[str, Any]:
     return {"same_base_weights": all(len(digests) == 1 for digests in begun.values())}
 
 
-def _weights(
-    folder: Path, head: Mapping[str, Any], measured: Mapping[tuple[str, int], Record]
+def weights_of_arms(
+    folder: Path, head: Mapping[str, Any], records: Sequence[Record]
 ) -> dict[str, Path]:
-    """Return one weights file of each arm."""
+    """Return one weights file of each arm that has a finished run.
+
+    Args:
+        folder: of the study.
+        head: what was known before the runs.
+        records: of the runs.
+    """
+    measured = _measured(records)
     files: dict[str, Path] = {}
     for arm in head["arms"]:
         for seed in head["seeds"]:

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.study.statistics import (
+    MOST_SEEDS,
     PairedDifference,
     detectable_difference,
     further_seeds,
     hierarchical_bootstrap,
     holm,
     paired_difference,
+    pictures_in_the_way,
     sign_flip_test,
 )
 
@@ -57,12 +59,21 @@ class Paired:
 
     @property
     def picture_variance(self) -> float:
-        """Variance of the mean difference over draws of the pictures."""
+        """Variance of the mean difference that other pictures would give all seeds alike.
+
+        What pictures do to one seed and not to another makes the seeds differ, and is in their
+        spread already; over draws of the pictures it adds 1/n of itself to the variance of the
+        mean, which is taken off here.
+        """
         if self.pictures < 2 or self.resampled.size == 0:
             return 0.0
+        count = len(self.resampled)
         means = self.resampled.mean(axis=0)
-        unbiased = self.pictures / (self.pictures - 1)
-        return float(np.nanvar(means) * unbiased)
+        variance = float(np.nanvar(means))
+        if count > 1:
+            own = np.nanvar(self.resampled - means, axis=1).mean() * count / (count - 1)
+            variance = max(0.0, variance - float(own) / count)
+        return variance * self.pictures / (self.pictures - 1)
 
 
 def judge(arms: Mapping[str, Paired], *, margin: float) -> dict[str, dict[str, Any]]:
@@ -105,7 +116,7 @@ def _verdict(
     if max(arm.ap.mean(), arm.baseline_ap.mean()) < LEARNED:
         word = "nothing learned"
     flip = sign_flip_test(arm.differences)
-    more, detectable = None, None
+    more, detectable, in_the_way = None, None, False
     if count > 1:
         noise = {
             "sd": difference.sd,
@@ -121,10 +132,17 @@ def _verdict(
                 margin=margin,
                 **noise,  # type: ignore[arg-type]
             )
-    low, high = hierarchical_bootstrap(arm.resampled) if arm.resampled.size else (None, None)
+            in_the_way = more is None and pictures_in_the_way(
+                difference=difference.mean,
+                margin=margin,
+                **noise,  # type: ignore[arg-type]
+            )
+    low, high = hierarchical_bootstrap(arm.resampled) if arm.resampled.size else (math.nan,) * 2
     return {
         "verdict": word,
-        "text": _sentence(word, difference, margin, count, more, arm.pictures),
+        "text": _sentence(
+            word, difference, margin, count, more, arm.pictures if in_the_way else None
+        ),
         "difference": difference.mean,
         "low": _finite(difference.low),
         "high": _finite(difference.high),
@@ -132,8 +150,8 @@ def _verdict(
         "p_holm": adjusted,
         "sign_flip_p": flip.p,
         "sign_flip_least_p": flip.least_p,
-        "bootstrap_low": low,
-        "bootstrap_high": high,
+        "bootstrap_low": _finite(low),
+        "bootstrap_high": _finite(high),
         "seed_sd": _finite(difference.sd),
         "seed_se": _finite(difference.seed_se),
         "picture_se": difference.picture_se,
@@ -177,8 +195,9 @@ def _sentence(
     margin: float,
     count: int,
     more: int | None,
-    pictures: int,
+    too_few: int | None,
 ) -> str:
+    """Return a verdict in words; ``too_few`` are the test pictures where they are in the way."""
     if count < 2 and word != "nothing learned":
         return (
             f"{points(difference.mean)} AP with one seed: nothing is known of the noise between "
@@ -204,8 +223,10 @@ def _sentence(
     if more is not None:
         plural = "" if more == 1 else "s"
         return f"not enough seeds: {measured}. About {more} further seed{plural} would tell."
+    if too_few is None:
+        return f"not enough seeds: {measured}. Even {MOST_SEEDS} seeds would hardly tell."
     return (
-        f"not enough seeds: {measured}. More seeds alone would not tell: the {pictures} test "
+        f"not enough seeds: {measured}. More seeds alone would not tell: the {too_few} test "
         "pictures are too few."
     )
 

@@ -20,13 +20,10 @@ from typing import Any, TextIO
 
 from attendet.errors import AttendetError
 from attendet.study.grid import Job
+from attendet.study.local import FORKS
 from attendet.study.running import run_job
 
 __all__ = ["main", "make_run"]
-
-FORKS = sys.platform.startswith("linux")
-"""Elsewhere a process that was split off may not use the system's libraries: there a worker makes
-one run and ends."""
 
 NEEDED_LATER = ("faster_coco_eval", "lightning_fabric", "torch.utils.tensorboard",
                 "matplotlib.figure", "matplotlib.backends.backend_agg")  # fmt: skip
@@ -70,13 +67,15 @@ class _Worker:
     def split_off(self, job: Job) -> None:
         child = os.fork()
         if child == 0:
+            status = 1
             try:
                 os.close(self.jobs)
                 _log_to(job)
                 make_run(job, self.tell)
+                status = 0
             finally:
                 sys.stderr.flush()
-                os._exit(0)
+                os._exit(status)
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -87,6 +86,8 @@ class _Worker:
             time.sleep(LOOKS_EVERY)
         if os.WIFSIGNALED(status):
             self.tell({"event": "died", "why": f"signal {os.WTERMSIG(status)}"})
+        elif status:  # it ended without telling how its run did
+            self.tell({"event": "died", "why": f"exit status {os.WEXITSTATUS(status)}"})
 
     def is_alone(self) -> bool:
         """Return whether the process that started this one is gone: its end of the pipe closes."""

@@ -65,8 +65,8 @@ class Transfer:
     def in_words(self) -> str:
         """Return one line: the share of the base's tensors that was taken over."""
         total = len(self.loaded) + len(self.in_part) + len(self.left_out)
-        share = 100 * len(self.loaded) / max(total, 1)
-        text = f"base weights: {share:.0f} % ({len(self.loaded)} of {total} tensors)"
+        share = 100 * len(self.loaded) // max(total, 1)  # 100 is all of them
+        text = f"base weights: {share} % ({len(self.loaded)} of {total} tensors)"
         for title, named in (("in part", self.in_part), ("left out", self.left_out)):
             if named:
                 text += f"; {title}: {_by_reason(named)}"
@@ -212,7 +212,7 @@ def transfer_weights(
             left_out.append((name, "the network has no such tensor"))
         elif name.startswith(outputs) and tensor.dim() and not classes.same:
             if not classes.copy(tensor, own[name]):
-                left_out.append((name, f"other classes, {_shapes(tensor, own[name])}"))
+                left_out.append((name, classes.why_not(tensor, own[name])))
             elif classes.all_common:
                 loaded.append(name)
             else:
@@ -287,6 +287,12 @@ class _ClassRows:
     def all_common(self) -> bool:
         """Whether both know the same classes."""
         return len(self.pairs) == self.here == self.there
+
+    def why_not(self, there: Tensor, here: Tensor) -> str:
+        """Return why `copy` took nothing over."""
+        if not self.pairs:
+            return "no class in common, starts anew"
+        return f"other classes, {_shapes(there, here)}"
 
     def copy(self, there: Tensor, here: Tensor) -> bool:
         """Copy the rows in common; return whether there were any that fit."""

@@ -25,7 +25,7 @@ from attendet.training.loop import Trainer
 from attendet.training.memory import keep_freed_memory
 from attendet.training.pictures import draw_run
 from attendet.training.plan import Plan, make_plan
-from attendet.training.pretrained import follow_base
+from attendet.training.pretrained import Transfer, follow_base
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.run_folder import RunFolder, free_folder
 from attendet.training.schedule import evaluates_at
@@ -58,6 +58,10 @@ class TrainingResult:
 
     seconds: float
     """Wall time of this call."""
+
+    transfer: Transfer | None = None
+    """What was taken over from base weights, and what was not; None without any, and for a run that
+    went on (``base_weights`` in config.yaml tells it in words)."""
 
 
 @dataclass
@@ -160,6 +164,8 @@ def train(
             "nodes": nodes,
             **_describe(plan),
         }
+        if plan.transfer is not None:
+            config["base_weights"] = plan.transfer.in_words()
         folder = _new_folder(fabric, output, config)
     else:
         _check_same_data(plan, config, Path(config["data"]))
@@ -371,6 +377,7 @@ class _Run:
             ap=self.progress.best_ap if self.progress.best_ap >= 0 else None,
             epochs=self.progress.epoch,
             seconds=time.perf_counter() - self.begun,
+            transfer=self.plan.transfer,
         )
 
 

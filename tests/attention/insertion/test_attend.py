@@ -53,6 +53,23 @@ def test_paper_start_shrinks(x, network_class):
     assert network.stage1(base.stem(x)).norm() < 0.8 * base.stage1(base.stem(x)).norm()
 
 
+def test_a_place_may_have_a_start_of_its_own(network_class):
+    network = attendet.attend(
+        network_class(), {"stage1": ("ca", {"start": "paper"}), "stage2": "ca"}
+    )
+    starts = {name: block.start for name, block in inserted_blocks(network).items()}
+    assert starts == {"stage1": "paper", "stage2": "identity"}
+
+
+def test_maps_whose_names_look_alike_have_blocks_of_their_own():
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"p.3": x, "p_3": x[:, :8]}
+
+    network = attendet.attend(nn.Sequential(nn.Conv2d(3, 16, 1), Two()), {"1": "se"})
+    assert [block.channels for block in inserted_blocks(network).values()] == [16, 8]
+
+
 def test_options_go_to_the_block(network_class):
     network = attendet.attend(
         network_class(),

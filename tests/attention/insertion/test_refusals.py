@@ -110,6 +110,33 @@ def test_modules_of_extraordinary_classes_are_refused(network_class, residual_cl
         attendet.attend(torch.compile(network_class()), {"_orig_mod.stem": "ca"})
 
 
+@pytest.mark.parametrize("method", ["__deepcopy__", "__copy__"])
+def test_a_class_with_a_copy_of_its_own_is_refused(method):
+    """Its copy would be made without the block."""
+    copying = type("Copying", (nn.ReLU,), {method: lambda self, *_: type(self)()})
+    with pytest.raises(ConfigError, match="scripted or has its own way to be copied"):
+        attendet.attend(nn.Sequential(nn.Conv2d(3, 8, 1), copying()), {"1": "ca"})
+
+
+def test_a_class_that_cannot_be_derived_from_changes_nothing():
+    class Last(nn.Conv2d):
+        def __init_subclass__(cls) -> None:
+            raise TypeError("final")
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Last(8, 8, 1))
+    before = repr(network)
+    with pytest.raises(ConfigError, match=r"'1' \(Last\), which cannot be derived from \(final\)"):
+        attendet.attend(network, {"0": "ca", "1": "ca"})
+    assert repr(network) == before
+    assert inserted_blocks(network) == {}
+    assert not any("attention" in name for name in network.state_dict())
+
+
+def test_options_that_the_place_says_are_refused(network_class):
+    with pytest.raises(ConfigError, match="must not hold channels, which the place says"):
+        attendet.attend(network_class(), {"stage1": ("se", {"channels": 8})})
+
+
 def test_a_name_that_is_taken_is_refused(network_class):
     network = network_class()
     network.stage2[1].attention_block = nn.Identity()
