@@ -195,3 +195,24 @@ def test_all_arms_of_a_seed_come_before_the_next_seed() -> None:
     order = [(job.arm_name, job.seed) for job in scheduler.pending()]
 
     assert order == [("none", 0), ("ca@p5", 0), ("none", 1), ("ca@p5", 1)]
+
+
+def test_what_an_earlier_call_trained_is_not_planned_again() -> None:
+    """The cut arms of a first call go on in a second one that has time for the rest alone."""
+    _, _, scheduler, _ = _schedule(400)
+    trained = {key: record["epochs_done"] for key, record in scheduler.paused.items()}
+    rest = sum(40 - trained.get(job.key, 0) for job in scheduler.jobs.values()
+               if job.key not in scheduler.records)  # fmt: skip
+    again = Scheduler(
+        scheduler.arms, scheduler.baseline, [0, 1, 2], scheduler.jobs, scheduler.records,
+        scheduler.recipe, {k: r for k, r in scheduler.paused.items() if k not in scheduler.records},
+    )  # fmt: skip
+    made = _Made(again, rest + 30)
+    made.epochs = dict(trained)
+
+    told = again.within(rest + 30, lambda: made.left, 1, made, lambda _: None)
+
+    assert told["cuts"] == told["out_of_time"] == []
+    assert told["planned_seconds"] <= rest + 30
+    assert len(again.records) == 15
+    assert made.left == pytest.approx(30)

@@ -206,6 +206,7 @@ class _Comparison:
             for arm in grid.arms
         }
         self.records: dict[str, dict[str, Any]] = {}
+        self.paused: dict[str, dict[str, Any]] = {}
         self.run_seconds = 0.0
         self.waiting_seconds = 0.0
         self.head: dict[str, Any] = {}
@@ -242,6 +243,10 @@ class _Comparison:
             record = finished_record(job)
             if record is not None:  # the arm may have had another name
                 self.records[job.key] = {**record, **_identity(job)}
+                continue
+            begun = read_json(job.path / RECORD)
+            if begun is not None and begun.get("key") == job.key and begun["stopped"] == "budget":
+                self.paused[job.key] = {**begun, **_identity(job)}
         write_runs(self.folder, self.records.values())
         samples = measured_samples(self.source.dataset.split(self.source.split))
         truth = self.folder / TRUTH
@@ -290,6 +295,7 @@ class _Comparison:
             self.jobs,
             self.records,
             self.source.recipe,
+            self.paused,
         )
         if budget is None:
             self._make(runs, scheduler.pending())

@@ -26,6 +26,7 @@ class Scheduler:
         jobs: by arm's name and seed.
         records: of the runs that are done, by key; grows while runs are made.
         recipe: of all runs.
+        paused: records, by key, of the runs that an earlier call began and did not end.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class Scheduler:
         jobs: Mapping[tuple[str, int], Job],
         records: Records,
         recipe: Recipe,
+        paused: Records | None = None,
     ) -> None:
         self.arms, self.baseline, self.seeds = list(arms), baseline, seeds
         self.jobs, self.records, self.recipe = jobs, records, recipe
         self.kept = [arm.name for arm in arms]
-        self.paused: Records = {}
+        self.paused: Records = dict(paused or {})
 
     def pending(self, until: int | None = None) -> Iterator[Job]:
         """Give the runs of the kept arms and seeds that are not done, or not done that far."""
@@ -82,10 +84,11 @@ class Scheduler:
             ConfigError: if the budget cannot hold the smallest plan.
         """
         self._probe(make)
-        plan = self._plan(left(), slots)
+        done = self._seconds_done() / slots
+        plan = self._plan(left() + done, slots)
         told: dict[str, Any] = {
-            "whole_grid_seconds": round(budget - left() + plan.whole_seconds, 1),
-            "planned_seconds": round(budget - left() + plan.seconds, 1),
+            "whole_grid_seconds": round(budget - left() + plan.whole_seconds - done, 1),
+            "planned_seconds": round(budget - left() + plan.seconds - done, 1),
             "rungs": [{"arms": rung.arms, "epochs": rung.until} for rung in plan.rungs],
             "cuts": [],
             "seeds": list(self.seeds),
@@ -113,10 +116,9 @@ class Scheduler:
             return
         first = []
         for arm in self.arms:
-            open_jobs = [job for seed in self.seeds
-                         if (job := self.jobs[arm.name, seed]).key not in self.records]  # fmt: skip
-            if len(open_jobs) == len(self.seeds):
-                first.append(dataclasses.replace(open_jobs[0], until=PROBE_EPOCHS))
+            jobs = [self.jobs[arm.name, seed] for seed in self.seeds]
+            if not any(job.key in self.records or job.key in self.paused for job in jobs):
+                first.append(dataclasses.replace(jobs[0], until=PROBE_EPOCHS))
         self.paused |= make(first)
 
     def _plan(self, left: float, slots: int) -> Plan:
@@ -134,6 +136,14 @@ class Scheduler:
             seeds=max(len(open_seeds), 1),
             budget=left,
             slots=slots,
+        )
+
+    def _seconds_done(self) -> float:
+        """Return what is trained already of runs that are not done; plans count them whole."""
+        return sum(
+            arm_cost(record, self.recipe).seconds(0, record["epochs_done"])
+            for key, record in self.paused.items()
+            if key not in self.records and record["curve"]
         )
 
     def _others(self) -> list[Arm]:
