@@ -130,9 +130,10 @@ def measure_latency(
                 continue
             try:
                 file = export(path, "onnx", output=work, name=f"arm{number}").path
-            except ExportError as error:
+            except Exception as error:  # whatever a converter comes to, the study goes on
+                why = str(error) if isinstance(error, ExportError) else repr(error)
                 if note is not None:
-                    note(f"{arm}: no latency in {' and '.join(exported)}: {error}")
+                    note(f"{arm}: no latency in {' and '.join(exported)}: {why}")
                 continue
             for runtime in exported:
                 detectors[arm, runtime] = load(file, runtime=runtime)
