@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attendet import machine
@@ -30,6 +33,23 @@ def test_processors_are_told_by_what_linux_says(cpuinfo: Path) -> None:
 def test_elsewhere_the_processor_has_some_name(cpuinfo: Path) -> None:
     assert machine.describe_machine()["processor"]
     assert not machine.has_bfloat16()
+
+
+def test_the_peak_of_memory_is_that_of_this_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = np.ones(2**24)  # 128 MiB
+    now = machine.peak_memory_mib()
+    code = "from attendet.machine import peak_memory_mib; print(peak_memory_mib())"
+    started = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert held.sum() == 2**24
+    assert now is not None
+    assert now > 128
+    assert 5 < int(started.stdout) < 128  # not what the process that started it holds
+    monkeypatch.setattr(machine, "STATUS", tmp_path / "none")
+    assert machine.peak_memory_mib() >= now - 1  # as getrusage has it, where that file is not
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

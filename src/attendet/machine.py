@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["available_cores", "describe_machine", "has_bfloat16"]
+__all__ = ["available_cores", "describe_machine", "has_bfloat16", "peak_memory_mib"]
 
 CPUINFO = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
@@ -49,3 +52,23 @@ def _cpuinfo() -> str:
         return CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def peak_memory_mib() -> int | None:
+    """Return the most memory that this process has held so far, MiB; None where nobody knows.
+
+    On Linux this is the peak of the program that runs: getrusage would give that of the process it
+    was started from where that one held more.
+    """
+    try:
+        peak = re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        peak = None
+    if peak is not None:
+        return round(int(peak[1]) / 2**10)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10))

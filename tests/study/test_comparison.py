@@ -254,11 +254,13 @@ def test_a_budget_cuts_arms_and_the_records_say_so(made_up: Any, study: Make) ->
     made_up.shake = {"none": 2.0, "eca@p5": 3.0, "eca@up": 1.0}
     grid = {"attention": ["none", "eca@p5", "eca@up"], "seeds": 2, "epochs": 8}
 
-    made = study(**grid, budget=45)  # the whole grid: 2 seeds x 3 arms x 8 epochs of a second
+    # The whole grid: 2 seeds x 3 arms x 8 epochs of a second, of which 6 are tried first. As no
+    # time passes while runs are made up, all of the budget is left then.
+    made = study(**grid, budget=40)
 
     budget = made.summary["budget"]
     assert budget["rungs"] == [{"arms": 2, "epochs": 4}, {"arms": 1, "epochs": 8}]
-    assert budget["whole_grid_seconds"] == pytest.approx(48, abs=2)
+    assert budget["whole_grid_seconds"] == pytest.approx(42, abs=2)
     assert [(cut["arm_name"], cut["after_epochs"]) for cut in budget["cuts"]] == [("eca@p5", 4)]
     assert made.verdicts["eca@p5"]["verdict"] == "cut"
     assert made.verdicts["eca@up"]["seeds"] == [0, 1]

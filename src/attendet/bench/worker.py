@@ -18,28 +18,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attendet.machine import peak_memory_mib
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from attendet.inference.detector import Detector
 
-__all__ = ["main", "peak_memory_mib"]
+__all__ = ["main"]
 
 LEAST_TIMES = 3
 """Each thing is done at least so often in a turn."""
 
 MOST_CANVASES = 16
-
-
-def peak_memory_mib() -> int | None:
-    """Return the most memory that this process has held so far, MiB; None where nobody knows."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def _load(task: dict[str, Any]) -> Detector:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from attendet import __version__
 from attendet.data import DataSet
 from attendet.errors import ConfigError, TrainingError
-from attendet.machine import available_cores
+from attendet.machine import available_cores, peak_memory_mib
 from attendet.models import WeightsMetadata, read_metadata, save_weights
 from attendet.models.hub import local_weights
 from attendet.training.checkpoint import read_state, write_state
@@ -387,14 +386,7 @@ def _key(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _memory_mib(device: torch.device) -> int:
-    """Return the most memory used so far: of the device on CUDA, else of this process."""
+    """Return the most memory used so far: of the device on CUDA, else of this process, if known."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device) / 2**20)
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset / 2**20)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
+    return peak_memory_mib() or 0

@@ -116,6 +116,7 @@ def test_export_of_several_maps(neck_class, settled):
     torch.testing.assert_close(out, network(x))
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0
 def test_compiles_without_breaks(attended, x):
     compiled = torch.compile(attended, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), attended(x))
