@@ -187,6 +187,24 @@ def test_a_wider_grid_makes_what_is_new(made_up: Any, study: Make) -> None:
     assert len(narrower.records) == 2
 
 
+def test_a_wider_study_that_is_killed_has_the_verdicts_of_before(
+    made_up: Any, study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = study().verdicts
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(made_up, "make", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study(seeds=3)
+
+    held = read_study(tmp_path / "study")
+    assert held is not None
+    assert held["verdicts"] == before
+    assert held["seeds"] == [0, 1, 2]
+
+
 def test_another_recipe_wants_another_folder(made_up: Any, study: Make) -> None:
     study(seeds=1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from attendet.study.grid import (
     make_arms,
     pick_baseline,
 )
-from attendet.study.local import LocalRuns, RunEvent, device_names
+from attendet.study.local import LocalRuns, device_names
 from attendet.study.progress import Quiet, StudyReporter
 from attendet.study.records import (
     RECORD,
@@ -49,6 +49,9 @@ from attendet.training.pretrained import follow_base
 from attendet.training.recipe import Recipe, load_recipe
 
 __all__ = ["Study", "compare"]
+
+RESULTS = ("verdicts", "arm_summaries", "failed", "pairing", "latency", "latency_machine")
+"""What study.json holds once the runs are done."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,7 @@ class _Comparison:
         truth = self.folder / TRUTH
         write_truth(truth, self.source.dataset.root, samples, self.source.dataset.classes)
         self.head = self._head(margin, budget, command, len(samples))
-        write_study(self.folder, {**self.head, "verdicts": {}, "latency": {}})
+        write_study(self.folder, {**self.head, **_kept_results(before, self.head)})
         self.reporter.planned(len(self.jobs), len(self.records), str(self.folder))
 
     def _head(
@@ -316,7 +319,7 @@ class _Comparison:
         """Make runs; return the records of those that pause, by key."""
         paused: dict[str, dict[str, Any]] = {}
         begun, busy = time.perf_counter(), 0.0
-        for job, event in self._events(runs, jobs):
+        for job, event in runs.make(jobs):
             if event["event"] == "ended":
                 record = event["record"]
                 busy += record["wall_seconds"]
@@ -341,9 +344,6 @@ class _Comparison:
         if "base_weights" in event and job.arm_name not in self.told_of_base:
             self.told_of_base.add(job.arm_name)
             self.reporter.note(f"{job.arm_name}: {event['base_weights']}")
-
-    def _events(self, runs: Any, jobs: Iterable[Job]) -> Iterator[RunEvent]:
-        yield from runs.make(jobs)
 
     def _keep(self, job: Job, record: dict[str, Any]) -> None:
         self.records[job.key] = record
@@ -377,6 +377,16 @@ class _Comparison:
         }
         write_study(self.folder, summary)
         return Study(self.folder, read_runs(self.folder), summary)
+
+
+def _kept_results(before: dict[str, Any] | None, head: dict[str, Any]) -> dict[str, Any]:
+    """Return what an earlier call found, which stands until this one has found it anew."""
+    kept: dict[str, Any] = {"verdicts": {}, "latency": {}}
+    if before is not None and all(
+        before.get(name) == head[name] for name in ("baseline", "margin")
+    ):
+        kept.update({name: before[name] for name in RESULTS if name in before})
+    return kept
 
 
 def _identity(job: Job) -> dict[str, Any]:
