@@ -66,9 +66,13 @@ def peak_memory_mib() -> int | None:
         peak = None
     if peak is not None:
         return round(int(peak[1]) / 2**10)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
+    if sys.platform == "win32":
+        try:
+            import psutil
+        except ImportError:
+            return None
+        return round(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(most / (2**20 if sys.platform == "darwin" else 2**10))

@@ -26,15 +26,6 @@ LN3 = math.log(3)  # sigmoid(ln 3) = 3/4
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-@pytest.fixture(autouse=True)
-def _seed_and_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def strict_determinism() -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()

@@ -30,7 +30,6 @@ __all__ = [
     "hierarchical_bootstrap",
     "holm",
     "paired_difference",
-    "pictures_in_the_way",
     "sign_flip_test",
 ]
 
@@ -40,6 +39,9 @@ ALL_FLIPS_UP_TO = 16
 """Seeds up to which all sign flips are counted; beyond, some are drawn."""
 
 DRAWN_FLIPS = 100_000
+POWER = 0.8
+"""Wanted chance of a clear answer."""
+
 MOST_SEEDS = 1000
 
 BEYOND_COUNT = 10**8
@@ -278,14 +280,14 @@ def further_seeds(
     picture_variance: float = 0.0,
     pictures: int = 2,
     comparisons: int = 1,
-    power: float = 0.8,
+    power: float = POWER,
 ) -> int | None:
     """Return how many more seeds give a clear verdict with a chance of ``power``.
 
     It takes what was measured for the truth, so with few seeds it is a rough guide.
 
     Returns:
-        The number; None where no number up to 1000 does (see `pictures_in_the_way`).
+        The number; None where no number up to 1000 does.
     """
 
     def clear(seeds: int) -> bool:
@@ -311,38 +313,6 @@ def further_seeds(
     return high - now
 
 
-def pictures_in_the_way(
-    *,
-    difference: float,
-    sd: float,
-    margin: float,
-    picture_variance: float = 0.0,
-    pictures: int = 2,
-    comparisons: int = 1,
-    power: float = 0.8,
-) -> bool:
-    """Return whether no number of seeds would give a clear verdict, as the pictures are too few.
-
-    Example:
-        >>> pictures_in_the_way(difference=0.003, sd=0.05, margin=0.005)
-        False
-        >>> pictures_in_the_way(
-        ...     difference=0.003, sd=0.05, margin=0.005, picture_variance=0.01**2, pictures=70
-        ... )
-        True
-    """
-    chance = chance_of_answer(
-        BEYOND_COUNT,
-        difference=difference,
-        sd=sd,
-        margin=margin,
-        picture_variance=picture_variance,
-        pictures=pictures,
-        comparisons=comparisons,
-    )
-    return chance < power
-
-
 def detectable_difference(
     seeds: int,
     *,
@@ -351,7 +321,7 @@ def detectable_difference(
     pictures: int = 2,
     comparisons: int = 1,
     level: float = 0.05,
-    power: float = 0.8,
+    power: float = POWER,
 ) -> float:
     """Return the smallest true difference that a study like this shows with a chance of ``power``.
 

@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.study.statistics import (
+    BEYOND_COUNT,
     MOST_SEEDS,
+    POWER,
     PairedDifference,
+    chance_of_answer,
     detectable_difference,
     further_seeds,
     hierarchical_bootstrap,
     holm,
     paired_difference,
-    pictures_in_the_way,
     sign_flip_test,
 )
 
@@ -132,11 +134,13 @@ def _verdict(
                 margin=margin,
                 **noise,  # type: ignore[arg-type]
             )
-            in_the_way = more is None and pictures_in_the_way(
+            chance = chance_of_answer(
+                BEYOND_COUNT,
                 difference=difference.mean,
                 margin=margin,
                 **noise,  # type: ignore[arg-type]
             )
+            in_the_way = more is None and chance < POWER
     low, high = hierarchical_bootstrap(arm.resampled) if arm.resampled.size else (math.nan,) * 2
     return {
         "verdict": word,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -64,15 +64,6 @@ class Network(nn.Module):
         maps = self.stage2(self.stage1(self.stem(x)))
         out: Tensor = self.fc(maps.mean((2, 3)))
         return out
-
-
-@pytest.fixture(autouse=True)
-def _seed_and_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
