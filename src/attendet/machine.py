@@ -1,4 +1,4 @@
-"""What the processor is and how much of it this process has."""
+"""What the processor is, how much of it this process has, and the memory that it held."""
 
 from __future__ import annotations
 
