@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,3 +62,22 @@ def test_the_rate_of_a_stream_is_that_of_its_flow(
 
     assert rate == pytest.approx(parallel / 0.025)
     assert machine.closed
+
+
+def test_the_rate_of_the_network_alone_counts_slow_spells_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every fourth batch takes five times as long: the median would not know of it."""
+    machine = Machine(parallel=2, seconds=0.0)
+    done = iter(range(10**6))
+
+    def result() -> None:
+        machine.now += 5 / 64 if next(done) % 4 == 3 else 1 / 64
+
+    machine.runtime.submit = lambda canvases: SimpleNamespace(result=result)
+    monkeypatch.setattr(worker, "time", machine)
+    given = itertools.repeat(np.zeros((8, 32, 32, 3), np.uint8))
+
+    times = worker._saturate(machine.runtime, given, seconds=2.0, pictures=8)
+
+    assert times == [2 / 64 * 1e3 / 8]

@@ -313,6 +313,7 @@ def test_without_network_and_copy_it_says_so(weights: Path, run: Run) -> None:
         ("hf:/ann/cells", HubFile("ann/cells")),  # as pathlib writes it
         ("ann/cells/a/b.onnx", HubFile("ann/cells", "a/b.onnx")),
         ("ann/cells@v1.2", HubFile("ann/cells", revision="v1.2")),
+        ("hf://ann/cells@refs%2Fpr%2F3/a.onnx", HubFile("ann/cells", "a.onnx", "refs/pr/3")),
         ("cells.safetensors", None),
         ("runs/best.safetensors", None),
         ("runs/best.ONNX", None),
@@ -331,6 +332,13 @@ def test_a_name_means_the_hub_or_a_path(
 
     assert hub_file(source) == meant
     assert hub_file(Path(source)) == (None if source.startswith("./") else meant) or "./" in source
+
+
+@pytest.mark.parametrize("revision", [None, "v1.2", "refs/pr/3", "100%"])
+def test_an_address_reads_as_it_was_written(revision: str | None) -> None:
+    file = HubFile("ann/cells", "a/b.onnx", revision)
+
+    assert hub_file(str(file)) == file
 
 
 @pytest.mark.parametrize("source", ["hf://", "hf://cells", "hf://ann/cells@", "hf://ann/ce lls"])

@@ -56,6 +56,16 @@ def test_the_table_has_a_line_a_row() -> None:
     assert (second["memory, MiB"], second["AP"]) == ("-", "-")
 
 
+def test_the_stream_is_set_against_the_network_at_its_best_batch() -> None:
+    one = _row("onnx", 40.0, network_ms=_spread(36.0), pictures_per_s=_spread(25.0))
+    four = _row("onnx", 40.0, batch=4, network_ms=_spread(30.0), pictures_per_s=_spread(20.0))
+    other = _row("onnx", 40.0, mode="throughput", network_ms=_spread(8.0))
+
+    header, rows = bench_table(_record(one, four, other))
+
+    assert [row[header.index("of the network")] for row in rows] == ["75 %", "60 %", "20 %"]
+
+
 def test_verdicts_are_sentences() -> None:
     named = bench_verdicts(_record(_row("onnx", 40.0)))
     tie = {"fastest": None, "ahead": None, "tied": ["a", "b"], "reason": "too close to call"}

@@ -143,21 +143,24 @@ def _repeat(do: Callable[[], object], seconds: float, pictures: int = 1) -> list
 def _saturate(
     runtime: Any, given: Iterator[NDArray[np.uint8]], seconds: float, pictures: int
 ) -> list[float]:
-    """Return the milliseconds a picture between results while every place is taken."""
-    depth = 2 * runtime.parallel
-    running = deque(runtime.submit(next(given)) for _ in range(depth))
+    """Return the milliseconds a picture while every place is taken, one figure for the whole turn.
+
+    Like the rate of a stream it is pictures over time, so that the two can be divided by each
+    other: the median of short spells would pass over those in which the machine was slow.
+    """
+    running = deque(runtime.submit(next(given)) for _ in range(2 * runtime.parallel))
     running.popleft().result()
-    times: list[float] = []
+    spells = 0
     begun = time.perf_counter()
-    while len(times) < LEAST_TIMES or time.perf_counter() - begun < seconds:
-        start = time.perf_counter()
+    while spells < LEAST_TIMES or time.perf_counter() - begun < seconds:
         for _ in range(runtime.parallel):
             running.append(runtime.submit(next(given)))
             running.popleft().result()
-        times.append((time.perf_counter() - start) * 1e3 / (runtime.parallel * pictures))
+        spells += 1
+    took = time.perf_counter() - begun
     while running:
         running.popleft().result()
-    return times
+    return [took * 1e3 / (spells * runtime.parallel * pictures)]
 
 
 def _turn(timed: _Timed, task: dict[str, Any], mode: str) -> dict[str, Any]:

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "openvino", "torchscript", "torch-export", "ncnn", "darknet")
 
+NEEDS = {
+    "max_drop": ("int8",),
+    "confidence": ("nms",),
+    "iou": ("nms",),
+    "max_detections": ("nms",),
+    "split": ("data", "calibrate"),
+}
+"""Settings that are settings of something else."""
+
+SETTINGS = ("size", "dynamic", "half", "int8", "calibrate", "nms", "data", *NEEDS)
+"""All but where the files go; darknet has none of them."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
@@ -69,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     require("torch", extra="train", purpose="exporting weights")
     if args.format == "darknet":
         return _darknet(args)
+    _check_needs(args)
     from attendet.cli.progress import progress_bar
     from attendet.exporting import export
 
@@ -96,25 +109,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _given(args: argparse.Namespace) -> list[str]:
+    """Return the settings of an export that differ from their defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    return [name for name in SETTINGS if getattr(args, name) != parser.get_default(name)]
+
+
+def _check_needs(args: argparse.Namespace) -> None:
+    """Refuse a setting that would change nothing, as its user means it to.
+
+    Raises:
+        ConfigError: if one is given without that which it is a setting of.
+    """
+    for name in _given(args):
+        needed = NEEDS.get(name, ())
+        if needed and not any(getattr(args, other) for other in needed):
+            ways = " or ".join(_flag(other) for other in needed)
+            raise ConfigError(f"{_flag(name)} needs {ways}; alone it changes nothing.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _darknet(args: argparse.Namespace) -> int:
     from attendet.models import load_weights
     from attendet.models.darknet_export import export_darknet
     from attendet.models.hub import local_weights
 
-    given = {
-        "--size": args.size,
-        "--half": args.half,
-        "--int8": args.int8,
-        "--calibrate": args.calibrate,
-        "--nms": args.nms,
-        "--data": args.data,
-        "--dynamic": args.dynamic,
-    }
-    for flag, value in given.items():
-        if value:
-            raise ConfigError(
-                f"{flag} must be left out for darknet, whose files keep values alone."
-            )
+    for name in _given(args):
+        raise ConfigError(
+            f"{_flag(name)} must be left out for darknet, whose files keep values alone."
+        )
     network, metadata = load_weights(local_weights(args.weights))
     for path in export_darknet(network, metadata, args.output, stem=args.weights.stem):
         print(f"written: {path}")

@@ -137,7 +137,8 @@ def load(
         device: such as ``cpu`` or ``cuda:0``. If left out, torch takes a GPU where there is one,
             the others the processor.
         threads: processor threads of the network; one a core if left out. PyTorch has one number
-            for the whole process, which this sets.
+            for the whole process, which this sets; in mode ``throughput`` on a CPU its streams run
+            so many batches side by side, each on one thread.
         mode: ``latency`` puts all threads on one picture; ``throughput`` works on several side by
             side, which `Detector.stream` makes use of.
         precision: ``float32``, or ``bfloat16`` where the processor computes in it (OpenVINO
@@ -173,7 +174,7 @@ def _open(chosen: _Chosen, options: RuntimeOptions) -> Runtime:
     if chosen.suffix == ".safetensors":
         from attendet.inference.torch_runtime import TorchRuntime
 
-        return TorchRuntime.from_file(chosen.path, device=options.device)
+        return TorchRuntime.from_file(chosen.path, options)
     from attendet.inference.torchscript_runtime import TorchScriptRuntime
 
     return TorchScriptRuntime(chosen.path, options)

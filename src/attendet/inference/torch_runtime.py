@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -16,6 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from attendet.attention import inserted_blocks
 from attendet.errors import ConfigError
 from attendet.inference.packed_convolution import pack_convolutions
+from attendet.inference.runtime import Output, RuntimeOptions
+from attendet.inference.torch_places import TorchPlaces, places_for
 from attendet.models import load_weights
 from attendet.models.backbone import ConvBlock
 from attendet.models.darknet_network import DarknetConvolution
@@ -57,8 +60,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def usual_batch(device: torch.device) -> int:
     """Return how many canvases go through eager PyTorch at once in a stream.
 
-    On 2 CPU cores 4 made 18 pictures/s, 8 made 16 and 1 made 14 (416 px, docs/benchmarks.md). A GPU
-    is not filled by so few; its number is a guess.
+    On 2 CPU cores 1 made 23 pictures/s, 4 made 28 and 8 made 27; with all threads on one batch 14,
+    19 and 20 (416 px). A GPU is not filled by so few; its number is a guess.
     """
     return 4 if device.type == "cpu" else 16
 
@@ -94,6 +97,7 @@ class TorchRuntime:
         fold: run a copy made for speed: batch normalisation folded into the convolutions and, on a
             CPU in float32, these packed (`attendet.inference.packed_convolution`). Later changes
             to the network's weights do not reach the copy.
+        options: how the machine is used; its device gives way to `device`.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class TorchRuntime:
         device: str | torch.device | None = None,
         *,
         fold: bool = False,
+        options: RuntimeOptions | None = None,
     ) -> None:
         network = network.eval()
         if fold:
@@ -115,9 +120,10 @@ class TorchRuntime:
         self._device, self._dtype = weights.device, weights.dtype
         if fold:
             pack_convolutions(self._network)
+        self._places = TorchPlaces(places_for(options or RuntimeOptions(), self._device))
 
     @classmethod
-    def from_file(cls, path: str | Path, device: str | None = None) -> TorchRuntime:
+    def from_file(cls, path: str | Path, options: RuntimeOptions | None = None) -> TorchRuntime:
         """Return the runtime of a weights file, folded, on a GPU where there is one.
 
         Raises:
@@ -125,7 +131,8 @@ class TorchRuntime:
             ConfigError: if the device is not there.
         """
         network, metadata = load_weights(path)
-        return cls(network, metadata, choose_device(device), fold=True)
+        options = options or RuntimeOptions()
+        return cls(network, metadata, choose_device(options.device), fold=True, options=options)
 
     @property
     def metadata(self) -> WeightsMetadata:
@@ -137,8 +144,17 @@ class TorchRuntime:
         """See `BatchingRuntime`."""
         return usual_batch(self._device)
 
+    @property
+    def parallel(self) -> int:
+        """How many batches it works on side by side."""
+        return self._places.count
+
+    def submit(self, canvases: NDArray[np.uint8]) -> Future[Output]:
+        """Hand over a batch, which must not be changed until it is done."""
+        return self._places.submit(self.run, canvases)
+
     @torch.inference_mode()
-    def run(self, canvases: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, canvases: NDArray[np.uint8]) -> Output:
         """Return every box of each canvas with its scores (see `Runtime.run`)."""
         network = cast(_Network, self._network)
         # NHWC seen as NCHW is channels_last already: no copy is made for the layout.

@@ -6,6 +6,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from attendet.errors import WeightsError
 from attendet.inference.exported_runtime import INPUT, ExportedRuntime, Outputs
-from attendet.inference.runtime import RuntimeOptions
+from attendet.inference.runtime import Output, RuntimeOptions
+from attendet.inference.torch_places import TorchPlaces, places_for
 from attendet.inference.torch_runtime import choose_device, usual_batch
 
 __all__ = ["TorchScriptRuntime"]
@@ -52,11 +54,21 @@ class TorchScriptRuntime(ExportedRuntime):
         fixed_hw = self._metadata.input_hw if "size" not in self._info.dynamic else (None, None)
         batch = None if "batch" in self._info.dynamic else 1
         self._check_interface({INPUT: (batch, *fixed_hw, 3)}, dict.fromkeys(self.output_names, ()))
+        self._places = TorchPlaces(places_for(options, self._device))
 
     @property
     def usual_batch(self) -> int:
         """See `BatchingRuntime`."""
         return usual_batch(self._device)
+
+    @property
+    def parallel(self) -> int:
+        """How many batches it works on side by side."""
+        return self._places.count
+
+    def submit(self, canvases: NDArray[np.uint8]) -> Future[Output]:
+        """Hand over a batch, which must not be changed until it is done."""
+        return self._places.submit(self._run_whole, canvases)
 
     @torch.inference_mode()
     def _infer(self, canvases: NDArray[np.uint8]) -> Outputs:

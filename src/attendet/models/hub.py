@@ -1,8 +1,8 @@
 """Weights files on the Hugging Face Hub: by name, fetched once, pushed with a card.
 
 A file of the Hub is written ``hf://owner/name``, ``hf://owner/name/FILE`` or, for a branch, tag or
-commit, ``hf://owner/name@revision/FILE``. Files are kept in the Hub library's own cache, so that
-they load without network afterwards. Needs no torch.
+commit, ``hf://owner/name@revision/FILE``, where a slash of the revision is ``%2F``. Files are kept
+in the Hub library's own cache, so that they load without network afterwards. Needs no torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from attendet import __version__
 from attendet.errors import AttendetError, ConfigError, WeightsError
@@ -60,7 +61,7 @@ class HubFile:
 
     def __str__(self) -> str:
         """Return the address, as `hub_file` reads it."""
-        at = f"@{self.revision}" if self.revision else ""
+        at = f"@{quote(self.revision, safe='')}" if self.revision else ""
         return f"hf://{self.repo}{at}/{self.file}"
 
 
@@ -93,7 +94,8 @@ def hub_file(source: str | Path) -> HubFile | None:
         )
     if found is None or (scheme is None and not _may_mean_the_hub(text, found["repo"])):
         return None
-    return HubFile(found["repo"], found["file"] or DEFAULT_FILE, found["revision"])
+    revision = unquote(found["revision"]) if found["revision"] else None
+    return HubFile(found["repo"], found["file"] or DEFAULT_FILE, revision)
 
 
 def _may_mean_the_hub(text: str, repo: str) -> bool:

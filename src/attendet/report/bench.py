@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["bench_figure", "bench_table", "bench_verdicts"]
 
 
+CONTENDER = ("weights", "runtime", "precision", "threads", "mode")
+"""What rows that differ in the batch alone have in common."""
+
+
 def _ms(spread: Mapping[str, Any]) -> str:
     return f"{spread['median']:.1f} ({spread['q1']:.1f} to {spread['q3']:.1f})"
 
 
 def bench_table(record: Mapping[str, Any]) -> Table:
-    """Return header and rows: medians, quartiles in brackets, a row a contender and batch."""
+    """Return header and rows: medians, quartiles in brackets, a row a contender and batch.
+
+    ``of the network`` is the rate of the stream over that of the bare network at its best batch.
+    """
     header = ["file", "runtime", "precision", "threads", "mode", "batch", "whole path, ms"]
-    header += ["network, ms", "around, ms", "pictures/s", "cold start, s", "memory, MiB"]
-    header += ["file, MiB", "AP"]
+    header += ["network, ms", "around, ms", "pictures/s", "of the network", "cold start, s"]
+    header += ["memory, MiB", "file, MiB", "AP"]
     rows = []
-    for row in record["rows"]:
+    for row, used in zip(record["rows"], _shares(record["rows"]), strict=True):
         whole, network = row["whole_ms"], row["network_ms"]
         memory = row["memory_mib"]
         rows.append(
@@ -44,6 +51,7 @@ def bench_table(record: Mapping[str, Any]) -> Table:
                 _ms(network),
                 f"{row['around_ms']['median']:.1f}",
                 f"{row['pictures_per_s']['median']:.1f}",
+                f"{100 * used:.0f} %",
                 f"{row['cold_start_s']['median']:.2f}",
                 NOTHING if memory is None else str(memory),
                 f"{row['file_mib']:.1f}",
@@ -51,6 +59,18 @@ def bench_table(record: Mapping[str, Any]) -> Table:
             ]
         )
     return header, rows
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return for each row its pictures a second over the rate of its network at its best batch."""
+    same = [tuple(row[key] for key in CONTENDER) for row in rows]
+    best: dict[tuple[Any, ...], float] = {}
+    for who, row in zip(same, rows, strict=True):
+        best[who] = min(_median(row, "network_ms"), best.get(who, float("inf")))
+    return [
+        _median(row, "pictures_per_s") * best[who] / 1e3
+        for who, row in zip(same, rows, strict=True)
+    ]
 
 
 def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
