@@ -113,6 +113,27 @@ def test_classes_without_boxes_in_the_data_are_noted(discs, loads, capsys):
     assert "no boxes of: star" in capsys.readouterr().out
 
 
+def test_a_broken_picture_is_left_out_and_named(discs, loads, tmp_path, capsys):
+    loads(BrightRuntime(("disc", "ring")))
+    broken = discs / "images" / "test" / "test1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+
+    assert main(["eval", "w", str(discs), "--output", str(tmp_path / "record.json")]) == 0
+
+    said = capsys.readouterr().out
+    assert f"left out     picture is truncated or broken ({broken})" in said
+    assert "pictures     3 (0 without truth; 1 more cannot be read)" in said
+    counts = json.loads((tmp_path / "record.json").read_text())["metrics"]["counts"]
+    assert (counts["pictures"], counts["pictures_unreadable"]) == (3, 1)
+
+
+def test_a_folder_as_output_is_refused_before_the_work(discs, loads, tmp_path, capsys):
+    loads(None)  # whatever ran would fail
+
+    assert main(["eval", "w", str(discs), "--output", str(tmp_path)]) == 2
+    assert "output must be a file" in capsys.readouterr().err
+
+
 def test_a_missing_weights_file_is_one_line(discs, capsys):
     assert main(["eval", "nowhere.safetensors", str(discs)]) == 4
     assert "weights file not found (nowhere.safetensors)" in capsys.readouterr().err

@@ -70,6 +70,7 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
     assert set(record["seconds"]) == {"inference", "metrics"}
     assert record["counts"] == {
         "pictures": 5,
+        "pictures_unreadable": 0,
         "pictures_without_truth": 0,
         "truths": 5,
         "difficult": 0,
@@ -80,6 +81,45 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
 def test_classes_in_another_order_are_matched_by_name(bright_boxes):
     record = evaluate(PixelDetector(("b", "a")), bright_boxes, classes=("a", "b"))
     assert record["ap"] == 1.0
+
+
+def test_classes_that_the_detector_alone_knows_have_no_average(bright_boxes):
+    record = evaluate(PixelDetector(("c", "b", "a")), bright_boxes, classes=("a", "b"))
+
+    assert record["ap"] == 1.0
+    assert {name: row["truths"] for name, row in record["per_class"].items()} == {
+        "c": 0, "b": 0, "a": 5,
+    }  # fmt: skip
+    assert record["per_class"]["c"]["ap"] is None
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_told(bright_boxes):
+    whole = bright_boxes[1].path.read_bytes()
+    bright_boxes[1].path.write_bytes(whole[: len(whole) // 2])
+    told, steps = [], []
+    ways = {"classes": ("a", "b"), "batch": 2}
+
+    record = evaluate(
+        PixelDetector(("a", "b")), bright_boxes, **ways,
+        on_skip=lambda sample, error: told.append((sample, str(error))),
+        progress=lambda done, total: steps.append((done, total)),
+    )  # fmt: skip
+
+    assert record["ap"] == 1.0
+    assert (record["counts"]["pictures"], record["counts"]["pictures_unreadable"]) == (4, 1)
+    assert [sample for sample, _ in told] == [bright_boxes[1]]
+    assert str(bright_boxes[1].path) in told[0][1]
+    assert steps == [(2, 5), (4, 5), (5, 5)]
+    with pytest.raises(PictureError):
+        evaluate(PixelDetector(("a", "b")), bright_boxes, **ways)
+
+
+def test_with_no_picture_left_there_is_no_record(bright_boxes):
+    for sample in bright_boxes:
+        sample.path.write_bytes(b"no picture")
+
+    with pytest.raises(PictureError):
+        evaluate(PixelDetector(("a", "b")), bright_boxes, classes=("a",), on_skip=lambda *_: None)
 
 
 def test_classes_with_other_names_are_an_error(bright_boxes):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def test_layouts_come_back_too(tmp_path: Path) -> None:
     write_state(tmp_path / "resume.pt", {"weight": weight})
 
     assert read_state(tmp_path / "resume.pt")["weight"].stride() == weight.stride()
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_state(tmp_path / "resume.pt", {"epoch": 1})
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+
+    @contextlib.contextmanager
+    def onto_a_full_disk(_: Path) -> Iterator[Path]:
+        yield full
+
+    monkeypatch.setattr(checkpoint, "replacing", onto_a_full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_state(tmp_path / "resume.pt", {"epoch": 2, "weights": torch.rand(100_000)})
+
+    assert read_state(tmp_path / "resume.pt")["epoch"] == 1
 
 
 def test_a_missing_state_is_said(tmp_path: Path) -> None:

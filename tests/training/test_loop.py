@@ -99,6 +99,13 @@ def test_batches_that_are_accumulated_count_as_one(
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8, msg=name)
 
 
+@pytest.mark.parametrize(("nominal", "batches"), [(0, 1), (4, 1), (10, 3), (12, 3)])
+def test_so_many_batches_make_a_step_that_the_nominal_one_is_seen(
+    trainer: MakeTrainer, nominal: int, batches: int
+) -> None:
+    assert trainer(nominal_batch=nominal, batch=4).accumulate == batches
+
+
 def test_gradients_are_clipped_to_their_norm(
     trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

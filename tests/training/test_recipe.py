@@ -120,3 +120,29 @@ def test_a_missing_file_and_an_unknown_name_are_told_apart(tmp_path: Path) -> No
 def test_a_value_out_of_range_is_refused_before_anything_starts(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be "):
         load_recipe("default", {name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"momentum": 0.5}, "momentum changes nothing with optimizer adamw"),
+        ({"ignore_iou": 0.5}, "ignore_iou changes nothing with assignment dynamic"),
+        ({"nominal_batch": 8}, r"nominal_batch must be 0, or at least batch \(16\); got 8"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused_where_it_is_given(
+    given: dict[str, Any], message: str
+) -> None:
+    recipe = Recipe(**given)
+
+    recipe.check_effective(())  # as the rest of a recipe that somebody wrote
+    with pytest.raises(ConfigError, match=message):
+        recipe.check_effective(given)
+
+
+def test_settings_that_count_are_let_through() -> None:
+    given = {"momentum": 0.5, "optimizer": "sgd", "ignore_iou": 0.4, "assignment": "classic"}
+    given |= {"nominal_batch": 0, "batch": 4}
+
+    Recipe(**given).check_effective(given)
+    Recipe(nominal_batch=16).check_effective(("nominal_batch",))

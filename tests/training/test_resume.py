@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from attendet.cli import main
+from attendet.data import load_dataset
 from attendet.errors import TrainingError
 from attendet.training.events import Silent
 from attendet.training.run import TrainingResult, train
@@ -128,6 +130,23 @@ def test_base_weights_are_not_needed_again(
     Path(base).unlink()
 
     assert same(train(resume=folder).last, through.last)
+
+
+def test_data_may_have_moved_or_been_chosen_by_hand(
+    broken_off: Callable[..., Path], quick: Quick, same: Same, squares: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(squares, tmp_path / "moved")
+    mine = load_dataset(squares, seed=5)
+    mine = dataclasses.replace(mine, splits={**mine.splits, "train": mine.splits["train"][1:]})
+    folder = broken_off(data=mine)
+
+    with pytest.raises(TrainingError, match="data must be what the run began with; train differs"):
+        train(resume=folder)
+    resumed = train(mine, resume=folder)
+
+    assert same(resumed.last, quick(mine, epochs=4).last)
+    elsewhere = train(tmp_path / "moved", resume=quick(epochs=2).folder)
+    assert elsewhere.epochs == 2
 
 
 def test_a_finished_run_has_nothing_left_to_do(quick: Quick, same: Same, tmp_path: Path) -> None:

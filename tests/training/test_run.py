@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -309,7 +310,7 @@ def test_a_recipe_object_is_taken_and_overridden(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be from 0 to 9223372036854775807"),
         ({"attention": "cax"}, "Did you mean 'ca'"),
         ({"epoch": 3}, r"unknown setting 'epoch'.*Did you mean 'epochs'"),
         ({"devices": 0}, "devices and nodes must be at least 1"),
@@ -328,3 +329,23 @@ def test_a_wrong_argument_leaves_no_folder(
 def test_data_or_a_run_to_resume_must_be_given() -> None:
     with pytest.raises(ConfigError, match="data must be given"):
         train()
+
+
+def test_a_split_without_boxes_measures_nothing_and_ends_nothing(
+    squares: Path, quick: Quick, same: Same
+) -> None:
+    data = load_dataset(squares)
+    none = {
+        "boxes_xyxy": np.zeros((0, 4), dtype=np.float32),
+        "class_ids": np.zeros(0, dtype=np.int64),
+    }
+    none["difficult"] = np.zeros(0, dtype=bool)
+    empty = tuple(dataclasses.replace(sample, **none) for sample in data.splits["val"])
+    bare = dataclasses.replace(data, splits={**data.splits, "val": empty})
+
+    run = quick(bare, epochs=4, evaluate_every=1, patience=1)
+
+    assert run.epochs == 4
+    assert run.ap is None
+    assert [record["ap"] for record in run.records] == [None] * 4
+    assert same(run.best, run.last)

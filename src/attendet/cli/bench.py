@@ -149,8 +149,8 @@ def _ap_measure(
     """Return what measures AP and AP50 of a contender on the samples."""
 
     def measure(contender: Contender) -> tuple[float | None, float | None]:
-        from attendet.cli.eval import in_classes_of
         from attendet.evaluation import evaluate
+        from attendet.evaluation.matching import samples_in_classes
         from attendet.inference import Detector, load
 
         loaded = load(contender.weights, contender.runtime, "cpu", precision=contender.precision)
@@ -158,7 +158,7 @@ def _ap_measure(
         least = max(0.001, detector.least_confidence)
         record: Any = evaluate(
             detector,
-            in_classes_of(detector, data, samples),
+            samples_in_classes(samples, data.classes, detector.classes, source=data.root),
             classes=detector.classes,
             confidence=least,
             curves=False,

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
 from attendet.cli.arguments import size_hw
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
-    from attendet.data import DataSet, Sample
+    from attendet.data import DataSet
     from attendet.inference import Detector
 
 LAYOUT = "attendet/evaluation/1"
@@ -56,19 +55,25 @@ def run(args: argparse.Namespace) -> int:
     from attendet.cli.progress import progress_bar
     from attendet.data import load_dataset
     from attendet.evaluation import evaluate
+    from attendet.evaluation.matching import samples_in_classes
     from attendet.files import write_atomically
     from attendet.inference import Detector, load
     from attendet.report.tables import class_table, plain_table
 
+    if args.output is not None and args.output.is_dir():
+        raise ConfigError(f"output must be a file; {args.output} is a folder (--output).")
     loaded = load(args.weights, runtime=args.runtime, device=args.device)
     detector = Detector(
         loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
-    samples = in_classes_of(detector, data, data.split(args.split))
+    samples = samples_in_classes(
+        data.split(args.split), data.classes, detector.classes, source=data.root
+    )
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, fingerprint):
         print(line)
+    left_out: list[PictureError] = []
     with progress_bar("evaluate", len(samples)) as step:
         record = evaluate(
             detector,
@@ -79,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
             iou=args.iou,
             max_detections=args.max_detections,
             progress=step,
+            on_skip=lambda _, error: left_out.append(error),
         )
+    for error in left_out:
+        print(f"left out     {error}")
     print()
     print(plain_table(*class_table(record)))
     for line in _summary(record):
@@ -89,30 +97,6 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
         print(f"written: {args.output}")
     return 0
-
-
-def in_classes_of(
-    detector: Detector, data: DataSet, samples: Sequence[Sample]
-) -> tuple[Sample, ...]:
-    """Return samples whose class ids count in the detector's classes, matched by name.
-
-    Classes that the detector knows and the data has no box of are well: they have no average.
-    """
-    import numpy as np
-
-    from attendet.evaluation.matching import names_on_one_side
-
-    unknown = set(data.classes) - set(detector.classes)
-    if unknown:
-        sides = names_on_one_side("the data", data.classes, "the weights", detector.classes)
-        raise ConfigError(
-            f"classes of the data must be known to the weights; got {sides} ({data.root}). "
-            "Rename them in the data, or train on this data."
-        )
-    if tuple(data.classes) == tuple(detector.classes):
-        return tuple(samples)
-    ids = np.array([detector.classes.index(name) for name in data.classes], dtype=np.int64)
-    return tuple(replace(sample, class_ids=ids[sample.class_ids]) for sample in samples)
 
 
 def _introduction(
@@ -141,6 +125,8 @@ def _summary(record: Any) -> list[str]:
     from attendet.report.tables import format_value
 
     counts, seconds, best = record["counts"], record["seconds"], record["best_f1"]
+    missing = counts["pictures_unreadable"]
+    unreadable = f"; {missing} more cannot be read" if missing else ""
     by_size = ", ".join(
         f"{size} {format_value(record[f'ap_{size}'])}" for size in ("small", "medium", "large")
     )
@@ -150,7 +136,8 @@ def _summary(record: Any) -> list[str]:
         "",
         f"AP by size   {by_size}",
         f"AR at most   {recalls}",
-        f"pictures     {counts['pictures']} ({counts['pictures_without_truth']} without truth)",
+        f"pictures     {counts['pictures']} ({counts['pictures_without_truth']} without truth"
+        f"{unreadable})",
         f"boxes        {counts['truths']} true, {counts['difficult']} difficult (ignored), "
         f"{counts['detections']} detected",
         f"time         inference {seconds['inference']:.1f} s ({rate:.1f} pictures/s), "

@@ -66,8 +66,6 @@ def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """Raise where a flag would be ignored, as a resumed run has its settings already."""
     given = [flag(name) for name, default in FIXED.items() if getattr(args, name) != default]
     given += [flag(name) for name in overrides]
-    if args.data is not None:
-        given.insert(0, "DATA")
     if given:
         raise ConfigError(
             f"--resume must stand without {', '.join(given)}: all settings come from the folder "
@@ -102,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not reporter.is_first:
         return 0
-    ap = "not measured (no val split)" if result.ap is None else f"{result.ap:.3f}"
+    ap = "not measured (no boxes in val)" if result.ap is None else f"{result.ap:.3f}"
     reporter.say(f"{result.epochs} epochs in {duration(result.seconds)}; best val AP {ap}")
     reporter.say(f"weights: {result.best}")
     return 0

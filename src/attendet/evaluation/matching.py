@@ -6,7 +6,7 @@ D counts detections and T truths of all pictures together, n and m those of one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from attendet.data.samples import Sample
     from attendet.detections import Detections
 
-__all__ = ["Matches", "class_map", "greedy_pairs", "match_detections", "names_on_one_side"]
+__all__ = [
+    "Matches",
+    "class_map",
+    "greedy_pairs",
+    "match_detections",
+    "names_on_one_side",
+    "samples_in_classes",
+]
 
 Ids = NDArray[np.int64]
 
@@ -89,6 +96,37 @@ def class_map(found: Sequence[str], wanted: Sequence[str]) -> Ids:
         )
     position = {name: index for index, name in enumerate(wanted)}
     return np.array([position[name] for name in found], dtype=np.int64)
+
+
+def samples_in_classes(
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    wanted: Sequence[str],
+    *,
+    source: object = "the samples",
+) -> list[Sample]:
+    """Return samples whose class ids count in other classes, matched by name.
+
+    Args:
+        samples: pictures with their truth.
+        classes: names that their class ids count in.
+        wanted: names that they are to count in; all of ``classes``, and maybe more.
+        source: where the samples are from, for the error.
+
+    Raises:
+        ConfigError: if ``wanted`` lacks a name.
+    """
+    if set(classes) - set(wanted):
+        raise ConfigError(
+            "classes of the data must be known to the weights; "
+            f"got {names_on_one_side('the data', classes, 'the weights', wanted)} ({source}). "
+            "Rename them in the data, or train on this data."
+        )
+    if tuple(classes) == tuple(wanted):
+        return list(samples)
+    position = {name: index for index, name in enumerate(wanted)}
+    ids = np.array([position[name] for name in classes], dtype=np.int64)
+    return [replace(sample, class_ids=ids[sample.class_ids]) for sample in samples]
 
 
 def names_on_one_side(first: str, a: Sequence[str], second: str, b: Sequence[str]) -> str:

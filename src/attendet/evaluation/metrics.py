@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, PictureError
 from attendet.evaluation.coco import coco_metrics
 from attendet.evaluation.confusion import (
     BACKGROUND,
@@ -21,7 +21,12 @@ from attendet.evaluation.confusion import (
     confusion_matrix,
     pr_curves,
 )
-from attendet.evaluation.matching import Matches, class_map, match_detections
+from attendet.evaluation.matching import (
+    Matches,
+    class_map,
+    match_detections,
+    samples_in_classes,
+)
 from attendet.evaluation.record import Counts, Record
 from attendet.evaluation.voc import average_precision
 from attendet.pictures import read_picture
@@ -34,6 +39,8 @@ __all__ = ["BatchDetector", "compute_metrics", "detect", "evaluate"]
 
 VOC_IOU = 0.5
 READERS = 2
+
+OnSkip: TypeAlias = "Callable[[Sample, PictureError], None]"
 
 
 class BatchDetector(Protocol):
@@ -152,6 +159,7 @@ def _add_class_numbers(
 def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
     return {
         "pictures": len(samples),
+        "pictures_unreadable": 0,
         "pictures_without_truth": sum(len(sample.class_ids) == 0 for sample in samples),
         "truths": int((~matches.truth_difficult).sum()),
         "difficult": int(matches.truth_difficult.sum()),
@@ -159,23 +167,32 @@ def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
     }
 
 
-def _batches(samples: Sequence[Sample], batch: int) -> Iterator[list[NDArray[np.uint8]]]:
+def _batches(
+    samples: Sequence[Sample], batch: int, on_skip: OnSkip | None
+) -> Iterator[list[NDArray[np.uint8]]]:
     """Give the pictures in batches; the next batch is read while this one is used."""
     starts = range(0, len(samples), batch)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-picture") as readers:
 
-        def begin(start: int) -> list[Any]:
-            paths = [sample.path for sample in samples[start : start + batch]]
-            return [readers.submit(read_picture, path) for path in paths]
+        def begin(start: int) -> list[tuple[Sample, Any]]:
+            members = samples[start : start + batch]
+            return [(sample, readers.submit(read_picture, sample.path)) for sample in members]
 
         coming = begin(0)
         try:
             for start in starts:
-                pictures = [future.result() for future in coming]
+                pictures = []
+                for sample, future in coming:
+                    try:
+                        pictures.append(future.result())
+                    except PictureError as error:
+                        if on_skip is None:
+                            raise
+                        on_skip(sample, error)
                 coming = begin(start + batch)
                 yield pictures
         finally:
-            for future in coming:
+            for _, future in coming:
                 future.cancel()
 
 
@@ -188,6 +205,7 @@ def detect(
     iou: float | None = None,
     max_detections: int = 300,
     progress: Callable[[int, int], None] | None = None,
+    on_skip: OnSkip | None = None,
 ) -> list[Detections]:
     """Return the detections of each picture, down to the low scores that evaluation needs.
 
@@ -200,6 +218,8 @@ def detect(
         iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
         max_detections: most detections a picture.
         progress: called with pictures done and pictures in all after each batch.
+        on_skip: told of each picture that cannot be read, which is left out; without it the error
+            is raised.
 
     Raises:
         PictureError: if a picture cannot be read.
@@ -212,10 +232,11 @@ def detect(
     if iou is not None:
         settings["iou"] = iou
     found: list[Detections] = []
-    for pictures in _batches(samples, batch):
-        found.extend(detector.predict_batch(pictures, **settings))
+    for number, pictures in enumerate(_batches(samples, batch, on_skip), 1):
+        if pictures:
+            found.extend(detector.predict_batch(pictures, **settings))
         if progress is not None:
-            progress(len(found), len(samples))
+            progress(min(number * batch, len(samples)), len(samples))
     return found
 
 
@@ -230,6 +251,7 @@ def evaluate(
     max_detections: int = 300,
     curves: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    on_skip: OnSkip | None = None,
 ) -> Record:
     """Return the record of a detector on pictures, with the seconds that it took.
 
@@ -239,25 +261,35 @@ def evaluate(
     Args:
         detector: such as `attendet.load` returns.
         samples: the pictures with their truth.
-        classes: names of the classes of the samples; the detector's are matched by name.
+        classes: names of the classes of the samples; the detector's are matched by name. Those
+            that the detector alone knows have no average.
         batch: pictures a call of the detector.
         confidence: least score of a detection; average precision needs it low.
         iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
         max_detections: most detections a picture (COCO counts the best 100 of each class).
         curves: whether to add precision-recall curves and the confusion matrix.
         progress: called with pictures done and pictures in all after each batch.
+        on_skip: told of each picture that cannot be read, which is left out; without it the error
+            is raised.
 
     Returns:
         The record; see `attendet.evaluation.record.Record` for its layout.
 
     Raises:
-        ConfigError: if a setting is out of range or the class names differ.
-        PictureError: if a picture cannot be read.
+        ConfigError: if a setting is out of range or the detector does not know a class.
+        PictureError: if a picture cannot be read, or with ``on_skip`` none can.
         MissingExtraError: if faster-coco-eval is not installed.
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1; got {batch!r}.")
     begun = time.perf_counter()
+    unreadable: dict[int, PictureError] = {}
+
+    def skip(sample: Sample, error: PictureError) -> None:
+        unreadable[id(sample)] = error
+        if on_skip is not None:
+            on_skip(sample, error)
+
     found = detect(
         detector,
         samples,
@@ -266,9 +298,17 @@ def evaluate(
         iou=iou,
         max_detections=max_detections,
         progress=progress,
+        on_skip=None if on_skip is None else skip,
     )
     detected = time.perf_counter()
+    samples = [sample for sample in samples if id(sample) not in unreadable]
+    if unreadable and not samples:
+        raise next(iter(unreadable.values()))
+    known = found[0].classes if found else tuple(classes)
+    if set(known) > set(classes):
+        samples, classes = samples_in_classes(samples, classes, known), known
     record = compute_metrics(samples, found, classes, curves=curves)
+    record["counts"]["pictures_unreadable"] = len(unreadable)
     record["seconds"] = {
         "inference": detected - begun,
         "metrics": time.perf_counter() - detected,

@@ -50,9 +50,10 @@ class VocRecord(TypedDict):
 
 
 class Counts(TypedDict):
-    """What was evaluated; ``truths`` leaves out the ``difficult``."""
+    """What was evaluated; ``truths`` leaves out the ``difficult``, ``pictures`` the unreadable."""
 
     pictures: int
+    pictures_unreadable: int
     pictures_without_truth: int
     truths: int
     difficult: int

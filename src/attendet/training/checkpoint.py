@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,15 @@ STATE_VERSION = 1
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a resume state of tensors and plain values; an interrupted write leaves the old one."""
-    with replacing(path) as partial:
-        torch.save({"state_version": STATE_VERSION, **state}, partial)
+    """Write a resume state of tensors and plain values; an interrupted write leaves the old one.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk.
+    """
+    packed = io.BytesIO()  # PyTorch's own writer says nothing of a full disk when it meets one
+    torch.save({"state_version": STATE_VERSION, **state}, packed)
+    with replacing(path) as partial, partial.open("wb") as stream:
+        stream.write(packed.getbuffer())
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Trainer:
             plan.cache, _augment_settings(recipe), device=fabric.device, seed=plan.seed
         )
         self.bgr = plan.metadata.preprocessing().colour == "bgr"
-        self.accumulate = max(1, round(recipe.nominal_batch / recipe.batch))
+        self.accumulate = max(1, math.ceil(recipe.nominal_batch / recipe.batch))
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch (counting from 0) and return its record.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,9 @@ _SHARES = (
     "full_size_from",
     "ignore_iou",
 )
+_NEEDS = {"momentum": ("optimizer", "sgd"), "ignore_iou": ("assignment", "classic")}
+"""Settings that count only where another has a certain value."""
+
 _NOT_NEGATIVE = (
     "nominal_batch",
     "warmup_epochs",
@@ -208,6 +211,27 @@ class Recipe:
             nearest = max(64, round(self.size / 32) * 32)
             raise ConfigError(
                 f"size must be a multiple of 32, at least 64; got {self.size}. Nearest: {nearest}."
+            )
+
+    def check_effective(self, given: Collection[str]) -> None:
+        """Refuse settings that somebody gave and that change nothing beside the others.
+
+        Args:
+            given: names of the settings that were given.
+
+        Raises:
+            ConfigError: naming the first such setting and what it needs.
+        """
+        for name, (other, value) in _NEEDS.items():
+            if name in given and getattr(self, other) != value:
+                raise ConfigError(
+                    f"{name} changes nothing with {other} {getattr(self, other)}. "
+                    f"Leave it out, or set {other} to {value}."
+                )
+        if "nominal_batch" in given and 0 < self.nominal_batch < self.batch:
+            raise ConfigError(
+                f"nominal_batch must be 0, or at least batch ({self.batch}); "
+                f"got {self.nominal_batch}."
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from attendet.training.validation import validate
 
 __all__ = ["TrainingResult", "train"]
 
+MOST_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -41,7 +43,7 @@ class TrainingResult:
     """The run's folder."""
 
     best: Path
-    """Weights with the best AP on the validation split (the last ones where there is no split)."""
+    """Weights with the best AP on the validation split; the last ones if nothing was measured."""
 
     last: Path
     """Weights of the last epoch."""
@@ -50,7 +52,7 @@ class TrainingResult:
     """One record an epoch, as in results.jsonl; with base weights, theirs as epoch 0 first."""
 
     ap: float | None
-    """Best AP (IoU 0.50 to 0.95) on the validation split, 0 to 1."""
+    """Best AP (IoU 0.50 to 0.95) on the validation split, 0 to 1; None without boxes there."""
 
     epochs: int
     """Epochs done."""
@@ -94,7 +96,8 @@ def train(
     random draw depends on seed, epoch and step alone.
 
     Args:
-        data: path of a data set (VOC, YOLO or COCO), or the set; not needed with ``resume``.
+        data: path of a data set (VOC, YOLO or COCO), or the set. With ``resume`` it is needed only
+            where the data was moved, or the run began with a set of chosen classes or splits.
         attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; that of the base
             weights, and ``ca`` without any, if left out.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
@@ -102,7 +105,8 @@ def train(
         output: folder of the run, new; ``runs/train`` with the next free number if left out.
         pretrained: weights file to start from. Its input, boxes and width win over the recipe, and
             ``overrides`` win over them; the run is evaluated before its first step.
-        resume: folder of an interrupted run to go on with; all settings come from there.
+        resume: folder of an interrupted run to go on with; all settings come from there, and the
+            data must be what it was.
         format: ``voc``, ``yolo`` or ``coco``, where it is not to be recognised.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine, one a device.
@@ -123,7 +127,8 @@ def train(
     if resume is not None:
         folder, config = RunFolder.open(Path(resume))
         state = read_state(folder.state)
-        data, attention, seed = config["data"], config["attention"], config["seed"]
+        data = config["data"] if data is None else data
+        attention, seed = config["attention"], config["seed"]
         format, settings = config["format"], folder.recipe(config)
         pretrained, base = None, read_metadata(folder.last)
         devices, nodes = config["devices"], config["nodes"]
@@ -131,8 +136,8 @@ def train(
     else:
         if data is None:
             raise ConfigError("data must be given, or a run to resume; got neither.")
-        if seed < 0:
-            raise ConfigError(f"seed must be at least 0; got {seed} (--seed).")
+        if not 0 <= seed <= MOST_SEED:
+            raise ConfigError(f"seed must be from 0 to {MOST_SEED}; got {seed} (--seed).")
         if output is not None:
             RunFolder.check_free(Path(output))
         pretrained = local_weights(pretrained) if pretrained is not None else None
@@ -167,7 +172,7 @@ def train(
             config["base_weights"] = plan.transfer.in_words()
         folder = _new_folder(fabric, output, config)
     else:
-        _check_same_data(plan, config, Path(config["data"]))
+        _check_same_data(plan, config, _source(data))
     with plan.cache:
         run = _Run(fabric, plan, folder, reporter, begun, pretrained=bool(config.get("pretrained")))
         return run.fit(state)
@@ -204,6 +209,7 @@ def _settings(
         settings = load_recipe(recipe, overrides)
     else:
         settings = load_recipe("default", {**recipe.as_dict(), **overrides})
+    settings.check_effective(overrides)
     return settings if base is None else follow_base(settings, base, given=overrides)
 
 
@@ -248,7 +254,7 @@ def _check_same_data(plan: Plan, config: Mapping[str, Any], data: Path) -> None:
     if changed:
         raise TrainingError(
             f"data must be what the run began with; {' and '.join(changed)} differs ({data}). "
-            "Bring it back, or train anew."
+            "Bring it back, say where it is now, or train anew."
         )
 
 
@@ -350,8 +356,8 @@ class _Run:
             batch=self.plan.recipe.batch,
             progress=self.reporter.evaluated,
         )
-        ap = metrics["ap"] if metrics["ap"] is not None else 0.0
-        if ap > self.progress.best_ap:
+        ap = metrics["ap"]  # None where the split has no box: nothing was measured
+        if ap is not None and ap > self.progress.best_ap:
             self.progress.best_ap, self.progress.best_epoch = ap, epoch
             if self.fabric.is_global_zero:
                 self._save(self.folder.best, {"split": "val", "epoch": epoch, **_key(metrics)})

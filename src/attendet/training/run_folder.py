@@ -18,6 +18,7 @@ __all__ = ["RunFolder", "free_folder"]
 
 CONFIG = "config.yaml"
 RESULTS = "results.jsonl"
+STATE = "resume.pt"
 REQUIRED = (
     "data",
     "format",
@@ -56,7 +57,7 @@ class RunFolder:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
-        self.state = path / "resume.pt"
+        self.state = path / STATE
         self._board: Any = None
         self._redone_from: int | None = None
 
@@ -66,9 +67,11 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"output must be a folder; {path} is a file (--output).")
         if (path / CONFIG).exists():
+            begun = (path / STATE).exists()
+            ways = f"Go on with --resume {path}, or choose" if begun else "Choose"
             raise ConfigError(
                 f"output must be a folder without a run; {path} holds one (--output). "
-                f"Go on with --resume {path}, or choose another folder."
+                f"{ways} another folder."
             )
 
     @classmethod
