@@ -96,8 +96,7 @@ def train(
     random draw depends on seed, epoch and step alone.
 
     Args:
-        data: path of a data set (VOC, YOLO or COCO), or the set. With ``resume`` it is needed only
-            where the data was moved, or the run began with a set of chosen classes or splits.
+        data: path of a data set (VOC, YOLO or COCO), or the set; with ``resume`` only if it moved.
         attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; that of the base
             weights, and ``ca`` without any, if left out.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
@@ -105,8 +104,7 @@ def train(
         output: folder of the run, new; ``runs/train`` with the next free number if left out.
         pretrained: weights file to start from. Its input, boxes and width win over the recipe, and
             ``overrides`` win over them; the run is evaluated before its first step.
-        resume: folder of an interrupted run to go on with; all settings come from there, and the
-            data must be what it was.
+        resume: folder of an interrupted run to go on with; all settings come from there.
         format: ``voc``, ``yolo`` or ``coco``, where it is not to be recognised.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine, one a device.
