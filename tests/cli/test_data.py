@@ -69,6 +69,32 @@ def test_split_convert_and_check_again(cells, tmp_path, capsys):
     assert "empty or new folder" in capsys.readouterr().err
 
 
+def test_a_split_into_the_own_folder_touches_no_file_of_the_user(cells, capsys):
+    (cells / "train.txt").write_text("".join(f"images/{n}.png\n" for n in range(6)))
+    (cells / "val.txt").write_text("images/6.png\nimages/7.png\n")
+    before = {path: path.read_bytes() for path in cells.rglob("*.txt")}
+    for _ in range(2):
+        assert main(["data", "split", str(cells)]) == 0
+        assert "train 6, val 2" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in cells.rglob("*.txt")} == before
+
+
+def test_a_split_does_not_replace_a_list_of_another(cells, tmp_path, capsys):
+    (tmp_path / "train.txt").write_text("mine\n")
+    assert main(["data", "split", str(cells), "--output", str(tmp_path)]) == 3
+    err = capsys.readouterr().err
+    assert "train.txt" in err
+    assert "--output" in err
+    assert not (tmp_path / "attendet-splits.json").exists()
+
+
+def test_check_names_a_train_split_without_boxes(cells, capsys):
+    for file in (cells / "labels").iterdir():
+        file.write_text("")
+    assert main(["data", "check", str(cells), "--strict"]) == 3
+    assert "no-boxes" in capsys.readouterr().out
+
+
 def test_a_folder_without_data_exits_with_3(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path)]) == 3
     assert "no labels recognised" in capsys.readouterr().err

@@ -140,13 +140,25 @@ def test_file_that_cannot_be_unlinked_while_mapped_goes_later(samples, tmp_path,
 
 def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(DataError, match="GiB free"):
+    with pytest.raises(
+        DataError, match=r"GiB free\. Set (XDG_CACHE_HOME|LOCALAPPDATA) to a folder"
+    ):
         PictureCache(samples, (32, 32), memory_share=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, monkeypatch, system):
+    monkeypatch.setattr("attendet.data.cache._FOLDER_VARIABLE", "XDG_CACHE_HOME")
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "roomy"))
+    with PictureCache(samples, (32, 32), memory_share=0) as cache:
+        assert cache.in_file
+        assert (tmp_path / "roomy" / "attendet").is_dir()
 
 
 def test_unwritable_folder_is_said_in_words(samples, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match=r"cannot be written.*Set (XDG_CACHE_HOME|LOCALAPPDATA) to"):
         PictureCache(samples, (32, 32), memory_share=0, folder=tmp_path / "file")
 
 

@@ -111,6 +111,22 @@ def test_keys_that_climb_or_meet_become_plain_names(tmp_path, to):
     assert not (tmp_path / "deep" / "up.png").exists()
 
 
+def test_names_with_wide_spaces_keep_their_boxes(tmp_path):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("cat\nred \t cell\n")
+    dataset = load_dataset(tmp_path)
+    assert dataset.classes == ("cat", "red cell")
+    for to in FORMATS:
+        convert_dataset(dataset, tmp_path / "out" / to, to)
+        again = load_dataset(tmp_path / "out" / to)
+        assert again.faults == ()
+        assert again.classes == dataset.classes
+        assert again.split("train")[0].class_ids.tolist() == [1]
+    given = load_dataset(tmp_path / "out" / "voc", classes=["red  cell"])
+    assert given.split("train")[0].class_ids.tolist() == [0]
+
+
 def test_links_share_the_picture(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9]])]})
     convert_dataset(dataset, tmp_path / "out", "voc", link=True)

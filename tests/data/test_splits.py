@@ -128,6 +128,65 @@ def test_splits_written_into_a_yolo_folder_do_not_look_like_lists(tmp_path, pict
     assert again.faults == ()
 
 
+@pytest.fixture
+def lists(tmp_path, picture):
+    """A YOLO folder whose train.txt and val.txt say which pictures are which."""
+    root = tmp_path / "lists"
+    for name in "abcd":
+        picture(root / "pictures" / f"{name}.png").with_suffix(".txt").write_text(
+            "0 0.5 0.5 0.5 0.5\n"
+        )
+    (root / "train.txt").write_text("pictures/a.png\npictures/b.png\n")
+    (root / "val.txt").write_text("pictures/c.png\npictures/d.png\n")
+    return root
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_lists_of_the_set_stay_as_they_are(lists, described):
+    if described:
+        (lists / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: [cat]\n")
+    before = {path: path.read_bytes() for path in lists.rglob("*") if path.is_file()}
+    dataset = load_dataset(lists, format="yolo")
+    path = write_splits(dataset, dataset.root)
+    assert {file: file.read_bytes() for file in before} == before
+    assert set(lists.rglob("*.*")) == {*before, path}
+    again = load_dataset(lists, format="yolo")
+    assert keys(again.splits) == keys(dataset.splits)
+    assert again.faults == ()
+
+
+def test_a_list_of_another_is_not_replaced(lists, tmp_path):
+    dataset = load_dataset(lists, format="yolo")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "val.txt").write_text("mine\n")
+    with pytest.raises(DataError, match=r"must not replace another file; got .*val\.txt"):
+        write_splits(dataset, folder)
+    assert [path.name for path in folder.iterdir()] == ["val.txt"]
+    assert (folder / "val.txt").read_text() == "mine\n"
+
+
+def test_lists_written_earlier_are_replaced(tmp_path, voc_folder):
+    root = voc_folder(tmp_path / "set", [[CAT]] * 10 + [[DOG]] * 10)
+    written = tmp_path / "written"
+    for seed in (1, 2):
+        dataset = load_dataset(root, seed=seed)
+        write_splits(dataset, written)
+        assert (written / "val.txt").read_text().split() == keys(dataset.splits)["val"]
+
+
+def test_lists_of_keys_beside_a_file_of_splits_are_no_lists_of_pictures(tmp_path, picture):
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png").with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    record = {"splits": {"train": ["a", "b", "c"], "val": ["d"]}}
+    (tmp_path / "attendet-splits.json").write_text(json.dumps(record))
+    (tmp_path / "train.txt").write_text("a\nb\nc\n")
+    (tmp_path / "val.txt").write_text("d\n")
+    dataset = load_dataset(tmp_path)
+    assert keys(dataset.splits) == record["splits"]
+    assert dataset.faults == ()
+
+
 def test_splits_that_do_not_fit_are_faults(tmp_path, voc_folder):
     root = voc_folder(tmp_path, [[CAT]] * 4)
     record = {"splits": {"train": ["p00", "p09"], "val": ["p01", "p02"]}}

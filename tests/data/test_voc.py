@@ -134,6 +134,41 @@ def test_the_file_name_inside_serves_when_the_xml_is_named_otherwise(tmp_path, p
     assert load_dataset(tmp_path).split("all")[0].path.name == "photo 1.png"
 
 
+def test_two_xml_files_of_one_picture_are_joined(tmp_path, picture, annotation):
+    picture(tmp_path / "JPEGImages" / "c.jpg")
+    annotation(tmp_path / "Annotations" / "one.xml", [BOX], name="c.jpg")
+    annotation(
+        tmp_path / "Annotations" / "two.xml",
+        [("dog", 1, 2, 9, 8), ("dog", 5, 5, 5, 5)],
+        name="c.jpg",
+    )
+    dataset = load_dataset(tmp_path)
+    (sample,) = dataset.split("all")
+    assert sample.boxes_xyxy.tolist() == [[4, 5, 20, 25], [1, 2, 9, 8]]
+    assert [dataset.classes[number] for number in sample.class_ids] == ["cat", "dog"]
+    assert {(f.kind, f.file.name, f.line) for f in dataset.faults} == {
+        ("repeated-picture", "two.xml", None),
+        ("zero-size", "two.xml", 5),
+    }
+
+
+def test_two_lists_with_an_xml_file_each_for_one_picture_keep_their_boxes(
+    tmp_path, picture, annotation
+):
+    for name in "cd":
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+    annotation(tmp_path / "Annotations" / "one.xml", [BOX], name="c.jpg")
+    annotation(tmp_path / "Annotations" / "two.xml", [("dog", 1, 2, 9, 8)], name="c.jpg")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("one\n")
+    (lists / "val.txt").write_text("two\n")
+    dataset = load_dataset(tmp_path)
+    assert dataset.split("train")[0].boxes_xyxy.tolist() == [[4, 5, 20, 25]]
+    assert dataset.split("val")[0].boxes_xyxy.tolist() == [[1, 2, 9, 8]]
+    assert kinds(dataset) == ["identical-pictures"]
+
+
 def test_missing_pictures_and_labels_are_skipped(tmp_path, voc_folder, annotation, picture):
     voc_folder(tmp_path, [[BOX]] * 2)
     annotation(tmp_path / "gone.xml", [BOX])

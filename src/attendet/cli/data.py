@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stats = data_command("stats", "Counts and sizes of pictures and boxes, split by split", _stats)
     stats.add_argument("--json", action="store_true", help="print one JSON record instead")
     split = data_command("split", "Write down which picture is in which split", _split)
-    split.add_argument("--output", type=Path, help="folder (default: the data set's own)")
+    split.add_argument(
+        "--output", type=Path, help="folder (default: the data set's own, then without lists)"
+    )
     convert = data_command("convert", "Write a data set in another format", _convert)
     convert.add_argument("output", type=Path, help="empty or new folder")
     convert.add_argument("--to", choices=FORMATS, required=True, help="format to write")

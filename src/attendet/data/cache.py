@@ -28,6 +28,8 @@ Pictures = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 _ASSUMED_MEMORY = 4 * 1024**3
+_FOLDER_VARIABLE = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
+_FOLDER_ADVICE = f"Set {_FOLDER_VARIABLE} to a folder with room"
 
 
 class PictureCache:
@@ -226,13 +228,16 @@ def _cache_folder(folder: str | Path | None) -> Path:
     """Return the folder given, or the user's cache directory for attendet."""
     if folder is not None:
         return Path(folder)
+    stated = os.environ.get(_FOLDER_VARIABLE)
+    if stated:
+        return Path(stated) / "attendet"
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))
+        base = Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
+        base = Path.home() / "Library" / "Caches"
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "attendet"
+        base = Path.home() / ".cache"
+    return base / "attendet"
 
 
 def _mapped_file(
@@ -246,7 +251,7 @@ def _mapped_file(
         if free < size:
             raise DataError(
                 f"the picture cache needs {size / 2**30:.1f} GiB; {folder} has {free / 2**30:.1f} "
-                "GiB free. Choose another folder, a smaller size or a larger memory share."
+                f"GiB free. {_FOLDER_ADVICE}, or choose a smaller size."
             )
         handle, name = tempfile.mkstemp(prefix="pictures-", suffix=".cache", dir=folder)
         try:
@@ -259,7 +264,7 @@ def _mapped_file(
             os.close(handle)
     except OSError as error:
         raise DataError(
-            f"the picture cache cannot be written to {folder}: {error}. Choose another folder."
+            f"the picture cache cannot be written to {folder}: {error}. {_FOLDER_ADVICE}."
         ) from None
     try:
         Path(name).unlink()

@@ -29,17 +29,21 @@ NEAR_DUPLICATE_IOU = 0.9
 FAULT_KINDS: dict[str, str] = {
     "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its picture",
     "class-count": "number of class names disagrees with the stated count; the names count",
+    "class-names": "file of class names that is missing or says otherwise than the one that counts",
     "identical-pictures": "the same picture in two splits; kept, since the split is the set's own",
-    "missing-label": "picture without its label file; skipped (YOLO: a picture of background)",
+    "missing-label": "picture without its label file; skipped (YOLO: background, and a fault only "
+    "where a whole split has no label file)",
     "missing-picture": "label or list entry without its picture; skipped",
     "near-duplicate": "box overlaps an earlier one of its class by IoU > 0.9; kept",
     "negative-size": "box whose right or bottom edge lies before the left or top one; dropped",
+    "no-boxes": "train split without any box; kept to look at, but an error in training",
     "non-finite": "box with a corner that is not a finite number; dropped",
     "outside": "box wholly outside the picture; dropped",
     "partly-outside": "box more than 1 px outside the picture; clipped to the picture",
-    "repeated-picture": "picture listed twice in one split; counted once",
+    "repeated-picture": "picture there twice in one split; counted once, with the boxes of both",
     "size-mismatch": "picture size stated by the label is not the picture's; boxes kept as written",
     "truncated-picture": "picture whose pixels cannot be decoded; skipped",
+    "unclear-path": "entry with ../ that fits two places; the one inside the data set is taken",
     "unknown-class": "box of a class that the data set does not have; dropped",
     "unlisted-picture": "picture that the file of splits does not name; skipped",
     "unreadable-picture": "file that is no picture, or too large; skipped",
@@ -67,7 +71,8 @@ class _Marked:
             box = self.source.boxes[row]
             corners = ", ".join(f"{number:g}" for number in box.xyxy)
             message = f"box of {box.label!r} at ({corners})"
-            self.faults.append(Fault(self.source.labels, box.line, kind, message, action))
+            file = box.file or self.source.labels
+            self.faults.append(Fault(file, box.line, kind, message, action))
         if action == "dropped":
             self.keep &= ~rows
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attendet.data.coco_boxes import read_crowd, read_xyxy
 from attendet.data.samples import (
     SPLITS,
     SPLITS_FILE,
@@ -22,6 +22,8 @@ from attendet.data.samples import (
     Labelled,
     Reading,
     assign_keys,
+    class_name,
+    merge_repeated,
     split_folders,
 )
 from attendet.errors import DataError
@@ -117,7 +119,7 @@ def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
     """
     try:
         rows = sorted(document["categories"], key=lambda row: row["id"])
-        names = {row["id"]: str(row["name"]).strip() for row in rows}
+        names = {row["id"]: class_name(str(row["name"])) for row in rows}
         parents = {
             row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]
         }
@@ -191,11 +193,17 @@ def _pictures_of(
 
 
 def _box(row: dict[str, Any], names: dict[Any, str]) -> Box:
-    left, top, width, height = (float(number) for number in row["bbox"])
     category = row["category_id"]
     label = names.get(category, f"category id {category}")
-    difficult = bool(row.get("iscrowd", 0))
-    return Box((left, top, left + width, top + height), label, None, difficult)
+    return Box(read_xyxy(row), label, None, read_crowd(row))
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"has no {error.args[0]}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"cannot be read: {error}"
 
 
 def _read_file(path: Path, root: Path) -> tuple[list[Labelled], dict[Any, str], list[Fault]]:
@@ -211,8 +219,8 @@ def _read_file(path: Path, root: Path) -> tuple[list[Labelled], dict[Any, str], 
         try:
             number, box = row["image_id"], _box(row, names)
             picture = pictures.get(number, _MISSING)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            message = f"{where}: {type(error).__name__} {error}"
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = f"{where}: {_in_words(error)}"
             faults.append(Fault(path, None, "broken-label", message, "dropped"))
             continue
         if picture is _MISSING:
@@ -224,18 +232,6 @@ def _read_file(path: Path, root: Path) -> tuple[list[Labelled], dict[Any, str], 
 
 
 _MISSING = Labelled(Path(), Path(), [])
-
-
-def _merged(pictures: Iterable[Labelled], path: Path, faults: list[Fault]) -> list[Labelled]:
-    """Return pictures with those that stand for one file put into one."""
-    by_file: dict[Path, Labelled] = {}
-    for each in pictures:
-        first = by_file.setdefault(each.picture, each)
-        if first is not each:
-            first.boxes += each.boxes
-            message = f"{each.picture.name!r} is listed twice; its boxes are joined"
-            faults.append(Fault(path, None, "repeated-picture", message, "kept"))
-    return list(by_file.values())
 
 
 def read_coco(path: Path) -> Reading:
@@ -264,7 +260,7 @@ def read_coco(path: Path) -> Reading:
             continue
         pictures, categories, faults = _read_file(files[split], root)
         names |= dict.fromkeys(categories.values())
-        reading.pools[split] = _merged(pictures, files[split], faults)
+        reading.pools[split] = merge_repeated(pictures, faults)
         reading.faults += faults
     reading.names = tuple(names)
     reading.source = "" if "all" in files else f"files {_listed(files, root)}"

@@ -11,7 +11,16 @@ from pathlib import Path
 from attendet.data import splits as splitting
 from attendet.data.checks import check_picture
 from attendet.data.reading import read_labels
-from attendet.data.samples import SPLITS, SPLITS_FILE, Fault, Format, Labelled, Reading, Sample
+from attendet.data.samples import (
+    SPLITS,
+    SPLITS_FILE,
+    Fault,
+    Format,
+    Labelled,
+    Reading,
+    Sample,
+    class_name,
+)
 from attendet.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["DataSet", "Fault", "Sample", "load_dataset"]
@@ -80,7 +89,7 @@ def _class_table(
     labels = {box.label for pool in reading.pools.values() for each in pool for box in each.boxes}
     numbers = sorted(label for label in labels if isinstance(label, int) and label >= 0)
     if classes is not None:
-        names = tuple(classes)
+        names = tuple(class_name(name) for name in classes)
     elif reading.names is not None:
         names = reading.names
     elif numbers:
@@ -90,10 +99,13 @@ def _class_table(
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
         found = f"{twice[0]!r} twice" if twice else "none"
-        raise DataError(f"class names must be there, each once; got {found} ({reading.root}).")
+        faults = f" {_in_words(reading.faults)}" if reading.faults else ""
+        raise DataError(
+            f"class names must be there, each once; got {found} ({reading.root}).{faults}"
+        )
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
-    # Numbers stay in the labels only where the set names no classes: they count along `names`.
-    table |= {number: number for number in numbers if number < len(names)}
+    if reading.names is None:  # else a number is a class that the set does not name
+        table |= {number: number for number in numbers if number < len(names)}
     return names, table
 
 
@@ -102,13 +114,14 @@ def _check_pools(
 ) -> tuple[dict[str, tuple[Sample, ...]], list[Fault]]:
     """Return the samples of each pool, each picture checked once, and the faults."""
     faults = list(reading.faults)
-    checked: dict[str, Sample | None] = {}
+    checked: dict[tuple[str, Path], Sample | None] = {}
 
     def sample_of(each: Labelled) -> Sample | None:
-        if each.key not in checked:
-            checked[each.key], found = check_picture(each, class_of)
+        place = each.key, each.labels
+        if place not in checked:
+            checked[place], found = check_picture(each, class_of)
             faults.extend(found)
-        return checked[each.key]
+        return checked[place]
 
     pools = {}
     for name, pool in reading.pools.items():
@@ -167,6 +180,24 @@ def _overlap_faults(
     ]
 
 
+def _boxless(
+    train: Sequence[Sample], source: str, reading: Reading, faults: list[Fault], forbidden: bool
+) -> None:
+    """Report a train split without a box, as an error where that is forbidden."""
+    if any(len(sample.class_ids) for sample in train):
+        return
+    first = train[0].key
+    labels = next(e.labels for pool in reading.pools.values() for e in pool if e.key == first)
+    if forbidden:
+        raise DataError(
+            f"train split must hold a box; got none in {len(train)} pictures ({reading.root}, "
+            f"{source}). Labels were looked for as {labels}; put them there, or correct what is "
+            f"wrong: {_in_words(faults)}"
+        )
+    message = f"no box in any picture of train ({len(train)} in all)"
+    faults.append(Fault(labels, None, "no-boxes", message, "kept"))
+
+
 def load_dataset(
     path: str | Path,
     *,
@@ -191,14 +222,15 @@ def load_dataset(
         seed: of the cuts.
         strict: raise when there is any fault.
         splits: a file of splits to use instead of any other.
-        require_train: raise when there is no picture to train on; else ``test`` alone will do.
+        require_train: raise when there is no picture to train on, or no box in all of them; else
+            ``test`` alone will do, and a train split without boxes is a fault.
 
     Returns:
         The data set. Faults are in it; they stop nothing unless ``strict``.
 
     Raises:
-        DataError: if no data set is found there, it holds no picture to train on, or it has faults
-            and ``strict`` is set.
+        DataError: if no data set is found there, it holds no picture or no box to train on, or it
+            has faults and ``strict`` is set.
     """
     reading = read_labels(Path(path), format)
     names, class_of = _class_table(reading, classes)
@@ -213,6 +245,8 @@ def load_dataset(
             f"data set must hold pictures to train on; got {', '.join(parts) or 'none'}, "
             f"{_in_words(faults)} ({path}). Check the folder, or say --format."
         )
+    if "train" in parts:
+        _boxless(parts["train"], source, reading, faults, require_train)
     overlaps = splitting.find_overlaps(parts)
     faults += _overlap_faults(overlaps, parts)
     if strict and faults:

@@ -35,7 +35,7 @@ def recognise_format(path: Path) -> Format:
         raise DataError(f"data set not found ({path}). Check the path.")
     if path.is_file():
         suffix = path.suffix.lower()
-        if suffix in (".yaml", ".yml"):
+        if suffix in (".yaml", ".yml", ".data"):
             return "yolo"
         if suffix == ".json":
             return "coco"

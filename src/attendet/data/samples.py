@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,8 @@ __all__ = [
     "Reading",
     "Sample",
     "assign_keys",
+    "class_name",
+    "merge_repeated",
     "read_lines",
     "split_folders",
 ]
@@ -94,12 +96,14 @@ class Box:
     """One box as written: four corner numbers and a class name, or the number of an unnamed class.
 
     Corners are pixels, or shares of the picture's width and height where `Labelled.relative`.
+    `file` is that of the line where it is not `Labelled.labels`.
     """
 
     xyxy: tuple[float, float, float, float]
     label: str | int
     line: int | None = None
     difficult: bool = False
+    file: Path | None = None
 
 
 @dataclass
@@ -142,6 +146,29 @@ class Reading:
     source: str = ""
     names: tuple[str, ...] | None = None
     faults: list[Fault] = field(default_factory=list)
+
+
+def class_name(text: str) -> str:
+    """Return a class name with single spaces, as a name comes out of any of the formats.
+
+    Example:
+        >>> class_name("  red   cell ")
+        'red cell'
+    """
+    return " ".join(text.split())
+
+
+def merge_repeated(pictures: Iterable[Labelled], faults: list[Fault]) -> list[Labelled]:
+    """Return pictures each once, with the boxes of all its labels; a repeated one is a fault."""
+    by_file: dict[Path, Labelled] = {}
+    for each in pictures:
+        first = by_file.setdefault(each.picture, each)
+        if first is each:
+            continue
+        first.boxes += [replace(box, file=box.file or each.labels) for box in each.boxes]
+        message = f"{each.picture.name!r} is in {first.labels.name} before; its boxes are joined"
+        faults.append(Fault(each.labels, None, "repeated-picture", message, "kept"))
+    return list(by_file.values())
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

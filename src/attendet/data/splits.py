@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attendet.data.samples import SPLITS, SPLITS_FILE, Sample
+from attendet.data.samples import SPLITS, SPLITS_FILE, Sample, read_lines
 from attendet.errors import DataError
 
 if TYPE_CHECKING:
@@ -141,11 +142,34 @@ def cut(
     }
 
 
+def _write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
+    """Write one list a split, over earlier ones of the file of splits there, but over no other."""
+    earlier: dict[str, list[str]] = {}
+    if (folder / SPLITS_FILE).is_file():
+        with suppress(DataError):
+            earlier, _ = read_splits(folder / SPLITS_FILE)
+    lists = {name: folder / f"{name}.txt" for name in keys}
+    for name, path in lists.items():
+        if not path.exists():
+            continue
+        found = [text for _, text in read_lines(path)[0]]
+        if found not in (
+            [key.strip() for key in part] for part in (keys[name], earlier.get(name, []))
+        ):
+            raise DataError(
+                f"list of a split must not replace another file; got {path}. "
+                "Choose another folder (--output), or move that file away."
+            )
+    for name, path in lists.items():
+        path.write_text("".join(f"{key}\n" for key in keys[name]), encoding="utf-8")
+
+
 def write_splits(dataset: DataSet, folder: Path) -> Path:
     """Write which picture is in which split; `load_dataset` takes the file as it takes a folder's.
 
-    Besides ``attendet-splits.json`` a list ``train.txt``, ``val.txt``, ``test.txt`` is written for
-    each split, one key a line.
+    Into a folder other than the data set's own, a list ``train.txt``, ``val.txt``, ``test.txt`` is
+    written besides ``attendet-splits.json`` for each split, one key a line. (In the data set's own
+    folder such a list may be part of the set.)
 
     Args:
         dataset: whose splits to write.
@@ -153,12 +177,15 @@ def write_splits(dataset: DataSet, folder: Path) -> Path:
 
     Returns:
         The path of the JSON file.
+
+    Raises:
+        DataError: if a list is there that was not written so; nothing is written then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = {name: [sample.key for sample in part] for name, part in dataset.splits.items()}
     record = {"format_version": _FORMAT_VERSION, "source": dataset.split_source, "splits": keys}
-    for name, names in keys.items():
-        (folder / f"{name}.txt").write_text("".join(f"{key}\n" for key in names), encoding="utf-8")
+    if folder.resolve() != dataset.root.resolve():
+        _write_lists(folder, keys)
     path = folder / SPLITS_FILE
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -13,6 +13,8 @@ from attendet.data.samples import (
     Labelled,
     Reading,
     assign_keys,
+    class_name,
+    merge_repeated,
     read_lines,
     split_folders,
 )
@@ -107,7 +109,7 @@ class _Reader:
         for stem, picture in self.pictures(picture_folder).items():
             if stem not in used:
                 self._fault(picture, None, "missing-label", f"no {stem}.xml in {xml_folder}")
-        return kept
+        return merge_repeated(kept, self.reading.faults)
 
     def listed(self, list_file: Path, folders: Folders) -> list[Labelled]:
         """Return the pictures that a split's list names, in its order."""
@@ -126,7 +128,8 @@ class _Reader:
                 self._fault(list_file, line, "missing-label", f"no {name}.xml in {xml_folder}")
             else:
                 self._fault(list_file, line, "missing-picture", f"no picture {name!r}")
-        return [each for each in kept.values() if each is not None]
+        found = [each for each in kept.values() if each is not None]
+        return merge_repeated(found, self.reading.faults)
 
 
 def _stem(name: str) -> str:
@@ -204,7 +207,7 @@ def read_voc(path: Path) -> Reading:
         if (root / name).is_file():
             lines, faults = read_lines(root / name)
             reading.names, reading.faults = (
-                tuple(text for _, text in lines),
+                tuple(class_name(text) for _, text in lines),
                 reading.faults + faults,
             )
             break

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from attendet.data.samples import Box, Fault
+from attendet.data.samples import Box, Fault, class_name
 
 __all__ = ["Annotation", "read_annotation"]
 
@@ -99,7 +99,7 @@ class _Handler:
         except ValueError as error:
             self._drop(f"box corner is no number: {error}")
         else:
-            name = " ".join(self._object.get("name", "").split())
+            name = class_name(self._object.get("name", ""))
             if not name:
                 self._drop("object has no name")
                 return
