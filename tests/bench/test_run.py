@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.bench import BenchSettings, Contender, plan_contenders, run_bench
+from attendet.bench import BenchSettings, Contender, plan_contenders, run, run_bench
 from attendet.bench import contenders as contenders_module
 from attendet.bench.run import _verdicts
-from attendet.errors import ConfigError, WeightsError
+from attendet.errors import ConfigError, DataError, WeightsError
 
 Paths = dict[str, Path]
 
@@ -78,6 +79,67 @@ def test_who_cannot_run_is_left_out_with_the_reason(
     assert "none, or cut short" in record["left_out"][0]["reason"]
     with pytest.raises(ConfigError, match=r"no contender can run; broken.onnx.*cut short"):
         run_bench(plan[:1], pictures, settings)
+
+
+def test_who_breaks_down_is_left_out_and_the_others_go_on(
+    exported: Paths, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, asked = run._Worker.ask, []
+
+    def break_down(worker: Any, task: dict[str, Any]) -> dict[str, Any]:
+        if worker.contender.runtime == "openvino" and "batch" in task:
+            asked.append(task)
+            if len(asked) == 3:
+                worker._process.kill()
+        return ask(worker, task)
+
+    monkeypatch.setattr(run._Worker, "ask", break_down)
+    plan = plan_contenders([exported["onnx"]], threads=[1])
+    settings = BenchSettings(rounds=5, seconds=0.001)
+
+    record = run_bench(plan, pictures, settings)
+
+    assert [row["runtime"] for row in record["rows"]] == ["onnx"]
+    assert [one["name"] for one in record["left_out"]] == [plan[1].name]
+    assert "stopped without a word" in record["left_out"][0]["reason"]
+    asked.clear()
+    with pytest.raises(ConfigError, match=r"no contender can run; .*stopped without a word"):
+        run_bench(plan[1:], pictures, settings)
+
+
+def test_without_an_average_precision_the_times_stand(
+    exported: Paths, pictures: list[Path]
+) -> None:
+    plan = plan_contenders([exported["onnx"]], runtimes=["onnx"], threads=[1])
+
+    def fail(_: Contender) -> Any:
+        raise DataError("the truth is gone")
+
+    record = run_bench(plan, pictures, BenchSettings(rounds=5, seconds=0.001), measure_ap=fail)
+
+    assert record["rows"][0]["ap"] is None
+    assert record["rows"][0]["whole_ms"]["median"] > 0
+    assert record["left_out"] == [{"name": f"AP of {plan[0].name}", "reason": "the truth is gone"}]
+
+
+def test_files_of_one_name_are_told_apart(exported: Paths, pictures: list[Path]) -> None:
+    folder = pictures[0].parent
+    for name in "ab":
+        (folder / name).mkdir()
+        shutil.copy(exported["onnx"], folder / name / "best.onnx")
+    files = [folder / name / "best.onnx" for name in "ab"]
+    plan = plan_contenders(files, runtimes=["onnx"], threads=[1])
+    precision = dict(zip(files, [0.9, 0.1], strict=True))
+
+    record = run_bench(
+        plan, pictures, BenchSettings(rounds=5, seconds=0.001),
+        measure_ap=lambda contender: (precision[contender.weights], None),
+    )  # fmt: skip
+
+    assert [(row["file"], row["ap"]) for row in record["rows"]] == [
+        ("a/best.onnx", 0.9), ("b/best.onnx", 0.1),
+    ]  # fmt: skip
+    assert len({row["name"] for row in record["rows"]}) == 2
 
 
 def _row(name: str, ap: float | None, ms: float) -> dict[str, Any]:

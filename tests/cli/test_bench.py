@@ -79,6 +79,34 @@ def test_wrong_words_are_refused_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_broken_picture_is_left_out_and_other_classes_are_refused_at_once(
+    exported: Paths, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    broken = animals / "images/test/1.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    words = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals), *QUICK]
+
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert f"left out: {broken}: " in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/bench.json").read_text())["settings"]["pictures"] == 2
+
+    (animals / "data.yaml").write_text("test: images/test\nnames: [cat, dog, hen]\n")
+    assert main([*words, "--output", str(tmp_path / "other")]) == 2
+    assert "only in the data: 'hen'; only in the weights: 'cow'" in capsys.readouterr().err
+
+
+def test_a_file_with_suppression_inside_is_timed_at_its_own_threshold(
+    exported: Paths, animals: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    words = ["bench", str(exported["best"]), "--runtimes", "onnx", "--data", str(animals)]
+
+    assert main([*words, *QUICK, "--output", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["ap"] is not None
+
+
 def test_made_pictures_are_always_the_same(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -47,6 +47,7 @@ def test_what_was_written_and_how_it_compares(
         (["--format", "darknet", "--split", "all"], 2, "--split must be left out for darknet"),
         (["--format", "onnx", "--confidence", "0"], 2, "--confidence needs --nms; alone it"),
         (["--format", "onnx", "--max-drop", "1"], 2, "--max-drop needs --int8"),
+        (["--format", "onnx", "--calibrate", "x"], 2, "--calibrate needs --int8; alone it"),
         (["--format", "onnx", "--split", "all"], 2, "--split needs --data or --calibrate"),
         (["--format", "onnx", "--size", "100"], 2, "input_hw must be multiples of 32"),
         (["--format", "onnx", "--data", "nowhere"], 3, "data set not found"),

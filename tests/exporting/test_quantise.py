@@ -90,6 +90,22 @@ def test_a_file_in_int8(format: Any, one_level: Any, squares: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == [report.path.name]
 
 
+def test_a_file_in_int8_with_suppression_inside(
+    one_level: Any, squares: Path, tmp_path: Path
+) -> None:
+    network, metadata = one_level("eca")
+    named = dataclasses.replace(metadata, classes=("red", "green"))
+
+    report = attendet.export(
+        network, metadata=named, output=tmp_path, int8=True, nms=True, calibrate=squares,
+        max_drop=100,
+    )  # fmt: skip
+
+    assert report.path.name == "network-int8-nms.onnx"
+    domains = [entry.domain for entry in onnx.load(report.path).opset_import]
+    assert len(domains) == len(set(domains))
+
+
 def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[Any]) -> list[str]:
     """Let each attempt lose given points of average precision; return what was tried."""
     tried: list[str] = []

@@ -73,6 +73,7 @@ def test_a_graph_of_standard_operators_and_no_traces_of_the_machine(
     model = onnx.load(report.path)
 
     assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.domain for entry in model.opset_import] == [""]
     assert [value.name for value in model.graph.input] == ["pictures"]
     assert [value.name for value in model.graph.output] == ["detections"]
     dims = model.graph.input[0].type.tensor_type.shape.dim
@@ -251,3 +252,27 @@ def test_the_given_network_stays_as_it_is(one_level: Any, tmp_path: Path) -> Non
     assert network.training
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_link_to_an_older_export_is_refused_before_the_work(
+    one_level: Any, tmp_path: Path
+) -> None:
+    network, metadata = one_level("none")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "network_openvino").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ConfigError, match="must not be a link"):
+        attendet.export(network, "openvino", metadata=metadata, output=tmp_path)
+
+
+def test_weights_of_the_hub_are_called_after_their_repository(
+    one_level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = one_level("none")
+    monkeypatch.setattr(run, "_load", lambda *_: (network, metadata))
+    monkeypatch.chdir(tmp_path)
+
+    report = attendet.export("hf://ann/cells-v1.5", "torchscript")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["cells-v1.5.torchscript"]
+    assert report.path.resolve() == tmp_path / "cells-v1.5.torchscript"

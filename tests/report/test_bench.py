@@ -17,7 +17,7 @@ def _spread(median: float) -> dict[str, Any]:
 def _row(runtime: str, whole: float, **changed: Any) -> dict[str, Any]:
     row = {
         "name": f"w.onnx, {runtime}, 2 threads, latency, batch 1",
-        "weights": "exports/w.onnx", "runtime": runtime, "runtime_version": "1.0",
+        "weights": "exports/w.onnx", "file": "w.onnx", "runtime": runtime, "runtime_version": "1.0",
         "precision": "float32", "threads": 2, "mode": "latency", "batch": 1,
         "input_hw": [416, 416], "file_mib": 23.15, "memory_mib": 210,
         "cold_start_s": _spread(0.8), "whole_ms": _spread(whole),

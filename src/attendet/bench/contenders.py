@@ -35,12 +35,20 @@ class Contender:
     precision: str = "float32"
     """What the runtime is asked to compute in; a file of another precision keeps its own."""
 
+    label: str = ""
+    """What tells the file from the others; its name if left out."""
+
+    @property
+    def file(self) -> str:
+        """The file as tables name it."""
+        return self.label or self.weights.name
+
     @property
     def name(self) -> str:
         """What tells it from the others in one line."""
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
         asked = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{self.weights.name}, {self.runtime}{asked}, {threads}, {self.mode}"
+        return f"{self.file}, {self.runtime}{asked}, {threads}, {self.mode}"
 
     @property
     def file_bytes(self) -> int:
@@ -50,6 +58,26 @@ class Contender:
         model = self.weights
         weights = [model.with_suffix(".bin")] if model.suffix == ".xml" else []
         return sum(file.stat().st_size for file in (model, *weights))
+
+
+def tell_apart(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each path: its last part, and as many before it as tell it from the others.
+
+    Example:
+        >>> names = tell_apart([Path("runs/a/best.onnx"), Path("runs/b/best.onnx"), Path("c.onnx")])
+        >>> list(names.values())
+        ['a/best.onnx', 'b/best.onnx', 'c.onnx']
+    """
+    names = {}
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        count = 1
+        while count < len(path.parts) and any(
+            other[-count:] == path.parts[-count:] for other in others
+        ):
+            count += 1
+        names[path] = "/".join(path.parts[-count:])
+    return names
 
 
 def plan_contenders(
@@ -78,11 +106,12 @@ def plan_contenders(
                 f"{did_you_mean(name, PACKAGES)}"
             )
     found: list[Contender] = []
+    labels = tell_apart(weights)
     for file, count, mode in itertools.product(weights, threads or (available_cores(),), modes):
         for runtime in able_runtimes(file):
             if runtimes and runtime not in runtimes:
                 continue
-            contender = Contender(file, runtime, count, mode)
+            contender = Contender(file, runtime, count, mode, label=labels[file])
             found.append(contender)
             if runtime == "openvino" and has_bfloat16():
                 found.append(dataclasses.replace(contender, precision="bfloat16"))

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,8 +56,8 @@ class BenchSettings:
     seconds: float = 0.7
     """Of each of the four things that are timed in a turn."""
 
-    confidence: float = 0.25
-    """Lowest score that counts, 0 to 1."""
+    confidence: float | None = None
+    """Lowest score that counts, 0 to 1; the file's own or 0.25 if none."""
 
     input_hw: tuple[int, int] | None = None
     """Input size in pixels; that of the files if none."""
@@ -152,7 +152,8 @@ class _Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # of words that the process did not live to hear
+                    stream.close()
 
 
 def _runtime_version(runtime: str) -> str | None:
@@ -205,25 +206,34 @@ def _take_turns(
     settings: BenchSettings,
     probe: Probe,
     progress: Callable[[str], None],
-) -> dict[tuple[Contender, int], list[dict[str, Any]]]:
-    """Return the answers of each contender at each batch, a warm-up round left out."""
+) -> tuple[dict[tuple[Contender, int], list[dict[str, Any]]], dict[Contender, str]]:
+    """Return the answers of each contender at each batch, and why some could not go on.
+
+    A warm-up round is left out, but for the memory: batches grow in it, so that the peak so far is
+    that of this batch.
+    """
     places = [(worker, batch) for batch in sorted(settings.batches) for worker in workers]
     answers: dict[tuple[Contender, int], list[dict[str, Any]]] = {
         (worker.contender, batch): [] for worker, batch in places
     }
+    lost: dict[Contender, str] = {}
     for turn in range(settings.rounds + 1):
         for worker, batch in places if turn % 2 == 0 else places[::-1]:
+            if worker.contender in lost:
+                continue
             if turn:
                 progress(f"round {turn} of {settings.rounds}: {worker.contender.name}")
                 probe.run()
             else:
                 progress(f"warm-up: {worker.contender.name}")
-            answer = worker.ask({"batch": batch, "seconds": settings.seconds})
-            if turn == 0:  # batches grow, so that the peak so far is that of this batch
-                answers[worker.contender, batch].append({"memory_mib": answer["memory_mib"]})
-            else:
-                answers[worker.contender, batch].append(answer)
-    return answers
+            try:
+                answer = worker.ask({"batch": batch, "seconds": settings.seconds})
+            except WorkerError as error:
+                lost[worker.contender] = str(error)
+                continue
+            kept = answer if turn else {"memory_mib": answer["memory_mib"]}
+            answers[worker.contender, batch].append(kept)
+    return answers, lost
 
 
 def _row(
@@ -236,6 +246,7 @@ def _row(
     return {
         "name": f"{contender.name}, batch {batch}",
         "weights": str(contender.weights),
+        "file": contender.file,
         "runtime": contender.runtime,
         "runtime_version": _runtime_version(contender.runtime),
         "precision": worker.ready["precision"],
@@ -282,18 +293,23 @@ def run_bench(
         stack.callback(probe.close)
         workers, cold, left_out = _start_all(contenders, settings, paths, stack, progress)
         if not workers:
-            first = left_out[0]
-            raise ConfigError(f"no contender can run; {first['name']}: {first['reason']}")
-        answers = _take_turns(workers, settings, probe, progress)
-        rows = [
-            _row(worker, batch, cold[worker.contender], answers[worker.contender, batch])
+            raise _nobody(left_out)
+        answers, lost = _take_turns(workers, settings, probe, progress)
+        left_out += [{"name": one.name, "reason": why} for one, why in lost.items()]
+        workers = [worker for worker in workers if worker.contender not in lost]
+        if not workers:
+            raise _nobody(left_out)
+        rows = {
+            (worker.contender, batch): _row(
+                worker, batch, cold[worker.contender], answers[worker.contender, batch]
+            )
             for worker in workers
             for batch in sorted(settings.batches)
-        ]
+        }
         other_load = watch.other_load(worker.process_id for worker in workers)
     noise = judge_noise(probe.seconds, other_load)
     if measure_ap is not None:
-        _add_ap(rows, [worker.contender for worker in workers], measure_ap, progress)
+        left_out += _add_ap(rows, measure_ap, progress)
     return {
         "layout": LAYOUT,
         "version": __version__,
@@ -306,27 +322,36 @@ def run_bench(
         },
         "seconds": round(time.perf_counter() - begun, 1),
         "noise": noise,
-        "rows": rows,
+        "rows": list(rows.values()),
         "left_out": left_out,
-        "verdicts": _verdicts(rows, noise["too_noisy"], max_loss),
+        "verdicts": _verdicts(list(rows.values()), noise["too_noisy"], max_loss),
     }
 
 
+def _nobody(left_out: Sequence[dict[str, str]]) -> ConfigError:
+    first = left_out[0]
+    return ConfigError(f"no contender can run; {first['name']}: {first['reason']}")
+
+
 def _add_ap(
-    rows: Sequence[Row],
-    contenders: Sequence[Contender],
+    rows: Mapping[tuple[Contender, int], Row],
     measure_ap: Callable[[Contender], tuple[float | None, float | None]],
     progress: Callable[[str], None],
-) -> None:
-    known: dict[tuple[str, str, str], tuple[float | None, float | None]] = {}
-    for contender in contenders:
-        key = (str(contender.weights), contender.runtime, contender.precision)
+) -> list[dict[str, str]]:
+    """Add the average precisions to the rows; return of whom there is none, and why."""
+    known: dict[tuple[Path, str, str], tuple[float | None, float | None]] = {}
+    failed = []
+    for (contender, _), row in rows.items():
+        key = (contender.weights, contender.runtime, contender.precision)
         if key not in known:
             progress(f"average precision: {contender.name}")
-            known[key] = measure_ap(contender)
-        for row in rows:
-            if row["name"].startswith(f"{contender.name}, batch "):
-                row["ap"], row["ap50"] = known[key]
+            try:
+                known[key] = measure_ap(contender)
+            except AttendetError as error:
+                known[key] = (None, None)
+                failed.append({"name": f"AP of {contender.name}", "reason": str(error)})
+        row["ap"], row["ap50"] = known[key]
+    return failed
 
 
 def _verdicts(rows: Sequence[Row], too_noisy: bool, max_loss: float) -> dict[str, Any]:

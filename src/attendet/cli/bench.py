@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet.cli.arguments import size_hw
-from attendet.errors import ConfigError, MissingExtraError
+from attendet.errors import ConfigError, DataError, MissingExtraError, WeightsError
 
 if TYPE_CHECKING:
     from attendet.bench.contenders import Contender
@@ -55,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-loss", type=float, default=0.5, metavar="POINTS",
         help="AP that the fastest may be below the best, points of 100 "
         "(default: %(default)s)")  # fmt: skip
-    add("--confidence", type=float, default=0.25, metavar="SCORE",
-        help="lowest score that counts while timing, 0 to 1 (default: %(default)s)")  # fmt: skip
+    add("--confidence", type=float, metavar="SCORE",
+        help="lowest score that counts while timing, 0 to 1 (default: 0.25; that of a file with "
+        "suppression inside)")  # fmt: skip
     add("--size", type=size_hw, metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the files)")  # fmt: skip
     add("--output", type=Path, default=Path("runs/bench"), metavar="DIR",
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     )
     data = _load_data(args)
     with tempfile.TemporaryDirectory() as folder, _status() as say:
+        if data:
+            _check_classes(contenders, *data)
         paths = [sample.path for sample in data[1]] if data else make_pictures(Path(folder))
         record = run_bench(
             contenders,
@@ -135,12 +138,41 @@ def make_pictures(folder: Path, count: int = PICTURES) -> list[Path]:
 
 
 def _load_data(args: argparse.Namespace) -> tuple[DataSet, Sequence[Sample]] | None:
+    """Return the data set and those of its pictures that can be read."""
     if args.data is None:
         return None
     from attendet.data import load_dataset
+    from attendet.data.checks import decode_faults
 
     data = load_dataset(args.data, format=args.format, require_train=False)
-    return data, data.split(args.split)
+    samples = data.split(args.split)
+    faults = {fault.file: fault for fault in decode_faults(samples)}
+    for fault in faults.values():
+        print(f"left out: {fault.file}: {fault.message}")
+    readable = [sample for sample in samples if sample.path not in faults]
+    if not readable:
+        raise DataError(f"split must hold a picture that can be read; {args.split} holds none.")
+    return data, readable
+
+
+def _check_classes(
+    contenders: Sequence[Contender], data: DataSet, samples: Sequence[Sample]
+) -> None:
+    """Refuse weights whose classes are not the data's now, not after the timing.
+
+    Raises:
+        ConfigError: naming the classes.
+    """
+    from attendet.evaluation.matching import samples_in_classes
+    from attendet.inference import load
+
+    for contender in {contender.weights: contender for contender in contenders}.values():
+        try:
+            classes = load(contender.weights, contender.runtime, "cpu").classes
+        except (WeightsError, MissingExtraError):
+            continue  # it will be left out, with the reason
+        source = f"{data.root}, {contender.file}"
+        samples_in_classes(samples, data.classes, classes, source=source)
 
 
 def _ap_measure(
@@ -161,6 +193,7 @@ def _ap_measure(
             samples_in_classes(samples, data.classes, detector.classes, source=data.root),
             classes=detector.classes,
             confidence=least,
+            max_detections=detector.selection.max_detections,
             curves=False,
         )
         return record["ap"], record["ap50"]

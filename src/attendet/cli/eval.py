@@ -41,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iou", type=float, default=0.5, metavar="IOU",
         help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
         "(default: %(default)s)")  # fmt: skip
-    add("--max-detections", type=int, default=300, metavar="N",
-        help="at most this many a picture (default: %(default)s)")  # fmt: skip
+    add("--max-detections", type=int, metavar="N",
+        help="at most this many a picture (default: 300; fewer if a file with suppression inside "
+        "gives fewer)")  # fmt: skip
     add("--size", type=size_hw, metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
     add("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             confidence=args.confidence,
             iou=args.iou,
-            max_detections=args.max_detections,
+            max_detections=detector.selection.max_detections,
             progress=step,
             on_skip=lambda _, error: left_out.append(error),
         )
@@ -183,7 +184,7 @@ def _file_content(
             "input_hw": list(detector.input_hw),
             "confidence": args.confidence,
             "iou": args.iou,
-            "max_detections": args.max_detections,
+            "max_detections": detector.selection.max_detections,
             "batch": args.batch,
         },
         "metrics": record,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "openvino", "torchscript", "torch-export", "ncnn", "darknet")
 
 NEEDS = {
+    "calibrate": ("int8",),
     "max_drop": ("int8",),
     "confidence": ("nms",),
     "iou": ("nms",),
@@ -33,7 +34,7 @@ NEEDS = {
 }
 """Settings that are settings of something else."""
 
-SETTINGS = ("size", "dynamic", "half", "int8", "calibrate", "nms", "data", *NEEDS)
+SETTINGS = ("size", "dynamic", "half", "int8", "nms", "data", *NEEDS)
 """All but where the files go; darknet has none of them."""
 
 
@@ -136,14 +137,14 @@ def _flag(name: str) -> str:
 def _darknet(args: argparse.Namespace) -> int:
     from attendet.models import load_weights
     from attendet.models.darknet_export import export_darknet
-    from attendet.models.hub import local_weights
+    from attendet.models.hub import local_weights, weights_name
 
     for name in _given(args):
         raise ConfigError(
             f"{_flag(name)} must be left out for darknet, whose files keep values alone."
         )
     network, metadata = load_weights(local_weights(args.weights))
-    for path in export_darknet(network, metadata, args.output, stem=args.weights.stem):
+    for path in export_darknet(network, metadata, args.output, stem=weights_name(args.weights)):
         print(f"written: {path}")
     return 0
 

@@ -17,7 +17,7 @@ OURS = {"model.xml", "model.bin", "model.param", "attendet.json"}
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise where a name is that of a folder with other things in it than an older export.
+    """Raise where a name is a link, or that of a folder with other things than an older export.
 
     Args:
         path: the name that a file or folder is to get.
@@ -25,6 +25,11 @@ def check_replaceable(path: Path) -> None:
     Raises:
         ConfigError: naming what is there.
     """
+    if path.is_symlink():
+        raise ConfigError(
+            f"name of an export must not be a link; {path} is one. Remove it, or choose another "
+            "--output."
+        )
     others = sorted({each.name for each in path.iterdir()} - OURS) if path.is_dir() else []
     if others or (path.is_dir() and path.suffix):
         what = ", ".join(others[:3]) or "a folder"
@@ -59,7 +64,7 @@ def put_in_place(made: Path, path: Path) -> Path:
         made: the file or folder, on the same disk.
         path: its final name.
     """
-    if not path.is_dir() or path.is_symlink():
+    if not path.is_dir():
         return made.replace(path)
     older = made.with_name(f"{made.name}.older")
     path.replace(older)

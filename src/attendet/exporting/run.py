@@ -15,6 +15,7 @@ from attendet.exporting.folders import check_replaceable, put_in_place, work_fol
 from attendet.extras import require
 from attendet.inference import Selection
 from attendet.models.export_info import ExportInfo
+from attendet.models.hub import hub_file, weights_name
 from attendet.models.metadata import WeightsMetadata
 
 if TYPE_CHECKING:
@@ -287,11 +288,13 @@ def _open_data(path: str | Path | None, split: str) -> DataSet | None:
 def _destination(
     weights: object, output: str | Path | None, name: str | None, info: ExportInfo
 ) -> tuple[Path, str]:
-    source = Path(weights) if isinstance(weights, str | Path) else Path("network")
+    stem, beside = "network", Path()
+    if isinstance(weights, str | Path):
+        stem = weights_name(weights)
+        beside = Path() if hub_file(weights) else Path(weights).parent
     marks = [info.precision.replace("float16", "half")] if info.precision != "float32" else []
     marks += ["nms"] if info.nms else []
-    folder = Path(output) if output is not None else source.parent
-    return folder, "-".join([name or source.stem, *marks])
+    return Path(output) if output is not None else beside, "-".join([name or stem, *marks])
 
 
 def _calibration(path: str | Path | None, split: str) -> tuple[Sample, ...]:

@@ -85,4 +85,8 @@ def with_suppression(model: Any, selection: Selection) -> Any:
         onnx.parser.parse_model(text), "suppression_", rename_outputs=False, rename_inputs=False
     )
     pairs = [(name, name) for name in ("boxes_xyxy", "scores")]
-    return onnx.compose.merge_models(model, behind, io_map=pairs)
+    merged = onnx.compose.merge_models(model, behind, io_map=pairs)
+    sets = {entry.domain: entry.version for entry in merged.opset_import}
+    del merged.opset_import[:]  # both parts bring the same ones; readers expect each once
+    merged.opset_import.extend(onnx.helper.make_opsetid(*each) for each in sets.items())
+    return merged

@@ -19,7 +19,15 @@ from attendet.extras import require
 from attendet.models.hub_card import model_card
 from attendet.models.metadata import count_parameters, read_metadata, read_tensor_shapes
 
-__all__ = ["DEFAULT_FILE", "HubFile", "download", "hub_file", "local_weights", "push_to_hub"]
+__all__ = [
+    "DEFAULT_FILE",
+    "HubFile",
+    "download",
+    "hub_file",
+    "local_weights",
+    "push_to_hub",
+    "weights_name",
+]
 
 DEFAULT_FILE = "model.safetensors"
 """The file of a repository that is meant where none is named."""
@@ -101,6 +109,21 @@ def hub_file(source: str | Path) -> HubFile | None:
 def _may_mean_the_hub(text: str, repo: str) -> bool:
     owner = repo.split("/")[0]
     return not (Path(text).exists() or Path(owner).exists() or repo.lower().endswith(_FILES))
+
+
+def weights_name(source: str | Path) -> str:
+    """Return what files made from weights are called: their own name, or the repository's.
+
+    Example:
+        >>> weights_name("runs/best.safetensors")
+        'best'
+        >>> weights_name("hf://ann/cells-v1.5"), weights_name("hf://ann/cells/small.safetensors")
+        ('cells-v1.5', 'small')
+    """
+    wanted = hub_file(source)
+    if wanted is None:
+        return Path(source).stem
+    return wanted.repo.split("/")[1] if wanted.file == DEFAULT_FILE else Path(wanted.file).stem
 
 
 def local_weights(source: str | Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
@@ -41,7 +40,7 @@ def bench_table(record: Mapping[str, Any]) -> Table:
         memory = row["memory_mib"]
         rows.append(
             [
-                PurePath(row["weights"]).name,
+                row["file"],
                 row["runtime"],
                 row["precision"],
                 str(row["threads"]),
@@ -182,4 +181,4 @@ def _median(row: Mapping[str, Any], name: str) -> float:
 
 def _label(row: Mapping[str, Any]) -> str:
     threads = f"{row['threads']} thread{'s' * (row['threads'] != 1)}"
-    return f"{PurePath(row['weights']).name}\n{row['runtime']}, {row['precision']}, {threads}"
+    return f"{row['file']}\n{row['runtime']}, {row['precision']}, {threads}"
