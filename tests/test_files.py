@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -53,3 +54,54 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "atomic")]
     assert modes[0] == modes[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of 255 bytes")
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    longest = tmp_path / f"{'x' * 251}.jpg"
+
+    write_atomically(longest, "whole")
+
+    assert longest.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [longest]
+
+
+def test_the_file_in_the_making_is_hidden_and_known_by_its_end(tmp_path: Path) -> None:
+    with replacing(tmp_path / "state.txt") as partial:
+        assert partial.name.startswith(".")
+        assert partial.name.endswith(".part")
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    too_long, folder = tmp_path / f"{'x' * 252}.jpg", tmp_path / "folder"
+    (folder / "full").mkdir(parents=True)
+
+    for path in (too_long, folder):
+        with pytest.raises(OSError) as caught:
+            write_atomically(path, "whole")
+        assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [folder]  # and nothing beside it
+
+
+def test_a_full_disk_names_the_file_that_was_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomically(tmp_path / "state.txt", "whole")
+
+    assert caught.value.filename == str(tmp_path / "state.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    def copy() -> None:
+        with replacing(tmp_path / "copy.txt") as partial:
+            partial.write_bytes((tmp_path / "gone.txt").read_bytes())
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
+        copy()

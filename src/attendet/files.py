@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all; what goes wrong names the file that was to be."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Args:
         path: the file that is to be there in the end.
 
+    Raises:
+        OSError: if it cannot be written, with its name.
+
     Example:
         >>> target = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with replacing(target) as partial:
@@ -30,10 +33,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    partial = Path(name)
+    partial: Path | None = None
     try:
+        # Its name is short, whatever that of the file: a long one may be all that fits.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        partial = Path(name)
+        os.close(handle)
         yield partial
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -41,8 +46,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None or not _is_of(error, partial):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _is_of(error: OSError, partial: Path | None) -> bool:
+    """Whether an error is of the file in the making, and not of another one that it names."""
+    return partial is None or error.filename is None or str(error.filename) == str(partial)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -125,3 +125,14 @@ def test_a_zone_outside_the_picture_is_refused(corner: tuple[float, float]) -> N
 
     with pytest.raises(ConfigError, match="must lie in the picture of 200 x 100 pixels"):
         counter.update(_at([], None))
+
+
+@pytest.mark.parametrize("line", [(250, 0, 250, 90), (0, 101, 200, 101), (-9, -9, -1, 50)])
+def test_a_line_beside_the_picture_is_told(line: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="must meet the picture of 200 x 100 pixels; got"):
+        LineCounter(line).check((100, 200))
+
+
+@pytest.mark.parametrize("line", [(0, 50, 1280, 50), (200, 0, 200, 100), (-9, 50, 9, 50)])
+def test_a_line_may_reach_out_of_the_picture(line: tuple[float, ...]) -> None:
+    LineCounter(line).check((100, 200))

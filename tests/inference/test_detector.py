@@ -12,6 +12,7 @@ from attendet.errors import ConfigError, PictureError
 from attendet.inference import Detector
 from attendet.inference import detector as detector_module
 from attendet.inference.preprocess import lay_on_canvas
+from attendet.inference.runtime import Limits
 
 BOX = [100, 50, 300, 250]
 
@@ -153,3 +154,40 @@ def test_a_truncated_pil_picture_is_refused(bright: Any, folder: Path) -> None:
         pytest.raises(PictureError, match="truncated or broken"),
     ):
         Detector(bright()).predict(image)
+
+
+# --- thresholds that a file brings along --------------------------------------------------------
+
+
+def _limited(bright: Any) -> Any:
+    runtime = bright()
+    runtime.limits = Limits(confidence=0.3, iou=0.5, max_detections=50)
+    return runtime
+
+
+@pytest.mark.parametrize(
+    ("looser", "words"),
+    [
+        ({"confidence": 0.2}, r"confidence must be at least 0.3, .* got 0.2\..* --confidence, or"),
+        ({"iou": 0.6}, r"iou must be at most 0.5, .* got 0.6\..* another --iou, or"),
+        (
+            {"max_detections": 1000},
+            r"max_detections must be at most 50, .* got 1000\..* another --max-detections, or",
+        ),
+    ],
+)
+def test_thresholds_of_a_file_are_not_made_looser(
+    bright: Any, scene: Any, looser: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Detector(_limited(bright), **looser)
+    with pytest.raises(ConfigError, match=words):
+        Detector(_limited(bright)).predict(scene(), **looser)
+
+
+def test_thresholds_of_a_file_may_be_made_stricter(bright: Any, scene: Any) -> None:
+    detector = Detector(_limited(bright), confidence=0.5, iou=0.4, max_detections=49)
+
+    assert len(detector.predict(scene(), max_detections=1)) == 1
+    assert Detector(_limited(bright)).selection.max_detections == 50
+    assert Detector(bright()).selection.max_detections == 300

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import http.server
 import io
 import sys
@@ -175,18 +176,34 @@ def test_what_is_no_picture_on_standard_input(
         list(read_frames("-"))
 
 
+def test_a_closed_standard_input_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python leaves it after `<&-`
+
+    with pytest.raises(DataError, match="standard input must hold a picture; it is closed"):
+        list(read_frames("-"))
+
+
 # --- addresses ---------------------------------------------------------------------------------
+
+
+asked: list[tuple[str, str | None]] = []
+"""The host and the password, as a header holds it, of each question to the server."""
 
 
 @pytest.fixture
 def web() -> Iterator[str]:
     """A server on loopback."""
+    asked.clear()
     jpeg = _jpeg()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             page = self.path.split("?")[0]
-            if page == "/moved.jpg":
+            asked.append((self.headers["Host"], self.headers["Authorization"]))
+            if page == "/elsewhere.jpg":
+                there = f"http://localhost:{server.server_address[1]}/a.jpg"
+                self._answer(302, b"", Location=there)
+            elif page == "/moved.jpg":
                 self._answer(302, b"", Location="/a.jpg")
             elif page == "/away.jpg":
                 self._answer(302, b"", Location="ftp://127.0.0.1/a.jpg")
@@ -305,6 +322,37 @@ def test_nobody_at_an_address() -> None:
         list(read_frames("http://me:secret@127.0.0.1:9/a.jpg"))
 
 
+PASSWORD = "Basic " + base64.b64encode(b"me:p@ss/w").decode()
+
+
+@pytest.mark.parametrize("page", ["a.jpg", "snapshot", "moved.jpg"])
+def test_a_user_and_password_are_shown_to_the_server_alone(web: str, page: str) -> None:
+    with_password = f"{web}/{page}".replace("://", "://me:p@ss%2Fw@")
+
+    (frame,) = read_frames(with_password)
+
+    assert frame.picture.shape == (20, 30, 3)
+    assert frame.source.label == f"{web}/{page}"
+    assert {password for _, password in asked} == {PASSWORD}
+
+
+def test_a_password_is_not_sent_on_to_another_host(web: str) -> None:
+    (frame,) = read_frames(f"{web}/elsewhere.jpg".replace("://", "://me:p@ss%2Fw@"))
+
+    assert frame.is_still
+    assert [password for _, password in asked] == [PASSWORD, None]
+    assert asked[1][0].startswith("localhost:")
+
+
+@pytest.mark.parametrize("page", ["gone.jpg", "gone", "away.jpg"])
+def test_no_message_about_an_address_tells_its_password(web: str, page: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_frames(f"{web}/{page}".replace("://", "://me:hunter@2@")))
+
+    assert "hunter" not in str(caught.value)
+    assert f"({web}/{page})" in str(caught.value)
+
+
 # --- the buffer --------------------------------------------------------------------------------
 
 
@@ -337,6 +385,18 @@ def test_the_latest_item_replaces_the_others() -> None:
     buffer.end()
 
     assert list(buffer) == [8]
+
+
+def test_a_reader_waits_no_longer_than_it_shall() -> None:
+    buffer: Buffer[int] = Buffer(4)
+    buffer.put(7)
+    buffer.until = time.monotonic() + 0.1
+    much_later = threading.Timer(10, buffer.end)
+    much_later.start()
+
+    assert list(buffer) == [7]
+    assert 0 <= time.monotonic() - buffer.until < 5
+    much_later.cancel()
 
 
 def test_an_error_comes_behind_the_items() -> None:

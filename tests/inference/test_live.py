@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import http.server
+import math
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +17,7 @@ pytest.importorskip("av")
 
 from attendet.errors import ConfigError, DataError
 from attendet.inference import LiveOptions, live, read_frames
-from attendet.inference.sources import Skipped
+from attendet.inference.sources import Skipped, Source
 
 QUICK = {"timeout": 2.0}
 
@@ -117,8 +122,57 @@ def test_a_stream_that_stays_away_is_given_up(camera_server: Any) -> None:
     rest = list(frames)
 
     assert 1 <= len(rest) < 20
-    assert "given up after 0.4 s" in skipped[0].reason
+    told = re.search(r"given up after ([\d.]+) s without it", skipped[0].reason)
+    assert told is not None
+    assert 0.4 <= float(told[1]) < 3
     assert skipped[0].frames == 1 + len(rest)
+
+
+class Clock:
+    """Stands for the module `time` and for the event that is waited on: waiting takes no time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def is_set(self) -> bool:
+        return False
+
+    def set(self) -> None: ...
+
+
+@pytest.mark.parametrize("reconnect", [0.2, 10.0, 60.0, 300.0])
+def test_a_lost_stream_is_tried_for_the_whole_time_that_was_given(
+    monkeypatch: pytest.MonkeyPatch, reconnect: float
+) -> None:
+    clock, tries = Clock(), []
+    monkeypatch.setattr(live, "time", clock)
+    monkeypatch.setattr(live, "FIRST_DELAY", 0.5)
+
+    @contextmanager
+    def once(*_: object) -> Iterator[tuple[Iterator[live.Take], None]]:
+        tries.append(clock.now)
+        if len(tries) > 1:
+            raise DataError("stream cannot be read (x): connection refused.")
+        yield iter([lambda: np.zeros((4, 4, 3), dtype=np.uint8)]), None
+
+    monkeypatch.setattr(live, "_open", once)
+    options = LiveOptions(reconnect=reconnect, drop=False)
+    reader = live.LiveReader(Source("x", "rtsp://x/y", "stream"), options)
+    reader._stop = clock  # type: ignore[assignment]
+
+    with pytest.raises(DataError, match=f"refused; given up after {reconnect:.1f} s without it"):
+        list(reader)
+
+    assert tries[-1] == pytest.approx(1000 + reconnect)
+    waits = np.diff(tries[1:])[:-1]
+    assert all(waits[1:] <= 2 * waits[:-1])
+    assert all(waits <= 30)
 
 
 def test_without_reconnection_the_first_break_is_the_end(camera_server: Any) -> None:
@@ -153,6 +207,114 @@ def test_a_password_is_never_told() -> None:
 
     assert "hunter2" not in str(caught.value)
     assert "rtsp://127.0.0.1:9/x" in str(caught.value)
+
+
+def test_reading_ends_when_its_time_is_up_though_no_frame_comes(camera_server: Any) -> None:
+    options = LiveOptions(drop=False, timeout=60, stop_after=0.5)
+    frames = read_frames(camera_server.address, live=options)
+    started = time.monotonic()
+    first = next(frames)
+    camera_server.pause = 60  # connected, and silent
+
+    rest = list(frames)
+
+    assert 0.4 < time.monotonic() - started < 15
+    assert all(frame.seconds < 0.5 for frame in (first, *rest))
+
+
+def test_reading_ends_when_its_time_is_up_while_the_stream_is_lost(camera_server: Any) -> None:
+    camera_server.per_connection = 20
+    options = LiveOptions(drop=False, reconnect=math.inf, stop_after=1.5, **QUICK)
+    frames = read_frames(camera_server.address, live=options)
+    next(frames)
+    camera_server.is_down = True
+    started = time.monotonic()
+
+    list(frames)
+
+    assert time.monotonic() - started < 15
+
+
+# --- stored videos at an address -----------------------------------------------------------------
+
+
+Serve = Callable[[bytes, int], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve bytes, at every page, as a video of a stated length."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(content: bytes, length: int) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "video/mp4")
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                with suppress(ConnectionError):
+                    self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None: ...
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("page", ["view", "street.mp4"])
+@pytest.mark.parametrize("line", ["breaks", "holds"])
+def test_a_stored_video_that_is_cut_off_is_read_once_and_its_end_told(
+    make_video: Callable[..., Path], serve: Serve, page: str, line: str
+) -> None:
+    whole = make_video(frames=250, options={"movflags": "faststart"}).read_bytes()
+    part = whole[: len(whole) * 2 // 3]
+    address = f"{serve(part, len(whole) if line == 'breaks' else len(part))}/{page}"
+    skipped: list[Skipped] = []
+
+    got = []
+    for frame in read_frames(address, on_skip=skipped.append, live=LiveOptions(**QUICK)):
+        got.append(frame)
+        assert len(got) <= 250
+
+    lefts = [int(np.flatnonzero(frame.picture[30, :, 0] > 128)[0]) for frame in got[:50]]
+    assert lefts == [(4 * number) % 72 for number in range(50)]
+    assert [frame.index for frame in got] == list(range(len(got)))
+    (told,) = skipped
+    assert told.frames == len(got) > 50
+    words = {"breaks": "video breaks off", "holds": "video is damaged or cut off"}
+    assert words[line] in told.reason
+    assert address in told.reason
+
+
+@pytest.mark.parametrize("page", ["view", "street.mp4"])
+def test_a_whole_stored_video_ends_without_a_word(
+    make_video: Callable[..., Path], serve: Serve, page: str
+) -> None:
+    whole = make_video(frames=40, options={"movflags": "faststart"}).read_bytes()
+
+    got = list(read_frames(f"{serve(whole, len(whole))}/{page}", live=LiveOptions(**QUICK)))
+
+    assert [frame.index for frame in got] == list(range(40))
+
+
+def test_every_frame_of_a_video_that_breaks_off_has_its_time(
+    make_video: Callable[..., Path], serve: Serve
+) -> None:
+    whole = make_video(frames=250, options={"movflags": "faststart"}).read_bytes()
+    address = f"{serve(whole[: len(whole) * 2 // 3], len(whole))}/street.mp4"
+
+    seconds = [frame.seconds for frame in read_frames(address, on_skip=lambda _: None)]
+
+    assert seconds == pytest.approx([number / 25 for number in range(len(seconds))], abs=1e-4)
 
 
 # --- cameras -----------------------------------------------------------------------------------
@@ -222,7 +384,27 @@ def test_a_missing_camera_is_one_clear_line(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().err == ""  # OpenCV would say more
 
 
-@pytest.mark.parametrize("wrong", [{"reconnect": -1.0}, {"timeout": 0.0}])
+def test_a_camera_that_never_gives_a_frame_is_told_when_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, camera: type[Camera]
+) -> None:
+    monkeypatch.setattr(Camera, "read", lambda self: time.sleep(60))
+
+    with pytest.raises(DataError, match=r"camera must give frames; got none in 0.3 s \(camera:0\)"):
+        list(read_frames("camera:0", live=LiveOptions(timeout=0.2, stop_after=0.3)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"reconnect": -1.0},
+        {"reconnect": math.nan},
+        {"timeout": 0.0},
+        {"timeout": math.nan},
+        {"stop_after": 0.0},
+        {"stop_after": -1.0},
+        {"stop_after": math.nan},
+    ],
+)
 def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         LiveOptions(**wrong)

@@ -10,7 +10,8 @@ import pytest
 
 from attendet.errors import ConfigError, MissingExtraError
 from attendet.inference import Detector, Frame, Watch, predict_frames, read_frames, streaming
-from attendet.inference.sources import Source
+from attendet.inference.runtime import Limits
+from attendet.inference.sources import Skipped, Source
 
 STREET = Source("street", Path("street.mp4"), "video")
 
@@ -108,13 +109,102 @@ def test_the_confidence_stays_what_was_asked_for(bright: Any, scene: Any) -> Non
     assert [len(one.detections) for one in results] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("confidence", "lowest"), [(None, 0.3), (0.8, 0.32)])
+def test_objects_are_followed_no_lower_than_the_file_can_tell(
+    bright: Any, scene: Any, confidence: float | None, lowest: float
+) -> None:
+    pytest.importorskip("trackers")
+    runtime = bright(input_hw=(96, 192))
+    runtime.limits = Limits(confidence=0.3, iou=0.5, max_detections=50)
+    detector = Detector(runtime, confidence)
+    asked: list[float] = []
+    stream = detector.stream
+    detector.stream = lambda *words, **rule: (
+        asked.append(rule["confidence"]) or stream(*words, **rule)
+    )
+
+    results = list(predict_frames(detector, _frames(scene, 3), Watch(track=True)))
+
+    assert asked == [pytest.approx(lowest)]
+    assert [one.detections.track_ids.tolist() for one in results] == [[0], [1], [1]]
+
+
+# --- lines and zones that do not fit -----------------------------------------------------------
+
+ZONE = Watch(zones=[(0, 0, 150, 0, 150, 90)])
+
+
+def _of_size(name: str, image_hw: tuple[int, int], count: int = 3) -> list[Frame]:
+    source = Source(name, Path(f"{name}.mp4"), "video")
+    picture = np.zeros((*image_hw, 3), dtype=np.uint8)
+    return [Frame(source, picture, number, number / 25) for number in range(count)]
+
+
+def test_a_video_that_a_zone_does_not_fit_is_left_out_and_the_others_go_on(
+    bright: Any,
+) -> None:
+    pytest.importorskip("supervision")
+    frames = [*_of_size("a", (96, 192)), *_of_size("small", (50, 60)), *_of_size("b", (96, 192))]
+    skipped: list[Skipped] = []
+
+    results = predict_frames(Detector(bright()), frames, ZONE, on_skip=skipped.append)
+
+    assert [one.frame.source.name for one in results] == ["a"] * 3 + ["b"] * 3
+    assert [one.path for one in skipped] == ["small.mp4"]
+    assert skipped[0].reason == (
+        "a zone to count in must lie in the picture of 60 x 50 pixels; "
+        "got 0,0,150,0,150,90 (small.mp4)."
+    )
+
+
+def test_pictures_that_a_zone_does_not_fit_are_left_out_wherever_they_stand(bright: Any) -> None:
+    pytest.importorskip("supervision")
+    small, large = np.zeros((50, 60, 3), np.uint8), np.zeros((96, 192, 3), np.uint8)
+    frames = [
+        Frame(Source(name, Path(f"{name}.png")), picture)
+        for name, picture in (("a", small), ("b", large), ("c", small))
+    ]
+    skipped: list[Skipped] = []
+
+    results = predict_frames(Detector(bright()), frames, ZONE, on_skip=skipped.append)
+
+    assert [one.frame.name for one in results] == ["b"]
+    assert [one.path for one in skipped] == ["a.png", "c.png"]
+
+
+def test_without_a_listener_a_zone_that_does_not_fit_is_an_error(bright: Any) -> None:
+    pytest.importorskip("supervision")
+    frames = _of_size("small", (50, 60))
+
+    with pytest.raises(ConfigError, match=r"picture of 60 x 50 pixels; got .* \(small\.mp4\)"):
+        list(predict_frames(Detector(bright()), frames, ZONE))
+
+
+def test_a_camera_that_a_zone_does_not_fit_is_not_waited_for(bright: Any) -> None:
+    pytest.importorskip("supervision")
+    camera = Source("camera-0", "camera:0", "camera")
+
+    def endless() -> Iterator[Frame]:
+        yield Frame(camera, np.zeros((50, 60, 3), np.uint8), 0, 0.0)
+        raise AssertionError("it was read on")
+
+    skipped: list[Skipped] = []
+
+    assert not list(predict_frames(Detector(bright()), endless(), ZONE, on_skip=skipped.append))
+    assert len(skipped) == 1
+
+
+# --- what is wrong -----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: Watch(tile=5), "tile must be 32"),
         (lambda: Watch(tile=64, overlap=1.0), "overlap must be"),
+        (lambda: Watch(only=[]), "only must name at least one class; got none"),
     ],
-    ids=["tile", "overlap"],
+    ids=["tile", "overlap", "only"],
 )
 def test_what_is_wrong_is_said_at_once(make: Callable[[], Watch], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

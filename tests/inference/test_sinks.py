@@ -233,8 +233,8 @@ def test_frames_are_filed_under_their_video(tmp_path: Path, picture: NDArray[np.
                 sink.write(result)
 
     assert _files(tmp_path) == [
-        *("crops/cat/street-000000-2.jpg", "crops/cat/street-000001-2.jpg"),
-        *("crops/dog/street-000000-1.jpg", "crops/dog/street-000001-1.jpg"),
+        *("crops/cat/street/000000-2.jpg", "crops/cat/street/000001-2.jpg"),
+        *("crops/dog/street/000000-1.jpg", "crops/dog/street/000001-1.jpg"),
         *("frames/street/000000.jpg", "frames/street/000001.jpg"),
         *("yolo/street/000000.txt", "yolo/street/000001.txt"),
     ]
@@ -286,6 +286,18 @@ def test_crops_are_the_objects_alone(tmp_path: Path) -> None:
     assert crop.shape == (40, 20, 3)
     assert np.abs(crop.astype(int) - picture[20:60, 10:30]).mean() < 5
     assert read_picture(tmp_path / "out/crops/.._up/000139-2.jpg").shape == (1, 1, 3)
+
+
+def test_crops_of_a_frame_and_of_a_picture_named_like_it_are_both_kept(
+    tmp_path: Path, picture: NDArray[np.uint8]
+) -> None:
+    still = Source("street-000001", Path("in/street-000001.jpg"))
+    results = [*_frames(STREET, picture, 2), _result(still, picture)]
+    with open_sinks(["crops"], tmp_path, [STREET, still]) as sinks:
+        for result in results:
+            sinks[0].write(result)
+
+    assert len(_files(tmp_path)) == len(FOUND) * len(results)
 
 
 def test_videos_are_drawn_one_after_the_other(tmp_path: Path, picture: NDArray[np.uint8]) -> None:

@@ -126,6 +126,8 @@ def test_videos_are_found_among_the_pictures(folder: Path) -> None:
         ("http://host/video.mjpg", "stream", "video"),
         ("http://host/snapshot?camera=1", "address", "snapshot"),
         ("http://host", "address", "host"),
+        ("http://me:p[ss@host/a.jpg", "picture", "a"),
+        ("rtsp://me:p@s[s@host", "stream", "host"),
     ],
 )
 def test_words_for_what_is_no_file(word: str, kind: str, name: str) -> None:
@@ -160,6 +162,8 @@ def test_a_list_may_hold_addresses(tmp_path: Path) -> None:
 def test_a_label_tells_no_password() -> None:
     assert Source("a", "rtsp://me:secret@host/x", "stream").label == "rtsp://host/x"
     assert Source("a", "http://host?mail=a@b", "address").label == "http://host?mail=a@b"
+    assert Source("a", "rtsp://me:p@ss@host:9/x@y", "stream").label == "rtsp://host:9/x@y"
+    assert Source("a", "http://me:a@b@host#me@c", "address").label == "http://host#me@c"
     assert Source("a", Path("x@y/a.jpg")).label == str(Path("x@y/a.jpg"))
 
 
@@ -169,6 +173,7 @@ def test_a_label_tells_no_password() -> None:
         (["camera:front"], r"a camera must be a number or a device; got 'camera:front'"),
         (["rstp://host/x"], r"known scheme; got 'rstp://'. Did you mean 'rtsp'"),
         (["file:///etc/passwd"], r"known scheme; got 'file://'"),
+        (["http://[::1/x"], r"must name a host; got 'http://\[::1/x'"),
         (["0", "a.jpg"], r"a live source must be the only one.*got camera|got 0 and 1 more"),
         (["rtsp://me:pw@host/x", "a.jpg"], r"got rtsp://host/x and 1 more"),
     ],

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,6 +200,23 @@ def test_a_file_of_sound_alone_holds_no_pictures(tmp_path: Path) -> None:
     assert "must hold pictures; got none" in _read(path)[1][0].reason
 
 
+def test_a_whole_video_of_few_long_frames_does_not_end_early(tmp_path: Path) -> None:
+    path = tmp_path / "lapse.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(1, 5))
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for number in range(6):
+            frame = av.VideoFrame(96, 64, "yuv420p")
+            frame.pts, frame.time_base = number, Fraction(5)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    frames, skipped = _read(path)
+
+    assert [frame.seconds for frame in frames] == [0, 5, 10, 15, 20, 25]
+    assert skipped == []
+
+
 def test_damage_in_the_middle_costs_frames_and_is_told(make_video: MakeVideo) -> None:
     path = make_video("a.mkv", frames=100, codec="mpeg4")
     content = bytearray(path.read_bytes())
@@ -295,3 +314,27 @@ def test_frames_of_one_time_stay_in_order(tmp_path: Path) -> None:
 
     times = _decode(tmp_path / "a.mp4")[1]
     assert times == sorted(set(times))
+
+
+def test_frames_that_the_encoder_refuses_are_an_error_of_that_file(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4")
+    too_wide = np.zeros((32, 16_500, 3), dtype=np.uint8)  # libx264 ends at 16384
+
+    with pytest.raises(OSError, match=r"with frames of 16500 x 32: '.*a\.mp4'"):
+        writer.write(too_wide, 0.0)
+    writer.abandon()
+
+
+def test_an_encoder_that_fails_at_the_end_is_an_error_of_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise av.error.ExternalError(-542398533, "Generic error in an external library")
+
+    writer = VideoWriter(tmp_path / "a.mp4")
+    writer.write(np.zeros((32, 64, 3), dtype=np.uint8), 0.0)
+    monkeypatch.setattr(writer, "_stream", SimpleNamespace(encode=broken))
+
+    with pytest.raises(OSError, match=r"external library, with frames of 64 x 32: '.*a\.mp4'"):
+        writer.close()
+    writer.abandon()

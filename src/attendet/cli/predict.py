@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet.cli.arguments import size_hw
+from attendet.cli.predict_flags import check_needs, names
 from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,11 +61,12 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "(default: 0.5, or that of a file with suppression)",
     )  # fmt: skip
     group.add_argument(
-        "--max-detections", type=int, default=300, metavar="N",
-        help="at most this many a picture, or a tile (default: %(default)s)",
+        "--max-detections", type=int, metavar="N",
+        help="at most this many a picture, or a tile (default: 300, or that of a file with "
+        "suppression)",
     )  # fmt: skip
     group.add_argument(
-        "--classes", type=_words, metavar="NAME[,NAME]",
+        "--classes", type=names, metavar="NAME[,NAME]",
         help="classes that are wanted (default: all)",
     )  # fmt: skip
 
@@ -74,7 +77,7 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
         help="folder for results (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--save", type=_words, default=["drawn"], metavar="KIND[,KIND]",
+        "--save", type=names, default=["drawn"], metavar="KIND[,KIND]",
         help=f"what to write: {SAVE_KINDS}, or none (default: drawn: pictures as JPEG, videos as "
         "MP4, with boxes)",
     )  # fmt: skip
@@ -88,8 +91,9 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
         help="show what is found while it runs, as a page in the browser of this machine",
     )  # fmt: skip
     group.add_argument(
-        "--port", type=int, default=0, metavar="N", help="of that page (default: any free one)"
-    )
+        "--port", type=int, default=0, metavar="N",
+        help="with --show: of that page (default: any free one)",
+    )  # fmt: skip
 
 
 def _add_following(group: argparse._ArgumentGroup) -> None:
@@ -99,7 +103,8 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--overlap", type=float, default=0.2, metavar="SHARE",
-        help="of a tile's side that the next one overlaps, 0 to 0.9 (default: %(default)s)",
+        help="with --tile: of a tile's side that the next one overlaps, 0 to 0.9 "
+        "(default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--track", action="store_true",
@@ -121,7 +126,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
         help="take every Nth frame (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--stop-after", type=float, metavar="SECONDS",
+        "--stop-after", type=float, default=math.inf, metavar="SECONDS",
         help="of a camera or stream, then stop (default: at Ctrl-C)",
     )  # fmt: skip
     group.add_argument(
@@ -146,8 +151,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--batch", type=int, metavar="N",
-        help="pictures that run together; of cameras and streams always 1 (default: what suits "
-        "the runtime)",
+        help="pictures that run together; not with --tile; of cameras and streams always 1 "
+        "(default: what suits the runtime)",
     )  # fmt: skip
     group.add_argument(
         "--runtime", default="auto", metavar="NAME",
@@ -164,10 +169,6 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)"
     )
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _numbers(text: str) -> list[float]:
@@ -188,6 +189,7 @@ class _Tally:
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     skipped: list[Skipped] = field(default_factory=list)
     unwritten: list[str] = field(default_factory=list)
+    has_misfits: bool = False
     counted: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
@@ -206,9 +208,13 @@ class _Tally:
         if result.counts:
             self.counted["pictures" if frame.is_still else frame.source.label] = result.counts
 
+    def add_misfit(self, skipped: Skipped) -> None:
+        self.skipped.append(skipped)
+        self.has_misfits = True
+
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 0, or 1 where nothing could be read or something not written."""
+    """Run the command; return 0, or 1 where nothing was read, or something not done as asked."""
     from attendet.cli.interrupts import until_interrupted
     from attendet.cli.progress import paced_bar
     from attendet.inference import predict_frames, read_frames
@@ -219,6 +225,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--batch must be 1 or more; got {args.batch}.")
     if args.max_side is not None and args.max_side < 32:
         raise ConfigError(f"--max-side must be 32 or more; got {args.max_side}.")
+    check_needs(args, add_arguments)
     sources = find_sources(args.sources)
     watch, live = _watch(args), _live(args)
     detector = _detector(args, sources)
@@ -236,20 +243,22 @@ def run(args: argparse.Namespace) -> int:
         open_sinks(
             kinds, args.output, sources, on_fail=tally.unwritten.append, max_side=args.max_side
         ) as sinks,
-        _live_view(args) as views,
+        _live_view(args, sources) as views,
         paced_bar("predict", total, unit) as step,
     ):
         started = time.perf_counter()
-        results = predict_frames(detector, frames, watch, batch=args.batch)
-        if any(source.is_live for source in sources):
+        results = predict_frames(
+            detector, frames, watch, batch=args.batch, on_skip=tally.add_misfit
+        )
+        if any(source.is_live or source.kind == "address" for source in sources):
             results = until_interrupted(results)
         with contextlib.closing(results):
-            _take(results, sources, [*sinks, *views], tally, args.stop_after, step)
+            _take(results, sources, [*sinks, *views], tally, step)
         seconds = time.perf_counter() - started
     _summarise(detector, tally, seconds)
     if kinds and tally.done:
         print(f"written: {', '.join(kinds)} in {args.output}")
-    return 0 if tally.done and not tally.unwritten else 1
+    return 0 if tally.done and not (tally.unwritten or tally.has_misfits) else 1
 
 
 def _watch(args: argparse.Namespace) -> Watch:
@@ -272,6 +281,7 @@ def _live(args: argparse.Namespace) -> LiveOptions:
         drop=not args.all_frames,
         reconnect=args.reconnect,
         timeout=args.timeout,
+        stop_after=args.stop_after,
         on_event=_tell,
     )
 
@@ -305,13 +315,14 @@ def _size_of(sources: Sequence[Source]) -> tuple[int | None, str]:
 
 
 @contextlib.contextmanager
-def _live_view(args: argparse.Namespace) -> Iterator[list[Sink]]:
+def _live_view(args: argparse.Namespace, sources: Sequence[Source]) -> Iterator[list[Sink]]:
     if not args.show:
         yield []
         return
     from attendet.inference.live_view import LiveView
 
-    view = LiveView(args.port, max_side=args.max_side or 1280, title=" ".join(args.sources))
+    title = ", ".join(source.label for source in sources[:3])  # without passwords
+    view = LiveView(args.port, max_side=args.max_side or 1280, title=title)
     print(f"live view: {view.address}", flush=True)
     try:
         yield [view]
@@ -324,7 +335,6 @@ def _take(
     sources: Sequence[Source],
     sinks: Sequence[Sink],
     tally: _Tally,
-    stop_after: float | None,
     step: Callable[[int, int | None], None],
 ) -> None:
     is_alone = len(sources) == 1
@@ -334,8 +344,6 @@ def _take(
         tally.add(result)
         frame = result.frame
         step(tally.done + len(tally.skipped), frame.total if is_alone else None)
-        if stop_after is not None and (frame.seconds or 0) >= stop_after and frame.source.is_live:
-            break
     step(tally.done + len(tally.skipped), None)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from attendet.config import field_help, from_mapping, parse_value
-from attendet.training.recipe import Recipe
+from attendet.training.recipe import Recipe, load_recipe
 
 __all__ = ["add_recipe_flags", "flag", "recipe_overrides"]
 
@@ -40,7 +40,7 @@ def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that were given as flags, each checked under the flag's name.
 
     Raises:
-        ConfigError: if one is not of its type or out of range.
+        ConfigError: if one is not of its type or out of range, or changes nothing in the recipe.
     """
     hints = typing.get_type_hints(Recipe)
     given: dict[str, Any] = {}
@@ -49,4 +49,6 @@ def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
             name = flag(field.name)
             given[field.name] = parse_value(text, hints[field.name], name=name)
             from_mapping(Recipe, {field.name: given[field.name]}, source=name)
+    if given:
+        load_recipe(args.recipe, given).check_effective(given)
     return given

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +29,9 @@ class Buffer(Generic[Item]):
         ahead: items that are held, at most.
         max_bytes: what they may hold together.
         latest: keep only the newest item.
+
+    Attributes:
+        until: when the reader no longer waits for an item, by `time.monotonic`.
     """
 
     def __init__(self, ahead: int, max_bytes: int = MAX_BYTES, *, latest: bool = False) -> None:
@@ -38,6 +43,7 @@ class Buffer(Generic[Item]):
         self._error: BaseException | None = None
         self.latest = latest
         self.closed = False
+        self.until = math.inf
 
     def put(self, item: Item, size: int = 0) -> bool:
         """Hand over an item of so many bytes; return False where nobody wants any more."""
@@ -72,11 +78,14 @@ class Buffer(Generic[Item]):
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
-        """Give the items, waiting for them, up to the end."""
+        """Give the items, waiting for them, up to the end or until it is time."""
         while True:
             with self._changed:
                 while not self._items and not self._ended:
-                    self._changed.wait(0.5)  # a limit, so that Ctrl-C is seen everywhere
+                    left = self.until - time.monotonic()
+                    if left <= 0:
+                        return
+                    self._changed.wait(min(left, 0.5))  # so that Ctrl-C is seen everywhere
                 if not self._items:
                     if self._error is not None:
                         raise self._error

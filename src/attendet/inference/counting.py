@@ -42,6 +42,20 @@ class LineCounter:
         start, end = (sv.Point(float(x), float(y)) for x, y in points)
         self._zone: Any = sv.LineZone(start=start, end=end)
 
+    def check(self, image_hw: tuple[int, int]) -> None:
+        """Refuse pictures of a size in which nothing could ever cross the line.
+
+        Raises:
+            ConfigError: if the line lies outside.
+        """
+        height, width = image_hw
+        low, high = self.points_xy.min(axis=0), self.points_xy.max(axis=0)
+        if (high < 0).any() or (low > (width, height)).any():
+            raise ConfigError(
+                f"a line to count at must meet the picture of {width} x {height} pixels; "
+                f"got {_text(self.points_xy)}."
+            )
+
     def update(self, detections: Detections) -> dict[str, Any]:
         """Return the counts so far, after one more frame of tracked detections."""
         theirs = detections.to_supervision()
@@ -87,6 +101,20 @@ class ZoneCounter:
         self._inside = self._most = self._visits = 0
         self._is_tracked = False
 
+    def check(self, image_hw: tuple[int, int]) -> None:
+        """Refuse pictures of a size in which the polygon does not lie whole.
+
+        Raises:
+            ConfigError: if a corner lies outside.
+        """
+        height, width = image_hw
+        # Their zone is a mask as large as its corners are far.
+        if (self.points_xy < 0).any() or (self.points_xy > (width, height)).any():
+            raise ConfigError(
+                f"a zone to count in must lie in the picture of {width} x {height} pixels; "
+                f"got {_text(self.points_xy)}."
+            )
+
     def update(self, detections: Detections) -> dict[str, Any]:
         """Return the counts so far, after one more frame.
 
@@ -94,7 +122,8 @@ class ZoneCounter:
             ConfigError: if the polygon does not lie in the picture.
         """
         if self._zone is None:
-            self._open(detections.image_hw)
+            self.check(detections.image_hw)
+            self._open()
         inside = np.flatnonzero(self._zone.trigger(detections.to_supervision()))
         self._frame += 1
         self._inside = len(inside)
@@ -104,14 +133,7 @@ class ZoneCounter:
             self._remember(detections.track_ids[inside].tolist())
         return self.counts
 
-    def _open(self, image_hw: tuple[int, int]) -> None:
-        height, width = image_hw
-        # Their zone is a mask as large as its corners are far.
-        if (self.points_xy < 0).any() or (self.points_xy > (width, height)).any():
-            raise ConfigError(
-                f"a zone to count in must lie in the picture of {width} x {height} pixels; "
-                f"got {_text(self.points_xy)}."
-            )
+    def _open(self) -> None:
         self._zone = self._supervision.PolygonZone(
             self.points_xy.round().astype(np.int64),
             triggering_anchors=[self._supervision.Position.CENTER],

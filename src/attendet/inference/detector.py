@@ -50,7 +50,8 @@ class Detector:
     stricter, not looser. One of a fixed size lays every picture on a canvas of that size.
 
     Raises:
-        ConfigError: if a threshold or the size is out of range, or not what the file fixed.
+        ConfigError: if a threshold or the size is out of range, or looser than the file's, or
+            not the size that the file is fixed to.
     """
 
     def __init__(
@@ -275,16 +276,20 @@ class Detector:
 
     def _check_limits(self, rule: Selection) -> None:
         """Refuse thresholds that a suppression in the graph has passed already."""
-        lowest, widest = self._limits.confidence, self._limits.iou
+        limits = self._limits
         for name, value, fixed, side in (
-            ("confidence", rule.confidence, lowest, "least"),
-            ("iou", -rule.iou, None if widest is None else -widest, "most"),
+            ("confidence", rule.confidence, limits.confidence, "least"),
+            ("iou", rule.iou, limits.iou, "most"),
+            ("max_detections", rule.max_detections, limits.max_detections, "most"),
         ):
-            if fixed is not None and value < fixed - 1e-9:
+            if fixed is None:
+                continue
+            too_loose = fixed - value if side == "least" else value - fixed
+            if too_loose > 1e-9:
                 raise ConfigError(
-                    f"{name} must be at {side} {abs(fixed):g}, which the suppression in the "
-                    f"exported file has; got {abs(value):g}. Export it anew with another --{name}, "
-                    "or without --nms."
+                    f"{name} must be at {side} {fixed:g}, which the suppression in the exported "
+                    f"file has; got {value:g}. Export it anew with another "
+                    f"--{name.replace('_', '-')}, or without --nms."
                 )
 
     def lay(self, picture: Picture) -> Laid:

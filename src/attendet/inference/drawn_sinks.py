@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attendet.inference.pipeline import Result
     from attendet.inference.sources import Source
 
-__all__ = ["CropSink", "DrawnSink", "PictureSink", "VideoSink"]
+__all__ = ["CropSink", "DrawnSink", "PictureSink", "UnfinishedError", "VideoSink"]
 
 JPEG_QUALITY = 92
 JPEG_MAX_SIDE = 65500
@@ -36,11 +36,15 @@ def _write_jpeg(path: Path, picture: Picture, label: str) -> None:
     write_atomically(path, to_jpeg(picture, JPEG_QUALITY))
 
 
+class UnfinishedError(OSError):
+    """The video before could not be finished, and is dropped; the result has yet to be written."""
+
+
 class PictureSink:
     """Pictures with boxes and names drawn: ``NAME.jpg``; of a video ``frames/NAME/000012.jpg``."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = self._path = folder
 
     def write(self, result: Result) -> None:
         """Draw and file one frame.
@@ -50,27 +54,30 @@ class PictureSink:
         """
         frame = result.frame
         folder = self._folder if frame.is_still else self._folder / "frames"
-        _write_jpeg(folder / f"{frame.name}.jpg", result.drawn, frame.source.label)
+        self._path = folder / f"{frame.name}.jpg"
+        _write_jpeg(self._path, result.drawn, frame.source.label)
 
     def drop(self) -> str:
-        """Name the folder: each picture stands alone."""
-        return f"a picture in {self._folder}"
+        """Name the latest picture: each stands alone."""
+        return str(self._path)
 
     def close(self, *, whole: bool) -> None:
         """Do nothing: each picture is filed already."""
 
 
 class CropSink:
-    """Each object cut out of its picture: ``crops/CLASS/NAME-1.jpg``, without anything drawn."""
+    """Each object cut out of its picture: ``crops/CLASS/NAME-1.jpg``, without anything drawn.
+
+    Of a video it is ``crops/CLASS/NAME/000012-1.jpg``.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "crops"
+        self._folder = self._path = folder / "crops"
 
     def write(self, result: Result) -> None:
         """File the objects of one frame, numbered from the best score on."""
         picture, found = result.frame.picture, result.detections
         height, width = picture.shape[:2]
-        stem = result.frame.name.replace("/", "-")
         corners = np.concatenate(
             [np.floor(found.boxes_xyxy[:, :2]), np.ceil(found.boxes_xyxy[:, 2:])], axis=1
         ).astype(int)
@@ -79,12 +86,12 @@ class CropSink:
         for number, (kind, (left, top, right, bottom)) in enumerate(places, start=1):
             left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
             crop = picture[top : max(bottom, top + 1), left : max(right, left + 1)]
-            path = self._folder / kind / f"{stem}-{number}.jpg"
-            _write_jpeg(path, crop, result.frame.source.label)
+            self._path = self._folder / kind / f"{result.frame.name}-{number}.jpg"
+            _write_jpeg(self._path, crop, result.frame.source.label)
 
     def drop(self) -> str:
-        """Name the folder: each crop stands alone."""
-        return f"a crop in {self._folder}"
+        """Name the latest crop: each stands alone."""
+        return str(self._path)
 
     def close(self, *, whole: bool) -> None:
         """Do nothing: each crop is filed already."""
@@ -104,20 +111,19 @@ class VideoSink:
         self._writer: VideoWriter | None = None
         self._path = folder
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a video is in the making."""
-        return self._writer is not None
-
     def write(self, result: Result) -> None:
         """Add one frame to the video of its source.
 
         Raises:
+            UnfinishedError: if the video before cannot be finished.
             OSError: if it cannot be written; the rest of this source is then left out.
         """
         frame = result.frame
         if frame.source != self._source:
-            self.close(whole=True)
+            try:
+                self.close(whole=True)
+            except Exception as error:
+                raise UnfinishedError(str(error)) from error
             self._source = frame.source
             if not frame.is_still:
                 self._path = self._folder / f"{frame.source.name}.mp4"
@@ -130,10 +136,12 @@ class VideoSink:
         """Drop the video in the making; the next source begins a new one."""
         writer, self._writer = self._writer, None
         file, self._file = self._file, None
-        if writer is not None:
-            writer.abandon()
-        if file is not None:
-            file.drop()
+        try:
+            if writer is not None:
+                writer.abandon()
+        finally:
+            if file is not None:
+                file.drop()
         return str(self._path)
 
     def close(self, *, whole: bool) -> None:
@@ -161,21 +169,22 @@ class DrawnSink:
         self._folder, self._max_side = folder, max_side
         self._pictures = PictureSink(folder)
         self._videos: VideoSink | None = None
+        self._latest: PictureSink | VideoSink = self._pictures
 
     def write(self, result: Result) -> None:
         """Draw and file one frame."""
         if self._videos is None and not result.frame.is_still:
             self._videos = VideoSink(self._folder, self._max_side)
         if self._videos is not None:
+            self._latest = self._videos
             self._videos.write(result)
         if result.frame.is_still:
+            self._latest = self._pictures
             self._pictures.write(result)
 
     def drop(self) -> str:
-        """Drop the video in the making, if there is one."""
-        if self._videos is not None and self._videos.is_open:
-            return self._videos.drop()
-        return self._pictures.drop()
+        """Drop the video in the making, if there is one; name what was written to."""
+        return self._latest.drop()
 
     def close(self, *, whole: bool) -> None:
         """Finish the video in the making, or drop it."""

@@ -14,7 +14,7 @@ from attendet.extras import require
 from attendet.inference.buffer import map_in_threads, read_in_thread
 from attendet.inference.live import LiveOptions, LiveReader
 from attendet.inference.sources import Skipped, Source, find_sources
-from attendet.inference.video import VideoReader, open_video, to_picture
+from attendet.inference.video import open_video, to_picture
 from attendet.pictures import Picture, read_picture
 
 __all__ = ["Frame", "read_frames", "read_pictures"]
@@ -172,27 +172,10 @@ def _read_one(
 def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]:
     with open_video(source, timeout=timeout) as video:
         total = None if video.total is None else -(-video.total // every)
-        done, reached = 0, 0.0
         for index, (frame, seconds) in enumerate(video.frames()):
-            done, reached = done + 1, seconds
             if index % every == 0:
                 yield Frame(source, to_picture(frame), index, seconds, total)
-        _check_whole(video, done, reached)
-
-
-def _check_whole(video: VideoReader, done: int, reached: float) -> None:
-    if done == 0:
-        raise DataError(f"video must hold frames; got none that can be read ({video.label}).")
-    if video.damaged:
-        raise DataError(
-            f"video is damaged or cut off: {video.damaged} of its packets are broken, "
-            f"{done} frames could be read ({video.label})."
-        )
-    stated = video.stated_seconds
-    if stated is not None and reached < stated - max(1.0, 0.1 * stated):
-        raise DataError(
-            f"video ends early: {reached:.1f} of {stated:.1f} s could be read ({video.label})."
-        )
+        video.check_whole()
 
 
 def read_pictures(
@@ -232,6 +215,11 @@ def _read_still(source: Source) -> Picture:
     if isinstance(source.path, Path):
         return read_picture(source.path)
     if source.path == "-":
+        if sys.stdin is None:
+            raise PictureError(
+                "standard input must hold a picture; it is closed (-). Send a file to it, or name "
+                "the file."
+            )
         content = sys.stdin.buffer.read(MAX_PICTURE_BYTES + 1)
         if len(content) > MAX_PICTURE_BYTES:
             raise PictureError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -15,7 +16,7 @@ import numpy as np
 from attendet.errors import ConfigError, DataError
 from attendet.inference.buffer import Buffer
 from attendet.inference.sources import Source
-from attendet.inference.video import open_video, to_picture
+from attendet.inference.video import VideoReader, open_video, to_picture
 from attendet.pictures import Picture
 
 __all__ = ["LiveOptions", "LiveReader"]
@@ -40,14 +41,22 @@ class LiveOptions:
     timeout: float = 10.0
     """Seconds without a sign of life after which a stream counts as broken."""
 
+    stop_after: float = math.inf
+    """Seconds from the first frame after which reading ends, whether frames come or not."""
+
     on_event: Callable[[str], None] | None = None
     """Told, from another thread, when a source breaks and when it is back."""
 
     def __post_init__(self) -> None:
-        if self.reconnect < 0 or self.timeout <= 0:
+        if not (self.reconnect >= 0 and self.timeout > 0):  # neither holds of NaN
             raise ConfigError(
                 "reconnect must be 0 or more and timeout above 0 seconds; got "
                 f"{self.reconnect!r} and {self.timeout!r}."
+            )
+        if not self.stop_after > 0:
+            raise ConfigError(
+                f"stop_after must be above 0 seconds; got {self.stop_after!r}. "
+                "Leave it out to go on until interrupted."
             )
 
 
@@ -84,17 +93,27 @@ class LiveReader:
         frame, by this machine's clock, at which the frame arrived.
 
         Raises:
-            DataError: if the source is not there, or was lost and did not come back in time.
+            DataError: if the source is not there, was lost and did not come back in time, or is a
+                stored video that breaks off.
         """
+        patience = max(self._options.stop_after, self._options.timeout)
+        self._buffer.until = time.monotonic() + patience
         thread = threading.Thread(target=self._pump, name="live", daemon=True)
         thread.start()
         try:
             for frame in self._buffer:
+                if frame.seconds >= self._options.stop_after:
+                    break
                 yield frame.take(), frame.index, frame.seconds
         finally:
             self._stop.set()
             self._buffer.close()
             thread.join(2)  # it may hang on a dead line; it is a daemon
+        if self._started is None:
+            raise DataError(
+                f"{self._source.kind} must give frames; got none in {patience:g} s "
+                f"({self._source.label}). Check that it runs."
+            )
 
     def _pump(self) -> None:
         try:
@@ -117,37 +136,51 @@ class LiveReader:
                 if now - opened_at > STEADY_SECONDS:
                     delay = FIRST_DELAY
                 self._tell(f"{self._source.label} is lost: {reason.rstrip('.')}. Trying again.")
-            if self._count == 0 or now - lost_at + delay > self._options.reconnect:
-                raise DataError(reason if self._count == 0 else self._given_up(reason))
-            self._stop.wait(delay)
+            away = now - lost_at
+            if self._count == 0 or away >= self._options.reconnect:
+                raise DataError(reason if self._count == 0 else self._given_up(reason, away))
+            self._stop.wait(min(delay, self._options.reconnect - away))
             delay = min(2 * delay, LONGEST_DELAY)
 
     def _read_until_it_breaks(self, lost_at: float) -> str | None:
-        """Return why the source broke, or None where it came to an end of its own."""
+        """Return why the source broke, or None where it came to an end of its own.
+
+        Raises:
+            DataError: if it is a stored video that breaks off: a new attempt would begin anew.
+        """
         before = self._count
         reason = f"{self._source.kind} ended ({self._source.label})."
+        stored: VideoReader | None = None
         try:
-            with _open(self._source, self._options, self._buffer) as (takes, is_finite):
+            with _open(self._source, self._options, self._buffer) as (takes, stored):
                 for take in takes:
-                    now = time.monotonic()
-                    if self._started is None:
-                        self._started = now
-                    elif self._count == before:
-                        self._tell(f"{self._source.label} is back after {now - lost_at:.1f} s.")
-                    frame = _LiveFrame(take, self._count, now - self._started)
-                    self._count += 1
-                    if not self._buffer.put(frame) or self._stop.is_set():
+                    if not self._hand_over(take, None if self._count > before else lost_at):
                         return None
-                if is_finite and self._count > before:
+                if stored is not None:
+                    stored.check_whole()
                     return None
         except DataError as error:
+            if stored is not None and self._count > before:
+                raise
             reason = str(error)
         return reason
 
-    def _given_up(self, reason: str) -> str:
+    def _hand_over(self, take: Take, lost_at: float | None) -> bool:
+        """Give a frame to the reader; return False where it wants no more."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
+            self._buffer.until = now + self._options.stop_after
+        elif lost_at is not None:
+            self._tell(f"{self._source.label} is back after {now - lost_at:.1f} s.")
+        frame = _LiveFrame(take, self._count, now - self._started)
+        self._count += 1
+        return self._buffer.put(frame) and not self._stop.is_set()
+
+    def _given_up(self, reason: str, away: float) -> str:
         if self._options.reconnect == 0:
             return reason
-        return f"{reason.rstrip('.')}; given up after {self._options.reconnect:g} s without it."
+        return f"{reason.rstrip('.')}; given up after {away:.1f} s without it."
 
     def _tell(self, words: str) -> None:
         if self._options.on_event is not None and self._options.reconnect > 0:
@@ -157,15 +190,17 @@ class LiveReader:
 @contextmanager
 def _open(
     source: Source, options: LiveOptions, buffer: Buffer[_LiveFrame]
-) -> Iterator[tuple[Iterator[Take], bool]]:
+) -> Iterator[tuple[Iterator[Take], VideoReader | None]]:
+    """Give what makes pictures of the frames, and the video where it is a stored one."""
     if source.kind == "camera":
         with closing(_camera(source)) as takes:
-            yield takes, False
+            yield takes, None
         return
     with open_video(source, timeout=options.timeout) as video:
         # A stored video that is sent as fast as the line allows would lose most of its frames.
         buffer.latest = options.drop and not video.is_finite
-        yield (partial(to_picture, frame) for frame, _ in video.frames()), video.is_finite
+        takes = (partial(to_picture, frame) for frame, _ in video.frames())
+        yield takes, video if video.is_finite else None
 
 
 def _camera(source: Source) -> Generator[Take, None, None]:

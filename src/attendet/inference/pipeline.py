@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.inference.counting import LineCounter, ZoneCounter
 from attendet.inference.frames import Frame
-from attendet.inference.sources import Source
+from attendet.inference.sources import Skipped, Source
 from attendet.inference.tiles import predict_tiled, tile_windows
 from attendet.inference.tracking import LOW_SHARE, Tracker
 from attendet.pictures import Picture
@@ -54,6 +54,8 @@ class Watch:
     def __post_init__(self) -> None:
         if self.tile is not None:
             tile_windows((1, 1), self.tile, self.overlap)
+        if self.only is not None and len(self.only) == 0:
+            raise ConfigError("only must name at least one class; got none. Leave it out for all.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,7 @@ def predict_frames(
     watch: Watch | None = None,
     *,
     batch: int | None = None,
+    on_skip: Callable[[Skipped], None] | None = None,
 ) -> Generator[Result, None, None]:
     """Give the result of each frame, in order.
 
@@ -130,6 +133,8 @@ def predict_frames(
         watch: what is done with each frame; detection alone if left out.
         batch: frames of one canvas shape that go through the network together, at most; see
             `Detector.stream`.
+        on_skip: told of each source whose pictures a line or zone does not fit, and the others go
+            on; without it that is an error.
 
     Raises:
         ConfigError: if a class, a line or a zone is not what it must be.
@@ -139,11 +144,48 @@ def predict_frames(
         raise ConfigError(f"batch must be 1 or more; got {batch!r}.")
     watch = watch or Watch()
     watcher = _Watcher(detector, watch)
-    found = _detect(detector, frames, watch, watcher.confidence, batch)
+    fitting = _fitting(frames, watcher.counters, on_skip)
+    found = _detect(detector, fitting, watch, watcher.confidence, batch)
     with closing(found):
         for frame, detections in found:
             yield watcher.result(frame, detections)
             del frame, detections  # while the next one is read, these may go
+
+
+def _fitting(
+    frames: Iterable[Frame],
+    counters: Sequence[LineCounter | ZoneCounter],
+    on_skip: Callable[[Skipped], None] | None,
+) -> Generator[Frame, None, None]:
+    """Give the frames of the sources whose pictures all lines and zones fit."""
+    source: Source | None = None
+    fits = True
+    for frame in frames:
+        if frame.source != source:
+            source = frame.source
+            fits = _fits(frame, counters, on_skip)
+            if not fits and source.is_live:
+                return  # it would be waited for in vain
+        if fits:
+            yield frame
+        del frame  # while the next one is read, this may go
+
+
+def _fits(
+    frame: Frame,
+    counters: Sequence[LineCounter | ZoneCounter],
+    on_skip: Callable[[Skipped], None] | None,
+) -> bool:
+    try:
+        for counter in counters:
+            counter.check((frame.picture.shape[0], frame.picture.shape[1]))
+    except ConfigError as error:
+        reason = f"{str(error).removesuffix('.')} ({frame.source.label})."
+        if on_skip is None:
+            raise ConfigError(reason) from None
+        on_skip(Skipped(frame.source.label, reason))
+        return False
+    return True
 
 
 def _detect(
@@ -182,15 +224,17 @@ class _Watcher:
         self._watch = watch
         self._tracks = watch.track or bool(watch.lines)
         self._sure = detector.selection.confidence
-        self.confidence = LOW_SHARE * self._sure if self._tracks else None
+        # A file with suppression inside gives nothing below its own confidence.
+        low = max(detector.least_confidence, LOW_SHARE * self._sure)
+        self.confidence = low if self._tracks else None
         self._source: Source | None = None
         self._begin()  # says at once what is missing or wrong
 
     def _begin(self) -> None:
         self._tracker = Tracker(self._sure) if self._tracks else None
-        self._counters: list[LineCounter | ZoneCounter] = []
-        self._counters += [LineCounter(line) for line in self._watch.lines]
-        self._counters += [ZoneCounter(zone) for zone in self._watch.zones]
+        self.counters: list[LineCounter | ZoneCounter] = []
+        self.counters += [LineCounter(line) for line in self._watch.lines]
+        self.counters += [ZoneCounter(zone) for zone in self._watch.zones]
 
     def result(self, frame: Frame, detections: Detections) -> Result:
         source = None if frame.is_still else frame.source
@@ -199,5 +243,5 @@ class _Watcher:
             self._begin()
         if self._tracker is not None:
             detections = self._tracker.update(detections, frame.seconds)
-        counts = [counter.update(detections) for counter in self._counters]
-        return Result(frame, detections, tuple(self._counters), counts)
+        counts = [counter.update(detections) for counter in self.counters]
+        return Result(frame, detections, tuple(self.counters), counts)

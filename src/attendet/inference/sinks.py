@@ -13,9 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from attendet.errors import ConfigError, PictureError, did_you_mean
+from attendet.errors import AttendetError, ConfigError, did_you_mean
 from attendet.files import write_atomically
-from attendet.inference.drawn_sinks import CropSink, DrawnSink, PictureSink, VideoSink
+from attendet.inference.drawn_sinks import (
+    CropSink,
+    DrawnSink,
+    PictureSink,
+    UnfinishedError,
+    VideoSink,
+)
 from attendet.inference.partial_file import PartialFile
 from attendet.inference.pipeline import Result
 from attendet.inference.sources import Source
@@ -104,18 +110,16 @@ class YoloSink:
     """YOLO text, ``yolo/NAME.txt`` each: a line ``class cx cy w h score`` a detection."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "yolo"
+        self._folder = self._path = folder / "yolo"
 
     def write(self, result: Result) -> None:
         """File the text of one frame; an empty file where nothing was found."""
-        write_atomically(self._target(result), result.detections.to_yolo())
-
-    def _target(self, result: Result) -> Path:
-        return self._folder / f"{result.frame.name}.txt"
+        self._path = self._folder / f"{result.frame.name}.txt"
+        write_atomically(self._path, result.detections.to_yolo())
 
     def drop(self) -> str:
-        """Name the folder: each text stands alone."""
-        return f"a text in {self._folder}"
+        """Name the latest text: each stands alone."""
+        return str(self._path)
 
     def close(self, *, whole: bool) -> None:
         """Do nothing: each text is filed already."""
@@ -229,15 +233,16 @@ SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
 class _Guarded:
     """A sink that tells what it could not write, and goes on."""
 
-    def __init__(self, sink: Sink, on_fail: Callable[[str], None]) -> None:
-        self._sink, self._on_fail = sink, on_fail
+    def __init__(self, kind: str, sink: Sink, on_fail: Callable[[str], None]) -> None:
+        self._kind, self._sink, self._on_fail = kind, sink, on_fail
 
     def write(self, result: Result) -> None:
         try:
             self._sink.write(result)
-        except PictureError as error:
-            self._on_fail(str(error))
-        except OSError as error:
+        except UnfinishedError as error:
+            self._fail(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            self.write(result)
+        except Exception as error:  # of whatever kind: it must not cost what the others hold
             self._fail(error)
 
     def drop(self) -> str:
@@ -246,11 +251,26 @@ class _Guarded:
     def close(self, *, whole: bool) -> None:
         try:
             self._sink.close(whole=whole)
-        except OSError as error:
+        except Exception as error:
             self._fail(error)
 
-    def _fail(self, error: OSError) -> None:
-        self._on_fail(f"{self._sink.drop()} could not be written: {error.strerror or error}.")
+    def _fail(self, error: Exception) -> None:
+        try:
+            name = self._sink.drop()
+        except Exception:  # what cannot be written can often not be removed either
+            name = f"a result of --save {self._kind}"
+        if isinstance(error, AttendetError):
+            self._on_fail(str(error))
+        else:
+            self._on_fail(f"{name} could not be written: {_reason(error)}.")
+
+
+def _reason(error: Exception) -> str:
+    """Return why something failed, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    kind = "" if isinstance(error, OSError) else f"{type(error).__name__} "
+    return f"{kind}{' '.join(str(error).split())}".strip().removesuffix(".")
 
 
 @contextlib.contextmanager
@@ -263,6 +283,8 @@ def open_sinks(
     max_side: int | None = None,
 ) -> Iterator[list[Sink]]:
     """Open several sinks over one folder; leaving the block by an error drops unfinished files.
+
+    A sink that cannot finish its file does not keep the others from finishing theirs.
 
     Args:
         names: some of `SINKS`.
@@ -284,28 +306,28 @@ def open_sinks(
             raise ConfigError(f"there is no way to save as {name!r}. {did_you_mean(name, SINKS)}")
     _check_targets(names, folder, sources)
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = []
+    sinks: list[Sink] = []
+    try:
         for name in dict.fromkeys(names):
             sink = SINKS[name](folder, max_side)
-            if on_fail is not None:
-                sink = _Guarded(sink, on_fail)
-            sinks.append(sink)
-            stack.push(_Closer(sink))
+            sinks.append(sink if on_fail is None else _Guarded(name, sink, on_fail))
         yield sinks
+    except BaseException:
+        _close(sinks, whole=False)
+        raise
+    for error in _close(sinks, whole=True)[:1]:
+        raise error
 
 
-class _Closer:
-    """Closes a sink, whole unless an error is on its way."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._sink.close(whole=kind is None)
+def _close(sinks: Sequence[Sink], *, whole: bool) -> list[BaseException]:
+    """Close every sink, whatever becomes of the others; return what went wrong."""
+    errors: list[BaseException] = []
+    for sink in sinks:
+        try:
+            sink.close(whole=whole)
+        except BaseException as error:  # Ctrl-C while closing, too, costs one file
+            errors.append(error)
+    return errors
 
 
 def _check_targets(names: Sequence[str], folder: Path, sources: Sequence[Source]) -> None:

@@ -49,12 +49,17 @@ class Source:
     @property
     def label(self) -> str:
         """What to call it in messages and results: its path, without a user and password."""
-        return re.sub(r"(?<=://)[^/?#@]*@", "", str(self.path))
+        return _without_user(str(self.path))
 
     @property
     def is_live(self) -> bool:
         """Whether it goes on until someone stops it: a camera or a stream."""
         return self.kind in ("camera", "stream")
+
+
+def _without_user(address: str) -> str:
+    # A password may hold an @ of its own: the host begins behind the last one.
+    return re.sub(r"(?<=://)[^/?#]*@", "", address)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def find_sources(words: Sequence[str | Path]) -> list[Source]:
 
     Raises:
         DataError: if a folder, pattern or list names nothing to read, or there is nothing at all.
-        ConfigError: if an address is of an unknown kind, or others stand beside a live source.
+        ConfigError: if an address is of an unknown kind or broken, or others stand beside a live
+            source.
 
     Example:
         >>> [(one.name, one.kind) for one in find_sources(["a.jpg", "http://host/street.mp4"])]
@@ -158,6 +164,12 @@ def _by_word(word: str) -> Kind | None:
     scheme, separator, rest = word.partition("://")
     if not separator or not scheme.isalnum() or len(scheme) < 2 or not rest:
         return None
+    try:
+        parts = urlsplit(_without_user(word))
+    except ValueError as error:
+        raise ConfigError(
+            f"an address must name a host; got {_without_user(word)!r} ({error}). Check it."
+        ) from None
     if scheme.lower() in STREAM_SCHEMES:
         return "stream"
     if scheme.lower() not in WEB_SCHEMES:
@@ -166,7 +178,7 @@ def _by_word(word: str) -> Kind | None:
             f"an address must start with a known scheme; got {scheme + '://'!r}. "
             f"{did_you_mean(scheme.lower(), known)}"
         )
-    suffix = PurePosixPath(urlsplit(word).path).suffix.lower()
+    suffix = PurePosixPath(parts.path).suffix.lower()
     if suffix in (".mjpg", ".mjpeg", ".m3u8"):  # as cameras and playlists on the net call them
         return "stream"
     if suffix in PICTURE_SUFFIXES:
@@ -218,7 +230,7 @@ def _stem(path: Path | str) -> str:
         return "stdin"
     if "://" not in path:
         path = f"camera-{path.removeprefix('camera:').removeprefix('/dev/')}"
-    parts = urlsplit(path)
+    parts = urlsplit(_without_user(path))
     stem = PurePosixPath(parts.path).stem or parts.hostname or "stream"
     return re.sub(r"[^\w.-]+", "_", stem)
 

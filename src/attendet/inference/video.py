@@ -5,9 +5,10 @@ Frames come one by one with their own times; a video is never held whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ class VideoReader:
         is_finite: whether it has an end of its own; a live stream has none.
         stated_seconds: how long it says it is, or None.
         damaged: packets that are cut off or could not be decoded, so far.
+        done: frames that came, so far.
+        reached: where the last of them ends, in seconds from the first.
     """
 
     kind: str
@@ -52,9 +55,11 @@ class VideoReader:
     total: int | None
     is_finite: bool
     stated_seconds: float | None
-    damaged: int
     _container: av.container.InputContainer
     _stream: av.VideoStream
+    damaged: int = field(default=0, init=False)
+    done: int = field(default=0, init=False)
+    reached: float = field(default=0.0, init=False)
 
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Give each frame with its time in seconds from the first.
@@ -67,17 +72,49 @@ class VideoReader:
         av = _av()
         first: float | None = None
         last = -1.0
-        rate = float(self._stream.average_rate or 0) or 25.0
-        for number, frame in enumerate(self._decoded(av)):
+        usual = 1 / (float(self._stream.average_rate or 0) or 25.0)
+        for frame in self._decoded(av):
             if frame.width * frame.height > MAX_PIXELS:
                 raise DataError(
                     f"video must have at most {MAX_PIXELS} pixels a frame; got {frame.width} x "
                     f"{frame.height} ({self.label})."
                 )
-            time = number / rate if frame.time is None else float(frame.time)
-            first = time if first is None else first
-            last = max(time - first, last + 1e-6)
+            due = last + usual if self.done else 0.0
+            time = self._seconds(frame, frame.pts)
+            if time is None:
+                last = due
+            else:
+                first = time - due if first is None else first
+                last = max(time - first, last + 1e-6)
+            self.done += 1
+            self.reached = last + (self._seconds(frame, frame.duration or None) or usual)
             yield frame, last
+
+    def _seconds(self, frame: av.VideoFrame, ticks: int | None) -> float | None:
+        """Return a time of a frame in seconds; after a break frames come without their clock."""
+        clock = frame.time_base or self._stream.time_base
+        seconds = math.nan if ticks is None or not clock else float(ticks * clock)
+        return seconds if math.isfinite(seconds) else None
+
+    def check_whole(self) -> None:
+        """Check, behind the last frame, that nothing was missing.
+
+        Raises:
+            DataError: if no frame came, some were damaged, or the video is longer than what came.
+        """
+        if self.done == 0:
+            raise DataError(f"video must hold frames; got none that can be read ({self.label}).")
+        if self.damaged:
+            raise DataError(
+                f"video is damaged or cut off: {self.damaged} of its packets are broken, "
+                f"{self.done} frames could be read ({self.label})."
+            )
+        stated = self.stated_seconds
+        if stated is not None and self.reached < stated - max(1.0, 0.1 * stated):
+            raise DataError(
+                f"video ends early: {self.reached:.1f} of {stated:.1f} s could be read "
+                f"({self.label})."
+            )
 
     def _decoded(self, av: Any) -> Iterator[av.VideoFrame]:
         packets = self._container.demux(self._stream)
@@ -140,9 +177,8 @@ def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader
         stream.thread_type = "AUTO" if is_finite else "SLICE"
         seconds = _stated_seconds(stream, container) if is_finite else None
         total = stream.frames or round((seconds or 0) * float(stream.average_rate or 0)) or None
-        yield VideoReader(
-            source.kind, source.label, total, is_finite, seconds, 0, container, stream
-        )
+        kind = "video" if is_finite else source.kind  # an address does not say what it gives
+        yield VideoReader(kind, source.label, total, is_finite, seconds, container, stream)
 
 
 def _stated_seconds(stream: Any, container: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,13 @@ class VideoWriter:
     def __init__(self, path: Path, *, max_side: int | None = None) -> None:
         self._av = require("av", extra="video", purpose="reading and writing videos")
         self._encoder = _encoder(self._av)
-        self._max_side = max_side
-        self._container = self._av.open(
-            str(path), "w", format="mp4", options={"movflags": "faststart"}
-        )
-        self._stream: Any = None
+        self._path, self._max_side = path, max_side
         self._hw = (0, 0)
+        with self._as_os_error():
+            self._container = self._av.open(
+                str(path), "w", format="mp4", options={"movflags": "faststart"}
+            )
+        self._stream: Any = None
         self._last = -1
 
     def write(self, picture: Picture, seconds: float) -> None:
@@ -63,7 +65,7 @@ class VideoWriter:
             seconds: its time; frames come in order of time.
 
         Raises:
-            OSError: if it cannot be written: the disk is full, say.
+            OSError: if it cannot be written: the disk is full, or frames are too large for H.264.
         """
         picture = _even(scale_down(picture, self._max_side))
         if self._stream is None:
@@ -74,7 +76,8 @@ class VideoWriter:
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
         self._last = max(self._last + 1, round(seconds / CLOCK))
         frame.pts, frame.time_base = self._last, CLOCK
-        self._container.mux(self._stream.encode(frame))
+        with self._as_os_error():
+            self._container.mux(self._stream.encode(frame))
 
     def _open_stream(self, picture: Picture) -> None:
         self._hw = (picture.shape[0], picture.shape[1])
@@ -94,16 +97,29 @@ class VideoWriter:
         Raises:
             OSError: if it cannot be written.
         """
-        try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
+        with self._as_os_error():
+            try:
+                if self._stream is not None:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
 
     def abandon(self) -> None:
         """Let go of a file that is not wanted any more, whatever state it is in."""
         with contextlib.suppress(self._av.error.FFmpegError, OSError, ValueError):
             self._container.close()
+
+    @contextlib.contextmanager
+    def _as_os_error(self) -> Iterator[None]:
+        """Turn FFmpeg's own errors into an OSError that says of which file and frames."""
+        try:
+            yield
+        except OSError:
+            raise  # some of FFmpeg's are: no space left, say
+        except self._av.error.FFmpegError as error:
+            height, width = self._hw
+            reason = f"{error.strerror or error}, with frames of {width} x {height}"
+            raise OSError(error.errno, reason, str(self._path)) from None
 
 
 def _encoder(av: Any) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,16 +32,38 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         """Return the request that follows, or refuse the scheme."""
         if not newurl.startswith(("https://", "http://")):
             raise urllib.error.URLError(f"the server sends on to {newurl.split(':')[0]!r}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        newurl, _ = _split_user(newurl)
+        after = super().redirect_request(req, fp, code, msg, headers, newurl)
+        authorization = req.get_header("Authorization")
+        here, there = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if after is not None and authorization and here[:2] == there[:2]:  # no other host is told
+            after.add_unredirected_header("Authorization", authorization)
+        return after
+
+
+def _split_user(address: str) -> tuple[str, str | None]:
+    """Return an address without user and password, and these as Basic authorization."""
+    scheme, separator, rest = address.partition("://")
+    end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
+    user, at, host = rest[:end].rpartition("@")
+    if not at:
+        return address, None
+    name, _, password = user.partition(":")
+    words = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}".encode()
+    return scheme + separator + host + rest[end:], f"Basic {base64.b64encode(words).decode()}"
 
 
 @contextmanager
 def _answer(source: Source, timeout: float) -> Iterator[http.client.HTTPResponse]:
     opener = urllib.request.build_opener(_WebOnly)
     opener.addheaders = [("User-Agent", f"attendet/{__version__}")]
+    address, authorization = _split_user(str(source.path))
     reason: Any
     try:
-        with opener.open(str(source.path), timeout=timeout) as answer:
+        request = urllib.request.Request(address)
+        if authorization is not None:
+            request.add_unredirected_header("Authorization", authorization)
+        with opener.open(request, timeout=timeout) as answer:
             yield answer
             return
     except urllib.error.HTTPError as error:
@@ -51,6 +75,7 @@ def _answer(source: Source, timeout: float) -> Iterator[http.client.HTTPResponse
         ConnectionError,
         TimeoutError,
         ssl.SSLError,
+        OverflowError,
         ValueError,
     ) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__

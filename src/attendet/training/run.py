@@ -207,7 +207,6 @@ def _settings(
         settings = load_recipe(recipe, overrides)
     else:
         settings = load_recipe("default", {**recipe.as_dict(), **overrides})
-    settings.check_effective(overrides)
     return settings if base is None else follow_base(settings, base, given=overrides)
 
 
