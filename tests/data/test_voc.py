@@ -169,6 +169,27 @@ def test_two_lists_with_an_xml_file_each_for_one_picture_keep_their_boxes(
     assert kinds(dataset) == ["identical-pictures"]
 
 
+@pytest.mark.parametrize(("named", "meant"), [("a.jpg", "a.jpg"), ("x/a.png", "a.png")])
+def test_of_two_pictures_of_one_name_the_xml_says_which(
+    tmp_path, picture, annotation, named, meant
+):
+    for name in ("a.jpg", "a.png", "b.jpg", "c.jpg"):
+        picture(tmp_path / name)
+    annotation(tmp_path / "a.xml", [BOX], name=named)
+    for name in "bc":
+        annotation(tmp_path / f"{name}.xml", [BOX])
+
+    data = load_dataset(tmp_path)
+
+    every = [sample.path.name for part in data.splits.values() for sample in part]
+    assert sorted(every) == [meant, "b.jpg", "c.jpg"]
+    other = "a.png" if meant == "a.jpg" else "a.jpg"
+    assert [(fault.file.name, fault.kind, fault.message) for fault in data.faults if
+            fault.kind == "missing-label"] == [
+        (other, "missing-label", f"a.xml is that of {meant}")
+    ]  # fmt: skip
+
+
 def test_missing_pictures_and_labels_are_skipped(tmp_path, voc_folder, annotation, picture):
     voc_folder(tmp_path, [[BOX]] * 2)
     annotation(tmp_path / "gone.xml", [BOX])

@@ -5,7 +5,7 @@ Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from attendet.data.samples import (
     SPLITS,
@@ -75,6 +75,7 @@ class _Reader:
     def __init__(self, root: Path) -> None:
         self.reading = Reading(root, "voc")
         self._pictures: dict[Path, dict[str, Path]] = {}
+        self._twins: dict[Path, list[Path]] = {}
 
     def _fault(self, file: Path, line: int | None, kind: str, message: str) -> None:
         self.reading.faults.append(Fault(file, line, kind, message, "skipped picture"))
@@ -82,8 +83,21 @@ class _Reader:
     def pictures(self, folder: Path) -> dict[str, Path]:
         """Return name without suffix to picture file, listed once a folder."""
         if folder not in self._pictures:
-            self._pictures[folder] = {path.stem: path for path in picture_files(folder)}
+            files = picture_files(folder)
+            self._pictures[folder] = {path.stem: path for path in files}
+            for path in files:
+                self._twins.setdefault(path.with_suffix(""), []).append(path)
         return self._pictures[folder]
+
+    def _meant(self, picture: Path, xml: Path, filename: str) -> Path:
+        """Return which of the pictures of one stem (``a.jpg``, ``a.png``) an XML file means."""
+        twins = self._twins[picture.with_suffix("")]
+        named = PurePosixPath(filename.replace("\\", "/")).name
+        meant = next((path for path in twins if path.name == named), picture)
+        for twin in twins:
+            if twin != meant:
+                self._fault(twin, None, "missing-label", f"{xml.name} is that of {meant.name}")
+        return meant
 
     def labelled(self, xml: Path, pictures: Path) -> Labelled | None:
         """Return the picture of one XML file with its boxes; None if either cannot be had."""
@@ -96,6 +110,7 @@ class _Reader:
         if picture is None:
             self._fault(xml, None, "missing-picture", f"no picture {xml.stem}.* in {pictures}")
             return None
+        picture = self._meant(picture, xml, annotation.filename)
         self.reading.faults += annotation.faults
         return Labelled(picture, xml, annotation.boxes, annotation.declared_hw)
 
