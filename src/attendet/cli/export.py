@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attendet.cli.arguments import size_hw
+from attendet.cli.arguments import given_settings, size_hw
 from attendet.errors import ConfigError
 from attendet.extras import require
 
@@ -110,20 +110,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(args: argparse.Namespace) -> list[str]:
-    """Return the settings of an export that differ from their defaults."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_arguments(parser)
-    return [name for name in SETTINGS if getattr(args, name) != parser.get_default(name)]
-
-
 def _check_needs(args: argparse.Namespace) -> None:
     """Refuse a setting that would change nothing, as its user means it to.
 
     Raises:
         ConfigError: if one is given without that which it is a setting of.
     """
-    for name in _given(args):
+    for name in given_settings(args, add_arguments, SETTINGS):
         needed = NEEDS.get(name, ())
         if needed and not any(getattr(args, other) for other in needed):
             ways = " or ".join(_flag(other) for other in needed)
@@ -139,7 +132,7 @@ def _darknet(args: argparse.Namespace) -> int:
     from attendet.models.darknet_export import export_darknet
     from attendet.models.hub import local_weights, weights_name
 
-    for name in _given(args):
+    for name in given_settings(args, add_arguments, SETTINGS):
         raise ConfigError(
             f"{_flag(name)} must be left out for darknet, whose files keep values alone."
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from attendet.cli.arguments import given_settings
 from attendet.errors import ConfigError
 
 __all__ = ["check_needs", "names"]
 
-NEEDS = {"overlap": "--tile", "port": "--show"}
+NEEDS = {"overlap": "tile", "port": "show"}
 """Settings that are settings of another flag."""
 
 VIDEO_KINDS = ("drawn", "video")
@@ -41,12 +42,9 @@ def check_needs(
     Raises:
         ConfigError: if one is given without that which it is a setting of.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    add_arguments(parser)
-    for name, needed in NEEDS.items():
-        is_given = getattr(args, name) != parser.get_default(name)
-        if is_given and not getattr(args, needed.removeprefix("--")):
-            raise ConfigError(f"--{name} needs {needed}; alone it changes nothing.")
+    for name in given_settings(args, add_arguments, NEEDS):
+        if not getattr(args, NEEDS[name]):
+            raise ConfigError(f"--{name} needs --{NEEDS[name]}; alone it changes nothing.")
     if args.max_side is not None and not (args.show or set(VIDEO_KINDS) & set(args.save)):
         raise ConfigError(
             f"--max-side needs --save {' or '.join(VIDEO_KINDS)}, or --show; alone it changes "

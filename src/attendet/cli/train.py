@@ -35,7 +35,7 @@ FIXED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command: its own, and one for each setting of the recipe."""
     add = parser.add_argument
-    add("data", nargs="?", metavar="DATA", help="data set; not needed with --resume")
+    add("data", nargs="?", metavar="DATA", help="data set; with --resume only if it was moved")
     add("--attention", default=FIXED["attention"], metavar="SPEC",
         help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
         "(default: that of --pretrained, else ca)")  # fmt: skip
