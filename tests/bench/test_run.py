@@ -19,6 +19,12 @@ from attendet.errors import ConfigError, DataError, WeightsError
 Paths = dict[str, Path]
 
 
+@pytest.fixture(autouse=True)
+def cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan the same candidates on every CPU; a test of bfloat16 patches this again."""
+    monkeypatch.setattr(contenders_module, "has_bfloat16", lambda: False)
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(0)
@@ -165,10 +171,7 @@ def test_on_a_noisy_machine_nobody_is_named() -> None:
 # --- who is measured -----------------------------------------------------------------------------
 
 
-def test_every_file_meets_every_runtime_that_can(
-    exported: Paths, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contenders_module, "has_bfloat16", lambda: False)
+def test_every_file_meets_every_runtime_that_can(exported: Paths) -> None:
     plan = plan_contenders(
         [exported["torch"], exported["onnx"], exported["openvino"]],
         threads=[1, 2],
