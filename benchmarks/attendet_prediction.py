@@ -1,6 +1,6 @@
-"""attendet, or the baseline that stands for the usual project, as a contender of peers.py.
+"""attendet, or the baseline that stands for the usual project, as a candidate of peers.py.
 
-It times each picture from its file to its detections, so many pictures a turn.
+It times each image from its file to its detections, so many images a turn.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from turns import Turns
 
 
 class OnSquare:
-    """A runtime whose pictures are letterboxed into the whole square, as peers do it."""
+    """A runtime whose images are letterboxed into the whole square, as peers do it."""
 
     def __init__(self, runtime):
         self._runtime = runtime
-        preprocess = {**runtime.metadata.preprocess, "fit": "square"}
+        preprocess = {**runtime.metadata.preprocess, "resize": "letterbox"}
         self.metadata = dataclasses.replace(runtime.metadata, preprocess=preprocess)
         self.run = runtime.run
 
 
 def passing_confidence(candidates, scores):
-    """Return the score that so many boxes a picture reach, given all scores of each picture."""
+    """Return the score that so many boxes an image reach, given all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
     return float(pooled[min(candidates * len(scores), len(pooled)) - 1]) * (1 - 1e-6)
 
@@ -36,7 +36,7 @@ def load_ours(args, examples):
     import attendet
 
     runtime = attendet.load(args.weights, args.runtime, "cpu", threads=args.threads or None).runtime
-    if args.canvas == "square":
+    if args.network_input == "letterbox":
         runtime = OnSquare(runtime)
     size = (args.size, args.size) if args.resize else None
     detector = attendet.Detector(runtime, input_hw=size)
@@ -62,8 +62,8 @@ def load_usual(args, examples):
     return predictor.predict
 
 
-def take_turns(turns, predict, files, pictures):
-    """Time so many pictures each turn, until ended."""
+def take_turns(turns, predict, files, images):
+    """Time so many images each turn, until ended."""
     for file in files[:3]:
         predict(file)
     remaining = itertools.cycle(files)
@@ -71,7 +71,7 @@ def take_turns(turns, predict, files, pictures):
         turns.wait()
         turns.begin_epoch()
         found = 0
-        for _ in range(pictures):
+        for _ in range(images):
             file = next(remaining)
             begun = time.perf_counter()
             detections = predict(file)
@@ -83,22 +83,22 @@ def take_turns(turns, predict, files, pictures):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("files", type=Path, help="JSON list of picture files")
+    add("files", type=Path, help="JSON list of image files")
     add("--weights", type=Path, help="a file of attendet; without one the baseline runs")
     add("--runtime", default="auto")
-    add("--canvas", choices=["rect", "square"], default="rect")
+    add("--network-input", choices=["rect", "letterbox"], default="rect")
     add("--size", type=int, default=416)
     add("--resize", action="store_true", help="run the weights at --size, not at their own size")
-    add("--confidence", type=float, help="lowest score (default: so that --candidates pass)")
-    add("--candidates", type=int, default=40)
+    add("--confidence", type=float, help="lowest score (default: so that --boxes-before-nms pass)")
+    add("--boxes-before-nms", type=int, default=40)
     add("--classes", type=int, default=3, help="of the baseline")
     add("--threads", type=int, default=0)
-    add("--pictures", type=int, default=10, help="a turn")
+    add("--images", type=int, default=10, help="a turn")
     args = parser.parse_args()
     turns = Turns()  # before anything is imported that prints
     files = json.loads(args.files.read_text())
     predict = (load_ours if args.weights else load_usual)(args, files[:5])
-    take_turns(turns, predict, files, args.pictures)
+    take_turns(turns, predict, files, args.images)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""attendet's own training as a contender of training_throughput.py, which starts it.
+"""attendet's own training as a candidate of training_throughput.py, which starts it.
 
-Recipes that begin with smaller pictures are held to the whole size from the first epoch on.
+Recipes that begin with smaller images are held to the whole size from the first epoch on.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from attendet import train
 class Gate:
     """Lets one epoch through each turn; hears of every step from the training loop."""
 
-    def __init__(self, batch, pictures):
+    def __init__(self, batch, images):
         self.turns = Turns()
-        self.batch, self.pictures = batch, pictures
-        self.canvas_hw = None
+        self.batch, self.images = batch, images
+        self.input_hw = None
 
     def decoded(self, done, total):
         pass
@@ -29,20 +29,20 @@ class Gate:
         pass
 
     def planned(self, plan, folder):  # noqa: ARG002
-        self.canvas_hw = plan.canvas_hw
-        self.pictures = len(plan.cache)
+        self.input_hw = plan.input_hw
+        self.images = len(plan.cache)
         self._await_turn()
 
     def stepped(self, epoch, step, steps, terms):  # noqa: ARG002
-        # The last batch is filled up; what counts is each picture once, as with the others.
-        self.turns.end_step(min(self.batch, self.pictures - step * self.batch))
+        # The last batch is filled up; what counts is each image once, as with the others.
+        self.turns.end_step(min(self.batch, self.images - step * self.batch))
 
     def epoch_ended(self, record):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.turns.end_epoch(
             outside_step_share=record["outside_step_share"],
             process_memory_mib=round(peak),
-            canvas_hw=self.canvas_hw,
+            input_hw=self.input_hw,
         )
         self._await_turn()
 
@@ -54,7 +54,7 @@ class Gate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
-    parser.add_argument("--fit", choices=("rect", "square"), required=True)
+    parser.add_argument("--resize", choices=("rect", "letterbox"), required=True)
     parser.add_argument("--attention", default="ca")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--size", type=int, default=416)
@@ -67,12 +67,12 @@ def main() -> None:
             recipe=args.recipe,
             output=f"{folder}/run",
             reporter=Gate(args.batch, 0),
-            fit=args.fit,
+            fit=args.resize,
             size=args.size,
             batch=args.batch,
             epochs=1000,
             evaluate_every=1000,
-            start_size_share=1.0,
+            start_size_fraction=1.0,
             multi_scale=0.0,
             accelerator="cpu",
         )

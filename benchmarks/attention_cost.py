@@ -4,7 +4,7 @@
     python benchmarks/attention_cost.py --threads 1 --clock cpu     # on a machine that is shared
 
 Every round runs every block once, in an order drawn anew, so that a slow spell of the machine and
-what a neighbour left to the allocator fall on all of them; the median is printed. `copy` writes
+what a neighbor left to the allocator fall on all of them; the median is printed. `copy` writes
 the map once more and is the yardstick; `ca plain` is Coordinate Attention with the same layers as
 it is usually written, over (N, C, H, W) whichever way the map lies in memory.
 """
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=16, help="pictures (default 16)")
+    parser.add_argument("--batch", type=int, default=16, help="images (default 16)")
     parser.add_argument("--rounds", type=int, default=60, help="timed rounds (default 60)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="default wall")

@@ -4,7 +4,7 @@
     python benchmarks/attention_networks.py --only resnet18 --blocks ca --rounds 3 --no-onnx
 
 For each network, block and group of sites: parameters and multiply-accumulates added, the median
-latency of one picture in eager PyTorch (batch normalisation not folded) and in ONNX Runtime, and
+latency of one image in eager PyTorch (batch normalization not folded) and in ONNX Runtime, and
 "step 0 equal": the outputs of the attended network equal those of the network bit for bit, in
 evaluation and in training mode. Weights are random and nothing is fetched. All variants of a
 network take turns in each round, in an order drawn anew, so that a slow spell of the machine falls
@@ -37,7 +37,7 @@ BLOCKS = ("se", "cbam", "eca", "ca")
 
 def reference(attention="none"):
     classes = [str(number) for number in range(80)]
-    return build(classes=classes, attention=attention, attention_start="identity")
+    return build(classes=classes, attention=attention, attention_init="identity")
 
 
 def torchvision(name, **options):
@@ -60,7 +60,7 @@ def timm(name):
     return timm.create_model(name, pretrained=False)
 
 
-# Name: how it is made, side of its picture, and groups of sites by a name for the table: places for
+# Name: how it is made, side of its image, and groups of sites by a name for the table: places for
 # attendet.attend, or sites of the reference network's own spec.
 NETWORKS = {
     "YOLOv4-tiny": (
@@ -113,8 +113,8 @@ class Flat(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures):
-        return flat(self.network(pictures))
+    def forward(self, images):
+        return flat(self.network(images))
 
 
 def flat(output):
@@ -124,10 +124,10 @@ def flat(output):
     return tuple(tensor for part in parts for tensor in flat(part))
 
 
-def macs(network, picture):
+def macs(network, image):
     """Return multiply-accumulates of the layers, without those of the gates' products."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(picture)
+        network(image)
     return counter.get_total_flops() // 2
 
 
@@ -135,22 +135,22 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def starts_equal(network, attended, picture):
+def starts_equal(network, attended, image):
     """Return whether both compute the same bit for bit, in evaluation and in training mode."""
-    pictures = torch.cat([picture, picture.flip(3)])
+    images = torch.cat([image, image.flip(3)])
     for training in (False, True):
         outputs = []
         for one in (network, attended):
             one = copy.deepcopy(one).train(training)
             torch.manual_seed(0)  # of dropout
             with torch.set_grad_enabled(training):
-                outputs.append(one(pictures))
+                outputs.append(one(images))
         if not all(map(torch.equal, *outputs)):
             return False
     return True
 
 
-def put_in(plain, block, places, picture):
+def put_in(plain, block, places, image):
     """Return a copy of a network with attention."""
     if isinstance(places, str):
         attended = Flat(reference(f"{block}@{places}"))
@@ -159,39 +159,39 @@ def put_in(plain, block, places, picture):
         assert all(".attention." in name for name in lacking)
         return attended
     attended = copy.deepcopy(plain)
-    attendet.attend(attended.network, dict.fromkeys(places, block), example_input=picture)
+    attendet.attend(attended.network, dict.fromkeys(places, block), example_input=image)
     return attended
 
 
 def variants_of(make, side, groups, blocks):
-    """Return name (block, sites) to network, the plain one first, and its picture."""
+    """Return name (block, sites) to network, the plain one first, and its image."""
     torch.manual_seed(0)
     plain = Flat(make()).eval()
-    picture = torch.rand(1, 3, side, side)
+    image = torch.rand(1, 3, side, side)
     found = {("none", ""): plain}
     for block in blocks:
         for sites, places in groups.items():
-            attended = put_in(plain, block, places, picture)
+            attended = put_in(plain, block, places, image)
             found[block, sites] = attended.eval()
-    return found, picture
+    return found, image
 
 
-def exported(network, picture, folder):
+def exported(network, image, folder):
     """Return a function that runs the network in ONNX Runtime, and how far off it is."""
     import onnxruntime
 
     path = str(Path(folder) / "network.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (picture,), path, dynamo=True, verbose=False)
+        torch.onnx.export(network, (image,), path, dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Else the threads of the session that had its turn spin on while the next one runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {session.get_inputs()[0].name: picture.numpy()}
+    given = {session.get_inputs()[0].name: image.numpy()}
     with torch.no_grad():
-        expected = network(picture)
+        expected = network(image)
     off = max(
         float((torch.from_numpy(one) - two).abs().max() / two.abs().max().clamp(min=1e-9))
         for one, two in zip(session.run(None, given), expected, strict=True)
@@ -220,14 +220,14 @@ def spread(values):
 
 def measure(name, args):
     """Return one record a variant of a network."""
-    found, picture = variants_of(*NETWORKS[name], args.blocks)
+    found, image = variants_of(*NETWORKS[name], args.blocks)
     plain = found["none", ""]
-    base = parameters(plain), macs(plain, picture)
+    base = parameters(plain), macs(plain, image)
 
     def eager(network):
         def run():
             with torch.inference_mode():
-                network(picture)
+                network(image)
 
         return run
 
@@ -235,7 +235,7 @@ def measure(name, args):
     runs, off = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for key, one in found.items() if args.onnx else ():
-            runs[key], off[key] = exported(one, picture, folder)
+            runs[key], off[key] = exported(one, image, folder)
         onnx = milliseconds(runs, args.rounds) if runs else {}
     records = []
     for (block, sites), one in found.items():
@@ -246,11 +246,11 @@ def measure(name, args):
                 "block": block,
                 "sites": sites,
                 "parameters": parameters(one) - (base[0] if one is not plain else 0),
-                "macs": macs(one, picture) - (base[1] if one is not plain else 0),
+                "macs": macs(one, image) - (base[1] if one is not plain else 0),
                 "eager_ms": times[key],
                 "onnx_ms": onnx.get(key),
                 "onnx_off": off.get(key),
-                "step_0_equal": starts_equal(plain, one, picture),
+                "step_0_equal": starts_equal(plain, one, image),
             }
         )
     return records

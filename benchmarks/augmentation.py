@@ -1,4 +1,4 @@
-"""Time of augmented batches, in ms a picture: wall clock, and the calling thread's CPU time.
+"""Time of augmented batches, in ms an image: wall clock, and the calling thread's CPU time.
 
     python benchmarks/augmentation.py ../shared/data/bccd --size 416 --batch 16
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from attendet.data import Augmenter, AugmentSettings, Batch, PictureCache, load_dataset
+from attendet.data import Augmenter, AugmentSettings, Batch, ImageCache, load_dataset
 from attendet.data.augment_render import DeviceRenderer
 
 
@@ -25,7 +25,7 @@ def median_ms(make: Callable[[int], Batch], batches: int) -> tuple[float, float]
     wall, cpu = [], []
     for step in range(batches):
         started, thread_started = time.perf_counter(), time.thread_time()
-        if make(step).pictures.is_cuda:
+        if make(step).images.is_cuda:
             torch.cuda.synchronize()
         wall.append(time.perf_counter() - started)
         cpu.append(time.thread_time() - thread_started)
@@ -46,29 +46,29 @@ def main() -> None:
     started = time.perf_counter()
     samples = load_dataset(args.data).split("train")
     loaded = time.perf_counter()
-    cache = PictureCache(samples, (args.size, args.size))
+    cache = ImageCache(samples, (args.size, args.size))
     print(f"load {loaded - started:.2f} s, cache {time.perf_counter() - loaded:.2f} s")
-    print(f"{len(cache)} pictures, {cache.pictures.nbytes / 2**20:.0f} MiB, batch {args.batch}")
+    print(f"{len(cache)} images, {cache.images.nbytes / 2**20:.0f} MiB, batch {args.batch}")
 
     settings = AugmentSettings(mixup=0.1)
     augmenter = Augmenter(cache, settings, device=args.device, seed=0)
     gather = Augmenter(cache, settings, device=args.device, seed=0)
-    gather._renderer = DeviceRenderer(cache.pictures, torch.device(args.device))
+    gather._renderer = DeviceRenderer(cache.images, torch.device(args.device))
 
     def indices(step: int) -> list[int]:
         return [(step * args.batch + row) % len(cache) for row in range(args.batch)]
 
     small = (args.size * 3 // 4, args.size * 3 // 4)
     cases: dict[str, tuple[Callable[[int], Batch], int]] = {
-        "mosaic + affine + colour + mix-up 0.1": (
+        "mosaic + affine + color + mix-up 0.1": (
             lambda step: augmenter.batch(indices(step), epoch=0, step=step),
             args.batches,
         ),
         "the same, three quarters of the size": (
-            lambda step: augmenter.batch(indices(step), epoch=0, step=step, canvas_hw=small),
+            lambda step: augmenter.batch(indices(step), epoch=0, step=step, input_hw=small),
             args.batches,
         ),
-        "affine + colour": (
+        "affine + color": (
             lambda step: augmenter.batch(indices(step), epoch=0, step=step, mosaic_on=False),
             args.batches,
         ),

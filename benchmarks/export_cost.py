@@ -5,7 +5,7 @@
     python benchmarks/export_cost.py --threads 1 --clock cpu     # on a machine that is shared
 
 The network has random weights; int8 is calibrated on noise, so its speed counts and nothing else.
-Every round runs every contender once, in an order drawn anew; the median and the tenth percentile
+Every round runs every candidate once, in an order drawn anew; the median and the tenth percentile
 are printed, and what each costs over `none` in the same runtime and form. `written` is the graph as
 the modules are written, `exported` the form that `attendet export` gives it. --operators lists, by
 kind of operator, where the milliseconds of each attention over `none` go.
@@ -28,9 +28,9 @@ import onnxruntime
 import openvino
 import torch
 
-from attendet.exporting import forms, quantise, torch_files
-from attendet.exporting.network import PictureNetwork
-from attendet.exporting.onnx_file import build_onnx, write_onnx
+from attendet.exporters import forms, quantize, torch_files
+from attendet.exporters.network import ImageNetwork
+from attendet.exporters.onnx_file import build_onnx, write_onnx
 from attendet.models import build
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -42,10 +42,10 @@ def exported(attention, form, args):
     torch.manual_seed(0)
     network = build(classes=["a", "b", "c"], attention=attention, width=args.width).eval()
     if form == "exported":
-        made = PictureNetwork(network)
+        made = ImageNetwork(network)
     else:
         with mock.patch.object(forms, "_replace"):
-            made = PictureNetwork(network)
+            made = ImageNetwork(network)
     program = torch_files.trace(made, tuple(args.size), ("batch",))
     blocks = [name for name, part in made.named_modules() if type(part).__name__ in args.blocks]
     return build_onnx(program, dynamic=("batch",)), blocks
@@ -55,7 +55,7 @@ def session(path, args, *, profile=None):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     options.log_severity_level = 3
-    # As in attendet: waiting threads would take time from the contender whose turn it is.
+    # As in attendet: waiting threads would take time from the candidate whose turn it is.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -73,28 +73,28 @@ def compiled(model, precision, args):
     return openvino.Core().compile_model(model, "CPU", settings)
 
 
-def contenders(attention, form, work, args):
+def candidates(attention, form, work, args):
     """Give name -> (what runs the network once, what tells milliseconds by kind of operator)."""
     graph, blocks = exported(attention, form, args)
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (1, *args.size, 3), dtype=np.uint8) for _ in range(4)]
     stem = f"{attention}-{form}".replace("@", "_").replace(",", "_")
     source = write_onnx(graph, work / f"{stem}.onnx", {})
-    kept = next(iter(quantise.attempts(graph, blocks))).kept
+    kept = next(iter(quantize.attempts(graph, blocks))).kept
     for name in args.runtimes:
         library, precision = name.split()
         if library == "onnx":
             path = source
             if precision == "int8":
-                smaller = quantise.quantise_onnx(graph, noise, kept, work)
+                smaller = quantize.quantize_onnx(graph, noise, kept, work)
                 path = write_onnx(smaller, work / f"{stem}-int8.onnx", {})
             prefix = work / f"{stem}-{precision}" if args.operators else None
             runner = session(path, args, profile=prefix)
-            yield name, (lambda s=runner: s.run(None, {"pictures": noise[0]})), runner
+            yield name, (lambda s=runner: s.run(None, {"images": noise[0]})), runner
         else:
             model = openvino.Core().read_model(source)
             if precision == "int8":
-                model = quantise.quantise_openvino(source, noise, kept)
+                model = quantize.quantize_openvino(source, noise, kept)
             request = compiled(model, "bf16" if precision == "bfloat16" else "f32", args)
             request = request.create_infer_request()
             yield name, (lambda r=request: r.infer([noise[0]])), request
@@ -115,7 +115,7 @@ def by_operator(runner, runs):
 
 
 def measure(running, args):
-    """Return contender -> milliseconds of each round."""
+    """Return candidate -> milliseconds of each round."""
     clock, order = CLOCKS[args.clock], random.Random(0)
     times = {key: [] for key in running}
     for turn in range(args.rounds + 3):
@@ -160,7 +160,7 @@ def main() -> None:
     add("--forms", nargs="+", choices=("written", "exported"), default=["exported"])
     add("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     add("--size", nargs=2, type=int, default=[416, 416], metavar=("H", "W"))
-    add("--width", type=float, default=1.0, help="multiplier of channels (default 1)")
+    add("--width-mult", type=float, default=1.0, help="multiplier of channels (default 1)")
     add("--rounds", type=int, default=60, help="timed rounds (default 60)")
     add("--threads", type=int, default=2, help="threads of each runtime (default 2)")
     add("--clock", choices=CLOCKS, default="wall", help="default wall")
@@ -177,7 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for attention in args.attention:
             for form in args.forms:
-                for name, run, runner in contenders(attention, form, Path(folder), args):
+                for name, run, runner in candidates(attention, form, Path(folder), args):
                     running[form, name, attention] = (run, runner)
         times = measure(running, args)
         print(

@@ -3,14 +3,14 @@
     benchmarks/peers.sh
     .venv/bin/python benchmarks/peers.py ../shared/data/bccd --weights w.onnx w_openvino
 
-Contenders are processes that take turns of --pictures pictures, in an order that turns round each
+Candidates are processes that take turns of --images images, in an order that turns round each
 time; while one runs, the others are stopped. All read the same files at the same input size. Peers'
 weights are random and so is attendet's without --weights; lowest scores are then set so that about
---candidates boxes a picture go into suppression, as with a trained network. Each contender uses as
-many threads as it likes, or --threads.
+--boxes-before-nms boxes an image go into suppression, as with a trained network. Each candidate
+uses as many threads as it likes, or --threads.
 
-attendet lays a 640 x 480 picture on 416 x 320; peers on 416 x 416 unless their export is made for
-another shape. So that like is compared with like, each runs both ways: "square" and "rect".
+attendet lays a 640 x 480 image on 416 x 320; peers on 416 x 416 unless their export is made for
+another shape. So that like is compared with like, each runs both ways: "letterbox" and "rect".
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from turns import Contender, describe_machine, warn_of_load
+from turns import Candidate, describe_machine, warn_of_load
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venvs" / "peers" / "bin" / "python"
-CANVASES = ("square", "rect")
+CANVASES = ("letterbox", "rect")
 
 
 def random_weights(folder: Path, classes, size: int, attention: str) -> Path:
@@ -55,8 +55,8 @@ def random_weights(folder: Path, classes, size: int, attention: str) -> Path:
 
 def darknet_files(folder: Path, classes, size: int) -> Path:
     """Write yolov4-tiny with random weights as darknet's files; return their common stem."""
+    from attendet.interop.darknet.export import export_darknet
     from attendet.models import load_weights
-    from attendet.models.darknet_export import export_darknet
 
     network, metadata = load_weights(random_weights(folder, classes, size, "none"))
     return export_darknet(network, metadata, folder, stem="yolov4-tiny")[0].with_suffix("")
@@ -71,79 +71,89 @@ def ultralytics_files(
     environment = {"PYTHONPATH": str(HERE)}
     with log.open("wb") as stream:
         answer = subprocess.run(
-            [str(word) for word in command], stdout=subprocess.PIPE, stderr=stream,
-            env={**os.environ, **environment}, check=False,
-        )  # fmt: skip
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            env={**os.environ, **environment},
+            check=False,
+        )
     if answer.returncode:
         raise SystemExit(f"Ultralytics' export failed; see {log}")
     written: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])["written"]
     return written
 
 
-def own_contenders(args, files: Path, logs: Path, weights: list[Path]) -> list[Contender]:
-    """Return attendet's contenders: each file through each runtime, on both canvases."""
+def own_candidates(args, files: Path, logs: Path, weights: list[Path]) -> list[Candidate]:
+    """Return attendet's candidates: each file through each runtime, on both network inputs."""
     from attendet.inference.loading import able_runtimes
 
-    contenders = []
+    candidates = []
     for path in weights:
         for runtime in able_runtimes(path):
-            for canvas in args.canvas:
+            for padded in args.network_input:
                 command = [sys.executable, HERE / "attendet_prediction.py", files]
-                command += ["--weights", path, "--runtime", runtime, "--canvas", canvas]
+                command += ["--weights", path, "--runtime", runtime, "--network-input", padded]
                 command += ["--size", args.size, *common_words(args)]
                 if args.weights:
                     command += ["--confidence", args.confidence]
-                name = f"attendet {path.name}, {runtime}, {canvas}"
-                contenders.append(Contender(name, command, logs / f"{name}.log"))
-    return contenders
+                name = f"attendet {path.name}, {runtime}, {padded}"
+                candidates.append(Candidate(name, command, logs / f"{name}.log"))
+    return candidates
 
 
 def common_words(args) -> list[object]:
-    return ["--pictures", args.pictures, "--candidates", args.candidates, "--threads", args.threads]
+    return [
+        "--images",
+        args.images,
+        "--boxes-before-nms",
+        args.boxes_before_nms,
+        "--threads",
+        args.threads,
+    ]
 
 
-def peer_contenders(args, files: Path, logs: Path, folder: Path, classes) -> list[Contender]:
-    """Return the peers' contenders; the usual project and OpenCV stretch pictures."""
+def peer_candidates(args, files: Path, logs: Path, folder: Path, classes) -> list[Candidate]:
+    """Return the peers' candidates; the usual project and OpenCV stretch images."""
     seed = [sys.executable, HERE / "attendet_prediction.py", files, "--size", args.size]
     seed += ["--classes", len(classes), *common_words(args)]
-    contenders = [Contender("seed baseline, torch, square", seed, logs / "seed.log")]
+    candidates = [Candidate("seed baseline, torch, square", seed, logs / "seed.log")]
     peer = HERE / "peers" / "prediction.py"
     darknet = darknet_files(folder, classes, args.size)
-    for canvas in args.canvas:
-        height = args.size if canvas == "square" else rect_height(args.size)
+    for padded in args.network_input:
+        height = args.size if padded == "letterbox" else rect_height(args.size)
         shape = ["--size", height, args.size, *common_words(args)]
-        name = f"OpenCV DNN yolov4-tiny, {canvas}"
+        name = f"OpenCV DNN yolov4-tiny, {padded}"
         command = [PEERS, peer, "opencv", darknet, files, *shape]
-        contenders.append(Contender(name, command, logs / f"{name}.log"))
-        exported = folder / f"ultralytics-{canvas}"
-        log = logs / f"export-{canvas}.log"
+        candidates.append(Candidate(name, command, logs / f"{name}.log"))
+        exported = folder / f"ultralytics-{padded}"
+        log = logs / f"export-{padded}.log"
         written = ultralytics_files(exported, files, (height, args.size), log)
         for kind, path in written.items():
-            name = f"Ultralytics {kind}, {canvas}"
+            name = f"Ultralytics {kind}, {padded}"
             command = [PEERS, peer, "ultralytics", path, files, *shape]
-            contenders.append(Contender(name, command, logs / f"{name}.log"))
-    return contenders
+            candidates.append(Candidate(name, command, logs / f"{name}.log"))
+    return candidates
 
 
 def rect_height(size: int) -> int:
-    """Return the height of the canvas of a 4:3 picture, a multiple of 32."""
+    """Return the height of the network input of a 4:3 image, a multiple of 32."""
     return -(-round(size * 0.75) // 32) * 32
 
 
-def take_turns(contenders: list[Contender], rounds: int) -> dict[str, list[dict]]:
-    """Return the answers of each contender, one a round; the first is warm-up and left out."""
-    answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
+def take_turns(candidates: list[Candidate], rounds: int) -> dict[str, list[dict]]:
+    """Return the answers of each candidate, one a round; the first is warm-up and left out."""
+    answers: dict[str, list[dict]] = {candidate.name: [] for candidate in candidates}
     for turn in range(rounds + 1):
-        for contender in contenders if turn % 2 else contenders[::-1]:
-            answer = contender.turn()
+        for candidate in candidates if turn % 2 else candidates[::-1]:
+            answer = candidate.turn()
             answer["ms"] = [1e3 * seconds for _, seconds in answer.pop("steps")]
             if turn:
-                answers[contender.name].append(answer)
+                answers[candidate.name].append(answer)
         print(f"round {turn} of {rounds}", file=sys.stderr)
     return answers
 
 
-def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
+def summarize(answers: dict[str, list[dict]]) -> dict[str, dict]:
     """Return the figures of the table, the fastest first."""
     table = {}
     for name, records in answers.items():
@@ -153,7 +163,7 @@ def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
             "median_ms": round(float(median), 2),
             "q1_ms": round(float(low), 2),
             "q3_ms": round(float(high), 2),
-            "detections_a_picture": round(
+            "detections_a_image": round(
                 sum(record["detections"] for record in records) / len(times), 1
             ),
             "memory_mib": max(record["memory_mib"] for record in records),
@@ -173,8 +183,10 @@ def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
 
 def print_table(table: dict[str, dict]) -> None:
     """Print the figures as Markdown."""
-    print("| contender | median, ms | quartiles, ms | times the fastest of attendet (range of "
-          "rounds) | detections a picture | peak memory, MiB |")  # fmt: skip
+    print(
+        "| candidate | median, ms | quartiles, ms | times the fastest of attendet (range of "
+        "rounds) | detections an image | peak memory, MiB |"
+    )
     print("|---|--:|--:|--:|--:|--:|")
     for name, row in table.items():
         ratio = row.get("times_ours")
@@ -182,7 +194,7 @@ def print_table(table: dict[str, dict]) -> None:
         times = "" if ratio is None else f"{ratio:.2f} ({spread[0]:.2f} to {spread[1]:.2f})"
         print(
             f"| {name} | {row['median_ms']:.1f} | {row['q1_ms']:.1f} to {row['q3_ms']:.1f} "
-            f"| {times} | {row['detections_a_picture']:.1f} | {row['memory_mib']} |"
+            f"| {times} | {row['detections_a_image']:.1f} | {row['memory_mib']} |"
         )
 
 
@@ -192,17 +204,25 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("data", help="data set in any form that attendet reads")
-    add("--split", default="test", help="whose pictures (default test)")
-    add("--weights", type=Path, nargs="+", default=[], metavar="FILE",
-        help="files of attendet: weights and exported ones (default: random weights)")  # fmt: skip
+    add("--split", default="test", help="whose images (default test)")
+    add(
+        "--weights",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files of attendet: weights and exported ones (default: random weights)",
+    )
     add("--confidence", type=float, default=0.25, help="with --weights (default 0.25)")
-    add("--size", type=int, default=416, help="long side of the canvas, pixels (default 416)")
-    add("--canvas", nargs="+", choices=CANVASES, default=list(CANVASES))
+    add(
+        "--size", type=int, default=416, help="long side of the network input, pixels (default 416)"
+    )
+    add("--network-input", nargs="+", choices=CANVASES, default=list(CANVASES))
     add("--rounds", type=int, default=15, help="turns of each (default 15)")
-    add("--pictures", type=int, default=10, help="a turn (default 10)")
-    add("--candidates", type=int, default=40, help="boxes before suppression (default 40)")
+    add("--images", type=int, default=10, help="a turn (default 10)")
+    add("--boxes-before-nms", type=int, default=40, help="boxes before suppression (default 40)")
     add("--threads", type=int, default=0, help="of each (default: as it chooses)")
-    add("--only", nargs="+", default=[], metavar="WORD", help="contenders whose names hold a word")
+    add("--only", nargs="+", default=[], metavar="WORD", help="candidates whose names hold a word")
     add("--output", type=Path, default=Path("runs/peers.json"), metavar="FILE")
     return parser.parse_args()
 
@@ -219,25 +239,25 @@ def main() -> None:
     dataset = load_dataset(args.data, require_train=False)
     logs = args.output.with_suffix("") / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    contenders: list[Contender] = []
+    candidates: list[Candidate] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = folder / "files.json"
         files.write_text(json.dumps([str(s.path.resolve()) for s in dataset.split(args.split)]))
         weights = args.weights or [random_weights(folder, dataset.classes, args.size, "ca")]
-        contenders += own_contenders(args, files, logs, weights)
-        contenders += peer_contenders(args, files, logs, folder, dataset.classes)
+        candidates += own_candidates(args, files, logs, weights)
+        candidates += peer_candidates(args, files, logs, folder, dataset.classes)
         if args.only:
-            contenders = [c for c in contenders if any(word in c.name for word in args.only)]
+            candidates = [c for c in candidates if any(word in c.name for word in args.only)]
         try:
-            for contender in contenders:
-                print(f"starting {contender.name}", file=sys.stderr)
-                contender.start()
-            answers = take_turns(contenders, args.rounds)
+            for candidate in candidates:
+                print(f"starting {candidate.name}", file=sys.stderr)
+                candidate.start()
+            answers = take_turns(candidates, args.rounds)
         finally:
-            for contender in contenders:
-                contender.close()
-    table = summarise(answers)
+            for candidate in candidates:
+                candidate.close()
+    table = summarize(answers)
     print_table(table)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     settings["weights"] = [str(path) for path in args.weights]

@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/prediction_latency.py ../shared/data/bccd
 
-Both take every picture one after the other in one process, in an order that turns round each time,
+Both take every image one after the other in one process, in an order that turns round each time,
 so that whatever else the machine does falls on both. The usual way is seed_baseline.py. Both run
 YOLOv4-tiny with Coordinate Attention. Where weights are random (the baseline's are, attendet's are
-unless --weights) the confidence is set so that about --candidates boxes a picture pass it, as with
-a trained network.
+unless --weights) the confidence is set so that about --boxes-before-nms boxes an image pass it, as
+with a trained network.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def random_weights(path: Path, classes: tuple[str, ...], size: int) -> Path:
     return save_weights(path, build_from_metadata(metadata), metadata)
 
 
-def confidence_that_passes(candidates, scores):
-    """Return the score that so many boxes a picture reach, given all scores of each picture."""
+def confidence_that_passes(boxes_before_nms, scores):
+    """Return the score that so many boxes an image reach, given all scores of each image."""
     pooled = np.sort(np.concatenate(scores))[::-1]
-    return float(pooled[min(candidates * len(scores), len(pooled)) - 1])
+    return float(pooled[min(boxes_before_nms * len(scores), len(pooled)) - 1])
 
 
 def load_ours(args, classes, examples):
@@ -54,7 +54,7 @@ def load_ours(args, classes, examples):
         detector = attendet.load(file, device="cpu")
     every = {"confidence": 0.0, "iou": 1.0, "max_detections": 3000}
     scores = [detector.predict(example, **every).scores for example in examples]
-    confidence = confidence_that_passes(args.candidates, scores)
+    confidence = confidence_that_passes(args.boxes_before_nms, scores)
     return attendet.inference.Detector(detector.runtime, confidence)
 
 
@@ -62,20 +62,20 @@ def load_usual(args, classes, examples):
     """Return the baseline's predictor, with random weights: it knows no weights file."""
     predictor = SeedPredictor(SeedNetwork(len(classes)), size=args.size, confidence=0.0, iou=1.0)
     scores = [predictor.predict(example)[:, 4] for example in examples]
-    predictor.confidence, predictor.iou = confidence_that_passes(args.candidates, scores), 0.3
+    predictor.confidence, predictor.iou = confidence_that_passes(args.boxes_before_nms, scores), 0.3
     return predictor
 
 
-def measure(contenders, files, rounds):
+def measure(candidates, files, rounds):
     """Return name -> milliseconds of every prediction, and name -> detections in all."""
-    times = {name: [] for name in contenders}
-    found = dict.fromkeys(contenders, 0)
-    for predictor in contenders.values():
+    times = {name: [] for name in candidates}
+    found = dict.fromkeys(candidates, 0)
+    for predictor in candidates.values():
         for file in files[:5]:
             predictor.predict(file)
     for turn in range(rounds):
         for number, file in enumerate(files):
-            order = list(contenders.items())
+            order = list(candidates.items())
             for name, predictor in order if (turn + number) % 2 else order[::-1]:
                 begun = time.perf_counter()
                 detections = predictor.predict(file)
@@ -84,7 +84,7 @@ def measure(contenders, files, rounds):
     return times, found
 
 
-def summarise(times, found):
+def summarize(times, found):
     """Return the figures of the table."""
     table = {}
     for name, values in times.items():
@@ -93,25 +93,25 @@ def summarise(times, found):
             "median_ms": round(float(median), 2),
             "p10_ms": round(float(low), 2),
             "p90_ms": round(float(high), 2),
-            "detections_a_picture": round(found[name] / len(values), 1),
+            "detections_a_image": round(found[name] / len(values), 1),
         }
     pairs = [ours / usual for ours, usual in zip(times[OURS], times[USUAL], strict=True)]
     table[OURS]["share_of_the_usual"] = round(
         table[OURS]["median_ms"] / table[USUAL]["median_ms"], 3
     )
-    table[OURS]["share_picture_by_picture"] = round(statistics.median(pairs), 3)
+    table[OURS]["share_image_by_image"] = round(statistics.median(pairs), 3)
     return table
 
 
 def print_table(table):
     """Print the figures as Markdown."""
-    print("| path | median, ms | 10 % to 90 %, ms | detections a picture | share of the usual |")
+    print("| path | median, ms | 10 % to 90 %, ms | detections an image | share of the usual |")
     print("|---|--:|--:|--:|--:|")
     for name, row in table.items():
         share = row.get("share_of_the_usual")
         print(
             f"| {name} | {row['median_ms']:.1f} | {row['p10_ms']:.1f} to {row['p90_ms']:.1f} "
-            f"| {row['detections_a_picture']:.1f} "
+            f"| {row['detections_a_image']:.1f} "
             f"| {'' if share is None else f'{100 * share:.1f} %'} |"
         )
 
@@ -122,14 +122,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("data", help="data set in any form that attendet reads")
-    add("--split", default="test", help="whose pictures (default test)")
-    add("--size", type=int, default=416, help="long side of the canvas, pixels (default 416)")
-    add("--rounds", type=int, default=6, help="times through the pictures (default 6)")
-    add("--pictures", type=int, help="the first so many alone, to try things out")
+    add("--split", default="test", help="whose images (default test)")
+    add(
+        "--size", type=int, default=416, help="long side of the network input, pixels (default 416)"
+    )
+    add("--rounds", type=int, default=6, help="times through the images (default 6)")
+    add("--images", type=int, help="the first so many alone, to try things out")
     add("--threads", type=int, default=0, help="of PyTorch (default: as it chooses)")
     add("--weights", type=Path, metavar="FILE", help="attendet's weights (default: random)")
     add("--confidence", type=float, default=0.25, help="with --weights (default 0.25)")
-    add("--candidates", type=int, default=40, help="boxes before suppression (default 40)")
+    add("--boxes-before-nms", type=int, default=40, help="boxes before suppression (default 40)")
     add("--output", type=Path, default=Path("runs/prediction-latency.json"), metavar="FILE")
     return parser.parse_args()
 
@@ -143,13 +145,13 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     dataset = load_dataset(args.data)
-    files = [sample.path for sample in dataset.split(args.split)[: args.pictures]]
-    contenders = {
+    files = [sample.path for sample in dataset.split(args.split)[: args.images]]
+    candidates = {
         OURS: load_ours(args, dataset.classes, files[:5]),
         USUAL: load_usual(args, dataset.classes, files[:5]),
     }
-    times, found = measure(contenders, files, args.rounds)
-    table = summarise(times, found)
+    times, found = measure(candidates, files, args.rounds)
+    table = summarize(times, found)
     print_table(table)
     record = {
         "machine": {**machine, "torch": torch.__version__, "threads": torch.get_num_threads()},

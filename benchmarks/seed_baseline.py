@@ -1,12 +1,12 @@
 """The usual YOLOv4-tiny project with Coordinate Attention, re-created as a baseline for speed.
 
 Written anew from the published formulas, in the manner of the projects that people copy: eager
-PyTorch in float32 and NCHW, a loader that decodes every picture again in worker processes, mosaic
-in numpy, targets filled in by loops over pictures and boxes, SGD, no moving average; for prediction
-PIL, a stretched canvas, a network whose batch normalisation is not folded, a decode for each level
-and suppression class by class. It is meant for timing, not for accuracy.
+PyTorch in float32 and NCHW, a loader that decodes every image again in worker processes, mosaic
+in numpy, targets filled in by loops over images and boxes, SGD, no moving average; for prediction
+PIL, a stretched network input, a network whose batch normalization is not folded, a decode for
+each level and suppression class by class. It is meant for timing, not for accuracy.
 
-Run as a program it trains, as a contender of training_throughput.py, which starts it.
+Run as a program it trains, as a candidate of training_throughput.py, which starts it.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ class SeedNetwork(nn.Module):
 
 
 def read_labels(file):
-    """Return rows of class, centre and size, as shares."""
+    """Return rows of class, center and size, as shares."""
     lines = file.read_text().splitlines() if file.exists() else []
     rows = [[float(word) for word in line.split()] for line in lines if line.strip()]
     return np.array(rows, dtype=np.float32).reshape(-1, 5)
 
 
 class SeedData(Dataset):
-    """Pictures decoded one by one, half of them put together from four."""
+    """Images decoded one by one, half of them put together from four."""
 
     def __init__(self, data, size):
         document = yaml.safe_load(data.read_text(encoding="utf-8"))
@@ -137,50 +137,54 @@ class SeedData(Dataset):
     def __getitem__(self, index):
         if random.random() < 0.5:
             others = random.sample(range(len(self.files)), min(3, len(self.files)))
-            picture, rows = self.mosaic([index, *others])
+            image, rows = self.mosaic([index, *others])
         else:
-            picture, rows = self.placed(index, random.uniform(0.5, 1.5))
-        picture = np.transpose(jitter_colours(picture) / 255.0, (2, 0, 1))
-        return picture.astype(np.float32), rows
+            image, rows = self.placed(index, random.uniform(0.5, 1.5))
+        image = np.transpose(jitter_colors(image) / 255.0, (2, 0, 1))
+        return image.astype(np.float32), rows
 
     def placed(self, index, scale):
-        """Return one picture, stretched, mirrored and laid on grey, with its boxes."""
-        image = Image.open(self.files[index]).convert("RGB")
+        """Return one image, stretched, mirrored and laid on gray, with its boxes."""
+        pil_image = Image.open(self.files[index]).convert("RGB")
         labels = Path(str(self.files[index].parent).replace("images", "labels"))
         rows = read_labels(labels / f"{self.files[index].stem}.txt")
         size = self.size
         height = max(32, int(size * scale * random.uniform(0.7, 1.3)))
         width = max(32, int(size * scale * random.uniform(0.7, 1.3)))
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        pil_image = pil_image.resize((width, height), Image.Resampling.BICUBIC)
         if random.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            pil_image = pil_image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             rows[:, 1] = 1 - rows[:, 1]
         left, top = (random.randint(min(0, size - s), max(0, size - s)) for s in (width, height))
-        canvas = Image.new("RGB", (size, size), (128, 128, 128))
-        canvas.paste(image, (left, top))
+        padded = Image.new("RGB", (size, size), (128, 128, 128))
+        padded.paste(pil_image, (left, top))
         rows[:, 1::2] *= width
         rows[:, 2::2] *= height
         rows[:, 1] += left
         rows[:, 2] += top
-        return np.array(canvas), clip_rows(rows, 0, 0, size, size)
+        return np.array(padded), clip_rows(rows, 0, 0, size, size)
 
     def mosaic(self, indices):
-        """Return four pictures, each in its quarter, with their boxes."""
+        """Return four images, each in its quarter, with their boxes."""
         size = self.size
         cut_x, cut_y = (int(size * random.uniform(0.3, 0.7)) for _ in range(2))
-        picture = np.zeros((size, size, 3), dtype=np.uint8)
+        image = np.zeros((size, size, 3), dtype=np.uint8)
         kept = []
-        quarters = ((0, 0, cut_x, cut_y), (0, cut_y, cut_x, size),
-                    (cut_x, cut_y, size, size), (cut_x, 0, size, cut_y))  # fmt: skip
+        quarters = (
+            (0, 0, cut_x, cut_y),
+            (0, cut_y, cut_x, size),
+            (cut_x, cut_y, size, size),
+            (cut_x, 0, size, cut_y),
+        )
         for index, (left, top, right, bottom) in zip(indices, quarters, strict=False):
             part, rows = self.placed(index, random.uniform(0.4, 1.0))
-            picture[top:bottom, left:right] = part[top:bottom, left:right]
+            image[top:bottom, left:right] = part[top:bottom, left:right]
             kept.append(clip_rows(rows, left, top, right, bottom))
-        return picture, np.concatenate(kept)
+        return image, np.concatenate(kept)
 
 
 def clip_rows(rows, left, top, right, bottom):
-    """Return the rows (class, centre, size in pixels) inside a window, cut to it."""
+    """Return the rows (class, center, size in pixels) inside a window, cut to it."""
     kept = []
     for class_id, x, y, width, height in rows:
         x0, x1 = max(left, x - width / 2), min(right, x + width / 2)
@@ -190,9 +194,9 @@ def clip_rows(rows, left, top, right, bottom):
     return np.array(kept, dtype=np.float32).reshape(-1, 5)
 
 
-def jitter_colours(picture):
+def jitter_colors(image):
     gains = np.array([random.uniform(-1, 1) * s for s in (0.1, 0.7, 0.4)]) + 1
-    hue, saturation, value = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))
+    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
     steps = np.arange(256)
     tables = (
         steps * gains[0] % 180,
@@ -207,8 +211,8 @@ def jitter_colours(picture):
 
 
 def collate(items):
-    pictures = torch.from_numpy(np.array([picture for picture, _ in items]))
-    return pictures, [torch.from_numpy(rows) for _, rows in items]
+    images = torch.from_numpy(np.array([image for image, _ in items]))
+    return images, [torch.from_numpy(rows) for _, rows in items]
 
 
 # --- loss ----------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ def pairwise_iou(a, b):
 
 
 def complete_iou(a, b):
-    """Zheng et al. 2020, arXiv:1911.08287; box by box, centre and size."""
+    """Zheng et al. 2020, arXiv:1911.08287; box by box, center and size."""
     corners_a, corners_b = corners(a), corners(b)
     low = torch.max(corners_a[..., :2], corners_b[..., :2])
     high = torch.min(corners_a[..., 2:], corners_b[..., 2:])
@@ -249,11 +253,11 @@ def level_targets(rows, anchors, mask, stride, shape, num_classes):
     """Return targets and the cells without objects, filled in box by box.
 
     Args:
-        rows: one (n, 5) a picture: class, centre and size in pixels.
+        rows: one (n, 5) an image: class, center and size in pixels.
         anchors: all anchors, in cells of this level.
         mask: the anchors of this level.
         stride: pixels per cell.
-        shape: of the level: pictures, anchors, rows, columns.
+        shape: of the level: images, anchors, rows, columns.
         num_classes: K.
     """
     targets = torch.zeros(*shape, 5 + num_classes)
@@ -331,27 +335,27 @@ def level_loss(raw, rows, level, num_classes):
 def train(data, size, batch, workers):
     """Train one epoch each turn, until ended."""
     turns = Turns()
-    pictures = SeedData(data, size)
-    network = SeedNetwork(pictures.num_classes).train()
+    images = SeedData(data, size)
+    network = SeedNetwork(images.num_classes).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.01, momentum=0.937, weight_decay=5e-4, nesterov=True
     )
     loader = DataLoader(
-        pictures, batch_size=batch, shuffle=True, num_workers=workers, collate_fn=collate
+        images, batch_size=batch, shuffle=True, num_workers=workers, collate_fn=collate
     )
     while True:
         turns.wait()
         turns.begin_epoch()
-        for canvases, rows in loader:
+        for inputs, rows in loader:
             optimizer.zero_grad()
-            raw_maps = network(canvases)
+            raw_maps = network(inputs)
             loss = sum(
-                level_loss(raw, rows, level, pictures.num_classes)
+                level_loss(raw, rows, level, images.num_classes)
                 for level, raw in enumerate(raw_maps)
             )
             loss.backward()
             optimizer.step()
-            turns.end_step(len(canvases))
+            turns.end_step(len(inputs))
         turns.end_epoch(loss=loss.item())
 
 
@@ -363,7 +367,7 @@ class SeedPredictor:
 
     Args:
         network: a `SeedNetwork`.
-        size: of the canvas, pixels.
+        size: of the network input, pixels.
         confidence: lowest score that counts.
         iou: of two boxes of a class that overlap more, the better stays.
     """
@@ -374,15 +378,15 @@ class SeedPredictor:
 
     def predict(self, path):
         """Return rows of left, top, right, bottom (pixels), score and class."""
-        image = Image.open(path)
-        image_wh = image.size
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        array = np.array(image, dtype=np.float32) / 255.0
-        canvas = np.expand_dims(np.transpose(array, (2, 0, 1)), 0)
+        pil_image = Image.open(path)
+        image_wh = pil_image.size
+        if pil_image.mode != "RGB":
+            pil_image = pil_image.convert("RGB")
+        pil_image = pil_image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        array = np.array(pil_image, dtype=np.float32) / 255.0
+        padded = np.expand_dims(np.transpose(array, (2, 0, 1)), 0)
         with torch.no_grad():
-            raw_maps = self.network(torch.from_numpy(np.ascontiguousarray(canvas)))
+            raw_maps = self.network(torch.from_numpy(np.ascontiguousarray(padded)))
             shares = torch.cat([self.decode(raw, i) for i, raw in enumerate(raw_maps)], 1)
             rows = self.suppress(shares[0])
         rows[:, [0, 2]] *= image_wh[0]
@@ -390,7 +394,8 @@ class SeedPredictor:
         return rows
 
     def decode(self, raw, level):
-        """Return (N, B, 5 + K): centre and size as shares of the canvas, objectness, classes."""
+        """Return (N, B, 5 + K): center and size as shares of the network input, objectness,
+        classes."""
         anchors = torch.tensor(ANCHORS, dtype=torch.float32)[list(MASKS[level])] / STRIDES[level]
         boxes, terms = decode_level(raw, anchors, self.network.num_classes)
         n, _, height, width = terms.shape[:4]

@@ -43,7 +43,7 @@ def measure(variant: str, threads: int, batch: int, steps: int) -> list[float]:
         mix_layouts(network)
     criterion = DetectionLoss(network.level_anchors, STRIDES, 2.0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    pictures = torch.rand(batch, 3, 320, 416).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, 320, 416).contiguous(memory_format=torch.channels_last)
     corner = torch.rand(batch, 20, 2) * 250
     boxes = torch.cat([corner, corner + 20 + 40 * torch.rand(batch, 20, 2)], dim=-1)
     class_ids = torch.randint(0, 3, (batch, 20))
@@ -51,7 +51,7 @@ def measure(variant: str, threads: int, batch: int, steps: int) -> list[float]:
     seconds = []
     for _ in range(steps + 1):
         begun = time.perf_counter()
-        terms = criterion(network(pictures), (boxes, class_ids, valid))
+        terms = criterion(network(images), (boxes, class_ids, valid))
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -80,7 +80,7 @@ def main() -> None:
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             seconds[name] += json.loads(done.stdout.splitlines()[-1])
     plain = statistics.median(seconds["plain"])
-    print(f"{'variant':<10}{'pictures/s':>12}{'speed-up':>10}{'least..most seconds':>24}")
+    print(f"{'variant':<10}{'images/s':>12}{'speed-up':>10}{'least..most seconds':>24}")
     for name, values in seconds.items():
         middle = statistics.median(values)
         spread = f"{min(values):.2f}..{max(values):.2f}"

@@ -1,12 +1,12 @@
-"""Pictures a second through the training loop, attendet beside its peers, in one interleaved run.
+"""Images a second through the training loop, attendet beside its peers, in one interleaved run.
 
     benchmarks/peers.sh
     .venv/bin/python benchmarks/training_throughput.py ../shared/data/bccd
 
-Every contender is a process of its own; they take turns of one training epoch each, in an order
+Every candidate is a process of its own; they take turns of one training epoch each, in an order
 that turns round every time, frozen while the others run. The first --warmup steps of the first
-epoch are not counted. All read the same pictures and labels and train at the same size and batch,
-each by its own default recipe; loading of data counts, validation does not. A picture counts once
+epoch are not counted. All read the same images and labels and train at the same size and batch,
+each by its own default recipe; loading of data counts, validation does not. An image counts once
 an epoch.
 """
 
@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from turns import Contender, describe_machine, warn_of_load
+from turns import Candidate, describe_machine, warn_of_load
 
 from attendet.data import load_dataset
 from attendet.data.convert import convert_dataset
@@ -36,8 +36,8 @@ NAMES = (*OURS, "ultralytics", "ultralytics all cores", "seed baseline")
 DEFAULT_NAMES = (*OURS, "ultralytics", "seed baseline")
 
 
-def write_pictures(data: str, folder: Path, limit: int | None) -> Path:
-    """Write a data set in YOLO form, faults left out, and return its data.yaml."""
+def write_images(data: str, folder: Path, limit: int | None) -> Path:
+    """Write a data set in YOLO form, issues left out, and return its data.yaml."""
     dataset = load_dataset(data)
     splits = {name: samples[:limit] for name, samples in dataset.splits.items()}
     convert_dataset(dataclasses.replace(dataset, splits=splits), folder, "yolo")
@@ -48,10 +48,10 @@ def write_pictures(data: str, folder: Path, limit: int | None) -> Path:
 
 
 def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
-    """Return the command that starts a contender."""
+    """Return the command that starts a candidate."""
     same = [data, "--size", args.size, "--batch", args.batch]
     if name in OURS:
-        ours = [sys.executable, HERE / "attendet_training.py", *same, "--fit", name.split()[1]]
+        ours = [sys.executable, HERE / "attendet_training.py", *same, "--resize", name.split()[1]]
         return [*ours, "--recipe", args.recipe, "--attention", args.attention]
     if name == "seed baseline":
         return [sys.executable, HERE / "seed_baseline.py", *same]
@@ -60,38 +60,38 @@ def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
 
 
 def rate_of(answer: dict, skip: int) -> float:
-    """Return the pictures a second of an epoch, its first steps left out."""
+    """Return the images a second of an epoch, its first steps left out."""
     steps = answer["steps"]
     skip = min(skip, len(steps) - 1)
     begun = steps[skip - 1][0] if skip else 0.0
-    return sum(pictures for _, pictures in steps[skip:]) / (steps[-1][0] - begun)
+    return sum(images for _, images in steps[skip:]) / (steps[-1][0] - begun)
 
 
-def take_turns(contenders: list[Contender], rounds: int, warmup: int) -> dict[str, list[dict]]:
-    """Return the answers of each contender, one a round, with their rates."""
-    for contender in contenders:
-        print(f"starting {contender.name}", file=sys.stderr)
-        contender.start()
-    answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
+def take_turns(candidates: list[Candidate], rounds: int, warmup: int) -> dict[str, list[dict]]:
+    """Return the answers of each candidate, one a round, with their rates."""
+    for candidate in candidates:
+        print(f"starting {candidate.name}", file=sys.stderr)
+        candidate.start()
+    answers: dict[str, list[dict]] = {candidate.name: [] for candidate in candidates}
     for turn in range(rounds):
-        order = contenders if turn % 2 == 0 else contenders[::-1]
-        for contender in order:
-            answer = contender.turn()
-            answer["pictures_per_second"] = rate_of(answer, 0 if turn else warmup)
-            answers[contender.name].append(answer)
-            rate = answer["pictures_per_second"]
-            print(f"round {turn + 1}: {contender.name} {rate:.2f} pictures/s", file=sys.stderr)
+        order = candidates if turn % 2 == 0 else candidates[::-1]
+        for candidate in order:
+            answer = candidate.turn()
+            answer["images_per_second"] = rate_of(answer, 0 if turn else warmup)
+            answers[candidate.name].append(answer)
+            rate = answer["images_per_second"]
+            print(f"round {turn + 1}: {candidate.name} {rate:.2f} images/s", file=sys.stderr)
     return answers
 
 
-def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
+def summarize(answers: dict[str, list[dict]]) -> dict[str, dict]:
     """Return the figures of the table."""
     table = {}
     for name, records in answers.items():
-        rates = [record["pictures_per_second"] for record in records]
+        rates = [record["images_per_second"] for record in records]
         shares = [record["outside_step_share"] for record in records if name in OURS]
         table[name] = {
-            "pictures_per_second": round(statistics.median(rates), 3),
+            "images_per_second": round(statistics.median(rates), 3),
             "lowest": round(min(rates), 3),
             "highest": round(max(rates), 3),
             "outside_step_share": round(statistics.median(shares), 4) if shares else None,
@@ -99,24 +99,26 @@ def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
                 record.get("process_memory_mib", record["memory_mib"]) for record in records
             ),
         }
-    peers = [row["pictures_per_second"] for name, row in table.items() if name not in OURS]
+    peers = [row["images_per_second"] for name, row in table.items() if name not in OURS]
     for name in OURS:
         if name in table and peers:
-            own = table[name]["pictures_per_second"]
+            own = table[name]["images_per_second"]
             table[name]["times_the_fastest_peer"] = round(own / max(peers), 3)
     return table
 
 
 def print_table(table: dict[str, dict]) -> None:
     """Print the figures as Markdown."""
-    print("| contender | pictures/s, median | lowest to highest | times the fastest peer |"
-          " outside forward/backward/step | peak memory, MiB |")  # fmt: skip
+    print(
+        "| candidate | images/s, median | lowest to highest | times the fastest peer |"
+        " outside forward/backward/step | peak memory, MiB |"
+    )
     print("|---|--:|--:|--:|--:|--:|")
     for name, row in table.items():
         ratio = row.get("times_the_fastest_peer")
         share = row["outside_step_share"]
         print(
-            f"| {name} | {row['pictures_per_second']:.2f} "
+            f"| {name} | {row['images_per_second']:.2f} "
             f"| {row['lowest']:.2f} to {row['highest']:.2f} "
             f"| {'' if ratio is None else f'{ratio:.2f}'} "
             f"| {'' if share is None else f'{100 * share:.1f} %'} | {row['memory_mib']} |"
@@ -130,14 +132,20 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("data", help="data set in any form that attendet reads")
     add("--size", type=int, default=416, help="long side, pixels (default 416)")
-    add("--batch", type=int, default=16, help="pictures a step (default 16)")
-    add("--rounds", type=int, default=3, help="epochs of each contender (default 3)")
+    add("--batch", type=int, default=16, help="images a step (default 16)")
+    add("--rounds", type=int, default=3, help="epochs of each candidate (default 3)")
     add("--warmup", type=int, default=3, help="steps not counted at first (default 3)")
-    add("--only", nargs="+", choices=NAMES, default=list(DEFAULT_NAMES), metavar="NAME",
-        help=f"contenders out of: {', '.join(NAMES)}")  # fmt: skip
+    add(
+        "--only",
+        nargs="+",
+        choices=NAMES,
+        default=list(DEFAULT_NAMES),
+        metavar="NAME",
+        help=f"candidates out of: {', '.join(NAMES)}",
+    )
     add("--recipe", default="default", help="attendet's recipe (default: default)")
     add("--attention", default="ca", help="attendet's attention (default: ca)")
-    add("--pictures", type=int, help="take so many pictures of each split, to try things out")
+    add("--images", type=int, help="take so many images of each split, to try things out")
     add("--output", type=Path, default=Path("runs/training-throughput.json"), metavar="FILE")
     args = parser.parse_args()
     if any(name.startswith("ultralytics") for name in args.only) and not PEERS.exists():
@@ -152,18 +160,18 @@ def main() -> None:
     warn_of_load(machine)
     begun = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="attendet-throughput-"))
-    contenders: list[Contender] = []
+    candidates: list[Candidate] = []
     try:
-        data = write_pictures(args.data, folder / "pictures", args.pictures)
+        data = write_images(args.data, folder / "images", args.images)
         for name in args.only:
             log = args.output.with_suffix("") / f"{name.replace(' ', '-')}.log"
-            contenders.append(Contender(name, command_of(name, data, args), log))
-        answers = take_turns(contenders, args.rounds, args.warmup)
+            candidates.append(Candidate(name, command_of(name, data, args), log))
+        answers = take_turns(candidates, args.rounds, args.warmup)
     finally:
-        for contender in contenders:
-            contender.close()
+        for candidate in candidates:
+            candidate.close()
         shutil.rmtree(folder, ignore_errors=True)
-    table = summarise(answers)
+    table = summarize(answers)
     print_table(table)
     record = {
         "machine": machine,

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from training_throughput import PEERS, write_pictures
+from training_throughput import PEERS, write_images
 from turns import describe_machine, search_path, warn_of_load
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +87,7 @@ def main() -> None:
     machine = describe_machine()
     warn_of_load(machine)
     with tempfile.TemporaryDirectory() as folder:
-        data = write_pictures(args.data, Path(folder), None)
+        data = write_images(args.data, Path(folder), None)
         before = peer(data, args)
         taken = ours(args)
         after = peer(data, args)

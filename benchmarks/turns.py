@@ -1,10 +1,10 @@
 """Programs that take turns on one machine: one epoch each, frozen while the others run.
 
-A contender is a process of its own, possibly of another environment. It says when it is ready and
+A candidate is a process of its own, possibly of another environment. It says when it is ready and
 then trains one epoch each time it is told to. While others have their turn, its whole process group
 is stopped by SIGSTOP: loaders that read ahead neither gain time nor take it from the others.
 
-The benchmark uses `Contender`, the contenders use `Turns`. Standard library alone: the other
+The benchmark uses `Candidate`, the candidates use `Turns`. Standard library alone: the other
 environment imports this too. POSIX alone; peak memory is read from Linux's /proc.
 """
 
@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 
 START_SECONDS = 600
-"""A contender that is not ready by then has failed."""
+"""A candidate that is not ready by then has failed."""
 
 
 class Turns:
-    """A contender's side: waits for its turn, notes the times of an epoch, answers.
+    """A candidate's side: waits for its turn, notes the times of an epoch, answers.
 
     Whatever libraries print goes to standard error; standard output carries answers alone.
     """
@@ -49,9 +49,9 @@ class Turns:
         self._began = time.perf_counter()
         self._steps = []
 
-    def end_step(self, pictures):
-        """Note that a step over so many pictures is done."""
-        self._steps.append((time.perf_counter() - self._began, pictures))
+    def end_step(self, images):
+        """Note that a step over so many images is done."""
+        self._steps.append((time.perf_counter() - self._began, images))
 
     def end_epoch(self, **more):
         """Answer with the times of the steps, in seconds since the epoch began."""
@@ -62,8 +62,8 @@ class Turns:
         self._answers.flush()
 
 
-class Contender:
-    """The benchmark's side of one contender.
+class Candidate:
+    """The benchmark's side of one candidate.
 
     Args:
         name: as the table calls it.
@@ -134,7 +134,7 @@ class Contender:
 
 
 def search_path():
-    """Return the folders that a contender finds modules in: this one, then what is set already."""
+    """Return the folders that a candidate finds modules in: this one, then what is set already."""
     return [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 
 

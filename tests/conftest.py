@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from numpy.typing import NDArray
 from PIL import Image
 
 # Machines differ in speed, so no deadline; in continuous integration the same examples each time.
@@ -48,7 +49,7 @@ def shared_cases() -> Path:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in YOLO layout: ten training and four validation pictures of coloured squares."""
+    """A data set in YOLO layout: ten training and four validation images of colored squares."""
     root = tmp_path_factory.mktemp("data") / "squares"
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 4)):
@@ -57,15 +58,15 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(count):
             name = f"{split}{number:02}"
             height, width = (int(side) for side in rng.integers(64, 97, 2))
-            picture = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+            image = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
             lines = []
             for class_id in rng.integers(0, 2, 2).tolist():
                 side = int(rng.integers(14, 30))
                 x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
-                picture[y : y + side, x : x + side] = ((230, 60, 40), (40, 220, 90))[class_id]
-                centre = f"{(x + side / 2) / width} {(y + side / 2) / height}"
-                lines.append(f"{class_id} {centre} {side / width} {side / height}\n")
-            Image.fromarray(picture).save(root / "images" / split / f"{name}.png")
+                image[y : y + side, x : x + side] = ((230, 60, 40), (40, 220, 90))[class_id]
+                center = f"{(x + side / 2) / width} {(y + side / 2) / height}"
+                lines.append(f"{class_id} {center} {side / width} {side / height}\n")
+            Image.fromarray(image).save(root / "images" / split / f"{name}.png")
             (root / "labels" / split / f"{name}.txt").write_text("".join(lines))
     (root / "data.yaml").write_text(
         "train: images/train\nval: images/val\nnames: [red, green]\n", encoding="utf-8"
@@ -75,10 +76,10 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _moving_square(number: int, image_hw: tuple[int, int]) -> np.ndarray:
     height, width = image_hw
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    image = np.zeros((height, width, 3), dtype=np.uint8)
     left = (4 * number) % (width - 24)
-    picture[20:44, left : left + 24] = 255
-    return picture
+    image[20:44, left : left + 24] = 255
+    return image
 
 
 @pytest.fixture
@@ -155,9 +156,9 @@ class CameraServer:
         """Send frames until the line breaks."""
         sent = 0
         while not self.is_down and (self.per_connection is None or sent < self.per_connection):
-            picture = Image.fromarray(_moving_square(self.sent, (64, 96)))
+            image = Image.fromarray(_moving_square(self.sent, (64, 96)))
             packed = io.BytesIO()
-            picture.save(packed, "JPEG")
+            image.save(packed, "JPEG")
             jpeg = packed.getvalue()
             head = f"--edge\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             stream.write(head.encode() + jpeg + b"\r\n")
@@ -190,7 +191,7 @@ def _tiny_network() -> tuple[Any, Any]:
     from attendet.models import WeightsMetadata, build_from_metadata
 
     metadata = WeightsMetadata(
-        classes=("cat", "dog", "cow"), attention="se", width=0.125, input_hw=(96, 96)
+        classes=("cat", "dog", "cow"), attention="se", width_mult=0.125, input_hw=(96, 96)
     )
     torch.manual_seed(0)
     network = build_from_metadata(metadata).eval()
@@ -209,7 +210,7 @@ def _tiny_network() -> tuple[Any, Any]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One small network as files of every kind: weights, and what an export would write.
 
-    ``fixed`` is an ONNX file of one picture of 64 x 96; ``best`` gives the 60 best boxes above 0.4
+    ``fixed`` is an ONNX file of one image of 64 x 96; ``best`` gives the 60 best boxes above 0.4
     as ``detections``, as a file with suppression inside would.
     """
     torch = pytest.importorskip("torch")
@@ -225,8 +226,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             super().__init__()
             self.network, self.best = network, best
 
-        def forward(self, pictures: Any) -> Any:
-            planes = pictures.permute(0, 3, 1, 2).float() / 255
+        def forward(self, images: Any) -> Any:
+            planes = images.permute(0, 3, 1, 2).float() / 255
             boxes, scores = self.network.decode(self.network(planes))
             if self.best is None:
                 return boxes, scores
@@ -238,23 +239,27 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             return torch.cat([boxes, torch.stack(columns, dim=2)], dim=2)
 
     example = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
-    plain, free = ["boxes_xyxy", "scores"], {"pictures": {0: "n", 1: "h", 2: "w"}}
+    plain, free = ["boxes_xyxy", "scores"], {"images": {0: "n", 1: "h", 2: "w"}}
     for name, module, count, axes in (
         ("onnx", Whole(), 2, free),
         ("fixed", Whole(), 1, {}),
-        ("best", Whole(60), 2, {"pictures": {0: "n"}}),
+        ("best", Whole(60), 2, {"images": {0: "n"}}),
     ):
         paths[name] = folder / f"{name}.onnx"
         info = ExportInfo("onnx", dynamic=("batch", "size") if axes is free else ())
         if name == "best":
-            info = ExportInfo("onnx", nms=True, confidence=0.4, iou=0.6, max_detections=60)
+            info = ExportInfo("onnx", nms=True, confidence=0.4, nms_iou=0.6, max_detections=60)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module.eval(), (example[:count],), str(paths[name]), dynamo=False,
-                input_names=["pictures"], dynamic_axes=axes,
+                module.eval(),
+                (example[:count],),
+                str(paths[name]),
+                dynamo=False,
+                input_names=["images"],
+                dynamic_axes=axes,
                 output_names=["detections"] if name == "best" else plain,
-            )  # fmt: skip
+            )
         model = onnx.load(str(paths[name]))
         onnx.helper.set_model_props(model, metadata.to_header() | info.to_header())
         onnx.save(model, str(paths[name]))
@@ -276,3 +281,65 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths["openvino"].mkdir()
     openvino.save_model(model, paths["openvino"] / "model.xml", compress_to_fp16=False)
     return paths
+
+
+# --- a detector without a network -----------------------------------------------------------------
+
+Scene = Callable[..., NDArray[np.uint8]]
+
+
+class BrightRuntime:
+    """Boxes the pixels above 200 of the first channel; further boxes lie far outside."""
+
+    def __init__(self, **fields: object) -> None:
+        from attendet.models.metadata import WeightsMetadata
+
+        self.metadata = WeightsMetadata(classes=("cat", "dog"), **fields)  # type: ignore[arg-type]
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, inputs: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        assert inputs.dtype == np.uint8
+        self.shapes.append(inputs.shape)
+        boxes = np.full((len(inputs), 3, 4), 1e6, dtype=np.float32)
+        scores = np.zeros((len(inputs), 3, 2), dtype=np.float32)
+        for index, padded in enumerate(inputs):
+            rows, columns = np.nonzero(padded[:, :, 0] > 200)
+            if len(rows):
+                boxes[index, 1] = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                scores[index, 1] = [0.3, 0.9]
+            scores[index, 2] = 0.99
+        return boxes, scores
+
+
+@pytest.fixture
+def bright() -> type[BrightRuntime]:
+    return BrightRuntime
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """Make a dark image with one bright rectangle."""
+
+    def make(
+        image_hw: tuple[int, int] = (480, 640), box: Sequence[int] = (100, 50, 300, 250)
+    ) -> NDArray[np.uint8]:
+        image = np.zeros((*image_hw, 3), dtype=np.uint8)
+        left, top, right, bottom = box
+        image[top:bottom, left:right] = 255
+        return image
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, scene: Scene) -> Path:
+    """A folder with images a.png, b.jpg, c.png, a truncated d.jpg and a text file."""
+    made = tmp_path / "shots"
+    made.mkdir()
+    Image.fromarray(scene()).save(made / "a.png")
+    Image.fromarray(scene((300, 200), (20, 30, 120, 130))).save(made / "b.jpg")
+    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(made / "c.png")
+    whole = (made / "b.jpg").read_bytes()
+    (made / "d.jpg").write_bytes(whole[: len(whole) // 2])
+    (made / "notes.md").write_text("no image")
+    return made

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attendet.boxes import (
-    clip_to_picture,
+    clip_to_image,
     cxcywh_to_xyxy,
     iou_matrix,
     non_maximum_suppression,
@@ -57,7 +57,7 @@ def test_formats_leave_their_argument_alone() -> None:
     before = boxes.copy()
     for change in (xyxy_to_xywh, xywh_to_xyxy, xyxy_to_cxcywh, cxcywh_to_xyxy):
         change(boxes)
-    clip_to_picture(boxes, (3, 3))
+    clip_to_image(boxes, (3, 3))
     np.testing.assert_array_equal(boxes, before)
 
 
@@ -71,10 +71,10 @@ def test_formats_take_no_boxes_and_keep_float32(change) -> None:
 def test_clipped_boxes_lie_inside_and_clipping_again_changes_nothing(
     boxes: np.ndarray, height: int, width: int
 ) -> None:
-    clipped = clip_to_picture(boxes, (height, width))
+    clipped = clip_to_image(boxes, (height, width))
     assert (clipped >= 0).all()
     assert (clipped <= [width, height, width, height]).all()
-    np.testing.assert_array_equal(clip_to_picture(clipped, (height, width)), clipped)
+    np.testing.assert_array_equal(clip_to_image(clipped, (height, width)), clipped)
     inside = (boxes >= 0).all(axis=1) & (boxes <= [width, height, width, height]).all(axis=1)
     np.testing.assert_array_equal(clipped[inside], boxes[inside])
 
@@ -133,8 +133,8 @@ def test_suppression_is_the_plain_one(scored, threshold: float) -> None:
 @pytest.mark.parametrize("count", [700, 2500])
 def test_suppression_of_many_boxes_is_the_plain_one(count: int) -> None:
     rng = np.random.default_rng(count)
-    centres = rng.integers(0, 400, (count, 2))
-    boxes = np.hstack([centres, centres + rng.integers(5, 200, (count, 2))]).astype(np.float32)
+    centers = rng.integers(0, 400, (count, 2))
+    boxes = np.hstack([centers, centers + rng.integers(5, 200, (count, 2))]).astype(np.float32)
     scores = rng.permutation(count).astype(np.float32) / count + 1e-4
     class_ids = rng.integers(0, 3, count)
     expected = plain_nms(boxes, scores, class_ids, 0.5)
@@ -145,8 +145,8 @@ def test_suppression_of_many_boxes_is_the_plain_one(count: int) -> None:
         assert kept.tolist() == expected[:most]
 
 
-def test_suppression_never_mixes_classes_across_the_edges_of_the_picture() -> None:
-    # Boxes may leave the canvas on any side by any distance.
+def test_suppression_never_mixes_classes_across_the_edges_of_the_image() -> None:
+    # Boxes may leave the network input on any side by any distance.
     spread = np.array([-5000.0, -400, 0, 400, 5000])
     boxes = np.array([[x, y, x + 600, y + 600] for x in spread for y in spread])
     boxes = np.repeat(boxes, 3, axis=0)

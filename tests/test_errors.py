@@ -22,7 +22,7 @@ def test_exit_codes_tell_the_branches_apart() -> None:
     assert len(set(codes)) == len(codes)
     assert all(2 <= code < 64 for code in codes)
     assert AttendetError.exit_code == 1
-    assert errors.PictureError.exit_code == errors.DataError.exit_code
+    assert errors.ImageError.exit_code == errors.DataError.exit_code
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_exit_codes_tell_the_branches_apart() -> None:
     [
         ("epoch", "Did you mean 'epochs'?"),
         ("bacth", "Did you mean 'batch'?"),
-        ("colour", "Choose from: batch, epochs."),
+        ("color", "Choose from: batch, epochs."),
         ("", "Choose from: batch, epochs."),
     ],
 )

@@ -33,8 +33,8 @@ HEAVY = (
 LIGHT_MODULES = (
     *("attendet", "attendet.bench", "attendet.boxes", "attendet.cli", "attendet.config"),
     *("attendet.data",),
-    *("attendet.detections", "attendet.errors", "attendet.evaluation", "attendet.extras"),
-    *("attendet.inference", "attendet.models.metadata", "attendet.pictures", "attendet.report"),
+    *("attendet.detections", "attendet.errors", "attendet.evaluation", "attendet.system"),
+    *("attendet.inference", "attendet.models.metadata", "attendet.images", "attendet.report"),
 )
 """What must work after ``pip install attendet`` without extras."""
 

@@ -9,7 +9,7 @@ comment right above a ``bash`` or ``python`` block has it executed as well:
 
 Marked blocks run in the page's order in one folder, as a reader would run them, so a later block
 may use what an earlier one made. Before the first, the folder holds what the README takes for
-granted: `cells/`, a small labelled data set, and `slide.jpg`, a picture. Lines of other programs
+granted: `cells/`, a small labeled data set, and `slide.jpg`, an image. Lines of other programs
 (git, cd, pip, ./dev) are not run.
 """
 
@@ -104,24 +104,24 @@ def test_a_shown_command_exists(words: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def reader_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small data set in YOLO layout and one picture, as a reader would have."""
+    """A folder with a small data set in YOLO layout and one image, as a reader would have."""
     folder = tmp_path_factory.mktemp("reader")
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 4), ("test", 4)):
-        pictures, labels = folder / "cells/images" / split, folder / "cells/labels" / split
-        pictures.mkdir(parents=True)
+        images, labels = folder / "cells/images" / split, folder / "cells/labels" / split
+        images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for number in range(count):
-            picture = rng.integers(180, 220, (96, 128, 3), dtype=np.uint8)
+            image = rng.integers(180, 220, (96, 128, 3), dtype=np.uint8)
             x, y = int(rng.integers(24, 104)), int(rng.integers(24, 72))
-            cv2.circle(picture, (x, y), 16, (90, 40, 160), thickness=-1)
-            cv2.imwrite(str(pictures / f"{number:03}.png"), picture)
+            cv2.circle(image, (x, y), 16, (90, 40, 160), thickness=-1)
+            cv2.imwrite(str(images / f"{number:03}.png"), image)
             label = f"0 {x / 128:.6f} {y / 96:.6f} {32 / 128:.6f} {32 / 96:.6f}\n"
             (labels / f"{number:03}.txt").write_text(label)
     (folder / "cells/data.yaml").write_text(
         "train: images/train\nval: images/val\ntest: images/test\nnames: [cell]\n"
     )
-    cv2.imwrite(str(folder / "slide.jpg"), picture)
+    cv2.imwrite(str(folder / "slide.jpg"), image)
     return folder
 
 

@@ -1,6 +1,6 @@
-"""OpenCV and Ultralytics as contenders of peers.py, which starts this; and Ultralytics' export.
+"""OpenCV and Ultralytics as candidates of peers.py, which starts this; and Ultralytics' export.
 
-Runs in the environment of benchmarks/peers.sh. Each predicts from the picture's file by the call
+Runs in the environment of benchmarks/peers.sh. Each predicts from the image's file by the call
 that its users are told to make: cv2.dnn.DetectionModel.detect, YOLO.predict.
 """
 
@@ -19,7 +19,7 @@ from ultralytics_training import go_offline
 
 
 def passing_confidence(candidates, scores):
-    """Return the score that so many boxes a picture reach, given all scores of each picture."""
+    """Return the score that so many boxes an image reach, given all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
     return pooled[min(candidates * len(scores), len(pooled)) - 1] * (1 - 1e-6)
 
@@ -63,22 +63,22 @@ def wake_up(network, files, size_hw):
     """Give a network before training the activations of a trained one, and scores that spread.
 
     Before training the maps shrink from layer to layer to nothing: every box has the same score,
-    and numbers near zero may be slow to compute with. So batch normalisation takes its statistics
-    from some of the pictures, and the last convolution of each class branch is scaled.
+    and numbers near zero may be slow to compute with. So batch normalization takes its statistics
+    from some of the images, and the last convolution of each class branch is scaled.
     """
     import cv2
     import numpy as np
     import torch
 
     laid = np.stack([cv2.resize(cv2.imread(file), size_hw[::-1]) for file in files])
-    pictures = torch.from_numpy(laid).permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(laid).permute(0, 3, 1, 2) / 255
 
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
     with torch.no_grad():
-        network.train()(pictures)
+        network.train()(images)
 
     detect = network.model[-1]
     branches = [*detect.cv3, *(getattr(detect, "one2one_cv3", None) or [])]
@@ -88,7 +88,7 @@ def wake_up(network, files, size_hw):
             lambda conv, _, output: given.update({conv: output - conv.bias[:, None, None]})
         )
     with torch.no_grad():
-        network.eval()(pictures)
+        network.eval()(images)
         for conv, output in given.items():
             conv._forward_hooks.clear()
             conv.weight.mul_(0.4 / output.std())
@@ -121,11 +121,11 @@ def main() -> None:
     add = parser.add_argument
     add("kind", choices=["opencv", "ultralytics", "export"])
     add("model", type=Path, help="the exported model; darknet files without suffix; a folder")
-    add("files", type=Path, help="JSON list of picture files")
+    add("files", type=Path, help="JSON list of image files")
     add("--size", type=int, nargs=2, default=[416, 416], metavar=("H", "W"))
-    add("--candidates", type=int, default=40)
+    add("--boxes-before-nms", type=int, default=40)
     add("--threads", type=int, default=0)
-    add("--pictures", type=int, default=10, help="a turn")
+    add("--images", type=int, default=10, help="a turn")
     args = parser.parse_args()
     os.environ["YOLO_AUTOINSTALL"] = "false"
     if args.kind == "export":
@@ -144,7 +144,7 @@ def main() -> None:
             turns.wait()
             turns.begin_epoch()
             found = 0
-            for _ in range(args.pictures):
+            for _ in range(args.images):
                 file = next(remaining)
                 begun = time.perf_counter()
                 detections = predict(file)

@@ -1,4 +1,4 @@
-"""Ultralytics' training as a contender of training_throughput.py, which starts it.
+"""Ultralytics' training as a candidate of training_throughput.py, which starts it.
 
 Runs in the environment of benchmarks/peers.sh. Its default recipe as it comes; validation, plots
 and everything that talks to the network are off. No weights are loaded.

@@ -1,7 +1,7 @@
 """Boxes as numpy arrays: formats, overlap, and the one non-maximum suppression.
 
 The format is in the name: ``boxes_xyxy`` holds left, top, right, bottom; ``boxes_xywh`` left, top,
-width, height; ``boxes_cxcywh`` centre, width, height. Units are pixels unless a name ends in
+width, height; ``boxes_cxcywh`` center, width, height. Units are pixels unless a name ends in
 ``_norm``. n, m count boxes.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "clip_to_picture",
+    "clip_to_image",
     "cxcywh_to_xyxy",
     "iou_matrix",
     "non_maximum_suppression",
@@ -49,7 +49,7 @@ def xywh_to_xyxy(boxes_xywh: Floats) -> Floats:
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Floats) -> Floats:
-    """Return centre, width, height of (n, 4) corner boxes.
+    """Return center, width, height of (n, 4) corner boxes.
 
     Example:
         >>> xyxy_to_cxcywh(np.array([[1.0, 2.0, 4.0, 6.0]])).tolist()
@@ -60,7 +60,7 @@ def xyxy_to_cxcywh(boxes_xyxy: Floats) -> Floats:
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Floats) -> Floats:
-    """Return corners of (n, 4) centre, width, height boxes.
+    """Return corners of (n, 4) center, width, height boxes.
 
     Example:
         >>> cxcywh_to_xyxy(np.array([[2.5, 4.0, 3.0, 4.0]])).tolist()
@@ -70,15 +70,15 @@ def cxcywh_to_xyxy(boxes_cxcywh: Floats) -> Floats:
     return np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], axis=1)
 
 
-def clip_to_picture(boxes_xyxy: Floats, image_hw: tuple[int, int]) -> Floats:
-    """Return (n, 4) corner boxes cut at the picture's edges.
+def clip_to_image(boxes_xyxy: Floats, image_hw: tuple[int, int]) -> Floats:
+    """Return (n, 4) corner boxes cut at the image's edges.
 
     Args:
         boxes_xyxy: shape (n, 4), pixels.
-        image_hw: height and width of the picture, pixels.
+        image_hw: height and width of the image, pixels.
 
     Example:
-        >>> clip_to_picture(np.array([[-5.0, 2.0, 30.0, 6.0]]), (10, 20)).tolist()
+        >>> clip_to_image(np.array([[-5.0, 2.0, 30.0, 6.0]]), (10, 20)).tolist()
         [[0.0, 2.0, 20.0, 6.0]]
     """
     height, width = image_hw

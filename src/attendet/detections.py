@@ -1,4 +1,4 @@
-"""What a detector returns for one picture, and the forms in which others want it."""
+"""What a detector returns for one image, and the forms in which others want it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
-from attendet.extras import require
+from attendet.system import require
 
 if TYPE_CHECKING:
     import supervision
@@ -20,14 +20,14 @@ __all__ = ["Detections"]
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The detections of one picture, best score first.
+    """The detections of one image, best score first.
 
     Attributes:
-        boxes_xyxy: float32, shape (n, 4): left, top, right, bottom in pixels of the picture.
+        boxes_xyxy: float32, shape (n, 4): left, top, right, bottom in pixels of the image.
         scores: float32, shape (n,), 0 to 1.
         class_ids: int64, shape (n,): index into ``classes``.
         classes: the names of all classes that the detector knows.
-        image_hw: height and width of the picture in pixels.
+        image_hw: height and width of the image in pixels.
         track_ids: int64, shape (n,): the number of the object over the frames of a video, from 1;
             0 where it has none yet. None where nothing is tracked.
 
@@ -123,7 +123,7 @@ class Detections:
         ]
 
     def to_yolo(self) -> str:
-        """Return YOLO text: a line ``class cx cy w h score`` each, in shares of the picture."""
+        """Return YOLO text: a line ``class cx cy w h score`` each, in shares of the image."""
         height, width = self.image_hw
         boxes_norm = xyxy_to_cxcywh(self.boxes_xyxy) / [width, height, width, height]
         return "".join(

@@ -15,7 +15,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "MissingExtraError",
-    "PictureError",
+    "ImageError",
     "TrainingError",
     "WeightsError",
     "did_you_mean",
@@ -40,8 +40,8 @@ class DataError(AttendetError):
     exit_code = 3
 
 
-class PictureError(DataError):
-    """One picture cannot be read."""
+class ImageError(DataError):
+    """One image cannot be read."""
 
 
 class WeightsError(AttendetError):

@@ -33,7 +33,7 @@ def eca():
 
 def cbam():
     theirs = CbamModule(CHANNELS, rd_ratio=1 / 8)
-    theirs.spatial.conv.bn = nn.Identity()  # theirs normalises the spatial logits, the paper's not
+    theirs.spatial.conv.bn = nn.Identity()  # theirs normalizes the spatial logits, the paper's not
     names = {
         "channel.fc1": "reduce",
         "channel.fc2": "expand",
@@ -42,7 +42,7 @@ def cbam():
     return CBAM(CHANNELS), theirs, names
 
 
-COORDINATE_NAMES = {"conv1": "squeeze", "bn1": "norm", "conv_h": "height", "conv_w": "width"}
+COORDINATE_NAMES = {"conv1": "squeeze", "bn1": "norm", "conv_h": "height", "conv_w": "width_mult"}
 
 
 def coordinate():

@@ -129,7 +129,7 @@ def test_sites_of_resnet18():
     assert found["avgpool"].shapes == ((1, 512, 1, 1),)
 
 
-def test_a_detector_that_takes_a_list_of_pictures_is_run_on_one():
+def test_a_detector_that_takes_a_list_of_images_is_run_on_one():
     network = NETWORKS["ssdlite320"][0]()
     example = ([torch.rand(3, 48, 64)],)
     names = [site.name for site in attendet.sites(network, example)]

@@ -38,7 +38,7 @@ again = YOLO(checkpoint).model.float().eval()
 blocks = inserted_blocks(again)
 assert list(blocks) == list(PLACES) == list(inserted_blocks(model.model)), list(blocks)
 for block in blocks.values():
-    assert block.start == "identity"
+    assert block.init == "identity"
     assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())  # zero at first
 attended = again(x)[0]
 for block in blocks.values():
@@ -67,14 +67,18 @@ def test_the_page_works_as_it_stands(squares: Path, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(
         f"path: {tmp_path / 'squares'}\ntrain: images/train\nval: images/val\nnames: [red, green]\n"
     )
-    shutil.copy(next((squares / "images/val").iterdir()), tmp_path / "picture.png")
+    shutil.copy(next((squares / "images/val").iterdir()), tmp_path / "image.png")
     first, second, third = blocks
     program = [OFFLINE, first, CHECKED_AT_FIRST, second, third, CHECKED_AFTER_TRAINING]
     (tmp_path / "page.py").write_text("\n".join(program))
     settings = {
-        "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(tmp_path), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT / "src"), "HOME": str(tmp_path), "PATH": os.environ["PATH"],
-    }  # fmt: skip
+        "YOLO_OFFLINE": "true",
+        "YOLO_CONFIG_DIR": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+    }
 
     done = subprocess.run(
         [str(PYTHON), "page.py"],

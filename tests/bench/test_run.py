@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.bench import BenchSettings, Contender, plan_contenders, run, run_bench
-from attendet.bench import contenders as contenders_module
+from attendet.bench import BenchSettings, Candidate, plan_candidates, run, run_bench
+from attendet.bench import candidates as candidates_module
 from attendet.bench.run import _verdicts
 from attendet.errors import ConfigError, DataError, WeightsError
 
@@ -22,11 +22,11 @@ Paths = dict[str, Path]
 @pytest.fixture(autouse=True)
 def cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan the same candidates on every CPU; a test of bfloat16 patches this again."""
-    monkeypatch.setattr(contenders_module, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(candidates_module, "has_bfloat16", lambda: False)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{number}.jpg" for number in range(3)]
     for path in paths:
@@ -34,22 +34,25 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_a_run_measures_everything_of_everyone(exported: Paths, pictures: list[Path]) -> None:
-    plan = plan_contenders([exported["onnx"]], threads=[1])
+def test_a_run_measures_everything_of_everyone(exported: Paths, images: list[Path]) -> None:
+    plan = plan_candidates([exported["onnx"]], threads=[1])
     told: list[str] = []
-    asked: list[Contender] = []
+    asked: list[Candidate] = []
 
-    def measure_ap(contender: Contender) -> tuple[float, float]:
-        asked.append(contender)
-        return (0.5, 0.8) if contender.runtime == "onnx" else (0.4, 0.7)
+    def measure_ap(candidate: Candidate) -> tuple[float, float]:
+        asked.append(candidate)
+        return (0.5, 0.8) if candidate.runtime == "onnx" else (0.4, 0.7)
 
     settings = BenchSettings(batches=(1, 2), rounds=5, seconds=0.005, confidence=0.4)
-    record = run_bench(plan, pictures, settings, measure_ap=measure_ap, progress=told.append)
+    record = run_bench(plan, images, settings, measure_ap=measure_ap, progress=told.append)
 
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert [(row["runtime"], row["batch"]) for row in record["rows"]] == [
-        ("onnx", 1), ("onnx", 2), ("openvino", 1), ("openvino", 2)
-    ]  # fmt: skip
+        ("onnx", 1),
+        ("onnx", 2),
+        ("openvino", 1),
+        ("openvino", 2),
+    ]
     assert asked == plan
     for row in record["rows"]:
         assert row["precision"] == "float32"
@@ -62,7 +65,7 @@ def test_a_run_measures_everything_of_everyone(exported: Paths, pictures: list[P
         for thing in ("whole_ms", "network_ms", "around_ms"):
             assert row[thing]["count"] >= 15
             assert 0 < row[thing]["q1"] <= row[thing]["median"] <= row[thing]["q3"]
-        assert len(row["rounds"]["pictures_per_s"]) == 5
+        assert len(row["rounds"]["images_per_s"]) == 5
         assert row["ap"] == (0.5 if row["runtime"] == "onnx" else 0.4)
     for key in ("latency", "throughput"):
         verdict = record["verdicts"][key]
@@ -71,85 +74,88 @@ def test_a_run_measures_everything_of_everyone(exported: Paths, pictures: list[P
 
 
 def test_who_cannot_run_is_left_out_with_the_reason(
-    exported: Paths, pictures: list[Path], tmp_path: Path
+    exported: Paths, images: list[Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")
-    plan = plan_contenders([broken, exported["onnx"]], runtimes=["onnx"], threads=[1])
+    plan = plan_candidates([broken, exported["onnx"]], runtimes=["onnx"], threads=[1])
     settings = BenchSettings(rounds=5, seconds=0.001)
 
-    record = run_bench(plan, pictures, settings)
+    record = run_bench(plan, images, settings)
 
     assert [row["weights"] for row in record["rows"]] == [str(exported["onnx"])]
     assert record["left_out"][0]["name"] == "broken.onnx, onnx, 1 thread, latency"
     assert "none, or cut short" in record["left_out"][0]["reason"]
-    with pytest.raises(ConfigError, match=r"no contender can run; broken.onnx.*cut short"):
-        run_bench(plan[:1], pictures, settings)
+    with pytest.raises(ConfigError, match=r"no candidate can run; broken.onnx.*cut short"):
+        run_bench(plan[:1], images, settings)
 
 
 def test_who_breaks_down_is_left_out_and_the_others_go_on(
-    exported: Paths, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    exported: Paths, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask, asked = run._Worker.ask, []
 
     def break_down(worker: Any, task: dict[str, Any]) -> dict[str, Any]:
-        if worker.contender.runtime == "openvino" and "batch" in task:
+        if worker.candidate.runtime == "openvino" and "batch" in task:
             asked.append(task)
             if len(asked) == 3:
                 worker._process.kill()
         return ask(worker, task)
 
     monkeypatch.setattr(run._Worker, "ask", break_down)
-    plan = plan_contenders([exported["onnx"]], threads=[1])
+    plan = plan_candidates([exported["onnx"]], threads=[1])
     settings = BenchSettings(rounds=5, seconds=0.001)
 
-    record = run_bench(plan, pictures, settings)
+    record = run_bench(plan, images, settings)
 
     assert [row["runtime"] for row in record["rows"]] == ["onnx"]
     assert [one["name"] for one in record["left_out"]] == [plan[1].name]
     assert "stopped without a word" in record["left_out"][0]["reason"]
     asked.clear()
-    with pytest.raises(ConfigError, match=r"no contender can run; .*stopped without a word"):
-        run_bench(plan[1:], pictures, settings)
+    with pytest.raises(ConfigError, match=r"no candidate can run; .*stopped without a word"):
+        run_bench(plan[1:], images, settings)
 
 
-def test_without_an_average_precision_the_times_stand(
-    exported: Paths, pictures: list[Path]
-) -> None:
-    plan = plan_contenders([exported["onnx"]], runtimes=["onnx"], threads=[1])
+def test_without_an_average_precision_the_times_stand(exported: Paths, images: list[Path]) -> None:
+    plan = plan_candidates([exported["onnx"]], runtimes=["onnx"], threads=[1])
 
-    def fail(_: Contender) -> Any:
-        raise DataError("the truth is gone")
+    def fail(_: Candidate) -> Any:
+        raise DataError("the ground truth is gone")
 
-    record = run_bench(plan, pictures, BenchSettings(rounds=5, seconds=0.001), measure_ap=fail)
+    record = run_bench(plan, images, BenchSettings(rounds=5, seconds=0.001), measure_ap=fail)
 
     assert record["rows"][0]["ap"] is None
     assert record["rows"][0]["whole_ms"]["median"] > 0
-    assert record["left_out"] == [{"name": f"AP of {plan[0].name}", "reason": "the truth is gone"}]
+    assert record["left_out"] == [
+        {"name": f"AP of {plan[0].name}", "reason": "the ground truth is gone"}
+    ]
 
 
-def test_files_of_one_name_are_told_apart(exported: Paths, pictures: list[Path]) -> None:
-    folder = pictures[0].parent
+def test_files_of_one_name_are_told_apart(exported: Paths, images: list[Path]) -> None:
+    folder = images[0].parent
     for name in "ab":
         (folder / name).mkdir()
         shutil.copy(exported["onnx"], folder / name / "best.onnx")
     files = [folder / name / "best.onnx" for name in "ab"]
-    plan = plan_contenders(files, runtimes=["onnx"], threads=[1])
+    plan = plan_candidates(files, runtimes=["onnx"], threads=[1])
     precision = dict(zip(files, [0.9, 0.1], strict=True))
 
     record = run_bench(
-        plan, pictures, BenchSettings(rounds=5, seconds=0.001),
-        measure_ap=lambda contender: (precision[contender.weights], None),
-    )  # fmt: skip
+        plan,
+        images,
+        BenchSettings(rounds=5, seconds=0.001),
+        measure_ap=lambda candidate: (precision[candidate.weights], None),
+    )
 
     assert [(row["file"], row["ap"]) for row in record["rows"]] == [
-        ("a/best.onnx", 0.9), ("b/best.onnx", 0.1),
-    ]  # fmt: skip
+        ("a/best.onnx", 0.9),
+        ("b/best.onnx", 0.1),
+    ]
     assert len({row["name"] for row in record["rows"]}) == 2
 
 
 def _row(name: str, ap: float | None, ms: float) -> dict[str, Any]:
-    rounds = {"whole_ms": [ms] * 5, "pictures_per_s": [1000 / ms] * 5}
+    rounds = {"whole_ms": [ms] * 5, "images_per_s": [1000 / ms] * 5}
     return {"name": name, "ap": ap, "batch": 1, "rounds": rounds}
 
 
@@ -172,7 +178,7 @@ def test_on_a_noisy_machine_nobody_is_named() -> None:
 
 
 def test_every_file_meets_every_runtime_that_can(exported: Paths) -> None:
-    plan = plan_contenders(
+    plan = plan_candidates(
         [exported["torch"], exported["onnx"], exported["openvino"]],
         threads=[1, 2],
         modes=["latency", "throughput"],
@@ -180,9 +186,11 @@ def test_every_file_meets_every_runtime_that_can(exported: Paths) -> None:
 
     ways = {(one.weights.name, one.runtime) for one in plan}
     assert ways == {
-        ("w.safetensors", "torch"), ("onnx.onnx", "onnx"), ("onnx.onnx", "openvino"),
+        ("w.safetensors", "torch"),
+        ("onnx.onnx", "onnx"),
+        ("onnx.onnx", "openvino"),
         ("w_openvino", "openvino"),
-    }  # fmt: skip
+    }
     assert len(plan) == 4 * 2 * 2
     assert len({one.name for one in plan}) == len(plan)
     assert {one.file_bytes for one in plan if one.weights.is_dir()} != {0}
@@ -191,23 +199,25 @@ def test_every_file_meets_every_runtime_that_can(exported: Paths) -> None:
 def test_bfloat16_is_tried_where_the_processor_has_it(
     exported: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contenders_module, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(candidates_module, "has_bfloat16", lambda: True)
 
-    plan = plan_contenders([exported["onnx"]], threads=[1])
+    plan = plan_candidates([exported["onnx"]], threads=[1])
 
     assert [(one.runtime, one.precision) for one in plan] == [
-        ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")
-    ]  # fmt: skip
+        ("onnx", "float32"),
+        ("openvino", "float32"),
+        ("openvino", "bfloat16"),
+    ]
     assert plan[2].name == "onnx.onnx, openvino, bfloat16, 1 thread, latency"
 
 
 def test_wrong_plans_are_refused_in_words(exported: Paths, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'openvino'"):
-        plan_contenders([exported["onnx"]], runtimes=["openvin"])
+        plan_candidates([exported["onnx"]], runtimes=["openvin"])
     with pytest.raises(ConfigError, match=r"able to run the files \(.onnx\); got torch"):
-        plan_contenders([exported["onnx"]], runtimes=["torch"])
+        plan_candidates([exported["onnx"]], runtimes=["torch"])
     with pytest.raises(WeightsError, match="not found"):
-        plan_contenders([tmp_path / "none.onnx"])
+        plan_candidates([tmp_path / "none.onnx"])
 
 
 @pytest.mark.parametrize(

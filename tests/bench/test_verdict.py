@@ -56,7 +56,7 @@ def test_one_alone_and_none() -> None:
     assert name_fastest({})["fastest"] is None
 
 
-def test_alike_contenders_are_seldom_told_apart() -> None:
+def test_alike_candidates_are_seldom_told_apart() -> None:
     rng = np.random.default_rng(0)
     draws = rng.normal(10, 1, (400, 2, 9))
 

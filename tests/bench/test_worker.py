@@ -1,4 +1,4 @@
-"""What the process of a contender times."""
+"""What the process of a candidate times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Machine:
 
     Args:
         parallel: batches side by side, each of which takes as long as one alone.
-        seconds: of a picture.
+        seconds: of an image.
     """
 
     def __init__(self, parallel: int, seconds: float) -> None:
@@ -28,18 +28,18 @@ class Machine:
         self.seconds = seconds
         self.parallel = parallel
         self.closed = False
-        self.runtime = SimpleNamespace(run=lambda canvases: canvases)
+        self.runtime = SimpleNamespace(run=lambda inputs: inputs)
         if parallel > 1:
             self.runtime.parallel = parallel
 
     def perf_counter(self) -> float:
         return self.now
 
-    def lay(self, picture: Any) -> Any:
-        return SimpleNamespace(canvas=picture)
+    def lay(self, image: Any) -> Any:
+        return SimpleNamespace(padded=image)
 
     def stream(self, paths: Iterator[Path], batch: int) -> Iterator[Path]:
-        self.now += 7.0  # until the first pictures are read
+        self.now += 7.0  # until the first images are read
         try:
             while True:
                 self.now += batch * self.seconds
@@ -74,10 +74,10 @@ def test_the_rate_of_the_network_alone_counts_slow_spells_too(
     def result() -> None:
         machine.now += 5 / 64 if next(done) % 4 == 3 else 1 / 64
 
-    machine.runtime.submit = lambda canvases: SimpleNamespace(result=result)
+    machine.runtime.submit = lambda inputs: SimpleNamespace(result=result)
     monkeypatch.setattr(worker, "time", machine)
     given = itertools.repeat(np.zeros((8, 32, 32, 3), np.uint8))
 
-    times = worker._saturate(machine.runtime, given, seconds=2.0, pictures=8)
+    times = worker._saturate(machine.runtime, given, seconds=2.0, images=8)
 
     assert times == [2 / 64 * 1e3 / 8]

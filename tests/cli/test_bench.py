@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from attendet.cli import main
-from attendet.cli.bench import make_pictures
-from attendet.pictures import read_picture_hw
+from attendet.cli.bench import make_images
+from attendet.images import read_image_hw
 
 Paths = dict[str, Path]
 QUICK = ["--rounds", "5", "--seconds", "0.001", "--threads", "1"]
@@ -26,8 +26,8 @@ def animals(tmp_path: Path) -> Path:
     for kind in ("images/test", "labels/test"):
         (root / kind).mkdir(parents=True)
     for number in range(3):
-        picture = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(root / f"images/test/{number}.jpg")
+        image = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(image).save(root / f"images/test/{number}.jpg")
         (root / f"labels/test/{number}.txt").write_text(f"{number} 0.5 0.5 0.3 0.3\n")
     (root / "data.yaml").write_text("test: images/test\nnames: [cat, dog, cow]\n")
     return root
@@ -45,7 +45,7 @@ def test_a_run_prints_and_writes_what_it_found(
 
     printed = capsys.readouterr().out
     assert "whole path, ms" in printed
-    assert "fastest for one picture at a time" in printed
+    assert "fastest for one image at a time" in printed
     assert "noise: the probe spread by" in printed
     record: dict[str, Any] = json.loads((folder / "bench.json").read_text())
     assert record["layout"] == "attendet/bench/1"
@@ -60,7 +60,7 @@ def test_a_run_prints_and_writes_what_it_found(
     [
         (["--runtimes", "torch"], "runtimes must be able to run the files"),
         (["--rounds", "2"], "rounds must be 5 or more"),
-        (["--max-loss", "-1"], "--max-loss must be from 0 to 100"),
+        (["--max-ap-loss", "-1"], "--max-ap-loss must be from 0 to 100"),
         (["--batch", "0"], "batch must be 1 or more"),
     ],
 )
@@ -79,7 +79,7 @@ def test_wrong_words_are_refused_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_picture_is_left_out_and_other_classes_are_refused_at_once(
+def test_a_broken_image_is_left_out_and_other_classes_are_refused_at_once(
     exported: Paths, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")
@@ -90,7 +90,7 @@ def test_a_broken_picture_is_left_out_and_other_classes_are_refused_at_once(
 
     assert main([*words, "--output", str(tmp_path / "out")]) == 0
     assert f"left out: {broken}: " in capsys.readouterr().out
-    assert json.loads((tmp_path / "out/bench.json").read_text())["settings"]["pictures"] == 2
+    assert json.loads((tmp_path / "out/bench.json").read_text())["settings"]["images"] == 2
 
     (animals / "data.yaml").write_text("test: images/test\nnames: [cat, dog, hen]\n")
     assert main([*words, "--output", str(tmp_path / "other")]) == 2
@@ -107,11 +107,11 @@ def test_a_file_with_suppression_inside_is_timed_at_its_own_threshold(
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["ap"] is not None
 
 
-def test_made_pictures_are_always_the_same(tmp_path: Path) -> None:
+def test_made_images_are_always_the_same(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
 
-    first, second = make_pictures(tmp_path / "a", 2), make_pictures(tmp_path / "b", 2)
+    first, second = make_images(tmp_path / "a", 2), make_images(tmp_path / "b", 2)
 
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert read_picture_hw(first[0]) == (480, 640)
+    assert read_image_hw(first[0]) == (480, 640)

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from attendet.cli import main
-from attendet.study import comparison
+from attendet.comparison import comparison
 
 TINY = shlex.split(
-    "--width 0.125 --size 64 --batch 4 --epochs 1 --precision 32 --accelerator cpu --runtimes torch"
+    "--width-mult 0.125 --size 64 --batch 4 --epochs 1 --precision 32 "
+    "--accelerator cpu --runtimes torch"
 )
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process, without figures."""
-    from attendet.study.worker import make_run
+    from attendet.comparison.worker import make_run
 
     class RunsHere:
         slots = 1
@@ -38,11 +39,26 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_verdicts_are_printed_with_the_costs(
-    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    squares: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    words = ["compare", str(squares), "--attention", "none", "ca", "--sites", "p5", "up",
-             "--seeds", "1", "--output", str(tmp_path / "study"), *TINY]  # fmt: skip
+) -> None:
+    words = [
+        "compare",
+        str(squares),
+        "--attention",
+        "none",
+        "ca",
+        "--sites",
+        "p5",
+        "up",
+        "--seeds",
+        "1",
+        "--output",
+        str(tmp_path / "study"),
+        *TINY,
+    ]
     monkeypatch.setattr("sys.argv", ["attendet", *words])
 
     assert main(words) == 0
@@ -60,13 +76,15 @@ def test_the_verdicts_are_printed_with_the_costs(
 
 
 def test_a_failed_run_gives_exit_code_1(
-    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    squares: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     def breaks(*args: Any, **kwargs: Any) -> Any:
         raise MemoryError("no memory is left")
 
-    monkeypatch.setattr("attendet.study.running.train", breaks)
+    monkeypatch.setattr("attendet.comparison.running.train", breaks)
 
     code = main(["compare", str(squares), "--seeds", "1", "--output", str(tmp_path / "s"), *TINY])
 
@@ -81,7 +99,7 @@ def test_a_failed_run_gives_exit_code_1(
         ("--sites p6", "site of the network"),
         ("--seeds 0", "seeds must be at least 1; got 0 (--seeds)"),
         ("--budget soon", "must be like 45m, 2h or 1h30m; got 'soon'"),
-        ("--attention-start identity", "there is no flag '--attention-start'"),
+        ("--attention-init identity", "there is no flag '--attention-init'"),
         ("--epochs many", "--epochs"),
         ("--runtimes torch onx", "Did you mean 'onnx'"),
     ],

@@ -10,7 +10,7 @@ from attendet.cli import main
 
 @pytest.fixture
 def cells(tmp_path):
-    """A YOLO folder of eight pictures, one with a faulty line."""
+    """A YOLO folder of eight images, one with a faulty line."""
     root = tmp_path / "cells"
     (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
@@ -22,7 +22,7 @@ def cells(tmp_path):
     return root
 
 
-def test_check_lists_faults_with_file_and_line(cells, capsys):
+def test_check_lists_issues_with_file_and_line(cells, capsys):
     assert main(["data", "check", str(cells)]) == 0
     out = capsys.readouterr().out
     assert "zero-size" in out
@@ -35,24 +35,24 @@ def test_strict_exits_with_3(cells, capsys):
     assert main(["data", "check", str(cells), "--strict"]) == 3
     (cells / "labels" / "3.txt").write_text("")
     assert main(["data", "check", str(cells), "--strict"]) == 0
-    assert "no faults" in capsys.readouterr().out
+    assert "no issues" in capsys.readouterr().out
 
 
 def test_decoding_is_asked_for_by_default(cells, capsys):
     png = cells / "images" / "5.png"
     png.write_bytes(png.read_bytes()[:-30])
     assert main(["data", "check", str(cells), "--json"]) == 0
-    kinds = {fault["kind"] for fault in json.loads(capsys.readouterr().out)["faults"]}
-    assert kinds == {"zero-size", "truncated-picture"}
+    kinds = {issue["kind"] for issue in json.loads(capsys.readouterr().out)["issues"]}
+    assert kinds == {"zero-size", "truncated-image"}
     assert main(["data", "check", str(cells), "--json", "--no-decode"]) == 0
-    kinds = {fault["kind"] for fault in json.loads(capsys.readouterr().out)["faults"]}
+    kinds = {issue["kind"] for issue in json.loads(capsys.readouterr().out)["issues"]}
     assert kinds == {"zero-size"}
 
 
 def test_stats(cells, capsys):
     assert main(["data", "stats", str(cells), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["splits"]["train"]["pictures"] == 6
+    assert record["splits"]["train"]["images"] == 6
     assert main(["data", "stats", str(cells)]) == 0
     out = capsys.readouterr().out
     assert "[red]cell" in out
@@ -63,7 +63,7 @@ def test_split_convert_and_check_again(cells, tmp_path, capsys):
     assert main(["data", "split", str(cells), "--seed", "4", "--output", str(tmp_path / "s")]) == 0
     assert (tmp_path / "s" / "attendet-splits.json").is_file()
     assert main(["data", "convert", str(cells), str(tmp_path / "voc"), "--to", "voc"]) == 0
-    assert "8 pictures, 8 boxes as voc" in capsys.readouterr().out
+    assert "8 images, 8 boxes as voc" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "voc"), "--strict"]) == 0
     assert main(["data", "convert", str(cells), str(tmp_path / "voc"), "--to", "voc"]) == 2
     assert "empty or new folder" in capsys.readouterr().err
@@ -97,4 +97,4 @@ def test_check_names_a_train_split_without_boxes(cells, capsys):
 
 def test_a_folder_without_data_exits_with_3(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path)]) == 3
-    assert "no labels recognised" in capsys.readouterr().err
+    assert "no labels recognized" in capsys.readouterr().err

@@ -14,7 +14,7 @@ pytest.importorskip("skimage")
 from attendet.cli import main
 from attendet.models import read_metadata
 
-TINY = ("--epochs", "1", "--size", "64", "--width", "0.125", "--pictures", "6")
+TINY = ("--epochs", "1", "--size", "64", "--width-mult", "0.125", "--images", "6")
 
 
 class _Headings(HTMLParser):
@@ -49,10 +49,10 @@ def test_a_small_demo_leaves_weights_and_a_page_that_stands_alone(
     assert main(["demo", *TINY]) == 0
 
     said = capsys.readouterr().out.splitlines()
-    assert re.match(r"test: AP \d\.\d{3}, AP50 \d\.\d{3} \(2 pictures, \d+ digits\)", said[-3])
+    assert re.match(r"test: AP \d\.\d{3}, AP50 \d\.\d{3} \(2 images, \d+ digits\)", said[-3])
     assert said[-2:] == ["weights: demo/run/best.safetensors", "report: demo/report.html"]
     metadata = read_metadata(here / "demo/run/best.safetensors")
-    assert (metadata.attention, metadata.width) == ("ca", 0.125)
+    assert (metadata.attention, metadata.width_mult) == ("ca", 0.125)
     assert metadata.recipe is not None
     assert metadata.recipe["flip_lr"] == 0  # a mirrored digit is no digit
     page = (here / "demo/report.html").read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def test_a_small_demo_leaves_weights_and_a_page_that_stands_alone(
     assert parser.fetched == []
     assert parser.headings == [
         "Quality on the test split",
-        "Detections beside the truth",
+        "Detections beside the ground truth",
         "What the attention does",
         "The course of training",
         "What is taken for what",
@@ -90,13 +90,13 @@ def test_gates_of_channels_alone_are_a_table(here: Path) -> None:
 
     page = (here / "demo/report.html").read_text(encoding="utf-8")
     assert "<td>p5 channel</td>" in page
-    assert "Gates for test picture" not in page
+    assert "Gates for test image" not in page
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--pictures", "0"), "counts['train'] must be at least 1; got 0"),
+        (("--images", "0"), "counts['train'] must be at least 1; got 0"),
         (("--size", "100"), "size must be a multiple of 32"),
         (("--attention", "cq"), "attention must name a known block; got 'cq'"),
     ],

@@ -13,16 +13,16 @@ from attendet.models.metadata import WeightsMetadata
 
 
 class BrightRuntime:
-    """Boxes the bright pixels of each canvas as the class "disc"."""
+    """Boxes the bright pixels of each network input as the class "disc"."""
 
     def __init__(self, classes=("ring", "disc"), data=None):
         self.metadata = WeightsMetadata(classes=tuple(classes), input_hw=(64, 64), data=data)
 
-    def run(self, canvases):
-        boxes = np.zeros((len(canvases), 1, 4), dtype=np.float32)
-        scores = np.zeros((len(canvases), 1, len(self.metadata.classes)), dtype=np.float32)
-        for index, canvas in enumerate(canvases):
-            rows, columns = np.nonzero(canvas[:, :, 0] > 200)
+    def run(self, inputs):
+        boxes = np.zeros((len(inputs), 1, 4), dtype=np.float32)
+        scores = np.zeros((len(inputs), 1, len(self.metadata.classes)), dtype=np.float32)
+        for index, padded in enumerate(inputs):
+            rows, columns = np.nonzero(padded[:, :, 0] > 200)
             boxes[index, 0] = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             scores[index, 0, self.metadata.classes.index("disc")] = 0.9
         return boxes, scores
@@ -30,15 +30,15 @@ class BrightRuntime:
 
 @pytest.fixture
 def discs(tmp_path):
-    """A YOLO data set of pictures with one bright rectangle each."""
+    """A YOLO data set of images with one bright rectangle each."""
     root = tmp_path / "discs"
     for split, count in (("train", 3), ("val", 2), ("test", 4)):
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True)
         for index in range(count):
-            picture = np.zeros((64, 64, 3), dtype=np.uint8)
-            picture[16:48, 8 : 24 + 4 * index + count] = 255
-            Image.fromarray(picture).save(root / "images" / split / f"{split}{index}.png")
+            image = np.zeros((64, 64, 3), dtype=np.uint8)
+            image[16:48, 8 : 24 + 4 * index + count] = 255
+            Image.fromarray(image).save(root / "images" / split / f"{split}{index}.png")
             width = 16 + 4 * index + count
             line = f"0 {(8 + width / 2) / 64} 0.5 {width / 64} 0.5\n"
             (root / "labels" / split / f"{split}{index}.txt").write_text(line)
@@ -71,17 +71,17 @@ def test_prints_a_table_and_writes_the_record(discs, loads, tmp_path, capsys):
     assert content["data"]["fingerprint"] == fingerprint
     assert fingerprint in printed
     assert content["metrics"]["ap"] == content["metrics"]["voc"]["eleven_point"] == 1.0
-    assert content["metrics"]["counts"]["pictures"] == 4
+    assert content["metrics"]["counts"]["images"] == 4
     assert content["weights"]["classes"] == ["ring", "disc"]
     assert content["settings"]["confidence"] == 0.001
 
 
-def test_another_split_size_and_a_warning_about_training_pictures(discs, loads, capsys):
+def test_another_split_size_and_a_warning_about_training_images(discs, loads, capsys):
     fingerprint = load_dataset(discs).fingerprint("train")
     loads(BrightRuntime(data={"fingerprints": {"train": fingerprint}}))
     assert main(["eval", "w", str(discs), "--split", "train", "--size", "96"]) == 0
     printed = capsys.readouterr().out
-    assert "trained on these very pictures" in printed
+    assert "trained on these very images" in printed
     assert "input 96 x 96 px" in printed
 
 
@@ -113,7 +113,7 @@ def test_classes_without_boxes_in_the_data_are_noted(discs, loads, capsys):
     assert "no boxes of: star" in capsys.readouterr().out
 
 
-def test_a_broken_picture_is_left_out_and_named(discs, loads, tmp_path, capsys):
+def test_a_broken_image_is_left_out_and_named(discs, loads, tmp_path, capsys):
     loads(BrightRuntime(("disc", "ring")))
     broken = discs / "images" / "test" / "test1.png"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -121,10 +121,10 @@ def test_a_broken_picture_is_left_out_and_named(discs, loads, tmp_path, capsys):
     assert main(["eval", "w", str(discs), "--output", str(tmp_path / "record.json")]) == 0
 
     said = capsys.readouterr().out
-    assert f"left out     picture is truncated or broken ({broken})" in said
-    assert "pictures     3 (0 without truth; 1 more cannot be read)" in said
+    assert f"left out     image is truncated or broken ({broken})" in said
+    assert "images     3 (0 without ground truth; 1 more cannot be read)" in said
     counts = json.loads((tmp_path / "record.json").read_text())["metrics"]["counts"]
-    assert (counts["pictures"], counts["pictures_unreadable"]) == (3, 1)
+    assert (counts["images"], counts["images_unreadable"]) == (3, 1)
 
 
 def test_a_folder_as_output_is_refused_before_the_work(discs, loads, tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_a_real_weights_file(discs, tmp_path, capsys):
 
     torch.manual_seed(0)
     metadata = WeightsMetadata(
-        classes=("disc", "ring"), attention="ca", width=0.25, input_hw=(64, 64)
+        classes=("disc", "ring"), attention="ca", width_mult=0.25, input_hw=(64, 64)
     )
     path = tmp_path / "random.safetensors"
     models.save_weights(path, models.build_from_metadata(metadata), metadata)

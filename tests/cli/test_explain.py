@@ -22,7 +22,7 @@ from attendet.models import (  # noqa: E402
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     metadata = WeightsMetadata(
-        classes=("red", "green"), attention="se", width=0.125, input_hw=(64, 64)
+        classes=("red", "green"), attention="se", width_mult=0.125, input_hw=(64, 64)
     )
     network = build_from_metadata(metadata)
     torch.nn.init.zeros_(network.attention["up"].expand.weight)
@@ -31,8 +31,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shot(tmp_path: Path) -> Path:
-    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "shot.png")
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "shot.png")
     return tmp_path / "shot.png"
 
 
@@ -45,11 +45,14 @@ def test_explain_writes_a_page_and_says_what_each_gate_does(
 
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[:3]] == ["p4", "p5", "up"]
-    assert "one picture cannot tell" in said[0]
+    assert "one image cannot tell" in said[0]
     assert said[-1] == f"written: {tmp_path / 'out' / 'explain.html'}"
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {
-        ".html", ".json", ".npz", ".png",
-    }  # fmt: skip
+        ".html",
+        ".json",
+        ".npz",
+        ".png",
+    }
 
 
 def test_explain_without_the_library_names_the_extra_and_the_way_round(

@@ -14,7 +14,9 @@ from attendet.models import WeightsMetadata, build_from_metadata, save_weights  
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    metadata = WeightsMetadata(("red", "green"), attention="ca", width=0.125, input_hw=(64, 96))
+    metadata = WeightsMetadata(
+        ("red", "green"), attention="ca", width_mult=0.125, input_hw=(64, 96)
+    )
     torch.manual_seed(0)
     return save_weights(tmp_path / "w.safetensors", build_from_metadata(metadata), metadata)
 
@@ -32,8 +34,8 @@ def test_what_was_written_and_how_it_compares(
     )
     assert said[1].startswith("boxes        differ by ")
     assert said[2].startswith("scores       differ by ")
-    assert said[3].endswith("on 4 pictures of val")
-    assert said[4].endswith("in PyTorch, on 4 pictures of val")
+    assert said[3].endswith("on 4 images of val")
+    assert said[4].endswith("in PyTorch, on 4 images of val")
     assert said[5].startswith(f"written: {tmp_path / 'out' / 'w.torchscript'} (")
 
 
@@ -43,10 +45,10 @@ def test_what_was_written_and_how_it_compares(
         (["--format", "torchscript", "--half"], 2, "half must be left out for torchscript"),
         (["--format", "darknet", "--nms"], 2, "--nms must be left out for darknet"),
         (["--format", "darknet", "--size", "64"], 2, "--size must be left out for darknet"),
-        (["--format", "darknet", "--iou", "0.4"], 2, "--iou must be left out for darknet"),
+        (["--format", "darknet", "--nms-iou", "0.4"], 2, "--nms-iou must be left out for darknet"),
         (["--format", "darknet", "--split", "all"], 2, "--split must be left out for darknet"),
         (["--format", "onnx", "--confidence", "0"], 2, "--confidence needs --nms; alone it"),
-        (["--format", "onnx", "--max-drop", "1"], 2, "--max-drop needs --int8"),
+        (["--format", "onnx", "--max-ap-loss", "1"], 2, "--max-ap-loss needs --int8"),
         (["--format", "onnx", "--calibrate", "x"], 2, "--calibrate needs --int8; alone it"),
         (["--format", "onnx", "--split", "all"], 2, "--split needs --data or --calibrate"),
         (["--format", "onnx", "--size", "100"], 2, "input_hw must be multiples of 32"),

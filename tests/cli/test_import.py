@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attendet.cli import main  # noqa: E402
+from attendet.interop.darknet.export import export_darknet  # noqa: E402
 from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
-from attendet.models.darknet_export import export_darknet  # noqa: E402
 
 CONFIG = """
 [net]
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     header = np.array([0, 1, 0, 5], dtype="<i4")
     (tmp_path / "small.weights").write_bytes(header.tobytes() + values.tobytes())
     (tmp_path / "names.txt").write_text("cat\ndog\n")
-    metadata = WeightsMetadata(("cat", "dog"), width=0.125, input_hw=(64, 64))
+    metadata = WeightsMetadata(("cat", "dog"), width_mult=0.125, input_hw=(64, 64))
     export_darknet(build_from_metadata(metadata), metadata, tmp_path, stem="tiny")
     return tmp_path
 
@@ -56,7 +56,7 @@ def test_darknet_in_and_out_again(folder: Path, capsys: pytest.CaptureFixture[st
     assert said == [
         "network      darknet-graph of 3 layers, attention none, 295 parameters",
         "classes      2; outputs at 16 pixels a cell",
-        "pictures     64 x 64 px, square, rgb",
+        "images     64 x 64 px, square, rgb",
         "written: nets/small.safetensors",
     ]
     assert main(["export", "nets/small.safetensors", "--format", "darknet", "--output", "out"]) == 0
@@ -70,7 +70,7 @@ def test_darknet_in_and_out_again(folder: Path, capsys: pytest.CaptureFixture[st
 def test_the_order_of_the_two_files_does_not_matter(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["import", "tiny.weights", "tiny.cfg", "--fit", "stretch"]) == 0
+    assert main(["import", "tiny.weights", "tiny.cfg", "--resize", "stretch"]) == 0
 
     said = capsys.readouterr().out
     assert "network      yolov4-tiny, attention none" in said
@@ -125,7 +125,7 @@ def test_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["small.cfg", "small.weights", "a.pth"], 2, "files must be"),
         (["small.cfg", "tiny.weights"], 4, "must hold 311 values, as the configuration says; got"),
         (["small.cfg", "small.weights", "--output", "a.pt"], 2, "must end in .safetensors"),
-        (["small.cfg", "small.weights", "--colour", "bgr"], 2, "--colour must be left out"),
+        (["small.cfg", "small.weights", "--color", "bgr"], 2, "--color must be left out"),
         (["small.cfg", "small.weights", "--size", "64"], 2, "--size must be left out"),
         (["small.cfg", "small.weights", "--cutoff", "9"], 4, "from 1 to the 3 layers"),
         (["a.pth", "--cutoff", "3"], 2, "--cutoff must be left out: it is for darknet files alone"),
@@ -157,7 +157,7 @@ def test_a_file_that_is_there_is_replaced_only_when_named(
 
 
 def test_attention_cannot_go_to_darknet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metadata = WeightsMetadata(("cat",), width=0.125, attention="ca@p5")
+    metadata = WeightsMetadata(("cat",), width_mult=0.125, attention="ca@p5")
     save_weights("ca.safetensors", build_from_metadata(metadata), metadata)
 
     assert main(["export", "ca.safetensors", "--format", "darknet"]) == 4

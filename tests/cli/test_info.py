@@ -18,7 +18,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metadata = WeightsMetadata(
         classes=("cat", "dog"),
         attention="ca@p5",
-        width=0.25,
+        width_mult=0.25,
         input_hw=(320, 416),
         seed=3,
         data={"splits": {"train": 205, "val": 87}},
@@ -38,7 +38,7 @@ def test_the_text_tells_what_the_file_holds(
     assert facts["classes"] == "2: cat, dog"
     assert facts["attention"] == "ca@p5"
     assert facts["input_hw"] == "320 px x 416 px"
-    assert facts["fit"] == "rect"
+    assert facts["resize"] == "rect"
     assert facts["ap50"] == "0.1235"
     assert facts["train"] == "205"
     assert "recipe" not in facts  # the file tells of none
@@ -50,7 +50,9 @@ def test_json_is_one_object_that_counts_the_parameters(
     assert main(["info", str(weights), "--json"]) == 0
 
     facts = json.loads(capsys.readouterr().out)
-    network = build_from_metadata(WeightsMetadata(("cat", "dog"), attention="ca@p5", width=0.25))
+    network = build_from_metadata(
+        WeightsMetadata(("cat", "dog"), attention="ca@p5", width_mult=0.25)
+    )
     assert facts["parameters"] == sum(tensor.numel() for tensor in network.parameters())
     assert facts["bytes"] == weights.stat().st_size
     assert facts["input_hw"] == [320, 416]

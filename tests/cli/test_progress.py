@@ -13,13 +13,13 @@ from attendet.cli import progress
 def test_plain_progress_speaks_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "PLAIN_PICTURES_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_IMAGES_SECONDS", 0.0)
     with progress.paced_bar("predict", 10) as step:
         step(4, None)
         step(10, None)
 
     said = capsys.readouterr().err
-    assert said.startswith("4/10 pictures, ")
+    assert said.startswith("4/10 images, ")
     assert said.count("\n") == 1
 
 
@@ -37,7 +37,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert "3/3" in shown
-    assert "pictures/s" in shown
+    assert "images/s" in shown
 
 
 def test_a_silent_bar_says_nothing_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_a_silent_bar_says_nothing_off_a_terminal(capsys: pytest.CaptureFixture[
 
 def _record(epoch: int, **measured: float) -> dict[str, Any]:
     losses = {"box": 1.5, "objectness": 0.25}
-    pace = {"pictures_per_second": 12.34, "memory_mib": 2048}
+    pace = {"images_per_second": 12.34, "memory_mib": 2048}
     return {"epoch": epoch, "losses": losses, **pace, **measured}
 
 
@@ -63,9 +63,9 @@ def test_epochs_are_plain_lines_off_a_terminal() -> None:
         reporter.epoch_ended(_record(2, ap=0.5, ap50=0.75))
 
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
-        "decoded 4 training pictures",
-        "epoch 1/2 box 1.500 objectness 0.250 12.3 pictures/s 2.0 GiB",
-        "epoch 2/2 box 1.500 objectness 0.250 12.3 pictures/s 2.0 GiB AP 0.500 AP50 0.750",
+        "decoded 4 training images",
+        "epoch 1/2 box 1.500 objectness 0.250 12.3 images/s 2.0 GiB",
+        "epoch 2/2 box 1.500 objectness 0.250 12.3 images/s 2.0 GiB AP 0.500 AP50 0.750",
     ]
 
 

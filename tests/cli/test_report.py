@@ -15,15 +15,19 @@ def test_a_report_is_made_where_it_is_asked_for(
 ) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
-    (folder / "study.json").write_text(json.dumps({"baseline": "none", "arms": []}))
+    (folder / "study.json").write_text(json.dumps({"baseline": "none", "variants": []}))
     output = tmp_path / "out"
 
     assert main(["report", str(folder), "--output", str(output)]) == 0
 
     assert capsys.readouterr().out == f"written: {output / 'report.html'}\n"
     assert {one.name for one in output.iterdir()} == {
-        "report.html", "report.md", "report.json", "arms.csv", "runs.csv",
-    }  # fmt: skip
+        "report.html",
+        "report.md",
+        "report.json",
+        "variants.csv",
+        "runs.csv",
+    }
     assert {one.name for one in folder.iterdir()} == {"study.json"}
 
 
@@ -38,9 +42,14 @@ def test_a_folder_without_a_study_is_one_line(
 
 
 def test_a_report_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
-    run = {"arm_name": "none", "seed": 0, "metrics": {"ap": 0.5}, "stopped": None,
-           "curve": [{"epoch": 1, "ap": 0.4}, {"epoch": 2, "ap": 0.5}]}  # fmt: skip
-    (tmp_path / "study.json").write_text(json.dumps({"baseline": "none", "arms": []}))
+    run = {
+        "variant_name": "none",
+        "seed": 0,
+        "metrics": {"ap": 0.5},
+        "stopped": None,
+        "curve": [{"epoch": 1, "ap": 0.4}, {"epoch": 2, "ap": 0.5}],
+    }
+    (tmp_path / "study.json").write_text(json.dumps({"baseline": "none", "variants": []}))
     (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
     code = (
         "import sys; from attendet.cli import main\n"

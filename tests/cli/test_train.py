@@ -17,10 +17,24 @@ from attendet.cli.train import FIXED
 from attendet.training.recipe import Recipe
 from attendet.training.run import train
 
-TINY = ["--width", "0.125", "--size=64", "--batch", "4", "--precision=32", "--evaluate-every", "1"]
+TINY = [
+    "--width-mult",
+    "0.125",
+    "--size=64",
+    "--batch",
+    "4",
+    "--precision=32",
+    "--evaluate-every",
+    "1",
+]
 SETTINGS: dict[str, Any] = {
-    "width": 0.125, "size": 64, "batch": 4, "precision": "32", "evaluate_every": 1, "epochs": 2,
-}  # fmt: skip
+    "width_mult": 0.125,
+    "size": 64,
+    "batch": 4,
+    "precision": "32",
+    "evaluate_every": 1,
+    "epochs": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +63,12 @@ def test_a_run_off_a_terminal_is_told_in_plain_lines(
     said = capsys.readouterr().out
     assert "\x1b" not in said
     expected = [
-        r"decoded 10 training pictures",
+        r"decoded 10 training images",
         r"data: .*squares \(yolo; train 10, val 4; .*\)",
         r"network: yolov4-tiny, attention se@p5, input 64 x 64 px",
         r"anchors: .*",
         rf"run: {re.escape(str(tmp_path / 'run'))}",
-        r"epoch 1/2 box \d+\.\d+ objectness .* class .* pictures/s .* GiB AP 0\.\d+ AP50 0\.\d+",
+        r"epoch 1/2 box \d+\.\d+ objectness .* class .* images/s .* GiB AP 0\.\d+ AP50 0\.\d+",
         r"epoch 2/2 .*",
         r"2 epochs in .*; best val AP 0\.\d+",
         rf"weights: {re.escape(str(tmp_path / 'run/best.safetensors'))}",
@@ -123,17 +137,29 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attendet.training.run.train", spy)
     line = "train cells --recipe classic --attention cbam --seed 4 --output out --format voc"
     line += " --pretrained base.safetensors --devices 2 --nodes 3 --lr 1e-3 --patience none"
-    line += " --accelerator cpu --schedule cosine --epochs=9 --attention-start identity"
+    line += " --accelerator cpu --schedule cosine --epochs=9 --attention-init identity"
     with pytest.raises(Told):
         main(line.split())
 
     del given["reporter"]
     assert given == {
-        "data": "cells", "recipe": "classic", "attention": "cbam", "seed": 4, "resume": None,
-        "output": Path("out"), "format": "voc", "pretrained": Path("base.safetensors"),
-        "devices": 2, "nodes": 3, "accelerator": "cpu", "attention_start": "identity",
-        "lr": 0.001, "patience": None, "schedule": "cosine", "epochs": 9,
-    }  # fmt: skip
+        "data": "cells",
+        "recipe": "classic",
+        "attention": "cbam",
+        "seed": 4,
+        "resume": None,
+        "output": Path("out"),
+        "format": "voc",
+        "pretrained": Path("base.safetensors"),
+        "devices": 2,
+        "nodes": 3,
+        "accelerator": "cpu",
+        "attention_init": "identity",
+        "lr": 0.001,
+        "patience": None,
+        "schedule": "cosine",
+        "epochs": 9,
+    }
 
 
 @pytest.mark.parametrize(
@@ -144,9 +170,9 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["DATA", "--clip-norm=-1"], 2, "clip_norm must be at least 0; got -1.0 (--clip-norm)."),
         (["DATA", "--mosaic", "half"], 2, "--mosaic must be a number"),
         (
-            ["DATA", "--attention-start", "none"],
+            ["DATA", "--attention-init", "none"],
             2,
-            "--attention-start must be one of auto, paper, ",
+            "--attention-init must be one of auto, paper, ",
         ),
         (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd"),
         (["DATA", "--size", "100"], 2, "at least 64; got 100 (--size). Nearest: 96."),
@@ -162,7 +188,11 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["DATA", "--seed", str(2**64)], 2, "seed must be from 0 to 9223372036854775807"),
         (["DATA", "--momentum", "0.5"], 2, "momentum changes nothing with optimizer adamw"),
         (["DATA", "--ignore-iou", "0.5"], 2, "ignore_iou changes nothing with assignment dynamic"),
-        (["DATA", "--nominal-batch", "5"], 2, "nominal_batch must be 0, or at least batch (16)"),
+        (
+            ["DATA", "--effective-batch", "5"],
+            2,
+            "effective_batch must be 0, or at least batch (16)",
+        ),
         (["--resume", "run", "--seed=1", "--lr=1"], 2, "must stand without --seed, --lr:"),
     ],
 )
@@ -245,7 +275,7 @@ def test_bars_show_a_run_on_a_terminal(squares: Path, tmp_path: Path) -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "network: yolov4-tiny" in shown
     assert "6/6" in shown
-    assert re.search(r"epoch 2/2 box .* pictures/s .* GiB AP", shown)
+    assert re.search(r"epoch 2/2 box .* images/s .* GiB AP", shown)
     assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.getvalue()
 
 
@@ -260,9 +290,12 @@ def test_bars_draw_nothing_where_nothing_is_told() -> None:
 
 def _record(**values: Any) -> dict[str, Any]:
     return {
-        "epoch": 1, "losses": {"box": 0.5}, "pictures_per_second": 9.87, "memory_mib": 2048,
+        "epoch": 1,
+        "losses": {"box": 0.5},
+        "images_per_second": 9.87,
+        "memory_mib": 2048,
         **values,
-    }  # fmt: skip
+    }
 
 
 def test_an_ap_of_zero_is_shown_and_none_is_not() -> None:
@@ -275,8 +308,8 @@ def test_an_ap_of_zero_is_shown_and_none_is_not() -> None:
     lines.epoch_ended(_record())
 
     first, *others = screen.getvalue().splitlines()
-    assert first == "epoch 1/3 box 0.500 9.9 pictures/s 2.0 GiB AP 0.000 AP50 0.000"
-    assert others == ["epoch 1/3 box 0.500 9.9 pictures/s 2.0 GiB"] * 2
+    assert first == "epoch 1/3 box 0.500 9.9 images/s 2.0 GiB AP 0.000 AP50 0.000"
+    assert others == ["epoch 1/3 box 0.500 9.9 images/s 2.0 GiB"] * 2
 
 
 def test_brackets_in_a_path_are_shown_as_they_are() -> None:

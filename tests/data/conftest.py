@@ -13,16 +13,16 @@ Box = tuple[str, float, float, float, float]
 
 
 @pytest.fixture
-def picture() -> Callable[..., Path]:
-    """Write a picture of noise, 40 wide and 30 high unless told, different for each path."""
+def image() -> Callable[..., Path]:
+    """Write an image of noise, 40 wide and 30 high unless told, different for each path."""
 
     def write(path: Path, width: int = 40, height: int = 30, *, orientation: int = 1) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         draw = np.random.default_rng(list(path.as_posix().encode()))
-        image = Image.fromarray(draw.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        pil_image = Image.fromarray(draw.integers(0, 255, (height, width, 3), dtype=np.uint8))
         exif = Image.Exif()
         exif[0x0112] = orientation
-        image.save(path, exif=exif) if orientation != 1 else image.save(path)
+        pil_image.save(path, exif=exif) if orientation != 1 else pil_image.save(path)
         return path
 
     return write
@@ -55,14 +55,12 @@ def annotation() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def voc_folder(
-    picture: Callable[..., Path], annotation: Callable[..., Path]
-) -> Callable[..., Path]:
-    """Write a flat VOC folder of pictures p00, p01, ... with the boxes given for each."""
+def voc_folder(image: Callable[..., Path], annotation: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a flat VOC folder of images p00, p01, ... with the boxes given for each."""
 
-    def write(folder: Path, pictures: Sequence[Sequence[Box]], prefix: str = "p") -> Path:
-        for index, boxes in enumerate(pictures):
-            picture(folder / f"{prefix}{index:02}.png")
+    def write(folder: Path, images: Sequence[Sequence[Box]], prefix: str = "p") -> Path:
+        for index, boxes in enumerate(images):
+            image(folder / f"{prefix}{index:02}.png")
             annotation(folder / f"{prefix}{index:02}.xml", boxes)
         return folder
 

@@ -16,10 +16,10 @@ from attendet.config import field_help
 from attendet.data.augment import Augmenter, AugmentSettings, Batch
 from attendet.data.augment_plan import CacheTable, make_plan
 from attendet.data.augment_render import DeviceRenderer
-from attendet.data.cache import PictureCache
-from attendet.data.samples import Sample
+from attendet.data.cache import ImageCache
+from attendet.data.sample import Sample
 from attendet.errors import ConfigError
-from attendet.pictures import letterbox
+from attendet.images import letterbox
 
 STILL = AugmentSettings(
     mosaic=0,
@@ -36,12 +36,12 @@ LIVELY = AugmentSettings(
     mosaic=0.6, mixup=0.4, degrees=20, shear=8, flip_ud=0.5, rotate90=0.5, hue=0.1
 )
 CANVAS_HW = (96, 128)
-MakeCache = Callable[[list[np.ndarray], list[list[list[float]]]], PictureCache]
+MakeCache = Callable[[list[np.ndarray], list[list[list[float]]]], ImageCache]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Pictures this small are slower on several threads."""
+    """Images this small are slower on several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,68 +50,68 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def make_cache(tmp_path_factory) -> MakeCache:
-    """Return a cache of given pictures and boxes on a canvas of 96 x 128."""
+    """Return a cache of given images and boxes on a network input of 96 x 128."""
 
-    def make(pictures, boxes, canvas_hw=CANVAS_HW):
-        folder: Path = tmp_path_factory.mktemp("pictures")
+    def make(images, boxes, input_hw=CANVAS_HW):
+        folder: Path = tmp_path_factory.mktemp("images")
         samples = []
-        for number, (picture, of_picture) in enumerate(zip(pictures, boxes, strict=True)):
+        for number, (image, of_image) in enumerate(zip(images, boxes, strict=True)):
             path = folder / f"{number}.png"
-            Image.fromarray(picture).save(path)
+            Image.fromarray(image).save(path)
             samples.append(
                 Sample(
                     path=path,
-                    image_hw=picture.shape[:2],
-                    boxes_xyxy=np.array(of_picture, dtype=np.float32).reshape(-1, 4),
-                    class_ids=np.full(len(of_picture), number, dtype=np.int64),
-                    difficult=np.zeros(len(of_picture), dtype=bool),
+                    image_hw=image.shape[:2],
+                    boxes_xyxy=np.array(of_image, dtype=np.float32).reshape(-1, 4),
+                    class_ids=np.full(len(of_image), number, dtype=np.int64),
+                    difficult=np.zeros(len(of_image), dtype=bool),
                     key=str(number),
                 )
             )
-        return PictureCache(samples, canvas_hw)
+        return ImageCache(samples, input_hw)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def bright(make_cache) -> PictureCache:
-    """Six dark pictures, wide and tall, each with one white rectangle and its box."""
-    pictures, boxes = [], []
+def bright(make_cache) -> ImageCache:
+    """Six dark images, wide and tall, each with one white rectangle and its box."""
+    images, boxes = [], []
     corners = [(10, 8, 40, 30), (60, 50, 100, 80), (20, 20, 36, 70), (8, 40, 60, 56)]
     for left, top, right, bottom in corners:
-        picture = np.full((96, 128, 3), 20, dtype=np.uint8)
-        picture[top:bottom, left:right] = 255
-        pictures.append(picture)
+        image = np.full((96, 128, 3), 20, dtype=np.uint8)
+        image[top:bottom, left:right] = 255
+        images.append(image)
         boxes.append([[left, top, right, bottom]])
     for left, top, right, bottom in [(10, 14, 30, 60), (30, 60, 50, 80)]:
-        picture = np.full((96, 60, 3), 20, dtype=np.uint8)
-        picture[top:bottom, left:right] = 255
-        pictures.append(picture)
+        image = np.full((96, 60, 3), 20, dtype=np.uint8)
+        image[top:bottom, left:right] = 255
+        images.append(image)
         boxes.append([[left, top, right, bottom]])
-    return make_cache(pictures, boxes)
+    return make_cache(images, boxes)
 
 
 @pytest.fixture(scope="module")
-def noise(make_cache) -> PictureCache:
-    """Eight pictures of smooth noise with up to three boxes each; the last two have none."""
+def noise(make_cache) -> ImageCache:
+    """Eight images of smooth noise with up to three boxes each; the last two have none."""
     random = np.random.default_rng(3)
-    pictures, boxes = [], []
+    images, boxes = [], []
     for number in range(8):
         coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-        pictures.append(np.asarray(coarse.resize((128, 96), Image.Resampling.BICUBIC)))
+        images.append(np.asarray(coarse.resize((128, 96), Image.Resampling.BICUBIC)))
         count = number % 4 if number < 6 else 0
         low = random.uniform(0, 60, (count, 2))
         boxes.append(np.concatenate([low, low + random.uniform(8, 30, (count, 2))], 1).tolist())
-    return make_cache(pictures, boxes)
+    return make_cache(images, boxes)
 
 
 def same(one: Batch, other: Batch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def on_device_renderer(cache: PictureCache, augment: AugmentSettings) -> Augmenter:
+def on_device_renderer(cache: ImageCache, augment: AugmentSettings) -> Augmenter:
     augmenter = Augmenter(cache, augment, device="cpu", seed=0)
-    augmenter._renderer = DeviceRenderer(cache.pictures, torch.device("cpu"))
+    augmenter._renderer = DeviceRenderer(cache.images, torch.device("cpu"))
     return augmenter
 
 
@@ -126,12 +126,12 @@ def bright_extent(mask: np.ndarray) -> tuple[int, int, int, int]:
 @settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
-    canvas_hw=st.sampled_from([(96, 128), (128, 128), (160, 96), (64, 128)]),
+    input_hw=st.sampled_from([(96, 128), (128, 128), (160, 96), (64, 128)]),
     mosaic=st.sampled_from([0.0, 1.0]),
     turning=st.sampled_from([(0.0, 0.0), (30.0, 0.0), (0.0, 12.0), (180.0, 10.0)]),
     gather=st.booleans(),
 )
-def test_box_and_pixels_move_together(bright, seed, canvas_hw, mosaic, turning, gather):
+def test_box_and_pixels_move_together(bright, seed, input_hw, mosaic, turning, gather):
     degrees, shear = turning
     augment = dataclasses.replace(
         STILL,
@@ -147,14 +147,14 @@ def test_box_and_pixels_move_together(bright, seed, canvas_hw, mosaic, turning, 
     )
     augmenter = Augmenter(bright, augment, device="cpu", seed=seed)
     if gather:
-        augmenter._renderer = DeviceRenderer(bright.pictures, torch.device("cpu"))
-    batch = augmenter.batch([seed % 6, 3], epoch=1, step=2, canvas_hw=canvas_hw)
+        augmenter._renderer = DeviceRenderer(bright.images, torch.device("cpu"))
+    batch = augmenter.batch([seed % 6, 3], epoch=1, step=2, input_hw=input_hw)
     plan = make_plan(
-        CacheTable(bright), augment, [seed % 6, 3], seed=seed, epoch=1, step=2, canvas_hw=canvas_hw
+        CacheTable(bright), augment, [seed % 6, 3], seed=seed, epoch=1, step=2, input_hw=input_hw
     )
     tolerance = 1.0 if degrees == shear == 0 else 1.6
     for row in range(2):
-        mask = batch.pictures[row].mean(0).numpy() > 0.75
+        mask = batch.images[row].mean(0).numpy() > 0.75
         boxes = batch.gt_boxes_xyxy[row][batch.gt_valid[row]].numpy()
         covered = np.zeros_like(mask)
         for quarter in range(4):
@@ -181,13 +181,13 @@ def test_box_and_pixels_move_together(bright, seed, canvas_hw, mosaic, turning, 
         assert not cv2.erode((mask & ~covered).astype(np.uint8), np.ones((3, 3))).any()
 
 
-def test_mosaic_quarters_meet_at_the_centre(make_cache):
-    picture = np.zeros((96, 128, 3), dtype=np.uint8)
-    cache = make_cache([picture], [[[100, 70, 120, 90], [0, 0, 10, 10]]])
+def test_mosaic_quarters_meet_at_the_center(make_cache):
+    image = np.zeros((96, 128, 3), dtype=np.uint8)
+    cache = make_cache([image], [[[100, 70, 120, 90], [0, 0, 10, 10]]])
     augment = dataclasses.replace(STILL, mosaic=1)
-    plan = make_plan(CacheTable(cache), augment, [0], seed=0, epoch=0, step=0, canvas_hw=CANVAS_HW)
-    x, y = plan.centres_xy[0]
-    # Top left the picture ends at the centre: its far corner shows; top right it begins there.
+    plan = make_plan(CacheTable(cache), augment, [0], seed=0, epoch=0, step=0, input_hw=CANVAS_HW)
+    x, y = plan.centers_xy[0]
+    # Top left the image ends at the center: its far corner shows; top right it begins there.
     expected = [
         [max(0, x - 28), max(0, y - 26), x - 8, y - 6],
         [x, max(0, y - 96), x + 10, max(0, y - 86)],
@@ -209,12 +209,12 @@ def test_mosaic_quarters_meet_at_the_centre(make_cache):
     ],
 )
 def test_boxes_cut_too_far_are_dropped(make_cache, limits, kept):
-    picture = np.zeros((96, 128, 3), dtype=np.uint8)
-    # One box of which a fifth lies on the canvas, a large one and a narrow one.
+    image = np.zeros((96, 128, 3), dtype=np.uint8)
+    # One box of which a fifth lies on the network input, a large one and a narrow one.
     boxes = [[108.0, 0.0, 208.0, 40.0], [20.0, 20.0, 60.0, 60.0], [64.0, 0.0, 74.0, 40.0]]
     augment = dataclasses.replace(STILL, **limits)
-    table = CacheTable(make_cache([picture], [boxes]))
-    plan = make_plan(table, augment, [0], seed=0, epoch=0, step=0, canvas_hw=CANVAS_HW)
+    table = CacheTable(make_cache([image], [boxes]))
+    plan = make_plan(table, augment, [0], seed=0, epoch=0, step=0, input_hw=CANVAS_HW)
     assert plan.valid[0].sum() == kept
 
 
@@ -233,7 +233,7 @@ def test_batch_is_repeatable_and_depends_on_its_place(noise):
         other = Augmenter(noise, LIVELY, device="cpu", seed=seed)
         assert not same(batch, other.batch(range(6), epoch=epoch, step=step))
     twice = first.batch([1, 1], epoch=0, step=0)
-    assert not torch.equal(twice.pictures[0], twice.pictures[1])
+    assert not torch.equal(twice.images[0], twice.images[1])
 
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(3, 6), slice(1, None, 2), slice(4, 5)])
@@ -247,24 +247,24 @@ def test_rows_equal_the_whole_batch(noise, rows, gather):
     assert same(part, Batch(*(field[rows] for field in whole)))
 
 
-@pytest.mark.parametrize("canvas_hw", [(96, 128), (160, 96), (40, 48), (24, 24)])
-def test_renderers_agree(noise, canvas_hw):
+@pytest.mark.parametrize("input_hw", [(96, 128), (160, 96), (40, 48), (24, 24)])
+def test_renderers_agree(noise, input_hw):
     one = Augmenter(noise, LIVELY, device="cpu", seed=0)
     other = on_device_renderer(noise, LIVELY)
-    a = one.batch(range(8), epoch=0, step=1, canvas_hw=canvas_hw)
-    b = other.batch(range(8), epoch=0, step=1, canvas_hw=canvas_hw)
-    assert (a.pictures - b.pictures).abs().max() < 3 / 255
-    assert same(Batch(a.pictures, *b[1:]), a)
-    assert b.pictures.is_contiguous(memory_format=torch.channels_last)
+    a = one.batch(range(8), epoch=0, step=1, input_hw=input_hw)
+    b = other.batch(range(8), epoch=0, step=1, input_hw=input_hw)
+    assert (a.images - b.images).abs().max() < 3 / 255
+    assert same(Batch(a.images, *b[1:]), a)
+    assert b.images.is_contiguous(memory_format=torch.channels_last)
     other._renderer._all = other._renderer._upload(np.arange(len(noise)))
-    assert same(b, other.batch(range(8), epoch=0, step=1, canvas_hw=canvas_hw))
+    assert same(b, other.batch(range(8), epoch=0, step=1, input_hw=input_hw))
 
 
 @pytest.mark.gpu
 def test_gpu_agrees_with_cpu(noise):
     a = Augmenter(noise, LIVELY, device="cpu", seed=0).batch(range(8), epoch=0, step=1)
     b = Augmenter(noise, LIVELY, device="cuda", seed=0).batch(range(8), epoch=0, step=1)
-    assert (a.pictures - b.pictures.cpu()).abs().max() < 3 / 255
+    assert (a.images - b.images.cpu()).abs().max() < 3 / 255
     assert torch.equal(a.gt_boxes_xyxy, b.gt_boxes_xyxy.cpu())
 
 
@@ -275,32 +275,32 @@ def test_without_augmentation_a_batch_is_the_cache(noise):
     augmenter = Augmenter(noise, STILL, device="cpu", seed=0)
     plain = augmenter.plain([0, 5, 7])
     assert same(plain, augmenter.batch([0, 5, 7], epoch=0, step=0))
-    exact = torch.from_numpy(noise.pictures[[0, 5, 7]]).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(plain.pictures, exact, rtol=0, atol=1e-7)
-    assert plain.pictures.is_contiguous(memory_format=torch.channels_last)
+    exact = torch.from_numpy(noise.images[[0, 5, 7]]).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(plain.images, exact, rtol=0, atol=1e-7)
+    assert plain.images.is_contiguous(memory_format=torch.channels_last)
     assert plain.gt_valid.tolist() == [[False], [True], [False]]
     np.testing.assert_array_equal(plain.gt_boxes_xyxy[1, 0], noise.boxes_xyxy[5][0])
     assert plain.gt_class_ids.tolist() == [[0], [5], [0]]
 
 
-def test_plain_on_another_canvas_is_letterboxed_anew(bright):
-    batch = Augmenter(bright, STILL, device="cpu", seed=0).plain([0, 4], canvas_hw=(48, 96))
-    content = bright.pictures[4][:, 34:94]
+def test_plain_on_another_input_is_letterboxed_anew(bright):
+    batch = Augmenter(bright, STILL, device="cpu", seed=0).plain([0, 4], input_hw=(48, 96))
+    content = bright.images[4][:, 34:94]
     expected, fit = letterbox(content, (48, 96))
-    np.testing.assert_array_equal((batch.pictures[1] * 255).round().permute(1, 2, 0), expected)
+    np.testing.assert_array_equal((batch.images[1] * 255).round().permute(1, 2, 0), expected)
     np.testing.assert_allclose(
-        batch.gt_boxes_xyxy[1, 0], fit.to_canvas(np.array([10.0, 14, 30, 60])), atol=1e-4
+        batch.gt_boxes_xyxy[1, 0], fit.to_input(np.array([10.0, 14, 30, 60])), atol=1e-4
     )
     np.testing.assert_allclose(batch.gt_boxes_xyxy[0, 0], [21, 4, 36, 15], atol=1e-4)
 
 
-def test_mixed_in_pictures_bring_their_boxes(make_cache):
-    pictures = [np.full((96, 128, 3), level, dtype=np.uint8) for level in (0, 200)]
-    cache = make_cache(pictures, [[[10, 10, 30, 30]], [[40, 40, 80, 80]]])
+def test_mixed_in_images_bring_their_boxes(make_cache):
+    images = [np.full((96, 128, 3), level, dtype=np.uint8) for level in (0, 200)]
+    cache = make_cache(images, [[[10, 10, 30, 30]], [[40, 40, 80, 80]]])
     augment = dataclasses.replace(STILL, mixup=1)
     batch = Augmenter(cache, augment, device="cpu", seed=0).batch([0] * 8, epoch=0, step=0)
     plan = make_plan(
-        CacheTable(cache), augment, [0] * 8, seed=0, epoch=0, step=0, canvas_hw=CANVAS_HW
+        CacheTable(cache), augment, [0] * 8, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
     )
     partners = plan.sources[:, 4]
     assert set(partners) == {0, 1}
@@ -308,7 +308,7 @@ def test_mixed_in_pictures_bring_their_boxes(make_cache):
         assert batch.gt_class_ids[row].tolist() == [0, partner]
         expected = 200 * partner * (1 - plan.blends[row]) / 255
         torch.testing.assert_close(
-            batch.pictures[row],
+            batch.images[row],
             torch.full((3, *CANVAS_HW), float(expected)),
             rtol=0,
             atol=1 / 255,
@@ -324,7 +324,7 @@ def test_mosaic_off_leaves_out_mixing_too(noise):
 @pytest.mark.parametrize(
     ("field", "changed"),
     [
-        ("mosaic", lambda plan: plan.centres_xy[:, 0] < 128),
+        ("mosaic", lambda plan: plan.centers_xy[:, 0] < 128),
         ("mixup", lambda plan: plan.blends < 1),
         ("flip_lr", lambda plan: plan.matrices[:, 0, 0, 0] < 0),
         ("flip_ud", lambda plan: plan.matrices[:, 0, 1, 1] < 0),
@@ -333,36 +333,36 @@ def test_mosaic_off_leaves_out_mixing_too(noise):
 def test_probabilities(noise, field, changed):
     augment = dataclasses.replace(STILL, **{field: 0.3})
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 1000, seed=0, epoch=0, step=0, canvas_hw=CANVAS_HW
+        CacheTable(noise), augment, [0] * 1000, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
     )
     assert abs(changed(plan).mean() - 0.3) < 0.05
 
 
-def test_quarter_turns_fill_the_canvas(noise):
+def test_quarter_turns_fill_the_input(noise):
     augment = dataclasses.replace(STILL, rotate90=1)
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 200, seed=0, epoch=0, step=0, canvas_hw=(128, 96)
+        CacheTable(noise), augment, [0] * 200, seed=0, epoch=0, step=0, input_hw=(128, 96)
     )
     linear = plan.matrices[:, 0, :, :2].round(9) + 0.0
     kinds = {tuple(matrix.ravel()) for matrix in linear}
-    half = 0.75  # upside down, the picture of 96 x 128 must shrink to fit 128 x 96
+    half = 0.75  # upside down, the image of 96 x 128 must shrink to fit 128 x 96
     assert kinds == {(0, -1, 1, 0), (0, 1, -1, 0), (-half, 0, 0, -half)}
 
 
-def test_colours_keep_luma_and_greys(noise):
+def test_colors_keep_luma_and_grays(noise):
     augment = dataclasses.replace(STILL, hue=0.2, saturation=0.6)
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, canvas_hw=CANVAS_HW
+        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
     )
-    np.testing.assert_allclose(plan.colours.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(plan.colors.sum(-1), 1, atol=1e-5)
     luma = np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(luma @ plan.colours, np.tile(luma, (50, 1)), atol=1e-5)
+    np.testing.assert_allclose(luma @ plan.colors, np.tile(luma, (50, 1)), atol=1e-5)
     augment = dataclasses.replace(STILL, value=0.5)
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, canvas_hw=CANVAS_HW
+        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
     )
-    gains = plan.colours[:, 0, 0]
-    np.testing.assert_allclose(plan.colours, gains[:, None, None] * np.eye(3), atol=1e-5)
+    gains = plan.colors[:, 0, 0]
+    np.testing.assert_allclose(plan.colors, gains[:, None, None] * np.eye(3), atol=1e-5)
     assert 0.5 <= gains.min() < 0.6
     assert 1.4 < gains.max() <= 1.5
 
@@ -373,18 +373,18 @@ def test_fine_patterns_are_averaged_when_shrunk(make_cache, gather):
     cache = make_cache([np.repeat(board[..., None], 3, -1).astype(np.uint8)], [[]])
     augmenter = on_device_renderer(cache, STILL) if gather else None
     augmenter = augmenter or Augmenter(cache, STILL, device="cpu", seed=0)
-    batch = augmenter.batch([0], epoch=0, step=0, canvas_hw=(24, 32))
+    batch = augmenter.batch([0], epoch=0, step=0, input_hw=(24, 32))
     torch.testing.assert_close(
-        batch.pictures, torch.full((1, 3, 24, 32), 100 / 255), rtol=0, atol=1.5 / 255
+        batch.images, torch.full((1, 3, 24, 32), 100 / 255), rtol=0, atol=1.5 / 255
     )
 
 
-def test_uncovered_canvas_is_grey(bright):
+def test_uncovered_input_is_gray(bright):
     batch = Augmenter(bright, STILL, device="cpu", seed=0).batch(
-        [0], epoch=0, step=0, canvas_hw=(160, 128)
+        [0], epoch=0, step=0, input_hw=(160, 128)
     )
-    assert ((batch.pictures[..., :32, :] * 255).round() == 114).all()
-    assert ((batch.pictures[..., 128:, :] * 255).round() == 114).all()
+    assert ((batch.images[..., :32, :] * 255).round() == 114).all()
+    assert ((batch.images[..., 128:, :] * 255).round() == 114).all()
 
 
 # Settings

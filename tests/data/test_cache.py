@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.data.cache import PictureCache, available_memory
-from attendet.data.samples import Sample
+from attendet.data.cache import ImageCache, available_memory
+from attendet.data.sample import Sample
 from attendet.errors import ConfigError, DataError
-from attendet.inference.preprocess import lay_on_canvas
-from attendet.pictures import Letterbox, letterbox, read_picture
+from attendet.images import Letterbox, letterbox, read_image
+from attendet.inference.preprocess import resize_to_input
 
 
 def make_sample(
@@ -33,13 +33,13 @@ def make_sample(
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Five pictures of noise, 40 x 60 pixels; the one numbered 2 is no picture."""
+    """Five images of noise, 40 x 60 pixels; the one numbered 2 is no image."""
     random = np.random.default_rng(0)
     made = []
     for number in range(5):
         path = tmp_path / f"{number}.png"
         if number == 2:
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
         else:
             Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
         made.append(make_sample(path, [[0, 0, 60, 40], [15, 10, 30, 20]], [number == 3, False]))
@@ -47,42 +47,42 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 @pytest.mark.parametrize("memory_share", [0.0, 0.5])
-def test_holds_the_letterboxed_pictures_in_order(samples, tmp_path, memory_share):
+def test_holds_the_letterboxed_images_in_order(samples, tmp_path, memory_share):
     folder = tmp_path / "cache"
-    with PictureCache(samples, (48, 96), memory_share=memory_share, folder=folder) as cache:
-        assert cache.in_file == isinstance(cache.pictures, np.memmap) == (memory_share == 0)
+    with ImageCache(samples, (48, 96), memory_share=memory_share, folder=folder) as cache:
+        assert cache.in_file == isinstance(cache.images, np.memmap) == (memory_share == 0)
         assert [sample.key for sample in cache.samples] == ["0", "1", "3", "4"]
         assert len(cache) == 4
-        assert cache.pictures.shape == (4, 48, 96, 3)
-        for picture, fit, sample in zip(cache.pictures, cache.fits, cache.samples, strict=True):
-            expected, expected_fit = letterbox(read_picture(sample.path), (48, 96))
-            np.testing.assert_array_equal(picture, expected)
+        assert cache.images.shape == (4, 48, 96, 3)
+        for image, fit, sample in zip(cache.images, cache.transforms, cache.samples, strict=True):
+            expected, expected_fit = letterbox(read_image(sample.path), (48, 96))
+            np.testing.assert_array_equal(image, expected)
             assert fit == expected_fit
 
 
-def test_stretched_pictures_lie_as_prediction_lays_them(samples):
-    cache = PictureCache(samples, (80, 96), stretch=True)
+def test_stretched_images_lie_as_prediction_lays_them(samples):
+    cache = ImageCache(samples, (80, 96), stretch=True)
 
     for row, sample in enumerate(cache.samples):
-        expected, fit = lay_on_canvas(read_picture(sample.path), (80, 96), "stretch")
-        np.testing.assert_array_equal(cache.pictures[row], expected)
+        expected, fit = resize_to_input(read_image(sample.path), (80, 96), "stretch")
+        np.testing.assert_array_equal(cache.images[row], expected)
         kept = sample.boxes_xyxy[~sample.difficult]
-        np.testing.assert_allclose(fit.to_picture(cache.boxes_xyxy[row]), kept, atol=1e-4)
-        assert cache.fits[row] == Letterbox.fit((80, 96), (80, 96))
+        np.testing.assert_allclose(fit.to_image(cache.boxes_xyxy[row]), kept, atol=1e-4)
+        assert cache.transforms[row] == Letterbox.for_image((80, 96), (80, 96))
     np.testing.assert_allclose(cache.boxes_xyxy[0][1], [24, 20, 48, 40], atol=1e-4)
 
 
-def test_unreadable_pictures_become_faults(samples):
-    cache = PictureCache(samples, (32, 32))
-    (fault,) = cache.faults
-    assert fault.file == samples[2].path
-    assert fault.kind == "unreadable-picture"
-    assert fault.action == "skipped picture"
-    assert "2.png" in fault.message
+def test_unreadable_images_become_issues(samples):
+    cache = ImageCache(samples, (32, 32))
+    (issue,) = cache.issues
+    assert issue.file == samples[2].path
+    assert issue.kind == "unreadable-image"
+    assert issue.action == "skipped image"
+    assert "2.png" in issue.message
 
 
-def test_boxes_are_canvas_pixels_without_difficult_ones(samples):
-    cache = PictureCache(samples, (48, 96))  # scale 1.2, 12 columns of grey on the left
+def test_boxes_are_input_pixels_without_difficult_ones(samples):
+    cache = ImageCache(samples, (48, 96))  # scale 1.2, 12 columns of gray on the left
     assert cache.boxes_xyxy[0].dtype == np.float32
     np.testing.assert_allclose(
         cache.boxes_xyxy[0], [[12, 0, 84, 48], [30, 12, 48, 24]], rtol=0, atol=1e-5
@@ -92,31 +92,31 @@ def test_boxes_are_canvas_pixels_without_difficult_ones(samples):
     np.testing.assert_array_equal(cache.class_ids[2], [1])
 
 
-def test_no_readable_picture_is_an_error(samples):
-    with pytest.raises(DataError, match=r"no picture of 1 can be read.*2\.png"):
-        PictureCache(samples[2:3], (32, 32))
-    with pytest.raises(DataError, match="at least one picture"):
-        PictureCache([], (32, 32))
+def test_no_readable_image_is_an_error(samples):
+    with pytest.raises(DataError, match=r"no image of 1 can be read.*2\.png"):
+        ImageCache(samples[2:3], (32, 32))
+    with pytest.raises(DataError, match="at least one image"):
+        ImageCache([], (32, 32))
 
 
 def test_arguments_are_checked(samples):
     with pytest.raises(ConfigError, match=r"memory_share must be within 0\.\.1; got 2"):
-        PictureCache(samples, (32, 32), memory_share=2)
-    with pytest.raises(ConfigError, match="canvas_hw"):
-        PictureCache(samples, (32, 0))
+        ImageCache(samples, (32, 32), memory_share=2)
+    with pytest.raises(ConfigError, match="input_hw"):
+        ImageCache(samples, (32, 0))
 
 
 def test_progress_counts_to_the_total(samples):
     seen: list[tuple[int, int]] = []
-    PictureCache(samples, (32, 32), progress=lambda done, total: seen.append((done, total)))
+    ImageCache(samples, (32, 32), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
 def test_file_leaves_nothing_behind(samples, tmp_path):
     folder = tmp_path / "cache"
-    cache = PictureCache(samples, (32, 32), memory_share=0, folder=folder)
+    cache = ImageCache(samples, (32, 32), memory_share=0, folder=folder)
     cache.close()
-    assert cache.pictures.shape == (0, 32, 32, 3)
+    assert cache.images.shape == (0, 32, 32, 3)
     assert list(folder.iterdir()) == []
 
 
@@ -129,7 +129,7 @@ def test_file_that_cannot_be_unlinked_while_mapped_goes_later(samples, tmp_path,
             raise PermissionError("in use")
 
         patch.setattr(Path, "unlink", refuse)
-        cache = PictureCache(samples, (32, 32), memory_share=0, folder=folder)
+        cache = ImageCache(samples, (32, 32), memory_share=0, folder=folder)
         assert len(list(folder.iterdir())) == 1
     if how == "closed":
         cache.close()
@@ -143,7 +143,7 @@ def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
     with pytest.raises(
         DataError, match=r"GiB free\. Set (XDG_CACHE_HOME|LOCALAPPDATA) to a folder"
     ):
-        PictureCache(samples, (32, 32), memory_share=0, folder=tmp_path)
+        ImageCache(samples, (32, 32), memory_share=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])
@@ -151,7 +151,7 @@ def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, mo
     monkeypatch.setattr("attendet.data.cache._FOLDER_VARIABLE", "XDG_CACHE_HOME")
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "roomy"))
-    with PictureCache(samples, (32, 32), memory_share=0) as cache:
+    with ImageCache(samples, (32, 32), memory_share=0) as cache:
         assert cache.in_file
         assert (tmp_path / "roomy" / "attendet").is_dir()
 
@@ -159,7 +159,7 @@ def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, mo
 def test_unwritable_folder_is_said_in_words(samples, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written.*Set (XDG_CACHE_HOME|LOCALAPPDATA) to"):
-        PictureCache(samples, (32, 32), memory_share=0, folder=tmp_path / "file")
+        ImageCache(samples, (32, 32), memory_share=0, folder=tmp_path / "file")
 
 
 def test_available_memory_is_plausible():

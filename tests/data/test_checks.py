@@ -8,18 +8,18 @@ import pytest
 from PIL import Image
 
 from attendet.data import load_dataset
-from attendet.data.checks import FAULT_KINDS, check_picture, decode_faults
-from attendet.data.samples import Box, Labelled
-from attendet.pictures import read_picture
+from attendet.data.checks import ISSUE_KINDS, check_image, decode_issues
+from attendet.data.sample import Box, Labeled
+from attendet.images import read_image
 
 GOOD = (2, 2, 6, 6)
 
 
 def check(path, *boxes, declared_hw=None):
-    labelled = Labelled(
+    labeled = Labeled(
         path, path, [Box(box, "cat", n) for n, box in enumerate(boxes, 1)], declared_hw
     )
-    return check_picture(labelled, {"cat": 0})
+    return check_image(labeled, {"cat": 0})
 
 
 @pytest.mark.parametrize(
@@ -39,100 +39,100 @@ def check(path, *boxes, declared_hw=None):
         ((2, 2, 6, 6.1), "near-duplicate", "kept"),
     ],
 )
-def test_each_rule_for_boxes(tmp_path, picture, box, kind, action):
-    sample, faults = check(picture(tmp_path / "a.png"), GOOD, box)
-    assert [(f.kind, f.action, f.line) for f in faults] == [(kind, action, 2)]
+def test_each_rule_for_boxes(tmp_path, image, box, kind, action):
+    sample, issues = check(image(tmp_path / "a.png"), GOOD, box)
+    assert [(f.kind, f.action, f.line) for f in issues] == [(kind, action, 2)]
     assert len(sample.boxes_xyxy) == (1 if action == "dropped" else 2)
-    assert kind in FAULT_KINDS
+    assert kind in ISSUE_KINDS
     assert (sample.boxes_xyxy >= 0).all()
     assert (sample.boxes_xyxy <= (40, 30, 40, 30)).all()
 
 
-def test_a_box_that_touches_or_passes_the_edge_by_a_pixel_is_no_fault(tmp_path, picture):
-    sample, faults = check(picture(tmp_path / "a.png"), (-1, 0, 41, 30), (20, 20, 40, 31))
-    assert faults == []
+def test_a_box_that_touches_or_passes_the_edge_by_a_pixel_is_no_issue(tmp_path, image):
+    sample, issues = check(image(tmp_path / "a.png"), (-1, 0, 41, 30), (20, 20, 40, 31))
+    assert issues == []
     assert sample.boxes_xyxy.tolist() == [[0, 0, 40, 30], [20, 20, 40, 30]]
 
 
-def test_near_duplicates_are_of_one_class(tmp_path, picture):
-    path = picture(tmp_path / "a.png")
+def test_near_duplicates_are_of_one_class(tmp_path, image):
+    path = image(tmp_path / "a.png")
     boxes = [Box((2, 2, 9, 9), "cat"), Box((2, 2, 9, 9), "dog"), Box((2, 2, 9, 9), "cow")]
-    _, faults = check_picture(Labelled(path, path, boxes), {"cat": 0, "dog": 1})
-    assert [fault.kind for fault in faults] == ["unknown-class"]
+    _, issues = check_image(Labeled(path, path, boxes), {"cat": 0, "dog": 1})
+    assert [issue.kind for issue in issues] == ["unknown-class"]
 
 
-def test_a_size_that_disagrees_keeps_the_picture_s(tmp_path, picture):
-    sample, faults = check(picture(tmp_path / "a.png"), GOOD, declared_hw=(60, 80))
+def test_a_size_that_disagrees_keeps_the_image_s(tmp_path, image):
+    sample, issues = check(image(tmp_path / "a.png"), GOOD, declared_hw=(60, 80))
     assert sample.image_hw == (30, 40)
-    assert [(fault.kind, fault.action) for fault in faults] == [("size-mismatch", "kept")]
+    assert [(issue.kind, issue.action) for issue in issues] == [("size-mismatch", "kept")]
     assert sample.boxes_xyxy.tolist() == [list(GOOD)]
 
 
-def test_a_swapped_size_without_exif_is_a_mismatch(tmp_path, picture):
-    _, faults = check(picture(tmp_path / "a.png"), GOOD, declared_hw=(40, 30))
-    assert [fault.kind for fault in faults] == ["size-mismatch"]
+def test_a_swapped_size_without_exif_is_a_mismatch(tmp_path, image):
+    _, issues = check(image(tmp_path / "a.png"), GOOD, declared_hw=(40, 30))
+    assert [issue.kind for issue in issues] == ["size-mismatch"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("states_stored_size", [False, True])
 def test_boxes_follow_the_turn_of_exif(tmp_path, orientation, states_stored_size):
-    """A white box in a black picture is where its label is, however the picture is stored."""
+    """A white box in a black image is where its label is, however the image is stored."""
     stored = np.zeros((30, 40, 3), dtype=np.uint8)
     stored[4:10, 20:35] = 255
     path = tmp_path / "a.png"
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(path, exif=exif)
-    upright = read_picture(path)
+    upright = read_image(path)
     rows, columns = np.nonzero(upright[:, :, 0])
     expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     turned = orientation >= 5
     as_stored = states_stored_size and turned
     box = (20, 4, 35, 10) if as_stored else tuple(map(float, expected))
     declared_hw = (30, 40) if as_stored or not turned else (40, 30)
-    sample, faults = check(path, box, declared_hw=declared_hw)
-    assert faults == []
+    sample, issues = check(path, box, declared_hw=declared_hw)
+    assert issues == []
     assert sample.image_hw == upright.shape[:2]
     assert sample.boxes_xyxy.tolist() == [expected]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P", "1", "CMYK", "LA"])
-def test_every_kind_of_picture_is_fine(tmp_path, mode):
+def test_every_kind_of_image_is_fine(tmp_path, mode):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     if mode == "I;16":
         Image.fromarray(np.full((30, 40), 40_000, dtype=np.uint16)).save(path)
     else:
         Image.new("RGB", (40, 30)).convert(mode).save(path)
-    sample, faults = check(path, GOOD)
-    assert faults == []
-    assert decode_faults([sample]) == []
+    sample, issues = check(path, GOOD)
+    assert issues == []
+    assert decode_issues([sample]) == []
 
 
-def test_pictures_that_cannot_be_used(tmp_path, picture):
-    (tmp_path / "text.png").write_text("no picture")
+def test_images_that_cannot_be_used(tmp_path, image):
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, kind in {
-        "text.png": "unreadable-picture",
-        "empty.png": "unreadable-picture",
-        "gone.png": "missing-picture",
+        "text.png": "unreadable-image",
+        "empty.png": "unreadable-image",
+        "gone.png": "missing-image",
     }.items():
-        sample, faults = check(tmp_path / name, GOOD)
+        sample, issues = check(tmp_path / name, GOOD)
         assert sample is None
-        assert [(fault.kind, fault.action) for fault in faults] == [(kind, "skipped picture")]
+        assert [(issue.kind, issue.action) for issue in issues] == [(kind, "skipped image")]
 
 
-def test_a_truncated_picture_is_found_by_decoding(tmp_path, picture):
-    whole = picture(tmp_path / "a.jpg", 200, 200)
+def test_a_truncated_image_is_found_by_decoding(tmp_path, image):
+    whole = image(tmp_path / "a.jpg", 200, 200)
     cut = tmp_path / "b.jpg"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     samples = [check(path, GOOD)[0] for path in (whole, cut)]
     calls = []
-    faults = decode_faults(samples, progress=lambda: calls.append(1))
-    assert [(fault.kind, fault.file) for fault in faults] == [("truncated-picture", cut)]
+    issues = decode_issues(samples, progress=lambda: calls.append(1))
+    assert [(issue.kind, issue.file) for issue in issues] == [("truncated-image", cut)]
     assert len(calls) == 2
 
 
-def test_faults_stop_nothing(tmp_path, voc_folder):
+def test_issues_stop_nothing(tmp_path, voc_folder):
     voc_folder(tmp_path, [[("cat", 1, 1, 9, 9)]] * 8)
     (tmp_path / "p00.png").write_bytes(b"")
     (tmp_path / "p01.xml").write_text("<annotation>")
@@ -140,14 +140,14 @@ def test_faults_stop_nothing(tmp_path, voc_folder):
     (tmp_path / "p03.png").unlink()
     dataset = load_dataset(tmp_path)
     assert len(dataset.split("all")) == 4
-    assert sorted(fault.kind for fault in dataset.faults) == [
+    assert sorted(issue.kind for issue in dataset.issues) == [
         "broken-label",
         "missing-label",
-        "missing-picture",
-        "unreadable-picture",
+        "missing-image",
+        "unreadable-image",
     ]
 
 
-def test_the_page_on_data_names_every_kind_of_fault():
+def test_the_page_on_data_names_every_kind_of_issue():
     page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE)) == set(FAULT_KINDS)
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE)) == set(ISSUE_KINDS)

@@ -19,7 +19,7 @@ FORMATS = ("voc", "yolo", "coco")
 
 @st.composite
 def box_arrays(draw):
-    """Up to 4 boxes inside the picture, sides of at least 1/16 px."""
+    """Up to 4 boxes inside the image, sides of at least 1/16 px."""
     boxes = []
     for _ in range(draw(st.integers(0, 4))):
         left = draw(st.floats(0, WIDTH - 1, width=32))
@@ -31,7 +31,7 @@ def box_arrays(draw):
 
 
 def make(folder: Path, splits: dict[str, list[np.ndarray]], classes=("cat", "dog & <co>", "é")):
-    """Return a data set with these boxes and a picture each; class ids count up."""
+    """Return a data set with these boxes and an image each; class ids count up."""
     numbers = itertools.count()
     parts = {}
     for name, arrays in splits.items():
@@ -74,7 +74,7 @@ def test_round_trip(tmp_path_factory, to, arrays):
     convert_dataset(dataset, folder / "out", to)
     again = load_dataset(folder / "out")
     assert again.format == to
-    assert not [fault for fault in again.faults if fault.kind != "near-duplicate"]
+    assert not [issue for issue in again.issues if issue.kind != "near-duplicate"]
     assert_same(again, dataset, atol=1e-5 if to == "yolo" else 0)
 
 
@@ -91,7 +91,7 @@ def test_difficult_boxes_are_left_out_of_yolo_and_counted(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9], [20, 20, 40, 40]])]})
     dataset.split("train")[0].difficult[1] = True
     done = convert_dataset(dataset, tmp_path / "out", "yolo")
-    assert (done.pictures, done.boxes, done.left_out) == (1, 1, 1)
+    assert (done.images, done.boxes, done.left_out) == (1, 1, 1)
     assert load_dataset(tmp_path / "out").split("train")[0].boxes_xyxy.tolist() == [[1, 1, 9, 9]]
 
 
@@ -106,8 +106,8 @@ def test_keys_that_climb_or_meet_become_plain_names(tmp_path, to):
     )
     dataset.splits["train"] = renamed
     convert_dataset(dataset, tmp_path / "deep" / "er" / "out", to)
-    pictures = sorted(path.stem for path in (tmp_path / "deep/er/out").rglob("*.png"))
-    assert pictures == ["a_one", "b_one", "b_one_2", "up"]
+    images = sorted(path.stem for path in (tmp_path / "deep/er/out").rglob("*.png"))
+    assert images == ["a_one", "b_one", "b_one_2", "up"]
     assert not (tmp_path / "deep" / "up.png").exists()
 
 
@@ -120,14 +120,14 @@ def test_names_with_wide_spaces_keep_their_boxes(tmp_path):
     for to in FORMATS:
         convert_dataset(dataset, tmp_path / "out" / to, to)
         again = load_dataset(tmp_path / "out" / to)
-        assert again.faults == ()
+        assert again.issues == ()
         assert again.classes == dataset.classes
         assert again.split("train")[0].class_ids.tolist() == [1]
     given = load_dataset(tmp_path / "out" / "voc", classes=["red  cell"])
     assert given.split("train")[0].class_ids.tolist() == [0]
 
 
-def test_links_share_the_picture(tmp_path):
+def test_links_share_the_image(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9]])]})
     convert_dataset(dataset, tmp_path / "out", "voc", link=True)
     assert (tmp_path / "out/JPEGImages/0.png").samefile(tmp_path / "0.png")

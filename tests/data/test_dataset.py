@@ -16,8 +16,8 @@ CAT, DOG = ("cat", 1, 1, 9, 9), ("dog", 2, 2, 39, 29)
 
 def test_no_torch_is_imported():
     code = (
-        "import sys, attendet.data as d; d.load_dataset; d.PictureCache; "
-        "assert 'torch' not in sys.modules and 'PictureCache' in dir(d)"
+        "import sys, attendet.data as d; d.load_dataset; d.ImageCache; "
+        "assert 'torch' not in sys.modules and 'ImageCache' in dir(d)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -64,19 +64,19 @@ def test_a_file_of_another_kind(tmp_path):
 
 def test_strict_says_how_many_and_which(tmp_path, voc_folder):
     root = voc_folder(tmp_path, [[CAT, ("cat", 5, 5, 5, 5)]] * 8)
-    assert len(load_dataset(root).faults) == 8
-    with pytest.raises(DataError, match=r"(?s)8 faults.*p00\.xml:5: zero-size.*and 3 more"):
+    assert len(load_dataset(root).issues) == 8
+    with pytest.raises(DataError, match=r"(?s)8 issues.*p00\.xml:5: zero-size.*and 3 more"):
         load_dataset(root, strict=True)
 
 
 def test_nothing_to_train_on(tmp_path, voc_folder):
     root = voc_folder(tmp_path / "test", [[CAT]] * 2).parent
-    with pytest.raises(DataError, match="must hold pictures to train on; got test"):
+    with pytest.raises(DataError, match="must hold images to train on; got test"):
         load_dataset(root)
     assert set(load_dataset(root, require_train=False).splits) == {"test"}
 
 
-def test_one_picture_is_a_training_set(tmp_path, voc_folder):
+def test_one_image_is_a_training_set(tmp_path, voc_folder):
     dataset = load_dataset(voc_folder(tmp_path, [[CAT]]))
     assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 1}
 
@@ -88,9 +88,9 @@ def test_equal_names_in_two_folders_have_two_keys(tmp_path, voc_folder):
     assert len({sample.key for sample in samples}) == 6
 
 
-def test_equal_stems_have_two_keys(tmp_path, picture):
+def test_equal_stems_have_two_keys(tmp_path, image):
     for name in ("a.png", "a.jpg", "b.png"):
-        picture(tmp_path / "images" / name)
+        image(tmp_path / "images" / name)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     samples = load_dataset(tmp_path).split("all")
@@ -125,11 +125,11 @@ def test_describe_counts(tmp_path, voc_folder):
     voc_folder(tmp_path / "val", [[CAT]])
     record = describe(load_dataset(tmp_path))
     train = record["splits"]["train"]
-    assert (train["pictures"], train["background_pictures"], train["boxes"]) == (3, 1, 3)
+    assert (train["images"], train["background_images"], train["boxes"]) == (3, 1, 3)
     assert train["per_class"] == {"cat": 1, "dog": 2}
     assert (train["small_boxes"], train["medium_boxes"], train["large_boxes"]) == (3, 0, 0)
     assert train["median_box_wh"] == [37, 27]
-    assert train["picture_sizes_wh"] == [{"width": 40, "height": 30, "pictures": 3}]
+    assert train["image_sizes_wh"] == [{"width": 40, "height": 30, "images": 3}]
 
 
 def test_bccd_loads_in_a_moment(shared_data: Path):

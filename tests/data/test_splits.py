@@ -40,7 +40,7 @@ def files(tmp_path_factory):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 60))
-def test_a_cut_is_a_partition_that_keeps_identical_pictures_together(files, seed, count):
+def test_a_cut_is_a_partition_that_keeps_identical_images_together(files, seed, count):
     samples = [sample(path, index % 4) for index, path in enumerate(files[:count])]
     splits = cut(samples, SHARES, seed=seed)
     names = Counter(key for part in keys(splits).values() for key in part)
@@ -77,7 +77,7 @@ def test_files_equal_in_size_and_ends_are_still_told_apart(tmp_path):
     assert sorted([path.name for path in group] for group in groups) == [["a", "c"], ["b"]]
 
 
-def test_identical_pictures_across_official_splits_are_reported(tmp_path, voc_folder):
+def test_identical_images_across_official_splits_are_reported(tmp_path, voc_folder):
     voc_folder(tmp_path / "train", [[CAT]] * 5)
     voc_folder(tmp_path / "test", [[CAT]] * 3)
     shutil.copy(tmp_path / "train/p02.png", tmp_path / "test/p01.png")
@@ -87,13 +87,13 @@ def test_identical_pictures_across_official_splits_are_reported(tmp_path, voc_fo
         ("train", "train/p02", "test", "test/p01"),
         ("val", "train/p02", "test", "test/p01"),
     )
-    assert [fault.kind for fault in dataset.faults] == ["identical-pictures"]
+    assert [issue.kind for issue in dataset.issues] == ["identical-images"]
     assert len(dataset.split("test")) == 3
 
 
-def test_a_picture_in_two_official_lists_is_an_overlap(tmp_path, picture, annotation):
+def test_a_image_in_two_official_lists_is_an_overlap(tmp_path, image, annotation):
     for name in "ab":
-        picture(tmp_path / "JPEGImages" / f"{name}.png")
+        image(tmp_path / "JPEGImages" / f"{name}.png")
         annotation(tmp_path / "Annotations" / f"{name}.xml", [CAT])
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
@@ -116,28 +116,26 @@ def test_splits_written_down_are_read_back(tmp_path, voc_folder):
     assert keys(load_dataset(root, seed=9).splits) == keys(dataset.splits)
 
 
-def test_splits_written_into_a_yolo_folder_do_not_look_like_lists(tmp_path, picture):
+def test_splits_written_into_a_yolo_folder_do_not_look_like_lists(tmp_path, image):
     for name in "abcdefgh":
-        picture(tmp_path / "images" / f"{name}.png")
+        image(tmp_path / "images" / f"{name}.png")
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     dataset = load_dataset(tmp_path, seed=1)
     write_splits(dataset, tmp_path)
     again = load_dataset(tmp_path)
     assert keys(again.splits) == keys(dataset.splits)
-    assert again.faults == ()
+    assert again.issues == ()
 
 
 @pytest.fixture
-def lists(tmp_path, picture):
-    """A YOLO folder whose train.txt and val.txt say which pictures are which."""
+def lists(tmp_path, image):
+    """A YOLO folder whose train.txt and val.txt say which images are which."""
     root = tmp_path / "lists"
     for name in "abcd":
-        picture(root / "pictures" / f"{name}.png").with_suffix(".txt").write_text(
-            "0 0.5 0.5 0.5 0.5\n"
-        )
-    (root / "train.txt").write_text("pictures/a.png\npictures/b.png\n")
-    (root / "val.txt").write_text("pictures/c.png\npictures/d.png\n")
+        image(root / "images" / f"{name}.png").with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "train.txt").write_text("images/a.png\npictures/b.png\n")
+    (root / "val.txt").write_text("images/c.png\npictures/d.png\n")
     return root
 
 
@@ -152,7 +150,7 @@ def test_lists_of_the_set_stay_as_they_are(lists, described):
     assert set(lists.rglob("*.*")) == {*before, path}
     again = load_dataset(lists, format="yolo")
     assert keys(again.splits) == keys(dataset.splits)
-    assert again.faults == ()
+    assert again.issues == ()
 
 
 def test_a_list_of_another_is_not_replaced(lists, tmp_path):
@@ -175,25 +173,25 @@ def test_lists_written_earlier_are_replaced(tmp_path, voc_folder):
         assert (written / "val.txt").read_text().split() == keys(dataset.splits)["val"]
 
 
-def test_lists_of_keys_beside_a_file_of_splits_are_no_lists_of_pictures(tmp_path, picture):
+def test_lists_of_keys_beside_a_file_of_splits_are_no_lists_of_images(tmp_path, image):
     for name in "abcd":
-        picture(tmp_path / f"{name}.png").with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n")
+        image(tmp_path / f"{name}.png").with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n")
     record = {"splits": {"train": ["a", "b", "c"], "val": ["d"]}}
     (tmp_path / "attendet-splits.json").write_text(json.dumps(record))
     (tmp_path / "train.txt").write_text("a\nb\nc\n")
     (tmp_path / "val.txt").write_text("d\n")
     dataset = load_dataset(tmp_path)
     assert keys(dataset.splits) == record["splits"]
-    assert dataset.faults == ()
+    assert dataset.issues == ()
 
 
-def test_splits_that_do_not_fit_are_faults(tmp_path, voc_folder):
+def test_splits_that_do_not_fit_are_issues(tmp_path, voc_folder):
     root = voc_folder(tmp_path, [[CAT]] * 4)
     record = {"splits": {"train": ["p00", "p09"], "val": ["p01", "p02"]}}
     (root / "attendet-splits.json").write_text(json.dumps(record))
     dataset = load_dataset(root)
     assert keys(dataset.splits) == {"train": ["p00"], "val": ["p01", "p02"]}
-    assert [fault.kind for fault in dataset.faults] == ["missing-picture", "unlisted-picture"]
+    assert [issue.kind for issue in dataset.issues] == ["missing-image", "unlisted-image"]
 
 
 @pytest.mark.parametrize(

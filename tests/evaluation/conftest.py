@@ -1,4 +1,4 @@
-"""Truth and made-up detections for the evaluation tests."""
+"""Ground truth and made-up detections for the evaluation tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attendet.data.samples import Sample
+from attendet.data.sample import Sample
 from attendet.detections import Detections
 
 BCCD_CLASSES = ("RBC", "WBC", "Platelets")
@@ -34,7 +34,7 @@ def _found(boxes, class_ids, scores, classes, image_hw=(100, 100)):
 
 
 def _perturbed(sample, classes, rng, count):
-    """Return detections near the truth with some wrong classes, and some anywhere."""
+    """Return detections near the ground truth with some wrong classes, and some anywhere."""
     height, width = sample.image_hw
     if len(sample.class_ids):
         near = rng.integers(len(sample.class_ids), size=count)
@@ -66,12 +66,12 @@ def perturbed() -> Callable[..., Detections]:
 
 @pytest.fixture
 def random_case():
-    """Random truths with difficult ones, empty pictures and a class without truth."""
+    """Random ground truth with difficult ones, empty images and a class without ground truth."""
 
-    def build(seed, pictures=30, classes=("a", "b", "c", "never")):
+    def build(seed, images=30, classes=("a", "b", "c", "never")):
         rng = np.random.default_rng(seed)
         samples, detections = [], []
-        for index in range(pictures):
+        for index in range(images):
             count = int(rng.integers(0, 9))
             corner = rng.random((count, 2)) * 300
             size = rng.choice([12, 50, 150], size=(count, 1)) * rng.uniform(0.7, 1.4, (count, 2))
@@ -91,7 +91,7 @@ def random_case():
 
 @pytest.fixture(scope="session")
 def bccd_val(shared_data):
-    """The truth of the 87 validation pictures of BCCD, not read by the package's own code."""
+    """The ground truth of the 87 validation images of BCCD, not read by the package's own code."""
     root = shared_data / "bccd"
     samples = []
     for key in (root / "ImageSets/Main/val.txt").read_text().split():

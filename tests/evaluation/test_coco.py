@@ -14,42 +14,56 @@ from attendet.detections import Detections
 from attendet.evaluation.coco import coco_metrics
 
 SUMMARY = (
-    "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
-    "ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large",
-)  # fmt: skip
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar_1",
+    "ar_10",
+    "ar_100",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
 
 
 def pycocotools_metrics(samples, detections, classes):
     """The twelve numbers and the AP of each class by the reference code; -1 is no value."""
-    truth = [
+    gt = [
         {
-            "image_id": picture, "category_id": int(class_id) + 1, "iscrowd": int(difficult),
+            "image_id": image,
+            "category_id": int(class_id) + 1,
+            "iscrowd": int(difficult),
             "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
             "area": float((box[2] - box[0]) * (box[3] - box[1])),
         }
-        for picture, sample in enumerate(samples, 1)
+        for image, sample in enumerate(samples, 1)
         for box, class_id, difficult in zip(
             sample.boxes_xyxy.astype(float), sample.class_ids, sample.difficult, strict=True
         )
-    ]  # fmt: skip
-    for index, entry in enumerate(truth, 1):
+    ]
+    for index, entry in enumerate(gt, 1):
         entry["id"] = index
     results = [
         {
-            "image_id": picture, "category_id": int(class_id) + 1, "score": float(score),
+            "image_id": image,
+            "category_id": int(class_id) + 1,
+            "score": float(score),
             "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
         }
-        for picture, found in enumerate(detections, 1)
+        for image, found in enumerate(detections, 1)
         for box, class_id, score in zip(
             found.boxes_xyxy.astype(float), found.class_ids, found.scores, strict=True
         )
-    ]  # fmt: skip
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         sheet = COCO()
         sheet.dataset = {
             "images": [{"id": index} for index in range(1, len(samples) + 1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
-            "annotations": truth,
+            "annotations": gt,
         }
         sheet.createIndex()
         evaluator = COCOeval(sheet, sheet.loadRes(results), "bbox")
@@ -82,7 +96,7 @@ def test_equals_pycocotools_on_random_cases(random_case, seed):
     assert metrics["per_class"]["never"]["ap"] is None
 
 
-def test_equals_pycocotools_on_real_truth(bccd_val, perturbed):
+def test_equals_pycocotools_on_real_gt(bccd_val, perturbed):
     samples, classes = bccd_val
     rng = np.random.default_rng(0)
     detections = [perturbed(sample, classes, rng, 150) for sample in samples]
@@ -91,7 +105,7 @@ def test_equals_pycocotools_on_real_truth(bccd_val, perturbed):
     assert metrics["ap"] > 0.2
 
 
-def test_more_than_a_hundred_of_a_class_in_a_picture(make_sample, perturbed):
+def test_more_than_a_hundred_of_a_class_in_a_image(make_sample, perturbed):
     sample = make_sample([[10, 10, 60, 60], [20, 30, 90, 80]], [0, 0])
     found = perturbed(sample, ("a",), np.random.default_rng(1), 400)
     assert_equal_to_pycocotools([sample], [found], ("a",))
@@ -106,7 +120,7 @@ def test_perfect_detections_score_one(make_sample, make_found):
     assert metrics["ap_large"] is None
 
 
-def test_a_detection_of_a_difficult_truth_is_not_wrong(make_sample, make_found):
+def test_a_detection_of_a_difficult_gt_is_not_wrong(make_sample, make_found):
     boxes = [[10, 10, 30, 30], [50, 50, 90, 90]]
     found = make_found(boxes[::-1], [0, 0], [0.9, 0.8], ("a",))
     easy = coco_metrics([make_sample(boxes[:1], [0])], [found], ("a",))
@@ -126,7 +140,7 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_none(make_sample):
 
 def test_prints_and_logs_nothing(random_case, capfd, caplog):
     caplog.set_level(logging.DEBUG)
-    metrics = coco_metrics(*random_case(0, pictures=3))
+    metrics = coco_metrics(*random_case(0, images=3))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     json.dumps(metrics, allow_nan=False)

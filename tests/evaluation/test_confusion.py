@@ -31,16 +31,18 @@ def test_each_kind_of_error_has_its_cell(make_sample, make_found):
     assert counts.tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
 
 
-def test_rows_add_up_to_the_truth_and_columns_to_the_detections(random_case):
+def test_rows_add_up_to_the_gt_and_columns_to_the_detections(random_case):
     samples, detections, classes = random_case(3)
-    easy = [type(s)(s.path, s.image_hw, s.boxes_xyxy, s.class_ids, s.difficult & False, s.key)
-            for s in samples]  # fmt: skip
+    easy = [
+        type(s)(s.path, s.image_hw, s.boxes_xyxy, s.class_ids, s.difficult & False, s.key)
+        for s in samples
+    ]
     counts = confusion_matrix(easy, detections, len(classes), confidence=0.5)
-    truths = np.bincount(np.concatenate([s.class_ids for s in easy]), minlength=4)
+    gts = np.bincount(np.concatenate([s.class_ids for s in easy]), minlength=4)
     found = np.bincount(
         np.concatenate([d.class_ids[d.scores >= 0.5] for d in detections]), minlength=4
     )
-    assert counts[:4].sum(axis=1).tolist() == truths.tolist()
+    assert counts[:4].sum(axis=1).tolist() == gts.tolist()
     assert counts[:, :4].sum(axis=0).tolist() == found.tolist()
     assert counts[4, 4] == 0
 
@@ -80,7 +82,7 @@ def test_best_f1_is_the_best_of_a_slow_scan(random_case):
     assert scan.index(max(scan)) == round(best["confidence"] * 1000) - 1
 
 
-def test_a_class_without_truth_has_no_curve(make_sample, make_found):
+def test_a_class_without_gt_has_no_curve(make_sample, make_found):
     found = make_found([[0, 0, 10, 10]], [0], [0.5], ("a",))
     assert (
         class_curve(match_detections([make_sample([], [])], [found]), 0, iou_threshold=0.5) is None

@@ -10,33 +10,33 @@ import pytest
 from PIL import Image
 
 from attendet.detections import Detections
-from attendet.errors import ConfigError, PictureError
+from attendet.errors import ConfigError, ImageError
 from attendet.evaluation import compute_metrics, evaluate
 from attendet.evaluation.record import ClassRecord, Record
 
 
 class PixelDetector:
-    """Finds the one bright box that a test picture holds; remembers how it was asked."""
+    """Finds the one bright box that a test image holds; remembers how it was asked."""
 
     def __init__(self, classes=("a", "b")):
         self.classes = classes
         self.batches: list[int] = []
         self.settings: dict = {}
 
-    def predict_batch(self, pictures, **settings):
-        self.batches.append(len(pictures))
+    def predict_batch(self, images, **settings):
+        self.batches.append(len(images))
         self.settings = settings
-        return [self._look(picture) for picture in pictures]
+        return [self._look(image) for image in images]
 
-    def _look(self, picture):
-        rows, columns = np.nonzero(picture[..., 0] > 128)
+    def _look(self, image):
+        rows, columns = np.nonzero(image[..., 0] > 128)
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         return Detections(
             np.array([box], dtype=np.float32),
             np.array([0.9], dtype=np.float32),
             np.array([self.classes.index("a")]),
             self.classes,
-            picture.shape[:2],
+            image.shape[:2],
         )
 
 
@@ -44,10 +44,10 @@ class PixelDetector:
 def bright_boxes(tmp_path, make_sample):
     samples = []
     for index in range(5):
-        picture = np.zeros((40, 60, 3), dtype=np.uint8)
-        picture[5 + index : 20, 10 : 30 + index] = 255
+        image = np.zeros((40, 60, 3), dtype=np.uint8)
+        image[5 + index : 20, 10 : 30 + index] = 255
         path = tmp_path / f"{index}.png"
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
         box = [10, 5 + index, 30 + index, 20]
         samples.append(make_sample([box], [0], image_hw=(40, 60), key=str(index), path=path))
     return samples
@@ -69,10 +69,10 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
     assert steps == [(2, 5), (4, 5), (5, 5)]
     assert set(record["seconds"]) == {"inference", "metrics"}
     assert record["counts"] == {
-        "pictures": 5,
-        "pictures_unreadable": 0,
-        "pictures_without_truth": 0,
-        "truths": 5,
+        "images": 5,
+        "images_unreadable": 0,
+        "images_without_gt": 0,
+        "gts": 5,
         "difficult": 0,
         "detections": 5,
     }
@@ -87,38 +87,42 @@ def test_classes_that_the_detector_alone_knows_have_no_average(bright_boxes):
     record = evaluate(PixelDetector(("c", "b", "a")), bright_boxes, classes=("a", "b"))
 
     assert record["ap"] == 1.0
-    assert {name: row["truths"] for name, row in record["per_class"].items()} == {
-        "c": 0, "b": 0, "a": 5,
-    }  # fmt: skip
+    assert {name: row["gts"] for name, row in record["per_class"].items()} == {
+        "c": 0,
+        "b": 0,
+        "a": 5,
+    }
     assert record["per_class"]["c"]["ap"] is None
 
 
-def test_a_picture_that_cannot_be_read_is_left_out_and_told(bright_boxes):
+def test_a_image_that_cannot_be_read_is_left_out_and_told(bright_boxes):
     whole = bright_boxes[1].path.read_bytes()
     bright_boxes[1].path.write_bytes(whole[: len(whole) // 2])
     told, steps = [], []
     ways = {"classes": ("a", "b"), "batch": 2}
 
     record = evaluate(
-        PixelDetector(("a", "b")), bright_boxes, **ways,
+        PixelDetector(("a", "b")),
+        bright_boxes,
+        **ways,
         on_skip=lambda sample, error: told.append((sample, str(error))),
         progress=lambda done, total: steps.append((done, total)),
-    )  # fmt: skip
+    )
 
     assert record["ap"] == 1.0
-    assert (record["counts"]["pictures"], record["counts"]["pictures_unreadable"]) == (4, 1)
+    assert (record["counts"]["images"], record["counts"]["images_unreadable"]) == (4, 1)
     assert [sample for sample, _ in told] == [bright_boxes[1]]
     assert str(bright_boxes[1].path) in told[0][1]
     assert steps == [(2, 5), (4, 5), (5, 5)]
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         evaluate(PixelDetector(("a", "b")), bright_boxes, **ways)
 
 
-def test_with_no_picture_left_there_is_no_record(bright_boxes):
+def test_with_no_image_left_there_is_no_record(bright_boxes):
     for sample in bright_boxes:
-        sample.path.write_bytes(b"no picture")
+        sample.path.write_bytes(b"no image")
 
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         evaluate(PixelDetector(("a", "b")), bright_boxes, classes=("a",), on_skip=lambda *_: None)
 
 
@@ -127,9 +131,9 @@ def test_classes_with_other_names_are_an_error(bright_boxes):
         evaluate(PixelDetector(("a", "c")), bright_boxes, classes=("a", "b"))
 
 
-def test_a_missing_picture_is_named(bright_boxes):
+def test_a_missing_image_is_named(bright_boxes):
     bright_boxes[3].path.unlink()
-    with pytest.raises(PictureError, match=r"3\.png"):
+    with pytest.raises(ImageError, match=r"3\.png"):
         evaluate(PixelDetector(), bright_boxes, classes=("a", "b"), batch=2)
 
 
@@ -139,7 +143,7 @@ def test_a_batch_of_none_is_an_error(bright_boxes):
 
 
 def test_record_is_json_and_laid_out_as_declared(random_case):
-    samples, detections, classes = random_case(0, pictures=6)
+    samples, detections, classes = random_case(0, images=6)
     record = compute_metrics(samples, detections, classes)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert set(record) == set(Record.__annotations__) - {"seconds"}
@@ -147,14 +151,14 @@ def test_record_is_json_and_laid_out_as_declared(random_case):
     assert set(never) == set(ClassRecord.__annotations__)
     assert never["ap"] is never["voc_every_point"] is never["best_f1"] is None
     assert record["confusion"]["labels"] == [*classes, "background"]
-    rows = [row for row in record["per_class"].values() if row["truths"]]
+    rows = [row for row in record["per_class"].values() if row["gts"]]
     mean = sum(row["voc_every_point"] for row in rows) / len(rows)
     assert record["voc"]["every_point"] == pytest.approx(mean)
     assert sum(row["difficult"] for row in rows) == record["counts"]["difficult"] > 0
 
 
 def test_without_curves_the_record_is_short(random_case):
-    record = compute_metrics(*random_case(0, pictures=2), curves=False)
+    record = compute_metrics(*random_case(0, images=2), curves=False)
     assert "precision_recall" not in record
     assert "confusion" not in record
 
@@ -162,7 +166,7 @@ def test_without_curves_the_record_is_short(random_case):
 def test_nothing_at_all_is_a_record_of_none():
     record = compute_metrics([], [], ("a",))
     assert record["ap"] is record["voc"]["every_point"] is record["best_f1"] is None
-    assert record["counts"]["pictures"] == 0
+    assert record["counts"]["images"] == 0
 
 
 def test_numbers_of_samples_and_detections_must_agree(make_sample):
@@ -180,7 +184,7 @@ def test_importing_evaluation_imports_neither_torch_nor_the_evaluator():
 
 
 @pytest.mark.slow
-def test_the_numbers_of_87_pictures_take_under_half_a_second(bccd_val, perturbed):
+def test_the_numbers_of_87_images_take_under_half_a_second(bccd_val, perturbed):
     """The bound is generous: `benchmarks/evaluation_time.py` measures it."""
     samples, classes = bccd_val
     rng = np.random.default_rng(0)

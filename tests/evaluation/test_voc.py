@@ -23,8 +23,8 @@ def reference_ap(samples, detections, class_id, threshold):
 
     queue = sorted(
         (
-            (float(score), picture, box.astype(float))
-            for picture, found in enumerate(detections)
+            (float(score), image, box.astype(float))
+            for image, found in enumerate(detections)
             for box, score, other in zip(
                 found.boxes_xyxy, found.scores, found.class_ids, strict=True
             )
@@ -34,18 +34,18 @@ def reference_ap(samples, detections, class_id, threshold):
     )
     total = sum(int(((s.class_ids == class_id) & ~s.difficult).sum()) for s in samples)
     taken, marks = set(), []
-    for _, picture, box in queue:
-        truths = [
-            (overlap(box, truth.astype(float)), index)
-            for index, truth in enumerate(samples[picture].boxes_xyxy)
-            if samples[picture].class_ids[index] == class_id
+    for _, image, box in queue:
+        gts = [
+            (overlap(box, gt.astype(float)), index)
+            for index, gt in enumerate(samples[image].boxes_xyxy)
+            if samples[image].class_ids[index] == class_id
         ]
-        best, index = max(truths, key=lambda pair: pair[0], default=(0.0, -1))
+        best, index = max(gts, key=lambda pair: pair[0], default=(0.0, -1))
         if index < 0 or best < threshold:
             marks.append(False)
-        elif not samples[picture].difficult[index]:
-            marks.append((picture, index) not in taken)
-            taken.add((picture, index))
+        elif not samples[image].difficult[index]:
+            marks.append((image, index) not in taken)
+            taken.add((image, index))
     area, found, envelope = 0.0, 0, []
     for rank, mark in enumerate(marks, 1):
         found += mark
@@ -58,7 +58,7 @@ def reference_ap(samples, detections, class_id, threshold):
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equals_the_rule_written_the_long_way(random_case, seed, threshold):
-    samples, detections, _ = random_case(seed, pictures=12)
+    samples, detections, _ = random_case(seed, images=12)
     matches = match_detections(samples, detections)
     for class_id in range(3):
         wanted = reference_ap(samples, detections, class_id, threshold)
@@ -74,11 +74,11 @@ def test_published_case_of_object_detection_metrics(shared_cases, make_sample, m
     """
     samples, detections = [], []
     for file in sorted((shared_cases / "object-detection-metrics/groundtruths").glob("*.txt")):
-        truth = np.array([line.split()[1:] for line in file.read_text().splitlines()], float)
+        gt = np.array([line.split()[1:] for line in file.read_text().splitlines()], float)
         other = file.parents[1] / "detections" / file.name
         found = np.array([line.split()[1:] for line in other.read_text().splitlines()], float)
-        edges = [np.hstack([b[:, :2], b[:, :2] + b[:, 2:] + 1]) for b in (truth, found[:, 1:])]
-        samples.append(make_sample(edges[0], [0] * len(truth), key=file.stem))
+        edges = [np.hstack([b[:, :2], b[:, :2] + b[:, 2:] + 1]) for b in (gt, found[:, 1:])]
+        samples.append(make_sample(edges[0], [0] * len(gt), key=file.stem))
         detections.append(make_found(edges[1], [0] * len(found), found[:, 0], ("person",)))
     matches = match_detections(samples, detections)
     ap = voc_ap(matches, 0, iou_threshold=0.3)
@@ -88,14 +88,14 @@ def test_published_case_of_object_detection_metrics(shared_cases, make_sample, m
     assert round(100 * eleven, 2) == 26.84
 
 
-def test_every_detection_of_a_difficult_truth_is_left_out(make_sample, make_found):
+def test_every_detection_of_a_difficult_gt_is_left_out(make_sample, make_found):
     sample = make_sample([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0], difficult=[0, 1])
     boxes = [[50, 50, 60, 60], [50, 50, 60, 61], [0, 0, 10, 10]]
     matches = match_detections([sample], [make_found(boxes, [0, 0, 0], [0.9, 0.8, 0.7], ("a",))])
     assert voc_ap(matches, 0) == 1.0
 
 
-def test_the_second_detection_of_a_truth_is_wrong(make_sample, make_found):
+def test_the_second_detection_of_a_gt_is_wrong(make_sample, make_found):
     sample = make_sample([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0])
     boxes = [[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]]
     matches = match_detections([sample], [make_found(boxes, [0, 0, 0], [0.9, 0.8, 0.7], ("a",))])
@@ -111,12 +111,12 @@ def test_an_overlap_of_exactly_the_threshold_is_enough(make_sample, make_found):
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 10))
 def test_area_is_between_recall_times_worst_and_best(right, missed):
-    truths = sum(right) + missed
-    if truths == 0:
+    gts = sum(right) + missed
+    if gts == 0:
         return
-    precision, recall = precision_recall(np.array(right, dtype=bool), truths)
+    precision, recall = precision_recall(np.array(right, dtype=bool), gts)
     area = average_precision(precision, recall)
-    reached = sum(right) / truths
+    reached = sum(right) / gts
     assert 0.0 <= area <= reached + 1e-12
     assert area >= reached * (precision[-1] if right else 0.0) - 1e-12
 

@@ -1,4 +1,4 @@
-"""Networks with gates that are known, and pictures."""
+"""Networks with gates that are known, and images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tiny() -> Tiny:
 
     def make(attention: str = "ca", **fields: object) -> tuple[DetectionNetwork, WeightsMetadata]:
         torch.manual_seed(0)
-        settings = {"width": 0.125, "input_hw": (64, 64), **fields}
+        settings = {"width_mult": 0.125, "input_hw": (64, 64), **fields}
         metadata = WeightsMetadata(classes=("red", "green"), attention=attention, **settings)
         network = build_from_metadata(metadata).eval()
         with torch.no_grad():
@@ -40,12 +40,12 @@ def tiny() -> Tiny:
 
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
-    """Three pictures of two sizes, and one that is cut short."""
+    """Three images of two sizes, and one that is cut short."""
     folder = tmp_path / "shots"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name, image_hw in (("a", (60, 90)), ("c", (90, 60)), ("d", (60, 90))):
-        picture = rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{name}.jpg")
+        image = rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{name}.jpg")
     (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:1500])
     return folder

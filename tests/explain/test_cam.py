@@ -12,30 +12,30 @@ from attendet.explain.cam import (  # noqa: E402
     class_activation_maps,
     detected_rows,
 )
+from attendet.images import Letterbox  # noqa: E402
 from attendet.inference.postprocess import Selection, select_detections  # noqa: E402
 from attendet.models import GraphDetector  # noqa: E402
-from attendet.models.darknet_graph import Graph  # noqa: E402
-from attendet.models.darknet_layers import Convolutional, Route, Yolo  # noqa: E402
-from attendet.pictures import Letterbox  # noqa: E402
+from attendet.models.graph import Graph  # noqa: E402
+from attendet.models.graph_layers import Convolutional, Route, Yolo  # noqa: E402
 
-FIT = Letterbox.fit((64, 64), (64, 64))
+FIT = Letterbox.for_image((64, 64), (64, 64))
 
 
 @pytest.fixture
-def canvas() -> np.ndarray:
+def padded() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def outputs(network, canvas):
-    pictures = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2) / 255
+def outputs(network, padded):
+    images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        boxes_xyxy, scores = network.decode(network(pictures))
+        boxes_xyxy, scores = network.decode(network(images))
     return boxes_xyxy[0].numpy(), scores[0].numpy()
 
 
-def test_the_rows_are_those_of_the_detections(tiny, canvas):
+def test_the_rows_are_those_of_the_detections(tiny, padded):
     network, metadata = tiny()
-    boxes_xyxy, scores = outputs(network, canvas)
+    boxes_xyxy, scores = outputs(network, padded)
     selection = Selection(0.2, 0.5, 20)
 
     rows = detected_rows(boxes_xyxy, scores, FIT, selection)
@@ -53,19 +53,19 @@ def test_nothing_detected_gives_no_rows():
 
 
 @pytest.mark.parametrize("heads", [False, True], ids=["backbone", "heads"])
-def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, canvas, heads):
+def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, padded, heads):
     network, _ = tiny("se@p5")
-    boxes_xyxy, scores = outputs(network, canvas)
+    boxes_xyxy, scores = outputs(network, padded)
     rows = detected_rows(boxes_xyxy, scores, FIT, Selection(0.2))
 
     layers = [network.head_p5, network.head_p4] if heads else cam_layers(network)
-    maps = class_activation_maps(network, canvas, rows, layers=layers if heads else None)
+    maps = class_activation_maps(network, padded, rows, layers=layers if heads else None)
 
     assert set(maps) == set(rows)
-    pictures = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2) / 255
     kept = []
     hooks = [layer.register_forward_hook(lambda *parts: kept.append(parts[2])) for layer in layers]
-    every = network.decode(network(pictures))[1][0]
+    every = network.decode(network(images))[1][0]
     for hook in hooks:
         hook.remove()
     for class_id, wanted in rows.items():
@@ -78,27 +78,27 @@ def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, canva
         np.testing.assert_allclose(maps[class_id], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_a_level_that_found_nothing_adds_nothing(tiny, canvas):
+def test_a_level_that_found_nothing_adds_nothing(tiny, padded):
     network, _ = tiny("none")
-    _, scores = outputs(network, canvas)
+    _, scores = outputs(network, padded)
     coarse = {0: np.arange(3)}  # the first boxes are those of stride 32
     assert len(scores) > 12
 
     heads = [network.head_p5, network.head_p4]
-    both = class_activation_maps(network, canvas, coarse, layers=heads)[0]
-    alone = class_activation_maps(network, canvas, coarse, layers=[network.head_p5])[0]
+    both = class_activation_maps(network, padded, coarse, layers=heads)[0]
+    alone = class_activation_maps(network, padded, coarse, layers=[network.head_p5])[0]
 
     np.testing.assert_array_equal(both, alone)
 
 
-def test_the_network_is_left_as_it_was(tiny, canvas):
+def test_the_network_is_left_as_it_was(tiny, padded):
     network, _ = tiny()
     first = next(network.parameters())
     first.requires_grad_(False)
     last = list(network.parameters())[-1]
     last.grad = torch.ones_like(last)
 
-    class_activation_maps(network, canvas, {0: np.arange(2)})
+    class_activation_maps(network, padded, {0: np.arange(2)})
 
     asked = [parameter.requires_grad for parameter in network.parameters()]
     assert asked.count(False) == 1
@@ -108,7 +108,7 @@ def test_the_network_is_left_as_it_was(tiny, canvas):
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_the_layer_is_the_last_that_all_outputs_see_the_picture_through():
+def test_the_layer_is_the_last_that_all_outputs_see_the_image_through():
     def conv(size, stride=1):
         return Convolutional(7, size, stride, size // 2, activation="linear")
 

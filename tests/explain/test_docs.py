@@ -27,15 +27,17 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "explain.md"
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    metadata = WeightsMetadata(classes=("RBC",), attention="ca", width=0.125, input_hw=(64, 64))
+    metadata = WeightsMetadata(
+        classes=("RBC",), attention="ca", width_mult=0.125, input_hw=(64, 64)
+    )
     network = build_from_metadata(metadata)
     for bias in (network.out_p5.bias, network.out_p4.bias):
         bias.data.fill_(1.0)  # everything is a cell
     save_weights("cells.safetensors", network, metadata)
     Path("slides").mkdir()
     for name in ("a", "b"):
-        picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(f"slides/{name}.png")
+        image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(f"slides/{name}.png")
     inner = torch.nn.Sequential(
         OrderedDict(conv1=torch.nn.Conv2d(3, 4, 1), conv2=torch.nn.Conv2d(4, 8, 3))
     )

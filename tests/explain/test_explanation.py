@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_grad_cam")
 
-from attendet.errors import ConfigError, PictureError  # noqa: E402
+from attendet.errors import ConfigError, ImageError  # noqa: E402
 from attendet.explain import (  # noqa: E402
     compute_gates,
     explain,
@@ -17,8 +17,8 @@ from attendet.explain import (  # noqa: E402
     write_explanation,
 )
 from attendet.inference import Selection  # noqa: E402
-from attendet.inference.preprocess import lay_on_canvas  # noqa: E402
-from attendet.inference.sources import find_sources  # noqa: E402
+from attendet.inference.preprocess import resize_to_input  # noqa: E402
+from attendet.media.sources import find_sources  # noqa: E402
 from attendet.models import save_weights  # noqa: E402
 
 LOOSE = Selection(0.1)
@@ -30,32 +30,32 @@ def weights(tiny, tmp_path):
     return save_weights(tmp_path / "tiny.safetensors", network, metadata)
 
 
-def test_all_pictures_count_and_the_first_are_kept(weights, shots):
+def test_all_images_count_and_the_first_are_kept(weights, shots):
     done = []
 
     found = explain(weights, [shots], drawn=2, selection=LOOSE, progress=done.append)
 
-    assert (found.count, len(found.pictures), len(found.skipped)) == (3, 2, 1)
+    assert (found.count, len(found.images), len(found.skipped)) == (3, 2, 1)
     assert done == sorted(done)
     assert done[-1] == 4
     assert list(found.health()) == ["p4", "p5", "up"]
-    assert all(one.pictures == 3 for one in found.health().values())
-    first = found.pictures[0]
+    assert all(one.images == 3 for one in found.health().values())
+    first = found.images[0]
     assert len(first.detections) > 0
     assert set(first.cams) == set(first.detections.names)
     for activation in first.cams.values():
         assert activation.min() >= 0
-        assert activation.shape == (43, 64)  # the picture in its canvas, without the border
+        assert activation.shape == (43, 64)  # the image in its network input, without the border
 
 
-def test_gates_are_those_of_the_canvas_and_the_border_is_left_out(tiny, shots):
+def test_gates_are_those_of_the_input_and_the_border_is_left_out(tiny, shots):
     network, metadata = tiny("ca")
 
-    one = explain_network(network, metadata, find_sources([shots / "a.jpg"])).pictures[0]
+    one = explain_network(network, metadata, find_sources([shots / "a.jpg"])).images[0]
 
-    canvas, fit = lay_on_canvas(one.picture, metadata.input_hw)
-    assert fit.canvas_hw == (64, 64)
-    expected = compute_gates(network, canvas)
+    padded, fit = resize_to_input(one.image, metadata.input_hw)
+    assert fit.input_hw == (64, 64)
+    expected = compute_gates(network, padded)
     for site, gates in expected.items():
         for name, gate in gates.items():
             np.testing.assert_allclose(one.gates[site][name], gate, rtol=1e-5)
@@ -64,15 +64,15 @@ def test_gates_are_those_of_the_canvas_and_the_border_is_left_out(tiny, shots):
     assert one.inside("p4")["width"].shape == (32, 1, 4)
 
 
-def test_colours_reach_the_network_in_its_own_order(tiny, shots):
+def test_colors_reach_the_network_in_its_own_order(tiny, shots):
     network, metadata = tiny("se@p5")
-    flipped_network, flipped = tiny("se@p5", preprocess={"fit": "rect", "colour": "bgr"})
+    flipped_network, flipped = tiny("se@p5", preprocess={"resize": "rect", "color": "bgr"})
     first = flipped_network.backbone.conv1.conv.weight
     first.data = first.data.flip(1)
     sources = find_sources([shots / "a.jpg"])
 
-    rgb = explain_network(network, metadata, sources, selection=LOOSE).pictures[0]
-    bgr = explain_network(flipped_network, flipped, sources, selection=LOOSE).pictures[0]
+    rgb = explain_network(network, metadata, sources, selection=LOOSE).images[0]
+    bgr = explain_network(flipped_network, flipped, sources, selection=LOOSE).images[0]
 
     np.testing.assert_allclose(rgb.gates["p5"]["channel"], bgr.gates["p5"]["channel"], rtol=1e-5)
     assert rgb.cams.keys() == bgr.cams.keys()
@@ -81,7 +81,7 @@ def test_colours_reach_the_network_in_its_own_order(tiny, shots):
 
 
 @pytest.mark.parametrize("attention", ["ca", "cbam", "se+eca@up", "none"])
-def test_the_folder_holds_page_pictures_and_numbers(tiny, shots, tmp_path, attention):
+def test_the_folder_holds_page_images_and_numbers(tiny, shots, tmp_path, attention):
     network, metadata = tiny(attention if "+" not in attention else "se@p5+eca@up")
     found = explain_network(network, metadata, find_sources([shots]), drawn=2, selection=LOOSE)
 
@@ -89,8 +89,14 @@ def test_the_folder_holds_page_pictures_and_numbers(tiny, shots, tmp_path, atten
 
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        "explain.html", "health.json", "statistics.npz", "a.png", "a.npz", "c.png", "c.npz",
-    }  # fmt: skip
+        "explain.html",
+        "health.json",
+        "statistics.npz",
+        "a.png",
+        "a.npz",
+        "c.png",
+        "c.npz",
+    }
     html = page.read_text(encoding="utf-8")
     assert "attendet explain &lt;x&gt;" in html
     assert "default-src 'none'" in html
@@ -100,16 +106,16 @@ def test_the_folder_holds_page_pictures_and_numbers(tiny, shots, tmp_path, atten
     for one in found.health().values():
         assert one.sentence in html.replace("&#x27;", "'")
     with np.load(tmp_path / "out" / "a.npz") as arrays:
-        for site, gates in found.pictures[0].gates.items():
+        for site, gates in found.images[0].gates.items():
             rows = arrays[f"inside/{site}"]
             assert rows[0] < rows[1]
             for name, gate in gates.items():
                 np.testing.assert_array_equal(arrays[f"gate/{site}/{name}"], gate)
-        np.testing.assert_array_equal(arrays["scores"], found.pictures[0].detections.scores)
+        np.testing.assert_array_equal(arrays["scores"], found.images[0].detections.scores)
     assert (tmp_path / "out" / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_is_never_replaced(tiny, shots):
+def test_a_image_is_never_replaced(tiny, shots):
     (shots / "a.jpg").rename(shots / "a.png")
     network, metadata = tiny("se@p5")
     found = explain_network(network, metadata, find_sources([shots / "a.png"]), cam=False)
@@ -127,16 +133,16 @@ def test_the_health_of_a_network_alone(tiny, shots):
 
     health = gate_health(network, metadata, [shots / "a.jpg", shots / "d.jpg"])
 
-    assert health["p5"].pictures == 2
+    assert health["p5"].images == 2
     assert set(health["p5"].gates) == {"channel", "spatial"}
 
 
-def test_no_readable_picture_is_an_error(weights, shots):
-    with pytest.raises(PictureError, match=r"no picture could be read: .*b\.jpg"):
+def test_no_readable_image_is_an_error(weights, shots):
+    with pytest.raises(ImageError, match=r"no image could be read: .*b\.jpg"):
         explain(weights, [shots / "b.jpg"])
 
 
-def test_a_video_among_pictures_is_named_and_left_out(weights, shots):
+def test_a_video_among_images_is_named_and_left_out(weights, shots):
     clip = shots / "clip.mp4"
     clip.write_bytes(b"not looked into")
     found = explain(weights, [shots], cam=False)

@@ -43,16 +43,16 @@ def test_a_constant_gate_is_folded_exactly_at_every_site(tiny, site):
     network, _ = tiny(f"ca-authors@{site}")
     settle(network)
     scale = make_constant(network.attention[site])
-    pictures = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        before = network(pictures)
+        before = network(images)
 
     assert can_fold(network, site)
     fold_gate(network, site, scale)
 
     assert gated_sites(network) == {}
     with torch.no_grad():
-        after = network(pictures)
+        after = network(images)
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
 
@@ -61,12 +61,12 @@ def test_folding_two_sites_that_meet_in_one_convolution(tiny):
     network, _ = tiny("ca-authors@p4,up")
     settle(network)
     scales = {site: make_constant(block) for site, block in network.attention.items()}
-    pictures = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        before = network(pictures)
+        before = network(images)
         for site, scale in scales.items():
             fold_gate(network, site, scale)
-        after = network(pictures)
+        after = network(images)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
@@ -86,16 +86,16 @@ PRODUCERS = {
 def test_an_inserted_constant_goes_into_the_module_before_it(kind):
     torch.manual_seed(0)
     network = settle(nn.Sequential(PRODUCERS[kind](), nn.Sigmoid()))
-    attend(network, {"0": "ca-authors"}, start="paper", example_input=torch.rand(1, 3, 9, 9))
+    attend(network, {"0": "ca-authors"}, init="paper", example_input=torch.rand(1, 3, 9, 9))
     scale = make_constant(inserted_blocks(network)["0"])
-    pictures = torch.rand(2, 3, 9, 9)
+    images = torch.rand(2, 3, 9, 9)
     network.eval()
     with torch.no_grad():
-        before = network(pictures)
+        before = network(images)
 
         fold_gate(network, "0", scale)
 
-        torch.testing.assert_close(network(pictures), before, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(network(images), before, rtol=1e-5, atol=1e-6)
     assert inserted_blocks(network) == {}
 
 

@@ -8,32 +8,32 @@ torch = pytest.importorskip("torch")
 
 from attendet.attention import attend, create_attention  # noqa: E402
 from attendet.explain import (  # noqa: E402
-    cells_of_picture,
+    cells_of_image,
     compute_gates,
-    crop_to_picture,
+    crop_to_image,
     gate_map,
     gated_sites,
     record_gates,
 )
+from attendet.images import Letterbox, letterbox  # noqa: E402
 from attendet.inference.preprocess import Stretch  # noqa: E402
 from attendet.models import GraphDetector, YoloV4Tiny, build  # noqa: E402
-from attendet.models.darknet_graph import Graph  # noqa: E402
-from attendet.models.darknet_layers import (  # noqa: E402
+from attendet.models.graph import Graph  # noqa: E402
+from attendet.models.graph_layers import (  # noqa: E402
     AvgPool,
     Convolutional,
     ScaleChannels,
     Yolo,
 )
-from attendet.pictures import Letterbox, letterbox  # noqa: E402
 
 
 def _network(attention: str) -> YoloV4Tiny:
     torch.manual_seed(0)
-    return build(classes=["cat", "dog"], attention=attention, width=0.25).eval()
+    return build(classes=["cat", "dog"], attention=attention, width_mult=0.25).eval()
 
 
 @pytest.fixture
-def canvas() -> NDArray[np.uint8]:
+def padded() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 
@@ -47,9 +47,9 @@ def canvas() -> NDArray[np.uint8]:
     ],
 )
 def test_gates_come_by_site_and_name(
-    canvas: NDArray[np.uint8], attention: str, shapes: dict[str, tuple[int, ...]]
+    padded: NDArray[np.uint8], attention: str, shapes: dict[str, tuple[int, ...]]
 ) -> None:
-    gates = compute_gates(_network(attention), canvas)
+    gates = compute_gates(_network(attention), padded)
 
     assert list(gates) == ["p4", "p5", "up"]
     assert {name: gate.shape for name, gate in gates["p4"].items()} == shapes
@@ -58,7 +58,7 @@ def test_gates_come_by_site_and_name(
         assert 0 < gate.min() <= gate.max() < 1
 
 
-def test_the_gates_are_what_the_network_multiplied_by(canvas: NDArray[np.uint8]) -> None:
+def test_the_gates_are_what_the_network_multiplied_by(padded: NDArray[np.uint8]) -> None:
     network = _network("ca@p5")
     seen = {}
 
@@ -67,16 +67,16 @@ def test_the_gates_are_what_the_network_multiplied_by(canvas: NDArray[np.uint8])
 
     hook = network.attention["p5"].register_forward_hook(keep)
     with torch.inference_mode():
-        network(torch.from_numpy(canvas).permute(2, 0, 1)[None] / 255)
+        network(torch.from_numpy(padded).permute(2, 0, 1)[None] / 255)
     hook.remove()
-    gates = compute_gates(network, canvas)["p5"]
+    gates = compute_gates(network, padded)["p5"]
 
     product = seen["before"] * gates["height"] * gates["width"]
     np.testing.assert_allclose(product, seen["after"], rtol=1e-4, atol=1e-6)
 
 
-def test_a_network_without_attention_has_no_gates(canvas: NDArray[np.uint8]) -> None:
-    assert compute_gates(_network("none"), canvas) == {}
+def test_a_network_without_attention_has_no_gates(padded: NDArray[np.uint8]) -> None:
+    assert compute_gates(_network("none"), padded) == {}
 
 
 def test_the_map_is_the_mean_over_channels_of_the_product() -> None:
@@ -99,27 +99,27 @@ def test_channel_gates_have_no_map() -> None:
     assert gate_map({"channel": np.full((8, 1, 1), 0.5, dtype=np.float32)}) is None
 
 
-def test_the_border_of_the_canvas_is_cut_off() -> None:
-    picture = np.full((60, 160, 3), 255, dtype=np.uint8)
-    canvas, fit = letterbox(picture, (64, 64))
+def test_the_border_of_the_input_is_cut_off() -> None:
+    image = np.full((60, 160, 3), 255, dtype=np.uint8)
+    padded, fit = letterbox(image, (64, 64))
 
-    inside = crop_to_picture(canvas[:, :, 0].astype(np.float32), fit)
+    inside = crop_to_image(padded[:, :, 0].astype(np.float32), fit)
 
     assert inside.shape == (24, 64)
     assert (inside == 255).all()
-    profile = crop_to_picture(np.arange(64, dtype=np.float32)[:, None], fit)[:, 0]
+    profile = crop_to_image(np.arange(64, dtype=np.float32)[:, None], fit)[:, 0]
     np.testing.assert_allclose(profile, np.arange(20, 44))
 
 
-def test_gates_of_attention_anywhere_are_recorded(canvas: NDArray[np.uint8]) -> None:
+def test_gates_of_attention_anywhere_are_recorded(padded: NDArray[np.uint8]) -> None:
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
     )
-    attend(network, {"0": "se", "2": "ca"}, start="paper")
-    pictures = torch.rand(2, 3, 12, 10)
+    attend(network, {"0": "se", "2": "ca"}, init="paper")
+    images = torch.rand(2, 3, 12, 10)
 
     with record_gates(network.eval()) as gates, torch.inference_mode():
-        network(pictures)
+        network(images)
 
     assert list(gates) == list(gated_sites(network)) == ["0", "2"]
     assert {name: tuple(gate.shape) for name, gate in gates["2"].items()} == {
@@ -141,7 +141,7 @@ def test_a_block_that_runs_twice_has_both_gates() -> None:
 
 
 def test_a_block_that_mixes_its_gates_is_one_site() -> None:
-    network = attend(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1)), {"0": "se"}, start="residual")
+    network = attend(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1)), {"0": "se"}, init="residual")
 
     with record_gates(network.eval()) as gates:
         network(torch.rand(1, 3, 4, 4))
@@ -162,36 +162,36 @@ def test_squeeze_and_excitation_of_darknet_layers_is_seen() -> None:
     network = GraphDetector(Graph(layers), 2, [[(10, 20)]], input_hw=(64, 64)).eval()
     seen = []
     network.layers[3].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    canvas = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    padded = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
-    gates = compute_gates(network, canvas)
+    gates = compute_gates(network, padded)
 
     assert list(gates) == ["layer 3"]
     np.testing.assert_array_equal(gates["layer 3"]["channel"], seen[0][0][0].detach().numpy())
     assert gates["layer 3"]["channel"].shape == (8, 1, 1)
 
 
-def test_the_network_s_own_order_of_colours_is_kept(canvas: NDArray[np.uint8]) -> None:
+def test_the_network_s_own_order_of_colors_is_kept(padded: NDArray[np.uint8]) -> None:
     network = _network("se@p5")
 
-    flipped = compute_gates(network, canvas[..., ::-1], colour="bgr")
+    flipped = compute_gates(network, padded[..., ::-1], color="bgr")
 
     np.testing.assert_array_equal(
-        flipped["p5"]["channel"], compute_gates(network, canvas)["p5"]["channel"]
+        flipped["p5"]["channel"], compute_gates(network, padded)["p5"]["channel"]
     )
 
 
-def test_a_stretched_picture_fills_its_canvas() -> None:
+def test_a_stretched_image_fills_its_input() -> None:
     fit = Stretch((50, 200), (64, 96))
 
-    assert crop_to_picture(np.ones((2, 3), dtype=np.float32), fit).shape == (64, 96)
-    assert cells_of_picture(fit, (2, 3)) == (slice(0, 2), slice(0, 3))
+    assert crop_to_image(np.ones((2, 3), dtype=np.float32), fit).shape == (64, 96)
+    assert cells_of_image(fit, (2, 3)) == (slice(0, 2), slice(0, 3))
 
 
 @pytest.mark.parametrize("image_hw", [(480, 640), (1, 900), (900, 1), (33, 32)])
-def test_there_are_always_cells_in_the_picture(image_hw: tuple[int, int]) -> None:
-    fit = Letterbox.fit(image_hw, (64, 64))
+def test_there_are_always_cells_in_the_image(image_hw: tuple[int, int]) -> None:
+    fit = Letterbox.for_image(image_hw, (64, 64))
     for cells_hw in ((1, 1), (2, 2), (4, 4), (16, 16)):
-        rows, columns = cells_of_picture(fit, cells_hw)
+        rows, columns = cells_of_image(fit, cells_hw)
         assert 0 <= rows.start < rows.stop <= cells_hw[0]
         assert 0 <= columns.start < columns.stop <= cells_hw[1]

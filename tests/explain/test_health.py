@@ -9,38 +9,38 @@ from attendet.explain.health import BlockHealth, GateStatistics
 Arrays = dict[str, np.ndarray]
 
 
-def health(pictures: list[Arrays], *, top: float | None = 1.0) -> BlockHealth:
+def health(images: list[Arrays], *, top: float | None = 1.0) -> BlockHealth:
     statistics = GateStatistics("p5", "Block", top=top)
-    for gates in pictures:
+    for gates in images:
         statistics.add({name: gate.astype(np.float32) for name, gate in gates.items()})
     return statistics.health()
 
 
 def test_the_three_spreads_split_the_whole_variance():
     rng = np.random.default_rng(0)
-    pictures = [{"spatial": rng.random((1, 16, 16))} for _ in range(7)]
-    whole = np.stack([one["spatial"] for one in pictures])
+    images = [{"spatial": rng.random((1, 16, 16))} for _ in range(7)]
+    whole = np.stack([one["spatial"] for one in images])
 
-    numbers = health(pictures).gates["spatial"]
+    numbers = health(images).gates["spatial"]
 
-    spreads = (numbers.spread_pictures, numbers.spread_places, numbers.spread_channels)
+    spreads = (numbers.spread_images, numbers.spread_places, numbers.spread_channels)
     assert sum(spread**2 for spread in spreads) == pytest.approx(whole.var(), rel=1e-6)
-    assert numbers.spread_pictures == pytest.approx(np.sqrt(whole.var(axis=0).mean()), rel=1e-6)
+    assert numbers.spread_images == pytest.approx(np.sqrt(whole.var(axis=0).mean()), rel=1e-6)
     assert numbers.spread_places == pytest.approx(whole.mean(axis=0).std(), rel=1e-6)
     assert numbers.spread_channels == 0
 
 
 def test_each_cause_shows_in_its_own_spread():
-    by_picture = [{"channel": np.full((4, 1, 1), value)} for value in (0.2, 0.6)]
+    by_image = [{"channel": np.full((4, 1, 1), value)} for value in (0.2, 0.6)]
     by_channel = [{"channel": np.array([0.2, 0.6]).reshape(2, 1, 1)}] * 2
     ramp = np.linspace(0.2, 0.6, 16).reshape(1, 16, 1)
     by_place = [{"spatial": np.tile(ramp, (1, 1, 16))}] * 2
 
-    assert health(by_picture).product.spread_pictures == pytest.approx(0.2)
+    assert health(by_image).product.spread_images == pytest.approx(0.2)
     assert health(by_channel).product.spread_channels == pytest.approx(0.2)
     assert health(by_place).product.spread_places == pytest.approx(ramp.std(), rel=1e-6)
-    for one, name in ((by_picture, "pictures"), (by_channel, "channels"), (by_place, "places")):
-        others = {"pictures", "channels", "places"} - {name}
+    for one, name in ((by_image, "images"), (by_channel, "channels"), (by_place, "places")):
+        others = {"images", "channels", "places"} - {name}
         assert all(getattr(health(one).product, f"spread_{other}") < 1e-7 for other in others)
 
 
@@ -57,49 +57,51 @@ def test_every_verdict_has_its_sentence_with_numbers():
     }
     words = {
         "idle": "does nothing (spread 0.002, at most 0.002 from 1)",
-        "constant": "the same for all pictures and places",
-        "mask": "the same for all pictures (spread 0.0% of its mean) and differs by place",
+        "constant": "the same for all images and places",
+        "mask": "the same for all images (spread 0.0% of its mean) and differs by place",
         "switch": "100% of its values are at the ends",
-        "unknown": "one picture cannot tell",
+        "unknown": "one image cannot tell",
         "works": "responds: it varies by",
     }
 
-    for verdict, pictures in cases.items():
-        found = health(pictures)
+    for verdict, images in cases.items():
+        found = health(images)
         assert found.verdict == verdict
         assert words[verdict] in found.sentence
 
 
 def test_a_gate_of_range_two_is_saturated_at_two():
-    pictures = [{"channel": np.array([1.999, 0.001]).reshape(2, 1, 1)}] * 2
+    images = [{"channel": np.array([1.999, 0.001]).reshape(2, 1, 1)}] * 2
 
-    assert health(pictures, top=2.0).gates["channel"].saturated == 1.0
-    assert health(pictures, top=None).gates["channel"].saturated is None
+    assert health(images, top=2.0).gates["channel"].saturated == 1.0
+    assert health(images, top=None).gates["channel"].saturated is None
 
 
-def test_channels_that_are_shut_in_every_picture_are_counted():
+def test_channels_that_are_shut_in_every_image_are_counted():
     shut = np.array([0.001, 0.5, 0.5, 0.002]).reshape(4, 1, 1)
     awake = np.array([0.001, 0.5, 0.5, 0.2]).reshape(4, 1, 1)
 
-    assert "2 of 4 channels are shut in every picture" in health([{"channel": shut}] * 2).sentence
+    assert "2 of 4 channels are shut in every image" in health([{"channel": shut}] * 2).sentence
     assert health([{"channel": shut}, {"channel": awake}]).shut == 1
 
 
-def test_pictures_of_other_sizes_are_compared_place_by_place():
+def test_images_of_other_sizes_are_compared_place_by_place():
     def ramp(rows: int, columns: int) -> Arrays:
         places = (np.arange(rows) + 0.5) / rows
-        return {"height": np.tile(places.reshape(1, rows, 1), (3, 1, 1)),
-                "width": np.full((3, 1, columns), 1.0)}  # fmt: skip
+        return {
+            "height": np.tile(places.reshape(1, rows, 1), (3, 1, 1)),
+            "width": np.full((3, 1, columns), 1.0),
+        }
 
     same = health([ramp(16, 4), ramp(32, 9), ramp(64, 1)]).product
 
     # The ends of the coarser ramp are not extrapolated: a little is left there.
-    assert same.spread_pictures < 0.01
+    assert same.spread_images < 0.01
     assert same.spread_places == pytest.approx(0.288, abs=0.01)
 
 
-def test_no_picture_is_an_error():
-    with pytest.raises(ConfigError, match="at least one picture"):
+def test_no_image_is_an_error():
+    with pytest.raises(ConfigError, match="at least one image"):
         GateStatistics("p5", "Block").health()
 
 

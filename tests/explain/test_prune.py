@@ -42,7 +42,7 @@ def test_a_constant_block_goes_exactly_and_a_living_one_stays(tiny, samples, tmp
     assert pruned.ap_after == pruned.ap_before
     kept = {one.site for one in pruned.decisions if not one.folded}
     assert kept == set(pruned.network.attention_blocks())
-    assert said[0] == "gates on 4 pictures"
+    assert said[0] == "gates on 4 images"
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
     path = save_weights(tmp_path / "pruned.safetensors", pruned.network, pruned.metadata)
     loaded, described = load_weights(path)
@@ -71,7 +71,7 @@ def test_a_block_whose_loss_is_too_great_stays(tiny, samples, monkeypatch):
     measured = iter([0.500, 0.4985, 0.4965])
     monkeypatch.setattr(prune, "_average_precision", lambda *_: next(measured))
 
-    pruned = prune.prune_attention(network, metadata, samples, max_loss=0.2)
+    pruned = prune.prune_attention(network, metadata, samples, max_ap_loss=0.2)
 
     assert [one.folded for one in pruned.decisions] == [True, False]
     assert (pruned.ap_before, pruned.ap_after) == (0.500, 0.4985)
@@ -84,8 +84,8 @@ def test_nothing_to_prune_and_wrong_limits_are_errors(tiny, samples):
     with pytest.raises(ConfigError, match="must have attention to prune"):
         prune_attention(network, metadata, samples)
     network, metadata = tiny("se")
-    with pytest.raises(ConfigError, match="max_loss must be 0 points or more; got -1"):
-        prune_attention(network, metadata, samples, max_loss=-1)
+    with pytest.raises(ConfigError, match="max_ap_loss must be 0 points or more; got -1"):
+        prune_attention(network, metadata, samples, max_ap_loss=-1)
 
 
 def test_the_cost_counts_convolutions_and_gates():
@@ -93,7 +93,7 @@ def test_the_cost_counts_convolutions_and_gates():
     bare = network_cost(plain, (6, 5))
     assert bare.macs == 6 * 5 * 8 * 27
 
-    attended = network_cost(attend(plain, {"0": "se"}, start="paper"), (6, 5))
+    attended = network_cost(attend(plain, {"0": "se"}, init="paper"), (6, 5))
 
     assert attended.parameters == bare.parameters + 2 * 8
     assert attended.macs == bare.macs + 2 * 8 + 6 * 5 * 8

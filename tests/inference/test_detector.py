@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.errors import ConfigError, PictureError
+from attendet.errors import ConfigError, ImageError
 from attendet.inference import Detector
 from attendet.inference import detector as detector_module
-from attendet.inference.preprocess import lay_on_canvas
-from attendet.inference.runtime import Limits
+from attendet.inference.preprocess import resize_to_input
+from attendet.inference.runtimes.base import Limits
 
 BOX = [100, 50, 300, 250]
 
@@ -22,18 +22,18 @@ def _boxes_near(detections: Any, box: list[int], within: float) -> None:
     np.testing.assert_allclose(detections.boxes_xyxy[0], box, atol=within)
 
 
-@pytest.mark.parametrize("fit", ["rect", "square", "stretch"])
-def test_a_picture_is_the_same_however_it_comes(
+@pytest.mark.parametrize("resize", ["rect", "letterbox", "stretch"])
+def test_a_image_is_the_same_however_it_comes(
     bright: Any, scene: Any, tmp_path: Path, fit: str
 ) -> None:
-    detector = Detector(bright(preprocess={"fit": fit, "colour": "rgb"}))
-    picture = scene()
+    detector = Detector(bright(preprocess={"resize": fit, "color": "rgb"}))
+    image = scene()
     path = tmp_path / "one.png"
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "png")
+    Image.fromarray(image).save(stream, "png")
 
-    for source in (picture, path, str(path), stream.getvalue(), Image.fromarray(picture)):
+    for source in (image, path, str(path), stream.getvalue(), Image.fromarray(image)):
         found = detector.predict(source)
         _boxes_near(found, BOX, within=1.6)
         assert found.names == ["dog"]
@@ -41,13 +41,13 @@ def test_a_picture_is_the_same_however_it_comes(
         assert found.classes == ("cat", "dog")
 
 
-def test_boxes_lie_in_the_picture_as_its_exif_turns_it(bright: Any, scene: Any) -> None:
-    image = Image.fromarray(np.rot90(scene()).copy())
-    exif = image.getexif()
+def test_boxes_lie_in_the_image_as_its_exif_turns_it(bright: Any, scene: Any) -> None:
+    pil_image = Image.fromarray(np.rot90(scene()).copy())
+    exif = pil_image.getexif()
     exif[0x0112] = 6  # to be turned a quarter clockwise: the scene again
-    image.info["exif"] = exif.tobytes()
+    pil_image.info["exif"] = exif.tobytes()
     stream = io.BytesIO()
-    image.save(stream, "jpeg", exif=exif, quality=95)
+    pil_image.save(stream, "jpeg", exif=exif, quality=95)
 
     _boxes_near(Detector(bright()).predict(stream.getvalue()), BOX, within=2.5)
 
@@ -55,14 +55,14 @@ def test_boxes_lie_in_the_picture_as_its_exif_turns_it(bright: Any, scene: Any) 
 def test_a_batch_of_mixed_sizes_keeps_its_order_and_runs_by_size(bright: Any, scene: Any) -> None:
     runtime = bright()
     detector = Detector(runtime)
-    pictures = [scene(), scene((640, 480)), scene((960, 1280)), scene((640, 480), (9, 9, 99, 99))]
+    images = [scene(), scene((640, 480)), scene((960, 1280)), scene((640, 480), (9, 9, 99, 99))]
 
-    found = detector.predict_batch(pictures)
+    found = detector.predict_batch(images)
 
     assert sorted(runtime.shapes) == [(2, 320, 416, 3), (2, 416, 320, 3)]
-    for picture, one in zip(pictures, found, strict=True):
-        alone = detector.predict(picture)
-        assert one.image_hw == picture.shape[:2]
+    for image, one in zip(images, found, strict=True):
+        alone = detector.predict(image)
+        assert one.image_hw == image.shape[:2]
         np.testing.assert_array_equal(one.boxes_xyxy, alone.boxes_xyxy)
 
 
@@ -78,20 +78,20 @@ def test_a_long_list_runs_in_bounded_batches(
     assert [len(one) for one in found] == [1] * 5
 
 
-def test_no_pictures_give_no_detections(bright: Any) -> None:
+def test_no_images_give_no_detections(bright: Any) -> None:
     assert Detector(bright()).predict_batch([]) == []
 
 
-def test_laid_canvases_give_what_their_pictures_give(bright: Any, scene: Any) -> None:
+def test_laid_canvases_give_what_their_images_give(bright: Any, scene: Any) -> None:
     detector = Detector(bright())
-    pictures = [scene(), scene(box=(5, 6, 77, 88))]
-    laid = [lay_on_canvas(picture, (416, 416)) for picture in pictures]
+    images = [scene(), scene(box=(5, 6, 77, 88))]
+    laid = [resize_to_input(image, (416, 416)) for image in images]
 
-    found = detector.predict_canvases(
-        np.stack([canvas for canvas, _ in laid]), [fit for _, fit in laid]
+    found = detector.predict_inputs(
+        np.stack([padded for padded, _ in laid]), [fit for _, fit in laid]
     )
 
-    for one, expected in zip(found, detector.predict_batch(pictures), strict=True):
+    for one, expected in zip(found, detector.predict_batch(images), strict=True):
         np.testing.assert_array_equal(one.boxes_xyxy, expected.boxes_xyxy)
 
 
@@ -99,7 +99,7 @@ def test_a_bgr_network_sees_blue_first(bright: Any, scene: Any) -> None:
     blue = scene() * np.array([0, 0, 1], dtype=np.uint8)
 
     assert len(Detector(bright()).predict(blue)) == 0
-    detector = Detector(bright(preprocess={"fit": "rect", "colour": "bgr"}))
+    detector = Detector(bright(preprocess={"resize": "rect", "color": "bgr"}))
     _boxes_near(detector.predict(blue), BOX, within=1.6)
 
 
@@ -133,27 +133,27 @@ def test_another_input_size_may_be_asked_for(bright: Any, scene: Any) -> None:
         np.zeros((10, 10, 3), dtype=np.float32),
     ],
 )
-def test_an_array_that_is_no_picture_is_refused(bright: Any, wrong: Any) -> None:
-    with pytest.raises(PictureError, match=r"picture must be uint8 RGB of shape \(height, width"):
+def test_an_array_that_is_no_image_is_refused(bright: Any, wrong: Any) -> None:
+    with pytest.raises(ImageError, match=r"image must be uint8 RGB of shape \(height, width"):
         Detector(bright()).predict(wrong)
 
 
 def test_other_things_are_refused(bright: Any, tmp_path: Path) -> None:
     detector = Detector(bright())
-    with pytest.raises(PictureError, match="a PIL picture; got int"):
+    with pytest.raises(ImageError, match="a PIL image; got int"):
         detector.predict(3)  # type: ignore[arg-type]
-    with pytest.raises(PictureError, match="picture not found"):
+    with pytest.raises(ImageError, match="image not found"):
         detector.predict(tmp_path / "none.jpg")
     with pytest.raises(ConfigError, match=r"no class 'dig'\. Did you mean 'dog'"):
         detector.predict(np.zeros((32, 32, 3), dtype=np.uint8), only=["dig"])
 
 
-def test_a_truncated_pil_picture_is_refused(bright: Any, folder: Path) -> None:
+def test_a_truncated_pil_image_is_refused(bright: Any, folder: Path) -> None:
     with (
-        Image.open(folder / "d.jpg") as image,
-        pytest.raises(PictureError, match="truncated or broken"),
+        Image.open(folder / "d.jpg") as pil_image,
+        pytest.raises(ImageError, match="truncated or broken"),
     ):
-        Detector(bright()).predict(image)
+        Detector(bright()).predict(pil_image)
 
 
 # --- thresholds that a file brings along --------------------------------------------------------
@@ -161,7 +161,7 @@ def test_a_truncated_pil_picture_is_refused(bright: Any, folder: Path) -> None:
 
 def _limited(bright: Any) -> Any:
     runtime = bright()
-    runtime.limits = Limits(confidence=0.3, iou=0.5, max_detections=50)
+    runtime.limits = Limits(confidence=0.3, nms_iou=0.5, max_detections=50)
     return runtime
 
 
@@ -169,7 +169,7 @@ def _limited(bright: Any) -> Any:
     ("looser", "words"),
     [
         ({"confidence": 0.2}, r"confidence must be at least 0.3, .* got 0.2\..* --confidence, or"),
-        ({"iou": 0.6}, r"iou must be at most 0.5, .* got 0.6\..* another --iou, or"),
+        ({"iou": 0.6}, r"iou must be at most 0.5, .* got 0.6\..* another --nms-iou, or"),
         (
             {"max_detections": 1000},
             r"max_detections must be at most 50, .* got 1000\..* another --max-detections, or",
@@ -186,7 +186,7 @@ def test_thresholds_of_a_file_are_not_made_looser(
 
 
 def test_thresholds_of_a_file_may_be_made_stricter(bright: Any, scene: Any) -> None:
-    detector = Detector(_limited(bright), confidence=0.5, iou=0.4, max_detections=49)
+    detector = Detector(_limited(bright), confidence=0.5, nms_iou=0.4, max_detections=49)
 
     assert len(detector.predict(scene(), max_detections=1)) == 1
     assert Detector(_limited(bright)).selection.max_detections == 50

@@ -36,7 +36,7 @@ print(json.dumps({"seconds": time.perf_counter() - begun, "found": len(found),
 
 @pytest.fixture(scope="module")
 def jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("light") / "picture.jpg"
+    path = tmp_path_factory.mktemp("light") / "image.jpg"
     coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
     coarse.resize((640, 480), Image.Resampling.BICUBIC).save(path)
     return path
@@ -69,8 +69,11 @@ def test_a_fresh_install_detects_without_torch(
     missing = subprocess.run([python, "-c", "import torch"], env=clean, capture_output=True)
     result = subprocess.run(
         [python, "-c", FIRST_DETECTION, exported["onnx"], runtime, jpeg],
-        env=clean, capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        env=clean,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
 
     assert missing.returncode == 1
     assert result.returncode == 0, result.stderr

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from attendet.boxes import iou_matrix
 from attendet.errors import ConfigError
+from attendet.images import Letterbox
 from attendet.inference import postprocess
 from attendet.inference.postprocess import Selection, select_detections
-from attendet.pictures import Letterbox
 
-FIT = Letterbox.fit((480, 640), (320, 416))
+FIT = Letterbox.for_image((480, 640), (320, 416))
 CLASSES = ("cat", "dog")
 
 
@@ -70,14 +70,14 @@ def test_unwanted_classes_go_before_the_best_are_counted() -> None:
 @pytest.mark.parametrize(
     "box",
     [
-        [500, 10, 600, 50],  # right of the picture
-        [10, -50, 50, 3.5],  # in the grey border above it
+        [500, 10, 600, 50],  # right of the image
+        [10, -50, 50, 3.5],  # in the gray border above it
         [40, 40, 40, 60],
         [60, 40, 40, 60],
         [np.nan, 40, 50, 60],
     ],
 )
-def test_boxes_that_hold_none_of_the_picture_go(box: list[float]) -> None:
+def test_boxes_that_hold_none_of_the_image_go(box: list[float]) -> None:
     assert _select([box], [[0.9, 0.0]]) == ([], [], [])
 
 
@@ -139,7 +139,7 @@ def test_selection_agrees_with_the_textbook(
     boxes = boxes.astype(np.float32)
     scores = rng.uniform(0, 1, (count, 3)).astype(np.float32)
     selection = Selection(0.4, iou, max_detections, multi_label=multi_label)
-    fit = Letterbox.fit((128, 128), (128, 128))  # picture pixels are canvas pixels
+    fit = Letterbox.for_image((128, 128), (128, 128))  # image pixels are network input pixels
 
     found = select_detections(boxes, scores, fit, ("a", "b", "c"), selection)
     expected = _naive(boxes, scores, selection)

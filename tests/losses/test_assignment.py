@@ -50,16 +50,16 @@ PREDICTIONS = _all_predictions()
 
 
 def _random_boxes(generator: torch.Generator, number: int) -> torch.Tensor:
-    canvas = torch.tensor([HW[1], HW[0]], dtype=torch.float64)
-    centres = torch.rand(number, 2, generator=generator, dtype=torch.float64) * canvas
+    padded = torch.tensor([HW[1], HW[0]], dtype=torch.float64)
+    centers = torch.rand(number, 2, generator=generator, dtype=torch.float64) * padded
     spread = torch.rand(number, 2, generator=generator, dtype=torch.float64)
     halves = torch.exp(spread * 2.5 + 1)
-    low, high = centres - halves, centres + halves
-    return torch.cat([low.clamp(min=0), torch.minimum(high, canvas)], dim=1)
+    low, high = centers - halves, centers + halves
+    return torch.cat([low.clamp(min=0), torch.minimum(high, padded)], dim=1)
 
 
 def _case(seed: int, objects: int = 7) -> dict[str, torch.Tensor]:
-    """Two pictures: random, with duplicates, objects at edges and corners, and padded rows."""
+    """Two images: random, with duplicates, objects at edges and corners, and padded rows."""
     generator = torch.Generator().manual_seed(seed)
     maps = [
         torch.randn(2, 3 * (5 + CLASSES), grid.height, grid.width, generator=generator)
@@ -118,7 +118,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _near(gt: list[float]) -> list[int]:
-    """The predictions of the four cells whose centres are nearest, on each level."""
+    """The predictions of the four cells whose centers are nearest, on each level."""
     near = []
     for number, level, row, column, _ in PREDICTIONS:
         stride = STRIDES[level]
@@ -131,38 +131,38 @@ def _near(gt: list[float]) -> list[int]:
 
 def _slow_dynamic(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]]:
     result = _slow_best_anchor(case)  # these stand, whatever they cost
-    kept = {(picture, number) for picture, number, _ in result}
-    for picture in range(len(case["gt"])):
+    kept = {(image, number) for image, number, _ in result}
+    for image in range(len(case["gt"])):
         wishes: dict[int, list[tuple[float, int]]] = {}
-        for truth, gt in enumerate(case["gt"][picture].tolist()):
-            if not case["valid"][picture, truth]:
+        for number, gt in enumerate(case["gt"][image].tolist()):
+            if not case["valid"][image, gt]:
                 continue
             overlaps, costs = [], []
             for number in _near(gt):
-                overlap = _iou(case["boxes"][picture, number].tolist(), gt)
-                chance = _sigmoid(case["objectness"][picture, number].item())
+                overlap = _iou(case["boxes"][image, number].tolist(), gt)
+                chance = _sigmoid(case["objectness"][image, number].item())
                 cost = -3 * math.log(overlap + 1e-8)
-                for k, logit in enumerate(case["classes"][picture, number].tolist()):
+                for k, logit in enumerate(case["classes"][image, number].tolist()):
                     score = math.sqrt(chance * _sigmoid(logit))
-                    right = k == case["ids"][picture, truth]
+                    right = k == case["ids"][image, gt]
                     cost -= math.log(score if right else 1 - score)
                 overlaps.append(overlap)
                 costs.append((cost, number))
             count = max(1, int(sum(sorted(overlaps, reverse=True)[:10])))
             for cost, number in sorted(costs)[:count]:
-                wishes.setdefault(number, []).append((cost, truth))
+                wishes.setdefault(number, []).append((cost, gt))
         for number, rivals in wishes.items():
-            if (picture, number) not in kept:
-                result.add((picture, number, min(rivals)[1]))
+            if (image, number) not in kept:
+                result.add((image, number, min(rivals)[1]))
     return result
 
 
 def _slow_best_anchor(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]]:
     result = set()
-    for picture in range(len(case["gt"])):
+    for image in range(len(case["gt"])):
         wishes: dict[int, list[tuple[float, int]]] = {}
-        for truth, gt in enumerate(case["gt"][picture].tolist()):
-            if not case["valid"][picture, truth]:
+        for number, gt in enumerate(case["gt"][image].tolist()):
+            if not case["valid"][image, gt]:
                 continue
             size = [max(1e-3, gt[2] - gt[0]), max(1e-3, gt[3] - gt[1])]
             fits = []
@@ -178,9 +178,9 @@ def _slow_best_anchor(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]
             best = max(fit for fit, _ in fits)
             for fit, number in fits:
                 if fit == best:
-                    wishes.setdefault(number, []).append((size[0] * size[1], truth))
+                    wishes.setdefault(number, []).append((size[0] * size[1], gt))
         for number, rivals in wishes.items():
-            result.add((picture, number, min(rivals)[1]))
+            result.add((image, number, min(rivals)[1]))
     return result
 
 
@@ -202,14 +202,14 @@ def test_best_anchor_assignment_is_the_plain_loops(seed: int):
 def test_what_holds_of_every_dynamic_assignment(seed: int, objects: int):
     case = _case(seed, objects)
     matches = _dynamic(case)
-    taken = list(zip(matches.picture.tolist(), matches.prediction.tolist(), strict=True))
+    taken = list(zip(matches.image.tolist(), matches.prediction.tolist(), strict=True))
     assert len(taken) == len(set(taken))  # each prediction at most once
-    assert case["valid"][matches.picture, matches.truth].all()
-    served = set(zip(matches.picture.tolist(), matches.truth.tolist(), strict=True))
-    for picture, truth in case["valid"].nonzero().tolist():
-        near = _near(case["gt"][picture, truth].tolist())
-        if (picture, truth) not in served:  # then others took some of what it could have
-            assert any((picture, number) in taken for number in near)
+    assert case["valid"][matches.image, matches.gt].all()
+    served = set(zip(matches.image.tolist(), matches.gt.tolist(), strict=True))
+    for image, gt in case["valid"].nonzero().tolist():
+        near = _near(case["gt"][image, gt].tolist())
+        if (image, gt) not in served:  # then others took some of what it could have
+            assert any((image, number) in taken for number in near)
 
 
 def test_a_single_object_always_gets_a_prediction_wherever_it_is():
@@ -217,8 +217,8 @@ def test_a_single_object_always_gets_a_prediction_wherever_it_is():
     for x in (0.0, 0.1, 8.0, 16.0, 31.9, 64.0, 127.0, 128.0):
         for y in (0.0, 7.9, 48.0, 95.9, 96.0):
             case["gt"] = torch.tensor([[[x, y, x, y]]], dtype=torch.float64)
-            assert len(_dynamic(case).truth) >= 1, (x, y)
-            assert len(assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL).truth) >= 1
+            assert len(_dynamic(case).gt) >= 1, (x, y)
+            assert len(assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL).gt) >= 1
 
 
 def test_number_of_matches_follows_the_overlap():
@@ -234,13 +234,13 @@ def test_number_of_matches_follows_the_overlap():
     }
     # Each overlap is 1 less a trace, so that ten of them sum to just below 10. All cost the same:
     # the nine are the first, on the coarse level, and the best anchor of the fine one is kept too.
-    assert len(_dynamic(case).truth) == 9 + 1
+    assert len(_dynamic(case).gt) == 9 + 1
     case["boxes"] = gt.expand(1, TOTAL, 4) + torch.tensor([30.0, 0, 30, 0], dtype=torch.float64)
     matches = _dynamic(case)
     own = assign_best_anchor(gt, case["valid"], GRIDS, TOTAL)
-    assert len(own.truth) == 2  # the anchor 30 x 30 stands on both levels
+    assert len(own.gt) == 2  # the anchor 30 x 30 stands on both levels
     assert set(own.prediction.tolist()) <= set(matches.prediction.tolist())
-    assert len(matches.truth) <= 3
+    assert len(matches.gt) <= 3
 
 
 def test_every_object_keeps_its_best_anchor_amid_large_ones_that_fit_better():
@@ -252,7 +252,7 @@ def test_every_object_keeps_its_best_anchor_amid_large_ones_that_fit_better():
     matches = _dynamic(case)
     own = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
     assert _as_sets(own) <= _as_sets(matches)
-    assert (own.truth == 1).any()
+    assert (own.gt == 1).any()
 
 
 def test_the_cheaper_class_wins_between_equal_boxes():
@@ -272,14 +272,14 @@ def test_zero_objects_give_no_matches():
     empty["valid"] = case["valid"][:, :0]
     padded = {**case, "valid": torch.zeros_like(case["valid"])}
     for one in (empty, padded):
-        assert len(_dynamic(one).truth) == 0
-        assert len(assign_best_anchor(one["gt"], one["valid"], GRIDS, TOTAL).truth) == 0
+        assert len(_dynamic(one).gt) == 0
+        assert len(assign_best_anchor(one["gt"], one["valid"], GRIDS, TOTAL).gt) == 0
 
 
 def test_the_first_of_two_equal_labels_keeps_the_predictions():
     case = _case(3)
     matches = _dynamic(case)
-    of_first = matches.truth[matches.picture == 0]
+    of_first = matches.gt[matches.image == 0]
     assert (of_first == 0).any()
     assert not (of_first == 1).any()
 
@@ -287,9 +287,9 @@ def test_the_first_of_two_equal_labels_keeps_the_predictions():
 def test_the_smaller_object_wins_its_cell_in_classic():
     case = _case(0)
     found = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
-    # Objects 0 and 1 of picture 1 share cell and best anchor; it stands on both levels.
-    assert (found.truth[found.picture == 1] == 1).sum() == 2
-    assert not (found.truth[found.picture == 1] == 0).any()
+    # Objects 0 and 1 of image 1 share cell and best anchor; it stands on both levels.
+    assert (found.gt[found.image == 1] == 1).sum() == 2
+    assert not (found.gt[found.image == 1] == 0).any()
 
 
 def test_no_gradient_is_recorded_and_inputs_stay():

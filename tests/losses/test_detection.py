@@ -1,4 +1,4 @@
-"""The loss terms: cases worked by hand, where gradients go, and its normaliser."""
+"""The loss terms: cases worked by hand, where gradients go, and its normalizer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_object_that_is_exactly_predicted(assignment: str):
 
 
 def test_half_an_object_by_hand():
-    """Truth 32 x 16 in the upper half of cell 0: IoU 1/2, centres 8 px apart."""
+    """Ground truth 32 x 16 in the upper half of cell 0: IoU 1/2, centers 8 px apart."""
     raw_map = _flat_map()
     raw_map[0, 4] = torch.tensor([[1.0, -2.0], [-2.0, -2.0]])
     raw_map[0, 5:, 0, 0] = torch.tensor([0.5, -1.5])
@@ -102,7 +102,7 @@ def test_classic_does_not_call_good_predictions_background():
     """Cell (0, 1) predicts the object with IoU 0.6 but its cell is another: not counted."""
     raw_map = _flat_map()
     raw_map[0, 0, 0, 1] = -50.0  # x of the right cell's prediction: its left edge, 32
-    targets = _targets((8, 0, 40, 32))  # centre 24: cell 0; IoU with (16, 0, 48, 32) is 24 / 40
+    targets = _targets((8, 0, 40, 32))  # center 24: cell 0; IoU with (16, 0, 48, 32) is 24 / 40
     assert 24 / 40 > 0.5
     counted = {}
     for ignore in (0.5, 0.7):
@@ -181,12 +181,12 @@ def test_each_term_teaches_its_own_logits_alone(assignment: str):
 
 
 @pytest.mark.parametrize("assignment", ["dynamic", "classic"])
-def test_a_small_network_learns_one_picture(assignment: str):
+def test_a_small_network_learns_one_image(assignment: str):
     torch.manual_seed(0)
-    network = build(classes=["a", "b"], width=0.125)
+    network = build(classes=["a", "b"], width_mult=0.125)
     settings = LossSettings(assignment=assignment)  # type: ignore[arg-type]
     criterion = DetectionLoss(network.level_anchors, STRIDES, network.scale_x_y, settings)
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     targets = (
         torch.tensor([[[4.0, 6, 40, 44], [40, 30, 62, 60]], [[10, 10, 50, 50], [0, 0, 0, 0]]]),
         torch.tensor([[0, 1], [1, 0]]),
@@ -195,7 +195,7 @@ def test_a_small_network_learns_one_picture(assignment: str):
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
-        terms = criterion(network(pictures), targets)
+        terms = criterion(network(images), targets)
         loss = terms["box"] + terms["objectness"] + terms["class"]
         optimizer.zero_grad()
         loss.backward()
@@ -215,7 +215,7 @@ def test_raw_maps_in_bfloat16_give_float32_terms_near_the_exact_ones():
         assert torch.equal(term, exact[name])
 
 
-# --- the normaliser ------------------------------------------------------------------------------
+# --- the normalizer ------------------------------------------------------------------------------
 
 
 def test_terms_are_divided_by_the_matches():
@@ -238,15 +238,15 @@ def test_an_object_with_k_matches_weighs_the_root_of_k():
     criterion = _criterion(box_weight=1.0)
     boxes, objectness, classes, grids = criterion._predictions([raw_map])
     matches = assign_dynamic(boxes, objectness, classes, gt, ids, valid, grids)
-    numbers = torch.bincount(matches.truth)
+    numbers = torch.bincount(matches.gt)
     assert numbers[0] > numbers[1] == 1
-    weights = 1 / numbers[matches.truth].sqrt()
-    at = (matches.picture, matches.prediction)
-    wanted = torch.nn.functional.one_hot(ids[0, matches.truth], 2).float()
+    weights = 1 / numbers[matches.gt].sqrt()
+    at = (matches.image, matches.prediction)
+    wanted = torch.nn.functional.one_hot(ids[0, matches.gt], 2).float()
     bce = torch.nn.functional.binary_cross_entropy_with_logits(
         classes[at], wanted, reduction="none"
     )
-    ciou, _ = compute_ciou(boxes[at], gt[matches.picture, matches.truth])
+    ciou, _ = compute_ciou(boxes[at], gt[matches.image, matches.gt])
 
     terms = criterion([raw_map], (gt, ids, valid))
 

@@ -74,10 +74,10 @@ def test_shape_of_nothing():
     assert ciou.shape == iou.shape == (0,)
 
 
-def test_gradient_where_the_boxes_are_apart_points_at_the_truth():
+def test_gradient_where_the_boxes_are_apart_points_at_the_gt():
     predicted = torch.tensor([[50.0, 50, 60, 60]], requires_grad=True)
-    truth = torch.tensor([[0.0, 0, 10, 10]])
-    (1 - compute_ciou(predicted, truth)[0]).sum().backward()
+    gt = torch.tensor([[0.0, 0, 10, 10]])
+    (1 - compute_ciou(predicted, gt)[0]).sum().backward()
     left, top, right, bottom = predicted.grad[0].tolist()
     assert left + right > 0  # a step against the gradient moves it left
     assert top + bottom > 0
@@ -85,9 +85,9 @@ def test_gradient_where_the_boxes_are_apart_points_at_the_truth():
 
 def test_gradient_is_that_of_finite_differences_with_a_fixed_trade_off():
     predicted = torch.tensor([[3.0, 4, 30, 20]], dtype=torch.float64, requires_grad=True)
-    truth = torch.tensor([[5.0, 2, 24, 26]], dtype=torch.float64)
-    compute_ciou(predicted, truth)[0].sum().backward()
-    box, target = predicted.detach()[0].tolist(), tuple(truth[0].tolist())
+    gt = torch.tensor([[5.0, 2, 24, 26]], dtype=torch.float64)
+    compute_ciou(predicted, gt)[0].sum().backward()
+    box, target = predicted.detach()[0].tolist(), tuple(gt[0].tolist())
 
     def fixed(changed: list[float], alpha: float) -> float:
         width, height = changed[2] - changed[0], changed[3] - changed[1]
@@ -106,7 +106,7 @@ def test_gradient_is_that_of_finite_differences_with_a_fixed_trade_off():
 
 
 @pytest.mark.parametrize(
-    ("predicted", "truth"),
+    ("predicted", "gt"),
     [
         ([5.0, 5, 5, 5], [5.0, 5, 5, 5]),  # two points, the same
         ([5.0, 5, 5, 5], [0.0, 0, 10, 10]),  # a point inside
@@ -120,10 +120,10 @@ def test_gradient_is_that_of_finite_differences_with_a_fixed_trade_off():
     ],
 )
 def test_value_and_gradient_are_finite_for_degenerate_boxes(
-    predicted: list[float], truth: list[float]
+    predicted: list[float], gt: list[float]
 ):
     box = torch.tensor([predicted], requires_grad=True)
-    ciou, iou = compute_ciou(box, torch.tensor([truth]))
+    ciou, iou = compute_ciou(box, torch.tensor([gt]))
     assert ciou.isfinite().all()
     assert 0 <= iou.item() <= 1
     (1 - ciou).sum().backward()

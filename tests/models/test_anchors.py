@@ -54,9 +54,9 @@ def test_no_worse_than_the_best_stable_partition_by_exhaustive_search(seed: int)
     for labels in itertools.product(range(3), repeat=7):
         member = np.array((0, *labels))
         groups = np.unique(member)
-        centres = np.stack([np.median(sizes[member == group], axis=0) for group in groups])
-        inner = np.minimum(sizes[:, None], centres).prod(2)
-        overlap = inner / (sizes.prod(1)[:, None] + centres.prod(1) - inner)
+        centers = np.stack([np.median(sizes[member == group], axis=0) for group in groups])
+        inner = np.minimum(sizes[:, None], centers).prod(2)
+        overlap = inner / (sizes.prod(1)[:, None] + centers.prod(1) - inner)
         if (groups[overlap.argmax(1)] == member).all():
             best = max(best, overlap.max(1).mean())
     found = best_overlap(sizes, cluster_anchors(sizes, 3, seed=seed))

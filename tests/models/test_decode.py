@@ -19,7 +19,7 @@ def _sigmoid(x: float) -> float:
 
 def test_zero_terms_are_the_anchor_in_the_middle_of_the_cell():
     boxes = decode_boxes(torch.zeros(1, 2, 3, 1, 4), torch.tensor([[10.0, 20.0]]), 32, 1.05)
-    # Row 1, column 2: centre (80, 48).
+    # Row 1, column 2: center (80, 48).
     assert boxes[0, 1, 2, 0].tolist() == pytest.approx([75, 38, 85, 58], abs=1e-4)
 
 
@@ -40,7 +40,7 @@ def test_scale_x_y_by_hand(scale: float, x: float):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.05, 2.0])
-def test_reach_of_the_centre(scale: float):
+def test_reach_of_the_center(scale: float):
     terms = torch.full((1, 1, 1, 1, 4), 0.0)
     terms[..., 0], terms[..., 1] = 50.0, -50.0
     left, top, right, bottom = decode_boxes(terms, torch.ones(1, 2), 32, scale).view(4).tolist()
@@ -82,20 +82,20 @@ def test_against_a_plain_loop():
     classes, anchors = 2, [[(12.0, 20.0), (33.0, 8.0)], [(5.0, 5.0), (9.0, 4.0)]]
     maps = [torch.randn(2, 2 * 7, 2, 3), torch.randn(2, 2 * 7, 4, 6)]
     boxes, scores = decode_maps(maps, [torch.tensor(one) for one in anchors], (32, 16), 1.05)
-    for picture in range(2):
+    for image in range(2):
         place = 0
         for raw_map, stride, level in zip(maps, (32, 16), anchors, strict=True):
             for row in range(raw_map.shape[2]):
                 for column in range(raw_map.shape[3]):
                     for number, (width, height) in enumerate(level):
-                        t = raw_map[picture, number * 7 : number * 7 + 7, row, column].tolist()
+                        t = raw_map[image, number * 7 : number * 7 + 7, row, column].tolist()
                         x = (_sigmoid(t[0]) * 1.05 - 0.025 + column) * stride
                         y = (_sigmoid(t[1]) * 1.05 - 0.025 + row) * stride
                         w, h = width * math.exp(t[2]), height * math.exp(t[3])
                         expected = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-                        box = boxes[picture, place].tolist()
+                        box = boxes[image, place].tolist()
                         assert box == pytest.approx(expected, rel=1e-4, abs=1e-3)
-                        given_scores = scores[picture, place].tolist()
+                        given_scores = scores[image, place].tolist()
                         wanted = [_sigmoid(t[4]) * _sigmoid(t[5 + k]) for k in range(classes)]
                         assert given_scores == pytest.approx(wanted, rel=1e-4)
                         place += 1

@@ -25,7 +25,7 @@ shares = st.none() | st.floats(0, 1)
         nms=st.booleans(),
         dynamic=st.sampled_from([(), ("batch",), ("size",), ("batch", "size")]),
         confidence=shares,
-        iou=shares,
+        nms_iou=shares,
         max_detections=st.none() | st.integers(1, 1000),
         parity=st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)),
     )

@@ -45,11 +45,11 @@ def descriptions(draw: st.DrawFn) -> WeightsMetadata:
         anchors=tuple(anchors),
         anchor_masks=(draw(numbers), draw(numbers)),
         scale_x_y=draw(positive),
-        width=draw(positive),
+        width_mult=draw(positive),
         bn_eps=draw(positive),
         preprocess={
-            "fit": draw(st.sampled_from(["rect", "square", "stretch"])),
-            "colour": draw(st.sampled_from(["rgb", "bgr"])),
+            "resize": draw(st.sampled_from(["rect", "letterbox", "stretch"])),
+            "color": draw(st.sampled_from(["rgb", "bgr"])),
         },
         recipe=draw(mappings),
         seed=draw(st.none() | st.integers()),
@@ -75,20 +75,20 @@ def test_every_field_stands_in_the_header_as_json():
 
 
 def test_level_anchors_and_preprocessing():
-    metadata = WeightsMetadata(classes=("a",), preprocess={"fit": "square"})
+    metadata = WeightsMetadata(classes=("a",), preprocess={"resize": "letterbox"})
     assert metadata.level_anchors() == (
         ((81, 82), (135, 169), (344, 319)),
         ((23, 27), (37, 58), (81, 82)),
     )
-    assert metadata.preprocessing() == Preprocess(fit="square", colour="rgb")
+    assert metadata.preprocessing() == Preprocess(resize="letterbox", color="rgb")
 
 
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        ({"fit": "crop"}, "fit must be one of rect, square, stretch"),
+        ({"resize": "crop"}, "fit must be one of rect, square, stretch"),
         ({"fitt": "rect"}, "Did you mean 'fit'"),
-        ({"colour": 3}, "colour must be one of rgb, bgr"),
+        ({"color": 3}, "color must be one of rgb, bgr"),
     ],
 )
 def test_preprocessing_is_checked_at_once(preprocess: dict[str, str], message: str):
@@ -111,14 +111,14 @@ def _changed(**changes: str | None) -> dict[str, object]:
 
 
 BROKEN_HEADERS = {
-    "unknown key": (_changed(colour="1"), r"unknown setting 'colour'"),
+    "unknown key": (_changed(color="1"), r"unknown setting 'color'"),
     "near key": (_changed(clases="[]"), r"Did you mean 'classes'"),
     "later layout": (_changed(format="attendet/2"), r"layout 'attendet/1'; got 'attendet/2'"),
     "no layout": (_changed(format=None), r"layout 'attendet/1'; got None"),
     "no metadata": ({}, r"must describe itself"),
     "metadata is a list": ({"__metadata__": []}, r"must describe itself"),
     "no classes": (_changed(classes=None), r"must hold 'classes'"),
-    "no anchors": (_changed(anchors=None, width=None), r"must hold 'anchors', 'width'"),
+    "no anchors": (_changed(anchors=None, width_mult=None), r"must hold 'anchors', 'width'"),
     "not JSON": (_changed(classes="[a"), r"'classes' is not JSON"),
     "not text": (_changed(classes=7), r"'classes' is not JSON"),  # type: ignore[arg-type]
     "deep": (_changed(recipe="[" * 100_000), r"'recipe' is not JSON"),
@@ -131,10 +131,10 @@ BROKEN_HEADERS = {
     "mask out of range": (_changed(anchor_masks="[[3,4,6],[1,2,3]]"), r"below 6"),
     "negative mask": (_changed(anchor_masks="[[3,4,-1],[1,2,3]]"), r"below 6"),
     "anchor of no size": (_changed(anchors="[[0, 3]]"), r"anchors must be pairs"),
-    "width is not a number": (_changed(width="NaN"), r"width must be a number"),
-    "width 0": (_changed(width="0"), r"width must be above 0"),
+    "width is not a number": (_changed(width_mult="NaN"), r"width_mult must be a number"),
+    "width 0": (_changed(width_mult="0"), r"width_mult must be above 0"),
     "seed is text": (_changed(seed='"x"'), r"seed must be a whole number or none"),
-    "fit unknown": (_changed(preprocess='{"fit": "crop"}'), r"fit must be one of"),
+    "fit unknown": (_changed(preprocess='{"resize": "crop"}'), r"fit must be one of"),
 }
 
 

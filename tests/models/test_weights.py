@@ -36,7 +36,7 @@ METADATA = WeightsMetadata(
     anchors=tuple((10.0 + index, 12.5 + 3 * index) for index in range(6)),
     anchor_masks=((3, 4, 5), (0, 1, 2)),
     scale_x_y=1.5,
-    width=0.125,
+    width_mult=0.125,
     bn_eps=1e-3,
     recipe={"epochs": 3},
     seed=11,
@@ -69,9 +69,9 @@ def test_round_trip_is_equal_bit_for_bit(file: Path):
     for name, tensor in own.items():
         assert loaded[name].dtype == tensor.dtype, name
         assert torch.equal(loaded[name], tensor), name
-    pictures = torch.rand(2, 3, 96, 64)
+    images = torch.rand(2, 3, 96, 64)
     for one, two in zip(
-        original.decode(original(pictures)), network.decode(network(pictures)), strict=True
+        original.decode(original(images)), network.decode(network(images)), strict=True
     ):
         assert torch.equal(one, two)
 
@@ -120,9 +120,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         ({"classes": ("a", "b", "c")}, r"out_p5.weight is .*, not"),
         ({"attention": "ca"}, r"missing attention\.p4"),
         ({"attention": "none"}, r"unknown attention\.p5"),
-        ({"width": 0.25}, r"and \d+ more"),
+        ({"width_mult": 0.25}, r"and \d+ more"),
         ({"scale_x_y": 1.05}, r"anchors and scale_x_y"),
-        ({"attention_start": "identity"}, r"the attention_start of .* 'paper'; got 'identity'"),
+        ({"attention_init": "identity"}, r"the attention_init of .* 'paper'; got 'identity'"),
         ({"anchor_masks": ((3, 4, 5), (1, 2, 3))}, r"anchors and scale_x_y"),
     ],
 )
@@ -144,49 +144,49 @@ def test_a_network_with_inserted_attention_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("start", ["identity", "residual"])
 def test_the_file_says_how_attention_started(tmp_path: Path, start: Any):
-    metadata = dataclasses.replace(METADATA, attention_start=start)
+    metadata = dataclasses.replace(METADATA, attention_init=start)
     network = _network(metadata)
     for parameter in network.attention.parameters():
         torch.nn.init.normal_(parameter)
     path = save_weights(tmp_path / "w.safetensors", network, metadata)
     loaded, described = load_weights(path)
-    assert described.attention_start == loaded.attention_start == start
-    pictures = torch.rand(1, 3, 64, 64)
-    assert all(map(torch.equal, loaded(pictures), network(pictures)))
+    assert described.attention_init == loaded.attention_init == start
+    images = torch.rand(1, 3, 64, 64)
+    assert all(map(torch.equal, loaded(images), network(images)))
 
 
 def test_blocks_that_started_differently_are_told_apart(tmp_path: Path):
     starts: Any = {"p5": "paper", "up": "identity"}
-    metadata = dataclasses.replace(METADATA, attention="ca@p5,up", attention_start=starts)
+    metadata = dataclasses.replace(METADATA, attention="ca@p5,up", attention_init=starts)
     network = _network(metadata)
     for parameter in network.attention.parameters():
         torch.nn.init.normal_(parameter)
     loaded, described = load_weights(save_weights(tmp_path / "w.safetensors", network, metadata))
-    assert described.attention_start == loaded.attention_start == starts
-    pictures = torch.rand(1, 3, 64, 64)
-    assert all(map(torch.equal, loaded(pictures), network(pictures)))
-    other = dataclasses.replace(metadata, attention_start={"p5": "identity", "up": "paper"})
-    with pytest.raises(WeightsError, match="must have the attention_start of the network"):
+    assert described.attention_init == loaded.attention_init == starts
+    images = torch.rand(1, 3, 64, 64)
+    assert all(map(torch.equal, loaded(images), network(images)))
+    other = dataclasses.replace(metadata, attention_init={"p5": "identity", "up": "paper"})
+    with pytest.raises(WeightsError, match="must have the attention_init of the network"):
         save_weights(tmp_path / "w.safetensors", network, other)
 
 
 @pytest.mark.parametrize("start", ["none", {"p5": "none"}])
 def test_a_start_that_nobody_knows_is_refused(start: Any):
-    with pytest.raises(ConfigError, match=r"attention_start must be 'paper' or 'identity', one"):
-        dataclasses.replace(METADATA, attention_start=start)
+    with pytest.raises(ConfigError, match=r"attention_init must be 'paper' or 'identity', one"):
+        dataclasses.replace(METADATA, attention_init=start)
 
 
 def test_a_file_that_does_not_say_it_started_as_published(file: Path):
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    assert json.loads(header["__metadata__"].pop("attention_start")) == "paper"
+    assert json.loads(header["__metadata__"].pop("attention_init")) == "paper"
     text = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     network, metadata = load_weights(file)
-    assert metadata.attention_start == network.attention_start == "paper"
-    pictures = torch.rand(1, 3, 64, 64)
-    assert all(map(torch.equal, network(pictures), _network()(pictures)))
+    assert metadata.attention_init == network.attention_init == "paper"
+    images = torch.rand(1, 3, 64, 64)
+    assert all(map(torch.equal, network(images), _network()(images)))
 
 
 def test_another_ending_is_refused(tmp_path: Path):
@@ -240,9 +240,9 @@ def test_missing_and_unknown_tensors(file: Path):
         ("attention", '"ca@p7"', r"cannot be built: .*'p7'"),
         ("attention", '"magic"', r"cannot be built: .*'magic'"),
         ("architecture", '"yolov9"', r"cannot be built: architecture must be"),
-        ("width", "1e6", r"tensors do not fit|cannot be built"),
-        ("width", "1e300", r"cannot be built"),
-        ("width", "-1", r"width must be above 0"),
+        ("width_mult", "1e6", r"tensors do not fit|cannot be built"),
+        ("width_mult", "1e300", r"cannot be built"),
+        ("width_mult", "-1", r"width_mult must be above 0"),
         ("anchor_masks", "[[0], [1]]", r"out_p5\.weight is"),
         ("extra", "1", r"unknown setting 'extra'"),
         ("classes", None, r"must hold 'classes'"),
@@ -292,5 +292,5 @@ def test_safetensors_of_others_text_folder_and_nothing(tmp_path: Path):
 
 def test_a_pickle_is_never_opened(tmp_path: Path):
     path = tmp_path / "w.safetensors"
-    torch.save(build(classes=["a"], width=0.125).state_dict(), path)
+    torch.save(build(classes=["a"], width_mult=0.125).state_dict(), path)
     _refused(path, "none, or cut short")

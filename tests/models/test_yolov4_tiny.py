@@ -23,7 +23,7 @@ LEVELS = (((81, 82), (135, 169), (344, 319)), ((23, 27), (37, 58), (81, 82)))
 
 def _small(attention: str = "none", seed: int = 0, **options: object) -> YoloV4Tiny:
     torch.manual_seed(seed)
-    settings: dict[str, object] = {"classes": ["a", "b"], "width": 0.125, **options}
+    settings: dict[str, object] = {"classes": ["a", "b"], "width_mult": 0.125, **options}
     return build(attention=attention, **settings)  # type: ignore[arg-type]
 
 
@@ -124,14 +124,14 @@ def test_the_graph_against_its_description_in_plain_operations():
 )
 def test_width_scales_all_channels_in_steps_of_eight(width: float, base: int):
     with torch.device("meta"):
-        network = build(classes=["a"], width=width)
+        network = build(classes=["a"], width_mult=width)
     assert network.backbone.conv1.conv.out_channels == base // 2
     assert network.backbone.csp3.conv1.conv.out_channels == 4 * base
     assert network.head_p5.conv.out_channels == 8 * base
     assert network.head_p4.conv.in_channels == 6 * base
 
 
-def test_bn_eps_reaches_every_normalisation():
+def test_bn_eps_reaches_every_normalization():
     network = _small(bn_eps=1e-3)
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(norms) == 19
@@ -161,9 +161,9 @@ def test_block_at_each_site_sees_the_sites_map(site: str):
     (block,) = network.attention_blocks().values()
     seen = []
     block.register_forward_hook(lambda module, args, out: seen.append(args[0]))
-    pictures = torch.rand(1, 3, 64, 96)
-    network(pictures)
-    assert torch.equal(seen[0], network.features(pictures)[site])
+    images = torch.rand(1, 3, 64, 96)
+    network(images)
+    assert torch.equal(seen[0], network.features(images)[site])
     assert isinstance(block, AttentionBlock)
     assert block.channels == seen[0].shape[1]
 
@@ -171,14 +171,14 @@ def test_block_at_each_site_sees_the_sites_map(site: str):
 @pytest.mark.parametrize("block", ["se", "cbam", "eca", "ca"])
 @pytest.mark.parametrize("site", NECK_SITES)
 def test_neck_attention_leaves_the_backbone_alone(block: str, site: str):
-    pictures = torch.rand(2, 3, 64, 96)
+    images = torch.rand(2, 3, 64, 96)
     plain, attended = _small().eval(), _small(f"{block}@{site}").eval()
-    before, after = plain.features(pictures), attended.features(pictures)
+    before, after = plain.features(images), attended.features(images)
     for name in ("stage1", "stage2", "stage3", "p4", "p5"):
         assert torch.equal(before[name], after[name]), name
-    assert not torch.equal(plain(pictures)[1], attended(pictures)[1])
+    assert not torch.equal(plain(images)[1], attended(images)[1])
     # Only p5's attention stands before the stride-32 head.
-    assert torch.equal(plain(pictures)[0], attended(pictures)[0]) == (site != "p5")
+    assert torch.equal(plain(images)[0], attended(images)[0]) == (site != "p5")
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_neck_attention_leaves_the_backbone_alone(block: str, site: str):
     ],
 )
 def test_stage_attention_changes_what_the_backbone_computes_next(site: str, changed: set[str]):
-    pictures = torch.rand(1, 3, 64, 64)
-    before = _small().eval().features(pictures)
-    after = _small(f"se@{site}").eval().features(pictures)
+    images = torch.rand(1, 3, 64, 64)
+    before = _small().eval().features(images)
+    after = _small(f"se@{site}").eval().features(images)
     assert {name for name in SITES if not torch.equal(before[name], after[name])} == changed
 
 
@@ -252,11 +252,11 @@ def test_raw_maps_and_boxes_of_any_rectangle(hw: tuple[int, int], attention: str
 
 def test_channels_last_and_batch_change_nothing():
     network = _small("ca").eval()
-    pictures = torch.rand(3, 3, 64, 96)
-    whole = network(pictures)
-    single = network(pictures[1:2])
+    images = torch.rand(3, 3, 64, 96)
+    whole = network(images)
+    single = network(images[1:2])
     network.to(memory_format=torch.channels_last)
-    last = network(pictures.to(memory_format=torch.channels_last))
+    last = network(images.to(memory_format=torch.channels_last))
     for one, two, three in zip(whole, single, last, strict=True):
         torch.testing.assert_close(one[1:2], two, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-5)
@@ -310,17 +310,17 @@ def test_exports_with_a_dynamic_batch():
             super().__init__()
             self.network = network
 
-        def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return network.decode(self.network(pictures))
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return network.decode(self.network(images))
 
     batch = torch.export.Dim("batch", min=1, max=8)
     whole = Whole()
     program = torch.export.export(
-        whole, (torch.rand(2, 3, 64, 96),), dynamic_shapes={"pictures": {0: batch}}
+        whole, (torch.rand(2, 3, 64, 96),), dynamic_shapes={"images": {0: batch}}
     )
     for number in (1, 5):
-        pictures = torch.rand(number, 3, 64, 96)
-        for own, exported in zip(whole(pictures), program.module()(pictures), strict=True):
+        images = torch.rand(number, 3, 64, 96)
+        for own, exported in zip(whole(images), program.module()(images), strict=True):
             torch.testing.assert_close(own, exported, rtol=1e-4, atol=1e-4)
 
 
@@ -340,8 +340,8 @@ def test_exports_with_a_dynamic_batch():
         ({"classes": [1, 2]}, "classes must be a list of names"),
         ({"input_hw": (100, 416)}, r"input_hw must be multiples of 32.*\(96, 416\)"),
         ({"input_hw": (416, 416, 3)}, "input_hw must be"),
-        ({"width": 0}, "width must be above 0"),
-        ({"width": float("nan")}, "width must be above 0"),
+        ({"width_mult": 0}, "width_mult must be above 0"),
+        ({"width_mult": float("nan")}, "width_mult must be above 0"),
         ({"bn_eps": -1e-5}, "bn_eps must be above 0"),
         ({"scale_x_y": 0}, "scale_x_y must be above 0"),
         ({"anchors": [(0, 5)] * 6}, "anchors must be pairs"),
@@ -353,11 +353,11 @@ def test_exports_with_a_dynamic_batch():
 )
 def test_wrong_arguments_are_named(change: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
-        build(**{"classes": ["a", "b"], "width": 0.125, **change})  # type: ignore[arg-type]
+        build(**{"classes": ["a", "b"], "width_mult": 0.125, **change})  # type: ignore[arg-type]
 
 
 def test_the_class_itself_checks_sites_and_levels():
     with pytest.raises(ConfigError, match=r"got 'stage4'\. Did you mean 'stage"):
-        YoloV4Tiny(2, LEVELS, {"stage4": "ca"}, width=0.125)
+        YoloV4Tiny(2, LEVELS, {"stage4": "ca"}, width_mult=0.125)
     with pytest.raises(ConfigError, match="2 levels"):
-        YoloV4Tiny(2, LEVELS[:1], width=0.125)
+        YoloV4Tiny(2, LEVELS[:1], width_mult=0.125)

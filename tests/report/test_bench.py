@@ -17,21 +17,33 @@ def _spread(median: float) -> dict[str, Any]:
 def _row(runtime: str, whole: float, **changed: Any) -> dict[str, Any]:
     row = {
         "name": f"w.onnx, {runtime}, 2 threads, latency, batch 1",
-        "weights": "exports/w.onnx", "file": "w.onnx", "runtime": runtime, "runtime_version": "1.0",
-        "precision": "float32", "threads": 2, "mode": "latency", "batch": 1,
-        "input_hw": [416, 416], "file_mib": 23.15, "memory_mib": 210,
-        "cold_start_s": _spread(0.8), "whole_ms": _spread(whole),
-        "network_ms": _spread(whole - 3), "around_ms": _spread(2.9),
-        "pictures_per_s": _spread(1000 / whole),
-        "rounds": {}, "ap": 0.581, "ap50": 0.9,
-    }  # fmt: skip
+        "weights": "exports/w.onnx",
+        "file": "w.onnx",
+        "runtime": runtime,
+        "runtime_version": "1.0",
+        "precision": "float32",
+        "threads": 2,
+        "mode": "latency",
+        "batch": 1,
+        "input_hw": [416, 416],
+        "file_mib": 23.15,
+        "memory_mib": 210,
+        "cold_start_s": _spread(0.8),
+        "whole_ms": _spread(whole),
+        "network_ms": _spread(whole - 3),
+        "around_ms": _spread(2.9),
+        "images_per_s": _spread(1000 / whole),
+        "rounds": {},
+        "ap": 0.581,
+        "ap50": 0.9,
+    }
     return {**row, **changed}
 
 
 def _record(*rows: dict[str, Any], **changed: Any) -> dict[str, Any]:
     named = {"fastest": "w.onnx, openvino", "ahead": 1.5, "tied": [], "reason": "ahead"}
     record = {
-        "settings": {"max_loss": 0.005},
+        "settings": {"max_ap_loss": 0.005},
         "noise": {"probe_spread": 0.01, "other_load": 0.0, "too_noisy": False, "reason": None},
         "rows": list(rows),
         "verdicts": {"latency": named, "throughput": named},
@@ -51,14 +63,14 @@ def test_the_table_has_a_line_a_row() -> None:
     assert first["whole path, ms"] == "40.0 (36.0 to 48.0)"
     assert first["network, ms"] == "37.0 (33.3 to 44.4)"
     assert first["around, ms"] == "2.9"
-    assert first["pictures/s"] == "25.0"
+    assert first["images/s"] == "25.0"
     assert (first["cold start, s"], first["file, MiB"], first["AP"]) == ("0.80", "23.1", "0.581")
     assert (second["memory, MiB"], second["AP"]) == ("-", "-")
 
 
 def test_the_stream_is_set_against_the_network_at_its_best_batch() -> None:
-    one = _row("onnx", 40.0, network_ms=_spread(36.0), pictures_per_s=_spread(25.0))
-    four = _row("onnx", 40.0, batch=4, network_ms=_spread(30.0), pictures_per_s=_spread(20.0))
+    one = _row("onnx", 40.0, network_ms=_spread(36.0), images_per_s=_spread(25.0))
+    four = _row("onnx", 40.0, batch=4, network_ms=_spread(30.0), images_per_s=_spread(20.0))
     other = _row("onnx", 40.0, mode="throughput", network_ms=_spread(8.0))
 
     header, rows = bench_table(_record(one, four, other))
@@ -73,12 +85,12 @@ def test_verdicts_are_sentences() -> None:
     noise = {"probe_spread": 0.3, "other_load": 0.4, "too_noisy": True, "reason": "of others"}
 
     assert named[0] == (
-        "fastest for one picture at a time within 0.5 points of the best AP: w.onnx, openvino, "
+        "fastest for one image at a time within 0.5 points of the best AP: w.onnx, openvino, "
         "1.50 times as fast as the next"
     )
     tied = _record(_row("onnx", 40.0, ap=None), verdicts={"latency": tie, "throughput": tie})
     assert bench_verdicts(tied)[1] == (
-        "fastest for many pictures, AP not measured: too close to call: a | b"
+        "fastest for many images, AP not measured: too close to call: a | b"
     )
     refused = _record(verdicts={"latency": noisy, "throughput": noisy}, noise=noise)
     assert bench_verdicts(refused)[0].endswith("not named, because of others")
@@ -122,8 +134,9 @@ def test_the_figure_shows_rates_where_modes_or_batches_were_compared() -> None:
     rates = bench_figure(_record(_row("onnx", 20.0, **many))).axes
 
     assert [axes.get_title(loc="left") or axes.get_title() for axes in both] == [
-        "From a picture file to detections", "Many pictures",
-    ]  # fmt: skip
+        "From an image file to detections",
+        "Many images",
+    ]
     assert [bar.get_width() for bar in both[1].patches] == pytest.approx([50, 25])
     alone = next(line for line in both[1].lines if line.get_label() == "network alone")
     assert alone.get_xdata() == pytest.approx([1000 / 17, 1000 / 37])

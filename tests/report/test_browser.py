@@ -107,7 +107,7 @@ def test_no_request_leaves_the_page(page: Path, browser: Browser) -> None:
     assert blocked == "blocked"
 
 
-def test_every_picture_shows(page: Path, browser: Browser) -> None:
+def test_every_image_shows(page: Path, browser: Browser) -> None:
     widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
     assert len(widths) == 18
     assert min(widths) > 0
@@ -145,16 +145,16 @@ def test_the_page_of_an_explanation_stands_alone(browser: Browser, tmp_path: Pat
     from PIL import Image
 
     from attendet.explain import explain_network, write_explanation
-    from attendet.inference.sources import find_sources
+    from attendet.media.sources import find_sources
     from attendet.models import WeightsMetadata, build_from_metadata
 
     torch.manual_seed(0)
     metadata = WeightsMetadata(
-        classes=("a", "b"), attention="ca@p4+cbam@p5", width=0.125, input_hw=(64, 64)
+        classes=("a", "b"), attention="ca@p4+cbam@p5", width_mult=0.125, input_hw=(64, 64)
     )
     for name in ("a", "b"):
-        picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
     network = build_from_metadata(metadata).eval()
     found = explain_network(network, metadata, find_sources([tmp_path]), cam=False)
     path = write_explanation(found, tmp_path / "out")

@@ -35,11 +35,15 @@ def texts(svg):
 
 def test_every_kind_of_chart_is_sound_xml_with_its_texts_escaped():
     charts = [
-        line_chart([Series(NASTY, [(1, 2), (2, 3)]), Series("b", [(1, 1)])],
-                   alt=NASTY, x_label=NASTY, y_label=NASTY),
+        line_chart(
+            [Series(NASTY, [(1, 2), (2, 3)]), Series("b", [(1, 1)])],
+            alt=NASTY,
+            x_label=NASTY,
+            y_label=NASTY,
+        ),
         interval_chart([Interval(NASTY, 1, 0, 2, [1], NASTY)], alt=NASTY, x_label=NASTY),
         scatter_chart([Dot(NASTY, 1, 2, hint=NASTY)], alt=NASTY, x_label=NASTY, y_label=NASTY),
-    ]  # fmt: skip
+    ]
     for chart in charts:
         assert "<script" not in chart
         assert NASTY in texts(chart)
@@ -48,9 +52,13 @@ def test_every_kind_of_chart_is_sound_xml_with_its_texts_escaped():
 
 def test_points_stand_where_the_axis_says():
     chart = line_chart(
-        [Series("a", [(0, 0.0), (10, 1.0)])], alt="", x_label="", y_label="",
-        x_range=(0, 10), y_range=(0, 1),
-    )  # fmt: skip
+        [Series("a", [(0, 0.0), (10, 1.0)])],
+        alt="",
+        x_label="",
+        y_label="",
+        x_range=(0, 10),
+        y_range=(0, 1),
+    )
     (line,) = of(chart, "polyline")
     (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in line.get("points").split())
     ticks = {one.text: one for one in of(chart, "text", "soft")}
@@ -63,8 +71,10 @@ def test_points_stand_where_the_axis_says():
 def test_what_is_not_known_is_left_out():
     chart = line_chart(
         [Series("a", [(1, None), (2, float("nan")), (3, 0.5)]), Series("b", [])],
-        alt="", x_label="", y_label="",
-    )  # fmt: skip
+        alt="",
+        x_label="",
+        y_label="",
+    )
     assert len(of(chart, "circle")) == 1
     assert "nan" not in chart.lower()
     empty = interval_chart([Interval("a", None)], alt="", x_label="")
@@ -93,8 +103,13 @@ def test_an_interval_has_zero_its_zone_and_its_bar():
 
 
 def test_the_front_holds_what_nothing_beats():
-    dots = [Dot("slow", 5, 0.6), Dot("bad", 3, 0.4), Dot("best", 2, 0.7), Dot("cheap", 1, 0.5),
-            Dot("same", 1, 0.45)]  # fmt: skip
+    dots = [
+        Dot("slow", 5, 0.6),
+        Dot("bad", 3, 0.4),
+        Dot("best", 2, 0.7),
+        Dot("cheap", 1, 0.5),
+        Dot("same", 1, 0.45),
+    ]
     assert [dot.label for dot in pareto_front(dots)] == ["cheap", "best"]
     chart = scatter_chart(dots, alt="", x_label="", y_label="")
     strong = [one.text for one in of(chart, "text", "strong")]
@@ -102,9 +117,11 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_labels_of_near_points_do_not_overlap():
-    dots = [Dot(f"arm number {index}", 1 + index / 1000, 0.5 + index / 1e5) for index in range(5)]
+    dots = [
+        Dot(f"variant number {index}", 1 + index / 1000, 0.5 + index / 1e5) for index in range(5)
+    ]
     chart = scatter_chart([*dots, Dot("far", 3, 1)], alt="", x_label="", y_label="")
-    rows = sorted(float(one.get("y")) for one in of(chart, "text") if "arm" in (one.text or ""))
+    rows = sorted(float(one.get("y")) for one in of(chart, "text") if "variant" in (one.text or ""))
     assert all(after - before >= 11 for before, after in itertools.pairwise(rows))
 
 

@@ -18,7 +18,7 @@ from attendet.report.study_tables import effect_table, gate_table, points, verdi
 
 
 class Words(HTMLParser):
-    """The headings, texts and pictures of a page."""
+    """The headings, texts and images of a page."""
 
     def __init__(self, html):
         super().__init__()
@@ -41,16 +41,32 @@ def test_the_report_says_all_of_it_in_every_form(study_folder):
     assert page == folder / "report.html"
     words = Words(page.read_text(encoding="utf-8"))
     assert [one for one in words.headings if one] == [
-        "Verdicts", "Cost beside gain", "Course of training", "By size and by class",
-        "Where the arms disagree most", "What the gates do", "How it was made", "Every run",
-    ]  # fmt: skip
+        "Verdicts",
+        "Cost beside gain",
+        "Course of training",
+        "By size and by class",
+        "Where the variants disagree most",
+        "What the gates do",
+        "How it was made",
+        "Every run",
+    ]
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     said = " ".join(words.texts)
     for text in (
-        "helps", "hurts", "no difference > 0.5", "not enough seeds", "made up for ca.",
-        "0644b95ad2d39800", "attendet compare cells", "adamw", "2.14.1", "Linux x86\\_64",
-        "responds to the picture", "train", "torch: milliseconds a picture",
-    ):  # fmt: skip
+        "helps",
+        "hurts",
+        "no difference > 0.5",
+        "not enough seeds",
+        "made up for ca.",
+        "0644b95ad2d39800",
+        "attendet compare cells",
+        "adamw",
+        "2.14.1",
+        "Linux x86\\_64",
+        "responds to the image",
+        "train",
+        "torch: milliseconds an image",
+    ):
         assert text.replace("\\", "") in said, text
         if "milliseconds" not in text:
             assert text.replace("_", "_").replace(">", "\\>") in markdown, text
@@ -71,16 +87,16 @@ def test_the_numbers_are_those_of_the_records(study_folder):
     assert [float(row["ap RBC"]) for row in rows] == [
         run["metrics"]["per_class"]["RBC"]["ap"] for run in runs
     ]
-    with (folder / "arms.csv").open() as stream:
-        arms = {row["arm"]: row for row in csv.DictReader(stream)}
-    aps = [run["metrics"]["ap"] for run in runs if run["arm_name"] == "ca"]
-    assert float(arms["ca"]["ap"]) == pytest.approx(np.mean(aps))
-    assert float(arms["ca"]["ap_sd"]) == pytest.approx(np.std(aps, ddof=1))
+    with (folder / "variants.csv").open() as stream:
+        variants = {row["variant"]: row for row in csv.DictReader(stream)}
+    aps = [run["metrics"]["ap"] for run in runs if run["variant_name"] == "ca"]
+    assert float(variants["ca"]["ap"]) == pytest.approx(np.mean(aps))
+    assert float(variants["ca"]["ap_sd"]) == pytest.approx(np.std(aps, ddof=1))
     content = json.loads((folder / "report.json").read_text())
-    assert content["arms"][0]["verdict"] == "baseline"
+    assert content["variants"][0]["verdict"] == "baseline"
     assert content["study"]["baseline"] == "none"
     differences = read_study(folder).differences("ca", "metrics", "ap")
-    base = [run["metrics"]["ap"] for run in runs if run["arm_name"] == "none"]
+    base = [run["metrics"]["ap"] for run in runs if run["variant_name"] == "none"]
     assert differences == pytest.approx([a - b for a, b in zip(aps, base, strict=True)])
 
 
@@ -99,7 +115,7 @@ def test_a_report_that_is_passed_on_does_not_say_where_the_data_was(study_folder
 def test_verdicts_come_first_and_are_sorted_by_their_numbers(study_folder):
     table = verdict_table(read_study(study_folder()))
 
-    assert table.header[:4] == ["arm", "verdict", "difference", "95 % interval"]
+    assert table.header[:4] == ["variant", "verdict", "difference", "95 % interval"]
     assert [row[0] for row in table.rows] == ["none", "se", "cbam", "eca", "ca"]
     tones = {row[0]: row[1].tone for row in table.rows}
     assert tones == {"none": "quiet", "se": "quiet", "cbam": "bad", "eca": "warn", "ca": "good"}
@@ -119,9 +135,10 @@ def test_nothing_is_fetched_and_nothing_given_can_run(study_folder):
 
 
 def test_a_hundred_runs_take_less_than_five_seconds(study_folder):
-    arms = tuple(f"{name}@{site}" for name in ("none", "se", "cbam", "eca", "ca")
-                 for site in ("p4", "p5"))  # fmt: skip
-    folder = study_folder(arms=arms, seeds=10, epochs=60)
+    variants = tuple(
+        f"{name}@{site}" for name in ("none", "se", "cbam", "eca", "ca") for site in ("p4", "p5")
+    )
+    folder = study_folder(variants=variants, seeds=10, epochs=60)
 
     begun = time.process_time()
     write_report(folder)
@@ -145,8 +162,15 @@ def test_made_twice_it_is_the_same(study_folder, tmp_path):
 def test_a_study_that_goes_on_can_be_reported(study_folder):
     folder = study_folder(verdicts={}, latency={}, seeds=2)
     lines = (folder / "runs.jsonl").read_text().splitlines()
-    failed = {"key": "x", "arm_name": "ca", "seed": 9, "stopped": "failed", "error": "no memory",
-              "metrics": None, "curve": []}  # fmt: skip
+    failed = {
+        "key": "x",
+        "variant_name": "ca",
+        "seed": 9,
+        "stopped": "failed",
+        "error": "no memory",
+        "metrics": None,
+        "curve": [],
+    }
     kept = [lines[0], json.dumps(failed), lines[-1][: len(lines[-1]) // 2]]
     (folder / "runs.jsonl").write_text("\n".join(kept))
 
@@ -157,7 +181,7 @@ def test_a_study_that_goes_on_can_be_reported(study_folder):
     assert "not measured" in said
 
 
-def test_examples_without_the_pictures_say_so(study_folder, tmp_path):
+def test_examples_without_the_images_say_so(study_folder, tmp_path):
     folder = study_folder()
     (tmp_path / "cells").rename(tmp_path / "moved")
 
@@ -168,9 +192,9 @@ def test_examples_without_the_pictures_say_so(study_folder, tmp_path):
 
     examples, words = find_examples(read_study(folder), root=tmp_path / "moved")
     assert len(examples) == 3
-    assert words.startswith("The pictures on which missed objects and false alarms")
-    assert [caption.split(":")[0] for _, caption in examples[0].panels][:2] == ["truth", "none"]
-    (folder / "truth.npz").unlink()
+    assert words.startswith("The images on which missed objects and false alarms")
+    assert [caption.split(":")[0] for _, caption in examples[0].panels][:2] == ["gt", "none"]
+    (folder / "ground_truth.npz").unlink()
     assert find_examples(read_study(folder))[0] == []
 
 
@@ -186,9 +210,10 @@ def test_errors_are_missed_objects_and_false_alarms():
 
     def errors(shown, class_ids):
         return _count_errors(
-            real, {"boxes_xyxy": shown, "scores": np.linspace(0.9, 0.5, len(shown))},
+            real,
+            {"boxes_xyxy": shown, "scores": np.linspace(0.9, 0.5, len(shown))},
             np.array(class_ids),
-        )  # fmt: skip
+        )
 
     assert errors(real["boxes_xyxy"], [0, 1, 0]) == 0
     assert errors(boxes(), []) == 2
@@ -202,13 +227,13 @@ def test_errors_are_missed_objects_and_false_alarms():
     [
         ("study.json", None, "must hold a study"),
         ("study.json", "{", "study.json must be JSON; it is damaged"),
-        ("study.json", '{"layout": "attendet/study/2"}', "layout 'attendet/study/1'"),
+        ("study.json", '{"layout": "attendet/comparison/2"}', "layout 'attendet/comparison/1'"),
         ("runs.jsonl", "{\n{}\n", r"runs.jsonl:1"),
     ],
     ids=["none", "broken", "later", "line"],
 )
 def test_what_is_no_study_is_named(study_folder, name, text, said):
-    folder = study_folder(arms=("none", "ca"), seeds=1)
+    folder = study_folder(variants=("none", "ca"), seeds=1)
     (folder / name).unlink()
     if text is not None:
         (folder / name).write_text(text)
@@ -244,9 +269,14 @@ def test_effects_of_the_study_come_with_their_intervals(study_folder):
 
 
 def test_the_health_of_blocks_can_stand_for_a_summary_of_gates(study_folder):
-    folder = study_folder(arms=("none", "ca"), seeds=1)
-    gate = {"mean": 0.5, "spread_pictures": 0.001, "spread_places": 0.03, "spread_channels": 0.04,
-            "saturated": None}  # fmt: skip
+    folder = study_folder(variants=("none", "ca"), seeds=1)
+    gate = {
+        "mean": 0.5,
+        "spread_images": 0.001,
+        "spread_places": 0.03,
+        "spread_channels": 0.04,
+        "saturated": None,
+    }
     lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     lines[1]["gates"] = {"p5": {"sentence": "x", "gates": {"height": gate}}}
     (folder / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -255,7 +285,7 @@ def test_the_health_of_blocks_can_stand_for_a_summary_of_gates(study_folder):
 
     assert (name, mean.text, between.text, ends.text) == ("ca p5 height", "0.5000", "0.0010", "-")
     assert spread.key == pytest.approx(0.05, abs=0.001)
-    assert words == "the same for all pictures (0.2% of its mean)"
+    assert words == "the same for all images (0.2% of its mean)"
 
 
 SAMPLE = Path(__file__).resolve().parents[1] / "study" / "data" / "sample"
@@ -266,9 +296,9 @@ def test_a_study_as_it_is_really_left_can_be_reported(tmp_path):
     said = " ".join(Words(write_report(SAMPLE, tmp_path).read_text(encoding="utf-8")).texts)
 
     study = read_study(SAMPLE)
-    for arm in study.arms()[1:]:
-        assert study.verdict(arm)["text"] in said
-        assert study.verdict(arm)["effects"]["parts"]
+    for variant in study.variants()[1:]:
+        assert study.verdict(variant)["text"] in said
+        assert study.verdict(variant)["effects"]["parts"]
     assert "The records hold no gates" not in said
     assert "nan" not in said.lower().split()
 

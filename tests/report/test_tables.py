@@ -4,15 +4,23 @@ from attendet.report.tables import class_table, markdown_table, plain_table, sum
 
 
 def record():
-    row = {"ap": 0.5, "ap50": 0.75, "ap75": None, "ar_100": 0.25, "voc_every_point": 0.7,
-           "voc_11_point": 0.8, "truths": 3, "detections": 9}  # fmt: skip
+    row = {
+        "ap": 0.5,
+        "ap50": 0.75,
+        "ap75": None,
+        "ar_100": 0.25,
+        "voc_every_point": 0.7,
+        "voc_11_point": 0.8,
+        "gts": 3,
+        "detections": 9,
+    }
     names = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
     names += ["ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"]
     return {
         **dict.fromkeys(names, 0.5),
         "per_class": {"cat": row},
         "voc": {"iou": 0.5, "every_point": 0.7, "eleven_point": None},
-        "counts": {"truths": 3, "detections": 9},
+        "counts": {"gts": 3, "detections": 9},
         "best_f1": {"confidence": 0.321, "f1": 0.9, "precision": 0.9, "recall": 0.9},
     }
 

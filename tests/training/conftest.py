@@ -1,4 +1,4 @@
-"""Runs that take a second: ten small pictures, an eighth of the channels, one thread."""
+"""Runs that take a second: ten small images, an eighth of the channels, one thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attendet.training.recipe import Recipe
 from attendet.training.run import TrainingResult, train
 
 TINY: dict[str, Any] = {
-    "width": 0.125,
+    "width_mult": 0.125,
     "size": 64,
     "batch": 4,
     "epochs": 2,

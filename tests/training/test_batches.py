@@ -12,7 +12,7 @@ from attendet.training.batches import epoch_order, prefetched
 
 
 @given(count=st.integers(1, 60), batch=st.integers(1, 20), epoch=st.integers(0, 5))
-def test_every_picture_comes_and_batches_are_full(count: int, batch: int, epoch: int) -> None:
+def test_every_image_comes_and_batches_are_full(count: int, batch: int, epoch: int) -> None:
     order = epoch_order(count, batch, seed=3, epoch=epoch)
     flat = [index for indices in order for index in indices]
 

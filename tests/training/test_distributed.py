@@ -102,19 +102,19 @@ def test_batch_statistics_run_over_both_processes(tmp_path: Path) -> None:
             torch.testing.assert_close(part["state"][name], tensor, **near)
 
 
-def test_alone_it_is_plain_batch_normalisation() -> None:
+def test_alone_it_is_plain_batch_normalization() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm1d(4))
     names = list(network.state_dict())
-    pictures = torch.rand(2, 3, 4, 4)
-    expected = network[1](network[0](pictures))
+    images = torch.rand(2, 3, 4, 4)
+    expected = network[1](network[0](images))
     network[1].reset_running_stats()
 
     share_batch_norm(network)
 
     assert [type(module) for module in network][1:] == [SharedBatchNorm2d, nn.BatchNorm1d]
     assert list(network.state_dict()) == names
-    assert torch.equal(network[1](network[0](pictures)), expected)
+    assert torch.equal(network[1](network[0](images)), expected)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 @pytest.fixture
 def flags(squares: Path, tiny: dict[str, Any]) -> list[str]:
-    settings = {**tiny, "epochs": 3, "mosaic": 0.5, "mixup": 0.5, "nominal_batch": 8}
+    settings = {**tiny, "epochs": 3, "mosaic": 0.5, "mixup": 0.5, "effective_batch": 8}
     named = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return ["train", str(squares), "--accelerator", "cpu", "--seed", "2", *named]
 

@@ -13,10 +13,10 @@ import torch
 
 from attendet.errors import ConfigError, WeightsError
 from attendet.explain.gates import compute_gates
+from attendet.interop.darknet.cfg import parse_config
+from attendet.interop.darknet.export import export_darknet
 from attendet.models import load_weights, read_metadata, save_weights
-from attendet.models.darknet_cfg import parse_config
-from attendet.models.darknet_export import export_darknet
-from attendet.models.darknet_graph import ARCHITECTURE
+from attendet.models.graph import ARCHITECTURE
 from attendet.models.metadata import WeightsMetadata
 from attendet.models.weights import build_from_metadata
 from attendet.training.events import Silent
@@ -66,7 +66,7 @@ scale_x_y=1.3
 @pytest.fixture
 def quick(squares: Path, tmp_path: Path, tiny: dict[str, Any], undrawn: None) -> Quick:
     """Train with the tiny settings but for the width, which such networks have not."""
-    del tiny["width"]
+    del tiny["width_mult"]
     numbers = itertools.count()
 
     def run(**changes: Any) -> TrainingResult:
@@ -144,10 +144,10 @@ def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
 
     assert all(map(torch.equal, *told))  # the identity, as it is put into base weights
     network, metadata = load_weights(attended.last)
-    assert (metadata.attention, metadata.attention_start) == ("ca@layer0+se@layer4", "identity")
+    assert (metadata.attention, metadata.attention_init) == ("ca@layer0+se@layer4", "identity")
     assert [block.channels for block in network.attention_blocks().values()] == [8, 8]
-    canvas = np.zeros((64, 96, 3), dtype=np.uint8)
-    assert {site: sorted(gates) for site, gates in compute_gates(network, canvas).items()} == {
+    padded = np.zeros((64, 96, 3), dtype=np.uint8)
+    assert {site: sorted(gates) for site, gates in compute_gates(network, padded).items()} == {
         "layer0": ["height", "width"],
         "layer4": ["channel"],
     }

@@ -24,7 +24,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _feed_one_batch(trainer: Trainer) -> None:
-    """Give the trainer the same pictures at each step."""
+    """Give the trainer the same images at each step."""
     batch = trainer.augmenter.plain([0, 1, 2, 3])
     trainer.augmenter.batch = lambda *_, **__: batch  # type: ignore[method-assign]
 
@@ -40,7 +40,7 @@ def test_an_epoch_tells_its_losses_rate_and_pace(trainer: MakeTrainer) -> None:
     assert set(record["losses"]) == {"box", "objectness", "class"}
     for name, mean in record["losses"].items():
         assert mean == pytest.approx(sum(terms[name] for terms in steps) / 3, abs=1e-6)
-    assert record["pictures_per_second"] == pytest.approx(12 / record["seconds"], rel=0.05)
+    assert record["images_per_second"] == pytest.approx(12 / record["seconds"], rel=0.05)
     assert 0 <= record["outside_step_share"] <= 1
 
 
@@ -81,9 +81,9 @@ def test_batches_that_are_accumulated_count_as_one(
     trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The mean gradient of a batch and the same batch is that of the batch: two steps of the
-    # optimiser from batches 1 + 2 and 3 (the epoch's rest) are two steps from one batch each.
+    # optimizer from batches 1 + 2 and 3 (the epoch's rest) are two steps from one batch each.
     settings = {"epochs": 10, "warmup_epochs": 0, "optimizer": "sgd", "momentum": 0.0}
-    accumulated = trainer(nominal_batch=8, **settings)
+    accumulated = trainer(effective_batch=8, **settings)
     plain = trainer(**settings)
     _feed_one_batch(accumulated)
     _feed_one_batch(plain)
@@ -103,7 +103,7 @@ def test_batches_that_are_accumulated_count_as_one(
 def test_so_many_batches_make_a_step_that_the_nominal_one_is_seen(
     trainer: MakeTrainer, nominal: int, batches: int
 ) -> None:
-    assert trainer(nominal_batch=nominal, batch=4).accumulate == batches
+    assert trainer(effective_batch=nominal, batch=4).accumulate == batches
 
 
 def test_gradients_are_clipped_to_their_norm(
@@ -111,9 +111,14 @@ def test_gradients_are_clipped_to_their_norm(
 ) -> None:
     monkeypatch.setattr("attendet.training.loop.epoch_order", lambda *_, **__: [[0, 1, 2, 3]])
     run = trainer(
-        clip_norm=0.01, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=0.5, warmup_epochs=0,
+        clip_norm=0.01,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        lr=0.5,
+        warmup_epochs=0,
         epochs=10,
-    )  # fmt: skip
+    )
     before = [parameter.detach().clone() for parameter in run.network.parameters()]
 
     run.run_epoch(0)
@@ -126,12 +131,12 @@ def test_gradients_are_clipped_to_their_norm(
 
 
 def test_mosaic_is_asked_for_until_the_plain_epochs(trainer: MakeTrainer) -> None:
-    run = trainer(epochs=4, plain_share=0.5, start_size_share=0.5, size=128)
+    run = trainer(epochs=4, no_aug_fraction=0.5, start_size_fraction=0.5, size=128)
     asked: list[tuple[bool, tuple[int, int]]] = []
     make = run.augmenter.batch
 
     def spy(*args: Any, **words: Any) -> Any:
-        asked.append((words["mosaic_on"], words["canvas_hw"]))
+        asked.append((words["mosaic_on"], words["input_hw"]))
         return make(*args, **words)
 
     run.augmenter.batch = spy  # type: ignore[method-assign]

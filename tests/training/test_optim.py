@@ -11,7 +11,7 @@ from attendet.training.recipe import Recipe
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_only_convolution_weights_decay(name: str) -> None:
     torch.manual_seed(0)
-    network = build(classes=["a"], attention="ca", width=0.125)
+    network = build(classes=["a"], attention="ca", width_mult=0.125)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(1.0)
@@ -31,7 +31,7 @@ def test_only_convolution_weights_decay(name: str) -> None:
 
 
 def test_every_parameter_is_in_one_group() -> None:
-    network = build(classes=["a"], attention="se@p5+ca@up", width=0.125)
+    network = build(classes=["a"], attention="se@p5+ca@up", width_mult=0.125)
 
     groups = make_optimizer(network, Recipe()).param_groups
 

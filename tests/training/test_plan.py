@@ -11,7 +11,7 @@ import torch
 from attendet.data import Sample
 from attendet.errors import ConfigError
 from attendet.models import DEFAULT_ANCHORS
-from attendet.training.plan import Plan, choose_canvas, make_plan
+from attendet.training.plan import Plan, choose_input_hw, make_plan
 from attendet.training.recipe import Recipe
 
 
@@ -24,22 +24,22 @@ def _samples(*sizes_hw: tuple[int, int]) -> tuple[Sample, ...]:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "fit", "canvas_hw"),
+    ("sizes", "resize", "input_hw"),
     [
         ([(480, 640)] * 10, "auto", (320, 416)),  # 312 rounded up to whole cells
         ([(640, 480)] * 10, "auto", (416, 320)),
         ([(480, 640)] * 9 + [(640, 480)], "auto", (320, 416)),
         ([(480, 640)] * 8 + [(640, 480)] * 2, "auto", (416, 416)),
-        ([(480, 640)] * 10, "square", (416, 416)),
+        ([(480, 640)] * 10, "letterbox", (416, 416)),
         ([(480, 640)] * 10, "stretch", (416, 416)),
         ([(500, 500)] * 3, "rect", (416, 416)),
         ([(10, 1000)] * 3, "rect", (32, 416)),
     ],
 )
-def test_the_canvas_has_the_aspect_of_the_pictures(
-    sizes: list[tuple[int, int]], fit: Any, canvas_hw: tuple[int, int]
+def test_the_input_has_the_aspect_of_the_images(
+    sizes: list[tuple[int, int]], fit: Any, input_hw: tuple[int, int]
 ) -> None:
-    assert choose_canvas(_samples(*sizes), Recipe(fit=fit, size=416)) == canvas_hw
+    assert choose_input_hw(_samples(*sizes), Recipe(resize=fit, size=416)) == input_hw
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def test_anchors_are_the_default_ones_or_the_data_s(plan: Callable[..., Plan]) -
 
 
 def test_the_description_tells_data_and_preprocessing(plan: Callable[..., Plan]) -> None:
-    made = plan(attention="ca@p4,p5,up", fit="square", seed=4)
+    made = plan(attention="ca@p4,p5,up", resize="letterbox", seed=4)
 
     metadata = made.metadata
     assert (metadata.attention, metadata.seed, metadata.input_hw) == ("ca", 4, (64, 64))
-    assert metadata.preprocess["fit"] == "square"
+    assert metadata.preprocess["resize"] == "letterbox"
     assert metadata.data is not None
-    assert metadata.data["pictures"] == {"train": 10, "val": 4}
+    assert metadata.data["images"] == {"train": 10, "val": 4}
     assert len(made.cache) == 10
 
 

@@ -26,12 +26,12 @@ Quick = Callable[..., TrainingResult]
 Saved = Callable[..., Path]
 EVERYWHERE = "ca@stage1,stage2,stage3,p4,p5,up"
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
-FITTING: dict[str, Any] = {"mosaic": 0.0, "ema_decay": 0.0, "lr": 0.01, "start_size_share": 1.0}
+FITTING: dict[str, Any] = {"mosaic": 0.0, "ema_decay": 0.0, "lr": 0.01, "start_size_fraction": 1.0}
 """Settings with which a tiny network learns the squares in seconds."""
 
 
 def _metadata(classes: Sequence[str] = ("red", "green"), **changes: Any) -> WeightsMetadata:
-    return WeightsMetadata(classes=tuple(classes), **{"width": 0.125, **changes})
+    return WeightsMetadata(classes=tuple(classes), **{"width_mult": 0.125, **changes})
 
 
 def _eval(weights: Path, data: Path, folder: Path, *words: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_attention_in_the_backbone_leaves_the_ap_of_the_base(
 
     stretched = tmp_path / "stretched.safetensors"
     network, metadata = load_weights(base.last)
-    preprocess = {"fit": "stretch", "colour": "rgb"}
+    preprocess = {"resize": "stretch", "color": "rgb"}
     save_weights(stretched, network, dataclasses.replace(metadata, preprocess=preprocess))
     expected = _eval(stretched, squares, tmp_path, "--batch", "4")
     again = quick(pretrained=stretched, attention="ca@stage2", epochs=1)
@@ -78,19 +78,25 @@ def test_attention_in_the_backbone_leaves_the_ap_of_the_base(
 
 
 @pytest.mark.slow
-def test_on_real_pictures_too(shared_data: Path, quick: Quick, tmp_path: Path) -> None:
+def test_on_real_images_too(shared_data: Path, quick: Quick, tmp_path: Path) -> None:
     whole = load_dataset(shared_data / "bccd")
     splits = {"train": whole.split("train")[:16], "val": whole.split("val")[:8]}
     data = dataclasses.replace(whole, splits=splits)
-    settings = {"data": data, "size": 160, "width": 0.25}
+    settings = {"data": data, "size": 160, "width_mult": 0.25}
     base = quick(attention="ca", epochs=60, evaluate_every=60, **settings, **FITTING)
     detector = attendet.load(base.last, device="cpu")
     expected = attendet.evaluate(detector, data.split("val"), classes=detector.classes, batch=4)
 
     tuned = train(
-        data, pretrained=base.last, attention=EVERYWHERE, epochs=1, batch=4, precision="32",
-        accelerator="cpu", output=tmp_path / "tuned",
-    )  # fmt: skip
+        data,
+        pretrained=base.last,
+        attention=EVERYWHERE,
+        epochs=1,
+        batch=4,
+        precision="32",
+        accelerator="cpu",
+        output=tmp_path / "tuned",
+    )
 
     assert expected["ap"] is not None
     assert expected["ap"] > 0.02
@@ -170,7 +176,7 @@ def test_a_run_broken_off_early_has_epoch_0_once(
     assert same(resumed.best, through.best)
 
 
-def test_without_validation_pictures_nothing_is_measured(
+def test_without_validation_images_nothing_is_measured(
     quick: Quick, squares: Path, saved: Saved
 ) -> None:
     data = load_dataset(squares)
@@ -198,13 +204,13 @@ UNLIKE_THE_RECIPE: dict[str, Any] = {
     "anchor_masks": ((3, 4, 5), (0, 1, 2)),
     "scale_x_y": 1.3,
     "bn_eps": 1e-3,
-    "preprocess": {"fit": "square", "colour": "bgr"},
+    "preprocess": {"resize": "letterbox", "color": "bgr"},
 }
 
 
-@pytest.mark.parametrize("fit", ["square", "stretch", "rect"])
-def test_boxes_and_pictures_are_those_of_the_base(squares: Path, fit: str, saved: Saved) -> None:
-    described = _metadata(**UNLIKE_THE_RECIPE | {"preprocess": {"fit": fit, "colour": "bgr"}})
+@pytest.mark.parametrize("resize", ["letterbox", "stretch", "rect"])
+def test_boxes_and_images_are_those_of_the_base(squares: Path, fit: str, saved: Saved) -> None:
+    described = _metadata(**UNLIKE_THE_RECIPE | {"preprocess": {"resize": fit, "color": "bgr"}})
     base = saved(described)
 
     plan = _plan(squares, base)
@@ -214,7 +220,7 @@ def test_boxes_and_pictures_are_those_of_the_base(squares: Path, fit: str, saved
     assert own.input_hw == (64, 96) or fit == "rect"
     assert own.preprocess == described.preprocess
     assert own.level_anchors() == described.level_anchors()
-    assert (own.scale_x_y, own.bn_eps, own.width) == (1.3, 1e-3, 0.125)
+    assert (own.scale_x_y, own.bn_eps, own.width_mult) == (1.3, 1e-3, 0.125)
     assert plan.unlike_base == ()
     old = load_weights(base)[0]
     assert plan.network.backbone.conv1.bn.eps == 1e-3  # type: ignore[union-attr]
@@ -234,11 +240,11 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
             told.append(plan)
 
     base = saved(_metadata(**UNLIKE_THE_RECIPE))
-    recipe = Recipe(scale_x_y=1.05, anchors="default", width=1.0, fit="rect")
+    recipe = Recipe(scale_x_y=1.05, anchors="default", width_mult=1.0, resize="rect")
     plain = {"recipe": recipe, "pretrained": base, "epochs": 1, "batch": 4, "precision": "32"}
     quiet = {"accelerator": "cpu", "reporter": Listener(), "attention": "none"}
     train(squares, output=tmp_path / "a", **plain, **quiet)
-    given = {"scale_x_y": 1.7, "anchors": "default", "size": 64, "fit": "rect"}
+    given = {"scale_x_y": 1.7, "anchors": "default", "size": 64, "resize": "rect"}
     train(squares, output=tmp_path / "b", **plain, **quiet, **given)
 
     followed, own = told
@@ -247,35 +253,44 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
     assert own.metadata.scale_x_y == 1.7
     assert own.metadata.anchors[0] == pytest.approx((10 * 64 / 416, 14 * 64 / 416))
     assert [phrase.split()[0] for phrase in own.unlike_base] == [
-        "input", "fit", "anchors", "scale_x_y",
-    ]  # fmt: skip
+        "input",
+        "resize",
+        "anchors",
+        "scale_x_y",
+    ]
     assert own.unlike_base[0] == "input 64 px (base 96 x 64 px)"
     config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
     assert config["recipe"]["scale_x_y"] == 1.7
 
 
-def test_a_network_of_bgr_pictures_is_trained_on_bgr(
+def test_a_network_of_bgr_images_is_trained_on_bgr(
     squares: Path, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, saved: Saved
 ) -> None:
     seen: dict[str, list[torch.Tensor]] = {"rgb": [], "bgr": []}
-    for colour, batches in seen.items():
-        described = _metadata(preprocess={"fit": "rect", "colour": colour}, input_hw=(64, 64))
+    for color, batches in seen.items():
+        described = _metadata(preprocess={"resize": "rect", "color": color}, input_hw=(64, 64))
         base = saved(described)
         honest = type(load_weights(base)[0]).forward
 
         def spy(
-            self: Any, pictures: torch.Tensor, honest: Any = honest, batches: Any = batches
+            self: Any, images: torch.Tensor, honest: Any = honest, batches: Any = batches
         ) -> Any:
             if self.training:
-                batches.append(pictures.clone())
-            return honest(self, pictures)
+                batches.append(images.clone())
+            return honest(self, images)
 
         with monkeypatch.context() as patch:
             patch.setattr("attendet.models.yolov4_tiny.YoloV4Tiny.forward", spy)
             train(
-                squares, pretrained=base, attention="none", epochs=1, batch=4, precision="32",
-                accelerator="cpu", output=tmp_path / colour,
-            )  # fmt: skip
+                squares,
+                pretrained=base,
+                attention="none",
+                epochs=1,
+                batch=4,
+                precision="32",
+                accelerator="cpu",
+                output=tmp_path / color,
+            )
 
     assert len(seen["rgb"]) == len(seen["bgr"]) == 3
     for rgb, bgr in zip(seen["rgb"], seen["bgr"], strict=True):
@@ -290,7 +305,7 @@ def test_without_a_word_the_attention_is_that_of_the_base(quick: Quick, saved: S
     result = quick(pretrained=saved(_metadata(attention="se@p5+ca@up")), epochs=1)
 
     metadata = load_weights(result.last)[1]
-    assert (metadata.attention, metadata.attention_start) == ("se@p5+ca@up", "paper")
+    assert (metadata.attention, metadata.attention_init) == ("se@p5+ca@up", "paper")
     assert load_weights(quick(epochs=1).last)[1].attention == "ca"
 
 
@@ -301,10 +316,14 @@ def test_attention_that_fits_stays_what_it_is_and_new_starts_as_the_identity(
 
     plan = _plan(squares, base, attention=EVERYWHERE)
 
-    assert plan.metadata.attention_start == {
-        "stage1": "identity", "stage2": "identity", "stage3": "identity",
-        "p4": "paper", "p5": "paper", "up": "paper",
-    }  # fmt: skip
+    assert plan.metadata.attention_init == {
+        "stage1": "identity",
+        "stage2": "identity",
+        "stage3": "identity",
+        "p4": "paper",
+        "p5": "paper",
+        "up": "paper",
+    }
     assert plan.transfer is not None
     assert plan.transfer.left_out == ()
     old, new, x = load_weights(base)[0], plan.network.eval(), torch.rand(2, 3, 64, 64)

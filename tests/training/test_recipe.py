@@ -99,7 +99,7 @@ def test_a_missing_file_and_an_unknown_name_are_told_apart(tmp_path: Path) -> No
         ("size", 32),
         ("lr", 0.0),
         ("lr", float("nan")),
-        ("width", 0.0),
+        ("width_mult", 0.0),
         ("mosaic", -0.1),
         ("translate", 1.5),
         ("scale", 1.0),
@@ -111,9 +111,9 @@ def test_a_missing_file_and_an_unknown_name_are_told_apart(tmp_path: Path) -> No
         ("warmup_epochs", -1.0),
         ("weight_decay", -0.1),
         ("clip_norm", -1.0),
-        ("nominal_batch", -1),
+        ("effective_batch", -1),
         ("freeze_backbone_epochs", -1),
-        ("start_size_share", 0.0),
+        ("start_size_fraction", 0.0),
         ("box_weight", -1.0),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_value_out_of_range_is_refused_before_anything_starts(name: str, value
     [
         ({"momentum": 0.5}, "momentum changes nothing with optimizer adamw"),
         ({"ignore_iou": 0.5}, "ignore_iou changes nothing with assignment dynamic"),
-        ({"nominal_batch": 8}, r"nominal_batch must be 0, or at least batch \(16\); got 8"),
+        ({"effective_batch": 8}, r"effective_batch must be 0, or at least batch \(16\); got 8"),
     ],
 )
 def test_a_setting_that_would_change_nothing_is_refused_where_it_is_given(
@@ -142,7 +142,7 @@ def test_a_setting_that_would_change_nothing_is_refused_where_it_is_given(
 
 def test_settings_that_count_are_let_through() -> None:
     given = {"momentum": 0.5, "optimizer": "sgd", "ignore_iou": 0.4, "assignment": "classic"}
-    given |= {"nominal_batch": 0, "batch": 4}
+    given |= {"effective_batch": 0, "batch": 4}
 
     Recipe(**given).check_effective(given)
-    Recipe(nominal_batch=16).check_effective(("nominal_batch",))
+    Recipe(effective_batch=16).check_effective(("effective_batch",))

@@ -100,7 +100,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(
 def test_every_setting_comes_from_the_folder(
     broken_off: Callable[..., Path], quick: Quick, same: Same, optimizer: str
 ) -> None:
-    changes = {"optimizer": optimizer, "freeze_backbone_epochs": 3, "nominal_batch": 8}
+    changes = {"optimizer": optimizer, "freeze_backbone_epochs": 3, "effective_batch": 8}
     changes |= {"attention": "se@p5", "seed": 7, "multi_scale": 0.5, "size": 96}
     folder = broken_off(**changes)
 

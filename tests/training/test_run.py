@@ -33,9 +33,17 @@ Same = Callable[[Path, Path], bool]
 def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """A run as a user has it, figures and all."""
     return train(
-        squares, output=tmp_path_factory.mktemp("runs") / "whole", accelerator="cpu", epochs=3,
-        size=64, width=0.125, batch=4, precision="32", seed=5, attention="ca@p5",
-    )  # fmt: skip
+        squares,
+        output=tmp_path_factory.mktemp("runs") / "whole",
+        accelerator="cpu",
+        epochs=3,
+        size=64,
+        width_mult=0.125,
+        batch=4,
+        precision="32",
+        seed=5,
+        attention="ca@p5",
+    )
 
 
 def test_the_folder_tells_what_was_run(whole: TrainingResult, squares: Path) -> None:
@@ -44,15 +52,15 @@ def test_the_folder_tells_what_was_run(whole: TrainingResult, squares: Path) -> 
     assert (config["attention"], config["seed"], config["data"]) == ("ca@p5", 5, str(squares))
     assert config["version"] == attendet.__version__
     assert load_recipe("default", config["recipe"]) == Recipe(
-        epochs=3, size=64, width=0.125, batch=4, precision="32"
+        epochs=3, size=64, width_mult=0.125, batch=4, precision="32"
     )
 
 
 def test_attention_that_starts_as_the_identity_is_trained_and_says_so(quick: Quick) -> None:
-    run = quick(attention="ca@p5", attention_start="identity")
+    run = quick(attention="ca@p5", attention_init="identity")
 
     network, metadata = load_weights(run.last)
-    assert metadata.attention_start == network.attention_start == "identity"
+    assert metadata.attention_init == network.attention_init == "identity"
     block = network.attention_blocks()["p5"]
     assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())  # zero at first
     gates = block.gates(torch.rand(1, block.channels, 3, 3))
@@ -79,18 +87,18 @@ def test_tensorboard_has_the_curves(whole: TrainingResult) -> None:
 
     curve = [(point.step, point.value) for point in events.Scalars("losses/box")]
     assert curve == [(r["epoch"], pytest.approx(r["losses"]["box"])) for r in whole.records]
-    assert {"ap50", "learning_rate", "pictures_per_second"} <= set(events.Tags()["scalars"])
+    assert {"ap50", "learning_rate", "images_per_second"} <= set(events.Tags()["scalars"])
 
 
 @pytest.mark.parametrize(
     "name", ["curves.png", "detections.jpg", "confusion.png", "precision_recall.png"]
 )
-def test_pictures_of_the_run_show_something(whole: TrainingResult, name: str) -> None:
-    picture = cv2.imread(str(whole.folder / name))
+def test_images_of_the_run_show_something(whole: TrainingResult, name: str) -> None:
+    image = cv2.imread(str(whole.folder / name))
 
-    assert picture is not None
-    assert min(picture.shape[:2]) >= 200
-    assert picture.std() > 10
+    assert image is not None
+    assert min(image.shape[:2]) >= 200
+    assert image.std() > 10
 
 
 def test_weights_describe_themselves(whole: TrainingResult, squares: Path) -> None:
@@ -116,7 +124,7 @@ def test_nothing_half_written_is_left(whole: TrainingResult) -> None:
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     quick: Quick, same: Same
 ) -> None:
-    settings = {"mixup": 0.5, "multi_scale": 0.5, "size": 96, "start_size_share": 0.7}
+    settings = {"mixup": 0.5, "multi_scale": 0.5, "size": 96, "start_size_fraction": 0.7}
     one, again, other = (quick(seed=seed, **settings) for seed in (1, 1, 2))
 
     assert same(one.last, again.last)
@@ -136,7 +144,7 @@ def test_what_was_drawn_before_does_not_matter(quick: Quick, same: Same) -> None
     assert torch.equal(before, torch.get_rng_state())  # nor is the caller's generator moved
 
 
-def test_a_taken_folder_is_refused_before_pictures_are_read(
+def test_a_taken_folder_is_refused_before_images_are_read(
     quick: Quick, tmp_path: Path, whole: TrainingResult
 ) -> None:
     before = (whole.folder / "config.yaml").read_bytes()
@@ -159,7 +167,7 @@ def test_folders_are_numbered(
     assert names == ["runs/train", "runs/train-2"]
 
 
-def test_a_set_without_validation_pictures_keeps_the_last_weights(
+def test_a_set_without_validation_images_keeps_the_last_weights(
     quick: Quick, squares: Path, same: Same
 ) -> None:
     data = load_dataset(squares)
@@ -172,7 +180,7 @@ def test_a_set_without_validation_pictures_keeps_the_last_weights(
     assert "ap" not in result.records[-1]
 
 
-def test_a_validation_picture_without_truth_is_no_trouble(
+def test_a_validation_image_without_gt_is_no_trouble(
     squares: Path, tmp_path: Path, quick: Quick
 ) -> None:
     shutil.copytree(squares, tmp_path / "bare")
@@ -185,7 +193,7 @@ def test_a_validation_picture_without_truth_is_no_trouble(
     assert result.records[-1]["ap"] is None
 
 
-def test_pictures_that_cannot_be_decoded_are_left_out(
+def test_images_that_cannot_be_decoded_are_left_out(
     squares: Path, tmp_path: Path, quick: Quick
 ) -> None:
     shutil.copytree(squares, tmp_path / "broken")
@@ -202,7 +210,7 @@ def test_pictures_that_cannot_be_decoded_are_left_out(
 
     assert result.ap is not None
     assert (len(told[0].cache), len(told[0].dataset.split("val"))) == (9, 3)
-    assert {fault.file.name for fault in told[0].dataset.faults} == {"train03.png", "val01.png"}
+    assert {issue.file.name for issue in told[0].dataset.issues} == {"train03.png", "val01.png"}
     assert train(resume=result.folder).epochs == 2
 
 
@@ -229,7 +237,7 @@ def test_a_run_stops_when_it_gets_no_better(quick: Quick, monkeypatch: pytest.Mo
 def test_patience_waits_for_an_evaluation(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     given = _given_ap(monkeypatch, [0.1, 0.5, 0.4, 0.3])
 
-    result = quick(epochs=12, patience=1, evaluate_every=3, plain_share=0, mosaic=0)
+    result = quick(epochs=12, patience=1, evaluate_every=3, no_aug_fraction=0, mosaic=0)
 
     assert (result.epochs, given) == (9, [0.3])
 
@@ -300,7 +308,7 @@ def test_one_goes_on_from_pretrained_weights(quick: Quick, whole: TrainingResult
 def test_a_recipe_object_is_taken_and_overridden(
     squares: Path, tmp_path: Path, undrawn: None
 ) -> None:
-    recipe = Recipe(epochs=5, size=64, width=0.125, batch=4, precision="32")
+    recipe = Recipe(epochs=5, size=64, width_mult=0.125, batch=4, precision="32")
 
     result = train(squares, recipe=recipe, epochs=1, output=tmp_path / "r", accelerator="cpu")
 

@@ -11,13 +11,13 @@ import torch
 
 from attendet.errors import WeightsError
 from attendet.models import WeightsMetadata, build_from_metadata, load_weights
-from attendet.training.pretrained import Transfer, choose_start, transfer_weights
+from attendet.training.pretrained import Transfer, choose_init, transfer_weights
 
 Saved = Callable[..., Path]
 
 
 def _metadata(classes: Sequence[str] = ("red", "green"), **changes: Any) -> WeightsMetadata:
-    return WeightsMetadata(classes=tuple(classes), **{"width": 0.125, **changes})
+    return WeightsMetadata(classes=tuple(classes), **{"width_mult": 0.125, **changes})
 
 
 # Classes ------------------------------------------------------------------------------------------
@@ -120,13 +120,13 @@ def test_classes_without_names_are_taken_in_their_order(saved: Saved) -> None:
 
 def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(saved: Saved) -> None:
     base = saved(_metadata(attention="ca@p4,up+se@p5"))
-    own = _metadata(attention="cbam@p5+ca@p4", attention_start={"p4": "identity", "p5": "identity"})
+    own = _metadata(attention="cbam@p5+ca@p4", attention_init={"p4": "identity", "p5": "identity"})
 
     transfer, _, _ = _transfer(base, own)
 
     by_site = {name.split(".")[1]: why for name, why in transfer.left_out}
     assert by_site == {
-        "p4": "attention_start is 'paper' there, 'identity' here",
+        "p4": "attention_init is 'paper' there, 'identity' here",
         "p5": "attention at p5 is se there, cbam here",
         "up": "attention at up is ca there, none here",
     }
@@ -146,7 +146,7 @@ def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(sa
 def test_the_start_depends_on_what_is_there(wanted: Any, base: str | None, expected: Any) -> None:
     described = None if base is None else _metadata(attention=base)
 
-    assert choose_start({"p5": "ca", "up": "se"}, wanted, described) == expected
+    assert choose_init({"p5": "ca", "up": "se"}, wanted, described) == expected
 
 
 # Errors -------------------------------------------------------------------------------------------
@@ -154,13 +154,13 @@ def test_the_start_depends_on_what_is_there(wanted: Any, base: str | None, expec
 
 def test_weights_of_which_nothing_fits_are_refused(saved: Saved) -> None:
     base = saved(_metadata())
-    network = build_from_metadata(_metadata(["x"], width=0.5))
+    network = build_from_metadata(_metadata(["x"], width_mult=0.5))
     for name, buffer in network.named_buffers():
         if name.endswith("num_batches_tracked"):  # the only tensors whose shape fits
             buffer.resize_(1)
 
     with pytest.raises(WeightsError, match=r"nothing does .*base1\.safetensors"):
-        transfer_weights(network, _metadata(["x"], width=0.5), base)
+        transfer_weights(network, _metadata(["x"], width_mult=0.5), base)
 
 
 def test_damaged_base_weights_are_one_clear_error(saved: Saved) -> None:

@@ -1,6 +1,6 @@
 """What every attention block is: named gates, and a map multiplied by them.
 
-Letters: N pictures in the batch, C channels, H rows and W columns of the feature map.
+Letters: N images in the batch, C channels, H rows and W columns of the feature map.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class AttentionBlock(nn.Module, ABC):
     """A module that multiplies its input by gates and keeps shape, dtype and memory format.
 
     A mechanism writes ``gates``; ``forward`` stands here. What ``gates`` returns is therefore what
-    was applied, and a picture of the gates shows what the network did.
+    was applied, and an image of the gates shows what the network did.
 
     A mechanism that makes its gates by ``squash`` and names its ``last_layers`` can start as the
-    exact identity by itself; others do so through `attendet.attention.start.GateMix`.
+    exact identity by itself; others do so through `attendet.attention.init.GateMix`.
 
     Args:
         channels: C of the maps that the block will see.
@@ -46,7 +46,7 @@ class AttentionBlock(nn.Module, ABC):
         2.0
     """
 
-    start: str = "paper"
+    init: str = "paper"
     """``paper``: gates are sigmoids, 0 to 1, near 1/2 at first. ``identity``: at first every gate
     is exactly 1 and the map passes bit for bit."""
 
@@ -67,7 +67,7 @@ class AttentionBlock(nn.Module, ABC):
         Logits of zero then make a gate of exactly 1 in any floating dtype.
         """
         gate = torch.sigmoid(logits)
-        return 2 * gate if self.start == "identity" else gate
+        return 2 * gate if self.init == "identity" else gate
 
     @abstractmethod
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ class AttentionBlock(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the brackets."""
-        start = "" if self.start == "paper" else f", start={self.start}"
+        start = "" if self.init == "paper" else f", init={self.init}"
         return f"channels={self.channels}{start}"
 
 
@@ -149,14 +149,14 @@ def open_bottleneck(layer: nn.Linear) -> None:
     """Make sure, by its initial weights, that a narrow bottleneck of ReLUs is not closed for good.
 
     A ReLU whose input is below zero for all data gets no gradient, ever (Lu et al. 2019, "Dying
-    ReLU and Initialization", arXiv:1903.06733). Global means differ little between pictures, so of
+    ReLU and Initialization", arXiv:1903.06733). Global means differ little between images, so of
     h hidden channels all are closed about once in 2^h draws. Here the second row is the negative of
     the first, as all rows are in Balduzzi et al. 2017 (arXiv:1702.08591, section 4): whatever comes
     in, one of the two is open. A single channel takes the absolute values of its row, which opens
     it for all means above zero, as behind a ReLU. The size of the weights is as drawn.
 
     Args:
-        layer: before the ReLU, without bias, newly initialised; from 8 hidden channels on it stays
+        layer: before the ReLU, without bias, newly initialized; from 8 hidden channels on it stays
             as it is.
     """
     hidden = len(layer.weight)

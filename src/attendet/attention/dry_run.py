@@ -1,6 +1,6 @@
 """What each module of a network returns: one run that leaves no trace.
 
-Letters: N pictures, C channels, H rows, W columns.
+Letters: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def dry_run(network: nn.Module, example_input: Any = None, *, watch: Iterable[nn
     Args:
         network: any network.
         example_input: what it is called with, several arguments as a tuple; None stands for a
-            picture of zeros, (1, 3, 64, 64), where its parameters are.
+            image of zeros, (1, 3, 64, 64), where its parameters are.
         watch: modules of the network.
     """
     outputs: dict[int, list[Output]] = {}
@@ -137,8 +137,8 @@ def _describe(output: object) -> Output:
     device = None
     for key, value in entries(output):
         if is_map(value):
-            pictures, channels, rows, columns = value.shape
-            shapes[key] = (pictures, channels, rows, columns)
+            images, channels, rows, columns = value.shape
+            shapes[key] = (images, channels, rows, columns)
             device = value.device
     return Output(shapes, device, _in_words(output))
 

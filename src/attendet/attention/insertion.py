@@ -5,7 +5,7 @@ becomes a subclass of what it was, whose ``forward`` passes the output through t
 the module called ``attention_block``. There are no hooks, so that copies, pickles and exported
 programs contain the block. An ``nn.Sequential`` simply gets the block as its last child.
 
-Letters: N pictures, C channels, H rows, W columns.
+Letters: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch.nn.parameter import is_lazy
 from attendet.attention.base import AttentionBlock
 from attendet.attention.dry_run import DryRun, Key, Output, dry_run, placement
 from attendet.attention.maps import MapsAttention
-from attendet.attention.places import (
+from attendet.attention.registry import AttentionInit, create_attention
+from attendet.attention.sites import (
     BlockSpec,
     Place,
     PlaceKey,
@@ -30,7 +31,6 @@ from attendet.attention.places import (
     run_failed,
     select,
 )
-from attendet.attention.registry import AttentionStart, create_attention
 from attendet.errors import ConfigError
 
 __all__ = ["BLOCK_NAME", "attend", "detach", "inserted_blocks"]
@@ -45,13 +45,13 @@ def attend(
     network: M,
     places: Mapping[PlaceKey, BlockSpec],
     *,
-    start: AttentionStart = "identity",
+    init: AttentionInit = "identity",
     example_input: Any = None,
 ) -> M:
     """Put attention blocks behind modules of a network, in place; return the network.
 
     Parameters and buffers of the network keep their names: an older state dict loads with
-    ``strict=False`` and lacks the blocks alone; after `detach` it loads strictly. Optimisers made
+    ``strict=False`` and lacks the blocks alone; after `detach` it loads strictly. Optimizers made
     before do not know the blocks' parameters.
 
     The network is run on an example to see the maps at each place, and once more to see that each
@@ -67,7 +67,7 @@ def attend(
         start: ``identity``, the network computes exactly what it did until it is trained; or
             ``paper``, gates near 1/2 at first, as published.
         example_input: what the network is called with, several arguments as a tuple. If left out, a
-            picture of zeros, (1, 3, 64, 64), is tried.
+            image of zeros, (1, 3, 64, 64), is tried.
 
     Raises:
         ConfigError: if a place is unknown, taken, never run, or returns no (N, C, H, W) map; or a
@@ -89,7 +89,7 @@ def attend(
     seen = dry_run(network, example_input, watch=[place.module for place in chosen])
     if seen.error is not None and example_input is not None:
         raise run_failed(seen.error, example_input)
-    made = [(place, _make(network, place, start, seen)) for place in chosen]
+    made = [(place, _make(network, place, init, seen)) for place in chosen]
     inserted: list[Place] = []
     try:
         for place, block in made:
@@ -262,13 +262,13 @@ def _is_ordinary(cls: type[nn.Module]) -> bool:
     return not (own_copying or own_pickling or issubclass(cls, torch.jit.ScriptModule))
 
 
-def _make(network: nn.Module, place: Place, start: AttentionStart, seen: DryRun) -> nn.Module:
+def _make(network: nn.Module, place: Place, init: AttentionInit, seen: DryRun) -> nn.Module:
     """Return the block of a place, or the blocks of all maps there."""
     calls = seen.outputs.get(id(place.module), [])
     channels = _channels_seen(place, calls) if calls else _channels_unseen(place, seen)
     blocks: dict[Key, AttentionBlock] = {}
     for key, count in channels.items():
-        options = {"start": start, **place.options}
+        options = {"init": init, **place.options}
         block = create_attention(place.attention, count, **options)
         if isinstance(block, AttentionBlock):
             blocks[key] = block

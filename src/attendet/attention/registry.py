@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionFactory",
-    "AttentionStart",
+    "AttentionInit",
     "attention_names",
     "create_attention",
     "register_attention",
@@ -35,9 +35,9 @@ __all__ = [
 AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
 """Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
 
-AttentionStart: TypeAlias = Literal["paper", "identity", "residual"]
+AttentionInit: TypeAlias = Literal["paper", "identity", "residual"]
 """paper: gates as published, near 1/2 at first. identity: the map passes bit for bit at first.
-residual: the same by another way, for comparison only (see `attendet.attention.start`)."""
+residual: the same by another way, for comparison only (see `attendet.attention.init`)."""
 
 ENTRY_POINT_GROUP = "attendet.attention"
 _NONE = "none"
@@ -45,11 +45,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 # Name -> where the class stands, and the options that the name stands for.
 _BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "se": ("squeeze_excite:SqueezeExcite", {}),
-    "cbam": ("cbam:CBAM", {}),
-    "eca": ("eca:EfficientChannelAttention", {}),
-    "ca": ("coordinate:CoordinateAttention", {"preset": "yolo"}),
-    "ca-authors": ("coordinate:CoordinateAttention", {"preset": "authors"}),
+    "se": ("blocks.se:SqueezeExcite", {}),
+    "cbam": ("blocks.cbam:CBAM", {}),
+    "eca": ("blocks.eca:EfficientChannelAttention", {}),
+    "ca": ("blocks.coordinate:CoordinateAttention", {"preset": "yolo"}),
+    "ca-authors": ("blocks.coordinate:CoordinateAttention", {"preset": "authors"}),
 }
 _registered: dict[str, AttentionFactory] = {}
 
@@ -121,7 +121,7 @@ def attention_names() -> tuple[str, ...]:
 
 
 def create_attention(
-    name: str, channels: int, *, start: AttentionStart = "paper", **options: Any
+    name: str, channels: int, *, init: AttentionInit = "paper", **options: Any
 ) -> AttentionBlock | nn.Identity:
     """Return a new block, or ``nn.Identity`` for ``none``.
 
@@ -145,12 +145,12 @@ def create_attention(
     from torch import nn
 
     from attendet.attention.base import AttentionBlock
-    from attendet.attention.start import begin
+    from attendet.attention.init import begin
 
-    if start not in get_args(AttentionStart):
+    if init not in get_args(AttentionInit):
         raise ConfigError(
-            f"start must be 'paper' or 'identity'; got {start!r}. "
-            f"{did_you_mean(str(start), ('paper', 'identity'))}"
+            f"start must be 'paper' or 'identity'; got {init!r}. "
+            f"{did_you_mean(str(init), ('paper', 'identity'))}"
         )
     if name == _NONE:
         _check_options(name, _no_options, channels, options)
@@ -163,7 +163,7 @@ def create_attention(
             f"factory of attention {name!r} must return an AttentionBlock; got "
             f"{type(block).__name__}. Subclass attendet.attention.AttentionBlock."
         )
-    return begin(block, start)
+    return begin(block, init)
 
 
 def _factory(name: str) -> AttentionFactory:

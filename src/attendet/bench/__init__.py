@@ -6,8 +6,8 @@ Nothing here prints; `attendet bench` does. A record of a run is plain JSON, whi
 
 from __future__ import annotations
 
-from attendet.bench.contenders import Contender, plan_contenders
+from attendet.bench.candidates import Candidate, plan_candidates
 from attendet.bench.run import BenchSettings, run_bench
 from attendet.bench.verdict import name_fastest
 
-__all__ = ["BenchSettings", "Contender", "name_fastest", "plan_contenders", "run_bench"]
+__all__ = ["BenchSettings", "Candidate", "name_fastest", "plan_candidates", "run_bench"]

@@ -56,8 +56,9 @@ class Probe:
     def run(self) -> None:
         """Time it once more."""
         begun = time.perf_counter()
-        for _ in self._pool.map(lambda block: hashlib.sha256(block).digest(),
-                                [self._block] * self._cores):  # fmt: skip
+        for _ in self._pool.map(
+            lambda block: hashlib.sha256(block).digest(), [self._block] * self._cores
+        ):
             pass
         self.seconds.append(time.perf_counter() - begun)
 

@@ -1,4 +1,4 @@
-"""One run: every contender in a process of its own, turn by turn, into one record.
+"""One run: every candidate in a process of its own, turn by turn, into one record.
 
 The processes wait while it is not their turn, and a turn is a second or so: whatever else the
 machine does falls on all alike. The order turns round each round.
@@ -23,12 +23,12 @@ from typing import IO, Any
 import numpy as np
 
 from attendet import __version__
-from attendet.bench.contenders import Contender
+from attendet.bench.candidates import Candidate
 from attendet.bench.noise import LoadWatch, Probe, judge_noise
 from attendet.bench.verdict import LEAST_ROUNDS, Verdict, name_fastest
 from attendet.errors import AttendetError, ConfigError
 from attendet.inference.loading import PACKAGES
-from attendet.machine import available_cores, describe_machine
+from attendet.system import available_cores, describe_machine
 
 __all__ = ["LAYOUT", "BenchSettings", "run_bench"]
 
@@ -48,10 +48,10 @@ class BenchSettings:
     """How a run measures."""
 
     batches: tuple[int, ...] = (1,)
-    """Pictures that go through the network together."""
+    """Images that go through the network together."""
 
     rounds: int = 7
-    """Turns of each contender."""
+    """Turns of each candidate."""
 
     seconds: float = 0.7
     """Of each of the four things that are timed in a turn."""
@@ -75,26 +75,26 @@ class BenchSettings:
 
 
 class WorkerError(AttendetError):
-    """A contender cannot run; the others go on."""
+    """A candidate cannot run; the others go on."""
 
 
 class _Worker:
-    """A contender's process, from this side."""
+    """A candidate's process, from this side."""
 
     def __init__(
-        self, contender: Contender, settings: BenchSettings, paths: Sequence[Path]
+        self, candidate: Candidate, settings: BenchSettings, paths: Sequence[Path]
     ) -> None:
-        self.contender = contender
+        self.candidate = candidate
         self._log: IO[bytes] = TemporaryFile()  # noqa: SIM115 (close() does)
         task = {
-            "weights": str(contender.weights),
-            "runtime": contender.runtime,
-            "threads": contender.threads,
-            "mode": contender.mode,
-            "precision": contender.precision,
+            "weights": str(candidate.weights),
+            "runtime": candidate.runtime,
+            "threads": candidate.threads,
+            "mode": candidate.mode,
+            "precision": candidate.precision,
             "input_hw": settings.input_hw,
             "confidence": settings.confidence,
-            "pictures": [str(path) for path in paths],
+            "images": [str(path) for path in paths],
         }
         begun = time.perf_counter()
         self._process = subprocess.Popen(
@@ -119,7 +119,7 @@ class _Worker:
         """Return the answer to one task.
 
         Raises:
-            WorkerError: if the contender cannot do it, died, or did not answer in time.
+            WorkerError: if the candidate cannot do it, died, or did not answer in time.
         """
         pipes = self._process.stdin, self._process.stdout
         if pipes[0] is None or pipes[1] is None:
@@ -171,33 +171,33 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _start_all(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     settings: BenchSettings,
     paths: Sequence[Path],
     stack: ExitStack,
     progress: Callable[[str], None],
-) -> tuple[list[_Worker], dict[Contender, list[float]], list[dict[str, str]]]:
-    """Start every contender several times, and keep the last process of each."""
-    cold: dict[Contender, list[float]] = {contender: [] for contender in contenders}
+) -> tuple[list[_Worker], dict[Candidate, list[float]], list[dict[str, str]]]:
+    """Start every candidate several times, and keep the last process of each."""
+    cold: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     workers: list[_Worker] = []
-    left_out: dict[Contender, str] = {}
+    left_out: dict[Candidate, str] = {}
     for turn in range(COLD_STARTS):
-        for contender in contenders:
-            if contender in left_out:
+        for candidate in candidates:
+            if candidate in left_out:
                 continue
-            progress(f"cold start {turn + 1} of {COLD_STARTS}: {contender.name}")
+            progress(f"cold start {turn + 1} of {COLD_STARTS}: {candidate.name}")
             try:
-                worker = _Worker(contender, settings, paths)
+                worker = _Worker(candidate, settings, paths)
             except WorkerError as error:
-                left_out[contender] = str(error)
+                left_out[candidate] = str(error)
                 continue
-            cold[contender].append(worker.cold_start_s)
+            cold[candidate].append(worker.cold_start_s)
             if turn < COLD_STARTS - 1:
                 worker.close()
             else:
                 stack.callback(worker.close)
                 workers.append(worker)
-    reasons = [{"name": contender.name, "reason": text} for contender, text in left_out.items()]
+    reasons = [{"name": candidate.name, "reason": text} for candidate, text in left_out.items()]
     return workers, cold, reasons
 
 
@@ -206,55 +206,55 @@ def _take_turns(
     settings: BenchSettings,
     probe: Probe,
     progress: Callable[[str], None],
-) -> tuple[dict[tuple[Contender, int], list[dict[str, Any]]], dict[Contender, str]]:
-    """Return the answers of each contender at each batch, and why some could not go on.
+) -> tuple[dict[tuple[Candidate, int], list[dict[str, Any]]], dict[Candidate, str]]:
+    """Return the answers of each candidate at each batch, and why some could not go on.
 
     A warm-up round is left out, but for the memory: batches grow in it, so that the peak so far is
     that of this batch.
     """
     places = [(worker, batch) for batch in sorted(settings.batches) for worker in workers]
-    answers: dict[tuple[Contender, int], list[dict[str, Any]]] = {
-        (worker.contender, batch): [] for worker, batch in places
+    answers: dict[tuple[Candidate, int], list[dict[str, Any]]] = {
+        (worker.candidate, batch): [] for worker, batch in places
     }
-    lost: dict[Contender, str] = {}
+    lost: dict[Candidate, str] = {}
     for turn in range(settings.rounds + 1):
         for worker, batch in places if turn % 2 == 0 else places[::-1]:
-            if worker.contender in lost:
+            if worker.candidate in lost:
                 continue
             if turn:
-                progress(f"round {turn} of {settings.rounds}: {worker.contender.name}")
+                progress(f"round {turn} of {settings.rounds}: {worker.candidate.name}")
                 probe.run()
             else:
-                progress(f"warm-up: {worker.contender.name}")
+                progress(f"warm-up: {worker.candidate.name}")
             try:
                 answer = worker.ask({"batch": batch, "seconds": settings.seconds})
             except WorkerError as error:
-                lost[worker.contender] = str(error)
+                lost[worker.candidate] = str(error)
                 continue
             kept = answer if turn else {"memory_mib": answer["memory_mib"]}
-            answers[worker.contender, batch].append(kept)
+            answers[worker.candidate, batch].append(kept)
     return answers, lost
 
 
 def _row(
     worker: _Worker, batch: int, cold: Sequence[float], answers: Sequence[dict[str, Any]]
 ) -> Row:
-    contender = worker.contender
+    candidate = worker.candidate
     warm_up, *turns = answers
-    things = ("whole_ms", "network_ms", "around_ms", "pictures_per_s")
+    things = ("whole_ms", "network_ms", "around_ms", "images_per_s")
     samples = {thing: [value for turn in turns for value in turn[thing]] for thing in things}
     return {
-        "name": f"{contender.name}, batch {batch}",
-        "weights": str(contender.weights),
-        "file": contender.file,
-        "runtime": contender.runtime,
-        "runtime_version": _runtime_version(contender.runtime),
+        "name": f"{candidate.name}, batch {batch}",
+        "weights": str(candidate.weights),
+        "file": candidate.file,
+        "runtime": candidate.runtime,
+        "runtime_version": _runtime_version(candidate.runtime),
         "precision": worker.ready["precision"],
-        "threads": contender.threads,
-        "mode": contender.mode,
+        "threads": candidate.threads,
+        "mode": candidate.mode,
         "batch": batch,
         "input_hw": worker.ready["input_hw"],
-        "file_mib": round(contender.file_bytes / 2**20, 2),
+        "file_mib": round(candidate.file_bytes / 2**20, 2),
         "memory_mib": warm_up["memory_mib"],
         "cold_start_s": _spread(cold),
         **{thing: _spread(values) for thing, values in samples.items()},
@@ -265,43 +265,43 @@ def _row(
 
 
 def run_bench(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     paths: Sequence[Path],
     settings: BenchSettings,
     *,
-    measure_ap: Callable[[Contender], tuple[float | None, float | None]] | None = None,
-    max_loss: float = 0.005,
+    measure_ap: Callable[[Candidate], tuple[float | None, float | None]] | None = None,
+    max_ap_loss: float = 0.005,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the record of a run: machine, settings, noise, a row a contender and batch, verdicts.
+    """Return the record of a run: machine, settings, noise, a row a candidate and batch, verdicts.
 
     Args:
-        contenders: who is measured.
-        paths: picture files, taken in turn.
+        candidates: who is measured.
+        paths: image files, taken in turn.
         settings: how.
-        measure_ap: gives AP and AP50 of a contender, 0 to 1; called after the timing, once for each
+        measure_ap: gives AP and AP50 of a candidate, 0 to 1; called after the timing, once for each
             file, runtime and precision.
-        max_loss: what the AP of the fastest may be below the best AP of the run, 0 to 1.
+        max_ap_loss: what the AP of the fastest may be below the best AP of the run, 0 to 1.
         progress: told what is done now.
 
     Raises:
-        ConfigError: if no contender can run.
+        ConfigError: if no candidate can run.
     """
     watch, probe = LoadWatch(), Probe(available_cores())
     begun = time.perf_counter()
     with ExitStack() as stack:
         stack.callback(probe.close)
-        workers, cold, left_out = _start_all(contenders, settings, paths, stack, progress)
+        workers, cold, left_out = _start_all(candidates, settings, paths, stack, progress)
         if not workers:
             raise _nobody(left_out)
         answers, lost = _take_turns(workers, settings, probe, progress)
         left_out += [{"name": one.name, "reason": why} for one, why in lost.items()]
-        workers = [worker for worker in workers if worker.contender not in lost]
+        workers = [worker for worker in workers if worker.candidate not in lost]
         if not workers:
             raise _nobody(left_out)
         rows = {
-            (worker.contender, batch): _row(
-                worker, batch, cold[worker.contender], answers[worker.contender, batch]
+            (worker.candidate, batch): _row(
+                worker, batch, cold[worker.candidate], answers[worker.candidate, batch]
             )
             for worker in workers
             for batch in sorted(settings.batches)
@@ -317,51 +317,51 @@ def run_bench(
         "settings": {
             **dataclasses.asdict(settings),
             "batches": list(settings.batches),
-            "pictures": len(paths),
-            "max_loss": max_loss,
+            "images": len(paths),
+            "max_ap_loss": max_ap_loss,
         },
         "seconds": round(time.perf_counter() - begun, 1),
         "noise": noise,
         "rows": list(rows.values()),
         "left_out": left_out,
-        "verdicts": _verdicts(list(rows.values()), noise["too_noisy"], max_loss),
+        "verdicts": _verdicts(list(rows.values()), noise["too_noisy"], max_ap_loss),
     }
 
 
 def _nobody(left_out: Sequence[dict[str, str]]) -> ConfigError:
     first = left_out[0]
-    return ConfigError(f"no contender can run; {first['name']}: {first['reason']}")
+    return ConfigError(f"no candidate can run; {first['name']}: {first['reason']}")
 
 
 def _add_ap(
-    rows: Mapping[tuple[Contender, int], Row],
-    measure_ap: Callable[[Contender], tuple[float | None, float | None]],
+    rows: Mapping[tuple[Candidate, int], Row],
+    measure_ap: Callable[[Candidate], tuple[float | None, float | None]],
     progress: Callable[[str], None],
 ) -> list[dict[str, str]]:
     """Add the average precisions to the rows; return of whom there is none, and why."""
     known: dict[tuple[Path, str, str], tuple[float | None, float | None]] = {}
     failed = []
-    for (contender, _), row in rows.items():
-        key = (contender.weights, contender.runtime, contender.precision)
+    for (candidate, _), row in rows.items():
+        key = (candidate.weights, candidate.runtime, candidate.precision)
         if key not in known:
-            progress(f"average precision: {contender.name}")
+            progress(f"average precision: {candidate.name}")
             try:
-                known[key] = measure_ap(contender)
+                known[key] = measure_ap(candidate)
             except AttendetError as error:
                 known[key] = (None, None)
-                failed.append({"name": f"AP of {contender.name}", "reason": str(error)})
+                failed.append({"name": f"AP of {candidate.name}", "reason": str(error)})
         row["ap"], row["ap50"] = known[key]
     return failed
 
 
-def _verdicts(rows: Sequence[Row], too_noisy: bool, max_loss: float) -> dict[str, Any]:
-    """Return who is the fastest for one picture and for many, among those whose AP will do."""
+def _verdicts(rows: Sequence[Row], too_noisy: bool, max_ap_loss: float) -> dict[str, Any]:
+    """Return who is the fastest for one image and for many, among those whose AP will do."""
     best = max((row["ap"] for row in rows if row["ap"] is not None), default=None)
-    able = [row for row in rows if best is None or (row["ap"] or 0) >= best - max_loss - 1e-12]
+    able = [row for row in rows if best is None or (row["ap"] or 0) >= best - max_ap_loss - 1e-12]
     if too_noisy:
         reason = "the machine was too noisy"
         refused: Verdict = {"fastest": None, "ahead": None, "tied": [], "reason": reason}
         return {"latency": refused, "throughput": refused}
     single = {row["name"]: row["rounds"]["whole_ms"] for row in able if row["batch"] == 1}
-    many = {row["name"]: row["rounds"]["pictures_per_s"] for row in able}
+    many = {row["name"]: row["rounds"]["images_per_s"] for row in able}
     return {"latency": name_fastest(single), "throughput": name_fastest(many, higher=True)}

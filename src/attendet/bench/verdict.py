@@ -1,7 +1,7 @@
-"""Which contender is the fastest, said only where the rounds bear it out.
+"""Which candidate is the fastest, said only where the rounds bear it out.
 
-Each round has one turn of every contender, so that rounds are pairs: what made one slow, made the
-others slow. The contender with the best median is the fastest if it beats each of the others in so
+Each round has one turn of every candidate, so that rounds are pairs: what made one slow, made the
+others slow. The candidate with the best median is the fastest if it beats each of the others in so
 many rounds that a fair coin would do so in one of twenty cases at most (one-sided sign test at 5 %,
 no assumption on how times are distributed). Five rounds are the least that can show this: 1/32.
 """
@@ -53,7 +53,7 @@ def name_fastest(rounds: Mapping[str, Sequence[float]], *, higher: bool = False)
 
     Args:
         rounds: name to one figure a round, as many for each.
-        higher: whether more is better (pictures a second), not less (milliseconds).
+        higher: whether more is better (images a second), not less (milliseconds).
 
     Example:
         >>> verdict = name_fastest({"a": [10, 11, 10, 12, 10], "b": [14, 15, 13, 16, 15]})

@@ -23,10 +23,10 @@ __all__ = ["COMMANDS", "load_command", "main"]
 
 COMMANDS = {
     "demo": "the main job on the built-in sample set, offline, in minutes",
-    "train": "train a detector on your pictures",
-    "compare": "does attention help on your pictures, and what does it cost",
+    "train": "train a detector on your images",
+    "compare": "does attention help on your images, and what does it cost",
     "eval": "average precision of a detector on a data set",
-    "predict": "detect objects in pictures, videos and streams",
+    "predict": "detect objects in images, videos and streams",
     "bench": "how fast files and runtimes are on this machine",
     "data": "check, describe, convert or get a data set",
     "info": "what a weights file holds",

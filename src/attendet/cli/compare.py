@@ -1,9 +1,9 @@
-"""Compare attention blocks on your pictures: does one help, by how much, what does it cost?
+"""Compare attention blocks on your images: does one help, by how much, what does it cost?
 
-Trains every arm (attention x placement x start) with the same seeds under one recipe, measures all
-on the same test pictures and says of each arm: helps, hurts, no difference larger than --margin, or
-not enough seeds, and how many more would tell. The folder keeps a record a run; the same command
-goes on where it was stopped, and a wider grid uses the runs that are there.
+Trains every variant (attention x placement x start) with the same seeds under one recipe, measures
+all on the same test images and says of each variant: helps, hurts, no difference larger than
+--margin, or not enough seeds, and how many more would tell. The folder keeps a record a run; the
+same command goes on where it was stopped, and a wider grid uses the runs that are there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
 from attendet.training.recipe import recipe_names
 
 if TYPE_CHECKING:
-    from attendet.study import Study
-    from attendet.study.grid import Job
+    from attendet.comparison import Study
+    from attendet.comparison.grid import Job
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -31,39 +31,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command: its own, and one for each setting of the recipe."""
     add = parser.add_argument
     add("data", metavar="DATA", help="data set; measured on its test split, else on val")
-    add("--attention", nargs="+", default=["none", "ca"], metavar="SPEC",
+    add(
+        "--attention",
+        nargs="+",
+        default=["none", "ca"],
+        metavar="SPEC",
         help="none, se, cbam, eca, ca, or specs such as se@p5+ca@up; none twice shows what noise "
-        "alone does (default: none ca)")  # fmt: skip
-    add("--sites", nargs="+", default=["p4,p5,up"], metavar="SITES",
-        help="placements of each block, sites joined by commas (default: p4,p5,up)")  # fmt: skip
-    add("--starts", nargs="+", metavar="START",
-        help="how attention starts: paper, identity (default: identity in --pretrained weights, "
-        "else paper)")  # fmt: skip
-    add("--seeds", type=int, default=3, metavar="N",
-        help="seeds of each arm (default: %(default)s)")  # fmt: skip
-    add("--baseline", metavar="ARM",
-        help="arm that the others are compared with (default: none, else the first)")  # fmt: skip
-    add("--margin", type=float, default=0.5, metavar="AP",
-        help="AP points; differences up to this count as none (default: %(default)s)")  # fmt: skip
-    add("--budget", type=_seconds, metavar="TIME",
-        help="time for this call, such as 90m or 2h; where the grid needs more, the worse arms "
-        "are cut on the way (default: the whole grid)")  # fmt: skip
-    add("--output", type=Path, default=Path("runs/compare"), metavar="DIR",
-        help="folder of the study (default: %(default)s)")  # fmt: skip
-    add("--recipe", default="default", metavar="NAME|FILE",
-        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)")  # fmt: skip
+        "alone does (default: none ca)",
+    )
+    add(
+        "--sites",
+        nargs="+",
+        default=["p4,p5,up"],
+        metavar="SITES",
+        help="placements of each block, sites joined by commas (default: p4,p5,up)",
+    )
+    add(
+        "--attention-init",
+        nargs="+",
+        metavar="START",
+        help="init of attention: paper, identity (default: identity in --pretrained weights, "
+        "else paper)",
+    )
+    add(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="seeds of each variant (default: %(default)s)",
+    )
+    add(
+        "--baseline",
+        metavar="VARIANT",
+        help="variant that the others are compared with (default: none, else the first)",
+    )
+    add(
+        "--margin",
+        type=float,
+        default=0.5,
+        metavar="AP",
+        help="AP points; differences up to this count as none (default: %(default)s)",
+    )
+    add(
+        "--budget",
+        type=_seconds,
+        metavar="TIME",
+        help="time for this call, such as 90m or 2h; where the grid needs more, the worse variants "
+        "are cut on the way (default: the whole grid)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("runs/compare"),
+        metavar="DIR",
+        help="folder of the study (default: %(default)s)",
+    )
+    add(
+        "--recipe",
+        default="default",
+        metavar="NAME|FILE",
+        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)",
+    )
     add("--pretrained", type=Path, metavar="FILE", help="weights file that all runs start from")
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
-    add("--accelerator", default="auto", choices=["auto", "cpu", "cuda", "mps"],
-        help="kind of device (default: %(default)s)")  # fmt: skip
-    add("--devices", type=int, metavar="N",
-        help="runs at once on this machine (default: one on each GPU, else one)")  # fmt: skip
-    add("--ray", metavar="ADDRESS",
-        help="run on a Ray cluster: auto, HOST:PORT, or local to start one here")  # fmt: skip
-    add("--runtimes", nargs="+", metavar="NAME",
+    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
+    add(
+        "--accelerator",
+        default="auto",
+        choices=["auto", "cpu", "cuda", "mps"],
+        help="kind of device (default: %(default)s)",
+    )
+    add(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="runs at once on this machine (default: one on each GPU, else one)",
+    )
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: auto, HOST:PORT, or local to start one here",
+    )
+    add(
+        "--runtimes",
+        nargs="+",
+        metavar="NAME",
         help="what latency is measured in: torch, onnx, openvino; the latter two exported "
-        "(default: all that are installed)")  # fmt: skip
-    add_recipe_flags(parser, without=("attention_start",))
+        "(default: all that are installed)",
+    )
+    add_recipe_flags(parser, without=("attention_init",))
 
 
 def _seconds(text: str) -> float:
@@ -99,7 +154,7 @@ class _Lines:
 
     def run_event(self, job: Job, event: dict[str, Any]) -> None:
         """Say when a run begins, at a tenth of its epochs, and when its process is lost."""
-        name = f"{job.arm_name} seed {job.seed}"
+        name = f"{job.variant_name} seed {job.seed}"
         if event["event"] == "planned":
             self.say(f"{name}: training")
         elif event["event"] == "lost":
@@ -112,7 +167,7 @@ class _Lines:
 
     def run_ended(self, job: Job, record: dict[str, Any]) -> None:
         """Say how a run ended."""
-        name = f"{job.arm_name} seed {job.seed}"
+        name = f"{job.variant_name} seed {job.seed}"
         if record["stopped"] == "failed":
             self.say(f"{name}: failed: {record['error']}")
         elif record["stopped"] is None:
@@ -131,8 +186,8 @@ class _Lines:
 
 def run(args: argparse.Namespace) -> int:
     """Make the study, show its progress, print the verdicts; 1 if a run failed."""
+    from attendet.comparison import compare
     from attendet.report import write_report
-    from attendet.study import compare
 
     overrides = recipe_overrides(args)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -141,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         attention=args.attention,
         sites=args.sites,
-        starts=args.starts,
+        inits=args.attention_init,
         seeds=args.seeds,
         recipe=args.recipe,
         pretrained=args.pretrained,
@@ -175,12 +230,12 @@ def _result(study: Study) -> list[str]:
 
     summary = study.summary
     runtimes = list(dict.fromkeys(name for each in summary["latency"].values() for name in each))
-    header = ["arm", "runs", "AP", "verdict", "parameters", "MMACs", "s/run"]
+    header = ["variant", "runs", "AP", "verdict", "parameters", "MMACs", "s/run"]
     header += [f"{runtime} ms" for runtime in runtimes]
     rows = []
-    for arm in summary["arms"]:
-        name = arm["name"]
-        costs = summary["arm_summaries"][name]
+    for variant in summary["variants"]:
+        name = variant["name"]
+        costs = summary["variant_summaries"][name]
         verdict = summary["verdicts"].get(name, {}).get("verdict", "")
         if name == summary["baseline"]:
             verdict = "baseline"
@@ -188,15 +243,25 @@ def _result(study: Study) -> list[str]:
             rows.append([name, "0", "", verdict, "", "", "", *("" for _ in runtimes)])
             continue
         latency = summary["latency"].get(name, {})
-        rows.append([
-            name, str(costs["runs"]), f"{100 * costs['ap']:.1f}", verdict,
-            f"{costs['parameters']:,}", f"{costs['macs'] / 1e6:,.0f}", f"{costs['seconds']:.0f}",
-            *(f"{latency[each]['median_ms']:.1f}" if each in latency else "" for each in runtimes),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(costs["runs"]),
+                f"{100 * costs['ap']:.1f}",
+                verdict,
+                f"{costs['parameters']:,}",
+                f"{costs['macs'] / 1e6:,.0f}",
+                f"{costs['seconds']:.0f}",
+                *(
+                    f"{latency[each]['median_ms']:.1f}" if each in latency else ""
+                    for each in runtimes
+                ),
+            ]
+        )
     lines = ["", plain_table(header, rows), ""]
     lines += [f"{name}: {v['text']}" for name, v in summary["verdicts"].items()]
     lines += [
-        f"failed: {each['arm_name']} seed {each['seed']}: {each['error']}"
+        f"failed: {each['variant_name']} seed {each['seed']}: {each['error']}"
         for each in summary["failed"]
     ]
     return [*lines, f"records: {study.folder}"]

@@ -23,11 +23,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from attendet.cli.progress import progress_bar
-from attendet.data.checks import FAULT_KINDS, decode_faults
+from attendet.data.checks import ISSUE_KINDS, decode_issues
 from attendet.data.convert import convert_dataset
 from attendet.data.dataset import DataSet, load_dataset
-from attendet.data.reading import FORMATS
-from attendet.data.samples import Fault
+from attendet.data.formats.reading import FORMATS
+from attendet.data.sample import Issue
 from attendet.data.splits import write_splits
 from attendet.data.stats import describe
 from attendet.errors import DataError
@@ -49,30 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def data_command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
         sub = command(name, summary, action)
         sub.add_argument("data", type=Path, help="folder, YOLO data.yaml or COCO .json")
-        sub.add_argument("--format", choices=FORMATS, help="default: recognised from DATA")
+        sub.add_argument("--format", choices=FORMATS, help="default: recognized from DATA")
         sub.add_argument("--seed", type=int, default=0, help="of splits that are cut (default 0)")
         return sub
 
-    check = data_command("check", "Report faults of labels and pictures", _check)
-    check.add_argument("--strict", action="store_true", help="exit with 3 if there is any fault")
+    check = data_command("check", "Report issues of labels and images", _check)
+    check.add_argument("--strict", action="store_true", help="exit with 3 if there is any issue")
     check.add_argument(
         "--decode",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="decode every picture to find truncated ones (default: yes)",
+        help="decode every image to find truncated ones (default: yes)",
     )
-    check.add_argument("--all", action="store_true", help=f"list more than {_LISTED} faults")
+    check.add_argument("--all", action="store_true", help=f"list more than {_LISTED} issues")
     check.add_argument("--json", action="store_true", help="print one JSON record instead")
-    stats = data_command("stats", "Counts and sizes of pictures and boxes, split by split", _stats)
+    stats = data_command("stats", "Counts and sizes of images and boxes, split by split", _stats)
     stats.add_argument("--json", action="store_true", help="print one JSON record instead")
-    split = data_command("split", "Write down which picture is in which split", _split)
+    split = data_command("split", "Write down which image is in which split", _split)
     split.add_argument(
         "--output", type=Path, help="folder (default: the data set's own, then without lists)"
     )
     convert = data_command("convert", "Write a data set in another format", _convert)
     convert.add_argument("output", type=Path, help="empty or new folder")
     convert.add_argument("--to", choices=FORMATS, required=True, help="format to write")
-    convert.add_argument("--link", action="store_true", help="hard-link pictures if possible")
+    convert.add_argument("--link", action="store_true", help="hard-link images if possible")
     get = command("get", "Make or download a sample data set", _get)
     get.add_argument("name", choices=("digits", "bccd"), help="which set")
     get.add_argument("--output", type=Path, help="folder (default: datasets/NAME)")
@@ -102,23 +102,23 @@ def _load(args: argparse.Namespace) -> DataSet:
     return load_dataset(args.data, format=args.format, seed=args.seed, require_train=False)
 
 
-def _fault_record(fault: Fault) -> dict[str, Any]:
+def _issue_record(issue: Issue) -> dict[str, Any]:
     return {
-        "file": str(fault.file),
-        "line": fault.line,
-        "kind": fault.kind,
-        "message": fault.message,
-        "action": fault.action,
+        "file": str(issue.file),
+        "line": issue.line,
+        "kind": issue.kind,
+        "message": issue.message,
+        "action": issue.action,
     }
 
 
 def _check(args: argparse.Namespace) -> int:
     dataset = _load(args)
-    faults = list(dataset.faults)
+    issues = list(dataset.issues)
     if args.decode:
         samples = dataset.split("all")
         with _counting("decoding", len(samples)) as step:
-            faults += decode_faults(samples, progress=step)
+            issues += decode_issues(samples, progress=step)
     if args.json:
         record = {
             "data": str(args.data),
@@ -127,13 +127,13 @@ def _check(args: argparse.Namespace) -> int:
             "splits": {name: len(samples) for name, samples in dataset.splits.items()},
             "split_source": dataset.split_source,
             "overlaps": [list(overlap) for overlap in dataset.overlaps],
-            "faults": [_fault_record(fault) for fault in faults],
+            "issues": [_issue_record(issue) for issue in issues],
         }
         print(json.dumps(record, indent=1))
     else:
         _print_summary(dataset)
-        _print_faults(faults, len(faults) if args.all else _LISTED)
-    return DataError.exit_code if args.strict and faults else 0
+        _print_issues(issues, len(issues) if args.all else _LISTED)
+    return DataError.exit_code if args.strict and issues else 0
 
 
 def _print_summary(dataset: DataSet) -> None:
@@ -142,21 +142,21 @@ def _print_summary(dataset: DataSet) -> None:
     print(f"{dataset.root} ({dataset.format}), {boxes} boxes of {len(dataset.classes)} classes")
     print(f"classes: {', '.join(dataset.classes)}")
     print(f"splits: {sizes} ({dataset.split_source})")
-    print(f"identical pictures across splits: {len(dataset.overlaps)}")
+    print(f"identical images across splits: {len(dataset.overlaps)}")
 
 
-def _print_faults(faults: list[Fault], limit: int) -> None:
-    if not faults:
-        print("no faults")
+def _print_issues(issues: list[Issue], limit: int) -> None:
+    if not issues:
+        print("no issues")
         return
-    table = Table("kind", "count", "meaning and rule", title="faults", title_justify="left")
-    for kind, count in sorted(Counter(fault.kind for fault in faults).items()):
-        table.add_row(kind, str(count), escape(FAULT_KINDS[kind]))
+    table = Table("kind", "count", "meaning and rule", title="issues", title_justify="left")
+    for kind, count in sorted(Counter(issue.kind for issue in issues).items()):
+        table.add_row(kind, str(count), escape(ISSUE_KINDS[kind]))
     Console(file=sys.stdout).print(table)
-    for fault in faults[:limit]:
-        print(fault)
-    if len(faults) > limit:
-        print(f"and {len(faults) - limit} more; --all lists them")
+    for issue in issues[:limit]:
+        print(issue)
+    if len(issues) > limit:
+        print(f"and {len(issues) - limit} more; --all lists them")
 
 
 def _stats(args: argparse.Namespace) -> int:
@@ -190,7 +190,7 @@ def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tup
         more = f" +{len(sizes) - 1}" if len(sizes) > 1 else ""
         return f"{sizes[0]['width']} x {sizes[0]['height']}{more}"
 
-    for key in ("pictures", "background_pictures", "boxes", "difficult_boxes"):
+    for key in ("images", "background_images", "boxes", "difficult_boxes"):
         yield key.replace("_", " "), [str(part[key]) for part in parts]
     for name in classes:
         yield f"  {name}", [str(part["per_class"][name]) for part in parts]
@@ -199,8 +199,8 @@ def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tup
     yield "large", [str(part["large_boxes"]) for part in parts]
     yield "median box w x h", [pair(part["median_box_wh"]) for part in parts]
     yield "median box w / h", [number(part["median_box_aspect"]) for part in parts]
-    yield "picture size", [commonest(part["picture_sizes_wh"]) for part in parts]
-    yield "median picture w / h", [number(p["median_picture_aspect"]) for p in parts]
+    yield "image size", [commonest(part["image_sizes_wh"]) for part in parts]
+    yield "median image w / h", [number(p["median_image_aspect"]) for p in parts]
     yield "fingerprint", [part["fingerprint"] for part in parts]
 
 
@@ -218,20 +218,20 @@ def _convert(args: argparse.Namespace) -> int:
     with _counting("converting", total) as step:
         done = convert_dataset(dataset, args.output, args.to, link=args.link, progress=step)
     left = f"; {done.left_out} difficult boxes left out" if done.left_out else ""
-    faults = f"; {len(dataset.faults)} faults on reading" if dataset.faults else ""
-    print(f"{args.output}: {done.pictures} pictures, {done.boxes} boxes as {args.to}{left}{faults}")
+    issues = f"; {len(dataset.issues)} issues on reading" if dataset.issues else ""
+    print(f"{args.output}: {done.images} images, {done.boxes} boxes as {args.to}{left}{issues}")
     return 0
 
 
 def _get(args: argparse.Namespace) -> int:
     folder = args.output or Path("datasets") / args.name
     if args.name == "digits":
-        from attendet.data.digits import make_digits
+        from attendet.data.sample_sets.digits import make_digits
 
         with progress_bar("composing", None) as move:
             path = make_digits(folder, seed=args.seed, progress=move)
     else:
-        from attendet.data.download import get_bccd
+        from attendet.data.sample_sets.download import get_bccd
 
         with progress_bar("downloading", None) as move:
             path = get_bccd(folder, progress=move)

@@ -1,8 +1,8 @@
 """The main job on the built-in sample set, offline, in minutes.
 
 Puts handwritten digits on photographs, trains a detector on them from scratch, measures it on
-pictures that share no digit and no pixel with those of training, and writes a page to open:
-OUTPUT/report.html, with detections beside the truth and the attention's gates beside pictures.
+images that share no digit and no pixel with those of training, and writes a page to open:
+OUTPUT/report.html, with detections beside the ground truth and the attention's gates beside images.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from rich.console import Console
 
 from attendet.cli.progress import duration, progress_bar, training_reporter
-from attendet.data.digits import DEFAULT_COUNTS
+from attendet.data.sample_sets.digits import DEFAULT_COUNTS
 from attendet.training.recipe import load_recipe
 
 RECIPE = "digits"
-CHANGES = ("epochs", "size", "width")
+CHANGES = ("epochs", "size", "width_mult")
 """Settings of the recipe that are flags here."""
 
 
@@ -30,21 +30,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
     recipe = load_recipe(RECIPE)
-    add("--output", type=Path, default=Path("demo"), metavar="DIR",
-        help="folder for all that is made (default: %(default)s)")  # fmt: skip
-    add("--attention", default="ca", metavar="SPEC",
+    add(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="folder for all that is made (default: %(default)s)",
+    )
+    add(
+        "--attention",
+        default="ca",
+        metavar="SPEC",
         help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
-        "(default: %(default)s)")  # fmt: skip
-    add("--epochs", type=int, metavar="N",
-        help=f"passes over the training pictures (default: {recipe.epochs})")  # fmt: skip
-    add("--size", type=int, metavar="PX",
+        "(default: %(default)s)",
+    )
+    add(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help=f"passes over the training images (default: {recipe.epochs})",
+    )
+    add(
+        "--size",
+        type=int,
+        metavar="PX",
         help="long side of the network's input in pixels, a multiple of 32 "
-        f"(default: {recipe.size})")  # fmt: skip
-    add("--width", type=float, metavar="SHARE",
-        help=f"multiplier of all channels (default: {recipe.width:g})")  # fmt: skip
-    add("--pictures", type=int, default=DEFAULT_COUNTS["train"], metavar="N",
-        help="to train on; those to validate and test on go with them "
-        "(default: %(default)s)")  # fmt: skip
+        f"(default: {recipe.size})",
+    )
+    add(
+        "--width-mult",
+        type=float,
+        metavar="SHARE",
+        help=f"multiplier of all channels (default: {recipe.width_mult:g})",
+    )
+    add(
+        "--images",
+        type=int,
+        default=DEFAULT_COUNTS["train"],
+        metavar="N",
+        help="to train on; those to validate and test on go with them (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
 
 
@@ -52,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
     from attendet.cli.demo_page import DemoRun, write_page
     from attendet.data import load_dataset
-    from attendet.data.digits import make_digits
+    from attendet.data.sample_sets.digits import make_digits
     from attendet.evaluation import evaluate
     from attendet.inference import load
     from attendet.training import train
@@ -62,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     seconds: dict[str, float] = {}
     with _timed(seconds, "sample set"), progress_bar("composing") as move:
-        counts = _counts(args.pictures)
+        counts = _counts(args.images)
         folder = make_digits(args.output / "digits", seed=args.seed, counts=counts, progress=move)
     with _timed(seconds, "training"), training_reporter(console) as reporter:
         result = train(
@@ -80,15 +105,15 @@ def run(args: argparse.Namespace) -> int:
         record = evaluate(detector, samples, classes=detector.classes, progress=step)
     shown = DemoRun(_command(args), data, result, detector, record, seconds)
     page = write_page(shown, args.output)
-    _summarise(console, record, result.best, page, time.perf_counter() - begun)
+    _summarize(console, record, result.best, page, time.perf_counter() - begun)
     return 0
 
 
-def _counts(pictures: int) -> dict[str, int]:
-    """Return the pictures of each split, in the sample set's own proportions."""
-    share = pictures / DEFAULT_COUNTS["train"]
+def _counts(images: int) -> dict[str, int]:
+    """Return the images of each split, in the sample set's own proportions."""
+    share = images / DEFAULT_COUNTS["train"]
     counts = {split: max(1, round(share * count)) for split, count in DEFAULT_COUNTS.items()}
-    return {**counts, "train": pictures}
+    return {**counts, "train": images}
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -100,8 +125,8 @@ def _command(args: argparse.Namespace) -> str:
     words = ["attendet", "demo", "--output", str(args.output), "--attention", args.attention]
     for name, value in _changes(args).items():
         words += [f"--{name}", f"{value:g}"]
-    if args.pictures != DEFAULT_COUNTS["train"]:
-        words += ["--pictures", str(args.pictures)]
+    if args.images != DEFAULT_COUNTS["train"]:
+        words += ["--images", str(args.images)]
     return shlex.join([*words, "--seed", str(args.seed)])
 
 
@@ -112,13 +137,13 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - begun
 
 
-def _summarise(console: Console, record: Any, weights: Path, page: Path, seconds: float) -> None:
+def _summarize(console: Console, record: Any, weights: Path, page: Path, seconds: float) -> None:
     from attendet.report.tables import format_value
 
     counts = record["counts"]
     lines = (
         f"test: AP {format_value(record['ap'])}, AP50 {format_value(record['ap50'])} "
-        f"({counts['pictures']} pictures, {counts['truths']} digits), {duration(seconds)} in all",
+        f"({counts['images']} images, {counts['gts']} digits), {duration(seconds)} in all",
         f"weights: {weights}",
         f"report: {page}",
     )

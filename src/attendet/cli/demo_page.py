@@ -13,27 +13,27 @@ import torch
 from attendet import __version__
 from attendet.cli.progress import duration
 from attendet.data import DataSet
-from attendet.explain import compute_gates, crop_to_picture, gate_map
+from attendet.explain import compute_gates, crop_to_image, gate_map
 from attendet.files import write_atomically
+from attendet.images import ImageArray, Letterbox, letterbox, read_image
 from attendet.inference import Detector
-from attendet.inference.preprocess import canvas_hw_for
-from attendet.machine import describe_machine
+from attendet.inference.preprocess import input_hw_for
 from attendet.models import load_weights
-from attendet.pictures import Letterbox, Picture, letterbox, read_picture
 from attendet.report import (
     Page,
     class_table,
     confusion_figure,
     draw_detections,
     draw_gate_profiles,
-    draw_truth_beside,
+    draw_side_by_side,
     gate_overlay,
-    picture_grid,
+    image_grid,
     to_jpeg,
     to_png,
     training_figure,
 )
 from attendet.report.tables import format_value
+from attendet.system import describe_machine
 from attendet.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 __all__ = ["DemoRun", "write_page"]
 
 SHOWN = 4
-"""Test pictures on the page."""
+"""Test images on the page."""
 
 GATED = 3
-"""Test pictures whose gates are on the page."""
+"""Test images whose gates are on the page."""
 
 CELL_WIDTH = 470
-"""Width of a picture in pixels; two fill the page."""
+"""Width of an image in pixels; two fill the page."""
 
 SITE_WORDS = {
     "stage1": "after the backbone's first block, 8 pixels a cell",
@@ -96,14 +96,14 @@ def write_page(run: DemoRun, folder: Path) -> Path:
 
 def _add_summary(page: Page, run: DemoRun) -> None:
     metadata, record = run.detector.metadata, run.record
-    pictures = {split: len(samples) for split, samples in run.data.splits.items()}
+    images = {split: len(samples) for split, samples in run.data.splits.items()}
     height, width = metadata.input_hw
-    narrower = "" if metadata.width == 1 else f" and {metadata.width:g} of its channels"
+    narrower = "" if metadata.width_mult == 1 else f" and {metadata.width_mult:g} of its channels"
     page.add_text(
         f"YOLOv4-tiny with attention {metadata.attention!r}{narrower} was trained from scratch on "
-        f"{pictures['train']} pictures of handwritten digits on photographs, for "
+        f"{images['train']} images of handwritten digits on photographs, for "
         f"{run.result.epochs} epochs at {width} x {height} pixels. It was then measured on "
-        f"{pictures['test']} pictures that share no digit and no pixel with those it learned "
+        f"{images['test']} images that share no digit and no pixel with those it learned "
         f"from: AP50 is {format_value(record['ap50'])}, AP (mean over IoU 0.50 to 0.95) is "
         f"{format_value(record['ap'])}."
     )
@@ -112,36 +112,34 @@ def _add_summary(page: Page, run: DemoRun) -> None:
     page.add_table(
         *class_table(record),
         caption="By class. AP: COCO's average precision; AR100: average recall with up to 100 "
-        "detections a picture; VOC: Pascal VOC's average precision.",
+        "detections an image; VOC: Pascal VOC's average precision.",
     )
     page.add_text(
         "The weights were chosen by AP on the validation split "
-        f"({format_value(run.result.ap)}, {pictures.get('val', 0)} pictures); "
+        f"({format_value(run.result.ap)}, {images.get('val', 0)} images); "
         "the test split was looked at once, for this page."
     )
 
 
-def _drawn(detector: Detector, picture: Picture) -> Picture:
-    found = detector.predict(picture)
-    return draw_detections(picture, found.boxes_xyxy, found.names, found.class_ids, found.scores)
+def _drawn(detector: Detector, image: ImageArray) -> ImageArray:
+    found = detector.predict(image)
+    return draw_detections(image, found.boxes_xyxy, found.names, found.class_ids, found.scores)
 
 
 def _add_detections(page: Page, run: DemoRun, folder: Path) -> None:
     samples = run.data.split("test")[:SHOWN]
-    pictures = [read_picture(sample.path) for sample in samples]
+    images = [read_image(sample.path) for sample in samples]
     pairs = [
-        draw_truth_beside(
-            picture, sample.boxes_xyxy, sample.class_ids, run.detector.predict(picture)
-        )
-        for sample, picture in zip(samples, pictures, strict=True)
+        draw_side_by_side(image, sample.boxes_xyxy, sample.class_ids, run.detector.predict(image))
+        for sample, image in zip(samples, images, strict=True)
     ]
-    page.add_section("Detections beside the truth")
+    page.add_section("Detections beside the ground truth")
     page.add_figure(
-        to_jpeg(picture_grid(pairs, 1)),
-        f"The first {len(samples)} pictures of the test split, not the best. Left the truth, right "
-        "what the detector finds, with its scores.",
+        to_jpeg(image_grid(pairs, 1)),
+        f"The first {len(samples)} images of the test split, in order. Left: ground truth. "
+        "Right: detections with their scores.",
     )
-    sheet = picture_grid([_drawn(run.detector, picture) for picture in pictures], 2)
+    sheet = image_grid([_drawn(run.detector, image) for image in images], 2)
     write_atomically(folder / "detections.jpg", to_jpeg(sheet))
 
 
@@ -153,7 +151,7 @@ def _add_gates(page: Page, run: DemoRun) -> None:
     page.add_section("What the attention does")
     page.add_text(
         "An attention block multiplies the feature map at its site by gates between 0 and 1. These "
-        "are the gates of the trained network for test pictures. Colours over the picture show the "
+        "are the gates of the trained network for test images. Colors over the image show the "
         "product of a site's gates, mean over channels, from dark blue (its least) to yellow (its "
         "greatest). Where a block gates rows and columns, as Coordinate Attention does, their "
         "profiles stand to the right and below, with least and greatest value.\n\n"
@@ -161,37 +159,37 @@ def _add_gates(page: Page, run: DemoRun) -> None:
     )
     rows: list[list[str]] = []
     for sample in run.data.split("test")[:GATED]:
-        picture = read_picture(sample.path)
-        canvas, fit = letterbox(picture, canvas_hw_for(picture.shape[:2], metadata.input_hw))
-        gates = compute_gates(network, canvas)
-        sheet = _gate_sheet(picture, fit, gates, _drawn(run.detector, picture))
+        image = read_image(sample.path)
+        padded, transform = letterbox(image, input_hw_for(image.shape[:2], metadata.input_hw))
+        gates = compute_gates(network, padded)
+        sheet = _gate_sheet(image, transform, gates, _drawn(run.detector, image))
         if sheet is not None:
             page.add_figure(to_jpeg(sheet), f"Gates for {sample.path.name}.")
         rows = rows or _gate_rows(gates)
     page.add_table(
         ["site and gate", "values", "least", "mean", "greatest"],
         rows,
-        caption="The gates for the first of these pictures, over all channels and places.",
+        caption="The gates for the first of these images, over all channels and places.",
     )
 
 
 def _gate_sheet(
-    picture: Picture,
-    fit: Letterbox,
+    image: ImageArray,
+    transform: Letterbox,
     gates: Mapping[str, Mapping[str, Floats]],
-    drawn: Picture,
-) -> Picture | None:
-    """Return a picture and the gates of each site over it; None if no gate differs by place."""
+    drawn: ImageArray,
+) -> ImageArray | None:
+    """Return an image and the gates of each site over it; None if no gate differs by place."""
     cells, captions = [], []
     for site, named in gates.items():
         opened = gate_map(named)
         if opened is None:
             continue
-        opened = crop_to_picture(opened, fit)
-        cell = gate_overlay(picture, opened)
+        opened = crop_to_image(opened, transform)
+        cell = gate_overlay(image, opened)
         if {"height", "width"} <= set(named):
-            rows = crop_to_picture(named["height"].mean(0), fit)[:, 0]
-            columns = crop_to_picture(named["width"].mean(0), fit)[0]
+            rows = crop_to_image(named["height"].mean(0), transform)[:, 0]
+            columns = crop_to_image(named["width"].mean(0), transform)[0]
             cell = draw_gate_profiles(cell, rows, columns)
         cells.append(cell)
         captions.append(f"{site}: product {opened.min():.3f} - {opened.max():.3f}")
@@ -200,23 +198,26 @@ def _gate_sheet(
     first = np.full_like(cells[0], 255)
     first[: drawn.shape[0], : drawn.shape[1]] = drawn
     captions.insert(0, "detections")
-    return picture_grid([first, *cells], 2, captions=captions, cell_width=CELL_WIDTH)
+    return image_grid([first, *cells], 2, captions=captions, cell_width=CELL_WIDTH)
 
 
 def _gate_rows(gates: Mapping[str, Mapping[str, Floats]]) -> list[list[str]]:
     return [
-        [f"{site} {name}", str(gate.size), *(f"{value:.3f}" for value in
-                                             (gate.min(), gate.mean(), gate.max()))]
+        [
+            f"{site} {name}",
+            str(gate.size),
+            *(f"{value:.3f}" for value in (gate.min(), gate.mean(), gate.max())),
+        ]
         for site, named in gates.items()
         for name, gate in named.items()
-    ]  # fmt: skip
+    ]
 
 
 def _add_course(page: Page, run: DemoRun) -> None:
     page.add_section("The course of training")
     page.add_figure(
         to_png(training_figure(run.result.records)),
-        "Loss terms on the training pictures, average precision on the validation pictures, and "
+        "Loss terms on the training images, average precision on the validation images, and "
         "the learning rate, by epoch.",
     )
     page.add_section("What is taken for what")
@@ -244,14 +245,14 @@ def _add_end(page: Page, run: DemoRun) -> None:
     )
     page.add_section("Where things are, and what next")
     page.add_text(
-        f"The weights are {run.result.best}; the run with its settings, records and pictures is "
-        f"{run.result.folder}, and the pictures with their labels are {run.data.root}."
+        f"The weights are {run.result.best}; the run with its settings, records and images is "
+        f"{run.result.folder}, and the images with their labels are {run.data.root}."
     )
     test = run.data.split("test")[0].path.parent
     page.add_code(
-        "# detect on pictures, with these weights\n"
+        "# detect on images, with these weights\n"
         f"attendet predict {run.result.best} {test}\n\n"
-        "# train on your own pictures, labelled in Pascal VOC, YOLO or COCO form\n"
+        "# train on your own images, labeled in Pascal VOC, YOLO or COCO form\n"
         "attendet data check DATA\n"
         "attendet train DATA --attention ca\n"
         "attendet eval runs/train/best.safetensors DATA"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
 from attendet.cli.arguments import size_hw
-from attendet.errors import ConfigError, PictureError
+from attendet.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from attendet.data import DataSet
@@ -30,22 +30,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file")
     add("data", type=Path, metavar="DATA", help="data set")
-    add("--split", default="test", metavar="NAME",
-        help="train, val, test or all (default: %(default)s)")  # fmt: skip
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
-    add("--batch", type=int, default=16, metavar="N",
-        help="pictures that run together (default: %(default)s)")  # fmt: skip
-    add("--confidence", type=float, default=0.001, metavar="SCORE",
-        help="lowest score that counts, 0 to 1; averages need it low "
-        "(default: %(default)s)")  # fmt: skip
-    add("--iou", type=float, default=0.5, metavar="IOU",
+    add(
+        "--split",
+        default="test",
+        metavar="NAME",
+        help="train, val, test or all (default: %(default)s)",
+    )
+    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
+    add(
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images that run together (default: %(default)s)",
+    )
+    add(
+        "--confidence",
+        type=float,
+        default=0.001,
+        metavar="SCORE",
+        help="lowest score that counts, 0 to 1; averages need it low (default: %(default)s)",
+    )
+    add(
+        "--nms-iou",
+        type=float,
+        default=0.5,
+        metavar="IOU",
         help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)")  # fmt: skip
-    add("--max-detections", type=int, metavar="N",
-        help="at most this many a picture (default: 300; fewer if a file with suppression inside "
-        "gives fewer)")  # fmt: skip
-    add("--size", type=size_hw, metavar="PX|HxW",
-        help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
+        "(default: %(default)s)",
+    )
+    add(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="at most this many an image (default: 300; fewer if a file with suppression inside "
+        "gives fewer)",
+    )
+    add(
+        "--size",
+        type=size_hw,
+        metavar="PX|HxW",
+        help="input size in pixels, multiples of 32 (default: that of the weights)",
+    )
     add("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
     add("--runtime", default="auto", metavar="NAME", help="what runs the network (default: auto)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
@@ -65,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"output must be a file; {args.output} is a folder (--output).")
     loaded = load(args.weights, runtime=args.runtime, device=args.device)
     detector = Detector(
-        loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
+        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.size
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
     samples = samples_in_classes(
@@ -74,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, fingerprint):
         print(line)
-    left_out: list[PictureError] = []
+    left_out: list[ImageError] = []
     with progress_bar("evaluate", len(samples)) as step:
         record = evaluate(
             detector,
@@ -82,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             classes=detector.classes,
             batch=args.batch,
             confidence=args.confidence,
-            iou=args.iou,
+            nms_iou=args.nms_iou,
             max_detections=detector.selection.max_detections,
             progress=step,
             on_skip=lambda _, error: left_out.append(error),
@@ -113,9 +139,9 @@ def _introduction(
     ]
     trained = (metadata.data or {}).get("fingerprints", {})
     if fingerprint == trained.get("train"):
-        lines.append("note         the weights were trained on these very pictures")
-    if data.faults:
-        lines.append(f"note         {len(data.faults)} faults in the labels (attendet data check)")
+        lines.append("note         the weights were trained on these very images")
+    if data.issues:
+        lines.append(f"note         {len(data.issues)} issues in the labels (attendet data check)")
     absent = [name for name in detector.classes if name not in data.classes]
     if absent:
         lines.append(f"note         no boxes of: {', '.join(absent)}")
@@ -126,22 +152,22 @@ def _summary(record: Any) -> list[str]:
     from attendet.report.tables import format_value
 
     counts, seconds, best = record["counts"], record["seconds"], record["best_f1"]
-    missing = counts["pictures_unreadable"]
+    missing = counts["images_unreadable"]
     unreadable = f"; {missing} more cannot be read" if missing else ""
     by_size = ", ".join(
         f"{size} {format_value(record[f'ap_{size}'])}" for size in ("small", "medium", "large")
     )
     recalls = ", ".join(f"{count}: {format_value(record[f'ar_{count}'])}" for count in (1, 10, 100))
-    rate = counts["pictures"] / max(seconds["inference"], 1e-9)
+    rate = counts["images"] / max(seconds["inference"], 1e-9)
     lines = [
         "",
         f"AP by size   {by_size}",
         f"AR at most   {recalls}",
-        f"pictures     {counts['pictures']} ({counts['pictures_without_truth']} without truth"
+        f"images     {counts['images']} ({counts['images_without_gt']} without ground truth"
         f"{unreadable})",
-        f"boxes        {counts['truths']} true, {counts['difficult']} difficult (ignored), "
+        f"boxes        {counts['gts']} true, {counts['difficult']} difficult (ignored), "
         f"{counts['detections']} detected",
-        f"time         inference {seconds['inference']:.1f} s ({rate:.1f} pictures/s), "
+        f"time         inference {seconds['inference']:.1f} s ({rate:.1f} images/s), "
         f"metrics {seconds['metrics']:.2f} s",
     ]
     if best is not None:
@@ -178,12 +204,12 @@ def _file_content(
             "split": args.split,
             "split_source": data.split_source,
             "fingerprint": fingerprint,
-            "faults": len(data.faults),
+            "issues": len(data.issues),
         },
         "settings": {
             "input_hw": list(detector.input_hw),
             "confidence": args.confidence,
-            "iou": args.iou,
+            "nms_iou": args.nms_iou,
             "max_detections": detector.selection.max_detections,
             "batch": args.batch,
         },

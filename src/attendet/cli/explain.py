@@ -1,8 +1,8 @@
 """What a detector looks at: the gates of its attention blocks and class activation maps.
 
-An IMAGE is a picture, a folder, a pattern such as 'shots/*.jpg' or a .txt list of paths. Writes
+An IMAGE is an image, a folder, a pattern such as 'shots/*.jpg' or a .txt list of paths. Writes
 OUTPUT/explain.html, which opens offline, and beside it a PNG and an NPZ with the numbers for each
-picture, and statistics over all of them. Several pictures show whether a gate depends on what it
+image, and statistics over all of them. Several images show whether a gate depends on what it
 sees; a sentence for each block says so.
 """
 
@@ -14,24 +14,43 @@ import sys
 from pathlib import Path
 
 from attendet.errors import ConfigError
-from attendet.extras import require
+from attendet.system import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
-    add("images", nargs="+", metavar="IMAGE", help="picture, folder, pattern, list")
-    add("--output", type=Path, default=Path("runs/explain"), metavar="DIR",
-        help="folder for results (default: %(default)s)")  # fmt: skip
-    add("--pictures", type=int, default=12, metavar="N",
-        help="pictures that are drawn; all count in the statistics "
-        "(default: %(default)s)")  # fmt: skip
-    add("--confidence", type=float, default=0.25, metavar="SCORE",
-        help="lowest score that counts as a detection, 0 to 1 (default: %(default)s)")  # fmt: skip
-    add("--iou", type=float, default=0.5, metavar="IOU",
+    add("images", nargs="+", metavar="IMAGE", help="image, folder, pattern, list")
+    add(
+        "--output",
+        type=Path,
+        default=Path("runs/explain"),
+        metavar="DIR",
+        help="folder for results (default: %(default)s)",
+    )
+    add(
+        "--images",
+        type=int,
+        default=12,
+        metavar="N",
+        help="images that are drawn; all count in the statistics (default: %(default)s)",
+    )
+    add(
+        "--confidence",
+        type=float,
+        default=0.25,
+        metavar="SCORE",
+        help="lowest score that counts as a detection, 0 to 1 (default: %(default)s)",
+    )
+    add(
+        "--nms-iou",
+        type=float,
+        default=0.5,
+        metavar="IOU",
         help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)")  # fmt: skip
+        "(default: %(default)s)",
+    )
     add("--no-cam", action="store_true", help="no class activation maps: gates alone, and quicker")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
 
@@ -44,18 +63,18 @@ def run(args: argparse.Namespace) -> int:
     from attendet.cli.progress import paced_bar
     from attendet.explain import explain, write_explanation
     from attendet.inference import Selection
-    from attendet.inference.sources import find_sources
+    from attendet.media.sources import find_sources
 
-    if args.pictures < 0:
-        raise ConfigError(f"--pictures must be 0 or more; got {args.pictures}.")
+    if args.images < 0:
+        raise ConfigError(f"--images must be 0 or more; got {args.images}.")
     count = len(find_sources(args.images))
     with paced_bar("explain", count) as step:
         explanation = explain(
             args.weights,
             args.images,
             cam=not args.no_cam,
-            drawn=args.pictures,
-            selection=Selection(args.confidence, args.iou),
+            drawn=args.images,
+            selection=Selection(args.confidence, args.nms_iou),
             device=args.device,
             progress=lambda done: step(done, None),
         )

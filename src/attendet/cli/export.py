@@ -1,9 +1,9 @@
 """Write a network in a form that other programs run.
 
 onnx, openvino, torchscript, torch-export, ncnn: one file (a folder for openvino and ncnn) that
-takes pictures, gives decoded boxes and scores, and describes itself. It is compared with PyTorch
+takes images, gives decoded boxes and scores, and describes itself. It is compared with PyTorch
 before it gets its name; a file that says otherwise is an error, and none is left. --data compares
-on real pictures, average precision included.
+on real images, average precision included.
 
 darknet: FILE.cfg, FILE.weights and FILE.names, with the values as they are. Attention does not go
 there: a network with attention is refused.
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 
 from attendet.cli.arguments import given_settings, size_hw
 from attendet.errors import ConfigError
-from attendet.extras import require
+from attendet.system import require
 
 if TYPE_CHECKING:
-    from attendet.exporting import ExportReport
+    from attendet.exporters import ExportReport
 
 FORMATS = ("onnx", "openvino", "torchscript", "torch-export", "ncnn", "darknet")
 
 NEEDS = {
     "calibrate": ("int8",),
-    "max_drop": ("int8",),
+    "max_ap_loss": ("int8",),
     "confidence": ("nms",),
-    "iou": ("nms",),
+    "nms_iou": ("nms",),
     "max_detections": ("nms",),
     "split": ("data", "calibrate"),
 }
@@ -43,38 +43,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
     add("--format", required=True, choices=FORMATS, help="what to write")
-    add("--output", type=Path, metavar="DIR",
-        help="folder for the files, which take the name of WEIGHTS (default: "
-        "runs/export)", default=Path("runs/export"))  # fmt: skip
-    add("--size", type=size_hw, metavar="PX|HxW",
-        help="input size in pixels, multiples of 32 (default: that of the weights)")  # fmt: skip
-    add("--dynamic", choices=["none", "batch", "size"],
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the files, which take the name of WEIGHTS (default: runs/export)",
+        default=Path("runs/export"),
+    )
+    add(
+        "--size",
+        type=size_hw,
+        metavar="PX|HxW",
+        help="input size in pixels, multiples of 32 (default: that of the weights)",
+    )
+    add(
+        "--dynamic",
+        choices=["none", "batch", "size"],
         help="what may differ from call to call; size means batch and size "
-        "(default: batch; ncnn: none)")  # fmt: skip
-    add("--half", action="store_true",
-        help="keep weights in float16: half the file (onnx, openvino, ncnn)")  # fmt: skip
-    add("--int8", action="store_true",
-        help="quantise weights and maps (onnx, openvino); needs --calibrate")  # fmt: skip
-    add("--calibrate", type=Path, metavar="DATA",
-        help="with --int8: data set to calibrate on (its train split) and to compare "
-        "on")  # fmt: skip
-    add("--max-drop", type=float, default=0.5, metavar="POINTS",
+        "(default: batch; ncnn: none)",
+    )
+    add(
+        "--half",
+        action="store_true",
+        help="keep weights in float16: half the file (onnx, openvino, ncnn)",
+    )
+    add(
+        "--int8",
+        action="store_true",
+        help="quantize weights and maps (onnx, openvino); needs --calibrate",
+    )
+    add(
+        "--calibrate",
+        type=Path,
+        metavar="DATA",
+        help="with --int8: data set to calibrate on (its train split) and to compare on",
+    )
+    add(
+        "--max-ap-loss",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
         help="with --int8: most average precision that may be lost on --split, of 100 "
-        "(default: %(default)s)")  # fmt: skip
-    add("--nms", action="store_true",
-        help="put non-maximum suppression inside (onnx, openvino)")  # fmt: skip
-    add("--confidence", type=float, default=0.25, metavar="SCORE",
-        help="with --nms: lowest score of a detection, 0 to 1 (default: %(default)s)")  # fmt: skip
-    add("--iou", type=float, default=0.5, metavar="IOU",
+        "(default: %(default)s)",
+    )
+    add("--nms", action="store_true", help="put non-maximum suppression inside (onnx, openvino)")
+    add(
+        "--confidence",
+        type=float,
+        default=0.25,
+        metavar="SCORE",
+        help="with --nms: lowest score of a detection, 0 to 1 (default: %(default)s)",
+    )
+    add(
+        "--nms-iou",
+        type=float,
+        default=0.5,
+        metavar="IOU",
         help="with --nms: of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)")  # fmt: skip
-    add("--max-detections", type=int, default=300, metavar="N",
-        help="with --nms: rows of a picture (default: %(default)s)")  # fmt: skip
-    add("--data", type=Path, metavar="DATA",
-        help="data set on whose pictures the file is compared, average precision included "
-        "(default: drawn pictures)")  # fmt: skip
-    add("--split", default="val", metavar="NAME",
-        help="of DATA: train, val, test or all (default: %(default)s)")  # fmt: skip
+        "(default: %(default)s)",
+    )
+    add(
+        "--max-detections",
+        type=int,
+        default=300,
+        metavar="N",
+        help="with --nms: rows of an image (default: %(default)s)",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="data set on whose images the file is compared, average precision included "
+        "(default: drawn images)",
+    )
+    add(
+        "--split",
+        default="val",
+        metavar="NAME",
+        help="of DATA: train, val, test or all (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         return _darknet(args)
     _check_needs(args)
     from attendet.cli.progress import progress_bar
-    from attendet.exporting import export
+    from attendet.exporters import export
 
     with progress_bar("compare") as step:
         report = export(
@@ -96,10 +143,10 @@ def run(args: argparse.Namespace) -> int:
             half=args.half,
             int8=args.int8,
             calibrate=args.calibrate,
-            max_drop=args.max_drop,
+            max_ap_loss=args.max_ap_loss,
             nms=args.nms,
             confidence=args.confidence,
-            iou=args.iou,
+            nms_iou=args.nms_iou,
             max_detections=args.max_detections,
             data=args.data,
             split=args.split,
@@ -128,9 +175,9 @@ def _flag(name: str) -> str:
 
 
 def _darknet(args: argparse.Namespace) -> int:
+    from attendet.interop.darknet.export import export_darknet
+    from attendet.interop.hub import local_weights, weights_name
     from attendet.models import load_weights
-    from attendet.models.darknet_export import export_darknet
-    from attendet.models.hub import local_weights, weights_name
 
     for name in given_settings(args, add_arguments, SETTINGS):
         raise ConfigError(
@@ -147,7 +194,7 @@ def _lines(report: ExportReport) -> list[str]:
     metadata, info, parity = report.metadata, report.info, report.parity
     height, width = metadata.input_hw
     size = "any size, best" if "size" in info.dynamic else "input"
-    batch = "any batch" if "batch" in info.dynamic else "one picture at a time"
+    batch = "any batch" if "batch" in info.dynamic else "one image at a time"
     where = f"of {parity.split}" if parity.split else "(drawn)"
     lines = [
         f"network      {metadata.architecture}, attention {metadata.attention}; "
@@ -160,12 +207,12 @@ def _lines(report: ExportReport) -> list[str]:
     if info.precision != "int8":
         lines.append(
             f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
-            f"{parity.extra} others, on {parity.pictures} pictures {where}"
+            f"{parity.extra} others, on {parity.images} images {where}"
         )
     if parity.ap is not None and parity.ap_exported is not None:
         lines.append(
             f"AP           {parity.ap_exported:.4f} as exported, {parity.ap:.4f} in PyTorch, "
-            f"on {parity.pictures} pictures {where}"
+            f"on {parity.images} images {where}"
         )
     if info.precision == "int8":
         drops = ", ".join(f"{drop:.2f}" for drop in info.parity["ap_drops"].values())

@@ -2,7 +2,7 @@
 
 FILE.cfg FILE.weights: darknet. The layers of YOLOv4-tiny become the reference network, other
 detectors a network with the layers of their configuration. FILE.pth: a state dict of one of the
-wide-spread YOLOv4-tiny ports; attention is recognised. Nothing in a checkpoint is executed.
+wide-spread YOLOv4-tiny ports; attention is recognized. Nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from attendet.cli.arguments import size_hw
 from attendet.errors import ConfigError
-from attendet.extras import require
+from attendet.system import require
 
 if TYPE_CHECKING:
-    from attendet.models.imported import Imported
+    from attendet.interop.imported import Imported
 
-FITS = ("rect", "square", "stretch")
+RESIZE_MODES = ("rect", "letterbox", "stretch")
 ALONE = (".weights", ".safetensors", ".onnx")
 """Suffixes of files that are no checkpoints."""
 
@@ -26,27 +26,58 @@ ALONE = (".weights", ".safetensors", ".onnx")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
-    add("files", nargs="+", type=Path, metavar="FILE",
-        help="FILE.cfg and FILE.weights, or a PyTorch checkpoint (.pth, .pt)")  # fmt: skip
-    add("--names", "--classes", dest="names", type=Path, metavar="FILE",
-        help="class names, one a line (default: class_0, class_1, ...)")  # fmt: skip
-    add("--output", type=Path, metavar="FILE",
-        help="weights file to write, .safetensors (default: the name of FILE, here)")  # fmt: skip
-    add("--fit", choices=FITS,
-        help="how pictures are laid out: rect and square keep the aspect (default: square for "
-        "darknet, or what letter_box in the .cfg says; stretch for checkpoints)")  # fmt: skip
+    add(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="FILE.cfg and FILE.weights, or a PyTorch checkpoint (.pth, .pt)",
+    )
+    add(
+        "--names",
+        "--classes",
+        dest="names",
+        type=Path,
+        metavar="FILE",
+        help="class names, one a line (default: class_0, class_1, ...)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="weights file to write, .safetensors (default: the name of FILE, here)",
+    )
+    add(
+        "--resize",
+        choices=RESIZE_MODES,
+        help="how images are laid out: rect and square keep the aspect (default: square for "
+        "darknet, or what letter_box in the .cfg says; stretch for checkpoints)",
+    )
     darknet = parser.add_argument_group("darknet")
-    darknet.add_argument("--cutoff", type=int, metavar="N",
+    darknet.add_argument(
+        "--cutoff",
+        type=int,
+        metavar="N",
         help="take the first N layers alone from FILE.weights, such as a backbone's; the others "
-        "start anew")  # fmt: skip
+        "start anew",
+    )
     checkpoint = parser.add_argument_group("PyTorch checkpoints")
-    checkpoint.add_argument("--size", type=size_hw, metavar="PX|HxW",
-        help="input size it was trained at, pixels, multiples of 32 (default: 416)")  # fmt: skip
-    checkpoint.add_argument("--anchors", type=Path, metavar="FILE",
+    checkpoint.add_argument(
+        "--size",
+        type=size_hw,
+        metavar="PX|HxW",
+        help="input size it was trained at, pixels, multiples of 32 (default: 416)",
+    )
+    checkpoint.add_argument(
+        "--anchors",
+        type=Path,
+        metavar="FILE",
         help="six widths and heights in pixels, with commas between (default: those of "
-        "yolov4-tiny.cfg)")  # fmt: skip
-    checkpoint.add_argument("--colour", choices=("rgb", "bgr"),
-        help="order of the channels (default: rgb)")  # fmt: skip
+        "yolov4-tiny.cfg)",
+    )
+    checkpoint.add_argument(
+        "--color", choices=("rgb", "bgr"), help="order of the channels (default: rgb)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     configs = [path for path in args.files if path.suffix.lower() == ".cfg"]
     others = [path for path in args.files if path not in configs]
     if len(configs) == 1 and len(others) == 1:
-        _refuse(args, "checkpoints", ("size", "anchors", "colour"))
+        _refuse(args, "checkpoints", ("size", "anchors", "color"))
     elif len(args.files) == 1 and others and others[0].suffix.lower() not in ALONE:
         _refuse(args, "darknet files", ("cutoff",))
     else:
@@ -86,14 +117,14 @@ def _refuse(args: argparse.Namespace, kind: str, names: tuple[str, ...]) -> None
 
 def _import(args: argparse.Namespace, configs: list[Path], source: Path) -> Imported:
     if configs:
-        from attendet.models.darknet_import import import_darknet
+        from attendet.interop.darknet.importer import import_darknet
 
         return import_darknet(
-            configs[0], source, names=args.names, cutoff=args.cutoff, fit=args.fit
+            configs[0], source, names=args.names, cutoff=args.cutoff, resize=args.resize
         )
-    from attendet.models.torch_checkpoint import import_checkpoint, read_anchors
+    from attendet.interop.checkpoints import import_checkpoint, read_anchors
 
-    settings = {"input_hw": args.size, "fit": args.fit, "colour": args.colour}
+    settings = {"input_hw": args.size, "resize": args.resize, "color": args.color}
     given = {name: value for name, value in settings.items() if value is not None}
     if args.anchors is not None:
         given["anchors"] = read_anchors(args.anchors)
@@ -110,6 +141,6 @@ def _told(imported: Imported) -> list[str]:
         f"network      {metadata.architecture}{layers}, attention {metadata.attention}, "
         f"{parameters:,} parameters",
         f"classes      {len(metadata.classes)}; outputs at {strides} pixels a cell",
-        f"pictures     {width} x {height} px, {preprocess.fit}, {preprocess.colour}",
+        f"images     {width} x {height} px, {preprocess.resize}, {preprocess.color}",
         *(f"note         {note}" for note in imported.notes),
     ]

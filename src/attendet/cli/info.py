@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
-    from attendet.models.hub import local_weights
+    from attendet.interop.hub import local_weights
     from attendet.models.metadata import count_parameters, read_metadata, read_tensor_shapes
 
     args.weights = local_weights(args.weights)

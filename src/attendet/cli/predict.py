@@ -1,8 +1,8 @@
-"""Detect objects in pictures, videos, cameras and streams.
+"""Detect objects in images, videos, cameras and streams.
 
-A SOURCE is a picture or video file, a folder, a pattern such as 'shots/*.jpg', a .txt list of
-paths, an http(s) address of a picture, video or stream, an rtsp address, 0 or camera:0 for a
-camera, or - for a picture on standard input. What cannot be read is named at the end and left
+A SOURCE is an image or video file, a folder, a pattern such as 'shots/*.jpg', a .txt list of
+paths, an http(s) address of an image, video or stream, an rtsp address, 0 or camera:0 for a
+camera, or - for an image on standard input. What cannot be read is named at the end and left
 out; the rest is done. A camera or stream goes on until Ctrl-C; its results are kept.
 """
 
@@ -24,14 +24,15 @@ from attendet.cli.predict_flags import check_needs, names
 from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from attendet.inference import Detector, LiveOptions, Result, Watch
-    from attendet.inference.runtime import Mode
-    from attendet.inference.sinks import Sink
-    from attendet.inference.sources import Skipped, Source
+    from attendet.inference import Detector
+    from attendet.inference.runtimes.base import Mode
+    from attendet.media import LiveOptions, Result, Watch
+    from attendet.media.sinks import Sink
+    from attendet.media.sources import Skipped, Source
 
-SAVE_KINDS = "drawn, picture, video, crops, json, jsonl, csv, yolo, coco"
+SAVE_KINDS = "annotated, image, video, crops, json, jsonl, csv, yolo, coco"
 MOST_LINES = 20
-"""So many faults are named one by one; the others are counted."""
+"""So many issues are named one by one; the others are counted."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,129 +41,185 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights", type=Path, metavar="WEIGHTS", help="weights file, or an exported one"
     )
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE",
-        help="picture, video, folder, pattern, list, camera, address or - (see above)",
-    )  # fmt: skip
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="image, video, folder, pattern, list, camera, address or - (see above)",
+    )
     _add_selection(parser.add_argument_group("what counts"))
     _add_results(parser.add_argument_group("results"))
-    _add_following(parser.add_argument_group("large pictures, tracks and counts"))
+    _add_following(parser.add_argument_group("large images, tracks and counts"))
     _add_reading(parser.add_argument_group("videos, cameras and streams"))
     _add_running(parser.add_argument_group("how it runs"))
 
 
 def _add_selection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--confidence", type=float, metavar="SCORE",
+        "--confidence",
+        type=float,
+        metavar="SCORE",
         help="lowest score that counts, 0 to 1 (default: 0.25, or that of a file with suppression)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--iou", type=float, metavar="IOU",
+        "--nms-iou",
+        type=float,
+        metavar="IOU",
         help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
         "(default: 0.5, or that of a file with suppression)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--max-detections", type=int, metavar="N",
-        help="at most this many a picture, or a tile (default: 300, or that of a file with "
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="at most this many an image, or a tile (default: 300, or that of a file with "
         "suppression)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--classes", type=names, metavar="NAME[,NAME]",
+        "--classes",
+        type=names,
+        metavar="NAME[,NAME]",
         help="classes that are wanted (default: all)",
-    )  # fmt: skip
+    )
 
 
 def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--output", type=Path, default=Path("runs/predict"), metavar="DIR",
+        "--output",
+        type=Path,
+        default=Path("runs/predict"),
+        metavar="DIR",
         help="folder for results (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--save", type=names, default=["drawn"], metavar="KIND[,KIND]",
-        help=f"what to write: {SAVE_KINDS}, or none (default: drawn: pictures as JPEG, videos as "
+        "--save",
+        type=names,
+        default=["annotated"],
+        metavar="KIND[,KIND]",
+        help=f"what to write: {SAVE_KINDS}, or none (default: annotated: images as JPEG, videos as "
         "MP4, with boxes)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--max-side", type=int, metavar="PX",
+        "--max-side",
+        type=int,
+        metavar="PX",
         help="scale written videos and the live view down to this (default: the video's own; "
         "1280 for the view)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--show", action="store_true",
+        "--show",
+        action="store_true",
         help="show what is found while it runs, as a page in the browser of this machine",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--port", type=int, default=0, metavar="N",
+        "--port",
+        type=int,
+        default=0,
+        metavar="N",
         help="with --show: of that page (default: any free one)",
-    )  # fmt: skip
+    )
 
 
 def _add_following(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--tile", type=int, metavar="PX",
-        help="look at pictures in tiles of this many pixels as well (default: only whole)",
-    )  # fmt: skip
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="look at images in tiles of this many pixels as well (default: only whole)",
+    )
     group.add_argument(
-        "--overlap", type=float, default=0.2, metavar="SHARE",
+        "--overlap",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
         help="with --tile: of a tile's side that the next one overlaps, 0 to 0.9 "
         "(default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--track", action="store_true",
+        "--track",
+        action="store_true",
         help="number objects from frame to frame (needs the extra `track`)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--count-line", type=_numbers, action="append", default=[], metavar="X1,Y1,X2,Y2",
+        "--count-line",
+        type=_numbers,
+        action="append",
+        default=[],
+        metavar="X1,Y1,X2,Y2",
         help="count objects that cross this line, in pixels; tracks them; may be repeated",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--count-zone", type=_numbers, action="append", default=[], metavar="X,Y,X,Y,X,Y[,..]",
+        "--count-zone",
+        type=_numbers,
+        action="append",
+        default=[],
+        metavar="X,Y,X,Y,X,Y[,..]",
         help="count objects in this polygon, in pixels; may be repeated",
-    )  # fmt: skip
+    )
 
 
 def _add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--every", type=int, default=1, metavar="N",
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
         help="take every Nth frame (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--stop-after", type=float, default=math.inf, metavar="SECONDS",
+        "--stop-after",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
         help="of a camera or stream, then stop (default: at Ctrl-C)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--all-frames", action="store_true",
+        "--all-frames",
+        action="store_true",
         help="of a camera or stream too, even if it falls behind (default: the newest)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--reconnect", type=float, default=60.0, metavar="SECONDS",
+        "--reconnect",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
         help="how long to try a broken camera or stream again; inf: for ever, 0: not at all "
         "(default: %(default)g)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--timeout", type=float, default=10.0, metavar="SECONDS",
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
         help="silence after which a stream counts as broken (default: %(default)g)",
-    )  # fmt: skip
+    )
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--size", type=size_hw, metavar="PX|HxW",
+        "--size",
+        type=size_hw,
+        metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--batch", type=int, metavar="N",
-        help="pictures that run together; not with --tile; of cameras and streams always 1 "
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images that run together; not with --tile; of cameras and streams always 1 "
         "(default: what suits the runtime)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--runtime", default="auto", metavar="NAME",
+        "--runtime",
+        default="auto",
+        metavar="NAME",
         help="torch, onnx or openvino (default: the fastest installed one that runs the file)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--mode", choices=["latency", "throughput"],
-        help="latency: all threads on one picture; throughput: several pictures side by side "
-        "(default: latency for one picture, tiles, cameras and streams, else throughput)",
-    )  # fmt: skip
+        "--mode",
+        choices=["latency", "throughput"],
+        help="latency: all threads on one image; throughput: several images side by side "
+        "(default: latency for one image, tiles, cameras and streams, else throughput)",
+    )
     group.add_argument(
         "--threads", type=int, metavar="N", help="of the network (default: one a core)"
     )
@@ -183,7 +240,7 @@ class _Tally:
     """What has been done, and what could not be."""
 
     every: int = 1
-    pictures: int = 0
+    images: int = 0
     frames: int = 0
     dropped: int = 0
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -194,19 +251,19 @@ class _Tally:
 
     @property
     def done(self) -> int:
-        return self.pictures + self.frames
+        return self.images + self.frames
 
     def add(self, result: Result) -> None:
         frame = result.frame
         if frame.is_still:
-            self.pictures += 1
+            self.images += 1
         else:
             self.frames += 1
         if frame.source.is_live:
             self.dropped = frame.index // self.every + 1 - self.frames
         self.counts.update(result.detections.names)
         if result.counts:
-            self.counted["pictures" if frame.is_still else frame.source.label] = result.counts
+            self.counted["images" if frame.is_still else frame.source.label] = result.counts
 
     def add_misfit(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
@@ -217,9 +274,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return 0, or 1 where nothing was read, or something not done as asked."""
     from attendet.cli.interrupts import until_interrupted
     from attendet.cli.progress import paced_bar
-    from attendet.inference import predict_frames, read_frames
-    from attendet.inference.sinks import open_sinks
-    from attendet.inference.sources import find_sources
+    from attendet.media import predict_frames, read_frames
+    from attendet.media.sinks import open_sinks
+    from attendet.media.sources import find_sources
 
     if args.batch is not None and args.batch < 1:
         raise ConfigError(f"--batch must be 1 or more; got {args.batch}.")
@@ -255,14 +312,14 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.closing(results):
             _take(results, sources, [*sinks, *views], tally, step)
         seconds = time.perf_counter() - started
-    _summarise(detector, tally, seconds)
+    _summarize(detector, tally, seconds)
     if kinds and tally.done:
         print(f"written: {', '.join(kinds)} in {args.output}")
     return 0 if tally.done and not (tally.unwritten or tally.has_misfits) else 1
 
 
 def _watch(args: argparse.Namespace) -> Watch:
-    from attendet.inference import Watch
+    from attendet.media import Watch
 
     return Watch(
         tile=args.tile,
@@ -275,7 +332,7 @@ def _watch(args: argparse.Namespace) -> Watch:
 
 
 def _live(args: argparse.Namespace) -> LiveOptions:
-    from attendet.inference import LiveOptions
+    from attendet.media import LiveOptions
 
     return LiveOptions(
         drop=not args.all_frames,
@@ -300,7 +357,7 @@ def _detector(args: argparse.Namespace, sources: Sequence[Source]) -> Detector:
     mode: Mode = args.mode or ("latency" if one_by_one or alone else "throughput")
     loaded = load(args.weights, args.runtime, args.device, threads=args.threads, mode=mode)
     detector = Detector(
-        loaded.runtime, args.confidence, args.iou, args.max_detections, input_hw=args.size
+        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.size
     )
     if args.classes:
         class_ids_of(args.classes, detector.classes)
@@ -309,8 +366,8 @@ def _detector(args: argparse.Namespace, sources: Sequence[Source]) -> Detector:
 
 def _size_of(sources: Sequence[Source]) -> tuple[int | None, str]:
     """Return how many results are to come, where that is known, and what they are called."""
-    if all(source.kind == "picture" for source in sources):
-        return len(sources), "pictures"
+    if all(source.kind == "image" for source in sources):
+        return len(sources), "images"
     return None, "frames"
 
 
@@ -319,7 +376,7 @@ def _live_view(args: argparse.Namespace, sources: Sequence[Source]) -> Iterator[
     if not args.show:
         yield []
         return
-    from attendet.inference.live_view import LiveView
+    from attendet.media.live_view import LiveView
 
     title = ", ".join(source.label for source in sources[:3])  # without passwords
     view = LiveView(args.port, max_side=args.max_side or 1280, title=title)
@@ -347,12 +404,12 @@ def _take(
     step(tally.done + len(tally.skipped), None)
 
 
-def _summarise(detector: Detector, tally: _Tally, seconds: float) -> None:
-    parts = [(tally.pictures, "picture"), (tally.frames, "frame")]
+def _summarize(detector: Detector, tally: _Tally, seconds: float) -> None:
+    parts = [(tally.images, "image"), (tally.frames, "frame")]
     told = [f"{count} {_plural(word, count)}" for count, word in parts if count]
-    unit = "frames" if tally.frames else "pictures"
+    unit = "frames" if tally.frames else "images"
     rate = tally.done / max(seconds, 1e-9)
-    print(f"{', '.join(told) or '0 pictures'} in {seconds:.1f} s ({rate:.1f} {unit}/s)")
+    print(f"{', '.join(told) or '0 images'} in {seconds:.1f} s ({rate:.1f} {unit}/s)")
     if tally.dropped:
         print(f"{tally.dropped} {_plural('frame', tally.dropped)} dropped to stay live")
     total = tally.counts.total()
@@ -363,9 +420,9 @@ def _summarise(detector: Detector, tally: _Tally, seconds: float) -> None:
     for label, counts in tally.counted.items():
         for count in counts:
             print(f"  {label}: {_count_words(count)}")
-    _name_faults("skipped", [one.reason for one in tally.skipped if not one.frames])
-    _name_faults("not read to the end", [one.reason for one in tally.skipped if one.frames])
-    _name_faults("not written", tally.unwritten)
+    _name_issues("skipped", [one.reason for one in tally.skipped if not one.frames])
+    _name_issues("not read to the end", [one.reason for one in tally.skipped if one.frames])
+    _name_issues("not written", tally.unwritten)
 
 
 def _count_words(count: Mapping[str, Any]) -> str:
@@ -375,14 +432,14 @@ def _count_words(count: Mapping[str, Any]) -> str:
     return f"{place} {at}: {numbers}"
 
 
-def _name_faults(what: str, faults: Sequence[str]) -> None:
-    if not faults:
+def _name_issues(what: str, issues: Sequence[str]) -> None:
+    if not issues:
         return
-    print(f"{len(faults)} {what}:", file=sys.stderr)
-    for fault in faults[:MOST_LINES]:
-        print(f"  {fault}", file=sys.stderr)
-    if len(faults) > MOST_LINES:
-        print(f"  and {len(faults) - MOST_LINES} more", file=sys.stderr)
+    print(f"{len(issues)} {what}:", file=sys.stderr)
+    for issue in issues[:MOST_LINES]:
+        print(f"  {issue}", file=sys.stderr)
+    if len(issues) > MOST_LINES:
+        print(f"  and {len(issues) - MOST_LINES} more", file=sys.stderr)
 
 
 def _plural(word: str, count: int) -> str:

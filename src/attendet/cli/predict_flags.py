@@ -13,7 +13,7 @@ __all__ = ["check_needs", "names"]
 NEEDS = {"overlap": "tile", "port": "show"}
 """Settings that are settings of another flag."""
 
-VIDEO_KINDS = ("drawn", "video")
+VIDEO_KINDS = ("annotated", "video")
 """Ways to save that write videos."""
 
 
@@ -52,5 +52,5 @@ def check_needs(
         )
     if args.batch is not None and args.tile is not None:
         raise ConfigError(
-            "--batch must be left out with --tile, where the tiles of one picture run together."
+            "--batch must be left out with --tile, where the tiles of one image run together."
         )

@@ -31,8 +31,8 @@ __all__ = [
     "training_reporter",
 ]
 
-PLAIN_PICTURES_SECONDS = 5.0
-"""Without a terminal, a plain line about pictures appears this often."""
+PLAIN_IMAGES_SECONDS = 5.0
+"""Without a terminal, a plain line about images appears this often."""
 
 PLAIN_STEP_SECONDS = 15.0
 """Without a terminal, a plain line about steps of training appears this often."""
@@ -53,7 +53,7 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
 
 
 @contextmanager
-def paced_bar(label: str, total: int | None, unit: str = "pictures") -> Iterator[Move]:
+def paced_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Move]:
     """Give a function of (done, total) that shows the pace; plain lines off a terminal.
 
     Args:
@@ -67,9 +67,12 @@ def paced_bar(label: str, total: int | None, unit: str = "pictures") -> Iterator
         yield _plain_pace(total, unit, started)
         return
     columns = (
-        TextColumn(label), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} " + f"{unit}/s"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} " + f"{unit}/s"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, rate=0.0)
 
@@ -87,7 +90,7 @@ def _plain_pace(total: int | None, unit: str, started: float) -> Move:
         nonlocal last
         now = time.perf_counter()
         whole = of or total
-        if now - last >= PLAIN_PICTURES_SECONDS and (whole is None or done < whole):
+        if now - last >= PLAIN_IMAGES_SECONDS and (whole is None or done < whole):
             last = now
             rate = done / max(now - started, 1e-9)
             share = f"{done}/{whole}" if whole else str(done)
@@ -141,22 +144,25 @@ class TrainingLines:
     def decoded(self, done: int, total: int) -> None:
         """Say nothing until all are decoded."""
         if done == total:
-            self.say(f"decoded {total} training pictures")
+            self.say(f"decoded {total} training images")
 
     def planned(self, plan: Plan, folder: str) -> None:
         """Say what is about to be trained."""
         self.is_first = True
         self.epochs = plan.recipe.epochs
         counts = ", ".join(f"{name} {len(part)}" for name, part in plan.dataset.splits.items())
-        self.say(f"data: {plan.dataset.root} ({plan.dataset.format}; {counts}; "
-                 f"{plan.dataset.split_source})")  # fmt: skip
-        if plan.dataset.faults:
-            self.say(f"data: {len(plan.dataset.faults)} faults in pictures or labels; see: "
-                     f"attendet data check {plan.dataset.root}")  # fmt: skip
-        height, width = plan.canvas_hw
+        self.say(
+            f"data: {plan.dataset.root} ({plan.dataset.format}; {counts}; "
+            f"{plan.dataset.split_source})"
+        )
+        if plan.dataset.issues:
+            self.say(
+                f"data: {len(plan.dataset.issues)} issues in images or labels; see: "
+                f"attendet data check {plan.dataset.root}"
+            )
+        height, width = plan.input_hw
         name, attention = plan.metadata.architecture, plan.metadata.attention
-        self.say(f"network: {name}, attention {attention}, input "
-                 f"{width} x {height} px")  # fmt: skip
+        self.say(f"network: {name}, attention {attention}, input {width} x {height} px")
         anchors = plan.anchors
         of_base = plan.recipe.anchors == "base" or plan.metadata.graph
         kept = "those of the base weights" if of_base else "the defaults"
@@ -169,8 +175,11 @@ class TrainingLines:
         if plan.transfer is not None:
             self.say(plan.transfer.in_words())
             unlike = "; ".join(plan.unlike_base)
-            self.say(f"unlike the base: {unlike}" if unlike else
-                     "input, anchors, scale_x_y and batch norm: those of the base")  # fmt: skip
+            self.say(
+                f"unlike the base: {unlike}"
+                if unlike
+                else "input, anchors, scale_x_y and batch norm: those of the base"
+            )
         self.say(f"run: {folder}")
 
     def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
@@ -189,7 +198,7 @@ class TrainingLines:
             return
         self.say(
             f"epoch {record['epoch']}/{self.epochs} {_losses(record['losses'])}"
-            f" {record['pictures_per_second']:.1f} pictures/s"
+            f" {record['images_per_second']:.1f} images/s"
             f" {record['memory_mib'] / 1024:.1f} GiB{ap}"
         )
 
@@ -225,7 +234,7 @@ class TrainingBars(TrainingLines):
         self.bars.update(self.tasks[name], completed=done, total=total, note=note)
 
     def decoded(self, done: int, total: int) -> None:
-        """Draw the pictures decoded."""
+        """Draw the images decoded."""
         self._bar("decode", done, total)
 
     def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
@@ -236,5 +245,5 @@ class TrainingBars(TrainingLines):
         self._bar("epoch", step + 1, steps, _losses(terms))
 
     def evaluated(self, done: int, total: int) -> None:
-        """Draw the pictures evaluated."""
+        """Draw the images evaluated."""
         self._bar("epoch", done, total, "evaluating")

@@ -1,8 +1,9 @@
 """Take out attention blocks that do nothing, as long as average precision stays.
 
-A block whose gates are the same for all pictures and places is replaced by that constant, folded
-into the convolution beside it. Each step is kept if AP on --split of DATA stays within --max-loss
-points of that of WEIGHTS. Choose blocks on the validation split, and report the test split once.
+A block whose gates are the same for all images and places is replaced by that constant, folded
+into the convolution beside it. Each step is kept if AP on --split of DATA stays within
+--max-ap-loss points of that of WEIGHTS. Choose blocks on the validation split, and report the test
+split once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attendet.errors import ConfigError
-from attendet.extras import require
+from attendet.system import require
 
 if TYPE_CHECKING:
     from attendet.explain import Pruned
@@ -23,16 +24,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
     add("--data", type=Path, required=True, metavar="DATA", help="data set")
-    add("--split", default="val", metavar="NAME",
-        help="pictures on which gates are judged and AP is measured: train, val, test or all "
-        "(default: %(default)s)")  # fmt: skip
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
-    add("--max-loss", type=float, default=0.2, metavar="POINTS",
-        help="points of AP, 0 to 100, that may be lost in all (default: %(default)s)")  # fmt: skip
-    add("--every", action="store_true",
-        help="try every block, not only those whose gates are constant")  # fmt: skip
-    add("--output", type=Path, metavar="FILE",
-        help="weights file to write (default: WEIGHTS with -pruned in its name)")  # fmt: skip
+    add(
+        "--split",
+        default="val",
+        metavar="NAME",
+        help="images on which gates are judged and AP is measured: train, val, test or all "
+        "(default: %(default)s)",
+    )
+    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
+    add(
+        "--max-ap-loss",
+        type=float,
+        default=0.2,
+        metavar="POINTS",
+        help="points of AP, 0 to 100, that may be lost in all (default: %(default)s)",
+    )
+    add(
+        "--every",
+        action="store_true",
+        help="try every block, not only those whose gates are constant",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="weights file to write (default: WEIGHTS with -pruned in its name)",
+    )
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
 
 
@@ -41,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     require("torch", extra="train", purpose="attendet prune-attention")
     from attendet.data import load_dataset
     from attendet.explain import prune_attention
-    from attendet.inference.torch_runtime import choose_device
+    from attendet.inference.runtimes.torch_runtime import choose_device
+    from attendet.interop.hub import local_weights
     from attendet.models import load_weights, save_weights
-    from attendet.models.hub import local_weights
 
     weights = local_weights(args.weights)
     beside = args.weights.parent if weights == args.weights else Path()
@@ -60,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         metadata,
         data.split(args.split),
         classes=data.classes,
-        max_loss=args.max_loss,
+        max_ap_loss=args.max_ap_loss,
         every=args.every,
         progress=print,
     )

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Push, and say where the weights are; return 0."""
-    from attendet.models.hub import push_to_hub
+    from attendet.interop.hub import push_to_hub
 
     address = push_to_hub(
         args.weights,

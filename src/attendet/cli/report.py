@@ -1,8 +1,8 @@
 """Make the report of a study again, from its records alone.
 
 FOLDER is what attendet compare left. Writes report.html, which opens offline, the same as report.md
-with its figures, and arms.csv, runs.csv and report.json. Nothing is trained or measured; example
-pictures are shown where the data set can be read.
+with its figures, and variants.csv, runs.csv and report.json. Nothing is trained or measured;
+example images are shown where the data set can be read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="folder of a study")
     add("--output", type=Path, metavar="DIR", help="folder for the report (default: FOLDER)")
-    add("--data", type=Path, metavar="DATA",
-        help="folder of the data set, if it is not where it was")  # fmt: skip
-    add("--examples", type=int, default=3, metavar="N",
-        help="pictures on which the arms disagree most, 0 for none "
-        "(default: %(default)s)")  # fmt: skip
+    add(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="folder of the data set, if it is not where it was",
+    )
+    add(
+        "--examples",
+        type=int,
+        default=3,
+        metavar="N",
+        help="images on which the variants disagree most, 0 for none (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""Train a detector on your pictures.
+"""Train a detector on your images.
 
 DATA is a folder in Pascal VOC, YOLO or COCO form, a YOLO data.yaml or a COCO .json. The folder of
-the run holds the weights (best.safetensors), a record an epoch, TensorBoard events and pictures.
+the run holds the weights (best.safetensors), a record an epoch, TensorBoard events and images.
 Every setting of the recipe is a flag; the flag wins over --recipe.
 """
 
@@ -36,11 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command: its own, and one for each setting of the recipe."""
     add = parser.add_argument
     add("data", nargs="?", metavar="DATA", help="data set; with --resume only if it was moved")
-    add("--attention", default=FIXED["attention"], metavar="SPEC",
+    add(
+        "--attention",
+        default=FIXED["attention"],
+        metavar="SPEC",
         help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
-        "(default: that of --pretrained, else ca)")  # fmt: skip
-    add("--recipe", default=FIXED["recipe"], metavar="NAME|FILE",
-        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)")  # fmt: skip
+        "(default: that of --pretrained, else ca)",
+    )
+    add(
+        "--recipe",
+        default=FIXED["recipe"],
+        metavar="NAME|FILE",
+        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)",
+    )
     add(
         "--seed",
         type=int,
@@ -48,17 +56,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of everything random (default: %(default)s)",
     )
     add("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/train)")
-    add("--pretrained", type=Path, metavar="FILE",
+    add(
+        "--pretrained",
+        type=Path,
+        metavar="FILE",
         help="weights file, or hf://owner/name, to start from; its input, boxes and width win over "
-        "--recipe, and flags win over them")  # fmt: skip
+        "--recipe, and flags win over them",
+    )
     add("--resume", type=Path, metavar="DIR", help="folder of an interrupted run to go on with")
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognised)")
-    add("--accelerator", default="auto", choices=["auto", "cpu", "cuda", "mps"],
-        help="kind of device (default: %(default)s)")  # fmt: skip
-    add("--devices", type=int, default=FIXED["devices"], metavar="N",
-        help="processes on this machine, one a device (default: %(default)s)")  # fmt: skip
-    add("--nodes", type=int, default=FIXED["nodes"], metavar="N",
-        help="machines; start each by torchrun (default: %(default)s)")  # fmt: skip
+    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
+    add(
+        "--accelerator",
+        default="auto",
+        choices=["auto", "cpu", "cuda", "mps"],
+        help="kind of device (default: %(default)s)",
+    )
+    add(
+        "--devices",
+        type=int,
+        default=FIXED["devices"],
+        metavar="N",
+        help="processes on this machine, one a device (default: %(default)s)",
+    )
+    add(
+        "--nodes",
+        type=int,
+        default=FIXED["nodes"],
+        metavar="N",
+        help="machines; start each by torchrun (default: %(default)s)",
+    )
     add_recipe_flags(parser)
 
 

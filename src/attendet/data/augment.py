@@ -1,14 +1,15 @@
-"""Augmented batches straight from the cache's uint8 pictures: mosaic, affine, colour, mix-up.
+"""Augmented batches straight from the cache's uint8 images: mosaic, affine, color, mix-up.
 
 `attendet.data.augment_plan` draws what happens to each row as numbers; this module renders it.
-Each canvas pixel is sampled once, bilinearly, from the cached picture that its tile shows, whatever
-the size of the canvas (multi-scale and progressive resizing cost no second resampling). Where a
-picture shrinks to half or less, it is first halved by area averaging, so that bilinear sampling
-skips no pixels. What no picture covers is grey, 114 of 255, before the colours are changed.
+Each network input pixel is sampled once, bilinearly, from the cached image that its tile shows,
+whatever the size of the network input (multi-scale and progressive resizing cost no second
+resampling). Where an image shrinks to half or less, it is first halved by area averaging, so that
+bilinear sampling skips no pixels. What no image covers is gray, 114 of 255, before the colors are
+changed.
 
 The rendering itself stands in `attendet.data.augment_render`.
 
-N counts the rows of a batch, M the boxes of the fullest row; H, W are the canvas.
+N counts the rows of a batch, M the boxes of the fullest row; H, W are the network input.
 """
 
 from __future__ import annotations
@@ -28,42 +29,42 @@ from attendet.data.augment_plan import (
     pad_boxes,
 )
 from attendet.data.augment_render import CpuRenderer, DeviceRenderer, to_float
-from attendet.data.cache import PictureCache
+from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
-from attendet.pictures import letterbox
+from attendet.images import letterbox
 
 __all__ = ["AugmentSettings", "Augmenter", "Batch"]
 
 
 class Batch(NamedTuple):
-    """Pictures with their boxes, padded to the fullest row, on the device that trains.
+    """Images with their boxes, targets to the fullest row, on the device that trains.
 
     Attributes:
-        pictures: float32 (N, 3, H, W), RGB within 0..1, channels_last.
-        gt_boxes_xyxy: float32 (N, M, 4), canvas pixels; zeros where not valid; M >= 1.
+        images: float32 (N, 3, H, W), RGB within 0..1, channels_last.
+        gt_boxes_xyxy: float32 (N, M, 4), network input pixels; zeros where not valid; M >= 1.
         gt_class_ids: int64 (N, M); zeros where not valid.
         gt_valid: bool (N, M), which of the M places hold a box.
     """
 
-    pictures: Tensor
+    images: Tensor
     gt_boxes_xyxy: Tensor
     gt_class_ids: Tensor
     gt_valid: Tensor
 
 
 class Augmenter:
-    """Makes augmented batches of a cache's pictures; the same arguments give the same batch.
+    """Makes augmented batches of a cache's images; the same arguments give the same batch.
 
     The draws depend on seed, epoch, step and the position in the global batch, and on nothing else:
     not on the device, the process or what was made before. Partners of mosaic and mix-up come from
     the whole cache.
 
     Args:
-        cache: the pictures; must stay open.
+        cache: the images; must stay open.
         settings: what is drawn, and how strongly.
         device: where batches are made and left.
         seed: non-negative.
-        canvas_hw: canvas of the batches, pixels; the cache's if left out.
+        input_hw: network input of the batches, pixels; the cache's if left out.
 
     Raises:
         ConfigError: if the seed is negative.
@@ -71,12 +72,12 @@ class Augmenter:
 
     def __init__(
         self,
-        cache: PictureCache,
+        cache: ImageCache,
         settings: AugmentSettings,
         *,
         device: torch.device | str,
         seed: int,
-        canvas_hw: tuple[int, int] | None = None,
+        input_hw: tuple[int, int] | None = None,
     ) -> None:
         if seed < 0:
             raise ConfigError(f"seed must be at least 0; got {seed!r}.")
@@ -84,12 +85,12 @@ class Augmenter:
         self.settings = settings
         self.device = torch.device(device)
         self.seed = seed
-        self.canvas_hw = canvas_hw or cache.canvas_hw
+        self.input_hw = input_hw or cache.input_hw
         self._table = CacheTable(cache)
         self._renderer: CpuRenderer | DeviceRenderer = (
-            CpuRenderer(cache.pictures)
+            CpuRenderer(cache.images)
             if self.device.type == "cpu"
-            else DeviceRenderer(cache.pictures, self.device)
+            else DeviceRenderer(cache.images, self.device)
         )
 
     def batch(
@@ -98,17 +99,17 @@ class Augmenter:
         *,
         epoch: int,
         step: int,
-        canvas_hw: tuple[int, int] | None = None,
+        input_hw: tuple[int, int] | None = None,
         mosaic_on: bool = True,
         rows: slice | None = None,
     ) -> Batch:
         """Return one augmented batch, or some rows of it.
 
         Args:
-            indices: cache rows of the global batch's N pictures.
+            indices: cache rows of the global batch's N images.
             epoch: non-negative; with `step` it picks the draws.
             step: non-negative.
-            canvas_hw: canvas of this batch, pixels; the augmenter's if left out.
+            input_hw: network input of this batch, pixels; the augmenter's if left out.
             mosaic_on: False leaves out mosaic and mix-up, as the last epochs do.
             rows: which rows to make, for a rank's shard; they equal those rows of the whole batch
                 bit for bit, the padding of their boxes included.
@@ -124,63 +125,65 @@ class Augmenter:
             seed=self.seed,
             epoch=epoch,
             step=step,
-            canvas_hw=canvas_hw or self.canvas_hw,
+            input_hw=input_hw or self.input_hw,
             mosaic_on=mosaic_on,
         )
         if rows is not None:
             plan = plan.rows(rows)
-        pictures = self._renderer.render(plan)
-        return self._batch(pictures, plan.boxes_xyxy, plan.class_ids, plan.valid)
+        images = self._renderer.render(plan)
+        return self._batch(images, plan.boxes_xyxy, plan.class_ids, plan.valid)
 
-    def plain(self, indices: Sequence[int], canvas_hw: tuple[int, int] | None = None) -> Batch:
-        """Return the pictures as they are, letterboxed anew if the canvas is not the cache's.
+    def plain(self, indices: Sequence[int], input_hw: tuple[int, int] | None = None) -> Batch:
+        """Return the images as they are, letterboxed anew if the network input is not the cache's.
 
         Args:
-            indices: cache rows of the N pictures.
-            canvas_hw: canvas, pixels; the augmenter's if left out.
+            indices: cache rows of the N images.
+            input_hw: network input, pixels; the augmenter's if left out.
 
         Returns:
-            The batch; with the cache's own canvas an exact copy.
+            The batch; with the cache's own network input an exact copy.
         """
-        canvas_hw = canvas_hw or self.canvas_hw
-        pictures = np.empty((len(indices), *canvas_hw, 3), dtype=np.uint8)
+        input_hw = input_hw or self.input_hw
+        images = np.empty((len(indices), *input_hw, 3), dtype=np.uint8)
         boxes = []
         for row, index in enumerate(indices):
-            pictures[row], moved = self._laid(index, canvas_hw)
+            images[row], moved = self._laid(index, input_hw)
             boxes.append(moved)
         ids = [self.cache.class_ids[index] for index in indices]
-        padded = pad_boxes(
+        targets = pad_boxes(
             np.concatenate([np.zeros((0, 4)), *boxes]),
             np.concatenate([np.zeros(0, dtype=np.int64), *ids]),
             np.repeat(np.arange(len(indices)), [len(one) for one in ids]),
             len(indices),
         )
-        on_device = torch.from_numpy(pictures).to(self.device)
-        return self._batch(to_float(on_device), *padded)
+        on_device = torch.from_numpy(images).to(self.device)
+        return self._batch(to_float(on_device), *targets)
 
     def _laid(
-        self, index: int, canvas_hw: tuple[int, int]
+        self, index: int, input_hw: tuple[int, int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return one picture and its boxes on a canvas."""
-        canvas, boxes_xyxy = self.cache.pictures[index], self.cache.boxes_xyxy[index]
-        if canvas_hw == self.cache.canvas_hw:
-            return canvas, boxes_xyxy
-        fit = self.cache.fits[index]
-        height, width = (max(1, round(side * fit.scale)) for side in fit.image_hw)
-        content = canvas[fit.top : fit.top + height, fit.left : fit.left + width]
-        relaid, anew = letterbox(content, canvas_hw)
-        offset = np.array([fit.left, fit.top] * 2, dtype=np.float32)
-        return relaid, anew.to_canvas(boxes_xyxy - offset).astype(np.float32)
+        """Return one image and its boxes on a network input."""
+        padded, boxes_xyxy = self.cache.images[index], self.cache.boxes_xyxy[index]
+        if input_hw == self.cache.input_hw:
+            return padded, boxes_xyxy
+        transform = self.cache.transforms[index]
+        height, width = (max(1, round(side * transform.scale)) for side in transform.image_hw)
+        content = padded[
+            transform.top : transform.top + height, transform.left : transform.left + width
+        ]
+        relaid, anew = letterbox(content, input_hw)
+        offset = np.array([transform.left, transform.top] * 2, dtype=np.float32)
+        return relaid, anew.to_input(boxes_xyxy - offset).astype(np.float32)
 
     def _batch(
         self,
-        pictures: Tensor,
+        images: Tensor,
         boxes_xyxy: NDArray[np.float32],
         class_ids: NDArray[np.int64],
         valid: NDArray[np.bool_],
     ) -> Batch:
         return Batch(
-            pictures,
+            images,
             torch.from_numpy(boxes_xyxy).to(self.device, non_blocking=True),
             torch.from_numpy(class_ids).to(self.device, non_blocking=True),
             torch.from_numpy(valid).to(self.device, non_blocking=True),

@@ -1,13 +1,13 @@
-"""What augmentation does to each picture, as numbers: random draws, affine maps, boxes (no torch).
+"""What augmentation does to each image, as numbers: random draws, affine maps, boxes (no torch).
 
 Every random number comes from a generator seeded by (seed, epoch, step, position in the global
 batch), so a plan is the same on any device, rank and resume. Everything geometric is one affine map
-per tile, from continuous cache coordinates to continuous canvas coordinates (pixel i spans i..i+1),
-and boxes go through the same map as pixels.
+per tile, from continuous cache coordinates to continuous network input coordinates (pixel i spans
+i..i+1), and boxes go through the same map as pixels.
 
-N counts the rows of the batch; a row has SLOTS = 5 tiles: four quarters around a centre (top left,
-top right, bottom left, bottom right) and one picture to mix in. A row without mosaic has its centre
-in the canvas's bottom right corner, so that its first quarter is the whole canvas.
+N counts the rows of the batch; a row has SLOTS = 5 tiles: four quarters around a center (top left,
+top right, bottom left, bottom right) and one image to mix in. A row without mosaic has its center
+in the network input's bottom right corner, so that its first quarter is the whole network input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.data.cache import PictureCache
+from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
 
 __all__ = ["QUARTERS", "AugmentSettings", "CacheTable", "Plan", "make_plan"]
@@ -31,9 +31,9 @@ Bools = NDArray[np.bool_]
 QUARTERS = 4
 SLOTS = QUARTERS + 1
 MAX_LEVEL = 2
-"""Pictures are halved by area averaging at most this often before they are sampled."""
+"""Images are halved by area averaging at most this often before they are sampled."""
 
-_CENTRE_RANGE = (0.25, 0.75)
+_CENTER_RANGE = (0.25, 0.75)
 _MIX_BETA = 8.0
 _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
@@ -43,7 +43,7 @@ _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How strongly pictures are changed; defaults for a small network and a few hundred pictures.
+    """How strongly images are changed; defaults for a small network and a few hundred images.
 
     Example:
         >>> AugmentSettings(scale=0.3).scale
@@ -55,13 +55,13 @@ class AugmentSettings:
     """
 
     mosaic: float = 1.0
-    """Probability that a picture becomes one quarter of a mosaic of four."""
+    """Probability that an image becomes one quarter of a mosaic of four."""
     mixup: float = 0.0
-    """Probability that another picture is blended in, both keeping their boxes."""
+    """Probability that another image is blended in, both keeping their boxes."""
     scale: float = 0.5
     """Size gain is drawn from 1 - scale to 1 + scale."""
     translate: float = 0.1
-    """Largest shift, as a share of the canvas."""
+    """Largest shift, as a share of the network input."""
     degrees: float = 0.0
     """Largest rotation either way, degrees."""
     shear: float = 0.0
@@ -73,7 +73,7 @@ class AugmentSettings:
     rotate90: float = 0.0
     """Probability of a turn by 90, 180 or 270 degrees."""
     hue: float = 0.015
-    """Largest turn of the hue either way, as a share of the colour circle."""
+    """Largest turn of the hue either way, as a share of the color circle."""
     saturation: float = 0.5
     """Saturation gain is drawn from 1 - saturation to 1 + saturation."""
     value: float = 0.3
@@ -92,20 +92,24 @@ class AugmentSettings:
 
 
 class CacheTable:
-    """The sizes and boxes of a cache's pictures as flat arrays, for work on whole batches.
+    """The sizes and boxes of a cache's images as flat arrays, for work on whole batches.
 
     Attributes:
-        canvas_hw: canvas of the cache, pixels.
-        content_hw: float64 (n, 2), the pictures' heights and widths within the canvas, pixels.
-        boxes_xyxy: float64 (B, 4), the boxes of all pictures one after another.
+        input_hw: network input of the cache, pixels.
+        content_hw: float64 (n, 2), the images' heights and widths within the network input, pixels.
+        boxes_xyxy: float64 (B, 4), the boxes of all images one after another.
         class_ids: int64 (B,).
-        starts: int64 (n + 1,); boxes of picture i are starts[i]..starts[i + 1].
+        starts: int64 (n + 1,); boxes of image i are starts[i]..starts[i + 1].
     """
 
-    def __init__(self, cache: PictureCache) -> None:
-        self.canvas_hw = cache.canvas_hw
+    def __init__(self, cache: ImageCache) -> None:
+        self.input_hw = cache.input_hw
         self.content_hw = np.array(
-            [[side * fit.scale for side in fit.image_hw] for fit in cache.fits], dtype=np.float64
+            [
+                [side * transform.scale for side in transform.image_hw]
+                for transform in cache.transforms
+            ],
+            dtype=np.float64,
         )
         counts = [len(ids) for ids in cache.class_ids]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -115,12 +119,12 @@ class CacheTable:
     def __len__(self) -> int:
         return len(self.content_hw)
 
-    def boxes_of(self, pictures: Ints) -> tuple[Ints, Ints]:
-        """Return box numbers of several pictures, and for each box which of the pictures has it."""
-        counts = self.starts[pictures + 1] - self.starts[pictures]
-        owner = np.repeat(np.arange(len(pictures)), counts)
+    def boxes_of(self, images: Ints) -> tuple[Ints, Ints]:
+        """Return box numbers of several images, and for each box which of the images has it."""
+        counts = self.starts[images + 1] - self.starts[images]
+        owner = np.repeat(np.arange(len(images)), counts)
         first = np.cumsum(counts) - counts
-        return self.starts[pictures][owner] + np.arange(len(owner)) - first[owner], owner
+        return self.starts[images][owner] + np.arange(len(owner)) - first[owner], owner
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,25 +132,25 @@ class Plan:
     """One batch's augmentation, as numbers.
 
     Attributes:
-        canvas_hw: canvas of the batch, pixels.
+        input_hw: network input of the batch, pixels.
         sources: int64 (N, 5), cache rows of the tiles.
-        centres_xy: int64 (N, 2), where the four quarters meet, pixels.
-        matrices: float64 (N, 5, 2, 3), affine map of each tile from cache to canvas.
-        levels: int64 (N, 5), how often a tile's picture is halved before it is sampled.
-        blends: float64 (N,), weight of the quarters; below 1 where a picture is mixed in.
-        colours: float32 (N, 3, 3), colour matrix of each row: rgb_out = colour @ rgb_in.
-        boxes_xyxy: float32 (N, M, 4), canvas pixels, zeros beyond a row's boxes; M >= 1.
+        centers_xy: int64 (N, 2), where the four quarters meet, pixels.
+        matrices: float64 (N, 5, 2, 3), affine map of each tile from cache to network input.
+        levels: int64 (N, 5), how often a tile's image is halved before it is sampled.
+        blends: float64 (N,), weight of the quarters; below 1 where an image is mixed in.
+        colors: float32 (N, 3, 3), color matrix of each row: rgb_out = color @ rgb_in.
+        boxes_xyxy: float32 (N, M, 4), network input pixels, zeros beyond a row's boxes; M >= 1.
         class_ids: int64 (N, M).
         valid: bool (N, M).
     """
 
-    canvas_hw: tuple[int, int]
+    input_hw: tuple[int, int]
     sources: Ints
-    centres_xy: Ints
+    centers_xy: Ints
     matrices: Floats
     levels: Ints
     blends: Floats
-    colours: NDArray[np.float32]
+    colors: NDArray[np.float32]
     boxes_xyxy: NDArray[np.float32]
     class_ids: Ints
     valid: Bools
@@ -156,16 +160,17 @@ class Plan:
         cut = {
             field.name: getattr(self, field.name)[rows]
             for field in fields(self)
-            if field.name != "canvas_hw"
+            if field.name != "input_hw"
         }
-        return Plan(canvas_hw=self.canvas_hw, **cut)
+        return Plan(input_hw=self.input_hw, **cut)
 
     def quarter_xyxy(self, row: int, quarter: int) -> tuple[int, int, int, int]:
-        """Return the pixels of the canvas that a quarter covers (none for an empty quarter)."""
-        height, width = self.canvas_hw
-        centre_x, centre_y = (int(side) for side in self.centres_xy[row])
-        left, right = ((0, centre_x), (centre_x, width))[quarter % 2]
-        top, bottom = ((0, centre_y), (centre_y, height))[quarter // 2]
+        """Return the pixels of the network input that a quarter covers (none for an empty
+        quarter)."""
+        height, width = self.input_hw
+        center_x, center_y = (int(side) for side in self.centers_xy[row])
+        left, right = ((0, center_x), (center_x, width))[quarter % 2]
+        top, bottom = ((0, center_y), (center_y, height))[quarter // 2]
         return left, top, right, bottom
 
 
@@ -177,7 +182,7 @@ class _Draws:
     tile: dict[str, Floats]
     mix_weight: Floats
 
-    ROW = ("mosaic", "mixup", "own", "centre_x", "centre_y", "hue", "saturation", "value")
+    ROW = ("mosaic", "mixup", "own", "center_x", "center_y", "hue", "saturation", "value")
     TILE = (
         *("partner", "gain", "shift_x", "shift_y", "angle", "shear_x", "shear_y"),
         *("flip_lr", "flip_ud", "turn", "turns"),
@@ -208,7 +213,7 @@ def make_plan(
     seed: int,
     epoch: int,
     step: int,
-    canvas_hw: tuple[int, int],
+    input_hw: tuple[int, int],
     mosaic_on: bool = True,
 ) -> Plan:
     """Return the augmentation of one global batch, as numbers.
@@ -216,26 +221,26 @@ def make_plan(
     Args:
         table: sizes and boxes of the cache.
         settings: strengths and probabilities.
-        indices: cache rows of the N pictures.
+        indices: cache rows of the N images.
         seed: non-negative, as are `epoch` and `step`.
         epoch: with `step` it picks the draws.
         step: see `epoch`.
-        canvas_hw: canvas of the batch, pixels; need not be the cache's.
+        input_hw: network input of the batch, pixels; need not be the cache's.
         mosaic_on: False leaves out mosaic and mix-up, whatever their probabilities.
 
     Returns:
         The plan.
     """
     draws = _Draws.make(len(indices), seed, epoch, step)
-    height, width = canvas_hw
-    is_mosaic = (draws.row["mosaic"] < settings.mosaic) & mosaic_on & (min(canvas_hw) > 1)
+    height, width = input_hw
+    is_mosaic = (draws.row["mosaic"] < settings.mosaic) & mosaic_on & (min(input_hw) > 1)
     is_mixed = (draws.row["mixup"] < settings.mixup) & mosaic_on
 
-    low, high = _CENTRE_RANGE
-    centre_share = low + (high - low) * np.stack([draws.row["centre_x"], draws.row["centre_y"]], 1)
-    canvas_wh = np.array([width, height])
-    centres = np.rint(centre_share * canvas_wh).astype(np.int64).clip(1)
-    centres = np.where(is_mosaic[:, None], centres, canvas_wh)
+    low, high = _CENTER_RANGE
+    center_share = low + (high - low) * np.stack([draws.row["center_x"], draws.row["center_y"]], 1)
+    input_wh = np.array([width, height])
+    centers = np.rint(center_share * input_wh).astype(np.int64).clip(1)
+    centers = np.where(is_mosaic[:, None], centers, input_wh)
 
     sources = (draws.tile["partner"] * len(table)).astype(np.int64)
     own = np.where(is_mosaic, (draws.row["own"] * QUARTERS).astype(np.int64), 0)
@@ -243,18 +248,18 @@ def make_plan(
 
     used = np.zeros(sources.shape, dtype=bool)
     used[:, 0], used[:, 1:QUARTERS], used[:, QUARTERS] = True, is_mosaic[:, None], is_mixed
-    matrices = _matrices(table, settings, draws, sources, centres, is_mosaic, canvas_hw)
+    matrices = _matrices(table, settings, draws, sources, centers, is_mosaic, input_hw)
     boxes_xyxy, class_ids, valid = _boxes(
-        table, settings, sources, centres, matrices, used, canvas_hw
+        table, settings, sources, centers, matrices, used, input_hw
     )
     return Plan(
-        canvas_hw=(height, width),
+        input_hw=(height, width),
         sources=sources,
-        centres_xy=centres,
+        centers_xy=centers,
         matrices=matrices,
         levels=_levels(matrices),
         blends=np.where(is_mixed, draws.mix_weight, 1.0),
-        colours=_colours(settings, draws),
+        colors=_colors(settings, draws),
         boxes_xyxy=boxes_xyxy,
         class_ids=class_ids,
         valid=valid,
@@ -271,35 +276,35 @@ def _matrices(
     settings: AugmentSettings,
     draws: _Draws,
     sources: Ints,
-    centres: Ints,
+    centers: Ints,
     is_mosaic: Bools,
-    canvas_hw: tuple[int, int],
+    input_hw: tuple[int, int],
 ) -> Floats:
     """Return the (N, SLOTS, 2, 3) maps: flip, quarter turn, shear, rotate, scale, place.
 
-    A single picture is centred and then shifted. In a mosaic the corner of the picture that faces
-    the centre lies on it, and the shift pushes it past, so that no gap opens at the seam.
+    A single image is centered and then shifted. In a mosaic the corner of the image that faces
+    the center lies on it, and the shift pushes it past, so that no gap opens at the seam.
     """
     tile = draws.tile
     turned = tile["turn"] < settings.rotate90
     turns = np.where(turned, 1 + np.minimum(tile["turns"] * 3, 2).astype(np.int64), 0)
     content_wh = table.content_hw[sources][..., ::-1]
     turned_wh = np.where((turns % 2 == 1)[..., None], content_wh[..., ::-1], content_wh)
-    canvas_wh = np.array(canvas_hw[::-1], dtype=np.float64)
-    gain = (canvas_wh / turned_wh).min(axis=-1) * (1 + _signed(tile["gain"], settings.scale))
+    input_wh = np.array(input_hw[::-1], dtype=np.float64)
+    gain = (input_wh / turned_wh).min(axis=-1) * (1 + _signed(tile["gain"], settings.scale))
 
     linear = _linear(settings, tile, turns) * gain[..., None, None]
     half_wh = (np.abs(linear) @ (content_wh[..., None] / 2))[..., 0]
     shift = np.stack([_signed(tile["shift_x"], 1.0), _signed(tile["shift_y"], 1.0)], axis=-1) * (
-        settings.translate * canvas_wh
+        settings.translate * input_wh
     )
-    position = canvas_wh / 2 + shift
+    position = input_wh / 2 + shift
     towards = np.array([[1, 1], [-1, 1], [1, -1], [-1, -1]], dtype=np.float64)
     quarters = slice(0, QUARTERS)
-    corner = centres[:, None] - towards * (half_wh - np.abs(shift))[:, quarters]
+    corner = centers[:, None] - towards * (half_wh - np.abs(shift))[:, quarters]
     position[:, quarters] = np.where(is_mosaic[:, None, None], corner, position[:, quarters])
 
-    middle = np.array(table.canvas_hw[::-1], dtype=np.float64) / 2
+    middle = np.array(table.input_hw[::-1], dtype=np.float64) / 2
     offset = position - (linear @ middle[:, None])[..., 0]
     return np.concatenate([linear, offset[..., None]], axis=-1)
 
@@ -335,10 +340,10 @@ def _boxes(
     table: CacheTable,
     settings: AugmentSettings,
     sources: Ints,
-    centres: Ints,
+    centers: Ints,
     matrices: Floats,
     used: Bools,
-    canvas_hw: tuple[int, int],
+    input_hw: tuple[int, int],
 ) -> tuple[NDArray[np.float32], Ints, Bools]:
     """Return padded boxes, class ids and validity: corners mapped, enclosed, clipped, sifted."""
     rows, slots = np.nonzero(used)
@@ -351,12 +356,12 @@ def _boxes(
     mapped = matrix[..., :2] @ corners + matrix[..., 2:]
     low, high = mapped.min(axis=-1), mapped.max(axis=-1)
 
-    canvas_wh = np.array(canvas_hw[::-1])
+    input_wh = np.array(input_hw[::-1])
     mixed = (slots == QUARTERS)[:, None]
     second = np.stack([slots % 2 == 1, slots // 2 == 1], axis=1) & ~mixed
-    centre = centres[rows]
-    region_low = np.where(second, centre, 0)[owner]
-    region_high = np.where(second | mixed, canvas_wh, centre)[owner]
+    center = centers[rows]
+    region_low = np.where(second, center, 0)[owner]
+    region_high = np.where(second | mixed, input_wh, center)[owner]
     clipped_low = np.maximum(low, region_low)
     clipped_high = np.minimum(high, region_high)
     size = clipped_high - clipped_low
@@ -381,12 +386,12 @@ def pad_boxes(
     return padded, padded_ids, np.arange(most) < per_row[:, None]
 
 
-def _colours(settings: AugmentSettings, draws: _Draws) -> NDArray[np.float32]:
-    """Return (N, 3, 3) colour matrices: value gain x saturation gain x hue turn, in YIQ.
+def _colors(settings: AugmentSettings, draws: _Draws) -> NDArray[np.float32]:
+    """Return (N, 3, 3) color matrices: value gain x saturation gain x hue turn, in YIQ.
 
     True HSV jitter is not linear: it keeps V = max(R, G, B) while hue and saturation change. Here
-    hue turns about the grey axis and saturation scales the distance from it, both at constant luma,
-    so the V of a strongly coloured pixel may change. Greys and the value gain are the same in both.
+    hue turns about the gray axis and saturation scales the distance from it, both at constant luma,
+    so the V of a strongly colored pixel may change. Grays and the value gain are the same in both.
     """
     turn = 2 * np.pi * _signed(draws.row["hue"], settings.hue)
     saturation = 1 + _signed(draws.row["saturation"], settings.saturation)
@@ -396,5 +401,5 @@ def _colours(settings: AugmentSettings, draws: _Draws) -> NDArray[np.float32]:
     inner[:, 1:, 1:] = saturation[:, None, None] * _stack(
         np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
     )
-    colours = value[:, None, None] * (_YIQ_TO_RGB @ inner @ _RGB_TO_YIQ)
-    return np.asarray(colours, dtype=np.float32)
+    colors = value[:, None, None] * (_YIQ_TO_RGB @ inner @ _RGB_TO_YIQ)
+    return np.asarray(colors, dtype=np.float32)

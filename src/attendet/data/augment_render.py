@@ -1,12 +1,12 @@
 """From plans to pixels: two renderers, for the CPU and for accelerators.
 
 Both render the same plans (`attendet.data.augment_plan`). On the CPU, OpenCV's `warpAffine` works
-on uint8 pictures one by one, mostly without the GIL, so that a prefetching thread can run beside
-the training step. On an accelerator the four neighbours of each pixel of the batch are gathered
-from uint8 pictures that lie on the device, the whole cache where it fits. The two agree within the
-rounding to uint8 (under 3 of 255); on a CPU the second takes over thirty times as long.
+on uint8 images one by one, mostly without the GIL, so that a prefetching thread can run beside
+the training step. On an accelerator the four neighbors of each pixel of the batch are gathered
+from uint8 images that lie on the device, the whole cache where it transforms. The two agree within
+the rounding to uint8 (under 3 of 255); on a CPU the second takes over thirty times as long.
 
-N counts the rows of a batch; H, W are the canvas.
+N counts the rows of a batch; H, W are the network input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attendet.data.augment_plan import MAX_LEVEL, QUARTERS, Plan
-from attendet.pictures import PAD_VALUE
+from attendet.images import PAD_VALUE
 
 __all__ = ["CpuRenderer", "DeviceRenderer", "to_float"]
 
@@ -27,30 +27,30 @@ _DEVICE_SHARE = 0.25
 _ROWS_AT_ONCE = 16
 
 
-def to_float(pictures: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """Return uint8 (N, H, W, 3) as float32 (N, 3, H, W) within 0..1, channels_last."""
-    return pictures.to(torch.float32).mul_(1 / 255).permute(0, 3, 1, 2)
+    return images.to(torch.float32).mul_(1 / 255).permute(0, 3, 1, 2)
 
 
 class CpuRenderer:
-    """Renders plans picture by picture with OpenCV, in uint8 until the last step."""
+    """Renders plans image by image with OpenCV, in uint8 until the last step."""
 
-    def __init__(self, pictures: NDArray[np.uint8]) -> None:
-        self.pictures = pictures
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.images = images
 
     def render(self, plan: Plan) -> Tensor:
         """Return float32 (N, 3, H, W), channels_last."""
-        rendered = np.empty((len(plan.sources), *plan.canvas_hw, 3), dtype=np.float32)
-        canvas, mixed = np.empty((2, *plan.canvas_hw, 3), dtype=np.uint8)
+        rendered = np.empty((len(plan.sources), *plan.input_hw, 3), dtype=np.float32)
+        padded, mixed = np.empty((2, *plan.input_hw, 3), dtype=np.uint8)
         for row in range(len(rendered)):
             for quarter in range(QUARTERS):
-                self._warp(plan, row, quarter, plan.quarter_xyxy(row, quarter), canvas)
+                self._warp(plan, row, quarter, plan.quarter_xyxy(row, quarter), padded)
             blend = float(plan.blends[row])
             if blend < 1:
-                self._warp(plan, row, QUARTERS, (0, 0, *plan.canvas_hw[::-1]), mixed)
-                cv2.addWeighted(canvas, blend, mixed, 1 - blend, 0.0, dst=canvas)
-            cv2.transform(canvas, plan.colours[row], dst=canvas)
-            np.multiply(canvas, np.float32(1 / 255), out=rendered[row])
+                self._warp(plan, row, QUARTERS, (0, 0, *plan.input_hw[::-1]), mixed)
+                cv2.addWeighted(padded, blend, mixed, 1 - blend, 0.0, dst=padded)
+            cv2.transform(padded, plan.colors[row], dst=padded)
+            np.multiply(padded, np.float32(1 / 255), out=rendered[row])
         return torch.from_numpy(rendered).permute(0, 3, 1, 2)
 
     def _warp(
@@ -59,20 +59,20 @@ class CpuRenderer:
         row: int,
         slot: int,
         region_xyxy: tuple[int, int, int, int],
-        canvas: NDArray[np.uint8],
+        padded: NDArray[np.uint8],
     ) -> None:
-        """Sample one tile into its region of a canvas."""
+        """Sample one tile into its region of a network input."""
         left, top, right, bottom = region_xyxy
         if left >= right or top >= bottom:
             return
-        picture: NDArray[np.uint8] = self.pictures[plan.sources[row, slot]]
+        image: NDArray[np.uint8] = self.images[plan.sources[row, slot]]
         level = int(plan.levels[row, slot])
         if level:
-            picture = _halve(picture, level)
+            image = _halve(image, level)
         inverse = _pixel_inverse(plan.matrices[row, slot], level)
         inverse[:, 2] += inverse[:, 0] * left + inverse[:, 1] * top
-        canvas[top:bottom, left:right] = cv2.warpAffine(
-            picture,
+        padded[top:bottom, left:right] = cv2.warpAffine(
+            image,
             inverse,
             (right - left, bottom - top),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -81,22 +81,22 @@ class CpuRenderer:
         )
 
 
-def _halve(picture: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
-    """Return a picture halved `level` times by area averaging; odd rests are cut off."""
+def _halve(image: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
+    """Return an image halved `level` times by area averaging; odd rests are cut off."""
     for _ in range(level):
-        height, width = max(1, picture.shape[0] // 2), max(1, picture.shape[1] // 2)
-        even = picture[: 2 * height, : 2 * width]
+        height, width = max(1, image.shape[0] // 2), max(1, image.shape[1] // 2)
+        even = image[: 2 * height, : 2 * width]
         halved = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
-        picture = np.asarray(halved, dtype=np.uint8)
-    return picture
+        image = np.asarray(halved, dtype=np.uint8)
+    return image
 
 
 def _pixel_inverse(
     matrices: NDArray[np.float64], level: int | NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return maps (..., 2, 3) from canvas pixel numbers to source pixel numbers at a level.
+    """Return maps (..., 2, 3) from network input pixel numbers to source pixel numbers at a level.
 
-    A pixel's number is its centre's coordinate less one half.
+    A pixel's number is its center's coordinate less one half.
     """
     linear = np.linalg.inv(matrices[..., :2])
     shift = -(linear @ matrices[..., 2:])
@@ -108,33 +108,33 @@ def _pixel_inverse(
 
 
 class DeviceRenderer:
-    """Renders whole batches on the device by gathering from uint8 pictures that lie there."""
+    """Renders whole batches on the device by gathering from uint8 images that lie there."""
 
-    def __init__(self, pictures: NDArray[np.uint8], device: torch.device) -> None:
-        self.pictures = pictures
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        self.images = images
         self.device = device
         self._all: Tensor | None = None
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
-            if pictures.nbytes * 4 / 3 < _DEVICE_SHARE * free:
-                self._all = self._upload(np.arange(len(pictures)))
+            if images.nbytes * 4 / 3 < _DEVICE_SHARE * free:
+                self._all = self._upload(np.arange(len(images)))
 
     def _upload(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Return the pixels (P, 3) of some pictures: each whole, then its halved levels."""
+        """Return the pixels (P, 3) of some images: each whole, then its halved levels."""
         parts = []
         for start in range(0, len(numbers), 64):
-            chunk = torch.from_numpy(self.pictures[numbers[start : start + 64]]).to(self.device)
+            chunk = torch.from_numpy(self.images[numbers[start : start + 64]]).to(self.device)
             levels = [chunk.flatten(1, 2)]
-            image = chunk.permute(0, 3, 1, 2).float()
+            planes = chunk.permute(0, 3, 1, 2).float()
             for _ in range(MAX_LEVEL):
-                image = (functional.avg_pool2d(image, 2, ceil_mode=False) + 0.5).floor()
-                levels.append(image.flatten(2).transpose(1, 2).to(torch.uint8))
+                planes = (functional.avg_pool2d(planes, 2, ceil_mode=False) + 0.5).floor()
+                levels.append(planes.flatten(2).transpose(1, 2).to(torch.uint8))
             parts.append(torch.cat(levels, dim=1))
         return torch.cat(parts).flatten(0, 1)
 
     def _level_sizes(self) -> NDArray[np.int64]:
         """Return height, width and first pixel of each level, shape (levels, 3)."""
-        height, width = self.pictures.shape[1:3]
+        height, width = self.images.shape[1:3]
         sizes, first = [], 0
         for _ in range(MAX_LEVEL + 2):
             sizes.append((height, width, first))
@@ -173,18 +173,18 @@ class DeviceRenderer:
         starts: NDArray[np.int64],
     ) -> Tensor:
         """Return float32 (n, H, W, 3) within 0..1 of a few rows."""
-        colours = self._put(plan.colours[rows])
-        centres = self._put(plan.centres_xy[rows])
+        colors = self._put(plan.colors[rows])
+        centers = self._put(plan.centers_xy[rows])
         quarters = slice(0, QUARTERS)
-        canvas = self._sample(
-            plan.canvas_hw, centres, pixels, tiles[rows, quarters], starts[rows, quarters]
+        padded = self._sample(
+            plan.input_hw, centers, pixels, tiles[rows, quarters], starts[rows, quarters]
         )
         mixed = np.flatnonzero(plan.blends[rows] < 1)
         if len(mixed):
-            corner = centres.new_tensor([[plan.canvas_hw[1], plan.canvas_hw[0]]])
+            corner = centers.new_tensor([[plan.input_hw[1], plan.input_hw[0]]])
             slots = np.full(QUARTERS, QUARTERS)
             other = self._sample(
-                plan.canvas_hw,
+                plan.input_hw,
                 corner.expand(len(mixed), 2),
                 pixels,
                 tiles[rows][mixed][:, slots],
@@ -192,18 +192,18 @@ class DeviceRenderer:
             )
             weight = self._put(plan.blends[rows][mixed].astype(np.float32)).view(-1, 1, 1, 1)
             chosen = self._put(mixed)
-            canvas[chosen] = other + weight * (canvas[chosen] - other)
-        count, height, width, _ = canvas.shape
-        coloured = torch.bmm(canvas.view(count, -1, 3), colours.transpose(1, 2))
-        return coloured.mul_(1 / 255).clamp_(0, 1).view(count, height, width, 3)
+            padded[chosen] = other + weight * (padded[chosen] - other)
+        count, height, width, _ = padded.shape
+        colored = torch.bmm(padded.view(count, -1, 3), colors.transpose(1, 2))
+        return colored.mul_(1 / 255).clamp_(0, 1).view(count, height, width, 3)
 
     def _put(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def _sample(
         self,
-        canvas_hw: tuple[int, int],
-        centres: Tensor,
+        input_hw: tuple[int, int],
+        centers: Tensor,
         pixels: Tensor,
         tiles: NDArray[np.float64],
         starts: NDArray[np.int64],
@@ -211,15 +211,15 @@ class DeviceRenderer:
         """Return float32 (n, H, W, 3) within 0..255, each pixel sampled from the tile it lies in.
 
         Args:
-            canvas_hw: canvas, pixels.
-            centres: int64 (n, 2), where the four tiles meet.
-            pixels: uint8 (P, 3), all pictures' pixels.
+            input_hw: network input, pixels.
+            centers: int64 (n, 2), where the four tiles meet.
+            pixels: uint8 (P, 3), all images' pixels.
             tiles: float64 (n, 4, 8): inverse map (6), height and width of the source.
             starts: int64 (n, 4), first pixel of each tile's source.
         """
-        xs = torch.arange(canvas_hw[1], device=self.device).view(1, 1, -1)
-        ys = torch.arange(canvas_hw[0], device=self.device).view(1, -1, 1)
-        right, below = xs >= centres[:, 0].view(-1, 1, 1), ys >= centres[:, 1].view(-1, 1, 1)
+        xs = torch.arange(input_hw[1], device=self.device).view(1, 1, -1)
+        ys = torch.arange(input_hw[0], device=self.device).view(1, -1, 1)
+        right, below = xs >= centers[:, 0].view(-1, 1, 1), ys >= centers[:, 1].view(-1, 1, 1)
 
         def spread(values: Tensor) -> Tensor:
             a, b, c, d = values.view(-1, 4, 1, 1).unbind(1)

@@ -1,6 +1,6 @@
-"""Pictures decoded once and kept as uint8 on one canvas, in memory or in a memory-mapped file.
+"""Images decoded once and kept as uint8 on one network input, in memory or in a memory-mapped file.
 
-n counts pictures, k the boxes of one picture; H, W are the canvas.
+n counts images, k the boxes of one image; H, W are the network input.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.data.samples import Fault, Sample
-from attendet.errors import ConfigError, DataError, PictureError
-from attendet.pictures import Letterbox, letterbox, read_picture, stretched
+from attendet.data.sample import Issue, Sample
+from attendet.errors import ConfigError, DataError, ImageError
+from attendet.images import Letterbox, letterbox, read_image, stretched
 
-__all__ = ["PictureCache", "available_memory"]
+__all__ = ["ImageCache", "available_memory"]
 
-Pictures = NDArray[np.uint8]
+ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 _ASSUMED_MEMORY = 4 * 1024**3
@@ -32,36 +32,37 @@ _FOLDER_VARIABLE = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOM
 _FOLDER_ADVICE = f"Set {_FOLDER_VARIABLE} to a folder with room"
 
 
-class PictureCache:
-    """The pictures of some samples, decoded once and letterboxed to one canvas, with their boxes.
+class ImageCache:
+    """The images of some samples, decoded once and letterboxed to one network input, with their
+    boxes.
 
     Held in memory, or in a memory-mapped file when they would pass `memory_share` of the memory
     that is available. The file is gone when the cache is closed or collected (where the system
     allows it, it is unlinked at once, so that even a killed process leaves nothing behind). A
-    picture that cannot be read is left out and reported in `faults`. Difficult boxes are left out
+    image that cannot be read is left out and reported in `issues`. Difficult boxes are left out
     too: they are not trained on.
 
     Attributes:
-        pictures: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
+        images: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
         samples: the n samples that were kept, in the order given.
         stretch: whether each side was scaled by its own factor.
-        fits: how each picture was laid into the canvas.
-        boxes_xyxy: for each picture float32 (k, 4), canvas pixels.
-        class_ids: for each picture int64 (k,).
-        faults: one for each picture that could not be read.
+        transforms: how each image was laid into the network input.
+        boxes_xyxy: for each image float32 (k, 4), network input pixels.
+        class_ids: for each image int64 (k,).
+        issues: one for each image that could not be read.
 
     Args:
         samples: what to decode.
-        canvas_hw: height and width of the canvas, pixels.
-        stretch: scale each side by its own factor instead of letterboxing; the canvas is then
-            taken for the picture itself, in `fits` too.
+        input_hw: height and width of the network input, pixels.
+        stretch: scale each side by its own factor instead of letterboxing; the network input is
+            then taken for the image itself, in `fits` too.
         memory_share: share of the available memory beyond which a file is used, 0..1.
         folder: where the file would go; the user's cache directory if left out.
-        progress: called with the pictures done and their total, from the calling thread.
+        progress: called with the images done and their total, from the calling thread.
 
     Raises:
         ConfigError: if an argument is out of range.
-        DataError: if no picture can be read, or the file does not fit on the disk.
+        DataError: if no image can be read, or the file does not fit on the disk.
 
     Example:
         >>> import tempfile
@@ -76,15 +77,15 @@ class PictureCache:
         ...     difficult=np.array([False]),
         ...     key="a",
         ... )
-        >>> with PictureCache([sample], (32, 32)) as cache:
-        ...     cache.pictures.shape, cache.boxes_xyxy[0].tolist()
+        >>> with ImageCache([sample], (32, 32)) as cache:
+        ...     cache.images.shape, cache.boxes_xyxy[0].tolist()
         ((1, 32, 32, 3), [[0.0, 8.0, 32.0, 24.0]])
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        canvas_hw: tuple[int, int],
+        input_hw: tuple[int, int],
         *,
         stretch: bool = False,
         memory_share: float = 0.25,
@@ -93,64 +94,64 @@ class PictureCache:
     ) -> None:
         if not 0 <= memory_share <= 1:
             raise ConfigError(f"memory_share must be within 0..1; got {memory_share!r}.")
-        if min(canvas_hw) < 8:
-            raise ConfigError(f"canvas_hw must be at least 8 x 8 pixels; got {canvas_hw!r}.")
+        if min(input_hw) < 8:
+            raise ConfigError(f"input_hw must be at least 8 x 8 pixels; got {input_hw!r}.")
         if not samples:
-            raise DataError("samples must hold at least one picture; got none.")
-        self.canvas_hw = (int(canvas_hw[0]), int(canvas_hw[1]))
-        shape = (len(samples), *self.canvas_hw, 3)
-        self.pictures: Pictures
+            raise DataError("samples must hold at least one image; got none.")
+        self.input_hw = (int(input_hw[0]), int(input_hw[1]))
+        shape = (len(samples), *self.input_hw, 3)
+        self.images: ImageArrays
         if np.prod(shape, dtype=np.int64) > memory_share * available_memory():
-            self.pictures, self._remove_file = _mapped_file(shape, _cache_folder(folder), self)
+            self.images, self._remove_file = _mapped_file(shape, _cache_folder(folder), self)
         else:
-            self.pictures, self._remove_file = np.empty(shape, dtype=np.uint8), None
+            self.images, self._remove_file = np.empty(shape, dtype=np.uint8), None
         self.stretch = stretch
         self._fill(samples, progress)
 
     def _fill(self, samples: Sequence[Sample], progress: Progress | None) -> None:
-        pictures = self.pictures
+        images = self.images
 
-        def decode(row: int) -> Letterbox | PictureError:
+        def decode(row: int) -> Letterbox | ImageError:
             try:
-                picture = read_picture(samples[row].path)
-            except PictureError as error:
+                image = read_image(samples[row].path)
+            except ImageError as error:
                 return error
             if self.stretch:
-                picture = stretched(picture, self.canvas_hw)
-            pictures[row], fit = letterbox(picture, self.canvas_hw)
-            return fit
+                image = stretched(image, self.input_hw)
+            images[row], transform = letterbox(image, self.input_hw)
+            return transform
 
         self.samples: list[Sample] = []
-        self.fits: list[Letterbox] = []
+        self.transforms: list[Letterbox] = []
         self.boxes_xyxy: list[NDArray[np.float32]] = []
         self.class_ids: list[NDArray[np.int64]] = []
-        self.faults: list[Fault] = []
+        self.issues: list[Issue] = []
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as pool:
-            for row, fit in enumerate(pool.map(decode, range(len(samples)))):
-                if isinstance(fit, Letterbox):
+            for row, transform in enumerate(pool.map(decode, range(len(samples)))):
+                if isinstance(transform, Letterbox):
                     # Rows before `row` are decoded, so closing up a gap disturbs no worker.
                     if len(self.samples) < row:
-                        pictures[len(self.samples)] = pictures[row]
-                    self._keep(samples[row], fit)
+                        images[len(self.samples)] = images[row]
+                    self._keep(samples[row], transform)
                 else:
-                    self.faults.append(_unreadable(samples[row], fit))
+                    self.issues.append(_unreadable(samples[row], transform))
                 if progress is not None:
                     progress(row + 1, len(samples))
         if not self.samples:
             raise DataError(
-                f"no picture of {len(samples)} can be read; the first: {self.faults[0].message}"
+                f"no image of {len(samples)} can be read; the first: {self.issues[0].message}"
             )
-        self.pictures = pictures[: len(self.samples)]
+        self.images = images[: len(self.samples)]
 
-    def _keep(self, sample: Sample, fit: Letterbox) -> None:
+    def _keep(self, sample: Sample, transform: Letterbox) -> None:
         trained = ~np.asarray(sample.difficult, dtype=bool)
         boxes_xyxy = sample.boxes_xyxy[trained]
         if self.stretch:
-            height, width = np.divide(self.canvas_hw, sample.image_hw)
+            height, width = np.divide(self.input_hw, sample.image_hw)
             boxes_xyxy = boxes_xyxy * np.array([width, height, width, height])
         self.samples.append(sample)
-        self.fits.append(fit)
-        self.boxes_xyxy.append(fit.to_canvas(boxes_xyxy).astype(np.float32))
+        self.transforms.append(transform)
+        self.boxes_xyxy.append(transform.to_input(boxes_xyxy).astype(np.float32))
         self.class_ids.append(np.asarray(sample.class_ids[trained], dtype=np.int64))
 
     def __len__(self) -> int:
@@ -158,16 +159,16 @@ class PictureCache:
 
     @property
     def in_file(self) -> bool:
-        """Whether the pictures lie in a memory-mapped file."""
-        return isinstance(self.pictures, np.memmap)
+        """Whether the images lie in a memory-mapped file."""
+        return isinstance(self.images, np.memmap)
 
     def close(self) -> None:
-        """Let go of the pictures and of their file; the lists of samples and boxes stay."""
-        self.pictures = np.empty((0, *self.canvas_hw, 3), dtype=np.uint8)
+        """Let go of the images and of their file; the lists of samples and boxes stay."""
+        self.images = np.empty((0, *self.input_hw, 3), dtype=np.uint8)
         if self._remove_file is not None:
             self._remove_file()
 
-    def __enter__(self) -> PictureCache:
+    def __enter__(self) -> ImageCache:
         return self
 
     def __exit__(
@@ -179,13 +180,13 @@ class PictureCache:
         self.close()
 
 
-def _unreadable(sample: Sample, error: PictureError) -> Fault:
-    return Fault(
+def _unreadable(sample: Sample, error: ImageError) -> Issue:
+    return Issue(
         file=sample.path,
         line=None,
-        kind="unreadable-picture",
+        kind="unreadable-image",
         message=str(error),
-        action="skipped picture",
+        action="skipped image",
     )
 
 
@@ -242,7 +243,7 @@ def _cache_folder(folder: str | Path | None) -> Path:
 
 def _mapped_file(
     shape: tuple[int, ...], folder: Path, owner: object
-) -> tuple[Pictures, Callable[[], object] | None]:
+) -> tuple[ImageArrays, Callable[[], object] | None]:
     """Return a new mapped array and, where its file could not be unlinked at once, its removal."""
     size = int(np.prod(shape, dtype=np.int64))
     try:
@@ -250,13 +251,13 @@ def _mapped_file(
         free = shutil.disk_usage(folder).free
         if free < size:
             raise DataError(
-                f"the picture cache needs {size / 2**30:.1f} GiB; {folder} has {free / 2**30:.1f} "
+                f"the image cache needs {size / 2**30:.1f} GiB; {folder} has {free / 2**30:.1f} "
                 f"GiB free. {_FOLDER_ADVICE}, or choose a smaller size."
             )
-        handle, name = tempfile.mkstemp(prefix="pictures-", suffix=".cache", dir=folder)
+        handle, name = tempfile.mkstemp(prefix="images-", suffix=".cache", dir=folder)
         try:
             _reserve(handle, size)
-            pictures: Pictures = np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
+            images: ImageArrays = np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
         except OSError:
             _unlink(name)
             raise
@@ -264,13 +265,13 @@ def _mapped_file(
             os.close(handle)
     except OSError as error:
         raise DataError(
-            f"the picture cache cannot be written to {folder}: {error}. {_FOLDER_ADVICE}."
+            f"the image cache cannot be written to {folder}: {error}. {_FOLDER_ADVICE}."
         ) from None
     try:
         Path(name).unlink()
     except OSError:  # Windows keeps the file of a live mapping
-        return pictures, weakref.finalize(owner, _unlink, name)
-    return pictures, None
+        return images, weakref.finalize(owner, _unlink, name)
+    return images, None
 
 
 def _reserve(handle: int, size: int) -> None:

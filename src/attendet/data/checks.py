@@ -1,8 +1,8 @@
-"""Checks of labels and pictures: each fault's kind, and the rule by which it is handled.
+"""Checks of labels and images: each issue's kind, and the rule by which it is handled.
 
-Nothing here stops a run. A box that cannot be trained on is dropped, one that leaves the picture
-is clipped, a picture that cannot be used is skipped, and what is merely odd is kept; each is
-written down as a `Fault`.
+Nothing here stops a run. A box that cannot be trained on is dropped, one that leaves the image
+is clipped, an image that cannot be used is skipped, and what is merely odd is kept; each is
+written down as a `Issue`.
 """
 
 from __future__ import annotations
@@ -13,58 +13,58 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.boxes import clip_to_picture, iou_matrix
-from attendet.data.samples import Action, Box, Fault, Labelled, Sample
-from attendet.errors import PictureError
-from attendet.pictures import read_orientation, read_picture, read_picture_hw
+from attendet.boxes import clip_to_image, iou_matrix
+from attendet.data.sample import Action, Box, Issue, Labeled, Sample
+from attendet.errors import ImageError
+from attendet.images import read_image, read_image_hw, read_orientation
 
-__all__ = ["EDGE_TOLERANCE", "FAULT_KINDS", "NEAR_DUPLICATE_IOU", "check_picture", "decode_faults"]
+__all__ = ["EDGE_TOLERANCE", "ISSUE_KINDS", "NEAR_DUPLICATE_IOU", "check_image", "decode_issues"]
 
 EDGE_TOLERANCE = 1.0
-"""Pixels by which a box may leave the picture before it counts as a fault; it is clipped anyway."""
+"""Pixels by which a box may leave the image before it counts as an issue; it is clipped anyway."""
 
 NEAR_DUPLICATE_IOU = 0.9
 """Two boxes of one class that overlap more than this are reported as near duplicates."""
 
-FAULT_KINDS: dict[str, str] = {
-    "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its picture",
+ISSUE_KINDS: dict[str, str] = {
+    "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its image",
     "class-count": "number of class names disagrees with the stated count; the names count",
     "class-names": "file of class names that is missing or says otherwise than the one that counts",
-    "identical-pictures": "the same picture in two splits; kept, since the split is the set's own",
-    "missing-label": "picture without its label file; skipped (YOLO: background, and a fault only "
+    "identical-images": "the same image in two splits; kept, since the split is the set's own",
+    "missing-label": "image without its label file; skipped (YOLO: background, and an issue only "
     "where a whole split has no label file)",
-    "missing-picture": "label or list entry without its picture; skipped",
+    "missing-image": "label or list entry without its image; skipped",
     "near-duplicate": "box overlaps an earlier one of its class by IoU > 0.9; kept",
     "negative-size": "box whose right or bottom edge lies before the left or top one; dropped",
     "no-boxes": "train split without any box; kept to look at, but an error in training",
     "non-finite": "box with a corner that is not a finite number; dropped",
-    "outside": "box wholly outside the picture; dropped",
-    "partly-outside": "box more than 1 px outside the picture; clipped to the picture",
-    "repeated-picture": "picture there twice in one split; counted once, with the boxes of both",
-    "size-mismatch": "picture size stated by the label is not the picture's; boxes kept as written",
-    "truncated-picture": "picture whose pixels cannot be decoded; skipped",
+    "outside": "box wholly outside the image; dropped",
+    "partly-outside": "box more than 1 px outside the image; clipped to the image",
+    "repeated-image": "image there twice in one split; counted once, with the boxes of both",
+    "size-mismatch": "image size stated by the label is not the image's; boxes kept as written",
+    "truncated-image": "image whose pixels cannot be decoded; skipped",
     "unclear-path": "entry with ../ that fits two places; the one inside the data set is taken",
     "unknown-class": "box of a class that the data set does not have; dropped",
-    "unlisted-picture": "picture that the file of splits does not name; skipped",
-    "unreadable-picture": "file that is no picture, or too large; skipped",
+    "unlisted-image": "image that the file of splits does not name; skipped",
+    "unreadable-image": "file that is no image, or too large; skipped",
     "wrong-encoding": "text in another encoding than it should be; XML is skipped, text is kept",
     "zero-size": "box without width or height; dropped",
 }
-"""Every kind of fault with its meaning and the rule."""
+"""Every kind of issue with its meaning and the rule."""
 
 
 @dataclass
 class _Marked:
-    """The boxes of one picture, and which of them a check has ruled out."""
+    """The boxes of one image, and which of them a check has ruled out."""
 
-    source: Labelled
+    source: Labeled
     xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
     keep: NDArray[np.bool_]
-    faults: list[Fault]
+    issues: list[Issue]
 
     def report(self, rows: NDArray[np.bool_], kind: str, action: Action) -> None:
-        """Write a fault for each row marked, and rule it out if it is dropped."""
+        """Write an issue for each row marked, and rule it out if it is dropped."""
         if not rows.any():
             return
         for row in np.flatnonzero(rows):
@@ -72,7 +72,7 @@ class _Marked:
             corners = ", ".join(f"{number:g}" for number in box.xyxy)
             message = f"box of {box.label!r} at ({corners})"
             file = box.file or self.source.labels
-            self.faults.append(Fault(file, box.line, kind, message, action))
+            self.issues.append(Issue(file, box.line, kind, message, action))
         if action == "dropped":
             self.keep &= ~rows
 
@@ -80,7 +80,7 @@ class _Marked:
 def _turned(
     xyxy: NDArray[np.float64], stored_hw: tuple[int, int], orientation: int
 ) -> NDArray[np.float64]:
-    """Return corner boxes of a stored picture in the picture turned as EXIF says (5 to 8)."""
+    """Return corner boxes of a stored image in the image turned as EXIF says (5 to 8)."""
     height, width = stored_hw
     left, top, right, bottom = xyxy.T
     corners = {
@@ -93,9 +93,9 @@ def _turned(
 
 
 def _in_pixels(
-    source: Labelled, image_hw: tuple[int, int]
-) -> tuple[NDArray[np.float64], list[Fault]]:
-    """Return the boxes in pixels of the upright picture, and a fault if sizes disagree."""
+    source: Labeled, image_hw: tuple[int, int]
+) -> tuple[NDArray[np.float64], list[Issue]]:
+    """Return the boxes in pixels of the upright image, and an issue if sizes disagree."""
     height, width = image_hw
     xyxy = np.array([box.xyxy for box in source.boxes], dtype=np.float64).reshape(-1, 4)
     if source.relative:
@@ -105,11 +105,11 @@ def _in_pixels(
     if declared is None or declared == image_hw:
         return xyxy, []
     if declared == (width, height):
-        orientation = read_orientation(source.picture)
+        orientation = read_orientation(source.image)
         if orientation in (5, 6, 7, 8):
             return _turned(xyxy, declared, orientation), []
-    message = f"label says {declared[1]} x {declared[0]}, the picture has {width} x {height}"
-    return xyxy, [Fault(source.labels, None, "size-mismatch", message, "kept")]
+    message = f"label says {declared[1]} x {declared[0]}, the image has {width} x {height}"
+    return xyxy, [Issue(source.labels, None, "size-mismatch", message, "kept")]
 
 
 def _check_boxes(marked: _Marked, image_hw: tuple[int, int]) -> None:
@@ -123,7 +123,7 @@ def _check_boxes(marked: _Marked, image_hw: tuple[int, int]) -> None:
     marked.report(marked.keep & negative, "negative-size", "dropped")
     marked.report(marked.keep & (size == 0).any(axis=1), "zero-size", "dropped")
     marked.report(marked.keep & (marked.class_ids < 0), "unknown-class", "dropped")
-    clipped = clip_to_picture(marked.xyxy, image_hw)
+    clipped = clip_to_image(marked.xyxy, image_hw)
     # float32 is what is kept: a sliver that it cannot hold is no box either.
     kept_size = np.diff(clipped.astype(np.float32).reshape(-1, 2, 2), axis=1).reshape(-1, 2)
     marked.report(marked.keep & (kept_size <= 0).any(axis=1), "outside", "dropped")
@@ -142,59 +142,57 @@ def _report_near_duplicates(marked: _Marked) -> None:
     marked.report(close.any(axis=1), "near-duplicate", "kept")
 
 
-def check_picture(
-    source: Labelled, class_of: Mapping[str | int, int]
-) -> tuple[Sample | None, list[Fault]]:
-    """Return a picture's sample with the boxes that pass the checks, and its faults.
+def check_image(
+    source: Labeled, class_of: Mapping[str | int, int]
+) -> tuple[Sample | None, list[Issue]]:
+    """Return an image's sample with the boxes that pass the checks, and its issues.
 
-    Only the picture's header is read.
+    Only the image's header is read.
 
     Args:
-        source: the picture and its labels as written.
+        source: the image and its labels as written.
         class_of: class id of each label that is known.
 
     Returns:
-        The sample, None if the picture cannot be used; and the faults found.
+        The sample, None if the image cannot be used; and the issues found.
     """
     try:
-        image_hw = read_picture_hw(source.picture)
-    except PictureError as error:
-        missing = not source.picture.exists()
-        kind = "missing-picture" if missing else "unreadable-picture"
-        return None, [Fault(source.picture, None, kind, str(error), "skipped picture")]
-    xyxy, faults = _in_pixels(source, image_hw)
+        image_hw = read_image_hw(source.image)
+    except ImageError as error:
+        missing = not source.image.exists()
+        kind = "missing-image" if missing else "unreadable-image"
+        return None, [Issue(source.image, None, kind, str(error), "skipped image")]
+    xyxy, issues = _in_pixels(source, image_hw)
     boxes: Sequence[Box] = source.boxes
     class_ids = np.array([class_of.get(box.label, -1) for box in boxes], dtype=np.int64)
-    marked = _Marked(source, xyxy, class_ids, np.ones(len(boxes), dtype=bool), faults)
+    marked = _Marked(source, xyxy, class_ids, np.ones(len(boxes), dtype=bool), issues)
     _check_boxes(marked, image_hw)
     sample = Sample(
-        path=source.picture,
+        path=source.image,
         image_hw=image_hw,
         boxes_xyxy=marked.xyxy[marked.keep].astype(np.float32),
         class_ids=class_ids[marked.keep],
         difficult=np.array([box.difficult for box in boxes], dtype=bool)[marked.keep],
         key=source.key,
     )
-    return sample, marked.faults
+    return sample, marked.issues
 
 
-def decode_faults(
+def decode_issues(
     samples: Iterable[Sample], *, progress: Callable[[], None] | None = None
-) -> list[Fault]:
-    """Return a fault for each picture whose pixels cannot be decoded.
+) -> list[Issue]:
+    """Return an issue for each image whose pixels cannot be decoded.
 
     Args:
-        samples: whose pictures to decode, whole.
-        progress: called after each picture.
+        samples: whose images to decode, whole.
+        progress: called after each image.
     """
-    faults = []
+    issues = []
     for sample in samples:
         try:
-            read_picture(sample.path)
-        except PictureError as error:
-            faults.append(
-                Fault(sample.path, None, "truncated-picture", str(error), "skipped picture")
-            )
+            read_image(sample.path)
+        except ImageError as error:
+            issues.append(Issue(sample.path, None, "truncated-image", str(error), "skipped image"))
         if progress:
             progress()
-    return faults
+    return issues

@@ -18,7 +18,7 @@ import yaml
 
 from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from attendet.data.dataset import DataSet
-from attendet.data.samples import Format, Sample
+from attendet.data.sample import Format, Sample
 from attendet.errors import ConfigError, did_you_mean
 
 __all__ = ["Converted", "convert_dataset"]
@@ -32,12 +32,12 @@ class Converted:
     """What was written.
 
     Attributes:
-        pictures: how many.
+        images: how many.
         boxes: how many.
         left_out: difficult boxes that the format cannot mark (YOLO); they are not written.
     """
 
-    pictures: int
+    images: int
     boxes: int
     left_out: int
 
@@ -50,7 +50,7 @@ def _file_names(samples: Iterable[Sample]) -> dict[str, str]:
     taken: set[str] = set()
     for key in keys:
         tail = key.rsplit("/", 1)[-1]
-        plain = _UNSAFE.sub("_", tail if last[tail.lower()] == 1 else key).strip(" .") or "picture"
+        plain = _UNSAFE.sub("_", tail if last[tail.lower()] == 1 else key).strip(" .") or "image"
         name, number = plain, 1
         while name.lower() in taken:
             number += 1
@@ -114,11 +114,11 @@ class _Writer:
         self.names = _file_names(dataset.split("all"))
         self.written = Counter[str]()
 
-    def picture(self, sample: Sample, folder: Path) -> str:
-        """Place a sample's picture in a folder and return its file name."""
+    def image(self, sample: Sample, folder: Path) -> str:
+        """Place a sample's image in a folder and return its file name."""
         name = self.names[sample.key] + sample.path.suffix.lower()
         _place(sample, folder / name, link=self.link)
-        self.written["pictures"] += 1
+        self.written["images"] += 1
         self.written["boxes"] += len(sample.class_ids)
         if self.progress:
             self.progress()
@@ -132,11 +132,11 @@ class _Writer:
 
     def voc(self) -> None:
         """Write Annotations, JPEGImages, ImageSets/Main and classes.txt."""
-        pictures, labels = self.folder("JPEGImages"), self.folder("Annotations")
+        images, labels = self.folder("JPEGImages"), self.folder("Annotations")
         lists = self.folder("ImageSets", "Main")
         for split, samples in self.dataset.splits.items():
             for sample in samples:
-                text = _voc_xml(sample, self.picture(sample, pictures), self.dataset.classes)
+                text = _voc_xml(sample, self.image(sample, images), self.dataset.classes)
                 file = labels / f"{self.names[sample.key]}.xml"
                 file.write_text(text, encoding="utf-8")
             names = "".join(f"{self.names[sample.key]}\n" for sample in samples)
@@ -147,9 +147,9 @@ class _Writer:
     def yolo(self) -> None:
         """Write images/SPLIT, labels/SPLIT and data.yaml."""
         for split, samples in self.dataset.splits.items():
-            pictures, labels = self.folder("images", split), self.folder("labels", split)
+            images, labels = self.folder("images", split), self.folder("labels", split)
             for sample in samples:
-                self.picture(sample, pictures)
+                self.image(sample, images)
                 kept = ~sample.difficult
                 self.written["left_out"] += int(sample.difficult.sum())
                 height, width = sample.image_hw
@@ -171,8 +171,8 @@ class _Writer:
         """Write images/SPLIT and annotations/instances_SPLIT.json."""
         annotations = self.folder("annotations")
         for split, samples in self.dataset.splits.items():
-            pictures = self.folder("images", split)
-            names = [self.picture(sample, pictures) for sample in samples]
+            images = self.folder("images", split)
+            names = [self.image(sample, images) for sample in samples]
             document = _coco_document(samples, names, self.dataset.classes)
             file = annotations / f"instances_{split}.json"
             file.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
@@ -222,8 +222,8 @@ def convert_dataset(
         dataset: what to write.
         output: a folder that is empty or not there.
         to: "voc", "yolo" or "coco".
-        link: hard-link pictures where the file system can, instead of copying them.
-        progress: called after each picture.
+        link: hard-link images where the file system can, instead of copying them.
+        progress: called after each image.
 
     Raises:
         ConfigError: if the folder is not empty or the format is unknown.
@@ -237,4 +237,4 @@ def convert_dataset(
     writer = _Writer(dataset, output, link, progress)
     {"voc": writer.voc, "yolo": writer.yolo, "coco": writer.coco}[to]()
     count = writer.written
-    return Converted(count["pictures"], count["boxes"] - count["left_out"], count["left_out"])
+    return Converted(count["images"], count["boxes"] - count["left_out"], count["left_out"])

@@ -1,4 +1,4 @@
-"""A data set in memory: its splits of samples, its classes, its faults; and loading one."""
+"""A data set in memory: its splits of samples, its classes, its issues; and loading one."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attendet.data import splits as splitting
-from attendet.data.checks import check_picture
-from attendet.data.reading import read_labels
-from attendet.data.samples import (
+from attendet.data.checks import check_image
+from attendet.data.formats.reading import read_labels
+from attendet.data.sample import (
     SPLITS,
     SPLITS_FILE,
-    Fault,
     Format,
-    Labelled,
+    Issue,
+    Labeled,
     Reading,
     Sample,
     class_name,
 )
 from attendet.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["DataSet", "Fault", "Sample", "load_dataset"]
+__all__ = ["DataSet", "Issue", "Sample", "load_dataset"]
 
 VAL_SHARE = 0.15
 """Share that is cut from train for a set without a val split."""
 
 _POOL_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-_FAULTS_SHOWN = 5
+_ISSUES_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Labelled pictures in splits.
+    """Labeled images in splits.
 
     Attributes:
         root: folder of the data set.
         format: "voc", "yolo" or "coco".
         classes: class names; `Sample.class_ids` are indices into them.
         splits: of "train", "val" and "test" those that there are.
-        faults: what was wrong, and what was done about it.
-        overlaps: identical pictures by content in two splits: split a, key, split b, key.
+        issues: what was wrong, and what was done about it.
+        overlaps: identical images by content in two splits: split a, key, split b, key.
         split_source: how the splits came about, in words.
     """
 
@@ -50,7 +50,7 @@ class DataSet:
     format: Format
     classes: tuple[str, ...]
     splits: dict[str, tuple[Sample, ...]]
-    faults: tuple[Fault, ...]
+    issues: tuple[Issue, ...]
     overlaps: tuple[tuple[str, str, str, str], ...]
     split_source: str
 
@@ -70,7 +70,7 @@ class DataSet:
         return self.splits[name]
 
     def fingerprint(self, split: str) -> str:
-        """Return 16 hex digits over the classes, keys, boxes and picture bytes of a split."""
+        """Return 16 hex digits over the classes, keys, boxes and image bytes of a split."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr(self.classes).encode())
         for sample in sorted(self.split(split), key=lambda each: each.key):
@@ -99,9 +99,9 @@ def _class_table(
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
         found = f"{twice[0]!r} twice" if twice else "none"
-        faults = f" {_in_words(reading.faults)}" if reading.faults else ""
+        issues = f" {_in_words(reading.issues)}" if reading.issues else ""
         raise DataError(
-            f"class names must be there, each once; got {found} ({reading.root}).{faults}"
+            f"class names must be there, each once; got {found} ({reading.root}).{issues}"
         )
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
     if reading.names is None:  # else a number is a class that the set does not name
@@ -111,27 +111,27 @@ def _class_table(
 
 def _check_pools(
     reading: Reading, class_of: dict[str | int, int]
-) -> tuple[dict[str, tuple[Sample, ...]], list[Fault]]:
-    """Return the samples of each pool, each picture checked once, and the faults."""
-    faults = list(reading.faults)
+) -> tuple[dict[str, tuple[Sample, ...]], list[Issue]]:
+    """Return the samples of each pool, each image checked once, and the issues."""
+    issues = list(reading.issues)
     checked: dict[tuple[str, Path], Sample | None] = {}
 
-    def sample_of(each: Labelled) -> Sample | None:
+    def sample_of(each: Labeled) -> Sample | None:
         place = each.key, each.labels
         if place not in checked:
-            checked[place], found = check_picture(each, class_of)
-            faults.extend(found)
+            checked[place], found = check_image(each, class_of)
+            issues.extend(found)
         return checked[place]
 
     pools = {}
     for name, pool in reading.pools.items():
         samples = (sample_of(each) for each in pool)
         pools[name] = tuple(sample for sample in samples if sample is not None)
-    return {name: pool for name, pool in pools.items() if pool}, faults
+    return {name: pool for name, pool in pools.items() if pool}, issues
 
 
 def _written_splits(
-    path: Path, pools: dict[str, tuple[Sample, ...]], faults: list[Fault]
+    path: Path, pools: dict[str, tuple[Sample, ...]], issues: list[Issue]
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
     """Return the splits that a file of splits names."""
     written, source = splitting.read_splits(path)
@@ -140,12 +140,12 @@ def _written_splits(
     for name, keys in written.items():
         for key in keys:
             if key not in by_key:
-                message = f"no usable picture with key {key!r}"
-                faults.append(Fault(path, None, "missing-picture", message, "skipped picture"))
+                message = f"no usable image with key {key!r}"
+                issues.append(Issue(path, None, "missing-image", message, "skipped image"))
         splits[name] = tuple(by_key.pop(key) for key in keys if key in by_key)
     for key, sample in by_key.items():
         message = f"{key!r} is not in {path.name}"
-        faults.append(Fault(sample.path, None, "unlisted-picture", message, "skipped picture"))
+        issues.append(Issue(sample.path, None, "unlisted-image", message, "skipped image"))
     words = f"{path.name} ({source})" if source else path.name
     return {name: samples for name, samples in splits.items() if samples}, words
 
@@ -164,15 +164,15 @@ def _complete_splits(
     return completed, f"{source}; val: 15 % of train, seed {seed}"
 
 
-def _overlap_faults(
+def _overlap_issues(
     overlaps: Sequence[tuple[str, str, str, str]], splits: dict[str, tuple[Sample, ...]]
-) -> list[Fault]:
+) -> list[Issue]:
     paths = {(name, s.key): s.path for name, samples in splits.items() for s in samples}
     return [
-        Fault(
+        Issue(
             paths[split_b, key_b],
             None,
-            "identical-pictures",
+            "identical-images",
             f"{key_b!r} of {split_b} is {key_a!r} of {split_a}",
             "kept",
         )
@@ -181,7 +181,7 @@ def _overlap_faults(
 
 
 def _boxless(
-    train: Sequence[Sample], source: str, reading: Reading, faults: list[Fault], forbidden: bool
+    train: Sequence[Sample], source: str, reading: Reading, issues: list[Issue], forbidden: bool
 ) -> None:
     """Report a train split without a box, as an error where that is forbidden."""
     if any(len(sample.class_ids) for sample in train):
@@ -190,12 +190,12 @@ def _boxless(
     labels = next(e.labels for pool in reading.pools.values() for e in pool if e.key == first)
     if forbidden:
         raise DataError(
-            f"train split must hold a box; got none in {len(train)} pictures ({reading.root}, "
+            f"train split must hold a box; got none in {len(train)} images ({reading.root}, "
             f"{source}). Labels were looked for as {labels}; put them there, or correct what is "
-            f"wrong: {_in_words(faults)}"
+            f"wrong: {_in_words(issues)}"
         )
-    message = f"no box in any picture of train ({len(train)} in all)"
-    faults.append(Fault(labels, None, "no-boxes", message, "kept"))
+    message = f"no box in any image of train ({len(train)} in all)"
+    issues.append(Issue(labels, None, "no-boxes", message, "kept"))
 
 
 def load_dataset(
@@ -208,53 +208,53 @@ def load_dataset(
     splits: str | Path | None = None,
     require_train: bool = True,
 ) -> DataSet:
-    """Return a data set, its labels checked, its pictures not yet decoded.
+    """Return a data set, its labels checked, its images not yet decoded.
 
     The set's own splits are kept. A set without ``val`` gets one cut from ``train`` (15 %); a set
     without splits is cut 70/15/15. Cuts are made by seed, stratified by class, with identical
-    pictures on one side. A file ``attendet-splits.json`` in the root comes before all of this.
+    images on one side. A file ``attendet-splits.json`` in the root comes before all of this.
 
     Args:
         path: a folder, a YOLO ``data.yaml`` or a COCO ``.json`` file.
-        format: "voc", "yolo" or "coco"; recognised from the path if left out.
+        format: "voc", "yolo" or "coco"; recognized from the path if left out.
         classes: class names in order; the set's own order if left out (VOC: sorted). Boxes of
-            other classes are dropped as faults.
+            other classes are dropped as issues.
         seed: of the cuts.
-        strict: raise when there is any fault.
+        strict: raise when there is any issue.
         splits: a file of splits to use instead of any other.
-        require_train: raise when there is no picture to train on, or no box in all of them; else
-            ``test`` alone will do, and a train split without boxes is a fault.
+        require_train: raise when there is no image to train on, or no box in all of them; else
+            ``test`` alone will do, and a train split without boxes is an issue.
 
     Returns:
-        The data set. Faults are in it; they stop nothing unless ``strict``.
+        The data set. Issues are in it; they stop nothing unless ``strict``.
 
     Raises:
-        DataError: if no data set is found there, it holds no picture or no box to train on, or it
-            has faults and ``strict`` is set.
+        DataError: if no data set is found there, it holds no image or no box to train on, or it
+            has issues and ``strict`` is set.
     """
     reading = read_labels(Path(path), format)
     names, class_of = _class_table(reading, classes)
-    pools, faults = _check_pools(reading, class_of)
+    pools, issues = _check_pools(reading, class_of)
     split_file = Path(splits) if splits else reading.root / SPLITS_FILE
     if splits or split_file.is_file():
-        parts, source = _written_splits(split_file, pools, faults)
+        parts, source = _written_splits(split_file, pools, issues)
     else:
         parts, source = _complete_splits(pools, reading.source, seed)
     if not parts or (require_train and "train" not in parts):
         raise DataError(
-            f"data set must hold pictures to train on; got {', '.join(parts) or 'none'}, "
-            f"{_in_words(faults)} ({path}). Check the folder, or say --format."
+            f"data set must hold images to train on; got {', '.join(parts) or 'none'}, "
+            f"{_in_words(issues)} ({path}). Check the folder, or say --format."
         )
     if "train" in parts:
-        _boxless(parts["train"], source, reading, faults, require_train)
+        _boxless(parts["train"], source, reading, issues, require_train)
     overlaps = splitting.find_overlaps(parts)
-    faults += _overlap_faults(overlaps, parts)
-    if strict and faults:
-        raise DataError(f"data set must have no faults; got {_in_words(faults)} ({path}).")
-    return DataSet(reading.root, reading.format, names, parts, tuple(faults), overlaps, source)
+    issues += _overlap_issues(overlaps, parts)
+    if strict and issues:
+        raise DataError(f"data set must have no issues; got {_in_words(issues)} ({path}).")
+    return DataSet(reading.root, reading.format, names, parts, tuple(issues), overlaps, source)
 
 
-def _in_words(faults: Sequence[Fault]) -> str:
-    shown = "".join(f"\n  {fault}" for fault in faults[:_FAULTS_SHOWN])
-    more = f"\n  and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-    return f"{len(faults)} fault{'' if len(faults) == 1 else 's'}{shown}{more}"
+def _in_words(issues: Sequence[Issue]) -> str:
+    shown = "".join(f"\n  {issue}" for issue in issues[:_ISSUES_SHOWN])
+    more = f"\n  and {len(issues) - _ISSUES_SHOWN} more" if len(issues) > _ISSUES_SHOWN else ""
+    return f"{len(issues)} issue{'' if len(issues) == 1 else 's'}{shown}{more}"

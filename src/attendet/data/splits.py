@@ -1,4 +1,4 @@
-"""Splits: seeded cuts that keep identical pictures together, and the file that writes them down."""
+"""Splits: seeded cuts that keep identical images together, and the file that writes them down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attendet.data.samples import SPLITS, SPLITS_FILE, Sample, read_lines
+from attendet.data.sample import SPLITS, SPLITS_FILE, Sample, read_lines
 from attendet.errors import DataError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def group_identical(paths: Iterable[Path]) -> list[list[Path]]:
 
 
 def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]:
-    """Return the pairs of identical pictures that lie in two different splits."""
+    """Return the pairs of identical images that lie in two different splits."""
     holders: dict[Path, list[tuple[str, str]]] = {}
     for split, samples in splits.items():
         for sample in samples:
@@ -96,11 +96,11 @@ def _draw(seed: int, key: str) -> bytes:
 def cut(
     samples: Sequence[Sample], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Sample, ...]]:
-    """Return samples cut into splits by seed, stratified by class, identical pictures together.
+    """Return samples cut into splits by seed, stratified by class, identical images together.
 
-    Pictures are laid in a row, those with the same rarest class side by side and in an order drawn
+    Images are laid in a row, those with the same rarest class side by side and in an order drawn
     by seed within; then each goes to the split that lacks most. So every split gets its share of
-    every class, as far as whole pictures allow.
+    every class, as far as whole images allow.
 
     Args:
         samples: at least one.
@@ -109,7 +109,7 @@ def cut(
 
     Returns:
         Split name to its samples in key order. The first split is never empty; the second is not
-        if there are two different pictures.
+        if there are two different images.
     """
     of_path: dict[Path, list[Sample]] = {}
     for sample in samples:
@@ -117,11 +117,11 @@ def cut(
     groups = [
         [sample for path in paths for sample in of_path[path]] for paths in group_identical(of_path)
     ]
-    pictures_with = Counter(int(c) for sample in samples for c in set(sample.class_ids.tolist()))
+    images_with = Counter(int(c) for sample in samples for c in set(sample.class_ids.tolist()))
 
     def place(group: list[Sample]) -> tuple[list[tuple[int, int]], bytes]:
         classes = {int(c) for sample in group for c in sample.class_ids}
-        rarest_first = sorted((pictures_with[c], c) for c in classes)
+        rarest_first = sorted((images_with[c], c) for c in classes)
         return rarest_first, _draw(seed, min(sample.key for sample in group))
 
     parts: dict[str, list[list[Sample]]] = {name: [] for name in shares}
@@ -165,7 +165,7 @@ def _write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
 
 
 def write_splits(dataset: DataSet, folder: Path) -> Path:
-    """Write which picture is in which split; `load_dataset` takes the file as it takes a folder's.
+    """Write which image is in which split; `load_dataset` takes the file as it takes a folder's.
 
     Into a folder other than the data set's own, a list ``train.txt``, ``val.txt``, ``test.txt`` is
     written besides ``attendet-splits.json`` for each split, one key a line. (In the data set's own
@@ -219,5 +219,5 @@ def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
         if count > 1
     ]
     if twice:
-        raise DataError(f"a picture must be in one split; got {twice[0]!r} twice ({path}).")
+        raise DataError(f"an image must be in one split; got {twice[0]!r} twice ({path}).")
     return splits, source

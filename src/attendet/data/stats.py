@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from attendet.data.dataset import DataSet
-from attendet.data.samples import Sample
+from attendet.data.sample import Sample
 
 __all__ = ["MEDIUM_AREA", "SMALL_AREA", "describe"]
 
@@ -26,8 +26,8 @@ def _describe_split(samples: Sequence[Sample], classes: Sequence[str]) -> dict[s
     counts = np.bincount(class_ids, minlength=len(classes))
     sizes = Counter(sample.image_hw for sample in samples)
     return {
-        "pictures": len(samples),
-        "background_pictures": sum(len(sample.class_ids) == 0 for sample in samples),
+        "images": len(samples),
+        "background_images": sum(len(sample.class_ids) == 0 for sample in samples),
         "boxes": len(boxes),
         "difficult_boxes": int(sum(sample.difficult.sum() for sample in samples)),
         "per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
@@ -36,11 +36,11 @@ def _describe_split(samples: Sequence[Sample], classes: Sequence[str]) -> dict[s
         "large_boxes": int((area >= MEDIUM_AREA).sum()),
         "median_box_wh": np.median(sides, axis=0).tolist() if len(sides) else None,
         "median_box_aspect": float(np.median(sides[:, 0] / sides[:, 1])) if len(sides) else None,
-        "picture_sizes_wh": [
-            {"width": width, "height": height, "pictures": count}
+        "image_sizes_wh": [
+            {"width": width, "height": height, "images": count}
             for (height, width), count in sizes.most_common()
         ],
-        "median_picture_aspect": float(
+        "median_image_aspect": float(
             np.median([sample.image_hw[1] / sample.image_hw[0] for sample in samples])
         ),
     }
@@ -49,14 +49,14 @@ def _describe_split(samples: Sequence[Sample], classes: Sequence[str]) -> dict[s
 def describe(dataset: DataSet) -> dict[str, Any]:
     """Return counts and sizes of a data set, split by split; all of it can be written as JSON.
 
-    Box sizes are in pixels of the pictures as they are; aspects are width / height.
+    Box sizes are in pixels of the images as they are; aspects are width / height.
     """
     return {
         "root": str(dataset.root),
         "format": dataset.format,
         "classes": list(dataset.classes),
         "split_source": dataset.split_source,
-        "faults": dict(Counter(fault.kind for fault in dataset.faults)),
+        "issues": dict(Counter(issue.kind for issue in dataset.issues)),
         "overlaps": len(dataset.overlaps),
         "splits": {
             name: {

@@ -1,7 +1,8 @@
 """How good detections are: COCO and Pascal VOC average precision, confusions, curves.
 
-Everything works on truth (`attendet.data.dataset.Sample`) and `attendet.detections.Detections` in
-pixels of the original pictures, and returns plain numbers that JSON holds.
+Everything works on ground truth (`attendet.data.dataset.Sample`) and
+`attendet.detections.Detections` in pixels of the original images, and returns plain numbers that
+JSON holds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """COCO's average precision and recall, counted by faster-coco-eval's compiled evaluator.
 
-Boxes are in pixels of the original picture and the area of a box stands for the area of its object
-(small below 32 x 32, medium below 96 x 96). A difficult truth is given as ``iscrowd``: detections
-on it are neither right nor wrong. COCO divides the overlap with such a truth by the detection's
-own area, so a detection of a part of a difficult object is forgiven too.
+Boxes are in pixels of the original image and the area of a box stands for the area of its object
+(small below 32 x 32, medium below 96 x 96). A difficult ground truth is given as ``iscrowd``:
+detections on it are neither right nor wrong. COCO divides the overlap with such a ground truth
+by the detection's own area, so a detection of a part of a difficult object is forgiven too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_xywh
-from attendet.extras import require
+from attendet.system import require
 
 if TYPE_CHECKING:
-    from attendet.data.samples import Sample
+    from attendet.data.sample import Sample
     from attendet.detections import Detections
 
 __all__ = ["coco_metrics"]
@@ -30,7 +30,7 @@ AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 """Where each range of areas stands."""
 
 MAX_DETECTIONS = {1: 0, 10: 1, 100: 2}
-"""Most detections of a class and picture, and where that limit stands."""
+"""Most detections of a class and image, and where that limit stands."""
 
 
 def _annotation_columns(
@@ -41,7 +41,7 @@ def _annotation_columns(
     return boxes_xywh.tolist(), areas.tolist(), (class_ids + 1).tolist()
 
 
-def _truth_annotations(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _gt_annotations(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
     for image_id, sample in enumerate(samples, 1):
         columns = _annotation_columns(sample.boxes_xyxy, sample.class_ids)
@@ -100,14 +100,14 @@ def _run_evaluator(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return precision (thresholds, recalls, classes, areas, limits) and recall (without recalls).
 
-    Both are -1 where there is no truth.
+    Both are -1 where there is no ground truth.
     """
     package = require("faster_coco_eval", extra="train", purpose="evaluation")
     if not samples or not classes:
         nothing = np.full((10, 101, len(classes), 4, 3), -1.0)
         return nothing, nothing[:, 0]
     sheets = []
-    for entries in (_truth_annotations(samples), _found_annotations(detections)):
+    for entries in (_gt_annotations(samples), _found_annotations(detections)):
         sheet = {
             "images": [
                 {"id": image_id, "height": sample.image_hw[0], "width": sample.image_hw[1]}
@@ -124,7 +124,7 @@ def _run_evaluator(
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """Return the mean over what has truth (not -1), None if nothing has."""
+    """Return the mean over what has ground truth (not -1), None if nothing has."""
     present = values[values > -1]
     return float(present.mean()) if present.size else None
 
@@ -135,15 +135,15 @@ def coco_metrics(
     """Return COCO's twelve numbers and those of each class.
 
     Args:
-        samples: the pictures with their truth.
+        samples: the images with their ground truth.
         detections: one `Detections` a sample, class ids those of ``classes``; the best 100 of each
-            class and picture count.
+            class and image count.
         classes: names of the classes.
 
     Returns:
         ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``, ``ar_1``, ``ar_10``,
         ``ar_100``, ``ar_small``, ``ar_medium``, ``ar_large`` (0 to 1, None where there is no such
-        truth), and ``per_class``: name to ``ap``, ``ap50``, ``ap75``, ``ar_100``.
+        ground truth), and ``per_class``: name to ``ap``, ``ap50``, ``ap75``, ``ar_100``.
 
     Raises:
         MissingExtraError: if faster-coco-eval is not installed.

@@ -14,7 +14,7 @@ from attendet.evaluation.matching import Matches, greedy_pairs
 from attendet.evaluation.voc import precision_recall, true_positives
 
 if TYPE_CHECKING:
-    from attendet.data.samples import Sample
+    from attendet.data.sample import Sample
     from attendet.detections import Detections
 
 __all__ = ["BACKGROUND", "ClassCurve", "best_f1", "class_curve", "confusion_matrix", "pr_curves"]
@@ -36,32 +36,33 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Return how often each true class was detected as each class.
 
-    In each picture, truths and detections are paired whatever their class, largest overlap first,
-    each at most once. The last row holds detections without a truth, the last column truths
-    without a detection. Difficult truths, and detections paired with them, are left out.
+    In each image, ground truth and detections are paired whatever their class, largest overlap
+    first, each at most once. The last row holds detections without a ground truth, the last column
+    ground truth without a detection. Difficult ground truth, and detections paired with them, are
+    left out.
 
     Args:
-        samples: the pictures with their truth.
+        samples: the images with their ground truth.
         detections: one `Detections` a sample.
         class_count: number of classes K.
         confidence: detections with a lower score are left out.
         iou_threshold: least overlap of a pair.
 
     Returns:
-        Shape (K + 1, K + 1): row truth, column detection.
+        Shape (K + 1, K + 1): row ground truth, column detection.
     """
     counts = np.zeros((class_count + 1, class_count + 1), dtype=np.int64)
     for sample, every in zip(samples, detections, strict=True):
         found = every[every.scores >= confidence]
-        truth_ids = np.where(sample.difficult, -1, sample.class_ids)
-        paired_truth = np.full(len(found), class_count, dtype=np.int64)
+        gt_ids = np.where(sample.difficult, -1, sample.class_ids)
+        paired_gt = np.full(len(found), class_count, dtype=np.int64)
         missed = ~sample.difficult.astype(bool)
         overlap = iou_matrix(found.boxes_xyxy, sample.boxes_xyxy)
-        for detection, truth in greedy_pairs(overlap, iou_threshold):
-            paired_truth[detection] = truth_ids[truth]
-            missed[truth] = False
-        judged = paired_truth >= 0
-        np.add.at(counts, (paired_truth[judged], found.class_ids[judged]), 1)
+        for detection, gt in greedy_pairs(overlap, iou_threshold):
+            paired_gt[detection] = gt_ids[gt]
+            missed[gt] = False
+        judged = paired_gt >= 0
+        np.add.at(counts, (paired_gt[judged], found.class_ids[judged]), 1)
         np.add.at(counts, (sample.class_ids[missed], class_count), 1)
     return counts
 
@@ -84,12 +85,13 @@ class ClassCurve:
 
 
 def class_curve(matches: Matches, class_id: int, *, iou_threshold: float) -> ClassCurve | None:
-    """Return the precision-recall curve of one class, None if it has no truth that counts."""
-    truth_count = matches.truth_count(class_id)
-    if truth_count == 0:
+    """Return the precision-recall curve of one class, None if it has no ground truth that
+    counts."""
+    gt_count = matches.gt_count(class_id)
+    if gt_count == 0:
         return None
     right, scores = true_positives(matches.of_class(class_id), iou_threshold)
-    return ClassCurve(scores, *precision_recall(right, truth_count))
+    return ClassCurve(scores, *precision_recall(right, gt_count))
 
 
 def pr_curves(curves: dict[str, ClassCurve]) -> dict[str, dict[str, list[float]]]:

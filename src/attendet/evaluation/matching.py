@@ -1,6 +1,6 @@
-"""Which detection lies on which truth: flat arrays over all pictures that every metric reads.
+"""Which detection lies on which ground truth: flat arrays over all images that every metric reads.
 
-D counts detections and T truths of all pictures together, n and m those of one picture.
+D counts detections and T ground truth of all images together, n and m those of one image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attendet.boxes import iou_matrix
 from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from attendet.data.samples import Sample
+    from attendet.data.sample import Sample
     from attendet.detections import Detections
 
 __all__ = [
@@ -33,42 +33,42 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Each detection of a data set with the truth of its class that it covers best.
+    """Each detection of a data set with the ground truth of its class that it covers best.
 
-    The best truth does not depend on an overlap threshold, so one `Matches` serves every
+    The best ground truth does not depend on an overlap threshold, so one `Matches` serves every
     threshold and every confidence.
 
     Attributes:
-        scores: float64, shape (D,), best first; equal scores in the order of the pictures.
+        scores: float64, shape (D,), best first; equal scores in the order of the images.
         class_ids: int64, shape (D,).
-        best_iou: float64, shape (D,): overlap with the best truth of the same class and picture.
-        best_truth: int64, shape (D,): index of that truth, -1 if there is none.
-        truth_class_ids: int64, shape (T,).
-        truth_difficult: bool, shape (T,): truths that count neither as found nor as missed.
+        best_iou: float64, shape (D,): overlap with the best ground truth of the same class and
+        image. best_gt: int64, shape (D,): index of that ground truth, -1 if there is none.
+        gt_class_ids: int64, shape (T,).
+        gt_difficult: bool, shape (T,): ground truth that count neither as found nor as missed.
     """
 
     scores: NDArray[np.float64]
     class_ids: Ids
     best_iou: NDArray[np.float64]
-    best_truth: Ids
-    truth_class_ids: Ids
-    truth_difficult: NDArray[np.bool_]
+    best_gt: Ids
+    gt_class_ids: Ids
+    gt_difficult: NDArray[np.bool_]
 
     def of_class(self, class_id: int) -> Matches:
-        """Return the detections of one class; truths keep their indices."""
+        """Return the detections of one class; ground truth keep their indices."""
         mask = self.class_ids == class_id
         return Matches(
             self.scores[mask],
             self.class_ids[mask],
             self.best_iou[mask],
-            self.best_truth[mask],
-            self.truth_class_ids,
-            self.truth_difficult,
+            self.best_gt[mask],
+            self.gt_class_ids,
+            self.gt_difficult,
         )
 
-    def truth_count(self, class_id: int) -> int:
-        """Return how many truths of a class count (difficult ones do not)."""
-        return int(((self.truth_class_ids == class_id) & ~self.truth_difficult).sum())
+    def gt_count(self, class_id: int) -> int:
+        """Return how many ground truth of a class count (difficult ones do not)."""
+        return int(((self.gt_class_ids == class_id) & ~self.gt_difficult).sum())
 
 
 def class_map(found: Sequence[str], wanted: Sequence[str]) -> Ids:
@@ -108,7 +108,7 @@ def samples_in_classes(
     """Return samples whose class ids count in other classes, matched by name.
 
     Args:
-        samples: pictures with their truth.
+        samples: images with their ground truth.
         classes: names that their class ids count in.
         wanted: names that they are to count in; all of ``classes``, and maybe more.
         source: where the samples are from, for the error.
@@ -145,8 +145,9 @@ def names_on_one_side(first: str, a: Sequence[str], second: str, b: Sequence[str
     )
 
 
-def _best_truth(sample: Sample, found: Detections) -> tuple[NDArray[np.float64], Ids]:
-    """Return overlap with, and index of, the best truth of its class for each of n detections."""
+def _best_gt(sample: Sample, found: Detections) -> tuple[NDArray[np.float64], Ids]:
+    """Return overlap with, and index of, the best ground truth of its class for each of n
+    detections."""
     if len(sample.class_ids) == 0 or len(found) == 0:
         return np.zeros(len(found)), np.full(len(found), -1, dtype=np.int64)
     overlap = iou_matrix(found.boxes_xyxy, sample.boxes_xyxy)
@@ -157,19 +158,19 @@ def _best_truth(sample: Sample, found: Detections) -> tuple[NDArray[np.float64],
 
 
 def match_detections(samples: Sequence[Sample], detections: Sequence[Detections]) -> Matches:
-    """Return every detection with the truth of its class that it covers best.
+    """Return every detection with the ground truth of its class that it covers best.
 
     Args:
-        samples: the pictures with their truth.
+        samples: the images with their ground truth.
         detections: one `Detections` a sample, class ids those of the samples.
     """
     ious: list[NDArray[np.float64]] = [np.zeros(0)]
-    truths: list[Ids] = [np.zeros(0, dtype=np.int64)]
+    gts: list[Ids] = [np.zeros(0, dtype=np.int64)]
     before = 0
     for sample, found in zip(samples, detections, strict=True):
-        best_iou, best = _best_truth(sample, found)
+        best_iou, best = _best_gt(sample, found)
         ious.append(best_iou)
-        truths.append(np.where(best < 0, -1, best + before))
+        gts.append(np.where(best < 0, -1, best + before))
         before += len(sample.class_ids)
     scores = np.concatenate([np.zeros(0), *(found.scores for found in detections)])
     order = np.argsort(-scores, kind="stable")
@@ -177,9 +178,9 @@ def match_detections(samples: Sequence[Sample], detections: Sequence[Detections]
         scores=scores[order],
         class_ids=_join([found.class_ids for found in detections])[order],
         best_iou=np.concatenate(ious)[order],
-        best_truth=np.concatenate(truths)[order],
-        truth_class_ids=_join([sample.class_ids for sample in samples]),
-        truth_difficult=_join([sample.difficult for sample in samples]).astype(bool),
+        best_gt=np.concatenate(gts)[order],
+        gt_class_ids=_join([sample.class_ids for sample in samples]),
+        gt_difficult=_join([sample.difficult for sample in samples]).astype(bool),
     )
 
 

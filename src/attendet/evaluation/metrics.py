@@ -1,4 +1,4 @@
-"""Every number about a set of detections, and the run of a detector over pictures to get them."""
+"""Every number about a set of detections, and the run of a detector over images to get them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError, PictureError
+from attendet.errors import ConfigError, ImageError
 from attendet.evaluation.coco import coco_metrics
 from attendet.evaluation.confusion import (
     BACKGROUND,
@@ -29,10 +29,10 @@ from attendet.evaluation.matching import (
 )
 from attendet.evaluation.record import Counts, Record
 from attendet.evaluation.voc import average_precision
-from attendet.pictures import read_picture
+from attendet.images import read_image
 
 if TYPE_CHECKING:
-    from attendet.data.samples import Sample
+    from attendet.data.sample import Sample
     from attendet.detections import Detections
 
 __all__ = ["BatchDetector", "compute_metrics", "detect", "evaluate"]
@@ -40,7 +40,7 @@ __all__ = ["BatchDetector", "compute_metrics", "detect", "evaluate"]
 VOC_IOU = 0.5
 READERS = 2
 
-OnSkip: TypeAlias = "Callable[[Sample, PictureError], None]"
+OnSkip: TypeAlias = "Callable[[Sample, ImageError], None]"
 
 
 class BatchDetector(Protocol):
@@ -48,14 +48,14 @@ class BatchDetector(Protocol):
 
     def predict_batch(
         self,
-        pictures: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[np.uint8]],
         *,
         confidence: float | None = None,
-        iou: float | None = None,
+        nms_iou: float | None = None,
         max_detections: int | None = None,
         multi_label: bool = False,
     ) -> Sequence[Detections]:
-        """Return the detections of each picture, in pixels of the picture."""
+        """Return the detections of each image, in pixels of the image."""
 
 
 def compute_metrics(
@@ -72,8 +72,8 @@ def compute_metrics(
     stand in another order than ``classes`` are matched by name.
 
     Args:
-        samples: the pictures with their truth, boxes in pixels of the picture.
-        detections: one `Detections` a sample, in the same order, boxes in pixels of the picture.
+        samples: the images with their ground truth, boxes in pixels of the image.
+        detections: one `Detections` a sample, in the same order, boxes in pixels of the image.
         classes: names of the classes.
         curves: whether to add precision-recall curves and the confusion matrix.
         confidence: least score of a detection in the confusion matrix.
@@ -142,7 +142,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _add_class_numbers(
     rows: dict[str, dict[str, Any]], matches: Matches, curves: dict[str, ClassCurve | None]
 ) -> None:
-    difficult = matches.truth_class_ids[matches.truth_difficult]
+    difficult = matches.gt_class_ids[matches.gt_difficult]
     for class_id, (name, row) in enumerate(rows.items()):
         curve = curves[name]
         row["voc_every_point"] = row["voc_11_point"] = None
@@ -151,18 +151,18 @@ def _add_class_numbers(
             row["voc_every_point"] = average_precision(*ends, "every-point")
             row["voc_11_point"] = average_precision(*ends, "11-point")
         row["best_f1"] = None if curve is None else best_f1([curve])
-        row["truths"] = matches.truth_count(class_id)
+        row["gts"] = matches.gt_count(class_id)
         row["difficult"] = int((difficult == class_id).sum())
         row["detections"] = int((matches.class_ids == class_id).sum())
 
 
 def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
     return {
-        "pictures": len(samples),
-        "pictures_unreadable": 0,
-        "pictures_without_truth": sum(len(sample.class_ids) == 0 for sample in samples),
-        "truths": int((~matches.truth_difficult).sum()),
-        "difficult": int(matches.truth_difficult.sum()),
+        "images": len(samples),
+        "images_unreadable": 0,
+        "images_without_gt": sum(len(sample.class_ids) == 0 for sample in samples),
+        "gts": int((~matches.gt_difficult).sum()),
+        "difficult": int(matches.gt_difficult.sum()),
         "detections": len(matches.scores),
     }
 
@@ -170,27 +170,27 @@ def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
 def _batches(
     samples: Sequence[Sample], batch: int, on_skip: OnSkip | None
 ) -> Iterator[list[NDArray[np.uint8]]]:
-    """Give the pictures in batches; the next batch is read while this one is used."""
+    """Give the images in batches; the next batch is read while this one is used."""
     starts = range(0, len(samples), batch)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-picture") as readers:
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
 
         def begin(start: int) -> list[tuple[Sample, Any]]:
             members = samples[start : start + batch]
-            return [(sample, readers.submit(read_picture, sample.path)) for sample in members]
+            return [(sample, readers.submit(read_image, sample.path)) for sample in members]
 
         coming = begin(0)
         try:
             for start in starts:
-                pictures = []
+                images = []
                 for sample, future in coming:
                     try:
-                        pictures.append(future.result())
-                    except PictureError as error:
+                        images.append(future.result())
+                    except ImageError as error:
                         if on_skip is None:
                             raise
                         on_skip(sample, error)
                 coming = begin(start + batch)
-                yield pictures
+                yield images
         finally:
             for _, future in coming:
                 future.cancel()
@@ -202,39 +202,39 @@ def detect(
     *,
     batch: int = 16,
     confidence: float = 0.001,
-    iou: float | None = None,
+    nms_iou: float | None = None,
     max_detections: int = 300,
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
 ) -> list[Detections]:
-    """Return the detections of each picture, down to the low scores that evaluation needs.
+    """Return the detections of each image, down to the low scores that evaluation needs.
 
     Args:
         detector: such as `attendet.load` returns.
-        samples: the pictures; they are read from their files, the next batch while the detector
+        samples: the images; they are read from their files, the next batch while the detector
             works on this one.
-        batch: pictures a call of the detector.
+        batch: images a call of the detector.
         confidence: least score of a detection.
         iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
-        max_detections: most detections a picture.
-        progress: called with pictures done and pictures in all after each batch.
-        on_skip: told of each picture that cannot be read, which is left out; without it the error
+        max_detections: most detections an image.
+        progress: called with images done and images in all after each batch.
+        on_skip: told of each image that cannot be read, which is left out; without it the error
             is raised.
 
     Raises:
-        PictureError: if a picture cannot be read.
+        ImageError: if an image cannot be read.
     """
     settings: dict[str, Any] = {
         "confidence": confidence,
         "max_detections": max_detections,
         "multi_label": True,
     }
-    if iou is not None:
-        settings["iou"] = iou
+    if nms_iou is not None:
+        settings["nms_iou"] = nms_iou
     found: list[Detections] = []
-    for number, pictures in enumerate(_batches(samples, batch, on_skip), 1):
-        if pictures:
-            found.extend(detector.predict_batch(pictures, **settings))
+    for number, images in enumerate(_batches(samples, batch, on_skip), 1):
+        if images:
+            found.extend(detector.predict_batch(images, **settings))
         if progress is not None:
             progress(min(number * batch, len(samples)), len(samples))
     return found
@@ -247,29 +247,29 @@ def evaluate(
     classes: Sequence[str],
     batch: int = 16,
     confidence: float = 0.001,
-    iou: float | None = None,
+    nms_iou: float | None = None,
     max_detections: int = 300,
     curves: bool = True,
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
 ) -> Record:
-    """Return the record of a detector on pictures, with the seconds that it took.
+    """Return the record of a detector on images, with the seconds that it took.
 
-    Pictures are read from their files, the next batch while the detector works on this one. A box
+    Images are read from their files, the next batch while the detector works on this one. A box
     may stand for several classes, each with its score, as evaluators expect.
 
     Args:
         detector: such as `attendet.load` returns.
-        samples: the pictures with their truth.
+        samples: the images with their ground truth.
         classes: names of the classes of the samples; the detector's are matched by name. Those
             that the detector alone knows have no average.
-        batch: pictures a call of the detector.
+        batch: images a call of the detector.
         confidence: least score of a detection; average precision needs it low.
         iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
-        max_detections: most detections a picture (COCO counts the best 100 of each class).
+        max_detections: most detections an image (COCO counts the best 100 of each class).
         curves: whether to add precision-recall curves and the confusion matrix.
-        progress: called with pictures done and pictures in all after each batch.
-        on_skip: told of each picture that cannot be read, which is left out; without it the error
+        progress: called with images done and images in all after each batch.
+        on_skip: told of each image that cannot be read, which is left out; without it the error
             is raised.
 
     Returns:
@@ -277,15 +277,15 @@ def evaluate(
 
     Raises:
         ConfigError: if a setting is out of range or the detector does not know a class.
-        PictureError: if a picture cannot be read, or with ``on_skip`` none can.
+        ImageError: if an image cannot be read, or with ``on_skip`` none can.
         MissingExtraError: if faster-coco-eval is not installed.
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1; got {batch!r}.")
     begun = time.perf_counter()
-    unreadable: dict[int, PictureError] = {}
+    unreadable: dict[int, ImageError] = {}
 
-    def skip(sample: Sample, error: PictureError) -> None:
+    def skip(sample: Sample, error: ImageError) -> None:
         unreadable[id(sample)] = error
         if on_skip is not None:
             on_skip(sample, error)
@@ -295,7 +295,7 @@ def evaluate(
         samples,
         batch=batch,
         confidence=confidence,
-        iou=iou,
+        nms_iou=nms_iou,
         max_detections=max_detections,
         progress=progress,
         on_skip=None if on_skip is None else skip,
@@ -308,7 +308,7 @@ def evaluate(
     if set(known) > set(classes):
         samples, classes = samples_in_classes(samples, classes, known), known
     record = compute_metrics(samples, found, classes, curves=curves)
-    record["counts"]["pictures_unreadable"] = len(unreadable)
+    record["counts"]["images_unreadable"] = len(unreadable)
     record["seconds"] = {
         "inference": detected - begun,
         "metrics": time.perf_counter() - detected,

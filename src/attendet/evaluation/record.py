@@ -27,7 +27,7 @@ class BestF1(TypedDict):
 
 
 class ClassRecord(TypedDict):
-    """One class. Averages are 0 to 1, None where the class has no truth."""
+    """One class. Averages are 0 to 1, None where the class has no ground truth."""
 
     ap: float | None
     ap50: float | None
@@ -36,13 +36,13 @@ class ClassRecord(TypedDict):
     voc_every_point: float | None
     voc_11_point: float | None
     best_f1: BestF1 | None
-    truths: int
+    gts: int
     difficult: int
     detections: int
 
 
 class VocRecord(TypedDict):
-    """Pascal VOC's average precision, the mean over classes that have truth."""
+    """Pascal VOC's average precision, the mean over classes that have ground truth."""
 
     iou: float
     every_point: float | None
@@ -50,12 +50,12 @@ class VocRecord(TypedDict):
 
 
 class Counts(TypedDict):
-    """What was evaluated; ``truths`` leaves out the ``difficult``, ``pictures`` the unreadable."""
+    """What was evaluated; ``gts`` leaves out the ``difficult``, ``images`` the unreadable."""
 
-    pictures: int
-    pictures_unreadable: int
-    pictures_without_truth: int
-    truths: int
+    images: int
+    images_unreadable: int
+    images_without_gt: int
+    gts: int
     difficult: int
     detections: int
 
@@ -76,7 +76,7 @@ class PrecisionRecallRecord(TypedDict):
 
 
 class ConfusionRecord(TypedDict):
-    """Row truth, column detection; the last of each is the background."""
+    """Row ground truth, column detection; the last of each is the background."""
 
     labels: list[str]
     matrix: list[list[int]]

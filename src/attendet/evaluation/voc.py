@@ -1,8 +1,8 @@
 """Average precision by the rules of Pascal VOC, at any overlap threshold.
 
-A detection belongs to the truth of its class and picture that it covers best. It is right when the
-overlap is at least the threshold and no better-scored detection has claimed that truth; it is left
-out of the count when that truth is difficult.
+A detection belongs to the ground truth of its class and image that it covers best. It is right
+when the overlap is at least the threshold and no better-scored detection has claimed that ground
+truth; it is left out of the count when that ground truth is difficult.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ def true_positives(matches: Matches, iou_threshold: float) -> tuple[NDArray[np.b
         iou_threshold: 0 to 1; an overlap of exactly this much is enough.
 
     Returns:
-        Right or wrong and score, shape (k,) each, best score first; detections of difficult truths
-        are left out.
+        Right or wrong and score, shape (k,) each, best score first; detections of difficult ground
+        truth are left out.
     """
-    hit = (matches.best_truth >= 0) & (matches.best_iou >= iou_threshold)
-    hit_truths = matches.best_truth[hit]
-    _, first = np.unique(hit_truths, return_index=True)
+    hit = (matches.best_gt >= 0) & (matches.best_iou >= iou_threshold)
+    hit_gt = matches.best_gt[hit]
+    _, first = np.unique(hit_gt, return_index=True)
     right = np.zeros(len(hit), dtype=bool)
     right[np.flatnonzero(hit)[first]] = True
     counts = np.ones(len(hit), dtype=bool)
-    counts[hit] = ~matches.truth_difficult[hit_truths]
+    counts[hit] = ~matches.gt_difficult[hit_gt]
     return right[counts], matches.scores[counts]
 
 
-def precision_recall(right: NDArray[np.bool_], truth_count: int) -> tuple[Floats, Floats]:
+def precision_recall(right: NDArray[np.bool_], gt_count: int) -> tuple[Floats, Floats]:
     """Return precision and recall after each detection.
 
     Args:
         right: shape (k,), best score first.
-        truth_count: truths to be found, at least 1.
+        gt_count: ground truth to be found, at least 1.
 
     Returns:
         Precision and recall, shape (k,) each, 0 to 1.
@@ -58,7 +58,7 @@ def precision_recall(right: NDArray[np.bool_], truth_count: int) -> tuple[Floats
         ([1.0, 0.5, 0.67], [0.25, 0.25, 0.5])
     """
     found = np.cumsum(right, dtype=np.float64)
-    return found / np.arange(1, len(right) + 1), found / truth_count
+    return found / np.arange(1, len(right) + 1), found / gt_count
 
 
 def average_precision(
@@ -105,16 +105,16 @@ def voc_ap(
     iou_threshold: float = 0.5,
     interpolation: Interpolation = "every-point",
 ) -> float | None:
-    """Return the average precision of one class, or None if it has no truth that counts.
+    """Return the average precision of one class, or None if it has no ground truth that counts.
 
     Args:
-        matches: detections and truths of all pictures.
+        matches: detections and ground truth of all images.
         class_id: which class.
         iou_threshold: least overlap of a right detection, 0 to 1.
         interpolation: ``"every-point"`` or ``"11-point"``.
     """
-    truth_count = matches.truth_count(class_id)
-    if truth_count == 0:
+    gt_count = matches.gt_count(class_id)
+    if gt_count == 0:
         return None
     right, _ = true_positives(matches.of_class(class_id), iou_threshold)
-    return average_precision(*precision_recall(right, truth_count), interpolation)
+    return average_precision(*precision_recall(right, gt_count), interpolation)

@@ -1,6 +1,6 @@
 """Class activation maps of a detector: which places raise the scores of what it detected.
 
-N, B, K, H and W are pictures, decoded boxes, classes, rows and columns of the canvas.
+N, B, K, H and W are images, decoded boxes, classes, rows and columns of the network input.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attendet.boxes import clip_to_picture, non_maximum_suppression
+from attendet.boxes import clip_to_image, non_maximum_suppression
 from attendet.errors import ConfigError
-from attendet.extras import require
 from attendet.inference.postprocess import Selection
-from attendet.inference.preprocess import Fit
+from attendet.inference.preprocess import ResizeTransform
 from attendet.models import DetectionNetwork, GraphDetector, YoloV4Tiny
-from attendet.models.darknet_graph import Graph
-from attendet.models.darknet_layers import Convolutional
+from attendet.models.graph import Graph
+from attendet.models.graph_layers import Convolutional
+from attendet.system import require
 
 __all__ = ["cam_layers", "class_activation_maps", "detected_rows"]
 
@@ -30,28 +30,28 @@ Floats = NDArray[np.float32]
 
 
 def detected_rows(
-    boxes_xyxy: Floats, scores: Floats, fit: Fit, selection: Selection
+    boxes_xyxy: Floats, scores: Floats, transform: ResizeTransform, selection: Selection
 ) -> dict[int, NDArray[np.int64]]:
     """Return which decoded boxes are detections, by class number, the best score first.
 
     Args:
-        boxes_xyxy: shape (B, 4), canvas pixels.
+        boxes_xyxy: shape (B, 4), network input pixels.
         scores: shape (B, K), 0 to 1.
-        fit: how the picture lies in the canvas.
+        transform: how the image lies in the network input.
         selection: confidence and overlap; a box stands for its best class.
     """
     rows = np.flatnonzero(scores.max(axis=1) >= selection.confidence)
     class_ids = scores[rows].argmax(axis=1)
-    in_picture = clip_to_picture(fit.to_picture(boxes_xyxy[rows]), fit.image_hw)
-    solid = (in_picture[:, 2:] > in_picture[:, :2]).all(axis=1)
-    rows, class_ids, in_picture = rows[solid], class_ids[solid], in_picture[solid]
+    in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
+    solid = (in_image[:, 2:] > in_image[:, :2]).all(axis=1)
+    rows, class_ids, in_image = rows[solid], class_ids[solid], in_image[solid]
     if not len(rows):
         return {}
     kept = non_maximum_suppression(
-        in_picture,
+        in_image,
         scores[rows, class_ids],
         class_ids,
-        iou_threshold=selection.iou,
+        iou_threshold=selection.nms_iou,
         max_detections=selection.max_detections,
     )
     found: dict[int, NDArray[np.int64]] = {}
@@ -61,7 +61,7 @@ def detected_rows(
 
 
 def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
-    """Return the last module through which every output of a network sees the picture.
+    """Return the last module through which every output of a network sees the image.
 
     Behind it must lie two convolutions that look around: right before an output, which is a 1x1
     convolution, a map would show nothing but the cells that made the detections.
@@ -101,7 +101,7 @@ def _last_shared_layer(graph: Graph) -> int:
 
 def class_activation_maps(
     network: DetectionNetwork,
-    canvas: NDArray[np.uint8],
+    padded: NDArray[np.uint8],
     rows: Mapping[int, NDArray[np.int64]],
     *,
     layers: Sequence[nn.Module] | None = None,
@@ -112,11 +112,11 @@ def class_activation_maps(
     Localization", IEEE TIP 30, equation 5) by the grad-cam library, with one difference: maps of
     several layers are added in their own units rather than each scaled to 1 before, so that a layer
     that no detection depends on adds nothing. The target of a class is the sum of the scores of its
-    detections; a picture holds many objects, and the map shows them all.
+    detections; an image holds many objects, and the map shows them all.
 
     Args:
         network: in eval mode; parameters and gradients stay as they are.
-        canvas: uint8, shape (H, W, 3), in the colour order that the network takes.
+        network input: uint8, shape (H, W, 3), in the color order that the network takes.
         rows: class number to the decoded boxes that were detected, as `detected_rows` gives them.
         layers: modules that return the maps to weigh; see `cam_layers` if left out.
 
@@ -130,29 +130,29 @@ def class_activation_maps(
         return {}
     library = require("pytorch_grad_cam", extra="explain", purpose="class activation maps")
     weights = next(network.parameters())
-    pictures = torch.from_numpy(np.ascontiguousarray(canvas))[None].permute(0, 3, 1, 2)
-    pictures = pictures.to(weights.device, weights.dtype) / 255
+    images = torch.from_numpy(np.ascontiguousarray(padded))[None].permute(0, 3, 1, 2)
+    images = images.to(weights.device, weights.dtype) / 255
     maps: dict[int, Floats] = {}
     with _frozen(network), torch.enable_grad():
         cam = library.LayerCAM(_Scores(network), list(layers or cam_layers(network)))
         cam.compute_input_gradient = True  # the parameters are frozen: no gradient is wasted
-        cam.compute_cam_per_layer = lambda *_: _in_score_units(cam, canvas.shape[:2])
+        cam.compute_cam_per_layer = lambda *_: _in_score_units(cam, padded.shape[:2])
         cam.aggregate_multi_layers = lambda per_layer: np.sum(per_layer, axis=0)
         try:
             for class_id, detected in rows.items():
-                maps[class_id] = cam(pictures, [_SummedScore(class_id, detected)])
+                maps[class_id] = cam(images, [_SummedScore(class_id, detected)])
         finally:
             cam.activations_and_grads.release()
     return maps
 
 
-def _in_score_units(cam: Any, canvas_hw: tuple[int, ...]) -> list[Floats]:
-    """Return the map of each layer at the size of the canvas, in the units of the score."""
+def _in_score_units(cam: Any, input_hw: tuple[int, ...]) -> list[Floats]:
+    """Return the map of each layer at the size of the network input, in the units of the score."""
     found = []
     kept = cam.activations_and_grads
     for activations, gradients in zip(kept.activations, kept.gradients, strict=True):
         weighed = (gradients.clamp(min=0) * activations).sum(dim=1)[0].clamp(min=0)
-        resized = cv2.resize(weighed.float().numpy(), canvas_hw[::-1])
+        resized = cv2.resize(weighed.float().numpy(), input_hw[::-1])
         found.append(np.asarray(resized, dtype=np.float32))
     return found
 
@@ -164,12 +164,12 @@ class _Scores(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.network.decode(self.network(pictures))[1]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.decode(self.network(images))[1]
 
 
 class _SummedScore:
-    """The sum of a class's scores over some boxes of one picture."""
+    """The sum of a class's scores over some boxes of one image."""
 
     def __init__(self, class_id: int, rows: NDArray[np.int64]) -> None:
         self.class_id, self.rows = class_id, torch.from_numpy(rows)

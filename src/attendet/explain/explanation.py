@@ -1,6 +1,6 @@
-"""What a detector looks at in pictures: gates, class activation maps and the health of its gates.
+"""What a detector looks at in images: gates, class activation maps and the health of its gates.
 
-H and W are rows and columns of the canvas, K classes, n detections.
+H and W are rows and columns of the network input, K classes, n detections.
 """
 
 from __future__ import annotations
@@ -15,72 +15,73 @@ import torch
 from numpy.typing import NDArray
 
 from attendet.attention import AttentionBlock
-from attendet.attention.start import GateMix
+from attendet.attention.init import GateMix
 from attendet.detections import Detections
-from attendet.errors import PictureError
+from attendet.errors import ImageError
 from attendet.explain.cam import class_activation_maps, detected_rows
 from attendet.explain.gates import (
-    cells_of_picture,
-    crop_to_picture,
-    first_picture,
+    cells_of_image,
+    crop_to_image,
+    first_image,
     gated_sites,
     record_gates,
 )
 from attendet.explain.health import BlockHealth, GateStatistics
-from attendet.inference.frames import read_pictures
+from attendet.images import ImageArray
 from attendet.inference.postprocess import Selection, select_detections
-from attendet.inference.preprocess import Fit, lay_on_canvas
-from attendet.inference.sources import Skipped, Source, find_sources
-from attendet.inference.torch_runtime import TorchRuntime, choose_device
+from attendet.inference.preprocess import ResizeTransform, resize_to_input
+from attendet.inference.runtimes.torch_runtime import TorchRuntime, choose_device
+from attendet.interop.hub import local_weights
+from attendet.media.frames import read_images
+from attendet.media.sources import Skipped, Source, find_sources
 from attendet.models import DetectionNetwork, WeightsMetadata, load_weights
-from attendet.models.hub import local_weights
-from attendet.pictures import Picture
 
-__all__ = ["Explanation", "PictureExplanation", "explain", "explain_network", "gate_health"]
+__all__ = ["Explanation", "ImageExplanation", "explain", "explain_network", "gate_health"]
 
 Floats = NDArray[np.float32]
 Gates = dict[str, dict[str, Floats]]
 
-PICTURE_KINDS = ("picture", "address")
+IMAGE_KINDS = ("image", "address")
 """Kinds of source that can be explained."""
 
 DRAWN = 12
-"""Pictures that are kept whole by default; all count in the statistics."""
+"""Images that are kept whole by default; all count in the statistics."""
 
 
 @dataclass(frozen=True, eq=False)
-class PictureExplanation:
-    """What a detector did with one picture."""
+class ImageExplanation:
+    """What a detector did with one image."""
 
     source: Source
-    """Where the picture came from."""
+    """Where the image came from."""
 
-    picture: Picture
+    image: ImageArray
     """uint8 RGB."""
 
-    fit: Fit
-    """How it lay in the canvas."""
+    transform: ResizeTransform
+    """How it lay in the network input."""
 
     detections: Detections
-    """What was detected, in pixels of the picture."""
+    """What was detected, in pixels of the image."""
 
     gates: Gates
-    """Site to gate name to values over the whole canvas; broadcast to (C, H, W) of the site."""
+    """Site to gate name to values over the whole network input; broadcast to (C, H, W) of the
+    site."""
 
     cams: dict[str, Floats]
-    """Class name to class activation map of the picture, in canvas pixels that it covers."""
+    """Class name to class activation map of the image, in network input pixels that it covers."""
 
     def inside(self, site: str) -> dict[str, Floats]:
-        """Return the gates of a site over the picture, without the border of the canvas."""
-        return _inside(self.gates[site], self.fit)
+        """Return the gates of a site over the image, without the border of the network input."""
+        return _inside(self.gates[site], self.transform)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all numbers by name, as they stand in the NPZ file.
 
         Returns:
             ``gate/SITE/NAME``; ``inside/SITE`` (first row, last row, first column, last column, the
-            last ones excluded, of the cells in the picture); ``cam/CLASS``; ``boxes_xyxy``,
-            ``scores``, ``class_ids``, ``classes``; ``picture_hw`` and ``canvas_hw``.
+            last ones excluded, of the cells in the image); ``cam/CLASS``; ``boxes_xyxy``,
+            ``scores``, ``class_ids``, ``classes``; ``image_hw`` and ``input_hw``.
         """
         found = self.detections
         arrays: dict[str, NDArray[Any]] = {
@@ -88,11 +89,11 @@ class PictureExplanation:
             "scores": found.scores,
             "class_ids": found.class_ids,
             "classes": np.array(found.classes),
-            "picture_hw": np.array(self.fit.image_hw),
-            "canvas_hw": np.array(self.fit.canvas_hw),  # type: ignore[attr-defined]
+            "image_hw": np.array(self.transform.image_hw),
+            "input_hw": np.array(self.transform.input_hw),  # type: ignore[attr-defined]
         }
         for site, gates in self.gates.items():
-            rows, columns = cells_of_picture(self.fit, _cells(gates))
+            rows, columns = cells_of_image(self.transform, _cells(gates))
             arrays[f"inside/{site}"] = np.array(
                 [rows.start, rows.stop, columns.start, columns.stop]
             )
@@ -103,22 +104,22 @@ class PictureExplanation:
 
 @dataclass(eq=False)
 class Explanation:
-    """What a detector looks at in a set of pictures."""
+    """What a detector looks at in a set of images."""
 
     metadata: WeightsMetadata
     """Of the weights."""
 
-    pictures: list[PictureExplanation] = field(default_factory=list)
-    """The first pictures, as many as were asked for."""
+    images: list[ImageExplanation] = field(default_factory=list)
+    """The first images, as many as were asked for."""
 
     statistics: dict[str, GateStatistics] = field(default_factory=dict)
-    """Site to the statistics of its gates over all pictures."""
+    """Site to the statistics of its gates over all images."""
 
     skipped: list[Skipped] = field(default_factory=list)
-    """Pictures that could not be read."""
+    """Images that could not be read."""
 
     count: int = 0
-    """Pictures that were seen."""
+    """Images that were seen."""
 
     def health(self) -> dict[str, BlockHealth]:
         """Return the health of each attention block, by site."""
@@ -139,16 +140,16 @@ def explain(
 
     Args:
         weights: a weights file of attendet.
-        sources: pictures, folders, patterns or lists, as for `attendet predict`.
+        sources: images, folders, patterns or lists, as for `attendet predict`.
         cam: compute class activation maps (needs the ``explain`` extra).
-        drawn: pictures that are kept whole; all count in the statistics.
+        drawn: images that are kept whole; all count in the statistics.
         selection: which boxes are detections; confidence 0.25, overlap 0.5 if left out.
         device: such as ``cpu`` or ``cuda:0``; a GPU where there is one if left out.
-        progress: told after each picture how many are done.
+        progress: told after each image how many are done.
 
     Raises:
         WeightsError: if the file is missing or not ours.
-        PictureError: if no picture can be read.
+        ImageError: if no image can be read.
         MissingExtraError: if ``cam`` is wanted and grad-cam is not installed.
     """
     network, metadata = load_weights(local_weights(weights))
@@ -174,83 +175,85 @@ def explain_network(
     Args:
         network: where it is to run, with attention anywhere.
         metadata: its classes, input size and preprocessing.
-        sources: the pictures.
+        sources: the images.
         cam: compute class activation maps.
-        drawn: pictures that are kept whole.
+        drawn: images that are kept whole.
         selection: which boxes are detections.
-        progress: told after each picture how many are done.
+        progress: told after each image how many are done.
     """
     runtime = TorchRuntime(network, metadata)
     rule = selection or Selection()
     result = Explanation(metadata, statistics=_statistics_of(network))
     result.skipped += [
         Skipped(
-            source.label, f"explanations are of pictures; this is a {source.kind} ({source.label})"
+            source.label, f"explanations are of images; this is a {source.kind} ({source.label})"
         )
         for source in sources
-        if source.kind not in PICTURE_KINDS
+        if source.kind not in IMAGE_KINDS
     ]
-    stills = [source for source in sources if source.kind in PICTURE_KINDS]
-    for source, picture in read_pictures(stills, on_skip=result.skipped.append):
-        keep = len(result.pictures) < drawn
-        one = _explain_picture(network, runtime, source, picture, rule, cam=cam and keep)
+    stills = [source for source in sources if source.kind in IMAGE_KINDS]
+    for source, image in read_images(stills, on_skip=result.skipped.append):
+        keep = len(result.images) < drawn
+        one = _explain_image(network, runtime, source, image, rule, cam=cam and keep)
         for site, gates in one.gates.items():
             if site not in result.statistics:
                 first = result.statistics[site.rpartition(" (")[0]]
                 result.statistics[site] = GateStatistics(site, first.kind, top=first.top)
-            result.statistics[site].add(_inside(gates, one.fit))
+            result.statistics[site].add(_inside(gates, one.transform))
         if keep:
-            result.pictures.append(one)
+            result.images.append(one)
         result.count += 1
         if progress is not None:
             progress(result.count + len(result.skipped))
     if not result.count:
         reasons = "; ".join(one.reason for one in result.skipped[:3])
-        raise PictureError(f"no picture could be read: {reasons}")
+        raise ImageError(f"no image could be read: {reasons}")
     return result
 
 
 def gate_health(
     network: DetectionNetwork, metadata: WeightsMetadata, paths: Iterable[str | Path]
 ) -> dict[str, BlockHealth]:
-    """Return the health of each attention block over pictures, by site.
+    """Return the health of each attention block over images, by site.
 
     Args:
         network: in eval mode, where it is to run.
         metadata: its input size and preprocessing.
-        paths: picture files.
+        paths: image files.
 
     Raises:
-        PictureError: if no picture can be read.
+        ImageError: if no image can be read.
     """
     sources = [Source(Path(path).stem, Path(path)) for path in paths]
     return explain_network(network, metadata, sources, cam=False, drawn=0).health()
 
 
-def _explain_picture(
+def _explain_image(
     network: DetectionNetwork,
     runtime: TorchRuntime,
     source: Source,
-    picture: Picture,
+    image: ImageArray,
     rule: Selection,
     *,
     cam: bool,
-) -> PictureExplanation:
+) -> ImageExplanation:
     metadata = runtime.metadata
     preprocess = metadata.preprocessing()
-    canvas, fit = lay_on_canvas(picture, metadata.input_hw, preprocess.fit)
-    if preprocess.colour == "bgr":
-        canvas = np.ascontiguousarray(canvas[..., ::-1])
+    padded, transform = resize_to_input(image, metadata.input_hw, preprocess.resize)
+    if preprocess.color == "bgr":
+        padded = np.ascontiguousarray(padded[..., ::-1])
     with record_gates(network) as gates, torch.inference_mode():
-        boxes_xyxy, scores = runtime.run(canvas[None])
-        values = first_picture(gates)
-    found = select_detections(boxes_xyxy[0], scores[0], fit, metadata.classes, rule)
+        boxes_xyxy, scores = runtime.run(padded[None])
+        values = first_image(gates)
+    found = select_detections(boxes_xyxy[0], scores[0], transform, metadata.classes, rule)
     cams: dict[str, Floats] = {}
     if cam:
-        rows = detected_rows(boxes_xyxy[0], scores[0], fit, rule)
-        maps = class_activation_maps(network, canvas, rows)
-        cams = {metadata.classes[index]: crop_to_picture(one, fit) for index, one in maps.items()}
-    return PictureExplanation(source, picture, fit, found, values, cams)
+        rows = detected_rows(boxes_xyxy[0], scores[0], transform, rule)
+        maps = class_activation_maps(network, padded, rows)
+        cams = {
+            metadata.classes[index]: crop_to_image(one, transform) for index, one in maps.items()
+        }
+    return ImageExplanation(source, image, transform, found, values, cams)
 
 
 def _statistics_of(network: DetectionNetwork) -> dict[str, GateStatistics]:
@@ -269,15 +272,15 @@ def _top(block: torch.nn.Module) -> float | None:
     """Return what an open gate of a block is; None where its range is not known."""
     if isinstance(block, GateMix):
         return None
-    return 2.0 if getattr(block, "start", "paper") == "identity" else 1.0
+    return 2.0 if getattr(block, "init", "paper") == "identity" else 1.0
 
 
 def _cells(gates: dict[str, Floats]) -> tuple[int, int]:
     return max(g.shape[1] for g in gates.values()), max(g.shape[2] for g in gates.values())
 
 
-def _inside(gates: dict[str, Floats], fit: Fit) -> dict[str, Floats]:
-    rows, columns = cells_of_picture(fit, _cells(gates))
+def _inside(gates: dict[str, Floats], transform: ResizeTransform) -> dict[str, Floats]:
+    rows, columns = cells_of_image(transform, _cells(gates))
     inside = {}
     for name, gate in gates.items():
         cut = gate if gate.shape[1] == 1 else gate[:, rows]

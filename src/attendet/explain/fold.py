@@ -14,7 +14,7 @@ from attendet.errors import ConfigError, did_you_mean
 from attendet.explain.gates import gated_sites
 from attendet.models import YoloV4Tiny
 from attendet.models.backbone import ConvBlock
-from attendet.models.darknet_network import DarknetConvolution
+from attendet.models.graph_detector import DarknetConvolution
 
 __all__ = ["can_fold", "fold_gate"]
 
@@ -39,7 +39,7 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
     In the reference network the constant goes into the weights of the convolution that reads the
     map: a convolution is linear and pads with zeros, so this is exact for any constant. Where
     `attendet.attend` put the block, it goes into the module before: its convolution or batch
-    normalisation, through activations that are linear for a positive factor.
+    normalization, through activations that are linear for a positive factor.
 
     Args:
         network: in eval mode.
@@ -47,12 +47,12 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
         scale: what each channel is multiplied by, (C,), 0 and up.
 
     Raises:
-        ConfigError: if there is no such block, the scale does not fit, or no convolution can take
-            it.
+        ConfigError: if there is no such block, the scale does not transform, or no convolution can
+            take it.
 
     Example:
         >>> from attendet.attention import attend
-        >>> network = attend(nn.Sequential(nn.Conv2d(3, 8, 3)), {"0": "se"}, start="paper").eval()
+        >>> network = attend(nn.Sequential(nn.Conv2d(3, 8, 3)), {"0": "se"}, init="paper").eval()
         >>> _ = nn.init.zeros_(network[0].attention_block.expand.weight)
         >>> x = torch.randn(1, 3, 6, 6)
         >>> before = network(x)
@@ -68,7 +68,7 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
     reader, producer = _reader(network, site), _producer(network, site)
     if reader is None and producer is None:
         raise ConfigError(
-            f"site must follow a convolution or batch normalisation to be folded; got {site!r}. "
+            f"site must follow a convolution or batch normalization to be folded; got {site!r}. "
             "Keep this block."
         )
     channels = int(blocks[site].channels)  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def _reader(network: nn.Module, site: str) -> tuple[nn.Conv2d, int] | None:
 
 
 def _producer(network: nn.Module, site: str) -> nn.Module | None:
-    """Return the convolution or batch normalisation whose output `attend` put a block behind."""
+    """Return the convolution or batch normalization whose output `attend` put a block behind."""
     if ("" if site == "itself" else site) not in inserted_blocks(network) or "[" in site:
         return None
     module = _place(network, site)

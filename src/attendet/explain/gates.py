@@ -1,6 +1,6 @@
-"""The gates that a network's attention blocks apply to a picture.
+"""The gates that a network's attention blocks apply to an image.
 
-N, C, H and W are pictures, channels, rows and columns of the feature map at a site.
+N, C, H and W are images, channels, rows and columns of the feature map at a site.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attendet.attention import AttentionBlock, inserted_blocks
-from attendet.inference.preprocess import Fit
+from attendet.images import ImageArray, Letterbox
+from attendet.inference.preprocess import ResizeTransform
 from attendet.models import DetectionNetwork, GraphDetector
-from attendet.models.darknet_layers import ScaleChannels
-from attendet.pictures import Letterbox, Picture
+from attendet.models.graph_layers import ScaleChannels
 
 __all__ = [
-    "cells_of_picture",
+    "cells_of_image",
     "compute_gates",
-    "crop_to_picture",
+    "crop_to_image",
     "gate_map",
     "gated_sites",
     "record_gates",
@@ -128,14 +128,14 @@ def _gates_of(module: nn.Module, arguments: tuple[Any, ...]) -> GateTensors:
 
 @torch.inference_mode()
 def compute_gates(
-    network: DetectionNetwork, canvas: Picture, *, colour: str = "rgb"
+    network: DetectionNetwork, padded: ImageArray, *, color: str = "rgb"
 ) -> dict[str, dict[str, Floats]]:
     """Return the gates of each attention block, by site and by the block's own names.
 
     Args:
         network: in eval mode.
-        canvas: uint8 RGB, shape (H, W, 3), sides multiples of 32, laid as for prediction.
-        colour: order of the channels that the network takes, ``rgb`` or ``bgr``.
+        network input: uint8 RGB, shape (H, W, 3), sides multiples of 32, laid as for prediction.
+        color: order of the channels that the network takes, ``rgb`` or ``bgr``.
 
     Returns:
         Arrays that broadcast to (C, H, W) of their site: ``channel`` (C, 1, 1), ``spatial``
@@ -143,21 +143,21 @@ def compute_gates(
 
     Example:
         >>> from attendet.models import build
-        >>> network = build(classes=["cell"], attention="ca@p5", width=0.25).eval()
+        >>> network = build(classes=["cell"], attention="ca@p5", width_mult=0.25).eval()
         >>> gates = compute_gates(network, np.zeros((64, 96, 3), dtype=np.uint8))
         >>> {name: gate.shape for name, gate in gates["p5"].items()}
         {'height': (128, 2, 1), 'width': (128, 1, 3)}
     """
     weights = next(network.parameters())
-    laid = np.ascontiguousarray(canvas[..., ::-1] if colour == "bgr" else canvas)
+    laid = np.ascontiguousarray(padded[..., ::-1] if color == "bgr" else padded)
     batch = torch.from_numpy(laid)[None].permute(0, 3, 1, 2)
     with record_gates(network) as gates:
         network(batch.to(weights.device, weights.dtype) / 255)
-    return first_picture(gates)
+    return first_image(gates)
 
 
-def first_picture(gates: Mapping[str, GateTensors]) -> dict[str, dict[str, Floats]]:
-    """Return recorded gates of the first picture of the batch as arrays."""
+def first_image(gates: Mapping[str, GateTensors]) -> dict[str, dict[str, Floats]]:
+    """Return recorded gates of the first image of the batch as arrays."""
     return {
         site: {name: gate[0].float().cpu().numpy() for name, gate in named.items()}
         for site, named in gates.items()
@@ -185,45 +185,45 @@ def gate_map(gates: Mapping[str, Floats]) -> Floats | None:
     return opened
 
 
-def crop_to_picture(values: Floats, fit: Fit) -> Floats:
-    """Return what a map says of the picture, without the border of its canvas.
+def crop_to_image(values: Floats, transform: ResizeTransform) -> Floats:
+    """Return what a map says of the image, without the border of its network input.
 
     Args:
-        values: shape (h, w), over the whole canvas; a row or column of a profile has a side of 1.
-        fit: how the picture lies in the canvas.
+        values: shape (h, w), over the whole network input; a row or column of a profile has a side
+        of 1. transform: how the image lies in the network input.
 
     Returns:
-        One value a canvas pixel that the picture covers, interpolated.
+        One value a network input pixel that the image covers, interpolated.
 
     Example:
-        >>> fit = Letterbox.fit((100, 200), (64, 64))
-        >>> crop_to_picture(np.ones((4, 4), dtype=np.float32), fit).shape
+        >>> transform = Letterbox.for_image((100, 200), (64, 64))
+        >>> crop_to_image(np.ones((4, 4), dtype=np.float32), transform).shape
         (32, 64)
     """
-    canvas_hw, (top, left, height, width) = _window(fit)
-    resized = cv2.resize(values, canvas_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    input_hw, (top, left, height, width) = _window(transform)
+    resized = cv2.resize(values, input_hw[::-1], interpolation=cv2.INTER_LINEAR)
     whole: Floats = np.asarray(resized, dtype=np.float32)
     return whole[top : top + height, left : left + width]
 
 
-def cells_of_picture(fit: Fit, cells_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the rows and columns of a map whose cells' centres lie in the picture.
+def cells_of_image(transform: ResizeTransform, cells_hw: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of a map whose cells' centers lie in the image.
 
     Args:
-        fit: how the picture lies in the canvas.
-        cells_hw: rows and columns of the map over the whole canvas.
+        transform: how the image lies in the network input.
+        cells_hw: rows and columns of the map over the whole network input.
 
     Returns:
         At least one row and one column.
 
     Example:
-        >>> cells_of_picture(Letterbox.fit((100, 200), (64, 64)), (8, 8))
+        >>> cells_of_image(Letterbox.for_image((100, 200), (64, 64)), (8, 8))
         (slice(2, 6, None), slice(0, 8, None))
     """
-    canvas_hw, (top, left, height, width) = _window(fit)
+    input_hw, (top, left, height, width) = _window(transform)
     found = []
     for cells, side, start, length in zip(
-        cells_hw, canvas_hw, (top, left), (height, width), strict=True
+        cells_hw, input_hw, (top, left), (height, width), strict=True
     ):
         first = round(start / side * cells)
         last = max(first + 1, round((start + length) / side * cells))
@@ -231,10 +231,10 @@ def cells_of_picture(fit: Fit, cells_hw: tuple[int, int]) -> tuple[slice, slice]
     return found[0], found[1]
 
 
-def _window(fit: Fit) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Return the size of a canvas, and top, left, height and width of the picture in it."""
-    canvas_hw: tuple[int, int] = fit.canvas_hw  # type: ignore[attr-defined]
-    if not isinstance(fit, Letterbox):
-        return canvas_hw, (0, 0, *canvas_hw)
-    height, width = (max(1, round(side * fit.scale)) for side in fit.image_hw)
-    return canvas_hw, (fit.top, fit.left, height, width)
+def _window(transform: ResizeTransform) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return the size of a network input, and top, left, height and width of the image in it."""
+    input_hw: tuple[int, int] = transform.input_hw  # type: ignore[attr-defined]
+    if not isinstance(transform, Letterbox):
+        return input_hw, (0, 0, *input_hw)
+    height, width = (max(1, round(side * transform.scale)) for side in transform.image_hw)
+    return input_hw, (transform.top, transform.left, height, width)

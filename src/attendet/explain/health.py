@@ -21,12 +21,12 @@ Floats = NDArray[np.float32]
 Verdict = Literal["idle", "constant", "mask", "switch", "unknown", "works"]
 
 GRID = 16
-"""Places along an axis on which pictures of different sizes are compared."""
+"""Places along an axis on which images of different sizes are compared."""
 
 FLAT = 0.01
 """A gate that varies by less than this share of its mean is called constant, and one that is
 nearer to 1 does nothing. One step of an 8-bit activation is 1/127 = 0.8 % of its range: a smaller
-change of a map is lost when the network is quantised."""
+change of a map is lost when the network is quantized."""
 
 END = 0.01
 """A gate is saturated within this share of the ends of its range. There the slope of the sigmoid is
@@ -41,10 +41,10 @@ SHUT = 0.01
 
 @dataclass(frozen=True)
 class GateNumbers:
-    """One gate, or the product of a block's gates, over pictures, places and channels.
+    """One gate, or the product of a block's gates, over images, places and channels.
 
     The three spreads are standard deviations and split the whole variance of the gate exactly (law
-    of total variance): ``total**2 = pictures**2 + places**2 + channels**2``.
+    of total variance): ``total**2 = images**2 + places**2 + channels**2``.
     """
 
     mean: float
@@ -56,14 +56,14 @@ class GateNumbers:
     greatest: float
     """The largest value."""
 
-    spread_pictures: float
-    """Between pictures, at the same channel and place."""
+    spread_images: float
+    """Between images, at the same channel and place."""
 
     spread_places: float
-    """Between places, in the mean over pictures."""
+    """Between places, in the mean over images."""
 
     spread_channels: float
-    """Between channels, in the mean over pictures and places."""
+    """Between channels, in the mean over images and places."""
 
     distance: float
     """Root mean square of gate - 1: 0 is the identity."""
@@ -72,13 +72,13 @@ class GateNumbers:
     """Share of values at the ends of the range, 0 to 1; None where the range is not known."""
 
     def moved(self) -> float:
-        """Return the spread that depends on the picture or the place, as a share of the mean."""
-        return float(np.hypot(self.spread_pictures, self.spread_places)) / max(self.mean, 1e-12)
+        """Return the spread that depends on the image or the place, as a share of the mean."""
+        return float(np.hypot(self.spread_images, self.spread_places)) / max(self.mean, 1e-12)
 
 
 @dataclass(frozen=True)
 class BlockHealth:
-    """What the gates of one attention block do over a set of pictures."""
+    """What the gates of one attention block do over a set of images."""
 
     site: str
     """Where the block stands."""
@@ -89,8 +89,8 @@ class BlockHealth:
     channels: int
     """C of the map."""
 
-    pictures: int
-    """How many pictures were seen."""
+    images: int
+    """How many images were seen."""
 
     gates: dict[str, GateNumbers]
     """Each of its gates."""
@@ -99,11 +99,11 @@ class BlockHealth:
     """All its gates together: what the map is multiplied by."""
 
     shut: int
-    """Channels that pass nothing, in any picture."""
+    """Channels that pass nothing, in any image."""
 
     verdict: Verdict
     """``idle``: is 1. ``constant``: one number a channel. ``mask``: differs by place alone.
-    ``switch``: saturated. ``unknown``: one picture cannot tell. ``works``: none of these."""
+    ``switch``: saturated. ``unknown``: one image cannot tell. ``works``: none of these."""
 
     sentence: str
     """The verdict in words, with its numbers."""
@@ -114,7 +114,7 @@ class BlockHealth:
 
 
 class _Running:
-    """Mean and variance over pictures at each channel and place, by Welford's method (1962)."""
+    """Mean and variance over images at each channel and place, by Welford's method (1962)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -128,11 +128,11 @@ class _Running:
         self.squares = self.squares + change * (values - self.mean)
 
     def spreads(self) -> tuple[float, float, float]:
-        """Return the standard deviations between pictures, places and channels."""
+        """Return the standard deviations between images, places and channels."""
         per_channel = self.mean.mean(axis=(1, 2))
-        pictures = float(self.squares.mean()) / max(self.count, 1)
+        images = float(self.squares.mean()) / max(self.count, 1)
         places = float(self.mean.var(axis=(1, 2)).mean())
-        return pictures**0.5, places**0.5, float(per_channel.std())
+        return images**0.5, places**0.5, float(per_channel.std())
 
 
 class _Extent:
@@ -152,10 +152,10 @@ class _Extent:
 
 
 class GateStatistics:
-    """The gates of one block, picture after picture, in constant memory.
+    """The gates of one block, image after image, in constant memory.
 
-    Pictures may have different sizes: gates are compared on a grid of 16 places along each axis,
-    relative to the picture.
+    Images may have different sizes: gates are compared on a grid of 16 places along each axis,
+    relative to the image.
 
     Args:
         site: where the block stands.
@@ -176,17 +176,18 @@ class GateStatistics:
         self.running: dict[str, _Running] = {}
         self.extents: dict[str, _Extent] = {}
         self.channels = 1
-        self.pictures = 0
+        self.images = 0
         self._product, self._whole = _Running(), _Extent()
         self._highest: NDArray[np.float64] = np.zeros(1)
 
     def add(self, gates: Mapping[str, Floats]) -> None:
-        """Add the gates of one picture.
+        """Add the gates of one image.
 
         Args:
-            gates: by name, each (C, h, w), over the picture alone, without the canvas's border.
+            gates: by name, each (C, h, w), over the image alone, without the network input's
+            border.
         """
-        self.pictures += 1
+        self.images += 1
         on_grid = {name: _to_grid(gate) for name, gate in gates.items()}
         for name, gate in gates.items():
             self.running.setdefault(name, _Running()).add(on_grid[name])
@@ -198,12 +199,12 @@ class GateStatistics:
         self.channels = max(self.channels, product.shape[0])
 
     def channel_means(self) -> NDArray[np.float64]:
-        """Return the product of the gates for each channel, mean over places and pictures, (C,)."""
+        """Return the product of the gates for each channel, mean over places and images, (C,)."""
         means: NDArray[np.float64] = self._product.mean.mean(axis=(1, 2))
         return means
 
     def profile(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and standard deviation over pictures of one gate on the grid, (C, h, w).
+        """Return mean and standard deviation over images of one gate on the grid, (C, h, w).
 
         Args:
             name: of the gate.
@@ -212,14 +213,14 @@ class GateStatistics:
         return running.mean, np.sqrt(running.squares / max(running.count, 1))
 
     def health(self) -> BlockHealth:
-        """Return the numbers of the pictures added so far, and the verdict.
+        """Return the numbers of the images added so far, and the verdict.
 
         Raises:
-            ConfigError: if no picture was added.
+            ConfigError: if no image was added.
         """
-        if not self.pictures:
+        if not self.images:
             raise ConfigError(
-                f"gate statistics must be of at least one picture; got none ({self.site})."
+                f"gate statistics must be of at least one image; got none ({self.site})."
             )
         gates = {
             name: _numbers(running, self.extents[name], known=self.top is not None)
@@ -227,11 +228,18 @@ class GateStatistics:
         }
         product = _numbers(self._product, self._whole, known=False)
         shut = int((self._highest < SHUT).sum())
-        verdict = _verdict(product, gates, self.pictures)
+        verdict = _verdict(product, gates, self.images)
         return BlockHealth(
-            self.site, self.kind, self.channels, self.pictures, gates, product, shut, verdict,
+            self.site,
+            self.kind,
+            self.channels,
+            self.images,
+            gates,
+            product,
+            shut,
+            verdict,
             _sentence(verdict, product, gates, shut, self.channels),
-        )  # fmt: skip
+        )
 
 
 def _numbers(running: _Running, extent: _Extent, *, known: bool) -> GateNumbers:
@@ -245,14 +253,14 @@ def _numbers(running: _Running, extent: _Extent, *, known: bool) -> GateNumbers:
     )
 
 
-def _verdict(product: GateNumbers, gates: Mapping[str, GateNumbers], pictures: int) -> Verdict:
-    if product.moved() < FLAT and pictures > 1:
+def _verdict(product: GateNumbers, gates: Mapping[str, GateNumbers], images: int) -> Verdict:
+    if product.moved() < FLAT and images > 1:
         return "idle" if product.distance < FLAT else "constant"
     if all((gate.saturated or 0.0) >= SWITCHED for gate in gates.values()):
         return "switch"
-    if pictures == 1:
+    if images == 1:
         return "unknown"
-    if product.spread_pictures < FLAT * product.mean:
+    if product.spread_images < FLAT * product.mean:
         return "mask"
     return "works"
 
@@ -265,24 +273,24 @@ def _sentence(
     channels: int,
 ) -> str:
     scale = max(product.mean, 1e-12)
-    pictures, places = product.spread_pictures / scale, product.spread_places / scale
-    moved = np.hypot(product.spread_pictures, product.spread_places)
+    images, places = product.spread_images / scale, product.spread_places / scale
+    moved = np.hypot(product.spread_images, product.spread_places)
     ends = min((gate.saturated or 0.0 for gate in gates.values()), default=0.0)
     words = {
         "idle": f"This gate does nothing (spread {moved:.3f}, at most "
         f"{max(abs(product.least - 1), abs(product.greatest - 1)):.3f} from 1): remove it.",
-        "constant": f"This gate is the same for all pictures and places (spread {moved:.3f}, "
+        "constant": f"This gate is the same for all images and places (spread {moved:.3f}, "
         f"{product.moved():.1%} of its mean): fold it.",
-        "mask": f"This gate is the same for all pictures (spread {pictures:.1%} of its mean) and "
+        "mask": f"This gate is the same for all images (spread {images:.1%} of its mean) and "
         f"differs by place ({places:.1%}): it knows the frame, not what is in it.",
         "switch": f"This gate is a switch: {ends:.0%} of its values are at the ends of their "
         "range, where training hardly moves them.",
-        "unknown": f"Within this picture the gate varies by {places:.1%} of its mean over places; "
-        "one picture cannot tell whether it depends on the picture: give several.",
-        "works": f"This gate responds: it varies by {pictures:.1%} of its mean between pictures "
+        "unknown": f"Within this image the gate varies by {places:.1%} of its mean over places; "
+        "one image cannot tell whether it depends on the image: give several.",
+        "works": f"This gate responds: it varies by {images:.1%} of its mean between images "
         f"and {places:.1%} between places.",
     }
-    closed = f" {shut} of {channels} channels are shut in every picture." if shut else ""
+    closed = f" {shut} of {channels} channels are shut in every image." if shut else ""
     return words[verdict] + closed
 
 

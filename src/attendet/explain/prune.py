@@ -19,7 +19,7 @@ from attendet.attention import (
     format_attention_spec,
     parse_attention_spec,
 )
-from attendet.data.samples import Sample
+from attendet.data.sample import Sample
 from attendet.errors import ConfigError
 from attendet.evaluation import evaluate
 from attendet.explain.explanation import explain_network
@@ -27,8 +27,8 @@ from attendet.explain.fold import can_fold, fold_gate
 from attendet.explain.gates import gated_sites
 from attendet.explain.health import BlockHealth
 from attendet.inference import Detector
-from attendet.inference.sources import Source
-from attendet.inference.torch_runtime import TorchRuntime
+from attendet.inference.runtimes.torch_runtime import TorchRuntime
+from attendet.media.sources import Source
 from attendet.models import (
     NECK_SITES,
     SITES,
@@ -41,7 +41,7 @@ __all__ = ["MAX_LOSS", "Cost", "Decision", "Pruned", "network_cost", "prune_atte
 
 MAX_LOSS = 0.2
 """Points of AP that may be lost by default. Two runs that differ in nothing but their seed differ
-by more (half a point and up on data sets of some hundred pictures)."""
+by more (half a point and up on data sets of some hundred images)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Cost:
     """Trained values."""
 
     macs: int
-    """Multiply-accumulates a picture, those of gates times maps included."""
+    """Multiply-accumulates an image, those of gates times maps included."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Decision:
     """Where it stands or stood."""
 
     health: BlockHealth
-    """Its gates on the pictures."""
+    """Its gates on the images."""
 
     ap: float | None
     """AP without it, 0 to 1; None where it was not tried."""
@@ -92,7 +92,7 @@ class Pruned:
     """0 to 1."""
 
     ap_after: float
-    """0 to 1, on the same pictures."""
+    """0 to 1, on the same images."""
 
     before: Cost
     """Of the network that was given."""
@@ -107,41 +107,43 @@ def prune_attention(
     samples: Sequence[Sample],
     *,
     classes: Sequence[str] | None = None,
-    max_loss: float = MAX_LOSS,
+    max_ap_loss: float = MAX_LOSS,
     every: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Pruned:
     """Return a copy of a network without the attention blocks that do nothing.
 
-    A block whose gates are the same for all pictures and places is replaced by that constant, which
-    is folded into a neighbouring convolution. The step is exact where the gates are exactly
-    constant; where they are nearly so, AP on the pictures decides. Blocks are tried in turn, the
+    A block whose gates are the same for all images and places is replaced by that constant, which
+    is folded into a neighboring convolution. The step is exact where the gates are exactly
+    constant; where they are nearly so, AP on the images decides. Blocks are tried in turn, the
     one that responds least first, and each is measured on top of those before it.
 
     Args:
         network: with attention.
         metadata: its description.
-        samples: labelled pictures: gates are judged and AP is measured on them. Not the test
+        samples: labeled images: gates are judged and AP is measured on them. Not the test
             split, if a result is to be reported on it.
         classes: names of the samples' classes, if in another order than the metadata's.
-        max_loss: points of AP that may be lost in all.
+        max_ap_loss: points of AP that may be lost in all.
         every: try every block that can be folded, not only those judged to do nothing.
         progress: told in words what is being done.
 
     Raises:
-        ConfigError: if the network has no attention, or there are no samples with truth.
+        ConfigError: if the network has no attention, or there are no samples with ground truth.
     """
     if not gated_sites(network):
         raise ConfigError("network must have attention to prune; got none. There is nothing to do.")
-    if not max_loss >= 0:
-        raise ConfigError(f"max_loss must be 0 points or more; got {max_loss!r} (--max-loss).")
+    if not max_ap_loss >= 0:
+        raise ConfigError(
+            f"max_ap_loss must be 0 points or more; got {max_ap_loss!r} (--max-ap-loss)."
+        )
     say = progress or (lambda _: None)
     pruned = copy.deepcopy(network).eval()
 
     def measure(candidate: DetectionNetwork) -> float:
         return _average_precision(candidate, metadata, samples, classes or metadata.classes)
 
-    say(f"gates on {len(samples)} pictures")
+    say(f"gates on {len(samples)} images")
     sources = [Source(sample.path.stem, sample.path) for sample in samples]
     explained = explain_network(pruned, metadata, sources, cam=False, drawn=0)
     health = explained.health()
@@ -162,16 +164,21 @@ def prune_attention(
         fold_gate(candidate, site, scales[site].expand(channels))
         without = measure(candidate)
         lost = 100 * (ap_before - without)
-        folded = lost <= max_loss + 1e-9
+        folded = lost <= max_ap_loss + 1e-9
         if folded:
             pruned, ap = candidate, without
         words = f"AP {without:.4f} without it, {-lost:+.2f} points in all"
-        reason = words if folded else f"{words}: more than {max_loss:g} lost"
+        reason = words if folded else f"{words}: more than {max_ap_loss:g} lost"
         decisions.append(Decision(site, health[site], without, folded=folded, reason=reason))
     return Pruned(
-        pruned, _described(pruned, metadata), tuple(decisions), ap_before, ap,
-        network_cost(network, metadata.input_hw), network_cost(pruned, metadata.input_hw),
-    )  # fmt: skip
+        pruned,
+        _described(pruned, metadata),
+        tuple(decisions),
+        ap_before,
+        ap,
+        network_cost(network, metadata.input_hw),
+        network_cost(pruned, metadata.input_hw),
+    )
 
 
 def _why_not(
@@ -217,8 +224,8 @@ def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
     """Return parameters and multiply-accumulates of a network; nothing is computed.
 
     Args:
-        network: any network that takes pictures.
-        input_hw: size of a picture, pixels.
+        network: any network that takes images.
+        input_hw: size of an image, pixels.
 
     Example:
         >>> network_cost(nn.Conv2d(3, 8, 3, padding=1, bias=False), (4, 4))

@@ -1,4 +1,4 @@
-"""The detector: pictures in, detections out, whatever runtime carries the network."""
+"""The detector: images in, detections out, whatever runtime carries the network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.detections import Detections
-from attendet.errors import ConfigError, PictureError
+from attendet.errors import ConfigError, ImageError
+from attendet.images import ImageArray, from_pil, read_image
 from attendet.inference.postprocess import Selection, class_ids_of, select_detections
-from attendet.inference.preprocess import STRIDE, Fit, lay_on_canvas
-from attendet.inference.runtime import BatchingRuntime, LimitedRuntime, Limits, Output, Runtime
-from attendet.inference.streaming import Found, Laid, PictureStream
-from attendet.pictures import Picture, from_pil, read_picture
+from attendet.inference.preprocess import STRIDE, ResizeTransform, resize_to_input
+from attendet.inference.runtimes.base import (
+    BatchingRuntime,
+    LimitedRuntime,
+    Limits,
+    Output,
+    Runtime,
+)
+from attendet.inference.stream import Found, ImageStream, Laid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,18 +42,18 @@ USUAL_SELECTION = Selection()
 
 
 class Detector:
-    """A trained network that finds objects in pictures.
+    """A trained network that finds objects in images.
 
     Args:
         runtime: the network.
         confidence: lowest score that counts, 0 to 1; 0.25 if left out.
         iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1;
             0.5 if left out.
-        max_detections: at most this many a picture, the best; 300 if left out.
+        max_detections: at most this many an image, the best; 300 if left out.
         input_hw: another input size than that of the weights file, pixels, multiples of 32.
 
     An exported file with suppression in its graph brings its own three thresholds; they can be made
-    stricter, not looser. One of a fixed size lays every picture on a canvas of that size.
+    stricter, not looser. One of a fixed size lays every image on a network input of that size.
 
     Raises:
         ConfigError: if a threshold or the size is out of range, or looser than the file's, or
@@ -58,7 +64,7 @@ class Detector:
         self,
         runtime: Runtime,
         confidence: float | None = None,
-        iou: float | None = None,
+        nms_iou: float | None = None,
         max_detections: int | None = None,
         *,
         input_hw: tuple[int, int] | None = None,
@@ -68,15 +74,15 @@ class Detector:
         limits = self._limits
         self.selection = Selection(
             _first_given(confidence, limits.confidence, USUAL_SELECTION.confidence),
-            _first_given(iou, limits.iou, USUAL_SELECTION.iou),
+            _first_given(nms_iou, limits.nms_iou, USUAL_SELECTION.nms_iou),
             _first_given(max_detections, limits.max_detections, USUAL_SELECTION.max_detections),
         )
         self._check_limits(self.selection)
         self._preprocess = runtime.metadata.preprocessing()
         self.input_hw = self._limits.input_hw or input_hw or runtime.metadata.input_hw
-        self._fit = self._preprocess.fit
-        if self._limits.input_hw is not None and self._fit == "rect":
-            self._fit = "square"
+        self._resize = self._preprocess.resize
+        if self._limits.input_hw is not None and self._resize == "rect":
+            self._resize = "letterbox"
         if input_hw not in (None, self.input_hw):
             raise ConfigError(
                 f"input size must be {self.input_hw}, which the exported file is fixed to; "
@@ -103,95 +109,99 @@ class Detector:
         """The lowest confidence that can be asked for: that of the file's own suppression, or 0."""
         return self._limits.confidence or 0.0
 
-    def predict(self, source: str | Path | bytes | Picture | Image, **selection: Any) -> Detections:
-        """Return the detections of one picture.
+    def predict(
+        self, source: str | Path | bytes | ImageArray | Image, **selection: Any
+    ) -> Detections:
+        """Return the detections of one image.
 
         Args:
-            source: path of a picture file, the bytes of one, uint8 RGB of shape (H, W, 3), or a
-                PIL picture.
+            source: path of an image file, the bytes of one, uint8 RGB of shape (H, W, 3), or a
+                PIL image.
             **selection: as for `predict_batch`.
 
         Raises:
-            PictureError: if the picture cannot be read.
+            ImageError: if the image cannot be read.
             ConfigError: if a threshold is out of range, or a class unknown.
         """
-        return self.predict_batch([_as_picture(source)], **selection)[0]
+        return self.predict_batch([_as_image(source)], **selection)[0]
 
     def predict_batch(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageArray],
         *,
         confidence: float | None = None,
-        iou: float | None = None,
+        nms_iou: float | None = None,
         max_detections: int | None = None,
         multi_label: bool = False,
         only: Sequence[str] | None = None,
     ) -> list[Detections]:
-        """Return the detections of each picture; pictures of one canvas size run together.
+        """Return the detections of each image; images of one network input size run together.
 
         Args:
-            pictures: each uint8 RGB of shape (H, W, 3); sizes may differ.
+            images: each uint8 RGB of shape (H, W, 3); sizes may differ.
             confidence: lowest score that counts, 0 to 1; the detector's own if left out.
             iou: overlap above which the worse of two boxes goes; the detector's own if left out.
-            max_detections: at most this many a picture; the detector's own if left out.
+            max_detections: at most this many an image; the detector's own if left out.
             multi_label: a box may stand for every class above the confidence, as evaluators
                 expect; otherwise for its best class alone.
             only: names of the classes that are wanted; all if left out.
 
         Returns:
-            One `Detections` a picture, in their order.
+            One `Detections` an image, in their order.
 
         Raises:
-            PictureError: if an array is no picture.
+            ImageError: if an array is no image.
             ConfigError: if a threshold is out of range, or a class unknown.
         """
-        rule = self._select(confidence, iou, max_detections, multi_label, only)
-        laid = [self.lay(picture) for picture in pictures]
+        rule = self._select(confidence, nms_iou, max_detections, multi_label, only)
+        laid = [self.lay(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, one in enumerate(laid):
-            groups.setdefault(one.canvas.shape, []).append(index)
+            groups.setdefault(one.padded.shape, []).append(index)
         found: list[Detections | None] = [None] * len(laid)
         for members in groups.values():
             for start in range(0, len(members), MAX_BATCH):
                 indices = members[start : start + MAX_BATCH]
-                canvases = [laid[index].canvas for index in indices]
-                stacked = canvases[0][None] if len(canvases) == 1 else np.stack(canvases)
+                inputs = [laid[index].padded for index in indices]
+                stacked = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
                 output = self.runtime.run(stacked)
                 for row, index in enumerate(indices):
-                    found[index] = self.select(output, row, laid[index].fit, rule)
+                    found[index] = self.select(output, row, laid[index].transform, rule)
         return [one for one in found if one is not None]
 
-    def predict_canvases(
+    def predict_inputs(
         self,
-        canvases: NDArray[np.uint8],
-        fits: Sequence[Fit],
+        inputs: NDArray[np.uint8],
+        transforms: Sequence[ResizeTransform],
         *,
         confidence: float | None = None,
-        iou: float | None = None,
+        nms_iou: float | None = None,
         max_detections: int | None = None,
         multi_label: bool = False,
         only: Sequence[str] | None = None,
     ) -> list[Detections]:
-        """Return the detections of pictures that lie on canvases already, in picture pixels.
+        """Return the detections of images that lie on network inputs already, in image pixels.
 
         Args:
-            canvases: uint8 RGB, shape (N, H, W, 3), H and W multiples of 32.
-            fits: how each picture lies in its canvas, N of them.
+            network inputs: uint8 RGB, shape (N, H, W, 3), H and W multiples of 32.
+            transforms: how each image lies in its network input, N of them.
             confidence: see `predict_batch`, as for the rest.
             iou: overlap limit.
-            max_detections: at most this many a picture.
+            max_detections: at most this many an image.
             multi_label: a box may stand for several classes.
             only: names of the wanted classes.
 
         Returns:
-            One `Detections` a canvas.
+            One `Detections` a network input.
         """
-        rule = self._select(confidence, iou, max_detections, multi_label, only)
+        rule = self._select(confidence, nms_iou, max_detections, multi_label, only)
         found: list[Detections] = []
-        for start in range(0, len(canvases), MAX_BATCH):
-            some = canvases[start : start + MAX_BATCH]
-            output = self.runtime.run(self._in_colour_order(some))
-            found += [self.select(output, row, fits[start + row], rule) for row in range(len(some))]
+        for start in range(0, len(inputs), MAX_BATCH):
+            some = inputs[start : start + MAX_BATCH]
+            output = self.runtime.run(self._in_color_order(some))
+            found += [
+                self.select(output, row, transforms[start + row], rule) for row in range(len(some))
+            ]
         return found
 
     def stream(
@@ -201,35 +211,35 @@ class Detector:
         batch: int | None = None,
         workers: int | None = None,
         ahead: int | None = None,
-        on_skip: Callable[[S, PictureError], None] | None = None,
-        picture_of: Callable[[S], Any] | None = None,
+        on_skip: Callable[[S, ImageError], None] | None = None,
+        image_of: Callable[[S], Any] | None = None,
         **selection: Any,
     ) -> Generator[Found[S], None, None]:
-        """Give each picture with its detections, in order, while the next ones are read.
+        """Give each image with its detections, in order, while the next ones are read.
 
-        Meant for many pictures that are there already; the frames of a live camera go to `predict`
+        Meant for many images that are there already; the frames of a live camera go to `predict`
         one by one, since a stream holds back the last few. Memory does not grow with their number,
         so ``sources`` may be endless.
 
         Args:
-            sources: each as for `predict`, unless ``picture_of`` is given; taken from only a few
+            sources: each as for `predict`, unless ``image_of`` is given; taken from only a few
                 ahead.
-            batch: canvases of one shape that go through the network together; if left out, what the
-                file is fixed to, else what suits the runtime: 4 in PyTorch on a CPU, 16 on a GPU, 1
-                in runtimes that work on several side by side.
+            batch: network inputs of one shape that go through the network together; if left out,
+                what the file is fixed to, else what suits the runtime: 4 in PyTorch on a CPU, 16
+                on a GPU, 1 in runtimes that work on several side by side.
             workers: reading threads; one a core, at most four, if left out.
-            ahead: pictures that are read and wait, at most; as many as the network works on if left
+            ahead: images that are read and wait, at most; as many as the network works on if left
                 out.
             on_skip: told of each source that cannot be read, and why, while the others go on.
                 Without it the error is raised.
-            picture_of: gives what `predict` takes from a source; called in the reading threads.
+            image_of: gives what `predict` takes from a source; called in the reading threads.
             **selection: as for `predict_batch`.
 
         Yields:
-            The source, its picture and its detections.
+            The source, its image and its detections.
 
         Raises:
-            PictureError: if a picture cannot be read and there is no ``on_skip``.
+            ImageError: if an image cannot be read and there is no ``on_skip``.
             ConfigError: if a number is out of range, or a class unknown.
 
         Example:
@@ -237,11 +247,11 @@ class Detector:
             ...     return sum(len(found.detections) for found in detector.stream(paths))
         """
         rule = self._select(**selection)
-        pick = picture_of or _itself
-        stream = PictureStream[S](
+        pick = image_of or _itself
+        stream = ImageStream[S](
             self.runtime,
-            lambda source: self.lay(_as_picture(pick(source))),
-            lambda output, row, fit: self.select(output, row, fit, rule),
+            lambda source: self.lay(_as_image(pick(source))),
+            lambda output, row, transform: self.select(output, row, transform, rule),
             on_skip,
             self._usual_batch() if batch is None else batch,
             workers,
@@ -257,7 +267,7 @@ class Detector:
     def _select(
         self,
         confidence: float | None = None,
-        iou: float | None = None,
+        nms_iou: float | None = None,
         max_detections: int | None = None,
         multi_label: bool = False,
         only: Sequence[str] | None = None,
@@ -266,7 +276,7 @@ class Detector:
         rule = dataclasses.replace(
             own,
             confidence=own.confidence if confidence is None else confidence,
-            iou=own.iou if iou is None else iou,
+            nms_iou=own.nms_iou if nms_iou is None else nms_iou,
             max_detections=own.max_detections if max_detections is None else max_detections,
             multi_label=multi_label,
             only=None if only is None else class_ids_of(only, self.classes),
@@ -279,7 +289,7 @@ class Detector:
         limits = self._limits
         for name, value, fixed, side in (
             ("confidence", rule.confidence, limits.confidence, "least"),
-            ("iou", rule.iou, limits.iou, "most"),
+            ("nms_iou", rule.nms_iou, limits.nms_iou, "most"),
             ("max_detections", rule.max_detections, limits.max_detections, "most"),
         ):
             if fixed is None:
@@ -292,36 +302,36 @@ class Detector:
                     f"--{name.replace('_', '-')}, or without --nms."
                 )
 
-    def lay(self, picture: Picture) -> Laid:
-        """Return a picture on its canvas as the runtime takes it, and how it lies there.
+    def lay(self, image: ImageArray) -> Laid:
+        """Return an image on its network input as the runtime takes it, and how it lies there.
 
         Args:
-            picture: uint8 RGB of shape (H, W, 3).
+            image: uint8 RGB of shape (H, W, 3).
 
         Raises:
-            PictureError: if the array is no picture.
+            ImageError: if the array is no image.
         """
-        canvas, fit = lay_on_canvas(_check_picture(picture), self.input_hw, self._fit)
-        return Laid(picture, self._in_colour_order(canvas), fit)
+        padded, transform = resize_to_input(_check_image(image), self.input_hw, self._resize)
+        return Laid(image, self._in_color_order(padded), transform)
 
-    def _in_colour_order(self, canvases: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self._preprocess.colour == "bgr":
-            return np.ascontiguousarray(canvases[..., ::-1])
-        return canvases
+    def _in_color_order(self, inputs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self._preprocess.color == "bgr":
+            return np.ascontiguousarray(inputs[..., ::-1])
+        return inputs
 
     def select(
-        self, output: Output, row: int, fit: Fit, rule: Selection | None = None
+        self, output: Output, row: int, transform: ResizeTransform, rule: Selection | None = None
     ) -> Detections:
-        """Return the detections of one picture from what the runtime gave, in picture pixels.
+        """Return the detections of one image from what the runtime gave, in image pixels.
 
         Args:
             output: of `Runtime.run`.
-            row: the picture's number in the batch.
-            fit: how it lies in its canvas.
+            row: the image's number in the batch.
+            transform: how it lies in its network input.
             rule: which boxes stay; the detector's own if left out.
         """
         rule = rule or self.selection
-        return select_detections(output[0][row], output[1][row], fit, self.classes, rule)
+        return select_detections(output[0][row], output[1][row], transform, self.classes, rule)
 
 
 def _itself(source: T) -> T:
@@ -332,27 +342,27 @@ def _first_given(given: T | None, fixed: T | None, usual: T) -> T:
     return given if given is not None else fixed if fixed is not None else usual
 
 
-def _check_picture(picture: Picture) -> Picture:
-    shape = np.shape(picture)
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape or picture.dtype != np.uint8:
-        kind = getattr(picture, "dtype", type(picture).__name__)
-        raise PictureError(
-            f"picture must be uint8 RGB of shape (height, width, 3); got {kind} of shape {shape}. "
+def _check_image(image: ImageArray) -> ImageArray:
+    shape = np.shape(image)
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or image.dtype != np.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise ImageError(
+            f"image must be uint8 RGB of shape (height, width, 3); got {kind} of shape {shape}. "
             "Give a path, or convert it first."
         )
-    return picture
+    return image
 
 
-def _as_picture(source: Any) -> Picture:
+def _as_image(source: Any) -> ImageArray:
     if isinstance(source, np.ndarray):
         return source
     if isinstance(source, str | Path | bytes):
-        return read_picture(source)
+        return read_image(source)
     if hasattr(source, "getexif"):
         try:
             return from_pil(source)
         except (OSError, SyntaxError, ValueError) as error:
-            raise PictureError(f"picture is truncated or broken (PIL picture): {error}") from None
-    raise PictureError(
-        f"picture must be a path, bytes, an array or a PIL picture; got {type(source).__name__}."
+            raise ImageError(f"image is truncated or broken (PIL image): {error}") from None
+    raise ImageError(
+        f"image must be a path, bytes, an array or a PIL image; got {type(source).__name__}."
     )

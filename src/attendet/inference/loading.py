@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attendet.errors import ConfigError, MissingExtraError, WeightsError, did_you_mean
-from attendet.extras import require
 from attendet.inference.detector import Detector
-from attendet.inference.runtime import Mode, Runtime, RuntimeOptions
-from attendet.models.hub import local_weights
+from attendet.inference.runtimes.base import Mode, Runtime, RuntimeOptions
+from attendet.interop.hub import local_weights
+from attendet.system import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,14 +132,14 @@ def load(
     Args:
         path: a ``.safetensors`` weights file, or what ``attendet export`` wrote: ``.onnx``, a
             folder with ``model.xml``, ``.torchscript``. Or one on the Hugging Face Hub:
-            ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.models.hub`).
+            ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.interop.hub`).
         runtime: ``auto`` for the fastest that is installed, or ``torch``, ``onnx``, ``openvino``.
         device: such as ``cpu`` or ``cuda:0``. If left out, torch takes a GPU where there is one,
             the others the processor.
         threads: processor threads of the network; one a core if left out. PyTorch has one number
             for the whole process, which this sets; in mode ``throughput`` on a CPU its streams run
             so many batches side by side, each on one thread.
-        mode: ``latency`` puts all threads on one picture; ``throughput`` works on several side by
+        mode: ``latency`` puts all threads on one image; ``throughput`` works on several side by
             side, which `Detector.stream` makes use of.
         precision: ``float32``, or ``bfloat16`` where the processor computes in it (OpenVINO
             alone): faster, but no longer the same detections.
@@ -161,20 +161,20 @@ def load(
 
 def _open(chosen: _Chosen, options: RuntimeOptions) -> Runtime:
     if chosen.runtime == "openvino":
-        from attendet.inference.openvino_runtime import OpenVinoRuntime
+        from attendet.inference.runtimes.openvino_runtime import OpenVinoRuntime
 
         return OpenVinoRuntime(chosen.path, options)
     if chosen.runtime == "onnx":
-        from attendet.inference.onnx_runtime import OnnxRuntime
+        from attendet.inference.runtimes.onnx_runtime import OnnxRuntime
 
         return OnnxRuntime(chosen.path, options)
     torch = require("torch", extra="train", purpose=f"running {chosen.suffix} weights")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if chosen.suffix == ".safetensors":
-        from attendet.inference.torch_runtime import TorchRuntime
+        from attendet.inference.runtimes.torch_runtime import TorchRuntime
 
         return TorchRuntime.from_file(chosen.path, options)
-    from attendet.inference.torchscript_runtime import TorchScriptRuntime
+    from attendet.inference.runtimes.torchscript_runtime import TorchScriptRuntime
 
     return TorchScriptRuntime(chosen.path, options)

@@ -1,6 +1,6 @@
-"""From every decoded box of a picture to its detections.
+"""From every decoded box of an image to its detections.
 
-B is the boxes of one picture, K the classes, n the candidates that passed the confidence.
+B is the boxes of one image, K the classes, n the candidates that passed the confidence.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.boxes import clip_to_picture, non_maximum_suppression
+from attendet.boxes import clip_to_image, non_maximum_suppression
 from attendet.detections import Detections
 from attendet.errors import ConfigError, did_you_mean
-from attendet.inference.preprocess import Fit
+from attendet.inference.preprocess import ResizeTransform
 
 __all__ = ["MAX_CANDIDATES", "Selection", "class_ids_of", "select_detections"]
 
@@ -29,11 +29,11 @@ class Selection:
     confidence: float = 0.25
     """Lowest score that counts, 0 to 1."""
 
-    iou: float = 0.5
+    nms_iou: float = 0.5
     """Of two boxes of a class that overlap more than this, the better one stays; 0 to 1."""
 
     max_detections: int = 300
-    """At most this many a picture, the best."""
+    """At most this many an image, the best."""
 
     multi_label: bool = False
     """A box may stand for every class above the confidence, not for its best class alone."""
@@ -42,7 +42,7 @@ class Selection:
     """Class numbers that are wanted; all if none."""
 
     def __post_init__(self) -> None:
-        for name in ("confidence", "iou"):
+        for name in ("confidence", "nms_iou"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} must be from 0 to 1; got {value!r}.")
@@ -100,44 +100,44 @@ def _candidates(
 def select_detections(
     boxes_xyxy: NDArray[np.float32],
     scores: NDArray[np.float32],
-    fit: Fit,
+    transform: ResizeTransform,
     classes: tuple[str, ...],
     selection: Selection,
 ) -> Detections:
-    """Return the detections of one picture.
+    """Return the detections of one image.
 
-    Boxes above the confidence are brought back to the picture and clipped there; those that lie
+    Boxes above the confidence are brought back to the image and clipped there; those that lie
     outside it whole go; then non-maximum suppression, each class on its own.
 
     Args:
-        boxes_xyxy: shape (B, 4), canvas pixels.
+        boxes_xyxy: shape (B, 4), network input pixels.
         scores: shape (B, K), 0 to 1.
-        fit: how the picture lies in the canvas.
+        transform: how the image lies in the network input.
         classes: K names.
         selection: which boxes stay.
 
     Returns:
-        The detections in picture pixels, best score first.
+        The detections in image pixels, best score first.
     """
     rows, class_ids = _candidates(scores, selection)
     if len(rows) == 0:
-        return Detections.empty(classes, fit.image_hw)
-    in_picture = clip_to_picture(fit.to_picture(boxes_xyxy[rows]), fit.image_hw)
+        return Detections.empty(classes, transform.image_hw)
+    in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
     # A comparison with NaN is false, so that a broken box goes with the empty ones.
-    solid = (in_picture[:, 2] > in_picture[:, 0]) & (in_picture[:, 3] > in_picture[:, 1])
-    rows, class_ids, in_picture = rows[solid], class_ids[solid], in_picture[solid]
+    solid = (in_image[:, 2] > in_image[:, 0]) & (in_image[:, 3] > in_image[:, 1])
+    rows, class_ids, in_image = rows[solid], class_ids[solid], in_image[solid]
     pair_scores = scores[rows, class_ids]
     kept = non_maximum_suppression(
-        in_picture,
+        in_image,
         pair_scores,
         class_ids,
-        iou_threshold=selection.iou,
+        iou_threshold=selection.nms_iou,
         max_detections=selection.max_detections,
     )
     return Detections(
-        boxes_xyxy=in_picture[kept].astype(np.float32),
+        boxes_xyxy=in_image[kept].astype(np.float32),
         scores=pair_scores[kept].astype(np.float32),
         class_ids=class_ids[kept].astype(np.int64),
         classes=classes,
-        image_hw=fit.image_hw,
+        image_hw=transform.image_hw,
     )

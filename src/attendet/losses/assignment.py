@@ -1,6 +1,6 @@
 """Which predictions answer for which objects, fully vectorised.
 
-N is the batch, M the objects a picture (padded), B the predictions a picture (all levels, in the
+N is the batch, M the objects an image (padded), B the predictions an image (all levels, in the
 order of `attendet.models.decode`), A the anchors of a level, K the classes.
 """
 
@@ -34,11 +34,11 @@ class Grid(NamedTuple):
 class Matches(NamedTuple):
     """Predictions and the objects they answer for, P pairs."""
 
-    picture: Tensor
+    image: Tensor
     """Shape (P,), index into N."""
     prediction: Tensor
     """Shape (P,), index into B."""
-    truth: Tensor
+    gt: Tensor
     """Shape (P,), index into M."""
 
 
@@ -52,9 +52,9 @@ def _flat_index(grid: Grid, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _nearest_cells(gt_boxes_xyxy: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows, columns (N, M, 4) of the four cells nearest each centre, and which exist."""
-    centres = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2 / grid.stride
-    corner = (centres - 0.5).floor().long()
+    """Return rows, columns (N, M, 4) of the four cells nearest each center, and which exist."""
+    centers = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2 / grid.stride
+    corner = (centers - 0.5).floor().long()
     shifts = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=corner.device)
     cells = corner.unsqueeze(2) + shifts
     column, row = cells[..., 0], cells[..., 1]
@@ -94,7 +94,7 @@ def _is_match(matches: Matches, index: Tensor, total: int) -> Tensor:
     """Return which candidates (N, M, Q) of each object are among its matches."""
     n, objects, _ = index.shape
     owner = torch.full((n, total), -1, device=index.device)
-    owner[matches.picture, matches.prediction] = matches.truth
+    owner[matches.image, matches.prediction] = matches.gt
     numbers = torch.arange(objects, device=index.device).view(1, -1, 1)
     return owner.gather(1, index.reshape(n, -1)).view(index.shape) == numbers
 
@@ -117,17 +117,17 @@ def assign_dynamic(
     Ge et al. 2021, YOLOX, arXiv:2107.08430, section 2.1 (SimOTA): each object takes its k cheapest
     candidates, k the sum of its ten best overlaps, the cost binary cross-entropy of the class
     score plus 3 times the negative log overlap. We differ in two things. The candidates are the
-    four cells nearest the object's centre, on each level, with each anchor (a centre further off
+    four cells nearest the object's center, on each level, with each anchor (a center further off
     is beyond the reach of the decode with ``scale_x_y`` = 2), so cost is computed for 24
     predictions an object, not for all. And each object keeps its match of `assign_best_anchor`,
     whatever it costs: by cost alone a small object amid large ones loses it to them, and which
     anchor is to find it changes from step to step (measured in docs/decisions/0007).
 
     Args:
-        pred_boxes_xyxy: shape (N, B, 4), canvas pixels.
+        pred_boxes_xyxy: shape (N, B, 4), network input pixels.
         objectness_logits: shape (N, B).
         class_logits: shape (N, B, K).
-        gt_boxes_xyxy: shape (N, M, 4), canvas pixels.
+        gt_boxes_xyxy: shape (N, M, 4), network input pixels.
         gt_class_ids: shape (N, M).
         gt_valid: shape (N, M), false where padded.
         grids: the levels.
@@ -163,8 +163,8 @@ def assign_dynamic(
     chosen = ((rank < count.unsqueeze(-1)) & allowed) | own
     cost = cost.masked_fill(own, -BIG)
     kept = _keep_cheapest(chosen, cost, index, total)
-    picture, truth, slot = kept.nonzero(as_tuple=True)
-    return Matches(picture, index[picture, truth, slot], truth)
+    image, gt, slot = kept.nonzero(as_tuple=True)
+    return Matches(image, index[image, gt, slot], gt)
 
 
 @torch.no_grad()
@@ -179,7 +179,7 @@ def assign_best_anchor(
     here to the smaller object, which has fewer chances elsewhere.
 
     Args:
-        gt_boxes_xyxy: shape (N, M, 4), canvas pixels.
+        gt_boxes_xyxy: shape (N, M, 4), network input pixels.
         gt_valid: shape (N, M), false where padded.
         grids: the levels.
         total: B.
@@ -188,7 +188,7 @@ def assign_best_anchor(
         Each prediction at most once.
     """
     size = (gt_boxes_xyxy[..., 2:] - gt_boxes_xyxy[..., :2]).clamp(min=1e-3)
-    centres = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2
+    centers = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2
     overlaps = []
     for grid in grids:
         inner = torch.minimum(size.unsqueeze(2), grid.anchors).prod(dim=-1)
@@ -197,12 +197,12 @@ def assign_best_anchor(
     best = torch.cat(overlaps, dim=2).amax(dim=2, keepdim=True)
     indices, chosen = [], []
     for grid, overlap in zip(grids, overlaps, strict=True):
-        cell = (centres / grid.stride).floor().long()
+        cell = (centers / grid.stride).floor().long()
         index = _flat_index(grid, cell[..., 1], cell[..., 0])
         indices.append(index)
         chosen.append((overlap == best) & gt_valid.unsqueeze(-1))
     index = torch.cat(indices, dim=2)
     area = size.prod(dim=-1).unsqueeze(-1).expand(index.shape)
     kept = _keep_cheapest(torch.cat(chosen, dim=2), area, index, total)
-    picture, truth, slot = kept.nonzero(as_tuple=True)
-    return Matches(picture, index[picture, truth, slot], truth)
+    image, gt, slot = kept.nonzero(as_tuple=True)
+    return Matches(image, index[image, gt, slot], gt)

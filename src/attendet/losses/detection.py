@@ -1,6 +1,6 @@
 """The detection loss: assignment, then box, objectness and class terms by name.
 
-N is the batch, M the objects a picture (padded), B the predictions a picture, K the classes.
+N is the batch, M the objects an image (padded), B the predictions an image, K the classes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from attendet.models.decode import decode_boxes, level_scales, split_raw_map
 __all__ = ["DetectionLoss", "LossSettings", "Targets"]
 
 Targets = tuple[Tensor, Tensor, Tensor]
-"""gt_boxes_xyxy (N, M, 4) in canvas pixels, gt_class_ids (N, M), gt_valid (N, M), false where
-padded; what stands in padded places plays no part."""
+"""gt_boxes_xyxy (N, M, 4) in network input pixels, gt_class_ids (N, M), gt_valid (N, M), false
+where padded; what stands in padded places plays no part."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class DetectionLoss:
     Args:
         level_anchors: (A, 2) tensors of each level, pixels, on the device of the maps.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the centre's sigmoid, one for all levels or one a level.
+        scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
         settings: see `LossSettings`.
 
     Example:
         >>> from attendet.models import STRIDES, build
-        >>> network = build(classes=["cell"], width=0.125)
+        >>> network = build(classes=["cell"], width_mult=0.125)
         >>> criterion = DetectionLoss(network.level_anchors, STRIDES, network.scale_x_y)
         >>> boxes, ids = torch.tensor([[[8.0, 8, 40, 40]]]), torch.tensor([[0]])
         >>> terms = criterion(network(torch.rand(1, 3, 64, 64)), (boxes, ids, ids == 0))
@@ -128,13 +128,13 @@ class DetectionLoss:
         if average_matches is not None:
             sums = average_matches(sums)
         count, weights = torch.where(sums > 0, sums, torch.ones_like(sums)).unbind()
-        truth_boxes = gt_boxes[matches.picture, matches.truth]
-        ciou, iou = compute_ciou(boxes[matches.picture, matches.prediction], truth_boxes)
-        box_loss = (1 - ciou) * self._box_scale(truth_boxes, grids)
+        matched_gt = gt_boxes[matches.image, matches.gt]
+        ciou, iou = compute_ciou(boxes[matches.image, matches.prediction], matched_gt)
+        box_loss = (1 - ciou) * self._box_scale(matched_gt, grids)
         objectness_loss = self._objectness(objectness, iou, matches, boxes, gt_boxes, gt_valid)
         class_loss = self._classes(
-            classes[matches.picture, matches.prediction],
-            gt_classes[matches.picture, matches.truth],
+            classes[matches.image, matches.prediction],
+            gt_classes[matches.image, matches.gt],
         )
         return {
             "box": self.settings.box_weight * (box_loss * weight).sum() / weights,
@@ -181,19 +181,19 @@ class DetectionLoss:
 
     def _match_weights(self, matches: Matches, gt_valid: Tensor) -> Tensor:
         """Return the weight (P,) of each match in the box and class terms."""
-        object_of = matches.picture * gt_valid.shape[1] + matches.truth
+        object_of = matches.image * gt_valid.shape[1] + matches.gt
         if self.settings.assignment == "classic":
             return torch.ones_like(object_of, dtype=torch.float32)
         matches_of = torch.bincount(object_of, minlength=gt_valid.numel())
         return matches_of[object_of].to(torch.float32).rsqrt()
 
-    def _box_scale(self, truth_boxes: Tensor, grids: list[Grid]) -> Tensor:
+    def _box_scale(self, matched_gt: Tensor, grids: list[Grid]) -> Tensor:
         """Return the weight of each match: small objects count up to double in classic."""
         if self.settings.assignment != "classic":
-            return torch.ones_like(truth_boxes[:, 0])
-        canvas = grids[0].height * grids[0].width * grids[0].stride ** 2
-        area = (truth_boxes[:, 2:] - truth_boxes[:, :2]).prod(dim=-1)
-        return 2 - area / canvas
+            return torch.ones_like(matched_gt[:, 0])
+        padded = grids[0].height * grids[0].width * grids[0].stride ** 2
+        area = (matched_gt[:, 2:] - matched_gt[:, :2]).prod(dim=-1)
+        return 2 - area / padded
 
     def _objectness(
         self,
@@ -205,7 +205,7 @@ class DetectionLoss:
         gt_valid: Tensor,
     ) -> Tensor:
         target = torch.zeros_like(logits)
-        at = (matches.picture, matches.prediction)
+        at = (matches.image, matches.prediction)
         if self.settings.assignment != "classic":
             target[at] = iou.detach().clamp(0, 1).to(target.dtype)
             return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")

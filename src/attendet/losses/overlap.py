@@ -43,7 +43,7 @@ def compute_ciou(pred_xyxy: Tensor, gt_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     """Return complete IoU and plain IoU, pair by pair.
 
     Zheng et al. 2020, Distance-IoU Loss, arXiv:1911.08287, equations 10 to 12:
-    ``CIoU = IoU - d^2 / c^2 - alpha v`` with d the distance of centres, c the diagonal of the
+    ``CIoU = IoU - d^2 / c^2 - alpha v`` with d the distance of centers, c the diagonal of the
     smallest box around both, v the difference of aspect and alpha its trade-off (no gradient).
 
     Args:

@@ -65,7 +65,7 @@ def cluster_anchors(
 
     Redmon and Farhadi 2017, YOLO9000, arXiv:1612.08242, section 2 (dimension clusters): k-means
     with 1 - IoU as the distance. A start is k-means++ under the same distance; a cluster's
-    centre is the median of its members. Of several starts the one with the greatest mean best
+    center is the median of its members. Of several starts the one with the greatest mean best
     overlap is kept. Of more than 20,000 objects, so many are drawn.
 
     Args:
@@ -96,36 +96,36 @@ def cluster_anchors(
     if len(sizes) > MOST_SIZES:
         sizes = sizes[generator.choice(len(sizes), MOST_SIZES, replace=False)]
     tried = [_cluster_once(sizes, count, generator, rounds) for _ in range(starts)]
-    centres = max(tried, key=lambda found: float(_shape_iou(sizes, found).max(axis=1).mean()))
-    order = np.lexsort((centres[:, 0], centres.prod(axis=1)))
+    centers = max(tried, key=lambda found: float(_shape_iou(sizes, found).max(axis=1).mean()))
+    order = np.lexsort((centers[:, 0], centers.prod(axis=1)))
     return tuple(
-        (max(0.1, round(float(w), 1)), max(0.1, round(float(h), 1))) for w, h in centres[order]
+        (max(0.1, round(float(w), 1)), max(0.1, round(float(h), 1))) for w, h in centers[order]
     )
 
 
 def _cluster_once(
     sizes: NDArray[np.float64], count: int, generator: np.random.Generator, rounds: int
 ) -> NDArray[np.float64]:
-    """Return the best centres, shape (count, 2), on the way of k-means from one random start."""
-    centres: NDArray[np.float64] = sizes[generator.integers(len(sizes))][None]
-    while len(centres) < count:
-        distance = (1 - _shape_iou(sizes, centres).max(axis=1)).clip(min=0) ** 2
+    """Return the best centers, shape (count, 2), on the way of k-means from one random start."""
+    centers: NDArray[np.float64] = sizes[generator.integers(len(sizes))][None]
+    while len(centers) < count:
+        distance = (1 - _shape_iou(sizes, centers).max(axis=1)).clip(min=0) ** 2
         total = distance.sum()
         shares = distance / total if total > 0 else np.full(len(sizes), 1 / len(sizes))
-        centres = np.vstack([centres, sizes[generator.choice(len(sizes), p=shares)]])
-    best, greatest = centres.copy(), 0.0
+        centers = np.vstack([centers, sizes[generator.choice(len(sizes), p=shares)]])
+    best, greatest = centers.copy(), 0.0
     member = np.full(len(sizes), -1)
     for _ in range(rounds):
-        overlap = _shape_iou(sizes, centres)
+        overlap = _shape_iou(sizes, centers)
         if overlap.max(axis=1).mean() > greatest:  # medians do not gain in every round
-            best, greatest = centres.copy(), float(overlap.max(axis=1).mean())
+            best, greatest = centers.copy(), float(overlap.max(axis=1).mean())
         nearest = overlap.argmax(axis=1)
         if (nearest == member).all():
             break
         member = nearest
         for index in range(count):
             if (member == index).any():
-                centres[index] = np.median(sizes[member == index], axis=0)
+                centers[index] = np.median(sizes[member == index], axis=0)
     return best
 
 
@@ -159,8 +159,8 @@ def choose_anchors(
     """Return the default anchors, or the data's own where they fit clearly better.
 
     Args:
-        sizes_wh: shape (n, 2), widths and heights of the training objects, canvas pixels, above 0.
-        defaults: default anchors, pixels.
+        sizes_wh: shape (n, 2), widths and heights of the training objects, network input pixels,
+        above 0. defaults: default anchors, pixels.
         default_masks: those that each level uses; others play no part in the comparison.
         seed: of the clustering.
 

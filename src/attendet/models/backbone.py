@@ -14,14 +14,14 @@ LEAKY_SLOPE = 0.1
 
 
 class ConvBlock(nn.Module):
-    """Convolution without bias, batch normalisation, leaky ReLU of slope 0.1.
+    """Convolution without bias, batch normalization, leaky ReLU of slope 0.1.
 
     Args:
         in_channels: C of the input.
         out_channels: C of the output.
         kernel: side of the square kernel, padded to keep the size.
         stride: 1 or 2.
-        bn_eps: epsilon of batch normalisation.
+        bn_eps: epsilon of batch normalization.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CSPBlock(nn.Module):
 
     Args:
         channels: C of the input; the output has 2 C.
-        bn_eps: epsilon of batch normalisation.
+        bn_eps: epsilon of batch normalization.
     """
 
     def __init__(self, channels: int, *, bn_eps: float = 1e-5) -> None:
@@ -80,12 +80,12 @@ class CSPDarknetTiny(nn.Module):
 
     Args:
         width: multiplier of all channels.
-        bn_eps: epsilon of batch normalisation.
+        bn_eps: epsilon of batch normalization.
     """
 
-    def __init__(self, *, width: float = 1.0, bn_eps: float = 1e-5) -> None:
+    def __init__(self, *, width_mult: float = 1.0, bn_eps: float = 1e-5) -> None:
         super().__init__()
-        base = max(8, round(64 * width / 8) * 8)
+        base = max(8, round(64 * width_mult / 8) * 8)
         self.conv1 = ConvBlock(3, base // 2, 3, stride=2, bn_eps=bn_eps)
         self.conv2 = ConvBlock(base // 2, base, 3, stride=2, bn_eps=bn_eps)
         self.csp1 = CSPBlock(base, bn_eps=bn_eps)

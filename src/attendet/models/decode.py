@@ -42,7 +42,7 @@ def decode_boxes(
 ) -> Tensor:
     """Return the corner boxes of one level.
 
-    Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934: the centre is
+    Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934: the center is
     ``(sigmoid(t) s - (s - 1) / 2 + cell) stride``, the size ``anchor exp(t)``.
 
     Args:
@@ -52,7 +52,7 @@ def decode_boxes(
         scale_x_y: s.
 
     Returns:
-        Shape (N, H, W, A, 4), left, top, right, bottom in canvas pixels.
+        Shape (N, H, W, A, 4), left, top, right, bottom in network input pixels.
     """
     height, width = box_terms.shape[1], box_terms.shape[2]
     device = box_terms.device
@@ -66,13 +66,13 @@ def decode_boxes(
         dim=-1,
     ).view(1, height, width, 1, 2)
     shift = (scale_x_y - 1) / 2
-    centres = (box_terms[..., :2].sigmoid() * scale_x_y - shift + cells) * stride
+    centers = (box_terms[..., :2].sigmoid() * scale_x_y - shift + cells) * stride
     halves = box_terms[..., 2:].clamp(max=MAX_LOG_SIZE).exp() * (anchors / 2)
-    return torch.cat([centres - halves, centres + halves], dim=-1)
+    return torch.cat([centers - halves, centers + halves], dim=-1)
 
 
 def level_scales(scale_x_y: float | tuple[float, ...], levels: int) -> tuple[float, ...]:
-    """Return the stretch of the centre's sigmoid of each level, given one for all or one a level.
+    """Return the stretch of the center's sigmoid of each level, given one for all or one a level.
 
     Example:
         >>> level_scales(1.05, 2)
@@ -93,10 +93,10 @@ def decode_maps(
         raw_maps: one (N, A (5 + K), H, W) a level.
         level_anchors: one (A, 2) a level, pixels.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the centre's sigmoid, one for all levels or one a level.
+        scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
 
     Returns:
-        Boxes (N, B, 4), left, top, right, bottom in canvas pixels; scores (N, B, K), 0 to 1:
+        Boxes (N, B, 4), left, top, right, bottom in network input pixels; scores (N, B, K), 0 to 1:
         ``sigmoid(objectness) sigmoid(class)``.
     """
     boxes, scores = [], []

@@ -36,16 +36,16 @@ class ExportInfo:
     """Non-maximum suppression is inside: the file gives detections, not every box."""
 
     dynamic: tuple[Literal["batch", "size"], ...] = ("batch",)
-    """What may differ from call to call; without ``size``, canvases have the input size."""
+    """What may differ from call to call; without ``size``, network inputs have the input size."""
 
     confidence: float | None = None
     """Lowest score of a detection, where suppression is inside."""
 
-    iou: float | None = None
+    nms_iou: float | None = None
     """Overlap above which the worse of two boxes goes, where suppression is inside."""
 
     max_detections: int | None = None
-    """Rows of a picture, where suppression is inside."""
+    """Rows of an image, where suppression is inside."""
 
     parity: dict[str, Any] = field(default_factory=dict)
     """How far the file was from the network when it was written."""

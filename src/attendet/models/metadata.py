@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attendet.attention.registry import AttentionStart
+from attendet.attention.registry import AttentionInit
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, WeightsError
 
@@ -32,8 +32,8 @@ __all__ = [
 FORMAT = "attendet/1"
 """Name and version of the layout."""
 
-Fit = Literal["rect", "square", "stretch"]
-Colour = Literal["rgb", "bgr"]
+ResizeMode = Literal["rect", "letterbox", "stretch"]
+Color = Literal["rgb", "bgr"]
 
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 
@@ -53,13 +53,13 @@ DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes the network's input."""
+    """How an image becomes the network's input."""
 
-    fit: Fit = "rect"
-    """rect: scaled to the long side, the canvas no larger than needed; square: letterboxed into the
-    whole input size; stretch: scaled to the input size without keeping the aspect."""
+    resize: ResizeMode = "rect"
+    """rect: scaled to the long side, the network input no larger than needed; square: letterboxed
+    into the whole input size; stretch: scaled to the input size without keeping the aspect."""
 
-    colour: Colour = "rgb"
+    color: Color = "rgb"
     """Order of the channels."""
 
 
@@ -74,12 +74,12 @@ class WeightsMetadata:
     """Name of the network: ``yolov4-tiny``, or ``darknet-graph`` for one with layers of its own."""
 
     graph: tuple[dict[str, Any], ...] | None = None
-    """Layers of a ``darknet-graph`` (see `attendet.models.darknet_graph`)."""
+    """Layers of a ``darknet-graph`` (see `attendet.models.graph`)."""
 
     attention: str = "none"
     """Attention spec, such as ``ca`` or ``se@p5+ca@up``."""
 
-    attention_start: AttentionStart | dict[str, AttentionStart] = "paper"
+    attention_init: AttentionInit | dict[str, AttentionInit] = "paper"
     """Whether the attention blocks' gates are sigmoids (``paper``) or twice that (``identity``); by
     site where the blocks differ."""
 
@@ -93,14 +93,14 @@ class WeightsMetadata:
     """Anchors of the stride-32 and the stride-16 level; of each level of a graph."""
 
     scale_x_y: float = 1.05
-    """Stretch of the centre's sigmoid (1.05 in darknet's yolov4-tiny.cfg), where a level of a graph
+    """Stretch of the center's sigmoid (1.05 in darknet's yolov4-tiny.cfg), where a level of a graph
     does not state its own."""
 
-    width: float = 1.0
+    width_mult: float = 1.0
     """Width multiplier of all channels."""
 
     bn_eps: float = 1e-5
-    """Epsilon of batch normalisation."""
+    """Epsilon of batch normalization."""
 
     preprocess: dict[str, str] = field(default_factory=lambda: dataclasses.asdict(Preprocess()))
     """Fields of `Preprocess`."""
@@ -139,12 +139,12 @@ class WeightsMetadata:
                 f"input_hw must be multiples of 32; got {self.input_hw}. "
                 f"Nearest: {tuple(max(32, round(side / 32) * 32) for side in self.input_hw)}."
             )
-        for name in ("scale_x_y", "width", "bn_eps"):
+        for name in ("scale_x_y", "width_mult", "bn_eps"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} must be above 0; got {value!r}.")
         self._check_anchors()
-        self._check_starts()
+        self._check_inits()
         self.preprocessing()
 
     def _check_anchors(self) -> None:
@@ -164,13 +164,13 @@ class WeightsMetadata:
                 f"got {self.anchor_masks}."
             )
 
-    def _check_starts(self) -> None:
-        starts: Any = self.attention_start
-        for start in starts.values() if isinstance(starts, dict) else (starts,):
-            if start not in get_args(AttentionStart):
+    def _check_inits(self) -> None:
+        inits: Any = self.attention_init
+        for start in inits.values() if isinstance(inits, dict) else (inits,):
+            if start not in get_args(AttentionInit):
                 raise ConfigError(
-                    f"attention_start must be 'paper' or 'identity', one for all sites or one for "
-                    f"each; got {starts!r}."
+                    f"attention_init must be 'paper' or 'identity', one for all sites or one for "
+                    f"each; got {inits!r}."
                 )
 
     def preprocessing(self) -> Preprocess:
@@ -249,7 +249,7 @@ _NEEDED = (
     "anchors",
     "anchor_masks",
     "scale_x_y",
-    "width",
+    "width_mult",
     "bn_eps",
     "preprocess",
 )
@@ -331,7 +331,7 @@ def read_tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Return the number of trained values: all but batch normalisation's running statistics.
+    """Return the number of trained values: all but batch normalization's running statistics.
 
     Args:
         shapes: tensor name to shape, as `read_tensor_shapes` returns them.

@@ -15,23 +15,23 @@ import torch
 
 from attendet import __version__
 from attendet.attention import (
-    AttentionStart,
+    AttentionInit,
     attention_names,
     format_attention_spec,
     parse_attention_spec,
 )
 from attendet.errors import ConfigError, WeightsError, did_you_mean
 from attendet.files import write_atomically
-from attendet.models.darknet_graph import ARCHITECTURE as DARKNET_GRAPH
-from attendet.models.darknet_graph import Graph
-from attendet.models.darknet_network import GraphDetector
+from attendet.models.detector import DetectionNetwork, common_init
+from attendet.models.graph import ARCHITECTURE as DARKNET_GRAPH
+from attendet.models.graph import Graph
+from attendet.models.graph_detector import GraphDetector
 from attendet.models.metadata import (
     DEFAULT_ANCHORS,
     DEFAULT_MASKS,
     WeightsMetadata,
     read_metadata,
 )
-from attendet.models.network import DetectionNetwork, common_start
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 __all__ = [
@@ -47,9 +47,9 @@ ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 
 
 def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
-    """Return the network that a description tells of, freshly initialised.
+    """Return the network that a description tells of, freshly initialized.
 
-    The seed of torch's generator decides the weights. Attention is initialised last: one seed
+    The seed of torch's generator decides the weights. Attention is initialized last: one seed
     gives all networks of a comparison the same weights outside their attention blocks.
 
     Args:
@@ -74,9 +74,9 @@ def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
         len(metadata.classes),
         metadata.level_anchors(),
         _parse_attention(metadata.attention, None),
-        attention_start=metadata.attention_start,
+        attention_init=metadata.attention_init,
         scale_x_y=metadata.scale_x_y,
-        width=metadata.width,
+        width_mult=metadata.width_mult,
         bn_eps=metadata.bn_eps,
     )
 
@@ -91,7 +91,7 @@ def _build_graph(
         metadata.level_anchors(),
         input_hw=metadata.input_hw,
         attention=_parse_attention(metadata.attention, graph),
-        attention_start=metadata.attention_start,
+        attention_init=metadata.attention_init,
         scale_x_y=metadata.scale_x_y,
         bn_eps=metadata.bn_eps,
     )
@@ -102,29 +102,29 @@ def build(
     *,
     classes: Sequence[str],
     attention: str = "none",
-    attention_start: AttentionStart | Mapping[str, AttentionStart] = "paper",
+    attention_init: AttentionInit | Mapping[str, AttentionInit] = "paper",
     input_hw: tuple[int, int] = (416, 416),
     anchors: Sequence[tuple[float, float]] = DEFAULT_ANCHORS,
     anchor_masks: Sequence[Sequence[int]] = DEFAULT_MASKS,
     scale_x_y: float = 1.05,
-    width: float = 1.0,
+    width_mult: float = 1.0,
     bn_eps: float = 1e-5,
 ) -> YoloV4Tiny:
-    """Return a detection network, freshly initialised.
+    """Return a detection network, freshly initialized.
 
     Args:
         architecture: ``yolov4-tiny``.
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
-        attention_start: ``paper``, gates near 1/2 at first, as published; or ``identity``, the
+        attention_init: ``paper``, gates near 1/2 at first, as published; or ``identity``, the
             network computes what it would without attention until it is trained. One for all
             blocks, or by site.
-        input_hw: height and width of training pictures, multiples of 32 (kept as description).
+        input_hw: height and width of training images, multiples of 32 (kept as description).
         anchors: widths and heights in pixels, small to large.
         anchor_masks: numbers of the anchors of the stride-32 level, then of the stride-16 level.
-        scale_x_y: stretch of the centre's sigmoid.
+        scale_x_y: stretch of the center's sigmoid.
         width: multiplier of all channels, which stay multiples of 8 (the stem's, of 4).
-        bn_eps: epsilon of batch normalisation.
+        bn_eps: epsilon of batch normalization.
 
     Returns:
         The network, in training mode on the CPU; see `build_from_metadata` on its seed.
@@ -141,14 +141,12 @@ def build(
         classes=classes if isinstance(classes, str) else tuple(classes),  # type: ignore[arg-type]
         architecture=architecture,
         attention=attention,
-        attention_start=attention_start
-        if isinstance(attention_start, str)
-        else dict(attention_start),
+        attention_init=attention_init if isinstance(attention_init, str) else dict(attention_init),
         input_hw=tuple(input_hw),  # type: ignore[arg-type]
         anchors=tuple(tuple(map(float, anchor)) for anchor in anchors),  # type: ignore[misc]
         anchor_masks=tuple(map(tuple, anchor_masks)),
         scale_x_y=scale_x_y,
-        width=width,
+        width_mult=width_mult,
         bn_eps=bn_eps,
     )
     return cast(YoloV4Tiny, build_from_metadata(metadata))
@@ -186,7 +184,7 @@ def _parse_attention(spec: str, graph: Graph | None) -> dict[str, str]:
     return parse_attention_spec(spec, default_sites=(), sites=sites, known=known)
 
 
-def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionStart]]:
+def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionInit]]:
     """Return name and start of the block at each site that a description gives one.
 
     Raises:
@@ -197,7 +195,7 @@ def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionSta
         {'p5': ('se', 'paper')}
     """
     graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
-    start = metadata.attention_start
+    start = metadata.attention_init
     return {
         site: (name, start if isinstance(start, str) else start.get(site, "paper"))
         for site, name in _parse_attention(metadata.attention, graph).items()
@@ -220,7 +218,7 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: WeightsMe
 
     Example:
         >>> import tempfile
-        >>> metadata = WeightsMetadata(classes=("RBC", "WBC"), attention="eca@p5", width=0.125)
+        >>> metadata = WeightsMetadata(classes=("RBC", "WBC"), attention="eca@p5", width_mult=0.125)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = f"{folder}/cells.safetensors"
         ...     path = save_weights(file, build_from_metadata(metadata), metadata)
@@ -316,10 +314,10 @@ def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Modul
         )
     if not network.attention_blocks():
         return
-    start = metadata.attention_start
-    if network.attention_start != (start if isinstance(start, str) else common_start(start)):
+    start = metadata.attention_init
+    if network.attention_init != (start if isinstance(start, str) else common_init(start)):
         raise WeightsError(
-            f"metadata must have the attention_start of the network, "
-            f"{network.attention_start!r}; got {metadata.attention_start!r} ({path}). "
+            f"metadata must have the attention_init of the network, "
+            f"{network.attention_init!r}; got {metadata.attention_init!r} ({path}). "
             "Build the network with build_from_metadata."
         )

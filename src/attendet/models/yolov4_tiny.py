@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attendet.attention import AttentionStart
+from attendet.attention import AttentionInit
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models.backbone import ConvBlock, CSPDarknetTiny
-from attendet.models.network import DetectionNetwork
+from attendet.models.detector import DetectionNetwork
 
 __all__ = ["NECK_SITES", "SITES", "STRIDES", "YoloV4Tiny"]
 
@@ -43,11 +43,11 @@ class YoloV4Tiny(DetectionNetwork):
         num_classes: K.
         anchors: of each level, stride 32 first: widths and heights in pixels.
         attention: site to name of a block; see `SITES`.
-        attention_start: ``paper`` or ``identity``, for all sites or for each that has a block; see
+        attention_init: ``paper`` or ``identity``, for all sites or for each that has a block; see
             `create_attention`.
-        scale_x_y: stretch of the centre's sigmoid.
+        scale_x_y: stretch of the center's sigmoid.
         width: multiplier of all channels.
-        bn_eps: epsilon of batch normalisation.
+        bn_eps: epsilon of batch normalization.
 
     Raises:
         ConfigError: if there are not two levels of anchors, or attention names an unknown site or
@@ -65,15 +65,15 @@ class YoloV4Tiny(DetectionNetwork):
         anchors: Sequence[Sequence[Sequence[float]]],
         attention: Mapping[str, str] | None = None,
         *,
-        attention_start: AttentionStart | Mapping[str, AttentionStart] = "paper",
+        attention_init: AttentionInit | Mapping[str, AttentionInit] = "paper",
         scale_x_y: float = 1.05,
-        width: float = 1.0,
+        width_mult: float = 1.0,
         bn_eps: float = 1e-5,
     ) -> None:
         spec = dict(attention or {})
         _check_layout(anchors, spec)
         super().__init__(num_classes, anchors, strides=STRIDES, scale_x_y=scale_x_y)
-        self.backbone = CSPDarknetTiny(width=width, bn_eps=bn_eps)
+        self.backbone = CSPDarknetTiny(width_mult=width_mult, bn_eps=bn_eps)
         channels = self.backbone.site_channels
         p4, p5, up = channels["p4"], channels["p5"], channels["up"]
         terms = 5 + num_classes
@@ -83,13 +83,13 @@ class YoloV4Tiny(DetectionNetwork):
         self.conv_up = ConvBlock(p5 // 2, up, 1, bn_eps=bn_eps)
         self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
         self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
-        self._initialise()
-        self._add_attention({s: spec[s] for s in SITES if s in spec}, channels, attention_start)
+        self._initialize()
+        self._add_attention({s: spec[s] for s in SITES if s in spec}, channels, attention_init)
 
     anchors0: Tensor
     anchors1: Tensor
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(
@@ -106,27 +106,27 @@ class YoloV4Tiny(DetectionNetwork):
         """Return the names of the convolutions that make the raw maps, stride 32 first."""
         return ("out_p5", "out_p4")
 
-    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+    def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the map at each site, before the site's attention.
 
         Args:
-            pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
 
         Returns:
             Site to map (N, C, H, W), for all of `SITES`, in the order of computation.
         """
         maps: dict[str, Tensor] = {}
-        self._forward(pictures, maps)
+        self._forward(images, maps)
         return maps
 
-    def _forward(self, pictures: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
+    def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
         def site(name: str, features: Tensor) -> Tensor:
             if record is not None:
                 record[name] = features
             return self._attend(name, features)
 
         backbone = self.backbone
-        stage1, _ = backbone.csp1(backbone.conv2(backbone.conv1(pictures)))
+        stage1, _ = backbone.csp1(backbone.conv2(backbone.conv1(images)))
         stage2, _ = backbone.csp2(site("stage1", stage1))
         stage3, merged = backbone.csp3(site("stage2", stage2))
         p5 = site("p5", backbone.conv3(site("stage3", stage3)))
@@ -136,13 +136,13 @@ class YoloV4Tiny(DetectionNetwork):
         fused = torch.cat([site("up", up), p4], dim=1)
         return [self.out_p5(self.head_p5(squeezed)), self.out_p4(self.head_p4(fused))]
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """Return the raw maps, stride 32 first: (N, A (5 + K), H/32, W/32) and (..., H/16, W/16).
 
         Args:
-            pictures: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
         """
-        return self._forward(pictures, None)
+        return self._forward(images, None)
 
 
 def _check_layout(

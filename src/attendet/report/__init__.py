@@ -1,4 +1,4 @@
-"""Pictures, figures, tables and pages from result records, and from nothing else.
+"""Images, figures, tables and pages from result records, and from nothing else.
 
 `attendet.report.draw` and `attendet.report.tables` need nothing beyond the package's own
 dependencies; `attendet.report.figures` needs matplotlib when a figure is made.
@@ -18,10 +18,10 @@ from attendet.report.chart import (
 from attendet.report.draw import (
     draw_detections,
     draw_gate_profiles,
+    draw_side_by_side,
     draw_sorted_gates,
-    draw_truth_beside,
     gate_overlay,
-    picture_grid,
+    image_grid,
     to_jpeg,
 )
 from attendet.report.figures import (
@@ -49,12 +49,12 @@ __all__ = [
     "draw_detections",
     "draw_gate_profiles",
     "draw_sorted_gates",
-    "draw_truth_beside",
+    "draw_side_by_side",
     "gate_overlay",
     "interval_chart",
     "line_chart",
     "markdown_table",
-    "picture_grid",
+    "image_grid",
     "plain_table",
     "precision_recall_figure",
     "save_figure",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
-from attendet.report.figures import COLOURS, _dress, _figure
+from attendet.report.figures import COLORS, _dress, _figure
 from attendet.report.palette import INK, MUTED, to_hex
 from attendet.report.tables import NOTHING, Table
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["bench_figure", "bench_table", "bench_verdicts"]
 
 
-CONTENDER = ("weights", "runtime", "precision", "threads", "mode")
+CANDIDATE = ("weights", "runtime", "precision", "threads", "mode")
 """What rows that differ in the batch alone have in common."""
 
 
@@ -27,12 +27,12 @@ def _ms(spread: Mapping[str, Any]) -> str:
 
 
 def bench_table(record: Mapping[str, Any]) -> Table:
-    """Return header and rows: medians, quartiles in brackets, a row a contender and batch.
+    """Return header and rows: medians, quartiles in brackets, a row a candidate and batch.
 
     ``of the network`` is the rate of the stream over that of the bare network at its best batch.
     """
     header = ["file", "runtime", "precision", "threads", "mode", "batch", "whole path, ms"]
-    header += ["network, ms", "around, ms", "pictures/s", "of the network", "cold start, s"]
+    header += ["network, ms", "around, ms", "images/s", "of the network", "cold start, s"]
     header += ["memory, MiB", "file, MiB", "AP"]
     rows = []
     for row, used in zip(record["rows"], _shares(record["rows"]), strict=True):
@@ -49,7 +49,7 @@ def bench_table(record: Mapping[str, Any]) -> Table:
                 _ms(whole),
                 _ms(network),
                 f"{row['around_ms']['median']:.1f}",
-                f"{row['pictures_per_s']['median']:.1f}",
+                f"{row['images_per_s']['median']:.1f}",
                 f"{100 * used:.0f} %",
                 f"{row['cold_start_s']['median']:.2f}",
                 NOTHING if memory is None else str(memory),
@@ -61,23 +61,22 @@ def bench_table(record: Mapping[str, Any]) -> Table:
 
 
 def _shares(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return for each row its pictures a second over the rate of its network at its best batch."""
-    same = [tuple(row[key] for key in CONTENDER) for row in rows]
+    """Return for each row its images a second over the rate of its network at its best batch."""
+    same = [tuple(row[key] for key in CANDIDATE) for row in rows]
     best: dict[tuple[Any, ...], float] = {}
     for who, row in zip(same, rows, strict=True):
         best[who] = min(_median(row, "network_ms"), best.get(who, float("inf")))
     return [
-        _median(row, "pictures_per_s") * best[who] / 1e3
-        for who, row in zip(same, rows, strict=True)
+        _median(row, "images_per_s") * best[who] / 1e3 for who, row in zip(same, rows, strict=True)
     ]
 
 
 def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
-    """Return a sentence each on who is the fastest for one picture and for many."""
-    loss = record["settings"]["max_loss"]
+    """Return a sentence each on who is the fastest for one image and for many."""
+    loss = record["settings"]["max_ap_loss"]
     measured = any(row["ap"] is not None for row in record["rows"])
     within = f" within {100 * loss:g} points of the best AP" if measured else ", AP not measured"
-    questions = (("latency", "one picture at a time"), ("throughput", "many pictures"))
+    questions = (("latency", "one image at a time"), ("throughput", "many images"))
     lines = []
     for key, question in questions:
         verdict = record["verdicts"][key]
@@ -95,7 +94,7 @@ def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
 
 
 def bench_figure(record: Mapping[str, Any]) -> Figure:
-    """Return bars: times of one picture, and rates of many where modes or batches were compared.
+    """Return bars: times of one image, and rates of many where modes or batches were compared.
 
     The times are those of batch 1 in mode ``latency``, what is not the network set apart; the rates
     are those of every row, that of the network alone as a stroke. Best on top, quartiles as a line.
@@ -112,7 +111,7 @@ def bench_figure(record: Mapping[str, Any]) -> Figure:
     if single:
         panels.append((_draw_times, sorted(single, key=lambda row: _median(row, "whole_ms"))))
     if len(single) < len(rows):
-        panels.append((_draw_rates, sorted(rows, key=lambda row: -_median(row, "pictures_per_s"))))
+        panels.append((_draw_rates, sorted(rows, key=lambda row: -_median(row, "images_per_s"))))
     counts = [len(shown) for _, shown in panels]
     figure = _figure(8.4, 1.3 * len(panels) + 0.42 * sum(counts))
     grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": counts})
@@ -132,22 +131,22 @@ def _draw_times(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     around = [min(_median(row, "around_ms"), total) for row, total in zip(rows, whole, strict=True)]
     network = [total - part for total, part in zip(whole, around, strict=True)]
     places = range(len(rows))
-    axes.barh(places, network, color=COLOURS[0], height=0.62, label="network")
-    axes.barh(places, around, left=network, color=COLOURS[1], height=0.62, label="around it")
+    axes.barh(places, network, color=COLORS[0], height=0.62, label="network")
+    axes.barh(places, around, left=network, color=COLORS[1], height=0.62, label="around it")
     _finish_bars(axes, rows, "whole_ms", [row["whole_ms"]["q3"] for row in rows])
-    _dress(axes, title="From a picture file to detections", xlabel="ms, median and quartiles")
+    _dress(axes, title="From an image file to detections", xlabel="ms, median and quartiles")
     axes.set_yticks(list(places), [_label(row) for row in rows])
 
 
 def _draw_rates(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     places = range(len(rows))
-    rates = [_median(row, "pictures_per_s") for row in rows]
+    rates = [_median(row, "images_per_s") for row in rows]
     alone = [1e3 / _median(row, "network_ms") for row in rows]
-    axes.barh(places, rates, color=COLOURS[0], height=0.62, label="stream")
-    axes.plot(alone, places, "|", color=COLOURS[1], ms=13, mew=2.5, label="network alone")
-    ends = [max(row["pictures_per_s"]["q3"], rate) for row, rate in zip(rows, alone, strict=True)]
-    _finish_bars(axes, rows, "pictures_per_s", ends)
-    _dress(axes, title="Many pictures", xlabel="pictures/s, median and quartiles")
+    axes.barh(places, rates, color=COLORS[0], height=0.62, label="stream")
+    axes.plot(alone, places, "|", color=COLORS[1], ms=13, mew=2.5, label="network alone")
+    ends = [max(row["images_per_s"]["q3"], rate) for row, rate in zip(rows, alone, strict=True)]
+    _finish_bars(axes, rows, "images_per_s", ends)
+    _dress(axes, title="Many images", xlabel="images/s, median and quartiles")
     labels = [f"{_label(row)}, {row['mode']}, batch {row['batch']}" for row in rows]
     axes.set_yticks(list(places), labels)
 
@@ -168,9 +167,12 @@ def _finish_bars(
         axes.annotate(
             f"{row[name]['median']:.1f}{quality}",
             (end, place),
-            xytext=(6, 0), textcoords="offset points", va="center", fontsize=9,
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
             color=to_hex(INK),
-        )  # fmt: skip
+        )
     axes.set_xlim(0, 1.25 * max(ends))
     axes.set_ylim(-0.6, len(rows) - 0.4)
 

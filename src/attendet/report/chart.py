@@ -1,6 +1,6 @@
-"""Charts as SVG that take the colours of the page they stand in, light or dark.
+"""Charts as SVG that take the colors of the page they stand in, light or dark.
 
-Each function returns the text of an ``<svg>``. Inside a `attendet.report.Page` its colours are
+Each function returns the text of an ``<svg>``. Inside a `attendet.report.Page` its colors are
 those of the page; `standalone` makes a file of it that follows the reader's preference by itself.
 Values are in data units; what is None or not finite is left out.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attendet.report.chart_canvas import (
+from attendet.report.chart_axes import (
     LETTER,
     LETTER_WIDTH,
     TONES,
@@ -47,7 +47,7 @@ class Series:
     """x, low and high of a band behind the line."""
 
     tone: int = 0
-    """Number of its colour."""
+    """Number of its color."""
 
     dashed: bool = False
     """Whether the line is dashed."""
@@ -76,7 +76,7 @@ class Interval:
     """Written at the right edge."""
 
     tone: int = 0
-    """Number of its colour."""
+    """Number of its color."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Dot:
     """A vertical bar through it."""
 
     tone: int = 0
-    """Number of its colour."""
+    """Number of its color."""
 
     hint: str = ""
     """Shown when pointed at."""
@@ -138,30 +138,39 @@ def line_chart(
     ys = [y for one in series for _, y in one.points if known(y)]
     ys += [edge for one in series for _, low, high in one.band for edge in (low, high)]
     rows = _legend_rows([one.label for one in series], width - 72) if len(series) > 1 else []
-    canvas = Canvas(
-        width, height, x_range or extent(xs, 0), y_range or extent(ys, 0.06),
+    padded = Canvas(
+        width,
+        height,
+        x_range or extent(xs, 0),
+        y_range or extent(ys, 0.06),
         top=14 + 20 * len(rows),
-    )  # fmt: skip
-    canvas.x_axis(x_label)
-    canvas.y_axis(y_label)
+    )
+    padded.x_axis(x_label)
+    padded.y_axis(y_label)
     for one in series:
         tone = one.tone % TONES
         edges = [(x, low, high) for x, low, high in one.band if known(low) and known(high)]
         outline = [(x, high) for x, _, high in edges] + [(x, low) for x, low, _ in edges[::-1]]
         if len(edges) > 1:
-            canvas.add("polygon", f"band{tone}", points=canvas.path(outline))
+            padded.add("polygon", f"band{tone}", points=padded.path(outline))
     for one in series:
         tone = one.tone % TONES
         seen = [(x, y) for x, y in one.points if y is not None and known(y)]
         if len(seen) == 1:
-            canvas.add("circle", f"dot{tone}", one.label, cx=canvas.x(seen[0][0]),
-                       cy=canvas.y(seen[0][1]), r=4)  # fmt: skip
+            padded.add(
+                "circle",
+                f"dot{tone}",
+                one.label,
+                cx=padded.x(seen[0][0]),
+                cy=padded.y(seen[0][1]),
+                r=4,
+            )
         elif seen:
             dashed = " dashed" if one.dashed else ""
-            points = canvas.path(seen)
-            canvas.add("polyline", f"line{tone}{dashed}", one.label, points=points)
-    _draw_legend(canvas, series, rows)
-    return canvas.to_svg(alt)
+            points = padded.path(seen)
+            padded.add("polyline", f"line{tone}{dashed}", one.label, points=points)
+    _draw_legend(padded, series, rows)
+    return padded.to_svg(alt)
 
 
 def interval_chart(
@@ -196,21 +205,28 @@ def interval_chart(
     names = max((len(row.label) for row in rows), default=4)
     notes = max((len(row.note) for row in rows), default=0)
     step = 30
-    canvas = Canvas(
-        width, step * len(rows) + 62, extent(values, 0.06), (0, 1),
-        left=24 + names * LETTER_WIDTH, right=16 + notes * LETTER_WIDTH, top=8, bottom=48,
-    )  # fmt: skip
-    floor = canvas.height - canvas.bottom
+    padded = Canvas(
+        width,
+        step * len(rows) + 62,
+        extent(values, 0.06),
+        (0, 1),
+        left=24 + names * LETTER_WIDTH,
+        right=16 + notes * LETTER_WIDTH,
+        top=8,
+        bottom=48,
+    )
+    floor = padded.height - padded.bottom
     if zone is not None:
-        span = canvas.x(zone[1]) - canvas.x(zone[0])
-        canvas.add("rect", "zone", x=canvas.x(zone[0]), y=canvas.top, width=span,
-                   height=floor - canvas.top)  # fmt: skip
-    canvas.x_axis(x_label)
+        span = padded.x(zone[1]) - padded.x(zone[0])
+        padded.add(
+            "rect", "zone", x=padded.x(zone[0]), y=padded.top, width=span, height=floor - padded.top
+        )
+    padded.x_axis(x_label)
     if zero:
-        canvas.line("zero", canvas.x(0), canvas.top, canvas.x(0), floor)
+        padded.line("zero", padded.x(0), padded.top, padded.x(0), floor)
     for place, row in enumerate(rows):
-        _draw_interval(canvas, row, canvas.top + step * (place + 0.5))
-    return canvas.to_svg(alt)
+        _draw_interval(padded, row, padded.top + step * (place + 0.5))
+    return padded.to_svg(alt)
 
 
 def _shortened(label: str, most: int) -> str:
@@ -221,22 +237,22 @@ def _shortened(label: str, most: int) -> str:
     return f"{label[:head]}…{label[len(label) - (most - 1 - head) :]}"
 
 
-def _draw_interval(canvas: Canvas, row: Interval, middle: float) -> None:
+def _draw_interval(padded: Canvas, row: Interval, middle: float) -> None:
     tone = row.tone % TONES
-    canvas.text(row.label, canvas.left - 12, middle + 4, anchor="end")
+    padded.text(row.label, padded.left - 12, middle + 4, anchor="end")
     if known(row.low) and known(row.high):
-        low, high = canvas.x(row.low or 0), canvas.x(row.high or 0)
-        canvas.line(f"bar{tone}", low, middle, high, middle)
+        low, high = padded.x(row.low or 0), padded.x(row.high or 0)
+        padded.line(f"bar{tone}", low, middle, high, middle)
         for edge in (low, high):
-            canvas.line(f"bar{tone}", edge, middle - 5, edge, middle + 5)
+            padded.line(f"bar{tone}", edge, middle - 5, edge, middle + 5)
     for value in row.dots:
         if known(value):
-            canvas.add("circle", f"seed{tone}", f"{value:+.2f}", cx=canvas.x(value), cy=middle, r=4)
+            padded.add("circle", f"seed{tone}", f"{value:+.2f}", cx=padded.x(value), cy=middle, r=4)
     if row.value is not None and known(row.value):
         hint = f"{row.label}: {row.value:+.2f}"
-        canvas.add("circle", f"dot{tone}", hint, cx=canvas.x(row.value), cy=middle, r=6)
+        padded.add("circle", f"dot{tone}", hint, cx=padded.x(row.value), cy=middle, r=6)
     if row.note:
-        canvas.text(row.note, canvas.width - 8, middle + 4, anchor="end", cls="soft")
+        padded.text(row.note, padded.width - 8, middle + 4, anchor="end", cls="soft")
 
 
 def scatter_chart(
@@ -267,31 +283,31 @@ def scatter_chart(
     """
     xs = [value for dot in dots for value in (dot.x, *(dot.x_span or ()))]
     ys = [value for dot in dots for value in (dot.y, *(dot.y_span or ()))]
-    canvas = Canvas(width, height, extent(xs, 0.12), extent(ys, 0.12), right=28)
-    canvas.x_axis(x_label)
-    canvas.y_axis(y_label)
+    padded = Canvas(width, height, extent(xs, 0.12), extent(ys, 0.12), right=28)
+    padded.x_axis(x_label)
+    padded.y_axis(y_label)
     best = pareto_front(dots)
     if front and len(best) > 1:
         steps: list[tuple[float, float]] = []
         for dot in best:
             steps += [(dot.x, steps[-1][1])] if steps else []
             steps.append((dot.x, dot.y))
-        canvas.add("polyline", "front", points=canvas.path(steps))
+        padded.add("polyline", "front", points=padded.path(steps))
     taken: list[tuple[float, float, float]] = []
     for dot in dots:
         tone = dot.tone % TONES
-        x, y = canvas.x(dot.x), canvas.y(dot.y)
+        x, y = padded.x(dot.x), padded.y(dot.y)
         if dot.x_span:
-            canvas.line(f"bar{tone}", canvas.x(dot.x_span[0]), y, canvas.x(dot.x_span[1]), y)
+            padded.line(f"bar{tone}", padded.x(dot.x_span[0]), y, padded.x(dot.x_span[1]), y)
         if dot.y_span:
-            canvas.line(f"bar{tone}", x, canvas.y(dot.y_span[0]), x, canvas.y(dot.y_span[1]))
-        canvas.add("circle", f"dot{tone}", dot.hint or dot.label, cx=x, cy=y, r=6)
-        _label_dot(canvas, dot, x, y, taken, strong=dot in best)
-    return canvas.to_svg(alt)
+            padded.line(f"bar{tone}", x, padded.y(dot.y_span[0]), x, padded.y(dot.y_span[1]))
+        padded.add("circle", f"dot{tone}", dot.hint or dot.label, cx=x, cy=y, r=6)
+        _label_dot(padded, dot, x, y, taken, strong=dot in best)
+    return padded.to_svg(alt)
 
 
 def _label_dot(
-    canvas: Canvas,
+    padded: Canvas,
     dot: Dot,
     x: float,
     y: float,
@@ -301,14 +317,14 @@ def _label_dot(
 ) -> None:
     """Write a label beside its dot where no other label stands."""
     length = len(dot.label) * LETTER_WIDTH
-    to_left = x + 12 + length > canvas.width - 4
+    to_left = x + 12 + length > padded.width - 4
     left = x - 12 - length if to_left else x + 12
     for shift in (-8, 16, -22, 30, -36, 44):
         height = y + shift
         if all(abs(height - h) > LETTER or left > r or left + length < a for a, r, h in taken):
             break
     taken.append((left, left + length, height))
-    canvas.text(dot.label, left, height, cls="strong" if strong else "soft")
+    padded.text(dot.label, left, height, cls="strong" if strong else "soft")
 
 
 def pareto_front(dots: Sequence[Dot]) -> list[Dot]:
@@ -340,12 +356,12 @@ def _legend_rows(labels: Sequence[str], width: float) -> list[list[int]]:
     return rows
 
 
-def _draw_legend(canvas: Canvas, series: Sequence[Series], rows: Sequence[Sequence[int]]) -> None:
+def _draw_legend(padded: Canvas, series: Sequence[Series], rows: Sequence[Sequence[int]]) -> None:
     for number, row in enumerate(rows):
-        x, y = canvas.left, 14.0 + 20 * number
+        x, y = padded.left, 14.0 + 20 * number
         for index in row:
             one = series[index]
             dashed = " dashed" if one.dashed else ""
-            canvas.line(f"line{one.tone % TONES}{dashed}", x, y, x + 22, y)
-            canvas.text(one.label, x + 28, y + 4)
+            padded.line(f"line{one.tone % TONES}{dashed}", x, y, x + 22, y)
+            padded.text(one.label, x + 28, y + 4)
             x += 40 + len(one.label) * LETTER_WIDTH

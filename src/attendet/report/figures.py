@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attendet.errors import ConfigError
-from attendet.extras import require
 from attendet.files import write_atomically
 from attendet.report.palette import INK, MUTED, PALETTE, to_hex
+from attendet.system import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +34,12 @@ __all__ = [
 MAX_NAMED_CURVES = 10
 MAX_NUMBERED_CELLS = 16
 LINES = ("-", "--", "-.", ":")
-COLOURS = [to_hex(colour) for colour in PALETTE]
+COLORS = [to_hex(color) for color in PALETTE]
 GRID = "#d1d9e0"
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, with a canvas of its own."""
+    """Return an empty figure of a size in inches, with a network input of its own."""
     module = require("matplotlib.figure", extra="train", purpose="drawing figures")
     agg = require("matplotlib.backends.backend_agg", extra="train", purpose="drawing figures")
     figure: Figure = module.Figure(figsize=(width, height), dpi=144, layout="constrained")
@@ -62,8 +62,8 @@ def _dress(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -
 
 def _style(index: int) -> dict[str, Any]:
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": LINES[index // len(COLOURS) % len(LINES)],
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": LINES[index // len(COLORS) % len(LINES)],
     }
 
 
@@ -117,7 +117,7 @@ def _number(value: float | None) -> float:
 def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
     """Return the precision-recall curves of an evaluation record.
 
-    Up to ten classes have a named curve each; more are drawn thin and grey under their mean.
+    Up to ten classes have a named curve each; more are drawn thin and gray under their mean.
 
     Args:
         record: as `attendet.evaluation.compute_metrics` returns, with curves.
@@ -134,8 +134,11 @@ def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     few = len(curves) <= MAX_NAMED_CURVES
     for index, (name, curve) in enumerate(curves.items()):
-        look = {**_style(index), "linewidth": 1.8, "label": name} if few else {
-            "color": to_hex(MUTED), "linewidth": 0.5, "alpha": 0.5}  # fmt: skip
+        look = (
+            {**_style(index), "linewidth": 1.8, "label": name}
+            if few
+            else {"color": to_hex(MUTED), "linewidth": 0.5, "alpha": 0.5}
+        )
         axes.plot(curve["recall"], curve["precision"], **look)
     if len(curves) > 1:
         mean = np.mean([curve["precision"] for curve in curves.values()], axis=0)
@@ -178,15 +181,25 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
         if (row, column) == (len(labels) - 1, len(labels) - 1):
             continue
         count, share = counts[row, column], shares[row, column]
-        colour = "white" if share > 0.55 else to_hex(INK)
+        color = "white" if share > 0.55 else to_hex(INK)
         text = f"{count}\n{_percent(share)}" if count else "0"
-        axes.text(column, row, text, ha="center", va="center", fontsize=9,
-                  color=colour if count else to_hex(MUTED))  # fmt: skip
-    _dress(axes, xlabel="detected as", ylabel="truth")
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=color if count else to_hex(MUTED),
+        )
+    _dress(axes, xlabel="detected as", ylabel="gt")
     axes.set_title(
         f"Confusions at confidence {confusion['confidence']:.2f}, IoU {confusion['iou']:.2f}",
-        loc="left", fontsize=11, fontweight="bold", color=to_hex(INK),
-    )  # fmt: skip
+        loc="left",
+        fontsize=11,
+        fontweight="bold",
+        color=to_hex(INK),
+    )
     axes.grid(False)
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from attendet.files import write_atomically
-from attendet.report.chart_canvas import CHART_DARK, CHART_LIGHT, CHART_STYLE
+from attendet.report.chart_axes import CHART_DARK, CHART_LIGHT, CHART_STYLE
 
 __all__ = ["Cell", "Page"]
 
@@ -48,12 +48,12 @@ class Cell:
     """Shown when pointed at."""
 
 
-def _data_uri(picture: bytes | str) -> str:
+def _data_uri(image: bytes | str) -> str:
     """Return a PNG, JPEG or SVG as the address of itself."""
-    if isinstance(picture, str):
-        kind, data = "image/svg+xml", picture.encode("utf-8")
+    if isinstance(image, str):
+        kind, data = "image/svg+xml", image.encode("utf-8")
     else:
-        data = picture
+        data = image
         kind = next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), "image/png")
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
@@ -61,7 +61,7 @@ def _data_uri(picture: bytes | str) -> str:
 class Page:
     """A page built from top to bottom; each method adds a part and returns the page.
 
-    All texts are escaped, and figures are embedded as pictures, so nothing given can run.
+    All texts are escaped, and figures are embedded as images, so nothing given can run.
 
     Args:
         title: heading of the page.
@@ -148,18 +148,18 @@ class Page:
             f"<tbody>{body}</tbody></table></div>"
         )
 
-    def add_figure(self, picture: bytes | str, caption: str = "", *, alt: str = "") -> Page:
+    def add_figure(self, image: bytes | str, caption: str = "", *, alt: str = "") -> Page:
         """Add a figure.
 
         Args:
-            picture: bytes of a PNG or JPEG file, or the text of an SVG.
+            image: bytes of a PNG or JPEG file, or the text of an SVG.
             caption: shown under it.
             alt: what it shows, for who cannot see it; the caption if left out.
         """
-        return self._add(_figure(picture, caption, alt))
+        return self._add(_figure(image, caption, alt))
 
     def add_chart(self, svg: str, caption: str = "") -> Page:
-        """Add a chart in the colours of the page.
+        """Add a chart in the colors of the page.
 
         Args:
             svg: as a function of `attendet.report.chart` returned it.
@@ -167,17 +167,17 @@ class Page:
         """
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         return self._add(
-            f'<figure class="drawn"><div class="scroll" tabindex="0">{svg}</div>{below}</figure>'
+            f'<figure class="chart"><div class="scroll" tabindex="0">{svg}</div>{below}</figure>'
         )
 
-    def add_gallery(self, pictures: Sequence[tuple[bytes, str]], *, least_width: int = 300) -> Page:
-        """Add pictures side by side, as many a row as there is room for.
+    def add_gallery(self, images: Sequence[tuple[bytes, str]], *, least_width: int = 300) -> Page:
+        """Add images side by side, as many a row as there is room for.
 
         Args:
-            pictures: bytes of a PNG or JPEG file, and a caption.
-            least_width: of a picture, pixels.
+            images: bytes of a PNG or JPEG file, and a caption.
+            least_width: of an image, pixels.
         """
-        inner = "".join(_figure(picture, caption, "") for picture, caption in pictures)
+        inner = "".join(_figure(image, caption, "") for image, caption in images)
         columns = f"repeat(auto-fill,minmax(min(100%,{least_width}px),1fr))"
         return self._add(
             f'<div class="gallery" style="grid-template-columns:{columns}">{inner}</div>'
@@ -218,9 +218,9 @@ class Page:
         return self
 
 
-def _figure(picture: bytes | str, caption: str, alt: str) -> str:
+def _figure(image: bytes | str, caption: str, alt: str) -> str:
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    source = _data_uri(picture)
+    source = _data_uri(image)
     return f'<figure><img src="{source}" alt="{escape(alt or caption)}">{below}</figure>'
 
 

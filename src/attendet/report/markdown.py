@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 from attendet.files import write_atomically
-from attendet.report.chart_canvas import standalone
+from attendet.report.chart_axes import standalone
 from attendet.report.html import Cell
 from attendet.report.tables import markdown_table
 
@@ -97,20 +97,20 @@ class MarkdownPage:
             standalone(svg).encode(), "svg", caption, alt=unescape(alt[1]) if alt else ""
         )
 
-    def add_figure(self, picture: bytes | str, caption: str = "", *, alt: str = "") -> MarkdownPage:
-        """Add a picture as a file of its own."""
-        if isinstance(picture, str):
-            return self._add_file(picture.encode(), "svg", caption, alt=alt)
-        suffix = "png" if picture.startswith(b"\x89PNG") else "jpg"
-        return self._add_file(picture, suffix, caption, alt=alt)
+    def add_figure(self, image: bytes | str, caption: str = "", *, alt: str = "") -> MarkdownPage:
+        """Add an image as a file of its own."""
+        if isinstance(image, str):
+            return self._add_file(image.encode(), "svg", caption, alt=alt)
+        suffix = "png" if image.startswith(b"\x89PNG") else "jpg"
+        return self._add_file(image, suffix, caption, alt=alt)
 
     def add_gallery(
-        self, pictures: Sequence[tuple[bytes, str]], *, least_width: int = 300
+        self, images: Sequence[tuple[bytes, str]], *, least_width: int = 300
     ) -> MarkdownPage:
-        """Add pictures, one below the other."""
+        """Add images, one below the other."""
         del least_width
-        for picture, caption in pictures:
-            self.add_figure(picture, caption)
+        for image, caption in images:
+            self.add_figure(image, caption)
         return self
 
     def to_markdown(self) -> str:

@@ -1,12 +1,12 @@
-"""Colours that people with any colour vision can tell apart (Okabe and Ito 2008)."""
+"""Colors that people with any color vision can tell apart (Okabe and Ito 2008)."""
 
 from __future__ import annotations
 
-__all__ = ["INK", "MUTED", "PALETTE", "colour_of", "ink_on", "to_hex"]
+__all__ = ["INK", "MUTED", "PALETTE", "color_of", "ink_on", "to_hex"]
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-PALETTE: tuple[Colour, ...] = (
+PALETTE: tuple[Color, ...] = (
     (0, 114, 178),
     (213, 94, 0),
     (0, 158, 115),
@@ -17,15 +17,15 @@ PALETTE: tuple[Colour, ...] = (
 )
 """RGB: blue, vermilion, green, purple, orange, sky, yellow."""
 
-INK: Colour = (31, 35, 40)
-MUTED: Colour = (110, 118, 129)
+INK: Color = (31, 35, 40)
+MUTED: Color = (110, 118, 129)
 
 
-def colour_of(class_id: int) -> Colour:
-    """Return the RGB colour of a class; from the eighth on, darker and lighter kinds of the first.
+def color_of(class_id: int) -> Color:
+    """Return the RGB color of a class; from the eighth on, darker and lighter kinds of the first.
 
     Example:
-        >>> colour_of(0), colour_of(7)
+        >>> color_of(0), color_of(7)
         ((0, 114, 178), (0, 74, 116))
     """
     turn, place = divmod(class_id, len(PALETTE))
@@ -37,8 +37,8 @@ def colour_of(class_id: int) -> Colour:
     return red, green, blue
 
 
-def ink_on(colour: Colour) -> Colour:
-    """Return black or white, whichever reads better on an RGB colour.
+def ink_on(color: Color) -> Color:
+    """Return black or white, whichever reads better on an RGB color.
 
     Example:
         >>> ink_on((0, 114, 178)), ink_on((240, 228, 66))
@@ -46,17 +46,17 @@ def ink_on(colour: Colour) -> Colour:
     """
     linear = [
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-        for part in (value / 255 for value in colour)
+        for part in (value / 255 for value in color)
     ]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (255, 255, 255) if 1.05 / (luminance + 0.05) > 4.5 else (0, 0, 0)
 
 
-def to_hex(colour: Colour) -> str:
-    """Return an RGB colour as ``#rrggbb``.
+def to_hex(color: Color) -> str:
+    """Return an RGB color as ``#rrggbb``.
 
     Example:
         >>> to_hex((0, 114, 178))
         '#0072b2'
     """
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -38,7 +38,7 @@ class StudyRecords:
 
     @property
     def baseline(self) -> str:
-        """Name of the arm that the others are compared with; empty if there is none."""
+        """Name of the variant that the others are compared with; empty if there is none."""
         return str(self.head.get("baseline") or "")
 
     @property
@@ -51,61 +51,66 @@ class StudyRecords:
         """Name of the data set's folder; not its path, since a report is passed on."""
         return Path(str(value_in(self.head, "data", "root") or "data")).name
 
-    def arms(self) -> list[str]:
-        """Return the names of the arms, the baseline first, then in the order of the study."""
-        named = [_arm_name(arm) for arm in self.head.get("arms") or ()]
-        named += [str(run.get("arm_name")) for run in self.runs]
+    def variants(self) -> list[str]:
+        """Return the names of the variants, the baseline first, then in the order of the study."""
+        named = [_variant_name(variant) for variant in self.head.get("variants") or ()]
+        named += [str(run.get("variant_name")) for run in self.runs]
         known = dict.fromkeys(name for name in [self.baseline, *named] if name)
         return list(known)
 
-    def verdict(self, arm: str) -> Mapping[str, Any]:
-        """Return what the study says of an arm; empty if nothing."""
-        found = (self.head.get("verdicts") or {}).get(arm)
+    def verdict(self, variant: str) -> Mapping[str, Any]:
+        """Return what the study says of a variant; empty if nothing."""
+        found = (self.head.get("verdicts") or {}).get(variant)
         return found if isinstance(found, Mapping) else {}
 
-    def runs_of(self, arm: str, *, measured: bool = True) -> list[Run]:
-        """Return the runs of an arm by seed.
+    def runs_of(self, variant: str, *, measured: bool = True) -> list[Run]:
+        """Return the runs of a variant by seed.
 
         Args:
-            arm: its name.
+            variant: its name.
             measured: only those that came to their end and have metrics.
         """
-        found = [run for run in self.runs if run.get("arm_name") == arm]
+        found = [run for run in self.runs if run.get("variant_name") == variant]
         if measured:
             found = [run for run in found if run.get("metrics") and not run.get("stopped")]
         return sorted(found, key=lambda run: int(run.get("seed") or 0))
 
-    def values(self, arm: str, *path: str) -> list[float]:
-        """Return one number of each measured run of an arm, such as ``metrics``, ``ap``."""
-        found = (value_at(run, *path) for run in self.runs_of(arm))
+    def values(self, variant: str, *path: str) -> list[float]:
+        """Return one number of each measured run of a variant, such as ``metrics``, ``ap``."""
+        found = (value_at(run, *path) for run in self.runs_of(variant))
         return [value for value in found if value is not None]
 
-    def mean(self, arm: str, *path: str) -> float | None:
-        """Return the mean of one number over the measured runs of an arm."""
-        values = self.values(arm, *path)
+    def mean(self, variant: str, *path: str) -> float | None:
+        """Return the mean of one number over the measured runs of a variant."""
+        values = self.values(variant, *path)
         return statistics.fmean(values) if values else None
 
-    def differences(self, arm: str, *path: str) -> list[float]:
-        """Return arm minus baseline of one number, for each seed that both have."""
+    def differences(self, variant: str, *path: str) -> list[float]:
+        """Return variant minus baseline of one number, for each seed that both have."""
         beside = {run.get("seed"): value_at(run, *path) for run in self.runs_of(self.baseline)}
-        pairs = [(value_at(run, *path), beside.get(run.get("seed"))) for run in self.runs_of(arm)]
+        pairs = [
+            (value_at(run, *path), beside.get(run.get("seed"))) for run in self.runs_of(variant)
+        ]
         return [a - b for a, b in pairs if a is not None and b is not None]
 
-    def effect(self, arm: str, *path: str) -> tuple[float, float | None, float | None] | None:
+    def effect(self, variant: str, *path: str) -> tuple[float, float | None, float | None] | None:
         """Return the difference of one number of ``metrics`` to the baseline, and its interval.
 
         The interval is that of the verdict's effects, where the study has it.
 
         Args:
-            arm: its name.
+            variant: its name.
             path: such as ``ap_small``, or ``per_class``, ``RBC``, ``ap``.
         """
-        effects = self.verdict(arm).get("effects") or {}
-        part = (effects.get("per_class") or {}).get(path[1]) if path[0] == "per_class" else (
-            effects.get("parts") or {}).get(path[0])  # fmt: skip
+        effects = self.verdict(variant).get("effects") or {}
+        part = (
+            (effects.get("per_class") or {}).get(path[1])
+            if path[0] == "per_class"
+            else (effects.get("parts") or {}).get(path[0])
+        )
         if isinstance(part, Mapping) and number(part.get("difference")) is not None:
             return float(part["difference"]), number(part.get("low")), number(part.get("high"))
-        differences = self.differences(arm, "metrics", *path)
+        differences = self.differences(variant, "metrics", *path)
         return (statistics.fmean(differences), None, None) if differences else None
 
     def classes(self) -> list[str]:
@@ -115,17 +120,17 @@ class StudyRecords:
         return list(dict.fromkeys([*map(str, named), *seen]))
 
     def latency(self) -> dict[str, dict[str, Mapping[str, float]]]:
-        """Return the latency of each arm by runtime: runtime to arm to milliseconds."""
+        """Return the latency of each variant by runtime: runtime to variant to milliseconds."""
         by_runtime: dict[str, dict[str, Mapping[str, float]]] = {}
-        for arm, runtimes in (self.head.get("latency") or {}).items():
+        for variant, runtimes in (self.head.get("latency") or {}).items():
             for runtime, measured in runtimes.items():
                 if number(measured.get("median_ms")) is not None:
-                    by_runtime.setdefault(runtime, {})[arm] = measured
+                    by_runtime.setdefault(runtime, {})[variant] = measured
         return by_runtime
 
 
-def _arm_name(arm: object) -> str:
-    return str(arm.get("name") or "") if isinstance(arm, Mapping) else str(arm)
+def _variant_name(variant: object) -> str:
+    return str(variant.get("name") or "") if isinstance(variant, Mapping) else str(variant)
 
 
 def number(value: object) -> float | None:
@@ -177,11 +182,13 @@ def read_study(folder: str | Path) -> StudyRecords:
         raise DataError(
             f"{STUDY} must be JSON; it is damaged ({folder / STUDY}): {error}"
         ) from None
-    if not isinstance(head, dict) or not str(head.get("layout", "attendet/study/1")).endswith("/1"):
+    if not isinstance(head, dict) or not str(head.get("layout", "attendet/comparison/1")).endswith(
+        "/1"
+    ):
         layout = head.get("layout") if isinstance(head, dict) else type(head).__name__
         raise DataError(
-            f"{STUDY} must be of layout 'attendet/study/1'; got {layout!r} ({folder / STUDY}). "
-            "It was written by another version of attendet."
+            f"{STUDY} must be of layout 'attendet/comparison/1'; got {layout!r} "
+            f"({folder / STUDY}). It was written by another version of attendet."
         )
     return StudyRecords(folder, head, _read_runs(folder / RUNS))
 

@@ -23,43 +23,45 @@ MOST_ROWS = 40
 """Rows of an interval chart; with more it is left out, and the table stands alone."""
 
 MOST_CURVES = 7
-"""Arms whose curves are drawn; of more, the best by AP and the baseline."""
+"""Variants whose curves are drawn; of more, the best by AP and the baseline."""
 
 
 def tones(study: StudyRecords) -> dict[str, int]:
-    """Return the colour of each arm, the same in all charts."""
-    return {arm: tone for tone, arm in enumerate(study.arms())}
+    """Return the color of each variant, the same in all charts."""
+    return {variant: tone for tone, variant in enumerate(study.variants())}
 
 
 def difference_chart(study: StudyRecords) -> str | None:
-    """Return the difference of each arm with its interval, and each seed; None without any."""
+    """Return the difference of each variant with its interval, and each seed; None without any."""
     rows = []
-    for arm in study.arms():
-        found = study.verdict(arm)
-        differences = study.differences(arm, "metrics", "ap")
-        if arm == study.baseline or not differences:
+    for variant in study.variants():
+        found = study.verdict(variant)
+        differences = study.differences(variant, "metrics", "ap")
+        if variant == study.baseline or not differences:
             continue
         mean = number(found.get("difference"))
         mean = statistics.fmean(differences) if mean is None else mean
         rows.append(
             Interval(
-                arm,
+                variant,
                 100 * mean,
                 _percent(found.get("low")),
                 _percent(found.get("high")),
                 [100 * one for one in differences],
                 f"{points(mean, signed=True).text}, {len(differences)} "
                 f"seed{'' if len(differences) == 1 else 's'}",
-                tones(study)[arm],
+                tones(study)[variant],
             )
         )
     if not rows:
         return None
     margin = 100 * study.margin
     return interval_chart(
-        rows, alt=f"Difference in AP to {study.baseline} of each arm, with 95 % interval",
-        x_label=f"AP points against {study.baseline}", zone=(-margin, margin),
-    )  # fmt: skip
+        rows,
+        alt=f"Difference in AP to {study.baseline} of each variant, with 95 % interval",
+        x_label=f"AP points against {study.baseline}",
+        zone=(-margin, margin),
+    )
 
 
 def _percent(value: Any) -> float | None:
@@ -68,7 +70,7 @@ def _percent(value: Any) -> float | None:
 
 
 def part_chart(study: StudyRecords, parts: list[tuple[str, tuple[str, ...]]]) -> str | None:
-    """Return differences in parts of AP, one row an arm and part; None if there are too many.
+    """Return differences in parts of AP, one row a variant and part; None if there are too many.
 
     Args:
         study: the records.
@@ -76,22 +78,26 @@ def part_chart(study: StudyRecords, parts: list[tuple[str, tuple[str, ...]]]) ->
     """
     rows = []
     for heading, path in parts:
-        for arm in study.arms():
-            effect = None if arm == study.baseline else study.effect(arm, *path)
+        for variant in study.variants():
+            effect = None if variant == study.baseline else study.effect(variant, *path)
             if effect is None:
                 continue
             rows.append(
                 Interval(
-                    f"{heading}: {arm}", 100 * effect[0], _percent(effect[1]), _percent(effect[2]),
-                    tone=tones(study)[arm],
+                    f"{heading}: {variant}",
+                    100 * effect[0],
+                    _percent(effect[1]),
+                    _percent(effect[2]),
+                    tone=tones(study)[variant],
                 )
-            )  # fmt: skip
+            )
     if not rows or len(rows) > MOST_ROWS:
         return None
     return interval_chart(
-        rows, alt=f"Differences to {study.baseline} in parts of AP",
+        rows,
+        alt=f"Differences to {study.baseline} in parts of AP",
         x_label=f"AP points against {study.baseline}",
-    )  # fmt: skip
+    )
 
 
 def curve_chart(
@@ -105,9 +111,9 @@ def curve_chart(
         y_label: beside the axis.
     """
     series = []
-    for arm in _shown_arms(study):
+    for variant in _shown_variants(study):
         by_epoch: dict[int, list[float]] = {}
-        for run in study.runs_of(arm):
+        for run in study.runs_of(variant):
             for epoch in run.get("curve") or ():
                 value = pick(epoch)
                 if value is not None and number(epoch.get("epoch")) is not None:
@@ -117,17 +123,17 @@ def curve_chart(
         ordered = sorted(by_epoch.items())
         series.append(
             Series(
-                arm,
+                variant,
                 [(epoch, statistics.fmean(values)) for epoch, values in ordered],
                 [(epoch, min(values), max(values)) for epoch, values in ordered],
-                tone=tones(study)[arm],
-                dashed=arm == study.baseline,
+                tone=tones(study)[variant],
+                dashed=variant == study.baseline,
             )
         )
     if not series:
         return None
     return line_chart(
-        series, alt=f"{y_label} by epoch for each arm", x_label="epoch", y_label=y_label
+        series, alt=f"{y_label} by epoch for each variant", x_label="epoch", y_label=y_label
     )
 
 
@@ -140,13 +146,13 @@ def loss_of(epoch: Mapping[str, Any]) -> float | None:
     return sum(term for term in terms if term is not None)
 
 
-def _shown_arms(study: StudyRecords) -> list[str]:
-    arms = study.arms()
-    if len(arms) <= MOST_CURVES:
-        return arms
-    best = sorted(arms, key=lambda arm: -(study.mean(arm, "metrics", "ap") or 0.0))
+def _shown_variants(study: StudyRecords) -> list[str]:
+    variants = study.variants()
+    if len(variants) <= MOST_CURVES:
+        return variants
+    best = sorted(variants, key=lambda variant: -(study.mean(variant, "metrics", "ap") or 0.0))
     kept = {study.baseline, *best[: MOST_CURVES - 1]}
-    return [arm for arm in arms if arm in kept]
+    return [variant for variant in variants if variant in kept]
 
 
 def trade_chart(study: StudyRecords, runtime: str | None) -> str | None:
@@ -158,25 +164,27 @@ def trade_chart(study: StudyRecords, runtime: str | None) -> str | None:
     """
     measured = study.latency().get(runtime, {}) if runtime else {}
     dots = []
-    for arm in study.arms():
-        aps = study.values(arm, "metrics", "ap")
-        macs = study.mean(arm, "macs")
-        x = value_at(measured.get(arm), "median_ms") if runtime else macs and macs / 1e6
+    for variant in study.variants():
+        aps = study.values(variant, "metrics", "ap")
+        macs = study.mean(variant, "macs")
+        x = value_at(measured.get(variant), "median_ms") if runtime else macs and macs / 1e6
         if not aps or not x:
             continue
-        low, high = (value_at(measured.get(arm), name) for name in ("low_ms", "high_ms"))
+        low, high = (value_at(measured.get(variant), name) for name in ("low_ms", "high_ms"))
         mean = statistics.fmean(aps)
         unit = "ms" if runtime else "million MACs"
         dots.append(
             Dot(
-                arm, x, 100 * mean,
+                variant,
+                x,
+                100 * mean,
                 (low, high) if low is not None and high is not None else None,
                 (100 * min(aps), 100 * max(aps)) if len(aps) > 1 else None,
-                tones(study)[arm],
-                f"{arm}: AP {100 * mean:.2f}, {x:.2f} {unit}",
+                tones(study)[variant],
+                f"{variant}: AP {100 * mean:.2f}, {x:.2f} {unit}",
             )
-        )  # fmt: skip
+        )
     if len(dots) < 2:
         return None
-    label = f"{runtime}: milliseconds a picture" if runtime else "million multiply-accumulates"
+    label = f"{runtime}: milliseconds an image" if runtime else "million multiply-accumulates"
     return scatter_chart(dots, alt=f"AP against {label}", x_label=label, y_label="AP points")

@@ -26,13 +26,13 @@ from attendet.report.study_tables import (
     OVERLAPS,
     SIZES,
     StudyTable,
-    arm_rows,
     cost_table,
     effect_table,
     gate_table,
     points,
     run_rows,
     run_table,
+    variant_rows,
     verdict_table,
     verdict_word,
 )
@@ -59,14 +59,15 @@ def write_report(
 ) -> Path:
     """Write the report of a study; return the path of its page.
 
-    ``report.html`` opens offline; ``report.md`` with its ``figures`` says the same; ``arms.csv``
-    and ``runs.csv`` hold a row an arm and a run, ``report.json`` both. Nothing is measured anew.
+    ``report.html`` opens offline; ``report.md`` with its ``figures`` says the same;
+    ``variants.csv`` and ``runs.csv`` hold a row a variant and a run, ``report.json`` both.
+    Nothing is measured anew.
 
     Args:
         folder: of the study, as `attendet compare` leaves it.
         output: folder of the report; that of the study if left out.
-        data: folder of the data set, if it is not where it was; only for example pictures.
-        examples: pictures on which the arms disagree most, at most.
+        data: folder of the data set, if it is not where it was; only for example images.
+        examples: images on which the variants disagree most, at most.
 
     Raises:
         DataError: if there is no study in the folder, or it is damaged.
@@ -77,13 +78,17 @@ def write_report(
     if examples:
         shown = find_examples(study, count=examples, root=None if data is None else Path(data))
     title = f"Attention on {study.data_name}"
-    arms, runs = arm_rows(study), run_rows(study)
+    variants, runs = variant_rows(study), run_rows(study)
     head = {**study.head, "data": _data_facts(study)}
     content = {
-        "layout": LAYOUT, "version": __version__, "study": head, "arms": arms, "runs": runs,
-    }  # fmt: skip
+        "layout": LAYOUT,
+        "version": __version__,
+        "study": head,
+        "variants": variants,
+        "runs": runs,
+    }
     write_atomically(output / "report.json", json.dumps(content, indent=1) + "\n")
-    write_atomically(output / "arms.csv", _to_csv(arms))
+    write_atomically(output / "variants.csv", _to_csv(variants))
     write_atomically(output / "runs.csv", _to_csv(runs))
     markdown = MarkdownPage(title)
     _build(markdown, study, shown)
@@ -123,9 +128,12 @@ def _build(page: AnyPage, study: StudyRecords, examples: tuple[list[Example], st
 
 def _add_table(page: AnyPage, table: StudyTable, *, sortable: bool = True) -> None:
     page.add_table(
-        table.header, table.rows, caption=table.caption, words=table.words,
+        table.header,
+        table.rows,
+        caption=table.caption,
+        words=table.words,
         sortable=sortable and len(table.rows) > 1,
-    )  # fmt: skip
+    )
 
 
 def _add_verdicts(page: AnyPage, study: StudyRecords) -> None:
@@ -133,18 +141,18 @@ def _add_verdicts(page: AnyPage, study: StudyRecords) -> None:
     page.add_section("Verdicts")
     _add_table(page, verdict_table(study))
     sentences = [
-        f"{arm}: {study.verdict(arm)['text']}"
-        for arm in study.arms()
-        if study.verdict(arm).get("text")
+        f"{variant}: {study.verdict(variant)['text']}"
+        for variant in study.variants()
+        if study.verdict(variant).get("text")
     ]
     if sentences:
         page.add_list(sentences)
     page.add_text(
         f"Helps or hurts: the difference to {study.baseline or 'the baseline'} is not zero, at a "
-        "level of 5 % over all arms together (p adjusted by Holm's method). No difference: the "
+        "level of 5 % over all variants together (p adjusted by Holm's method). No difference: the "
         f"whole interval lies within {100 * study.margin:g} points of zero. Not enough seeds: "
         "neither can be said yet; further seeds is how many more of each would give a clear "
-        "answer. Arms of one seed begin with the same weights and see the same pictures, so they "
+        "answer. Variants of one seed begin with the same weights and see the same images, so they "
         "are compared in pairs."
     )
     chart = difference_chart(study)
@@ -160,31 +168,36 @@ def _add_verdicts(page: AnyPage, study: StudyRecords) -> None:
             "One run failed and is" if len(broken) == 1 else f"{len(broken)} runs failed and are"
         )
         page.add_text(f"{words} left out:")
-        page.add_list([
-            f"{run.get('arm_name')}, seed {run.get('seed')}: {run.get('error') or 'no reason kept'}"
-            for run in broken
-        ])  # fmt: skip
+        page.add_list(
+            [
+                f"{run.get('variant_name')}, seed {run.get('seed')}: "
+                f"{run.get('error') or 'no reason kept'}"
+                for run in broken
+            ]
+        )
 
 
 def _lead(study: StudyRecords) -> str:
     """Return the outcome in one paragraph."""
     groups: dict[str, list[str]] = {}
-    for arm in study.arms():
-        if arm != study.baseline:
-            found = number(study.verdict(arm).get("difference"))
-            words = arm if found is None else f"{arm} ({points(found, signed=True).text})"
-            groups.setdefault(verdict_word(study, arm), []).append(words)
+    for variant in study.variants():
+        if variant != study.baseline:
+            found = number(study.verdict(variant).get("difference"))
+            words = variant if found is None else f"{variant} ({points(found, signed=True).text})"
+            groups.setdefault(verdict_word(study, variant), []).append(words)
     if not groups:
-        return "There is no second arm yet to compare with."
+        return "There is no second variant yet to compare with."
     order = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
-    place = {word: min((i for i, one in enumerate(order) if word.startswith(one)), default=9)
-             for word in groups}  # fmt: skip
+    place = {
+        word: min((i for i, one in enumerate(order) if word.startswith(one)), default=9)
+        for word in groups
+    }
     said = " ".join(
         f"{word[:1].upper()}{word[1:]}: {', '.join(groups[word])}."
         for word in sorted(groups, key=place.__getitem__)
     )
     seeds = len(study.head.get("seeds") or {run.get("seed") for run in study.runs})
-    return f"Against {study.baseline}, {seeds} seed{'' if seeds == 1 else 's'} an arm. {said}"
+    return f"Against {study.baseline}, {seeds} seed{'' if seeds == 1 else 's'} a variant. {said}"
 
 
 def _add_costs(page: AnyPage, study: StudyRecords) -> None:
@@ -198,7 +211,7 @@ def _add_costs(page: AnyPage, study: StudyRecords) -> None:
                 chart,
                 "Mean AP over seeds; vertical bars reach from the least to the greatest seed"
                 + (", horizontal ones hold half of the calls" if runtime else "")
-                + ". Dashed: the arms that no other beats in both.",
+                + ". Dashed: the variants that no other beats in both.",
             )
 
 
@@ -237,7 +250,7 @@ def _add_parts(page: AnyPage, study: StudyRecords) -> None:
 
 
 def _add_examples(page: AnyPage, examples: Sequence[Example], words: str) -> None:
-    page.add_section("Where the arms disagree most")
+    page.add_section("Where the variants disagree most")
     page.add_text(words)
     for example in examples:
         page.add_heading(example.name)
@@ -249,9 +262,9 @@ def _add_gates(page: AnyPage, study: StudyRecords) -> None:
     table = gate_table(study)
     if table.rows:
         _add_table(page, table)
-        page.add_text("attendet explain shows the gates of one run over pictures.")
+        page.add_text("attendet explain shows the gates of one run over images.")
     else:
-        page.add_text("The records hold no gates: no arm has attention, or none was looked at.")
+        page.add_text("The records hold no gates: no variant has attention, or none was looked at.")
 
 
 def _add_setting(page: AnyPage, study: StudyRecords) -> None:
@@ -265,19 +278,21 @@ def _add_setting(page: AnyPage, study: StudyRecords) -> None:
     seen = [run.get("versions") for run in study.runs]
     facts = [
         *flat_facts(_data_facts(study)),
-        ("arms", ", ".join(study.arms())),
+        ("variants", ", ".join(study.variants())),
         ("baseline", study.baseline),
         ("seeds", ", ".join(map(str, head.get("seeds") or ()))),
         ("margin", f"{100 * study.margin:g} AP points"),
         *flat_facts(head.get("budget") or {"budget": "none: the whole grid"}),
         *(("pretrained", str(head[name])) for name in ("pretrained",) if head.get(name)),
         *flat_facts(head.get("pairing") or {}),
-        *((f"machine {number}" if len(machines) > 1 else "machine", machine)
-          for number, machine in enumerate(machines, start=1)),
+        *(
+            (f"machine {number}" if len(machines) > 1 else "machine", machine)
+            for number, machine in enumerate(machines, start=1)
+        ),
         *flat_facts(versions or next((one for one in seen if one), {})),
         *flat_facts({"seconds": head["seconds"]} if head.get("seconds") else {}),
         ("report", f"attendet {__version__}"),
-    ]  # fmt: skip
+    ]
     page.add_facts(facts)
     if head.get("recipe"):
         page.add_heading("Recipe")

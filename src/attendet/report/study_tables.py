@@ -13,7 +13,7 @@ from attendet.report.study import StudyRecords, number, value_at, value_in
 
 __all__ = [
     "StudyTable",
-    "arm_rows",
+    "variant_rows",
     "cost_table",
     "effect_table",
     "gate_table",
@@ -76,74 +76,92 @@ def tone_of(verdict: str) -> Tone:
     return "warn" if verdict.startswith(("not enough", "cut", "failed")) else "quiet"
 
 
-def verdict_word(study: StudyRecords, arm: str) -> str:
-    """Return the verdict on an arm in a few words."""
-    if arm == study.baseline:
+def verdict_word(study: StudyRecords, variant: str) -> str:
+    """Return the verdict on a variant in a few words."""
+    if variant == study.baseline:
         return "baseline"
-    word = str(study.verdict(arm).get("verdict") or "")
+    word = str(study.verdict(variant).get("verdict") or "")
     if word == "no difference":
         return f"no difference > {100 * study.margin:g}"
     if word:
         return word
-    return "failed" if any(r.get("stopped") == "failed" for r in study.runs_of(arm, measured=False)
-                           ) else "not measured"  # fmt: skip
+    return (
+        "failed"
+        if any(r.get("stopped") == "failed" for r in study.runs_of(variant, measured=False))
+        else "not measured"
+    )
 
 
 def verdict_table(study: StudyRecords) -> StudyTable:
-    """Return verdict, difference and its certainty for each arm."""
+    """Return verdict, difference and its certainty for each variant."""
     rows: list[list[Cell | str]] = []
-    for arm in study.arms():
-        found, aps = study.verdict(arm), study.values(arm, "metrics", "ap")
-        word = verdict_word(study, arm)
+    for variant in study.variants():
+        found, aps = study.verdict(variant), study.values(variant, "metrics", "ap")
+        word = verdict_word(study, variant)
         p, further = number(found.get("p_holm")), number(found.get("further_seeds"))
         deviation = statistics.stdev(aps) if len(aps) > 1 else None
-        rows.append([
-            arm,
-            Cell(word, tone=tone_of(word), hint=str(found.get("text") or "")),
-            points(number(found.get("difference")), signed=True),
-            interval(number(found.get("low")), number(found.get("high"))),
-            Cell("-", math.nan) if p is None else Cell("<0.001" if p < 0.001 else f"{p:.3f}", p),
-            Cell(str(len(aps)), len(aps)),
-            points(statistics.fmean(aps) if aps else None),
-            points(deviation),
-            Cell("-", math.nan) if further is None else Cell(f"{further:.0f}", further),
-        ])  # fmt: skip
+        rows.append(
+            [
+                variant,
+                Cell(word, tone=tone_of(word), hint=str(found.get("text") or "")),
+                points(number(found.get("difference")), signed=True),
+                interval(number(found.get("low")), number(found.get("high"))),
+                Cell("-", math.nan)
+                if p is None
+                else Cell("<0.001" if p < 0.001 else f"{p:.3f}", p),
+                Cell(str(len(aps)), len(aps)),
+                points(statistics.fmean(aps) if aps else None),
+                points(deviation),
+                Cell("-", math.nan) if further is None else Cell(f"{further:.0f}", further),
+            ]
+        )
     return StudyTable(
-        ["arm", "verdict", "difference", "95 % interval", "p (Holm)", "seeds", "AP", "sd",
-         "further seeds"],
+        [
+            "variant",
+            "verdict",
+            "difference",
+            "95 % interval",
+            "p (Holm)",
+            "seeds",
+            "AP",
+            "sd",
+            "further seeds",
+        ],
         rows,
         "AP (mean over IoU 0.50 to 0.95) in points, 0 to 100; differences to "
         f"{study.baseline or 'the baseline'}, seed by seed; sd is over seeds.",
         {1},
-    )  # fmt: skip
+    )
 
 
 def cost_table(study: StudyRecords) -> StudyTable:
-    """Return what each arm costs: parameters, arithmetic, training, latency."""
+    """Return what each variant costs: parameters, arithmetic, training, latency."""
     latency = study.latency()
     rows: list[list[Cell | str]] = []
-    for arm in study.arms():
+    for variant in study.variants():
         row: list[Cell | str] = [
-            arm,
-            points(study.mean(arm, "metrics", "ap")),
-            count(study.mean(arm, "parameters")),
-            count(_scaled(study.mean(arm, "macs"), 1e-6), 1),
-            count(_scaled(study.mean(arm, "seconds"), 1 / 60), 1),
-            count(study.mean(arm, "memory_mib")),
+            variant,
+            points(study.mean(variant, "metrics", "ap")),
+            count(study.mean(variant, "parameters")),
+            count(_scaled(study.mean(variant, "macs"), 1e-6), 1),
+            count(_scaled(study.mean(variant, "seconds"), 1 / 60), 1),
+            count(study.mean(variant, "memory_mib")),
         ]
-        rows.append([*row, *(_milliseconds(by_arm.get(arm)) for by_arm in latency.values())])
-    header = ["arm", "AP", "parameters", "million MACs", "training min", "memory MiB"]
+        rows.append(
+            [*row, *(_milliseconds(by_variant.get(variant)) for by_variant in latency.values())]
+        )
+    header = ["variant", "AP", "parameters", "million MACs", "training min", "memory MiB"]
     return StudyTable(
         [*header, *(f"{runtime} ms" for runtime in latency)],
         rows,
-        "Means over the runs of an arm. "
+        "Means over the runs of a variant. "
         + (_where_measured(study) if latency else "Latency was not measured."),
     )
 
 
 def _where_measured(study: StudyRecords) -> str:
     """Return what latency is, and what it was measured on as far as the records say."""
-    text = "Latency: median of one picture, whole call; the arms took turns"
+    text = "Latency: median of one image, whole call; the variants took turns"
     machine = study.head.get("latency_machine") or {}
     if machine:
         device = machine.get("device")
@@ -171,7 +189,7 @@ def effect_table(
     part_a_row: str = "",
     caption: str = "",
 ) -> StudyTable:
-    """Return the differences of each arm in parts of AP.
+    """Return the differences of each variant in parts of AP.
 
     Args:
         study: the records.
@@ -180,16 +198,16 @@ def effect_table(
         caption: stands above; what the numbers are if left out.
     """
     rows: list[list[Cell | str]] = []
-    for arm in study.arms():
-        if arm == study.baseline:
-            means = [points(study.mean(arm, "metrics", *path)) for _, path in parts]
-            rows.append([f"{arm} (AP itself)", *means])
+    for variant in study.variants():
+        if variant == study.baseline:
+            means = [points(study.mean(variant, "metrics", *path)) for _, path in parts]
+            rows.append([f"{variant} (AP itself)", *means])
             continue
-        row: list[Cell | str] = [arm]
+        row: list[Cell | str] = [variant]
         for _, path in parts:
-            row.append(_effect_cell(study.effect(arm, *path)))
+            row.append(_effect_cell(study.effect(variant, *path)))
         rows.append(row)
-    header = ["arm", *(heading for heading, _ in parts)]
+    header = ["variant", *(heading for heading, _ in parts)]
     if part_a_row:
         header, rows = _turned(header, rows, part_a_row)
     return StudyTable(
@@ -222,35 +240,41 @@ def _effect_cell(effect: tuple[float, float | None, float | None] | None) -> Cel
     if low is None or high is None:
         return shown
     return Cell(
-        f"{shown.text} (\u00b1{100 * (high - low) / 2:.2f})", shown.key,
+        f"{shown.text} (\u00b1{100 * (high - low) / 2:.2f})",
+        shown.key,
         hint=f"95 % interval {interval(low, high).text}",
-    )  # fmt: skip
+    )
 
 
 def gate_table(study: StudyRecords) -> StudyTable:
-    """Return how the gates of each arm behave, means over its runs."""
+    """Return how the gates of each variant behave, means over its runs."""
     rows: list[list[Cell | str]] = []
-    for arm in study.arms():
+    for variant in study.variants():
         found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for run in study.runs_of(arm):
+        for run in study.runs_of(variant):
             for site, gates in (run.get("gates") or {}).items():
                 for name, numbers in _gates_of(gates).items():
                     found.setdefault((site, name), []).append(numbers)
         for (site, name), several in found.items():
             mean, spread, between, ends = (
                 _mean([number(one.get(key)) for one in several])
-                for key in ("mean", "spread", "between_pictures", "saturated")
+                for key in ("mean", "spread", "between_images", "saturated")
             )
-            rows.append([
-                f"{arm} {site} {name}", _decimal(mean), _decimal(spread), _decimal(between),
-                Cell("-", math.nan) if ends is None else Cell(f"{ends:.1%}", ends),
-                _gate_words(mean, spread, between, ends),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{variant} {site} {name}",
+                    _decimal(mean),
+                    _decimal(spread),
+                    _decimal(between),
+                    Cell("-", math.nan) if ends is None else Cell(f"{ends:.1%}", ends),
+                    _gate_words(mean, spread, between, ends),
+                ]
+            )
     return StudyTable(
-        ["gate", "mean", "spread", "between pictures", "saturated", "in words"],
+        ["gate", "mean", "spread", "between images", "saturated", "in words"],
         rows,
-        "Means over the runs of an arm. Spread: standard deviation over channels, places and "
-        "pictures; between pictures: that of a gate between pictures; saturated: share of values "
+        "Means over the runs of a variant. Spread: standard deviation over channels, places and "
+        "images; between images: that of a gate between images; saturated: share of values "
         "at the ends of their range.",
         {5},
     )
@@ -263,11 +287,13 @@ def _gates_of(gates: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         return {name: one for name, one in gates.items() if isinstance(one, Mapping)}
     found: dict[str, Mapping[str, Any]] = {}
     for name, one in inner.items():
-        spreads = [one.get(f"spread_{part}") or 0.0 for part in ("pictures", "places", "channels")]
+        spreads = [one.get(f"spread_{part}") or 0.0 for part in ("images", "places", "channels")]
         found[name] = {
-            "mean": one.get("mean"), "spread": math.hypot(*spreads),
-            "between_pictures": one.get("spread_pictures"), "saturated": one.get("saturated"),
-        }  # fmt: skip
+            "mean": one.get("mean"),
+            "spread": math.hypot(*spreads),
+            "between_images": one.get("spread_images"),
+            "saturated": one.get("saturated"),
+        }
     return found
 
 
@@ -281,8 +307,8 @@ def _gate_words(
     if ends is not None and ends > 0.9:
         return "works as a switch"
     if between < FLAT * mean:
-        return f"the same for all pictures ({between / mean:.1%} of its mean)"
-    return f"responds to the picture ({between / mean:.1%} of its mean)"
+        return f"the same for all images ({between / mean:.1%} of its mean)"
+    return f"responds to the image ({between / mean:.1%} of its mean)"
 
 
 def _decimal(value: float | None) -> Cell:
@@ -299,10 +325,10 @@ def run_rows(study: StudyRecords) -> list[dict[str, Any]]:
     rows = []
     for run in study.runs:
         row: dict[str, Any] = {
-            "arm": run.get("arm_name"),
-            "attention": value_in(run, "arm", "attention"),
-            "sites": ",".join(value_in(run, "arm", "sites") or ()),
-            "start": value_in(run, "arm", "start"),
+            "variant": run.get("variant_name"),
+            "attention": value_in(run, "variant", "attention"),
+            "sites": ",".join(value_in(run, "variant", "sites") or ()),
+            "init": value_in(run, "variant", "init"),
             "seed": run.get("seed"),
             "stopped": run.get("stopped"),
         }
@@ -318,26 +344,30 @@ def run_rows(study: StudyRecords) -> list[dict[str, Any]]:
     return rows
 
 
-def arm_rows(study: StudyRecords) -> list[dict[str, Any]]:
-    """Return one flat record an arm, as it stands in CSV and JSON; AP is 0 to 1."""
+def variant_rows(study: StudyRecords) -> list[dict[str, Any]]:
+    """Return one flat record a variant, as it stands in CSV and JSON; AP is 0 to 1."""
     rows = []
     latency = study.latency()
-    for arm in study.arms():
-        found, aps = study.verdict(arm), study.values(arm, "metrics", "ap")
+    for variant in study.variants():
+        found, aps = study.verdict(variant), study.values(variant, "metrics", "ap")
         row: dict[str, Any] = {
-            "arm": arm,
-            "verdict": verdict_word(study, arm),
+            "variant": variant,
+            "verdict": verdict_word(study, variant),
             "text": found.get("text"),
-            **{name: number(found.get(name)) for name in (
-                "difference", "low", "high", "p", "p_holm", "further_seeds")},
+            **{
+                name: number(found.get(name))
+                for name in ("difference", "low", "high", "p", "p_holm", "further_seeds")
+            },
             "runs": len(aps),
             "ap": statistics.fmean(aps) if aps else None,
             "ap_sd": statistics.stdev(aps) if len(aps) > 1 else None,
-            **{name: study.mean(arm, name) for name in (
-                "parameters", "macs", "seconds", "memory_mib")},
-        }  # fmt: skip
-        for runtime, by_arm in latency.items():
-            row[f"{runtime}_ms"] = value_at(by_arm.get(arm), "median_ms")
+            **{
+                name: study.mean(variant, name)
+                for name in ("parameters", "macs", "seconds", "memory_mib")
+            },
+        }
+        for runtime, by_variant in latency.items():
+            row[f"{runtime}_ms"] = value_at(by_variant.get(variant), "median_ms")
         rows.append(row)
     return rows
 
@@ -348,13 +378,15 @@ def run_table(study: StudyRecords) -> StudyTable:
     for run in study.runs:
         metrics = [points(value_at(run, "metrics", name)) for name in ("ap", "ap50", "ap75")]
         state = run.get("stopped")
-        rows.append([
-            f"{run.get('arm_name')}, seed {run.get('seed')}",
-            *metrics,
-            count(number(run.get("epochs_done"))),
-            count(_scaled(number(run.get("seconds")), 1 / 60), 1),
-            count(number(run.get("memory_mib"))),
-            Cell(str(state), tone="warn", hint=str(run.get("error") or "")) if state else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{run.get('variant_name')}, seed {run.get('seed')}",
+                *metrics,
+                count(number(run.get("epochs_done"))),
+                count(_scaled(number(run.get("seconds")), 1 / 60), 1),
+                count(number(run.get("memory_mib"))),
+                Cell(str(state), tone="warn", hint=str(run.get("error") or "")) if state else "",
+            ]
+        )
     header = ["run", "AP", "AP50", "AP75", "epochs", "minutes", "memory MiB", "stopped"]
     return StudyTable(header, rows, "Every run, AP in points.", {7})

@@ -37,15 +37,15 @@ def class_table(record: Mapping[str, Any]) -> Table:
     """
     voc = record["voc"]
     voc_name = f"VOC AP{round(100 * voc['iou'])}"
-    header = ["class", "truths", "found", "AP", "AP50", "AP75", "AR100"]
+    header = ["class", "gts", "found", "AP", "AP50", "AP75", "AR100"]
     header += [voc_name, f"{voc_name} 11-pt"]
     columns = ("ap", "ap50", "ap75", "ar_100")
     counts = record["counts"]
-    first = ["all", counts["truths"], counts["detections"], *(record[name] for name in columns)]
+    first = ["all", counts["gts"], counts["detections"], *(record[name] for name in columns)]
     rows = [[*first, voc["every_point"], voc["eleven_point"]]]
     for name, row in record["per_class"].items():
         ends = [row["voc_every_point"], row["voc_11_point"]]
-        rows.append([name, row["truths"], row["detections"], *(row[key] for key in columns), *ends])
+        rows.append([name, row["gts"], row["detections"], *(row[key] for key in columns), *ends])
     return header, [[format_value(cell) for cell in row] for row in rows]
 
 
@@ -57,7 +57,7 @@ def summary_table(record: Mapping[str, Any]) -> Table:
         ("AP at IoU 0.50", record["ap50"]),
         ("AP at IoU 0.75", record["ap75"]),
         *((f"AP, {size} objects", record[f"ap_{size}"]) for size in sizes),
-        *((f"AR, {count} a picture", record[f"ar_{count}"]) for count in (1, 10, 100)),
+        *((f"AR, {count} an image", record[f"ar_{count}"]) for count in (1, 10, 100)),
         *((f"AR, {size} objects", record[f"ar_{size}"]) for size in sizes),
     ]
     best = record.get("best_f1")

@@ -1,4 +1,4 @@
-"""Lettering on pictures: text as a coverage mask, laid on with any colour."""
+"""Lettering on images: text as a coverage mask, laid on with any color."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def text_mask(text: str, height: int) -> NDArray[np.float32]:
     left, _, right, _ = font.getbbox(text)
     _, top, _, bottom = font.getbbox("Ágjpq|")
     size = (max(1, round(right - left)), max(1, round(bottom - top)))
-    image = Image.new("L", size)
-    ImageDraw.Draw(image).text((-left, -top), text, font=font, fill=255)
-    mask = np.asarray(image, dtype=np.float32) / np.float32(255)
+    pil_image = Image.new("L", size)
+    ImageDraw.Draw(pil_image).text((-left, -top), text, font=font, fill=255)
+    mask = np.asarray(pil_image, dtype=np.float32) / np.float32(255)
     mask.flags.writeable = False
     return mask
 
@@ -50,25 +50,25 @@ def fit_text(text: str, height: int, width: int) -> str:
 
 
 def lay_text(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     text: str,
     *,
     left: int,
     top: int,
     height: int,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> None:
-    """Write one line of text into a picture, in place; what would lie outside is cut.
+    """Write one line of text into an image, in place; what would lie outside is cut.
 
     Args:
-        picture: uint8 RGB, shape (H, W, 3); changed.
+        image: uint8 RGB, shape (H, W, 3); changed.
         text: one line.
         left: column of the first letter, 0 or more.
         top: row of the highest letters, 0 or more.
         height: size of the lettering, pixels.
-        colour: RGB.
+        color: RGB.
     """
-    region = picture[top:, left:]
+    region = image[top:, left:]
     mask = text_mask(text, height)[: region.shape[0], : region.shape[1], None]
     region = region[: mask.shape[0], : mask.shape[1]]
-    region[:] = (region * (1 - mask) + np.array(colour, dtype=np.float32) * mask).round()
+    region[:] = (region * (1 - mask) + np.array(color, dtype=np.float32) * mask).round()

@@ -1,4 +1,4 @@
-"""The order of an epoch's pictures and its batches, one made ahead while the last one trains."""
+"""The order of an epoch's images and its batches, one made ahead while the last one trains."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["epoch_order", "prefetched"]
 
 
 def epoch_order(count: int, batch: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Return the picture numbers of each step of an epoch.
+    """Return the image numbers of each step of an epoch.
 
-    Every picture comes once; the last batch is filled from the front of the epoch, so that all
+    Every image comes once; the last batch is filled from the front of the epoch, so that all
     batches have one size.
 
     Args:
-        count: pictures in all.
-        batch: pictures a step.
+        count: images in all.
+        batch: images a step.
         seed: of the run.
         epoch: counting from 0.
 

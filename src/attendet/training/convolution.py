@@ -52,7 +52,7 @@ class MixedLayoutConv2d(nn.Conv2d):
     On CPUs with AVX2 oneDNN's weight gradient of channels_last maps takes up to three times as
     long as that of NCHW maps, while all else is as fast or faster on channels_last. The copies
     cost little: forward and backward of the reference network were 1.14 times as fast on one core
-    (3.12 to 3.56 pictures/s; ``benchmarks/training_step.py`` measures it anew).
+    (3.12 to 3.56 images/s; ``benchmarks/training_step.py`` measures it anew).
     """
 
     def forward(self, features: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from attendet.errors import ConfigError
-from attendet.extras import require
-from attendet.machine import has_bfloat16
+from attendet.system import has_bfloat16, require
 
 __all__ = ["SharedBatchNorm2d", "make_fabric", "share_batch_norm"]
 
@@ -93,14 +92,14 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose training statistics run over all processes, on any device.
+    """Batch normalization whose training statistics run over all processes, on any device.
 
     torch's SyncBatchNorm refuses CPU tensors; this one sums count, sum and sum of squares by a
     differentiable all-reduce, in float32.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the normalised map, same shape."""
+        """Return the normalized map, same shape."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(features)
         wide = features.float()
@@ -126,12 +125,12 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         else:
             shift = -mean * scale
         shape = (1, channels, 1, 1)
-        normalised: Tensor = wide * scale.view(shape) + shift.view(shape)
-        return normalised.to(features.dtype)
+        normalized: Tensor = wide * scale.view(shape) + shift.view(shape)
+        return normalized.to(features.dtype)
 
 
 def share_batch_norm(network: nn.Module) -> nn.Module:
-    """Return the network with every batch normalisation shared between processes, in place.
+    """Return the network with every batch normalization shared between processes, in place.
 
     Names, parameters and statistics stay, so its state dict loads into the plain network.
     """

@@ -13,7 +13,7 @@ class Reporter(Protocol):
     """Is told of a run's progress; the command line draws it, a notebook may plot it."""
 
     def decoded(self, done: int, total: int) -> None:
-        """Pictures are being decoded into the cache."""
+        """Images are being decoded into the cache."""
 
     def planned(self, plan: Plan, folder: str) -> None:
         """The run is about to start."""
@@ -25,7 +25,7 @@ class Reporter(Protocol):
         """An epoch is done; the record is that of results.jsonl."""
 
     def evaluated(self, done: int, total: int) -> None:
-        """Pictures of the validation split are being evaluated."""
+        """Images of the validation split are being evaluated."""
 
 
 class Silent:

@@ -1,6 +1,6 @@
 """The training loop, visible: for each epoch, for each batch, forward, loss, backward, step.
 
-N is the batch, H and W the canvas.
+N is the batch, H and W the network input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attendet.training.events import Reporter
 from attendet.training.optim import make_optimizer
 from attendet.training.plan import Plan
 from attendet.training.recipe import Recipe
-from attendet.training.schedule import canvas_at, lr_share, mosaic_at
+from attendet.training.schedule import input_hw_at, lr_share, mosaic_at
 
 __all__ = ["Trainer"]
 
@@ -36,11 +36,11 @@ class _Clock:
     begun: float = field(default_factory=time.perf_counter)
     stepping: float = 0.0
 
-    def record(self, pictures: int) -> dict[str, Any]:
+    def record(self, images: int) -> dict[str, Any]:
         total = time.perf_counter() - self.begun
         return {
             "seconds": round(total, 3),
-            "pictures_per_second": round(pictures / total, 3),
+            "images_per_second": round(images / total, 3),
             "outside_step_share": round(1 - self.stepping / total, 4),
         }
 
@@ -74,8 +74,8 @@ class Trainer:
         self.augmenter = Augmenter(
             plan.cache, _augment_settings(recipe), device=fabric.device, seed=plan.seed
         )
-        self.bgr = plan.metadata.preprocessing().colour == "bgr"
-        self.accumulate = max(1, math.ceil(recipe.nominal_batch / recipe.batch))
+        self.bgr = plan.metadata.preprocessing().color == "bgr"
+        self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch (counting from 0) and return its record.
@@ -113,7 +113,7 @@ class Trainer:
         }
 
     def _together(self, step: int, steps: int) -> int:
-        """Return how many batches one step of the optimiser takes; fewer at an epoch's end."""
+        """Return how many batches one step of the optimizer takes; fewer at an epoch's end."""
         return min(self.accumulate, steps - step // self.accumulate * self.accumulate)
 
     def _batch_maker(self, epoch: int, order: list[list[int]]) -> Any:
@@ -125,10 +125,10 @@ class Trainer:
                 order[step],
                 epoch=epoch,
                 step=step,
-                canvas_hw=canvas_at(
+                input_hw=input_hw_at(
                     epoch,
                     step,
-                    canvas_hw=self.plan.canvas_hw,
+                    input_hw=self.plan.input_hw,
                     recipe=self.recipe,
                     seed=self.plan.seed,
                 ),
@@ -142,8 +142,8 @@ class Trainer:
         self, batch: Batch, *, epoch: int, step: int, last: bool, together: int
     ) -> dict[str, float]:
         with self.fabric.no_backward_sync(self.model, enabled=not last):
-            pictures = batch.pictures.flip(1) if self.bgr else batch.pictures
-            raw_maps = self.model(pictures)
+            images = batch.images.flip(1) if self.bgr else batch.images
+            raw_maps = self.model(images)
             terms = self.criterion(raw_maps, batch[1:], average_matches=self._average())
             loss = torch.stack(list(terms.values())).sum()
             values = self._values(terms)

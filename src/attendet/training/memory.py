@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, so that each step does not fault its pages in anew."""
+"""Keep freed memory in the process, so that each step does not issue its pages in anew."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
 
     A training step on the CPU frees and allocates the same hundreds of megabytes again and again.
     glibc hands each large block back to the system, which then clears every page anew: about a
-    sixth of a step's time on one core (2.8 to 3.4 pictures/s; ``benchmarks/training_step.py``
+    sixth of a step's time on one core (2.8 to 3.4 images/s; ``benchmarks/training_step.py``
     measures it anew). The process's memory then stays at
     its peak. Other C libraries are left as they are.
     """

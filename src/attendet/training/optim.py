@@ -1,4 +1,4 @@
-"""The optimiser: weight decay on convolution weights alone."""
+"""The optimizer: weight decay on convolution weights alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["make_optimizer"]
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over two groups: decayed weights, and norms and biases.
+    """Return the recipe's optimizer over two groups: decayed weights, and norms and biases.
 
     He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay).
     """

@@ -1,4 +1,4 @@
-"""From arguments to everything a run needs: data, canvas, anchors, network, description."""
+"""From arguments to everything a run needs: data, network input, anchors, network, description."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from attendet.data import DataSet, PictureCache, Sample, load_dataset
-from attendet.data.checks import decode_faults
+from attendet.data import DataSet, ImageCache, Sample, load_dataset
+from attendet.data.checks import decode_issues
 from attendet.errors import ConfigError
+from attendet.images import common_aspect
 from attendet.models import (
     DEFAULT_ANCHORS,
     DetectionNetwork,
@@ -23,17 +24,16 @@ from attendet.models import (
     read_metadata,
 )
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
-from attendet.models.darknet_graph import Graph
+from attendet.models.graph import Graph
 from attendet.models.weights import attention_of
-from attendet.pictures import common_aspect
-from attendet.training.pretrained import Transfer, choose_start, transfer_weights, unlike_base
+from attendet.training.pretrained import Transfer, choose_init, transfer_weights, unlike_base
 from attendet.training.recipe import Recipe
 
-__all__ = ["Plan", "choose_canvas", "make_plan"]
+__all__ = ["Plan", "choose_input_hw", "make_plan"]
 
 CELL = 32
 SAME_ASPECT = 0.1
-"""Pictures whose aspect differs less than this share count as of one aspect."""
+"""Images whose aspect differs less than this share count as of one aspect."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
     """A run, ready to start."""
 
     dataset: DataSet
-    """The pictures with their labels; validation pictures that cannot be decoded are left out."""
+    """The images with their labels; validation images that cannot be decoded are left out."""
 
     recipe: Recipe
     """All settings."""
@@ -49,11 +49,11 @@ class Plan:
     seed: int
     """Of weights, order and augmentation."""
 
-    canvas_hw: tuple[int, int]
-    """Whole training canvas, pixels."""
+    input_hw: tuple[int, int]
+    """Whole training network input, pixels."""
 
-    cache: PictureCache
-    """The training pictures, letterboxed to the canvas."""
+    cache: ImageCache
+    """The training images, letterboxed to the network input."""
 
     anchors: AnchorChoice
     """Which anchors, and why."""
@@ -68,41 +68,42 @@ class Plan:
     """Which tensors came from base weights."""
 
     unlike_base: tuple[str, ...] = ()
-    """Where boxes and pictures are not those of the base weights, a phrase each."""
+    """Where boxes and images are not those of the base weights, a phrase each."""
 
 
-def choose_canvas(
+def choose_input_hw(
     samples: tuple[Sample, ...], recipe: Recipe, base: WeightsMetadata | None = None
 ) -> tuple[int, int]:
-    """Return height and width of the training canvas, multiples of 32, the long side as asked.
+    """Return height and width of the training network input, multiples of 32, the long side as
+    asked.
 
-    A square canvas for 640 x 480 pictures is a quarter grey; a canvas of the pictures' own aspect
-    saves that quarter of the arithmetic. Where the whole canvas counts (``square``, ``stretch``),
-    that of base weights of this size is kept, square or not.
+    A square network input for 640 x 480 images is a quarter gray; a network input of the images'
+    own aspect saves that quarter of the arithmetic. Where the whole network input counts
+    (``letterbox``, ``stretch``), that of base weights of this size is kept, square or not.
     """
     size = recipe.size
-    whole = recipe.fit in ("square", "stretch")
-    if whole and base is not None and recipe.fit == base.preprocessing().fit:
+    whole = recipe.resize in ("letterbox", "stretch")
+    if whole and base is not None and recipe.resize == base.preprocessing().resize:
         return base.input_hw if max(base.input_hw) == size else (size, size)
     sizes = [sample.image_hw for sample in samples]
     aspect = common_aspect(sizes)
     if whole:
         return size, size
     alike = [abs(height / width / aspect - 1) < SAME_ASPECT for height, width in sizes]
-    if recipe.fit == "auto" and sum(alike) < 0.9 * len(sizes):
+    if recipe.resize == "auto" and sum(alike) < 0.9 * len(sizes):
         return size, size
     short = min(aspect, 1 / aspect) * size
     side = int(np.ceil(max(short - 1, CELL) / CELL) * CELL)
     return (side, size) if aspect <= 1 else (size, side)
 
 
-def _object_sizes(cache: PictureCache) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _object_sizes(cache: ImageCache) -> np.ndarray[Any, np.dtype[np.float32]]:
     boxes = np.concatenate(cache.boxes_xyxy) if len(cache) else np.zeros((0, 4), np.float32)
     sizes = boxes[:, 2:] - boxes[:, :2]
     return sizes[(sizes > 0).all(axis=1)]
 
 
-def _choose_anchors(cache: PictureCache, recipe: Recipe, seed: int) -> AnchorChoice:
+def _choose_anchors(cache: ImageCache, recipe: Recipe, seed: int) -> AnchorChoice:
     masks = ((3, 4, 5), (1, 2, 3))
     scale = recipe.size / 416
     defaults = [(w * scale, h * scale) for w, h in DEFAULT_ANCHORS]
@@ -116,24 +117,24 @@ def _choose_anchors(cache: PictureCache, recipe: Recipe, seed: int) -> AnchorCho
     return choice
 
 
-def _without_unreadable(dataset: DataSet, cache: PictureCache) -> DataSet:
-    """Return the set less the validation pictures that cannot be decoded, all of them faults.
+def _without_unreadable(dataset: DataSet, cache: ImageCache) -> DataSet:
+    """Return the set less the validation images that cannot be decoded, all of them issues.
 
-    The cache has left such training pictures out already. One of them must not end a run hours
+    The cache has left such training images out already. One of them must not end a run hours
     later, when it is evaluated.
     """
     samples = dataset.splits.get("val", ())
-    faults = decode_faults(samples)
-    broken = {fault.file for fault in faults}
+    issues = decode_issues(samples)
+    broken = {issue.file for issue in issues}
     kept = tuple(sample for sample in samples if sample.path not in broken)
     splits = {name: part for name, part in dataset.splits.items() if name != "val"}
     if kept:
         splits["val"] = kept
-    all_faults = (*dataset.faults, *cache.faults, *faults)
-    return dataclasses.replace(dataset, splits=splits, faults=all_faults)
+    all_issues = (*dataset.issues, *cache.issues, *issues)
+    return dataclasses.replace(dataset, splits=splits, issues=all_issues)
 
 
-def _anchors_of(base: WeightsMetadata, cache: PictureCache) -> AnchorChoice:
+def _anchors_of(base: WeightsMetadata, cache: ImageCache) -> AnchorChoice:
     """Return the anchors of base weights: their outputs count in them."""
     used = [anchor for level in base.level_anchors() for anchor in level]
     sizes = _object_sizes(cache)
@@ -146,7 +147,7 @@ def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> Weights
     metadata = dataclasses.replace(
         metadata,
         bn_eps=base.bn_eps,
-        preprocess={**metadata.preprocess, "colour": base.preprocessing().colour},
+        preprocess={**metadata.preprocess, "color": base.preprocessing().color},
     )
     if not base.graph:
         return metadata
@@ -157,7 +158,7 @@ def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> Weights
         architecture=base.architecture,
         graph=layers.with_classes(len(metadata.classes), counts).to_mappings(),
         scale_x_y=base.scale_x_y,
-        width=base.width,
+        width_mult=base.width_mult,
         origin=base.origin,
     )
 
@@ -182,10 +183,10 @@ def make_plan(
         seed: of weights, order and augmentation.
         pretrained: weights file to start from.
         base: description of what the run starts from or goes on with: its layers, epsilon of batch
-            normalisation, colours and, as the recipe says, its boxes and input are the run's; that
+            normalization, colors and, as the recipe says, its boxes and input are the run's; that
             of ``pretrained`` if left out.
-        format: of the data set, where it is not to be recognised.
-        progress: called with the pictures decoded and their total.
+        format: of the data set, where it is not to be recognized.
+        progress: called with the images decoded and their total.
 
     Raises:
         DataError: if the data cannot be read.
@@ -200,18 +201,18 @@ def make_plan(
     attention = canonical_attention(attention, graph)
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
     train = dataset.split("train")
-    canvas_hw = choose_canvas(train, recipe, base)
-    cache = PictureCache(train, canvas_hw, stretch=recipe.fit == "stretch", progress=progress)
+    input_hw = choose_input_hw(train, recipe, base)
+    cache = ImageCache(train, input_hw, stretch=recipe.resize == "stretch", progress=progress)
     if base is not None and (recipe.anchors == "base" or base.graph):
         anchors = _anchors_of(base, cache)
     else:
         anchors = _choose_anchors(cache, recipe, seed)
-    metadata = _describe(dataset, attention, recipe, seed, canvas_hw, anchors)
+    metadata = _describe(dataset, attention, recipe, seed, input_hw, anchors)
     if base is not None:
         metadata = _with_layers_of(base, metadata)
     blocks = {site: name for site, (name, _) in attention_of(metadata).items()}
-    start = choose_start(blocks, recipe.attention_start, base)
-    metadata = dataclasses.replace(metadata, attention_start=start)
+    start = choose_init(blocks, recipe.attention_init, base)
+    metadata = dataclasses.replace(metadata, attention_init=start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_from_metadata(metadata)
@@ -219,7 +220,7 @@ def make_plan(
         _without_unreadable(dataset, cache),
         recipe,
         seed,
-        canvas_hw,
+        input_hw,
         cache,
         anchors,
         network,
@@ -239,25 +240,25 @@ def _describe(
     attention: str,
     recipe: Recipe,
     seed: int,
-    canvas_hw: tuple[int, int],
+    input_hw: tuple[int, int],
     anchors: AnchorChoice,
 ) -> WeightsMetadata:
     """Return the description of a run, as if there were no base weights."""
-    fit = recipe.fit if recipe.fit in ("square", "stretch") else "rect"
+    resize = recipe.resize if recipe.resize in ("letterbox", "stretch") else "rect"
     return WeightsMetadata(
         classes=dataset.classes,
         attention=attention,
-        input_hw=canvas_hw,
+        input_hw=input_hw,
         anchors=anchors.anchors,
         anchor_masks=anchors.masks,
         scale_x_y=recipe.scale_x_y,
-        width=recipe.width,
-        preprocess={"fit": fit, "colour": "rgb"},
+        width_mult=recipe.width_mult,
+        preprocess={"resize": resize, "color": "rgb"},
         recipe=recipe.as_dict(),
         seed=seed,
         data={
             "fingerprints": {name: dataset.fingerprint(name) for name in dataset.splits},
-            "pictures": {name: len(samples) for name, samples in dataset.splits.items()},
+            "images": {name: len(samples) for name, samples in dataset.splits.items()},
             "split_source": dataset.split_source,
         },
     )

@@ -1,7 +1,7 @@
-"""What a run takes over from base weights: settings of boxes and pictures, and tensors.
+"""What a run takes over from base weights: settings of boxes and images, and tensors.
 
-A run that starts from base weights begins as the network that they are: with their anchors, their
-input and their colours, so that its first evaluation gives the base's own average precision. A flag
+A run that inits from base weights begins as the network that they are: with their anchors, their
+input and their colors, so that its first evaluation gives the base's own average precision. A flag
 of the user wins over the base, and the base over the recipe.
 
 A counts the anchors of a level, K the classes.
@@ -19,22 +19,22 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from attendet.attention import AttentionStart
+from attendet.attention import AttentionInit
 from attendet.errors import ConfigError, WeightsError
 from attendet.models import DetectionNetwork, WeightsMetadata, read_metadata
-from attendet.models.network import common_start
+from attendet.models.detector import common_init
 from attendet.models.weights import attention_of
 from attendet.training.recipe import Recipe
 
 __all__ = [
     "Transfer",
-    "choose_start",
+    "choose_init",
     "follow_base",
     "transfer_weights",
     "unlike_base",
 ]
 
-_FITS = {"rect": "auto", "square": "square", "stretch": "stretch"}
+_RESIZE_OF_BASE = {"rect": "auto", "letterbox": "letterbox", "stretch": "stretch"}
 
 BOX_TERMS = 5
 """Outputs of an anchor before those of the classes: four of the box, and objectness."""
@@ -100,17 +100,19 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         >>> followed.size, followed.anchors, followed.scale_x_y
         (320, 'base', 2.0)
     """
-    said = [name for name in ("anchors", "scale_x_y", "width") if name in given]
+    said = [name for name in ("anchors", "scale_x_y", "width_mult") if name in given]
     if base.graph and said:
         raise ConfigError(
             f"{' and '.join(said)} must be left out where the base weights have layers of their "
             f"own ({base.architecture}), which say it."
         )
-    fit = base.preprocessing().fit
+    resize = base.preprocessing().resize
     theirs: dict[str, Any] = {
         "size": max(base.input_hw),
-        "fit": recipe.fit if fit == "rect" and recipe.fit in ("auto", "rect") else _FITS[fit],
-        "width": base.width,
+        "resize": recipe.resize
+        if resize == "rect" and recipe.resize in ("auto", "rect")
+        else _RESIZE_OF_BASE[resize],
+        "width_mult": base.width_mult,
         "scale_x_y": base.scale_x_y,
         "anchors": "base",
     }
@@ -118,12 +120,12 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
     return dataclasses.replace(recipe, **changes)
 
 
-def choose_start(
+def choose_init(
     attention: Mapping[str, str],
-    wanted: Literal["auto"] | AttentionStart,
+    wanted: Literal["auto"] | AttentionInit,
     base: WeightsMetadata | None,
-) -> AttentionStart | dict[str, AttentionStart]:
-    """Return how the attention of a run starts, as its description says it.
+) -> AttentionInit | dict[str, AttentionInit]:
+    """Return how the attention of a run inits, as its description says it.
 
     Args:
         attention: site to name of a block.
@@ -134,16 +136,16 @@ def choose_start(
     if wanted != "auto":
         return wanted
     brought = attention_of(base) if base is not None else {}
-    new: AttentionStart = "paper" if base is None else "identity"
-    starts = {
+    new: AttentionInit = "paper" if base is None else "identity"
+    inits = {
         site: brought[site][1] if site in brought and brought[site][0] == name else new
         for site, name in attention.items()
     }
-    return common_start(starts)
+    return common_init(inits)
 
 
 def unlike_base(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, ...]:
-    """Return where boxes and pictures of a run are not those of its base, a phrase each.
+    """Return where boxes and images of a run are not those of its base, a phrase each.
 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), scale_x_y=1.05)
@@ -158,16 +160,16 @@ def unlike_base(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, 
 
 def _shown(metadata: WeightsMetadata) -> dict[str, str]:
     preprocess = metadata.preprocessing()
-    rect = preprocess.fit == "rect"
+    rect = preprocess.resize == "rect"
     height, width = metadata.input_hw
     anchors = (f"{w:g},{h:g}" for level in metadata.level_anchors() for w, h in level)
     return {
         "input": f"{max(height, width)} px" if rect else f"{width} x {height} px",
-        "fit": preprocess.fit,
-        "colour": preprocess.colour,
+        "resize": preprocess.resize,
+        "color": preprocess.color,
         "anchors": " ".join(anchors),
         "scale_x_y": f"{metadata.scale_x_y:g}",
-        "width": f"{metadata.width:g}",
+        "width_mult": f"{metadata.width_mult:g}",
         "bn_eps": f"{metadata.bn_eps:g}",
     }
 
@@ -178,7 +180,8 @@ def _shown(metadata: WeightsMetadata) -> dict[str, str]:
 def transfer_weights(
     network: DetectionNetwork, metadata: WeightsMetadata, path: str | Path
 ) -> Transfer:
-    """Copy the tensors of a weights file that fit into a network, and tell which did not and why.
+    """Copy the tensors of a weights file that resize into a network, and tell which did not and
+    why.
 
     The convolutions that make the raw maps hold rows for each class. With the same classes in
     another order their rows are put into the network's order; with some classes in common, the rows
@@ -237,11 +240,11 @@ def _unfit_attention(base: WeightsMetadata, metadata: WeightsMetadata) -> dict[s
     here = attention_of(metadata)
     reasons = {}
     for site, (name, start) in attention_of(base).items():
-        own_name, own_start = here.get(site, ("none", start))
+        own_name, own_init = here.get(site, ("none", start))
         if own_name != name:
             reasons[site] = f"attention at {site} is {name} there, {own_name} here"
-        elif own_start != start:
-            reasons[site] = f"attention_start is {start!r} there, {own_start!r} here"
+        elif own_init != start:
+            reasons[site] = f"attention_init is {start!r} there, {own_init!r} here"
     return reasons
 
 
@@ -291,7 +294,7 @@ class _ClassRows:
     def why_not(self, there: Tensor, here: Tensor) -> str:
         """Return why `copy` took nothing over."""
         if not self.pairs:
-            return "no class in common, starts anew"
+            return "no class in common, inits anew"
         return f"other classes, {_shapes(there, here)}"
 
     def copy(self, there: Tensor, here: Tensor) -> bool:

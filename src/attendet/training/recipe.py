@@ -19,22 +19,22 @@ __all__ = ["Recipe", "load_recipe", "recipe_names"]
 _SHARES = (
     "mosaic",
     "mixup",
-    "plain_share",
+    "no_aug_fraction",
     "translate",
     "flip_lr",
     "flip_ud",
     "rotate90",
     "saturation",
     "value",
-    "final_lr_share",
-    "full_size_from",
+    "min_lr_ratio",
+    "full_size_fraction",
     "ignore_iou",
 )
 _NEEDS = {"momentum": ("optimizer", "sgd"), "ignore_iou": ("assignment", "classic")}
 """Settings that count only where another has a certain value."""
 
 _NOT_NEGATIVE = (
-    "nominal_batch",
+    "effective_batch",
     "warmup_epochs",
     "weight_decay",
     "clip_norm",
@@ -50,20 +50,21 @@ class Recipe:
     """The settings of a run; the text under each field is its help on the command line."""
 
     epochs: int = 100
-    """Passes over the training pictures."""
+    """Passes over the training images."""
 
     size: int = 416
     """Long side of the network's input in pixels, a multiple of 32."""
 
-    fit: Literal["auto", "rect", "square", "stretch"] = "auto"
-    """Canvas: rect has the aspect of the pictures, square letterboxes them, stretch fills a square
-    without keeping the aspect; auto takes rect where nine pictures in ten have about one aspect."""
+    resize: Literal["auto", "rect", "letterbox", "stretch"] = "auto"
+    """Network input: rect has the aspect of the images, square letterboxes them, stretch fills a
+    square without keeping the aspect; auto takes rect where nine images in ten have about one
+    aspect."""
 
     batch: int = 16
-    """Pictures a step, over all devices together."""
+    """Images a step, over all devices together."""
 
-    nominal_batch: int = 0
-    """Gradients are accumulated until this many pictures are seen; 0: one step a batch."""
+    effective_batch: int = 0
+    """Gradients are accumulated until this many images are seen; 0: one step a batch."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Rule of the step."""
@@ -71,7 +72,7 @@ class Recipe:
     lr: float = 0.001
     """Highest learning rate."""
 
-    final_lr_share: float = 0.02
+    min_lr_ratio: float = 0.02
     """Learning rate at the end, as a share of the highest."""
 
     schedule: Literal["cosine", "flat-cosine"] = "flat-cosine"
@@ -111,47 +112,47 @@ class Recipe:
     """Share of the class target that is spread over the classes, 0 to 1."""
 
     scale_x_y: float = 2.0
-    """Reach of a cell's centre: the centre lies up to (this - 1) / 2 cells outside the cell."""
+    """Reach of a cell's center: the center lies up to (this - 1) / 2 cells outside the cell."""
 
     anchors: Literal["auto", "default", "data", "base"] = "auto"
     """auto: the data's own anchors where clearly better; base: those of the base weights."""
 
-    width: float = 1.0
+    width_mult: float = 1.0
     """Multiplier of all channels."""
 
-    attention_start: Literal["auto", "paper", "identity", "residual"] = "auto"
+    attention_init: Literal["auto", "paper", "identity", "residual"] = "auto"
     """paper: gates near 1/2 at first, as published; identity: attention changes nothing until it
     is trained; auto: identity for new blocks in base weights, else paper."""
 
     mosaic: float = 0.5
-    """Share of pictures that are put together from four."""
+    """Share of images that are put together from four."""
 
     mixup: float = 0.0
-    """Share of pictures that are blended with another."""
+    """Share of images that are blended with another."""
 
-    plain_share: float = 0.15
+    no_aug_fraction: float = 0.15
     """Last share of the epochs without mosaic and mix-up."""
 
     scale: float = 0.5
-    """Pictures are scaled by 1 - this to 1 + this."""
+    """Images are scaled by 1 - this to 1 + this."""
 
     translate: float = 0.1
-    """Pictures are moved by up to this share of their size."""
+    """Images are moved by up to this share of their size."""
 
     degrees: float = 0.0
-    """Pictures are turned by up to this many degrees."""
+    """Images are turned by up to this many degrees."""
 
     shear: float = 0.0
-    """Pictures are sheared by up to this many degrees."""
+    """Images are sheared by up to this many degrees."""
 
     flip_lr: float = 0.5
-    """Share of pictures mirrored left to right."""
+    """Share of images mirrored left to right."""
 
     flip_ud: float = 0.0
-    """Share of pictures mirrored top to bottom."""
+    """Share of images mirrored top to bottom."""
 
     rotate90: float = 0.0
-    """Share of pictures turned by a random multiple of 90 degrees."""
+    """Share of images turned by a random multiple of 90 degrees."""
 
     hue: float = 0.015
     """Hue is moved by up to this share of the circle."""
@@ -162,10 +163,10 @@ class Recipe:
     value: float = 0.3
     """Brightness is multiplied by 1 - this to 1 + this."""
 
-    start_size_share: float = 0.5
+    start_size_fraction: float = 0.5
     """The first epochs train at this share of the size, rising to the whole."""
 
-    full_size_from: float = 0.75
+    full_size_fraction: float = 0.75
     """Share of the epochs after which the size is whole."""
 
     multi_scale: float = 0.0
@@ -188,7 +189,7 @@ class Recipe:
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch", self.batch >= 1, "at least 1"),
             ("lr", self.lr > 0, "above 0"),
-            ("width", self.width > 0, "above 0"),
+            ("width_mult", self.width_mult > 0, "above 0"),
             ("scale_x_y", self.scale_x_y >= 1, "at least 1"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
@@ -199,7 +200,7 @@ class Recipe:
             ("shear", 0 <= self.shear <= 45, "from 0 to 45"),
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
             ("patience", self.patience is None or self.patience >= 1, "at least 1, or none"),
-            ("start_size_share", 0 < self.start_size_share <= 1, "above 0, at most 1"),
+            ("start_size_fraction", 0 < self.start_size_fraction <= 1, "above 0, at most 1"),
             ("multi_scale", 0 <= self.multi_scale < 1, "from 0 to below 1"),
         ]
         rules += [(name, 0 <= getattr(self, name) <= 1, "from 0 to 1") for name in _SHARES]
@@ -228,10 +229,10 @@ class Recipe:
                     f"{name} changes nothing with {other} {getattr(self, other)}. "
                     f"Leave it out, or set {other} to {value}."
                 )
-        if "nominal_batch" in given and 0 < self.nominal_batch < self.batch:
+        if "effective_batch" in given and 0 < self.effective_batch < self.batch:
             raise ConfigError(
-                f"nominal_batch must be 0, or at least batch ({self.batch}); "
-                f"got {self.nominal_batch}."
+                f"effective_batch must be 0, or at least batch ({self.batch}); "
+                f"got {self.effective_batch}."
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,18 +14,18 @@ import torch
 from attendet import __version__
 from attendet.data import DataSet
 from attendet.errors import ConfigError, TrainingError
-from attendet.machine import available_cores, peak_memory_mib
+from attendet.interop.hub import local_weights
 from attendet.models import WeightsMetadata, read_metadata, save_weights
-from attendet.models.hub import local_weights
+from attendet.system import available_cores, peak_memory_mib
 from attendet.training.checkpoint import read_state, write_state
 from attendet.training.distributed import make_fabric
 from attendet.training.events import Reporter, Silent
 from attendet.training.loop import Trainer
 from attendet.training.memory import keep_freed_memory
-from attendet.training.pictures import draw_run
 from attendet.training.plan import Plan, make_plan
 from attendet.training.pretrained import Transfer, follow_base
 from attendet.training.recipe import Recipe, load_recipe
+from attendet.training.run_figures import draw_run
 from attendet.training.run_folder import RunFolder, free_folder
 from attendet.training.schedule import evaluates_at
 from attendet.training.validation import validate
@@ -100,12 +100,12 @@ def train(
         attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; that of the base
             weights, and ``ca`` without any, if left out.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
-        seed: of weights, order of pictures and augmentation.
+        seed: of weights, order of images and augmentation.
         output: folder of the run, new; ``runs/train`` with the next free number if left out.
         pretrained: weights file to start from. Its input, boxes and width win over the recipe, and
             ``overrides`` win over them; the run is evaluated before its first step.
         resume: folder of an interrupted run to go on with; all settings come from there.
-        format: ``voc``, ``yolo`` or ``coco``, where it is not to be recognised.
+        format: ``voc``, ``yolo`` or ``coco``, where it is not to be recognized.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine, one a device.
         nodes: machines.
@@ -221,7 +221,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "version": __version__,
         "torch": str(torch.__version__),
-        "canvas_hw": list(plan.canvas_hw),
+        "input_hw": list(plan.input_hw),
         "anchors": [list(pair) for pair in plan.anchors.anchors],
         "anchors_from_data": plan.anchors.from_data,
         "fingerprints": dict((plan.metadata.data or {})["fingerprints"]),

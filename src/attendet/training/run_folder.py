@@ -10,8 +10,8 @@ import yaml
 
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, TrainingError
-from attendet.extras import require
 from attendet.files import write_atomically
+from attendet.system import require
 from attendet.training.recipe import Recipe
 
 __all__ = ["RunFolder", "free_folder"]

@@ -1,4 +1,4 @@
-"""What changes over a run: learning rate, picture size, augmentation, evaluation."""
+"""What changes over a run: learning rate, image size, augmentation, evaluation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import random
 
 from attendet.training.recipe import Recipe
 
-__all__ = ["canvas_at", "evaluates_at", "lr_share", "mosaic_at"]
+__all__ = ["input_hw_at", "evaluates_at", "lr_share", "mosaic_at"]
 
 CELL = 32
-"""Canvas sides are multiples of this, the network's largest stride."""
+"""Network input sides are multiples of this, the network's largest stride."""
 
 
 def lr_share(progress: float, *, recipe: Recipe) -> float:
@@ -21,7 +21,7 @@ def lr_share(progress: float, *, recipe: Recipe) -> float:
         recipe: gives warm-up, schedule, end and number of epochs.
 
     Example:
-        >>> recipe = Recipe(epochs=10, warmup_epochs=1, final_lr_share=0.1)
+        >>> recipe = Recipe(epochs=10, warmup_epochs=1, min_lr_ratio=0.1)
         >>> [round(lr_share(at, recipe=recipe), 3) for at in (0.5, 1, 5, 10)]
         [0.5, 1.0, 1.0, 0.1]
     """
@@ -32,48 +32,49 @@ def lr_share(progress: float, *, recipe: Recipe) -> float:
     if progress <= start:
         return 1.0
     share = min(1.0, (progress - start) / max(recipe.epochs - start, 1e-9))
-    end = recipe.final_lr_share
+    end = recipe.min_lr_ratio
     return end + (1 - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def mosaic_at(epoch: int, *, recipe: Recipe) -> bool:
     """Return whether mosaic and mix-up are on in an epoch (counting from 0)."""
-    return epoch < recipe.epochs - math.ceil(recipe.epochs * recipe.plain_share)
+    return epoch < recipe.epochs - math.ceil(recipe.epochs * recipe.no_aug_fraction)
 
 
-def _rounded(canvas_hw: tuple[int, int], share: float) -> tuple[int, int]:
-    height, width = (max(2 * CELL, round(side * share / CELL) * CELL) for side in canvas_hw)
+def _rounded(input_hw: tuple[int, int], share: float) -> tuple[int, int]:
+    height, width = (max(2 * CELL, round(side * share / CELL) * CELL) for side in input_hw)
     return height, width
 
 
-def canvas_at(
-    epoch: int, step: int, *, canvas_hw: tuple[int, int], recipe: Recipe, seed: int
+def input_hw_at(
+    epoch: int, step: int, *, input_hw: tuple[int, int], recipe: Recipe, seed: int
 ) -> tuple[int, int]:
-    """Return the canvas of one step: progressive at first, then whole, jittered by multi-scale.
+    """Return the network input of one step: progressive at first, then whole, jittered by
+    multi-scale.
 
     Args:
         epoch: counting from 0.
         step: within the epoch, counting from 0.
-        canvas_hw: the whole canvas, pixels.
-        recipe: gives ``start_size_share``, ``full_size_from`` and ``multi_scale``.
+        input_hw: the whole network input, pixels.
+        recipe: gives ``start_size_fraction``, ``full_size_fraction`` and ``multi_scale``.
         seed: of the run; the same step of the same run has the same size, resumed or not.
 
     Returns:
         Height and width in pixels, multiples of 32.
 
     Example:
-        >>> recipe = Recipe(epochs=10, start_size_share=0.5, full_size_from=0.5)
-        >>> [canvas_at(e, 0, canvas_hw=(320, 416), recipe=recipe, seed=0) for e in (0, 3, 5)]
+        >>> recipe = Recipe(epochs=10, start_size_fraction=0.5, full_size_fraction=0.5)
+        >>> [input_hw_at(e, 0, input_hw=(320, 416), recipe=recipe, seed=0) for e in (0, 3, 5)]
         [(160, 192), (256, 320), (320, 416)]
     """
-    ramp = recipe.epochs * recipe.full_size_from
+    ramp = recipe.epochs * recipe.full_size_fraction
     share = 1.0
-    if recipe.start_size_share < 1 and epoch < ramp:
-        share = recipe.start_size_share + (1 - recipe.start_size_share) * epoch / ramp
+    if recipe.start_size_fraction < 1 and epoch < ramp:
+        share = recipe.start_size_fraction + (1 - recipe.start_size_fraction) * epoch / ramp
     if recipe.multi_scale > 0:
         draw = random.Random(f"{seed}/{epoch}/{step}/size").uniform(-1, 1)
         share *= 1 + recipe.multi_scale * draw
-    return canvas_hw if share == 1.0 else _rounded(canvas_hw, share)
+    return input_hw if share == 1.0 else _rounded(input_hw, share)
 
 
 def evaluates_at(epoch: int, *, recipe: Recipe) -> bool:

@@ -12,7 +12,7 @@ from attendet.data import Sample
 from attendet.detections import Detections
 from attendet.evaluation import compute_metrics, detect
 from attendet.inference import Detector
-from attendet.inference.torch_runtime import TorchRuntime
+from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.models import WeightsMetadata
 
 __all__ = ["validate"]
@@ -34,12 +34,12 @@ def validate(
     The network runs as `attendet.load` runs it from a file, so that both give the same numbers.
 
     Args:
-        fabric: launched Lightning Fabric; each process detects on its share of the pictures.
+        fabric: launched Lightning Fabric; each process detects on its share of the images.
         network: in eval mode, on the device.
         metadata: its description.
         samples: the split.
-        batch: pictures at once.
-        progress: called with the pictures done and their total in this process's share.
+        batch: images at once.
+        progress: called with the images done and their total in this process's share.
     """
     detector = Detector(TorchRuntime(network, metadata, fold=True))
     share = samples[fabric.global_rank :: fabric.world_size]

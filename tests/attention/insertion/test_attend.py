@@ -35,7 +35,7 @@ def test_the_network_itself_is_changed_and_returned(network_class, residual_clas
     assert network.stage2[1] is stage
     assert isinstance(stage, residual_class)
     assert isinstance(inserted_blocks(network)["stage2.1"], SqueezeExcite)
-    assert inserted_blocks(network)["stage2.1"].start == "identity"
+    assert inserted_blocks(network)["stage2.1"].init == "identity"
 
 
 def test_output_is_gated_behind_the_module(x, network_class, settled):
@@ -49,15 +49,15 @@ def test_output_is_gated_behind_the_module(x, network_class, settled):
 
 def test_paper_start_shrinks(x, network_class):
     base = network_class().eval()
-    network = attendet.attend(copy.deepcopy(base), {"stage1": "se"}, start="paper").eval()
+    network = attendet.attend(copy.deepcopy(base), {"stage1": "se"}, init="paper").eval()
     assert network.stage1(base.stem(x)).norm() < 0.8 * base.stage1(base.stem(x)).norm()
 
 
 def test_a_place_may_have_a_start_of_its_own(network_class):
     network = attendet.attend(
-        network_class(), {"stage1": ("ca", {"start": "paper"}), "stage2": "ca"}
+        network_class(), {"stage1": ("ca", {"init": "paper"}), "stage2": "ca"}
     )
-    starts = {name: block.start for name, block in inserted_blocks(network).items()}
+    starts = {name: block.init for name, block in inserted_blocks(network).items()}
     assert starts == {"stage1": "paper", "stage2": "identity"}
 
 

@@ -177,7 +177,7 @@ def test_detach_refuses_a_class_that_is_not_its_own(network_class):
 
 
 def test_reference_network_takes_blocks_beside_its_own_sites():
-    base = build(classes=["a"], attention="se@p5", width=0.25)
+    base = build(classes=["a"], attention="se@p5", width_mult=0.25)
     network = attendet.attend(copy.deepcopy(base), {"backbone.csp?": "ca", "conv_up": "eca"})
     x = torch.rand(1, 3, 64, 64)
     assert [block.channels for block in inserted_blocks(network).values()] == [

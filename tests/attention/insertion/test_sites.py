@@ -20,7 +20,7 @@ def test_sites_lists_what_returns_maps_with_shape_and_cost(network_class):
     assert (site.kind, site.shapes) == ("Residual", ((2, 16, 8, 6),))
     block = CoordinateAttention(16)
     assert site.parameters == sum(p.numel() for p in block.parameters())
-    # A picture: squeeze and both ends over 8 + 6 places, then two products with the map.
+    # An image: squeeze and both ends over 8 + 6 places, then two products with the map.
     assert site.macs == 16 * 8 * 14 + 8 * 16 * 14 + 2 * 16 * 8 * 6
     assert str(site).split() == [
         *("stage2.1", "Residual", "2x16x8x6", f"{site.parameters:,}", "parameters"),
@@ -52,7 +52,7 @@ def test_sites_adds_up_maps_and_calls(neck_class):
 
 
 def test_places_of_sites_can_be_attended():
-    network = build(classes=["a"], width=0.125, attention="ca")
+    network = build(classes=["a"], width_mult=0.125, attention="ca")
     names = [site.name for site in attendet.sites(network)]
     assert "backbone.csp1.conv4.bn" in names
     assert not [name for name in names if name.startswith("attention.")]

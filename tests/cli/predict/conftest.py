@@ -1,4 +1,4 @@
-"""An untrained detector, a folder of pictures, and the command that puts one to the other."""
+"""An untrained detector, a folder of images, and the command that puts one to the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network: every score is near 0.005."""
     torch.manual_seed(0)
     metadata = WeightsMetadata(
-        classes=("cat", "dog"), attention="ca", width=0.25, input_hw=(96, 96)
+        classes=("cat", "dog"), attention="ca", width_mult=0.25, input_hw=(96, 96)
     )
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     return save_weights(path, build_from_metadata(metadata), metadata)
@@ -28,13 +28,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
-    """Three good pictures of two sizes; a truncated one amid them."""
+    """Three good images of two sizes; a truncated one amid them."""
     folder = tmp_path / "shots"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name, image_hw in (("a", (60, 90)), ("c", (90, 60)), ("d", (60, 90))):
-        picture = rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{name}.jpg")
+        image = rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{name}.jpg")
     (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:1500])
     return folder
 

@@ -22,7 +22,10 @@ Capture = pytest.CaptureFixture[str]
         (["--overlap", 7], "--overlap needs --tile; alone it changes nothing."),
         (["--port", 80], "--port needs --show; alone it changes nothing."),
         (["--tile", 64, "--batch", 7], "--batch must be left out with --tile"),
-        (["--save", "json", "--max-side", 64], "--max-side needs --save drawn or video, or --show"),
+        (
+            ["--save", "json", "--max-side", 64],
+            "--max-side needs --save annotated or video, or --show",
+        ),
     ],
 )
 def test_a_setting_that_changes_nothing_is_refused(
@@ -39,7 +42,7 @@ def test_a_setting_that_changes_nothing_is_refused(
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--save", "drawn,json", "--max-side", 64],
+        ["--save", "annotated,json", "--max-side", 64],
         ["--save", "none", "--show", "--max-side", 64],
         ["--tile", 64, "--overlap", 0.3],
         ["--overlap", 0.2],
@@ -75,16 +78,16 @@ def test_a_video_smaller_than_a_zone_costs_no_result_of_the_others(
 
     said = capsys.readouterr()
     assert said.out.startswith("8 frames in ")
-    faults = said.err.splitlines()
-    assert faults[0] == "1 skipped:"
-    assert "a zone to count in must lie in the picture of 48 x 32 pixels" in faults[1]
-    assert faults[1].endswith(f"({small}).")
-    assert len(faults) == 2
+    issues = said.err.splitlines()
+    assert issues[0] == "1 skipped:"
+    assert "a zone to count in must lie in the image of 48 x 32 pixels" in issues[1]
+    assert issues[1].endswith(f"({small}).")
+    assert len(issues) == 2
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
         *("big.mp4", "detections.csv", "detections.json", "last.mp4"),
     ]
-    entries = json.loads((out / "detections.json").read_text())["pictures"]
+    entries = json.loads((out / "detections.json").read_text())["images"]
     assert [entry["name"] for entry in entries] == ["big"] * 4 + ["last"] * 4
 
 
@@ -94,7 +97,7 @@ def test_a_video_smaller_than_a_zone_costs_no_result_of_the_others(
 @pytest.fixture(scope="module")
 def suppressed(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that gives five boxes at most, none of a score below 0.004."""
-    from attendet.exporting import export
+    from attendet.exporters import export
 
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("suppressed")
@@ -111,7 +114,7 @@ def test_a_file_brings_its_number_of_detections_along(
 ) -> None:
     assert _predict(suppressed, shots / "a.jpg", tmp_path / "out") == 0
 
-    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
+    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert len(entry["detections"]) == 5
     capsys.readouterr()
     assert _predict(suppressed, shots / "a.jpg", tmp_path / "more", "--max-detections", "6") == 2
@@ -127,6 +130,6 @@ def test_objects_are_tracked_through_a_file_with_suppression_inside(
 
     assert _predict(suppressed, make_video(frames=4), tmp_path / "out", "--track") == 0
 
-    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert any(one["track_id"] for one in entries[-1]["detections"])
     assert capsys.readouterr().err == ""

@@ -37,7 +37,7 @@ def test_a_video_becomes_a_drawn_video_and_lines(
 ) -> None:
     av = pytest.importorskip("av")
 
-    assert run(make_video(frames=7), "--save", "drawn,jsonl", "--max-detections", 3) == 0
+    assert run(make_video(frames=7), "--save", "annotated,jsonl", "--max-detections", 3) == 0
 
     said = capsys.readouterr()
     assert said.out.startswith("7 frames in ")
@@ -52,7 +52,7 @@ def test_a_video_becomes_a_drawn_video_and_lines(
     assert all(len(line["detections"]) == 3 for line in lines)
 
 
-def test_pictures_and_videos_are_done_together_whatever_is_broken(
+def test_images_and_videos_are_done_together_whatever_is_broken(
     run: Predict, shots: Path, make_video: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("av")
@@ -60,24 +60,26 @@ def test_pictures_and_videos_are_done_together_whatever_is_broken(
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     (shots / "text.mp4").write_text("no video")
 
-    code = run(shots, make_video(frames=3), "--save", "drawn", "--every", 2, "--max-detections", 3)
+    code = run(
+        shots, make_video(frames=3), "--save", "annotated", "--every", 2, "--max-detections", 3
+    )
 
     said = capsys.readouterr()
     assert code == 0
-    assert said.out.startswith("3 pictures, ")
+    assert said.out.startswith("3 images, ")
     written = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert written == ["a.jpg", "c.jpg", "cut.mp4", "d.jpg", "street.mp4"]
-    faults = said.err.splitlines()
-    assert faults[0] == "2 skipped:"
-    assert "b.jpg" in faults[1]
-    assert "text.mp4" in faults[2]
-    assert faults[3] == "1 not read to the end:"
-    assert "cut.mkv" in faults[4]
-    assert len(faults) == 5
+    issues = said.err.splitlines()
+    assert issues[0] == "2 skipped:"
+    assert "b.jpg" in issues[1]
+    assert "text.mp4" in issues[2]
+    assert issues[3] == "1 not read to the end:"
+    assert "cut.mkv" in issues[4]
+    assert len(issues) == 5
 
 
 def _png(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
-    """A PNG that says it has so many grey pixels and holds none."""
+    """A PNG that says it has so many gray pixels and holds none."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), *more, (b"IDAT", zlib.compress(bytes(width + 1))), (b"IEND", b"")]
     packed = [
@@ -98,21 +100,21 @@ def test_bombs_and_other_files_are_a_line_each(
         "huge.png": (_png(30_000, 30_000), "at most 178956970 pixels"),
         "bomb.png": (_png(8, 8, (b"zTXt", text)), "too large"),
         "empty.jpg": (b"", "cannot be read"),
-        "page.jpg": (b"<html>no picture</html>", "cannot be read"),
+        "page.jpg": (b"<html>no image</html>", "cannot be read"),
         "archive.png": (b"PK\3\4" + bytes(100), "cannot be read"),
     }
     for name, (content, _) in odd.items():
         (tmp_path / name).write_bytes(content)
 
-    assert run(*(tmp_path / name for name in odd), shots / "a.jpg", "--save", "drawn") == 0
+    assert run(*(tmp_path / name for name in odd), shots / "a.jpg", "--save", "annotated") == 0
 
     said = capsys.readouterr()
-    assert said.out.startswith("1 picture in ")
-    faults = said.err.splitlines()
-    assert faults[0] == "5 skipped:"
-    for fault, (name, (_, words)) in zip(faults[1:], odd.items(), strict=True):
-        assert name in fault
-        assert words in fault
+    assert said.out.startswith("1 image in ")
+    issues = said.err.splitlines()
+    assert issues[0] == "5 skipped:"
+    for issue, (name, (_, words)) in zip(issues[1:], odd.items(), strict=True):
+        assert name in issue
+        assert words in issue
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
 
 
@@ -136,25 +138,25 @@ def test_objects_are_tracked_and_counted(
     assert f"zone 0,0,96,0,96,64,0,64: inside {zone['inside']}, most {zone['most']}" in said
 
 
-def test_large_pictures_are_looked_at_in_tiles(
+def test_large_images_are_looked_at_in_tiles(
     run: Predict, shots: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(shots / "a.jpg", "--tile", 48, "--overlap", 0.5, "--save", "json") == 0
 
-    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
+    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     boxes = np.array([one["box_xyxy"] for one in entry["detections"]])
     assert len(boxes) > 0
     assert boxes.min() >= 0
     assert (boxes[:, 2:].max(axis=0) <= [90, 60]).all()
 
 
-def test_a_picture_comes_on_standard_input(
+def test_a_image_comes_on_standard_input(
     run: Predict, shots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = (shots / "a.jpg").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
-    assert run("-", "--save", "drawn,yolo") == 0
+    assert run("-", "--save", "annotated,yolo") == 0
 
     assert (tmp_path / "out" / "stdin.jpg").is_file()
     assert (tmp_path / "out" / "yolo" / "stdin.txt").read_text()
@@ -164,7 +166,7 @@ def test_a_stream_is_read_until_the_time_is_up(
     run: Predict, camera_server: Any, tmp_path: Path, capsys: Capture
 ) -> None:
     av = pytest.importorskip("av")
-    words = ["--save", "drawn,jsonl", "--max-detections", 3, "--stop-after", 1]
+    words = ["--save", "annotated,jsonl", "--max-detections", 3, "--stop-after", 1]
 
     assert run(camera_server.address, *words) == 0
 
@@ -191,13 +193,13 @@ def test_what_a_stream_gave_is_kept_at_ctrl_c(
     thread.start()
 
     address = camera_server.address.replace("live.mjpg", page)
-    assert run(address, "--save", "drawn,json", "--max-detections", 3) == 0
+    assert run(address, "--save", "annotated,json", "--max-detections", 3) == 0
 
     thread.join()
     said = capsys.readouterr()
     assert " frames in " in said.out or " frame in " in said.out
     assert said.err == ""
-    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     with av.open(str(tmp_path / "out" / f"{Path(page).stem}.mp4")) as video:
         assert len(list(video.decode(video=0))) == len(entries) > 0
     assert not list((tmp_path / "out").glob(".*"))
@@ -282,13 +284,13 @@ def test_a_drawn_video_too_wide_for_its_format_costs_no_other_file(
     pytest.importorskip("av")
     wide = make_video("wide.avi", frames=3, image_hw=(32, 16_500), codec="ffv1")
 
-    assert run(shots / "a.jpg", wide, "--save", "drawn,json", "--max-detections", 3) == 1
+    assert run(shots / "a.jpg", wide, "--save", "annotated,json", "--max-detections", 3) == 1
 
     said = capsys.readouterr().err
     assert "1 not written:\n" in said
     assert "wide.mp4 could not be written: " in said
     assert "with frames of 16500 x 32" in said
-    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["pictures"]
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert [entry["name"] for entry in entries] == ["a", "wide", "wide", "wide"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.jpg",
@@ -330,12 +332,12 @@ def test_what_cannot_be_written_is_told_and_the_code_says_so(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("attendet.inference.drawn_sinks.write_atomically", full)
+    monkeypatch.setattr("attendet.media.drawn_sinks.write_atomically", full)
 
-    assert run(shots, "--save", "drawn,json") == 1
+    assert run(shots, "--save", "annotated,json") == 1
 
     said = capsys.readouterr()
-    assert said.out.startswith("3 pictures in ")
+    assert said.out.startswith("3 images in ")
     assert "3 not written:\n" in said.err
     assert said.err.count("No space left on device") == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.json"]
@@ -396,7 +398,7 @@ def test_what_are_no_numbers_is_refused_by_the_parser(
     assert "must be numbers with commas; got '1,2,x,4'" in capsys.readouterr().err
 
 
-def test_many_faults_are_counted(run: Predict, tmp_path: Path, capsys: Capture) -> None:
+def test_many_issues_are_counted(run: Predict, tmp_path: Path, capsys: Capture) -> None:
     missing = [tmp_path / f"{number}.jpg" for number in range(25)]
 
     assert run(*missing) == 1

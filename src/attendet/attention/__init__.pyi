@@ -1,0 +1,17 @@
+from .base import AttentionBlock as AttentionBlock
+from .blocks.cbam import CBAM as CBAM
+from .blocks.coordinate import CoordinateAttention as CoordinateAttention
+from .blocks.eca import EfficientChannelAttention as EfficientChannelAttention
+from .blocks.se import SqueezeExcite as SqueezeExcite
+from .insertion import attend as attend
+from .insertion import detach as detach
+from .insertion import inserted_blocks as inserted_blocks
+from .registry import AttentionFactory as AttentionFactory
+from .registry import AttentionInit as AttentionInit
+from .registry import attention_names as attention_names
+from .registry import create_attention as create_attention
+from .registry import register_attention as register_attention
+from .sites import Site as Site
+from .sites import sites as sites
+from .spec import format_attention_spec as format_attention_spec
+from .spec import parse_attention_spec as parse_attention_spec

@@ -1,0 +1,57 @@
+"""Efficient Channel Attention: one gate a channel, from its neighbors' global means."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from attendet.attention.base import AttentionBlock
+from attendet.errors import ConfigError
+
+__all__ = ["EfficientChannelAttention"]
+
+
+class EfficientChannelAttention(AttentionBlock):
+    """Gate every channel by the global means of the few channels beside it.
+
+    Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
+    Networks", CVPR 2020, arXiv:1910.03151, equations 5-12: ``sigmoid(conv1d(z))`` along the
+    channels with z the mean over H and W; without bias, padded with zeros. The kernel is
+    ``|(log2 C + 1) / 2|`` cut to a whole number and, where even, made the next odd one, as in the
+    authors' code (the paper says "nearest odd").
+
+    Reads the map twice (mean, product) and writes it once.
+
+    Args:
+        channels: C.
+        kernel_size: how many channels a gate sees, odd; None derives it from C.
+
+    Raises:
+        ConfigError: if ``kernel_size`` is even or not positive.
+
+    Example:
+        >>> EfficientChannelAttention(256).conv.kernel_size
+        (5,)
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int | None = None) -> None:
+        super().__init__(channels)
+        size = _kernel_size(channels) if kernel_size is None else kernel_size
+        if size < 1 or size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd and positive; got {size!r}.")
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the convolution that makes the logits."""
+        return (self.conv,)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``channel``, (N, C, 1, 1)."""
+        logits = self.conv(x.mean((2, 3)).unsqueeze(1)).squeeze(1)
+        return {"channel": self.squash(logits)[:, :, None, None]}
+
+
+def _kernel_size(channels: int) -> int:
+    size = int(abs((math.log2(channels) + 1) / 2))
+    return size if size % 2 else size + 1

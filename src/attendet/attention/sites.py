@@ -1,0 +1,270 @@
+"""Places in a network: what a name, glob, class or function means, and what a block costs there.
+
+Letters: N images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attendet.attention.base import AttentionBlock
+from attendet.attention.dry_run import Output, Shape, dry_run
+from attendet.attention.maps import MapsAttention
+from attendet.attention.registry import create_attention
+from attendet.errors import ConfigError, did_you_mean
+
+__all__ = ["BlockSpec", "Place", "PlaceKey", "Site", "candidates", "distinct", "select", "sites"]
+
+PlaceKey: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+"""A qualified name or glob, a class, or a function of name and module."""
+
+BlockSpec: TypeAlias = str | tuple[str, Mapping[str, Any]]
+"""A block's name, alone or with its options."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module whose output a block shall gate."""
+
+    name: str
+    """Qualified name in the network; empty for the network itself."""
+
+    module: nn.Module
+    """The module."""
+
+    kind: str
+    """Name of the module's class."""
+
+    attention: str
+    """Name of the block."""
+
+    options: Mapping[str, Any]
+    """Options of the block."""
+
+    def described(self) -> str:
+        """Return the place for a message."""
+        where = repr(self.name) if self.name else "the network itself"
+        return f"{where} ({self.kind})"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where attention can stand, and what it costs there."""
+
+    name: str
+    """Qualified name in the network; empty for the network itself."""
+
+    kind: str
+    """Name of the module's class."""
+
+    shapes: tuple[Shape, ...]
+    """(N, C, H, W) of each map that the module returns, of all its calls in one run."""
+
+    parameters: int
+    """Trained values of the block, or of the blocks where the output holds several maps."""
+
+    macs: int
+    """Multiply-accumulates an image: those of the block's layers and those of its gates."""
+
+    def __str__(self) -> str:
+        """Return one line of a table."""
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
+        return (
+            f"{self.name or '(itself)':<32} {self.kind:<20} {shapes:<18} "
+            f"{self.parameters:>9,} parameters {self.macs:>13,} MACs"
+        )
+
+
+def sites(
+    network: nn.Module, example_input: Any = None, *, attention: BlockSpec = "ca"
+) -> tuple[Site, ...]:
+    """Return the places of a network where attention can stand, with shapes and cost.
+
+    The network is run once and left as it was.
+
+    Args:
+        network: any module.
+        example_input: what the network is called with, several arguments as a tuple; an image of
+            zeros, (1, 3, 64, 64), if left out. Shapes and multiply-accumulates are those of it.
+        attention: the block whose cost is told: its name, or name and options.
+
+    Returns:
+        One site for each module that returns (N, C, H, W) maps, in the network's order. Modules
+        inside attention blocks are left out.
+
+    Raises:
+        ConfigError: if the network does not run on the example, or the block is unknown.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Flatten())
+        >>> for site in sites(network, torch.zeros(1, 3, 9, 9), attention="se"):
+        ...     print(site.name, site.kind, site.shapes, site.parameters, site.macs)
+        0 Conv2d ((1, 16, 4, 4),) 32 288
+        1 ReLU ((1, 16, 4, 4),) 32 288
+    """
+    name, options = read_block(attention)
+    modules = distinct(candidates(network))
+    seen = dry_run(network, example_input, watch=modules.values())
+    if seen.error is not None:
+        raise run_failed(seen.error, example_input)
+    cost = functools.cache(functools.partial(_cost, name, options))
+    found = []
+    for place, module in modules.items():
+        calls = seen.outputs.get(id(module), [])
+        if any(call.shapes for call in calls):
+            found.append(_site(place, type(module).__name__, calls, cost))
+    return tuple(found)
+
+
+def _site(name: str, kind: str, calls: list[Output], cost: Callable[..., tuple[int, int]]) -> Site:
+    first = [cost(*shape[1:])[0] for shape in calls[0].shapes.values()]
+    shapes = tuple(shape for call in calls for shape in call.shapes.values())
+    return Site(name, kind, shapes, sum(first), sum(cost(*shape[1:])[1] for shape in shapes))
+
+
+def _cost(
+    name: str, options: Mapping[str, Any], channels: int, rows: int, columns: int
+) -> tuple[int, int]:
+    """Return parameters and multiply-accumulates of a block, without computing anything."""
+    with torch.device("meta"):
+        block = create_attention(name, channels, **options).eval()
+        x = torch.empty(1, channels, rows, columns)
+    parameters = sum(parameter.numel() for parameter in block.parameters())
+    if not isinstance(block, AttentionBlock):
+        return parameters, 0
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        gates = block.gates(x)
+    return parameters, counter.get_total_flops() // 2 + len(gates) * x.numel()
+
+
+def run_failed(error: Exception, example_input: Any) -> ConfigError:
+    """Return the error that says that a network does not run on an example."""
+    given = "an image of zeros, (1, 3, 64, 64)" if example_input is None else "example_input"
+    advice = "Give an example_input" if example_input is None else "Give one"
+    reason = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"example_input must be what the network takes; got {type(error).__name__}: {reason} "
+        f"(from {given}). {advice} that it runs on, several arguments as a tuple."
+    )
+
+
+def candidates(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a network by every name, those inside attention blocks left out."""
+    found: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in network.named_modules(remove_duplicate=False):
+        if name.startswith(inside) and inside:
+            continue
+        if isinstance(module, AttentionBlock | MapsAttention):
+            inside = (*inside, f"{name}.")
+        else:
+            found[name] = module
+    return found
+
+
+def distinct(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return each module once, under its first name."""
+    first: dict[int, str] = {}
+    for name, module in modules.items():
+        first.setdefault(id(module), name)
+    return {name: modules[name] for name in first.values()}
+
+
+def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
+    """Return name and options of a block.
+
+    Raises:
+        ConfigError: if it is neither a name nor a name with options, or the options hold what the
+            place says.
+    """
+    if isinstance(block, str):
+        return block, {}
+    if isinstance(block, tuple) and len(block) == 2 and isinstance(block[1], Mapping):
+        taken = [name for name in ("name", "channels") if name in block[1]]
+        if taken:
+            raise ConfigError(
+                f"options of attention {block[0]!r} must not hold {' and '.join(taken)}, which the "
+                f"place says; got {dict(block[1])!r}."
+            )
+        return block[0], block[1]
+    raise ConfigError(
+        f"attention must be a name or a pair of name and options; got {block!r}. "
+        'Write "ca", or ("se", {"reduction": 8}).'
+    )
+
+
+def select(network: nn.Module, places: Mapping[PlaceKey, BlockSpec]) -> list[Place]:
+    """Return the places that a mapping of keys to blocks means, in its order.
+
+    Raises:
+        ConfigError: if a key means nothing, or two keys mean the same module.
+    """
+    if not isinstance(places, Mapping) or not places:
+        raise ConfigError(
+            f"places must be a mapping of places to blocks; got {places!r}. "
+            'Write it as in {"layer2": "ca"}.'
+        )
+    modules = candidates(network)
+    chosen: list[Place] = []
+    taken: dict[int, PlaceKey] = {}
+    for key, block in places.items():
+        attention, options = read_block(block)
+        for name, module in _matches(key, modules):
+            place = Place(name, module, type(module).__name__, attention, options)
+            if id(module) in taken:
+                raise ConfigError(
+                    f"place must get one block; got {_shown(taken[id(module)])} and {_shown(key)} "
+                    f"for {place.described()}. Narrow one of the two."
+                )
+            taken[id(module)] = key
+            chosen.append(place)
+    return chosen
+
+
+def _matches(key: PlaceKey, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
+    if isinstance(key, str) and key in modules:
+        return [(key, modules[key])]
+    found = list(_meant(key, distinct(modules)))
+    if found:
+        return found
+    advice = "attendet.sites(network) lists the places."
+    if isinstance(key, str):
+        near = difflib.get_close_matches(key, modules, n=1)
+        advice = f"{did_you_mean(key, near)} {advice}" if near else advice
+    raise ConfigError(f"place must be in the network; got {_shown(key)}, which is not. {advice}")
+
+
+def _meant(key: PlaceKey, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(key, str):
+        pattern = key.split(".")
+        return ((n, m) for n, m in modules.items() if n and _globs(n.split("."), pattern))
+    if isinstance(key, type):
+        return ((name, module) for name, module in modules.items() if isinstance(module, key))
+    if callable(key):
+        return ((name, module) for name, module in modules.items() if key(name, module))
+    raise ConfigError(
+        f"place must be a name, a glob, a class or a function of name and module; got {key!r}."
+    )
+
+
+def _globs(words: list[str], pattern: list[str]) -> bool:
+    """Return whether a name matches a glob word by word; ``**`` stands for any number of words."""
+    if not pattern:
+        return not words
+    if pattern[0] == "**":
+        return any(_globs(words[start:], pattern[1:]) for start in range(len(words) + 1))
+    first = bool(words) and fnmatch.fnmatchcase(words[0], pattern[0])
+    return first and _globs(words[1:], pattern[1:])
+
+
+def _shown(key: PlaceKey) -> str:
+    return repr(key) if isinstance(key, str) else getattr(key, "__qualname__", repr(key))

@@ -1,0 +1,232 @@
+"""Runs on a Ray cluster: each a task with its resources, tried again where its worker is lost.
+
+Where a machine sees the study's folder, runs are made there, and one whose worker is lost goes on
+from its last whole epoch. Where it does not, the run is made in a folder of its own and its files
+are sent back; a lost one is begun anew. The data set must lie at the same path on all machines;
+another set there is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attendet.comparison.grid import Job
+from attendet.comparison.local import ATTEMPTS, RunEvent
+from attendet.comparison.records import STUDY, read_json
+from attendet.errors import ConfigError
+from attendet.files import write_atomically
+from attendet.system import require
+
+__all__ = ["RayRuns", "carry_back", "make_anywhere"]
+
+LOOKS_EVERY = 0.5
+"""Seconds between two looks at the tasks."""
+
+REACHED_IN = 10.0
+"""Seconds in which a cluster must take a connection."""
+
+SENT = (
+    "record.json",
+    "detections.npz",
+    "evaluation.json",
+    "best.safetensors",
+    "last.safetensors",
+    "results.jsonl",
+    "config.yaml",
+    "base_weights.json",
+    "pauses.json",
+    "resume.pt",
+)
+"""Files that come back from a machine that does not see the study's folder."""
+
+
+class _Board:
+    """An actor that tasks tell their progress, and that the study asks."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def tell(self, key: str, event: dict[str, Any]) -> None:
+        """Keep an event."""
+        self.events.append((key, event))
+
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+
+def make_anywhere(line: str, setup: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Make a run on this machine; return its last event, with its files where they are not there.
+
+    Args:
+        line: the job, as `Job.to_json` gives it.
+        setup: of the study; the folder at the study's path is used if it holds this very study.
+        tell: is told of the progress.
+    """
+    from attendet.comparison.worker import make_run
+
+    job = Job.from_json(line)
+    ends: list[dict[str, Any]] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] in ("ended", "failed"):
+            ends.append(event)
+        else:
+            tell(event)
+
+    there = read_json(Path(job.study) / STUDY)
+    if there is not None and there.get("setup") == setup:
+        make_run(job, listen)
+        return ends[-1]
+    with tempfile.TemporaryDirectory(prefix="attendet-study-") as folder:
+        make_run(dataclasses.replace(job, study=folder), listen)
+        files = {
+            name: (Path(folder) / job.folder / name).read_bytes()
+            for name in SENT
+            if (Path(folder) / job.folder / name).is_file()
+        }
+    return {**ends[-1], "files": files}
+
+
+def carry_back(job: Job, event: dict[str, Any]) -> dict[str, Any]:
+    """Write the files that came with a run's last event into the study; return the event alone."""
+    for name, content in event.get("files", {}).items():
+        write_atomically(job.path / Path(name).name, content)
+    return {name: value for name, value in event.items() if name != "files"}
+
+
+def _check_reached(address: str) -> None:
+    """Raise at once where nothing listens; Ray itself tries for most of a minute."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise ValueError("no HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=REACHED_IN).close()
+
+
+class RayRuns:
+    """Makes runs on a Ray cluster.
+
+    Args:
+        address: ``auto``, ``HOST:PORT``, or ``local`` to start Ray on this machine.
+        accelerator: as of the runs; with GPUs in the cluster a run takes one of them.
+        devices: runs at once; as many as the cluster's resources hold if left out.
+
+    Raises:
+        MissingExtraError: if Ray is not installed.
+        ConfigError: if there is no cluster at the address.
+    """
+
+    def __init__(self, address: str, accelerator: str, devices: int | None) -> None:
+        if devices is not None and devices < 1:
+            raise ConfigError(f"devices must be at least 1; got {devices} (--devices).")
+        self.ray = require("ray", extra="ray", purpose="compare --ray")
+        self._started = not self.ray.is_initialized()
+        if self._started:
+            self._connect(address)
+        total = self.ray.cluster_resources()
+        cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+        on_gpu = gpus > 0 and accelerator in ("auto", "cuda")
+        if accelerator == "cuda" and not gpus:
+            raise ConfigError("accelerator must be there; the cluster has no GPU (--accelerator).")
+        self.slots = min(devices or cpus, gpus if on_gpu else cpus)
+        needs = {"num_cpus": max(1, cpus // self.slots), "num_gpus": 1 if on_gpu else 0}
+        self._task = self.ray.remote(
+            # A process of its own for each run: its memory is measured, and none is left behind.
+            max_retries=ATTEMPTS - 1,
+            max_calls=1,
+            **needs,
+        )(_ray_task)
+        self._board = self.ray.remote(num_cpus=0)(_Board).remote()
+        self._threads = needs["num_cpus"]
+
+    def _connect(self, address: str) -> None:
+        options = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if address == "local":
+                self.ray.init(include_dashboard=False, **options)
+            else:
+                if address != "auto" and "://" not in address:
+                    _check_reached(address)
+                self.ray.init(address=address, **options)
+        except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"ray must be the address of a running cluster; got {address!r} ({reason}). "
+                "Start one with: ray start --head, or give --ray local."
+            ) from None
+
+    def make(self, jobs: Iterable[Job]) -> Iterator[RunEvent]:
+        """Give the events of runs as they come; at most `slots` are under way."""
+        coming = iter(jobs)
+        running: dict[Any, Job] = {}
+        starts: dict[str, int] = {}
+        more = True
+        while True:
+            while more and len(running) < self.slots:
+                job = next(coming, None)
+                if job is None:
+                    more = False
+                    break
+                setup = (read_json(Path(job.study) / STUDY) or {}).get("setup", {})
+                handle = self._task.remote(job.to_json(), setup, self._board, self._threads)
+                running[handle] = job
+            if not running:
+                return
+            done, _ = self.ray.wait(list(running), num_returns=1, timeout=LOOKS_EVERY)
+            by_key = {job.key: job for job in running.values()}
+            yield from self._progress(by_key, starts)
+            for handle in done:
+                job = running.pop(handle)
+                yield job, self._outcome(job, handle)
+
+    def _progress(self, by_key: dict[str, Job], starts: dict[str, int]) -> Iterator[RunEvent]:
+        events: deque[tuple[str, dict[str, Any]]] = deque(self.ray.get(self._board.take.remote()))
+        for key, event in events:
+            if key not in by_key:
+                continue
+            if event["event"] == "taken":
+                starts[key] = starts.get(key, 0) + 1
+                if starts[key] > 1:
+                    why = "its worker is gone"
+                    yield by_key[key], {"event": "lost", "why": why, "attempt": starts[key] - 1}
+                continue
+            yield by_key[key], event
+
+    def _outcome(self, job: Job, handle: Any) -> dict[str, Any]:
+        try:
+            return carry_back(job, self.ray.get(handle))
+        except self.ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            return {"event": "failed", "error": f"its worker was lost ({reason})"}
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if self._started:
+            self.ray.shutdown()
+        else:
+            with suppress(self.ray.exceptions.RayError):
+                self.ray.kill(self._board)
+
+
+def _ray_task(line: str, setup: dict[str, Any], board: Any, threads: int) -> dict[str, Any]:
+    """Make a run; what Ray runs on a worker."""
+    import torch
+
+    job = Job.from_json(line)
+    torch.set_num_threads(threads)
+
+    def tell(event: dict[str, Any]) -> None:
+        board.tell.remote(job.key, event)
+
+    tell({"event": "taken", "pid": os.getpid(), "at": time.time()})
+    return make_anywhere(line, setup, tell)

@@ -1,0 +1,166 @@
+"""What a variant costs: parameters, arithmetic, and the time an image takes, variants in turns."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attendet.errors import ConfigError, ExportError, did_you_mean
+from attendet.exporters import export
+from attendet.inference import load
+from attendet.models import WeightsMetadata, build_from_metadata
+from attendet.system import require
+
+__all__ = ["RUNTIMES", "count_costs", "measure_latency", "pick_runtimes"]
+
+RUNTIMES = {
+    "torch": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+}
+"""What latency can be measured in: the weights as they are, and exported; with the packages that
+exporting and running take."""
+
+WARM_UP = 3
+"""Calls of each detector that are not counted."""
+
+
+def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
+    """Return the parameters of a network, and its multiplications for one whole network input.
+
+    MACs are those of convolutions and matrix products; what is done element by element (gates,
+    activations) is not counted.
+
+    Args:
+        metadata: description of the network; nothing is allocated.
+
+    Returns:
+        ``parameters`` and ``macs``.
+
+    Example:
+        >>> import dataclasses
+        >>> metadata = WeightsMetadata(classes=("cell",), width_mult=0.125, input_hw=(64, 64))
+        >>> with_ca = dataclasses.replace(metadata, attention="ca")
+        >>> count_costs(with_ca)["macs"] > count_costs(metadata)["macs"]
+        True
+    """
+    with torch.device("meta"):
+        network = build_from_metadata(metadata).eval()
+        padded = torch.empty(1, 3, *metadata.input_hw)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(padded)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "macs": counter.get_total_flops() // 2,
+    }
+
+
+def pick_runtimes(runtimes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the runtimes to measure: those named, or all whose packages are installed.
+
+    Args:
+        runtimes: names of `RUNTIMES`, or nothing.
+
+    Raises:
+        ConfigError: if a name is unknown.
+        MissingExtraError: if a named one cannot be exported for or run here.
+
+    Example:
+        >>> pick_runtimes(["torch", "torch"])
+        ('torch',)
+    """
+    if runtimes is None:
+        return tuple(
+            name
+            for name, modules in RUNTIMES.items()
+            if all(importlib.util.find_spec(module) is not None for module in modules)
+        )
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise ConfigError(
+                f"runtimes must be of {', '.join(RUNTIMES)}; got {name!r} (--runtimes). "
+                f"{did_you_mean(name, RUNTIMES)}"
+            )
+        for module in RUNTIMES[name]:
+            require(module, extra="export", purpose=f"measuring latency in {name}")
+    return tuple(dict.fromkeys(runtimes))
+
+
+def measure_latency(
+    weights: Mapping[str, Path],
+    *,
+    runtimes: Sequence[str] = ("torch",),
+    note: Callable[[str], None] | None = None,
+    device: str | None = None,
+    rounds: int = 30,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how long one image takes in each variant and runtime, measured in turns.
+
+    In each round every detector takes one image, in an order that turns by one from round to
+    round: what the machine does meanwhile meets all variants alike. A call is the whole way from a
+    image in memory to its detections. For runtimes other than ``torch`` the weights are exported
+    once, as ONNX, which all of them read, into a folder that goes away; the export is checked like
+    any.
+
+    Args:
+        weights: variant to weights file.
+        runtimes: names of `RUNTIMES`.
+        note: is told of a variant that cannot be exported, which then has no latency there.
+        device: of the torch runtime.
+        rounds: calls of each detector that count.
+
+    Returns:
+        Variant to runtime to ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles).
+    """
+    detectors: dict[tuple[str, str], Any] = {}
+    exported = [runtime for runtime in runtimes if runtime != "torch"]
+    with tempfile.TemporaryDirectory() as work:
+        for number, (variant, path) in enumerate(weights.items()):
+            if "torch" in runtimes:
+                detectors[variant, "torch"] = load(path, device=device)
+            if not exported:
+                continue
+            try:
+                file = export(path, "onnx", output=work, name=f"variant{number}").path
+            except Exception as error:  # whatever a converter comes to, the study goes on
+                why = str(error) if isinstance(error, ExportError) else repr(error)
+                if note is not None:
+                    note(f"{variant}: no latency in {' and '.join(exported)}: {why}")
+                continue
+            for runtime in exported:
+                detectors[variant, runtime] = load(file, runtime=runtime)
+        seconds = _in_turns(detectors, rounds)
+    measured: dict[str, dict[str, dict[str, float]]] = {variant: {} for variant in weights}
+    for (variant, runtime), values in seconds.items():
+        low, median, high = np.percentile(np.array(values) * 1000, [25, 50, 75])
+        measured[variant][runtime] = {
+            "median_ms": round(float(median), 3),
+            "low_ms": round(float(low), 3),
+            "high_ms": round(float(high), 3),
+        }
+    return measured
+
+
+def _in_turns(
+    detectors: Mapping[tuple[str, str], Any], rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    names = list(detectors)
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in names}
+    for turn in range(-WARM_UP, rounds):
+        first = turn % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            detector = detectors[name]
+            image = np.full((*detector.input_hw, 3), 114, dtype=np.uint8)
+            begun = time.perf_counter()
+            detector.predict(image)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds

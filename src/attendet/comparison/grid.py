@@ -1,0 +1,266 @@
+"""The grid of a study: its variants, and the runs of each variant with their content keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from attendet.attention import AttentionInit, attention_names, parse_attention_spec
+from attendet.errors import ConfigError, did_you_mean
+from attendet.models import NECK_SITES, SITES, canonical_attention
+
+__all__ = ["Variant", "Job", "content_key", "make_variants", "pick_baseline"]
+
+AS_TRAINED = "auto"
+"""Start of variants in base weights where none is asked for, as `Recipe.attention_init` has it:
+blocks that the base brings stay what they are, new ones are the identity."""
+
+REPEAT_SEEDS = 10_000
+"""A variant named a second time takes its seeds from this number on, so that it is an independent
+draw of the same thing."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that is compared.
+
+    Example:
+        >>> Variant("ca", ("p4", "p5", "up"), "identity").name
+        'ca@p4,p5,up:identity'
+    """
+
+    attention: str
+    """Name of a block, ``none``, or a spec of several blocks such as ``se@p5+ca@up``."""
+
+    sites: tuple[str, ...] = ()
+    """Where it stands, in the network's order."""
+
+    init: Literal["auto"] | AttentionInit = "paper"
+    """How it inits; ``auto``: see `AS_TRAINED`."""
+
+    repeat: int = 1
+    """2 and more: the same again with other seeds (see `REPEAT_SEEDS`)."""
+
+    @property
+    def name(self) -> str:
+        """One word for the variant, unique in a study."""
+        mixed = "@" in self.attention
+        name = self.attention + (f"@{','.join(self.sites)}" if self.sites and not mixed else "")
+        name += "" if self.init in ("paper", AS_TRAINED) else f":{self.init}"
+        return name if self.repeat == 1 else f"{name}#{self.repeat}"
+
+    @property
+    def spec(self) -> str:
+        """The attention spec that training takes."""
+        if "@" in self.attention or not self.sites:
+            return canonical_attention(self.attention)
+        return canonical_attention(f"{self.attention}@{','.join(self.sites)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the variant as it stands in records."""
+        plain = {"attention": self.attention, "sites": list(self.sites), "init": self.init}
+        return plain if self.repeat == 1 else {**plain, "repeat": self.repeat}
+
+    def run_seed(self, seed: int) -> int:
+        """Return the seed that training takes for one of the study's seeds."""
+        return seed + REPEAT_SEEDS * (self.repeat - 1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, with all that a process elsewhere needs to make it; plain values only."""
+
+    key: str
+    """Content key: the same key is the same run."""
+
+    variant: dict[str, Any]
+    """As `Variant.as_dict` gives it."""
+
+    variant_name: str
+    """The variant in one word."""
+
+    spec: str
+    """The attention spec that training takes."""
+
+    seed: int
+    """Of the study; the variants of one seed are paired."""
+
+    run_seed: int
+    """Of training."""
+
+    data: str
+    """Path of the data set."""
+
+    format: str | None
+    """Of the data set, where it is not to be recognized."""
+
+    fingerprints: dict[str, str]
+    """Of the data's splits; a process that finds other data refuses."""
+
+    recipe: dict[str, Any]
+    """All settings."""
+
+    pretrained: str | None
+    """Weights file to start from."""
+
+    accelerator: str
+    """Kind of device."""
+
+    study: str
+    """Folder of the study."""
+
+    folder: str
+    """Folder of the run, relative to that of the study."""
+
+    split: str
+    """Split that the run is measured on."""
+
+    weights: str
+    """``best`` or ``last``: which weights are measured."""
+
+    until: int | None = None
+    """Stop after this epoch, to go on later; None: train to the end."""
+
+    @property
+    def path(self) -> Path:
+        """Folder of the run."""
+        return Path(self.study) / self.folder
+
+    def to_json(self) -> str:
+        """Return the job as one line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Job:
+        """Return the job that `to_json` wrote."""
+        return cls(**json.loads(line))
+
+
+def content_key(setup: Mapping[str, Any], spec: str, init: str, seed: int) -> str:
+    """Return 16 hex digits over all that decides a run: equal keys are equal runs.
+
+    Args:
+        setup: what all runs of a study have in common; plain values.
+        spec: the attention spec.
+        start: how attention inits.
+        seed: of training.
+
+    Example:
+        >>> content_key({"version": "1"}, "none", "paper", 0)
+        '6339d1360a4a8db3'
+    """
+    content = {"setup": dict(setup), "spec": spec, "init": init, "seed": seed}
+    line = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(line.encode(), digest_size=8).hexdigest()
+
+
+def folder_name(variant_name: str, seed: int, key: str) -> str:
+    """Return a folder name that people can read and that no other run has.
+
+    Example:
+        >>> folder_name("ca@p4,p5:identity", 3, "00ff" * 4)
+        'ca-p4-p5-identity-seed3-00ff00ff'
+    """
+    words = re.sub(r"[^a-z0-9_]+", "-", variant_name.lower()).strip("-")
+    return f"{words}-seed{seed}-{key[:8]}"
+
+
+def make_variants(
+    attention: Sequence[str], sites: Sequence[str], inits: Sequence[str]
+) -> tuple[Variant, ...]:
+    """Return the variants: each attention at each placement with each start.
+
+    ``none`` is one variant whatever the placements. A spec that names its own sites
+    (``se@p5+ca@up``) stands where it says. An attention given twice is a second, independent draw
+    of its variants: a study of ``none none`` shows what the noise alone does.
+
+    Args:
+        attention: names of blocks, or specs.
+        sites: placements, each sites joined by commas.
+        inits: ``paper``, ``identity``; or `AS_TRAINED` alone.
+
+    Raises:
+        ConfigError: if a name, a site or a start is unknown, or there are not two variants.
+
+    Example:
+        >>> made = make_variants(["none", "ca"], ["p4,p5,up", "stage3"], ["paper"])
+        >>> [variant.name for variant in made]
+        ['none', 'ca@p4,p5,up', 'ca@stage3']
+    """
+    for start in () if tuple(inits) == (AS_TRAINED,) else inits:
+        if start not in get_args(AttentionInit):
+            raise ConfigError(
+                f"inits must be known; got {start!r} (--attention-init). "
+                f"{did_you_mean(start, get_args(AttentionInit))}"
+            )
+    placements = list(dict.fromkeys(map(_sites_of, sites)))
+    variants: list[Variant] = []
+    for name in attention:
+        canonical_attention(name)
+        variants += _variants_of(name, placements, tuple(dict.fromkeys(inits)))
+    seen: Counter[Variant] = Counter()
+    numbered = []
+    for variant in variants:
+        seen[variant] += 1
+        numbered.append(dataclasses.replace(variant, repeat=seen[variant]))
+    if len(numbered) < 2:
+        raise ConfigError(
+            f"attention must give at least two variants to compare; got {list(attention)} "
+            "(--attention). Give none and another, say."
+        )
+    return tuple(numbered)
+
+
+def _sites_of(placement: str) -> tuple[str, ...]:
+    chosen = parse_attention_spec(
+        f"ca@{placement}", default_sites=NECK_SITES, sites=SITES, known=None
+    )
+    return tuple(chosen)
+
+
+def _variants_of(
+    name: str, placements: list[tuple[str, ...]], inits: tuple[str, ...]
+) -> list[Variant]:
+    if name == "none":
+        return [Variant("none")]
+    kinds = [cast(Any, start) for start in inits]
+    if "@" in name or "+" in name:
+        at = parse_attention_spec(
+            name, default_sites=NECK_SITES, sites=SITES, known=attention_names()
+        )
+        blocks = set(at.values())
+        word = next(iter(blocks)) if len(blocks) == 1 else _spelt_out(at)
+        return [Variant(word, tuple(at), start) for start in kinds]
+    return [Variant(name, sites, start) for sites in placements for start in kinds]
+
+
+def _spelt_out(at: Mapping[str, str]) -> str:
+    places: dict[str, list[str]] = {}
+    for site, block in at.items():
+        places.setdefault(block, []).append(site)
+    return "+".join(f"{block}@{','.join(sites)}" for block, sites in places.items())
+
+
+def pick_baseline(variants: Sequence[Variant], name: str | None = None) -> Variant:
+    """Return the variant that the others are compared with: as named, else ``none``, else the
+    first.
+
+    Raises:
+        ConfigError: if no variant has that name.
+    """
+    names = {variant.name: variant for variant in variants}
+    if name is None:
+        return names.get("none", variants[0])
+    if name not in names:
+        raise ConfigError(
+            f"baseline must be one of the variants; got {name!r} (--baseline). "
+            f"{did_you_mean(name, names)}"
+        )
+    return names[name]

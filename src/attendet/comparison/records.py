@@ -1,0 +1,226 @@
+"""The files of a study: a record a run, and what the study as a whole says.
+
+``runs.jsonl`` and ``study.json`` are all that a report needs (with the arrays that they name);
+``docs/compare.md`` describes them field by field.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.detections import Detections
+from attendet.errors import ConfigError, DataError
+from attendet.files import replacing, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from attendet.data import Sample
+
+__all__ = [
+    "RECORD",
+    "RUNS",
+    "STUDY",
+    "GROUND_TRUTH",
+    "add_run",
+    "locked",
+    "read_detections",
+    "read_runs",
+    "read_study",
+    "write_detections",
+    "write_runs",
+    "write_study",
+    "write_ground_truth",
+]
+
+RUNS = "runs.jsonl"
+STUDY = "study.json"
+GROUND_TRUTH = "ground_truth.npz"
+RECORD = "record.json"
+"""The record of one run, in the run's folder: what is here need not be run again."""
+
+LAYOUT = "attendet/comparison/1"
+"""Name and version of the layout."""
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of runs.jsonl; a last line that a kill cut short is left out."""
+    file = folder / RUNS
+    if not file.is_file():
+        return []
+    records = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def write_runs(folder: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write runs.jsonl anew, whole or not at all."""
+    write_atomically(folder / RUNS, "".join(_line(record) for record in records))
+
+
+def add_run(folder: Path, record: dict[str, Any]) -> None:
+    """Append one record to runs.jsonl."""
+    with (folder / RUNS).open("a", encoding="utf-8") as stream:
+        stream.write(_line(record))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, None where there is none or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_study(folder: Path) -> dict[str, Any] | None:
+    """Return study.json, None where there is no study.
+
+    Raises:
+        ConfigError: if it is of another layout.
+    """
+    study = read_json(folder / STUDY)
+    if study is not None and study.get("layout") != LAYOUT:
+        raise ConfigError(
+            f"study.json must be of layout {LAYOUT}; got {study.get('layout')!r} "
+            f"({folder / STUDY}). Choose another --output."
+        )
+    return study
+
+
+def write_study(folder: Path, study: dict[str, Any]) -> None:
+    """Write study.json, whole or not at all."""
+    content = {"layout": LAYOUT, **study}
+    write_atomically(folder / STUDY, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def write_detections(path: Path, keys: Sequence[str], found: Sequence[Detections]) -> None:
+    """Write the detections of images as flat arrays.
+
+    The arrays: ``keys`` (P,) of the images, ``image_hw`` (P, 2) pixels, ``counts`` (P,)
+    detections of each image, and over all images ``boxes_xyxy`` (D, 4) float32 pixels,
+    ``scores`` (D,) float32, ``class_ids`` (D,); ``classes`` (K,) are their names.
+    """
+    first = found[0].classes if found else ()
+    with replacing(path) as partial, partial.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            keys=np.array(keys, dtype=np.str_),
+            classes=np.array(first, dtype=np.str_),
+            image_hw=np.array([each.image_hw for each in found], dtype=np.int64).reshape(-1, 2),
+            counts=np.array([len(each) for each in found], dtype=np.int64),
+            boxes_xyxy=np.concatenate(
+                [np.zeros((0, 4), np.float32), *(each.boxes_xyxy for each in found)]
+            ),
+            scores=np.concatenate([np.zeros(0, np.float32), *(each.scores for each in found)]),
+            class_ids=np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in found)]),
+        )
+
+
+def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
+    """Return the keys of images and their detections, as `write_detections` wrote them.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        offsets = _offsets(arrays["counts"])
+        classes = tuple(str(name) for name in arrays["classes"])
+        found = [
+            Detections(
+                arrays["boxes_xyxy"][first:last],
+                arrays["scores"][first:last],
+                arrays["class_ids"][first:last],
+                classes,
+                (int(height), int(width)),
+            )
+            for first, last, (height, width) in zip(
+                offsets[:-1], offsets[1:], arrays["image_hw"], strict=True
+            )
+        ]
+        return [str(key) for key in arrays["keys"]], found
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"detections cannot be read ({path}): {error}") from None
+
+
+def write_ground_truth(
+    path: Path, root: Path, samples: Sequence[Sample], classes: Sequence[str]
+) -> None:
+    """Write the ground truth of the images that a study measures on, in the arrays of detections.
+
+    ``difficult`` (T,) takes the place of the scores; ``paths`` (P,) are relative to the data set's
+    root where they lie in it.
+    """
+    paths = [
+        str(sample.path.relative_to(root)) if sample.path.is_relative_to(root) else str(sample.path)
+        for sample in samples
+    ]
+    with replacing(path) as partial, partial.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            keys=np.array([sample.key for sample in samples], dtype=np.str_),
+            paths=np.array(paths, dtype=np.str_),
+            classes=np.array(classes, dtype=np.str_),
+            image_hw=np.array([sample.image_hw for sample in samples], np.int64).reshape(-1, 2),
+            counts=np.array([len(sample.class_ids) for sample in samples], dtype=np.int64),
+            boxes_xyxy=np.concatenate(
+                [np.zeros((0, 4), np.float32), *(sample.boxes_xyxy for sample in samples)]
+            ),
+            class_ids=np.concatenate([np.zeros(0, np.int64), *(s.class_ids for s in samples)]),
+            difficult=np.concatenate([np.zeros(0, np.bool_), *(s.difficult for s in samples)]),
+        )
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a file's lock, which ends with the process that holds it, however that ends.
+
+    On systems without ``fcntl`` nothing is locked.
+
+    Args:
+        path: the file; it is made.
+        wait: until another process lets go; otherwise raise.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ConfigError(
+                f"output must be a folder that no other process works in; got {str(path.parent)!r} "
+                "(--output). Wait for the other, or choose another folder."
+            ) from None
+        yield

@@ -1,0 +1,213 @@
+"""Average precision of resampled test images, by weights: matching is done once.
+
+Which detection hits which ground truth is decided within each image, so drawing images anew changes
+only how often each hit and miss counts. With all weights 1 the value is COCO's AP, to rounding.
+
+P images, D detections of a class, T the ten overlap thresholds, B draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.boxes import xyxy_to_xywh
+
+if TYPE_CHECKING:
+    from attendet.data import Sample
+    from attendet.detections import Detections
+
+__all__ = ["ClassHits", "draw_images", "match_classes", "resampled_ap"]
+
+Floats = NDArray[np.float64]
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+MAX_DETECTIONS = 100
+"""Of a class and image."""
+
+DRAWS_AT_ONCE = 100
+
+
+@dataclass(frozen=True, eq=False)
+class ClassHits:
+    """The detections of one class over all images, best score first."""
+
+    image: NDArray[np.int64]
+    """(D,): number of the image."""
+
+    right: NDArray[np.bool_]
+    """(T, D): whether the detection hits a ground truth that counts."""
+
+    ignored: NDArray[np.bool_]
+    """(T, D): whether it lies on a difficult ground truth, and counts neither way."""
+
+    gts: Floats
+    """(P,): ground truth of each image that count."""
+
+
+def match_classes(
+    samples: Sequence[Sample], detections: Sequence[Detections], class_count: int
+) -> list[ClassHits]:
+    """Return which detections hit, for each class (matching as in COCO's evaluator).
+
+    Args:
+        samples: the images with their ground truth.
+        detections: one `Detections` a sample.
+        class_count: K.
+    """
+    return [_match_class(samples, detections, class_id) for class_id in range(class_count)]
+
+
+def _match_class(
+    samples: Sequence[Sample], detections: Sequence[Detections], class_id: int
+) -> ClassHits:
+    images: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    scores: list[Floats] = [np.zeros(0)]
+    right: list[NDArray[np.bool_]] = [np.zeros((len(THRESHOLDS), 0), np.bool_)]
+    ignored = list(right)
+    gts = np.zeros(len(samples))
+    for number, (sample, found) in enumerate(zip(samples, detections, strict=True)):
+        wanted = sample.class_ids == class_id
+        difficult = sample.difficult[wanted].astype(bool)
+        gts[number] = (~difficult).sum()
+        mine = np.flatnonzero(found.class_ids == class_id)
+        mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MAX_DETECTIONS]
+        if not len(mine):
+            continue
+        overlap = _overlap(found.boxes_xyxy[mine], sample.boxes_xyxy[wanted], difficult)
+        hit, skip = _match_image(overlap, difficult)
+        images.append(np.full(len(mine), number))
+        scores.append(found.scores[mine].astype(np.float64))
+        right.append(hit)
+        ignored.append(skip)
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    return ClassHits(
+        image=np.concatenate(images)[order],
+        right=np.concatenate(right, axis=1)[:, order],
+        ignored=np.concatenate(ignored, axis=1)[:, order],
+        gts=gts,
+    )
+
+
+def _overlap(
+    found_xyxy: NDArray[np.float32],
+    gt_xyxy: NDArray[np.float32],
+    difficult: NDArray[np.bool_],
+) -> Floats:
+    """Return COCO's overlaps: by the union, with a difficult ground truth by the detection's own
+    area."""
+    found = xyxy_to_xywh(found_xyxy.astype(np.float64))[:, None]
+    gt = xyxy_to_xywh(gt_xyxy.astype(np.float64))[None]
+    ends = np.minimum(found[..., :2] + found[..., 2:], gt[..., :2] + gt[..., 2:])
+    sides = (ends - np.maximum(found[..., :2], gt[..., :2])).clip(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    found_area = found[..., 2] * found[..., 3]
+    union = found_area + gt[..., 2] * gt[..., 3] - shared
+    whole = np.where(difficult[None], found_area, union)
+    overlap: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return overlap
+
+
+def _match_image(
+    overlap: Floats, difficult: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each threshold and detection, best score first: hit, and ignored.
+
+    A detection takes the best free ground truth that counts; only where there is none, it may lie
+    on a difficult one, which stays free.
+    """
+    thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
+    free = np.ones((len(THRESHOLDS), len(difficult)), np.bool_)
+    right = np.zeros((len(THRESHOLDS), len(overlap)), np.bool_)
+    ignored = np.zeros_like(right)
+    rows = np.arange(len(THRESHOLDS))
+    for number, row in enumerate(overlap):
+        reached = row[None] >= thresholds
+        takes = reached & free & ~difficult[None]
+        if takes.any():
+            # of ground truth that overlap equally, COCO takes the last
+            best = takes.shape[1] - 1 - np.where(takes, row, -1.0)[:, ::-1].argmax(axis=1)
+            hit = takes.any(axis=1)
+            right[hit, number] = True
+            free[rows[hit], best[hit]] = False
+        ignored[:, number] = ~right[:, number] & (reached & difficult[None]).any(axis=1)
+    return right, ignored
+
+
+def draw_images(images: int, draws: int, *, seed: int = 0) -> Floats:
+    """Return how often each image is drawn, (B, P): P with replacement, B times.
+
+    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 6.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(images, np.full(images, 1 / images), size=draws)
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def resampled_ap(hits: Sequence[ClassHits], weights: Floats) -> Floats:
+    """Return AP (IoU 0.50 to 0.95) for each weighting of the images.
+
+    Args:
+        hits: of each class.
+        weights: (B, P), how often each image counts.
+
+    Returns:
+        (B,), 0 to 1; NaN where no ground truth is drawn.
+    """
+    values = []
+    for first in range(0, len(weights), DRAWS_AT_ONCE):
+        part = weights[first : first + DRAWS_AT_ONCE]
+        values.append(_mean_over_classes([_class_ap(each, part) for each in hits], len(part)))
+    return np.concatenate([np.zeros(0), *values])
+
+
+def _mean_over_classes(columns: Sequence[Floats], draws: int) -> Floats:
+    table = np.array(columns).reshape(-1, draws)
+    known = ~np.isnan(table)
+    total = np.where(known, table, 0.0).sum(axis=0)
+    count = known.sum(axis=0)
+    mean: Floats = np.divide(total, count, out=np.full(draws, np.nan), where=count > 0)
+    return mean
+
+
+def _class_ap(hits: ClassHits, weights: Floats) -> Floats:
+    """Return a class's AP for each weighting; NaN where it has no ground truth."""
+    gts = weights @ hits.gts
+    each = weights[:, hits.image]
+    seen = np.cumsum(each, axis=1)
+    total = np.zeros(len(weights))
+    for right, ignored in zip(hits.right, hits.ignored, strict=True):
+        at = np.flatnonzero(right)
+        if not len(at):
+            continue
+        counted = seen[:, at]
+        if ignored.any():
+            counted = counted - np.cumsum(each * ignored, axis=1)[:, at]
+        found = np.cumsum(each[:, at], axis=1)
+        total += _interpolated(found, counted, gts)
+    total /= len(THRESHOLDS)
+    total[gts == 0] = np.nan
+    return total
+
+
+def _interpolated(found: Floats, counted: Floats, gts: Floats) -> Floats:
+    """Return the mean over 101 recalls of the best precision at that recall or beyond.
+
+    Precision falls between hits, so the hits alone decide.
+
+    Args:
+        found: (B, hits), weighted hits up to each.
+        counted: (B, hits), weighted detections up to each.
+        ground truth: (B,).
+    """
+    precision = np.divide(found, counted, out=np.zeros_like(found), where=counted > 0)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = np.divide(found, gts[:, None], out=np.zeros_like(found), where=gts[:, None] > 0)
+    reached = np.searchsorted(RECALLS, recall, side="right")
+    points = np.diff(reached, axis=1, prepend=0)
+    return np.asarray((points * envelope).sum(axis=1) / len(RECALLS))

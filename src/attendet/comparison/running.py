@@ -1,0 +1,326 @@
+"""One run of a study: train, or go on training, measure on the test images, leave a record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from attendet import __version__
+from attendet.comparison.cost import count_costs
+from attendet.comparison.gates import gate_statistics
+from attendet.comparison.grid import Job
+from attendet.comparison.records import RECORD, _line, locked, read_json, write_detections
+from attendet.data import Sample
+from attendet.data.checks import decode_issues
+from attendet.detections import Detections
+from attendet.errors import ConfigError, DataError, TrainingError, WeightsError
+from attendet.evaluation import compute_metrics, detect
+from attendet.files import write_atomically
+from attendet.inference import load
+from attendet.models import read_metadata
+from attendet.system import describe_machine
+from attendet.training.checkpoint import read_state
+from attendet.training.events import Silent
+from attendet.training.plan import Plan
+from attendet.training.run import TrainingResult, train
+from attendet.training.run_folder import RunFolder
+
+__all__ = ["Tell", "finished_record", "measured_samples", "run_job"]
+
+Tell = Callable[[dict[str, Any]], None]
+"""Is told of a run's progress, in plain values."""
+
+DETECTIONS = "detections.npz"
+EVALUATION = "evaluation.json"
+PAUSES = "pauses.json"
+"""AP on the validation split where a run paused between its own evaluations."""
+
+BASE = "base_weights.json"
+"""Digest of the weights outside attention that the run began with."""
+
+KEPT = ("lock", "run.log")
+"""What stays in a run's folder when the run begins anew."""
+
+CURVES = ("precision_recall", "confusion")
+"""Parts of the evaluation that stay in the run's folder."""
+
+
+class _Paused(Exception):  # noqa: N818
+    """Ends training after an epoch; its resume state is written by then."""
+
+
+class _Watch(Silent):
+    """Looks at a run from within, and stops it where it shall pause."""
+
+    def __init__(self, job: Job, tell: Tell) -> None:
+        self.job, self.tell = job, tell
+        self.plan: Plan | None = None
+        self.epochs: list[dict[str, Any]] = []
+
+    def planned(self, plan: Plan, folder: str) -> None:
+        """Check the data, and keep the plan."""
+        del folder
+        now = (plan.metadata.data or {})["fingerprints"]
+        if now != self.job.fingerprints:
+            raise DataError(
+                f"data must be what the study began with; its fingerprints differ "
+                f"({self.job.data}). Bring it back, or choose another --output."
+            )
+        self.plan = plan
+        self._keep_base_digest(plan)
+        event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
+        if plan.transfer is not None:
+            event["base_weights"] = plan.transfer.in_words()
+        self.tell(event)
+
+    def _keep_base_digest(self, plan: Plan) -> None:
+        """Write down what weights the run begins with; one that goes on has it already."""
+        path = self.job.path / BASE
+        if not path.is_file() and not RunFolder(self.job.path).records():
+            write_atomically(path, _line({"base_weights": base_digest(plan)}))
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        """Tell of the epoch; stop if it is the last for now."""
+        self.epochs.append(record)
+        told = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
+        self.tell({"event": "epoch", "epochs": self.job.recipe["epochs"], **told})
+        until = self.job.until
+        if until is not None and until <= record["epoch"] < self.job.recipe["epochs"]:
+            raise _Paused
+
+
+def base_digest(plan: Plan) -> str:
+    """Return 16 hex digits over a network's weights outside its attention, before training."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(plan.network.state_dict().items()):
+        if not name.startswith("attention."):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def measured_samples(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """Return the images that can be decoded: what a study measures on."""
+    broken = {issue.file for issue in decode_issues(samples)}
+    return tuple(sample for sample in samples if sample.path not in broken)
+
+
+def finished_record(job: Job) -> dict[str, Any] | None:
+    """Return the record that an earlier run of the same key left, None if it is not finished."""
+    record = read_json(job.path / RECORD)
+    if record is None or record.get("key") != job.key or record.get("stopped") is not None:
+        return None
+    return record
+
+
+def run_job(job: Job, tell: Tell) -> dict[str, Any]:
+    """Train and measure one run, or go on with it, and return its record.
+
+    The record is in the run's folder (record.json) before it is returned. A run that stops at
+    ``job.until`` has a record with ``stopped`` "budget" and without ``metrics``; its resume state
+    stays.
+
+    Args:
+        job: the run.
+        tell: is told of its progress.
+
+    Raises:
+        AttendetError: if training or measuring cannot go on.
+    """
+    begun = time.perf_counter()
+    with locked(job.path / "lock", wait=True):
+        done = finished_record(job)
+        if done is not None:
+            return done
+        watch = _Watch(job, tell)
+        try:
+            result = _train(job, watch)
+        except _Paused:
+            record = _paused_record(job, watch)
+        else:
+            tell({"event": "measuring"})
+            record = _measured_record(job, watch, result)
+        record["wall_seconds"] = round(time.perf_counter() - begun, 3)
+        write_atomically(job.path / RECORD, _line(record))
+        if record["stopped"] is None:
+            _tidy(job)
+    return record
+
+
+def _train(job: Job, watch: _Watch) -> TrainingResult:
+    """Train from where the run stands; what cannot be gone on with is begun anew."""
+    if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    accelerator = cast(Any, job.accelerator)
+    if _can_go_on(job.path):
+        return train(resume=job.path, accelerator=accelerator, reporter=watch)
+    for entry in job.path.iterdir():
+        if entry.name not in KEPT:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return train(
+        job.data,
+        attention=job.spec,
+        seed=job.run_seed,
+        output=job.path,
+        pretrained=job.pretrained,
+        format=cast(Any, job.format),
+        accelerator=accelerator,
+        reporter=watch,
+        # Said one by one, settings win over those of base weights.
+        **{**job.recipe, "attention_init": job.variant["init"]},
+    )
+
+
+def _can_go_on(folder: Path) -> bool:
+    """Return whether a run stands in a folder whole; one that is damaged is begun anew."""
+    if not (folder / "resume.pt").is_file():
+        return False
+    try:
+        run, _ = RunFolder.open(folder)
+        read_state(run.state)
+        read_metadata(run.last)
+    except (ConfigError, TrainingError, WeightsError):
+        return False
+    return True
+
+
+def _tidy(job: Job) -> None:
+    """Remove what a finished run needs no more: it is two thirds of its folder."""
+    (job.path / "resume.pt").unlink(missing_ok=True)
+    other = "last" if job.weights == "best" else "best"
+    (job.path / f"{other}.safetensors").unlink(missing_ok=True)
+
+
+def _plan_of(watch: _Watch) -> Plan:
+    if watch.plan is None:
+        raise DataError("a run must have a plan; it has none.")
+    return watch.plan
+
+
+def _detect(job: Job, watch: _Watch, weights: Path, split: str) -> tuple[Any, list[Detections]]:
+    plan = _plan_of(watch)
+    device = None if job.accelerator == "auto" else job.accelerator
+    samples = measured_samples(plan.dataset.split(split))
+    return samples, detect(load(weights, device=device), samples, batch=plan.recipe.batch)
+
+
+def _measured_record(job: Job, watch: _Watch, result: TrainingResult) -> dict[str, Any]:
+    plan = _plan_of(watch)
+    weights = result.best if job.weights == "best" else result.last
+    begun = time.perf_counter()
+    samples, found = _detect(job, watch, weights, job.split)
+    detected = time.perf_counter()
+    metrics: dict[str, Any] = dict(compute_metrics(samples, found, plan.metadata.classes))
+    metrics["seconds"] = {
+        "inference": detected - begun,
+        "metrics": time.perf_counter() - detected,
+    }
+    write_detections(job.path / DETECTIONS, [sample.key for sample in samples], found)
+    write_atomically(job.path / EVALUATION, _line(metrics))
+    kept = {name: value for name, value in metrics.items() if name not in CURVES}
+    record = _record(job, watch, result.records)
+    record.update(
+        metrics=kept,
+        detections=f"{job.folder}/{DETECTIONS}",
+        evaluation=f"{job.folder}/{EVALUATION}",
+        weights=f"{job.folder}/{weights.name}",
+        gates=gate_statistics(weights, samples),
+    )
+    return record
+
+
+def _paused_record(job: Job, watch: _Watch) -> dict[str, Any]:
+    """Return the record of a run that waits, with its AP on the validation split."""
+    epochs = RunFolder(job.path).records()
+    last = epochs[-1]
+    validation_seconds = None
+    if last.get("ap") is None and "val" in _plan_of(watch).dataset.splits:
+        begun = time.perf_counter()
+        samples, found = _detect(job, watch, job.path / "last.safetensors", "val")
+        classes = _plan_of(watch).metadata.classes
+        ap = compute_metrics(samples, found, classes, curves=False)["ap"]
+        pauses = {**(read_json(job.path / PAUSES) or {}), str(last["epoch"]): ap or 0.0}
+        write_atomically(job.path / PAUSES, _line(pauses))
+        validation_seconds = round(time.perf_counter() - begun, 3)
+    record = _record(job, watch, epochs)
+    val_ap = record["curve"][-1].get("ap")
+    record.update(stopped="budget", val_ap=val_ap, validation_seconds=validation_seconds)
+    return record
+
+
+def _record(job: Job, watch: _Watch, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    plan = _plan_of(watch)
+    pauses = read_json(job.path / PAUSES) or {}
+    for epoch in epochs:
+        if str(epoch["epoch"]) in pauses:
+            epoch.setdefault("ap", pauses[str(epoch["epoch"])])
+    trained = [epoch for epoch in epochs if epoch["epoch"] > 0]  # 0: base weights, measured alone
+    return {
+        **_empty_record(job),
+        "curve": epochs,
+        "seconds": round(sum(epoch["seconds"] for epoch in trained), 3),
+        "memory_mib": max((epoch["memory_mib"] for epoch in trained), default=None),
+        **count_costs(plan.metadata),
+        **(read_json(job.path / BASE) or {"base_weights": None}),
+        "epochs_done": len(trained),
+        "machine": machine(job.accelerator),
+    }
+
+
+def failed_record(job: Job, error: str) -> dict[str, Any]:
+    """Return the record of a run that did not come to its end."""
+    return {**_empty_record(job), "stopped": "failed", "error": error}
+
+
+def _empty_record(job: Job) -> dict[str, Any]:
+    """Return what is known of a run before it begins."""
+    return {
+        "key": job.key,
+        "variant": job.variant,
+        "variant_name": job.variant_name,
+        "seed": job.seed,
+        "run_seed": job.run_seed,
+        "metrics": None,
+        "split": job.split,
+        "curve": [],
+        "seconds": None,
+        "memory_mib": None,
+        "parameters": None,
+        "macs": None,
+        "epochs_done": 0,
+        "stopped": None,
+        "folder": job.folder,
+        "detections": None,
+        "gates": None,
+        "versions": versions(),
+        "machine": None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run's numbers may depend on."""
+    return {
+        "attendet": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def machine(accelerator: str) -> Mapping[str, Any]:
+    """Return what a run ran on."""
+    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    return {
+        **describe_machine(),
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+    }

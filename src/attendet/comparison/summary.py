@@ -1,0 +1,193 @@
+"""What a study says as a whole: verdicts, effects in detail, costs and latency of each variant."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attendet.comparison.records import read_detections
+from attendet.comparison.resampling import Floats, draw_images, match_classes, resampled_ap
+from attendet.comparison.running import measured_samples
+from attendet.comparison.verdicts import Paired, effect, judge
+from attendet.data import DataSet
+
+__all__ = ["summarize", "weights_of_variants"]
+
+DRAWS = 1000
+"""Draws of the test images."""
+
+PARTS = ("ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+Record = Mapping[str, Any]
+
+
+def summarize(
+    folder: Path,
+    head: Mapping[str, Any],
+    records: Sequence[Record],
+    dataset: DataSet,
+) -> dict[str, Any]:
+    """Return what study.json holds, less latency and seconds.
+
+    Args:
+        folder: of the study.
+        head: what was known before the runs.
+        records: of the runs.
+        dataset: what was trained and measured on.
+    """
+    measured = _measured(records)
+    verdicts = _verdicts(folder, head, measured, dataset)
+    for cut in (head["budget"] or {}).get("cuts", []):
+        if verdicts.get(cut["variant_name"], {}).get("verdict") is None:
+            verdicts[cut["variant_name"]] = _cut_verdict(cut)
+    return {
+        **head,
+        "verdicts": verdicts,
+        "variant_summaries": {
+            variant["name"]: _summary(variant["name"], measured) for variant in head["variants"]
+        },
+        "failed": [
+            {
+                "variant_name": record["variant_name"],
+                "seed": record["seed"],
+                "error": record["error"],
+            }
+            for record in records
+            if record["stopped"] == "failed"
+        ],
+        "pairing": _pairing(measured),
+    }
+
+
+def _measured(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
+    """Return the runs that came to their end, by variant and seed."""
+    return {
+        (record["variant_name"], record["seed"]): record
+        for record in records
+        if record["stopped"] is None
+    }
+
+
+def _verdicts(
+    folder: Path,
+    head: Mapping[str, Any],
+    measured: Mapping[tuple[str, int], Record],
+    dataset: DataSet,
+) -> dict[str, dict[str, Any]]:
+    baseline = head["baseline"]
+    samples = measured_samples(dataset.split(head["data"]["measured_split"]))
+    weights = draw_images(len(samples), DRAWS)
+    drawn: dict[tuple[str, int], Floats] = {}
+    for run, record in measured.items():
+        _, found = read_detections(folder / record["detections"])
+        drawn[run] = resampled_ap(match_classes(samples, found, len(dataset.classes)), weights)
+    pairs: dict[str, Paired] = {}
+    for variant in head["variants"]:
+        name = variant["name"]
+        seeds = tuple(
+            seed
+            for seed in head["seeds"]
+            if (name, seed) in measured and (baseline, seed) in measured
+        )
+        if name == baseline or not seeds:
+            continue
+        pairs[name] = Paired(
+            seeds,
+            np.array([_ap(measured[name, seed]) for seed in seeds]),
+            np.array([_ap(measured[baseline, seed]) for seed in seeds]),
+            np.array([drawn[name, seed] - drawn[baseline, seed] for seed in seeds]),
+            len(samples),
+        )
+    verdicts = judge(pairs, margin=head["margin"])
+    for name, verdict in verdicts.items():
+        verdict["effects"] = _effects(name, baseline, pairs[name].seeds, measured)
+    return verdicts
+
+
+def _ap(record: Record) -> float:
+    return float(record["metrics"]["ap"] or 0.0)
+
+
+def _effects(
+    name: str, baseline: str, seeds: Sequence[int], measured: Mapping[tuple[str, int], Record]
+) -> dict[str, Any]:
+    """Return the differences by overlap, by size and by class, with intervals over seeds."""
+
+    def metrics(variant: str) -> list[Any]:
+        return [measured[variant, seed]["metrics"] for seed in seeds]
+
+    def compared(pick: Any) -> dict[str, Any] | None:
+        values = [[pick(each) for each in metrics(variant)] for variant in (name, baseline)]
+        if any(value is None for row in values for value in row):
+            return None
+        return effect(*values)
+
+    parts = {part: compared(lambda each, part=part: each[part]) for part in PARTS}
+    classes = {
+        label: compared(lambda each, label=label: each["per_class"][label]["ap"])
+        for label in metrics(name)[0]["per_class"]
+    }
+    return {
+        "parts": {part: found for part, found in parts.items() if found is not None},
+        "per_class": {label: found for label, found in classes.items() if found is not None},
+    }
+
+
+def _cut_verdict(cut: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "verdict": "cut",
+        "text": f"cut after {cut['after_epochs']} epochs: AP {100 * cut['val_ap']:.1f} on the "
+        f"validation split, the least that was kept had {100 * cut['least_kept_val_ap']:.1f}.",
+        "after_epochs": cut["after_epochs"],
+        "val_ap": cut["val_ap"],
+    }
+
+
+def _summary(name: str, measured: Mapping[tuple[str, int], Record]) -> dict[str, Any]:
+    """Return a variant's AP and costs over its runs."""
+    runs = [record for (variant, _), record in measured.items() if variant == name]
+    if not runs:
+        return {"runs": 0}
+    aps = [_ap(record) for record in runs]
+    return {
+        "runs": len(runs),
+        "ap": statistics.fmean(aps),
+        "ap_sd": statistics.stdev(aps) if len(aps) > 1 else None,
+        "parameters": runs[0]["parameters"],
+        "macs": runs[0]["macs"],
+        "seconds": statistics.fmean(record["seconds"] for record in runs),
+        "memory_mib": statistics.fmean(record["memory_mib"] for record in runs),
+    }
+
+
+def _pairing(measured: Mapping[tuple[str, int], Record]) -> dict[str, Any]:
+    """Return whether the runs of each seed began with the same weights outside attention."""
+    begun: dict[int, set[str]] = {}
+    for record in measured.values():
+        if record["base_weights"] is not None:
+            begun.setdefault(record["run_seed"], set()).add(record["base_weights"])
+    return {"same_base_weights": all(len(digests) == 1 for digests in begun.values())}
+
+
+def weights_of_variants(
+    folder: Path, head: Mapping[str, Any], records: Sequence[Record]
+) -> dict[str, Path]:
+    """Return one weights file of each variant that has a finished run.
+
+    Args:
+        folder: of the study.
+        head: what was known before the runs.
+        records: of the runs.
+    """
+    measured = _measured(records)
+    files: dict[str, Path] = {}
+    for variant in head["variants"]:
+        for seed in head["seeds"]:
+            record = measured.get((variant["name"], seed))
+            if record is not None and (folder / record["weights"]).is_file():
+                files.setdefault(variant["name"], folder / record["weights"])
+    return files

@@ -1,0 +1,248 @@
+"""From the records of a study to a verdict on each variant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.comparison.statistics import (
+    BEYOND_COUNT,
+    MOST_SEEDS,
+    POWER,
+    PairedDifference,
+    chance_of_answer,
+    detectable_difference,
+    further_seeds,
+    hierarchical_bootstrap,
+    holm,
+    paired_difference,
+    sign_flip_test,
+)
+
+__all__ = ["LEVEL", "Paired", "judge"]
+
+Floats = NDArray[np.float64]
+
+LEARNED = 0.02
+"""AP below which variant and baseline have learned next to nothing: being alike then means
+nothing."""
+
+LEVEL = 0.05
+"""Chance of any false "helps" or "hurts" in a study of variants that all equal the baseline."""
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """A variant beside the baseline, on the seeds that both have."""
+
+    seeds: tuple[int, ...]
+    """n of them."""
+
+    ap: Floats
+    """(n,): AP of the variant."""
+
+    baseline_ap: Floats
+    """(n,): AP of the baseline."""
+
+    resampled: Floats
+    """(n, B): their difference on draws of the test images."""
+
+    images: int
+    """Number of test images."""
+
+    @property
+    def differences(self) -> Floats:
+        """(n,): one a seed."""
+        return self.ap - self.baseline_ap
+
+    @property
+    def image_variance(self) -> float:
+        """Variance of the mean difference that other images would give all seeds alike.
+
+        What images do to one seed and not to another makes the seeds differ, and is in their
+        spread already; over draws of the images it adds 1/n of itself to the variance of the
+        mean, which is taken off here.
+        """
+        if self.images < 2 or self.resampled.size == 0:
+            return 0.0
+        count = len(self.resampled)
+        means = self.resampled.mean(axis=0)
+        variance = float(np.nanvar(means))
+        if count > 1:
+            own = np.nanvar(self.resampled - means, axis=1).mean() * count / (count - 1)
+            variance = max(0.0, variance - float(own) / count)
+        return variance * self.images / (self.images - 1)
+
+
+def judge(variants: Mapping[str, Paired], *, margin: float) -> dict[str, dict[str, Any]]:
+    """Return the verdict on each variant, as study.json holds it.
+
+    - ``helps``, ``hurts``: the difference is not zero (test over seeds and test images, p
+      adjusted by Holm's method over all variants, level 5 %).
+    - ``no difference``: else, if the 95 % interval lies within plus or minus the margin
+      (equivalence by the interval: Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15).
+    - ``nothing learned``: variant and baseline both have an AP below 2 points.
+    - ``not enough seeds``: else; with the further seeds that would give a clear answer.
+
+    Args:
+        variants: each variant beside the baseline.
+        margin: differences up to this count as none; AP, 0 to 1.
+    """
+    measured = {
+        name: paired_difference(
+            variant.differences, image_variance=variant.image_variance, images=variant.images
+        )
+        for name, variant in variants.items()
+    }
+    tested = [name for name, difference in measured.items() if not math.isnan(difference.p)]
+    adjusted = dict(zip(tested, holm([measured[name].p for name in tested]), strict=True))
+    return {
+        name: _verdict(variant, measured[name], adjusted.get(name), margin, len(tested))
+        for name, variant in variants.items()
+    }
+
+
+def _verdict(
+    variant: Paired,
+    difference: PairedDifference,
+    adjusted: float | None,
+    margin: float,
+    comparisons: int,
+) -> dict[str, Any]:
+    count = len(variant.seeds)
+    word = _word(difference, adjusted, margin)
+    if max(variant.ap.mean(), variant.baseline_ap.mean()) < LEARNED:
+        word = "nothing learned"
+    flip = sign_flip_test(variant.differences)
+    more, detectable, in_the_way = None, None, False
+    if count > 1:
+        noise = {
+            "sd": difference.sd,
+            "image_variance": variant.image_variance,
+            "images": variant.images,
+            "comparisons": comparisons,
+        }
+        detectable = detectable_difference(count, **noise)  # type: ignore[arg-type]
+        if word == "not enough seeds":
+            more = further_seeds(
+                count,
+                difference=difference.mean,
+                margin=margin,
+                **noise,  # type: ignore[arg-type]
+            )
+            chance = chance_of_answer(
+                BEYOND_COUNT,
+                difference=difference.mean,
+                margin=margin,
+                **noise,  # type: ignore[arg-type]
+            )
+            in_the_way = more is None and chance < POWER
+    low, high = (
+        hierarchical_bootstrap(variant.resampled) if variant.resampled.size else (math.nan,) * 2
+    )
+    return {
+        "verdict": word,
+        "text": _sentence(
+            word, difference, margin, count, more, variant.images if in_the_way else None
+        ),
+        "difference": difference.mean,
+        "low": _finite(difference.low),
+        "high": _finite(difference.high),
+        "p": _finite(difference.p),
+        "p_holm": adjusted,
+        "sign_flip_p": flip.p,
+        "sign_flip_least_p": flip.least_p,
+        "bootstrap_low": _finite(low),
+        "bootstrap_high": _finite(high),
+        "seed_sd": _finite(difference.sd),
+        "seed_se": _finite(difference.seed_se),
+        "image_se": difference.image_se,
+        "seeds": list(variant.seeds),
+        "differences": variant.differences.tolist(),
+        "ap": float(variant.ap.mean()),
+        "baseline_ap": float(variant.baseline_ap.mean()),
+        "margin": margin,
+        "further_seeds": more,
+        "detectable": detectable,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _word(difference: PairedDifference, adjusted: float | None, margin: float) -> str:
+    if adjusted is None:
+        return "not enough seeds"
+    if adjusted <= LEVEL and difference.mean != 0:
+        return "helps" if difference.mean > 0 else "hurts"
+    if -margin <= difference.low and difference.high <= margin:
+        return "no difference"
+    return "not enough seeds"
+
+
+def points(value: float) -> str:
+    """Return an AP difference in points, with its sign.
+
+    Example:
+        >>> points(0.0123), points(-0.004)
+        ('+1.2', '-0.4')
+    """
+    return f"{100 * value:+.1f}"
+
+
+def _sentence(
+    word: str,
+    difference: PairedDifference,
+    margin: float,
+    count: int,
+    more: int | None,
+    too_few: int | None,
+) -> str:
+    """Return a verdict in words; ``too_few`` are the test images where they are in the way."""
+    if count < 2 and word != "nothing learned":
+        return (
+            f"{points(difference.mean)} AP with one seed: nothing is known of the noise between "
+            "seeds. Take three at least."
+        )
+    measured = f"{points(difference.mean)} AP"
+    if count > 1:
+        measured += (
+            f" (95 % interval {points(difference.low)} to {points(difference.high)}, {count} seeds)"
+        )
+    if word == "nothing learned":
+        return (
+            f"nothing learned: variant and baseline have an AP below {100 * LEARNED:g} points "
+            "each. Train longer."
+        )
+    if word in ("helps", "hurts"):
+        small = max(abs(difference.low), abs(difference.high)) <= margin
+        return f"{word}: {measured}" + (
+            f"; less than {100 * margin:g} AP in any case." if small else "."
+        )
+    if word == "no difference":
+        return f"no difference larger than {100 * margin:g} AP: {measured}."
+    if more is not None:
+        plural = "" if more == 1 else "s"
+        return f"not enough seeds: {measured}. About {more} further seed{plural} would tell."
+    if too_few is None:
+        return f"not enough seeds: {measured}. Even {MOST_SEEDS} seeds would hardly tell."
+    return (
+        f"not enough seeds: {measured}. More seeds alone would not tell: the {too_few} test "
+        "images are too few."
+    )
+
+
+def effect(values: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
+    """Return a mean paired difference with the t interval over seeds alone."""
+    difference = paired_difference(np.asarray(values) - np.asarray(baseline))
+    return {
+        "difference": difference.mean,
+        "low": _finite(difference.low),
+        "high": _finite(difference.high),
+    }

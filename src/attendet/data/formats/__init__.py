@@ -1,0 +1,1 @@
+"""Label formats: Pascal VOC, YOLO and COCO."""

@@ -1,0 +1,276 @@
+"""COCO JSON: one file a split, boxes as left, top, width, height in pixels.
+
+Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, arXiv:1405.0312. ``iscrowd``
+becomes `Sample.difficult`. A line number means little in JSON, so issues name the annotation's id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attendet.data.formats.coco_boxes import read_crowd, read_xyxy
+from attendet.data.sample import (
+    SPLITS,
+    SPLITS_FILE,
+    Box,
+    Issue,
+    Labeled,
+    Reading,
+    assign_keys,
+    class_name,
+    merge_repeated,
+    split_folders,
+)
+from attendet.errors import DataError
+
+__all__ = ["LOOKED_FOR", "read_coco", "recognize_coco"]
+
+LOOKED_FOR = "COCO: annotations/*.json, train/_annotations.coco.json, or one .json with images"
+
+_ROBOFLOW = "_annotations.coco.json"
+_SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|test)(?![a-z])")
+_OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+
+
+def _split_of(stem: str) -> str:
+    """Return the split that a file's name speaks of, "all" if none.
+
+    Example:
+        >>> _split_of("instances_val2017"), _split_of("cells")
+        ('val', 'all')
+    """
+    words = _SPLIT_WORD.findall(stem.lower())
+    if not words:
+        return "all"
+    return "val" if words[-1].startswith("val") else str(words[-1])
+
+
+def _json_files(folder: Path) -> dict[str, Path]:
+    """Return split name to JSON file for a folder.
+
+    Raises:
+        DataError: if two files claim one split.
+    """
+    parts = {
+        split: part / _ROBOFLOW
+        for split, part in split_folders(folder).items()
+        if (part / _ROBOFLOW).is_file()
+    }
+    if parts:
+        return parts
+    for place in (folder / "annotations", folder / "Annotations", folder):
+        found = sorted(place.glob("*.json")) if place.is_dir() else []
+        files = [path for path in found if path.name != SPLITS_FILE]
+        files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
+        instances = [path for path in files if path.name.startswith("instances_")]
+        files = instances or files
+        splits = [_split_of(path.stem) for path in files]
+        if len(set(splits)) < len(files):
+            names = ", ".join(path.name for path in files)
+            raise DataError(
+                f"each split must have one JSON file; got {names} ({place}). Name one of them."
+            )
+        if "all" in splits and len(files) > 1:
+            files = [path for path in files if _split_of(path.stem) != "all"]
+        if files:
+            return {_split_of(path.stem): path for path in files}
+    return {}
+
+
+def recognize_coco(folder: Path) -> str | None:
+    """Return what in a folder speaks for COCO; None if nothing does."""
+    places = (folder, folder / "annotations", folder / "Annotations")
+    for place in (*places, *split_folders(folder).values()):
+        for path in sorted(place.glob("*.json")) if place.is_dir() else []:
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+            if any(word in head for word in (b'"images"', b'"annotations"', b'"categories"')):
+                return path.relative_to(folder).as_posix()
+    return None
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"data set not found ({path}). Check the path.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"JSON is broken ({path}:{error.lineno}): {error.msg}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"JSON must be UTF-8 and plain ({path}): {error}") from None
+    wanted = ("images", "annotations", "categories")
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(key), list) for key in wanted
+    ):
+        raise DataError(f"COCO JSON must hold lists images, annotations and categories ({path}).")
+    return document
+
+
+def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
+    """Return category id to name in id order, without a parent category that labels nothing.
+
+    Exports of Roboflow begin with a category of that kind: the others name it as their
+    ``supercategory`` and no annotation has it.
+    """
+    try:
+        rows = sorted(document["categories"], key=lambda row: row["id"])
+        names = {row["id"]: class_name(str(row["name"])) for row in rows}
+        parents = {
+            row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"each category must have an id and a name; got {error!r} ({path})."
+        ) from None
+    used = {
+        row["category_id"]
+        for row in document["annotations"]
+        if isinstance(row, dict) and isinstance(row.get("category_id"), int | str)
+    }
+    return {number: name for number, name in names.items() if number in used or name not in parents}
+
+
+class _ImageFinder:
+    """Finds the images of one JSON file: beside it, or in the usual folders around it."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        stem = path.stem.removeprefix("instances_")
+        split = _split_of(path.stem)
+        places = []
+        for base in dict.fromkeys((path.parent, root, path.parent.parent)):
+            for name in (stem, split, ""):
+                places += [base / "images" / name, base / name]
+        self.places = [place for place in dict.fromkeys(places) if place.is_dir()]
+
+    def find(self, file_name: str) -> Path | None:
+        """Return the image; the folder that held one is tried first for the next."""
+        plain = file_name.replace("\\", "/")
+        for name in dict.fromkeys((plain, Path(plain).name)):
+            for index, place in enumerate(self.places):
+                if (place / name).is_file():
+                    self.places.insert(0, self.places.pop(index))
+                    return place / name
+        return None
+
+
+def _size(row: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        height, width = int(row["height"]), int(row["width"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def _images_of(
+    document: dict[str, Any], path: Path, root: Path, issues: list[Issue]
+) -> dict[Any, Labeled | None]:
+    """Return image id to image, None where the image is not there."""
+    finder = _ImageFinder(path, root)
+    images: dict[Any, Labeled | None] = {}
+    for index, row in enumerate(document["images"]):
+        try:
+            number, name = row["id"], str(row["file_name"])
+            known = number in images
+        except (KeyError, TypeError) as error:
+            message = f"images[{index}] must have an id and a file_name; got {error!r}"
+            issues.append(Issue(path, None, "broken-label", message, "skipped image"))
+            continue
+        if known:
+            message = f"image id {number!r} is there twice"
+            issues.append(Issue(path, None, "repeated-image", message, "skipped image"))
+            continue
+        image = finder.find(name)
+        images[number] = Labeled(image, path, [], _size(row)) if image else None
+        if image is None:
+            message = f"no image {name!r} (image id {number!r})"
+            issues.append(Issue(path, None, "missing-image", message, "skipped image"))
+    return images
+
+
+def _box(row: dict[str, Any], names: dict[Any, str]) -> Box:
+    category = row["category_id"]
+    label = names.get(category, f"category id {category}")
+    return Box(read_xyxy(row), label, None, read_crowd(row))
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"has no {error.args[0]}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"cannot be read: {error}"
+
+
+def _read_file(path: Path, root: Path) -> tuple[list[Labeled], dict[Any, str], list[Issue]]:
+    """Return the images of one JSON file, its category names, and its issues."""
+    document = _load_json(path)
+    issues: list[Issue] = []
+    names = _category_names(document, path)
+    images = _images_of(document, path, root, issues)
+    for index, row in enumerate(document["annotations"]):
+        where = f"annotations[{index}]"
+        with suppress(KeyError, TypeError):
+            where = f"annotation id {row['id']!r}"
+        try:
+            number, box = row["image_id"], _box(row, names)
+            image = images.get(number, _MISSING)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = f"{where}: {_in_words(error)}"
+            issues.append(Issue(path, None, "broken-label", message, "dropped"))
+            continue
+        if image is _MISSING:
+            message = f"{where}: no image with id {number!r}"
+            issues.append(Issue(path, None, "missing-image", message, "dropped"))
+        elif image is not None:
+            image.boxes.append(box)
+    return [each for each in images.values() if each is not None], names, issues
+
+
+_MISSING = Labeled(Path(), Path(), [])
+
+
+def read_coco(path: Path) -> Reading:
+    """Return the labels of a COCO data set.
+
+    Splits are those that file names speak of (``instances_train2017.json``) or of the folders
+    train/ valid/ test/ with a ``_annotations.coco.json`` each; a single file has none. Classes are
+    the categories in id order, over all files.
+
+    Args:
+        path: a JSON file, or a folder.
+
+    Raises:
+        DataError: if a JSON file is broken, or there is none.
+    """
+    files = _json_files(path) if path.is_dir() else {"all": path}
+    if not files:
+        raise DataError(f"no JSON labels found ({path}). Looked for {LOOKED_FOR}.")
+    root = path if path.is_dir() else path.parent
+    if not path.is_dir() and root.name.lower() == "annotations":
+        root = root.parent
+    reading = Reading(root, "coco")
+    names: dict[str, None] = {}
+    for split in ("all", *SPLITS):
+        if split not in files:
+            continue
+        images, categories, issues = _read_file(files[split], root)
+        names |= dict.fromkeys(categories.values())
+        reading.pools[split] = merge_repeated(images, issues)
+        reading.issues += issues
+    reading.names = tuple(names)
+    reading.source = "" if "all" in files else f"files {_listed(files, root)}"
+    assign_keys((each for pool in reading.pools.values() for each in pool), root)
+    return reading
+
+
+def _listed(files: dict[str, Path], root: Path) -> str:
+    counts = Counter(path.name for path in files.values())
+    return " ".join(
+        path.name if counts[path.name] == 1 else path.relative_to(root).as_posix()
+        for path in files.values()
+    )

@@ -1,0 +1,229 @@
+"""Pascal VOC: VOCdevkit folders, and flat folders with the XML beside the image.
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from attendet.data.formats.xml_labels import read_annotation
+from attendet.data.sample import (
+    SPLITS,
+    Issue,
+    Labeled,
+    Reading,
+    assign_keys,
+    class_name,
+    merge_repeated,
+    read_lines,
+    split_folders,
+)
+from attendet.errors import DataError
+from attendet.images import IMAGE_SUFFIXES, image_files
+
+__all__ = ["LOOKED_FOR", "read_voc", "recognize_voc"]
+
+LOOKED_FOR = "VOC: Annotations/*.xml with JPEGImages/, VOCdevkit/VOC2007/, or *.xml beside images"
+
+_XML_FOLDERS = ("annotations", "xmls", "labels")
+_IMAGE_FOLDERS = ("jpegimages", "images")
+_CLASS_FILES = ("classes.txt", "labels.txt")
+
+Folders = tuple[Path, Path]
+"""Folder of XML files, folder of images."""
+
+
+def _has_xml(folder: Path) -> bool:
+    return next(folder.glob("*.[xX][mM][lL]"), None) is not None
+
+
+def _label_folders(folder: Path) -> Folders | None:
+    """Return where XML files and images lie inside a folder (perhaps both in itself)."""
+    inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    images = next((inner[name] for name in _IMAGE_FOLDERS if name in inner), folder)
+    for name in _XML_FOLDERS:
+        if name in inner and _has_xml(inner[name]):
+            return inner[name], images
+    return (folder, folder) if _has_xml(folder) else None
+
+
+def _devkits(folder: Path) -> list[Path]:
+    """Return the VOC folders (``VOC2007``) one or two steps below a folder."""
+    below = [path for path in folder.glob("VOC*") if path.is_dir()]
+    below += [path for path in folder.glob("VOCdevkit/VOC*") if path.is_dir()]
+    return sorted(path for path in below if (path / "Annotations").is_dir())
+
+
+def recognize_voc(folder: Path) -> str | None:
+    """Return what in a folder speaks for Pascal VOC; None if nothing does."""
+    found = _label_folders(folder)
+    if found:
+        return f"{found[0].name}/*.xml"
+    devkits = _devkits(folder)
+    if devkits:
+        return f"{devkits[0].relative_to(folder)}/Annotations"
+    for part in split_folders(folder).values():
+        if _label_folders(part):
+            return f"{part.name}/**/*.xml"
+    return None
+
+
+class _Reader:
+    """Reads annotation files into one `Reading`."""
+
+    def __init__(self, root: Path) -> None:
+        self.reading = Reading(root, "voc")
+        self._images: dict[Path, dict[str, Path]] = {}
+        self._twins: dict[Path, list[Path]] = {}
+
+    def _issue(self, file: Path, line: int | None, kind: str, message: str) -> None:
+        self.reading.issues.append(Issue(file, line, kind, message, "skipped image"))
+
+    def images(self, folder: Path) -> dict[str, Path]:
+        """Return name without suffix to image file, listed once a folder."""
+        if folder not in self._images:
+            files = image_files(folder)
+            self._images[folder] = {path.stem: path for path in files}
+            for path in files:
+                self._twins.setdefault(path.with_suffix(""), []).append(path)
+        return self._images[folder]
+
+    def _meant(self, image: Path, xml: Path, filename: str) -> Path:
+        """Return which of the images of one stem (``a.jpg``, ``a.png``) an XML file means."""
+        twins = self._twins[image.with_suffix("")]
+        named = PurePosixPath(filename.replace("\\", "/")).name
+        meant = next((path for path in twins if path.name == named), image)
+        for twin in twins:
+            if twin != meant:
+                self._issue(twin, None, "missing-label", f"{xml.name} is that of {meant.name}")
+        return meant
+
+    def labeled(self, xml: Path, images: Path) -> Labeled | None:
+        """Return the image of one XML file with its boxes; None if either cannot be had."""
+        annotation = read_annotation(xml)
+        if isinstance(annotation, Issue):
+            self.reading.issues.append(annotation)
+            return None
+        there = self.images(images)
+        image = there.get(xml.stem) or there.get(_stem(annotation.filename))
+        if image is None:
+            self._issue(xml, None, "missing-image", f"no image {xml.stem}.* in {images}")
+            return None
+        image = self._meant(image, xml, annotation.filename)
+        self.reading.issues += annotation.issues
+        return Labeled(image, xml, annotation.boxes, annotation.declared_hw)
+
+    def folder(self, folders: Folders) -> list[Labeled]:
+        """Return every image of a folder that has labels; the others are issues."""
+        xml_folder, image_folder = folders
+        files = sorted(path for path in xml_folder.iterdir() if path.suffix.lower() == ".xml")
+        found = [self.labeled(xml, image_folder) for xml in files]
+        kept = [each for each in found if each is not None]
+        used = {each.image.stem for each in kept} | {xml.stem for xml in files}
+        for stem, image in self.images(image_folder).items():
+            if stem not in used:
+                self._issue(image, None, "missing-label", f"no {stem}.xml in {xml_folder}")
+        return merge_repeated(kept, self.reading.issues)
+
+    def listed(self, list_file: Path, folders: Folders) -> list[Labeled]:
+        """Return the images that a split's list names, in its order."""
+        xml_folder, image_folder = folders
+        there = {path.stem: path for path in xml_folder.iterdir() if path.suffix.lower() == ".xml"}
+        lines, issues = read_lines(list_file)
+        self.reading.issues += issues
+        kept: dict[str, Labeled | None] = {}
+        for line, written in lines:
+            name = _listed_name(written, there)
+            if name in kept:
+                self._issue(list_file, line, "repeated-image", f"{name!r} is listed twice")
+            elif name in there:
+                kept[name] = self.labeled(there[name], image_folder)
+            elif name in self.images(image_folder):
+                self._issue(list_file, line, "missing-label", f"no {name}.xml in {xml_folder}")
+            else:
+                self._issue(list_file, line, "missing-image", f"no image {name!r}")
+        found = [each for each in kept.values() if each is not None]
+        return merge_repeated(found, self.reading.issues)
+
+
+def _stem(name: str) -> str:
+    """Return a file name without folders (of any system) and suffix."""
+    return Path(name.replace("\\", "/")).stem
+
+
+def _listed_name(written: str, there: dict[str, Path]) -> str:
+    """Return the image's name on a line such as ``000012``, ``000012  1`` or ``000012.jpg``."""
+    if written in there:
+        return written
+    first = written.split()[0]
+    if first not in there and Path(first).suffix.lower() in IMAGE_SUFFIXES:
+        return _stem(first)
+    return first
+
+
+def _split_lists(folder: Path) -> dict[str, Path]:
+    """Return the non-empty lists of ImageSets/Main; ``trainval`` stands in for ``train``."""
+    lists = {}
+    for split in SPLITS:
+        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if path.is_file() and path.stat().st_size:
+            lists[split] = path
+    both = folder / "ImageSets" / "Main" / "trainval.txt"
+    if "train" not in lists and "val" not in lists and both.is_file() and both.stat().st_size:
+        lists["train"] = both
+    return lists
+
+
+def _devkit_root(folder: Path) -> Path:
+    devkits = _devkits(folder)
+    if len(devkits) > 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in devkits)
+        raise DataError(f"path must hold one VOC folder; got {names} ({folder}). Name one of them.")
+    return devkits[0] if devkits else folder
+
+
+def read_voc(path: Path) -> Reading:
+    """Return the labels of a Pascal VOC folder.
+
+    Splits are those of ``ImageSets/Main``, else of folders train/ val/ test/, else none. Class
+    names are those of a ``classes.txt`` or ``labels.txt`` in the root, else not stated.
+
+    Args:
+        path: a VOC folder, the VOCdevkit folder above it, or a flat folder.
+
+    Raises:
+        DataError: if there is no XML file, or more than one VOC folder.
+    """
+    if not path.is_dir():
+        raise DataError(f"path must be a folder for format 'voc'; got {str(path)!r}.")
+    root = path if _label_folders(path) else _devkit_root(path)
+    reader, folders = _Reader(root), _label_folders(root)
+    reading = reader.reading
+    parts = {name: _label_folders(part) for name, part in split_folders(root).items()}
+    if folders:
+        lists = _split_lists(root)
+        for split, list_file in lists.items():
+            reading.pools[split] = reader.listed(list_file, folders)
+        reading.source = "ImageSets/Main" if lists else ""
+        if not lists:
+            reading.pools["all"] = reader.folder(folders)
+    else:
+        found = {name: part for name, part in parts.items() if part}
+        for split, part in found.items():
+            reading.pools[split] = reader.folder(part)
+        names = " ".join(f"{split_folders(root)[name].name}/" for name in found)
+        reading.source = f"folders {names}" if found else ""
+    if not reading.pools:
+        raise DataError(f"no XML labels found ({root}). Looked for {LOOKED_FOR}.")
+    key_root = folders[1] if folders else root
+    assign_keys((each for pool in reading.pools.values() for each in pool), key_root)
+    for name in _CLASS_FILES:
+        if (root / name).is_file():
+            lines, issues = read_lines(root / name)
+            reading.names, reading.issues = (
+                tuple(class_name(text) for _, text in lines),
+                reading.issues + issues,
+            )
+            break
+    return reading

@@ -1,0 +1,215 @@
+"""Where the images and labels of a YOLO set lie, however paths were written and wherever."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from attendet.data.sample import Issue, read_lines
+from attendet.images import IMAGE_SUFFIXES, image_files
+
+__all__ = [
+    "NAME_FILES",
+    "LabelFinder",
+    "find_entry",
+    "inner_folder",
+    "listed_images",
+    "images_below",
+    "resolved",
+    "text_files",
+]
+
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
+"""Files of class names, the likeliest first."""
+
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+def inner_folder(folder: Path, name: str) -> Path | None:
+    """Return the folder of that name, in capitals or not, inside a folder; None if none is."""
+    if (folder / name).is_dir():
+        return folder / name
+    try:
+        found = [path for path in sorted(folder.iterdir()) if path.name.lower() == name]
+        return next((path for path in found if path.is_dir()), None)
+    except OSError:  # no such folder, or one that may not be listed
+        return None
+
+
+def text_files(folder: Path) -> dict[str, Path]:
+    """Return stem to ``.txt`` file (or ``.TXT``) of a folder; empty if there is no such folder."""
+    if not folder.is_dir():
+        return {}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".txt"}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images below a folder, those in hidden folders (``.cache``) left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+        and path.is_file()
+    )
+
+
+class LabelFinder:
+    """Finds the label file of each image; every folder is listed once.
+
+    Where ``images`` stands in an image's path, its labels are in ``labels`` at that place. Else
+    they are beside the image, in a ``labels`` folder beside its folder, or in one inside it.
+
+    Args:
+        root: folder of the data set; outside of it no ``labels`` folder is looked for, unless the
+            image lies there itself.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._texts: dict[Path, dict[str, Path]] = {}
+        self._places: dict[Path, tuple[list[Path], Path]] = {}
+        self._served: dict[Path, set[Path]] = {}
+
+    def find(self, image: Path) -> Path:
+        """Return an image's label file; where it would belong if it is nowhere."""
+        folder = image.parent
+        if folder not in self._places:
+            self._places[folder] = _label_folders(folder, self.root)
+        places, home = self._places[folder]
+        place = next((each for each in places if image.stem in self._listed(each)), home)
+        if place != folder:
+            self._served.setdefault(place, set()).add(folder)
+        return self._listed(place).get(image.stem, place / f"{image.stem}.txt")
+
+    def _listed(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._texts:
+            self._texts[folder] = text_files(folder)
+        return self._texts[folder]
+
+    def orphans(self) -> list[Path]:
+        """Return the label files without an image, in ``labels`` folders used or in the root's."""
+        found: set[Path] = set()
+        for place, folders in self._served.items():
+            stems = {path.stem for folder in folders for path in image_files(folder)}
+            found |= {path for stem, path in self._listed(place).items() if stem not in stems}
+        labels = inner_folder(self.root, "labels") or self.root / "labels"
+        twins = inner_folder(self.root, "images") or self.root
+        inner = [path for path in labels.rglob("*") if path.is_dir()]
+        for place in (labels, *inner):
+            inside = place.relative_to(labels)
+            if place in self._served or any(part.startswith(".") for part in inside.parts):
+                continue
+            twin = twins / inside
+            stems = {path.stem for path in image_files(twin)} if twin.is_dir() else set()
+            found |= {path for stem, path in text_files(place).items() if stem not in stems}
+        return sorted(path for path in found if path.name not in NAME_FILES)
+
+
+def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
+    """Return where the labels of a folder of images may be, and where they belong."""
+    parts = folder.parts
+    home = None
+    for index in range(len(parts) - 1, -1, -1):
+        if parts[index].lower() == "images":
+            labels = inner_folder(Path(*parts[:index]), "labels")
+            twin = (labels or Path(*parts[:index], "labels")).joinpath(*parts[index + 1 :])
+            if twin.is_dir():
+                return [twin], twin
+            home = home or twin
+    below = folder.relative_to(root).parts if folder.is_relative_to(root) else parts[-1:]
+    places = []
+    for index in range(len(parts) - 1, len(parts) - 1 - len(below), -1):
+        labels = inner_folder(Path(*parts[:index]), "labels")
+        if labels:
+            places.append(labels.joinpath(*parts[index + 1 :]))
+    inside = inner_folder(folder, "labels")
+    places += [inside] if inside else []
+    there = [place for place in places if place.is_dir() and place != folder]
+    return [folder, *there], home or (there[-1] if there else folder)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        return False
+
+
+def _tails(written: str) -> list[Path]:
+    """Return a written path without drive and ``..``, then ever less of its beginning."""
+    plain = PurePosixPath(_DRIVE.sub("", written.replace("\\", "/")))
+    parts = [part for part in plain.parts if part not in ("..", "/", "//")]
+    return [Path(*parts[index:]) for index in range(len(parts))]
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if _is_there(path)), None)
+
+
+def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path | None]:
+    """Return the folder or list that an entry of a data.yaml names.
+
+    It may be written for another system or another place: ``\\`` counts as ``/``, and of a path
+    that leads nowhere an ever shorter end is tried. Exporters write ``../train/images`` for
+    ``train/images`` beside the data.yaml, so that one comes first.
+
+    Args:
+        entry: as written.
+        root: folder that entries are relative to.
+        folder: that of the data.yaml.
+
+    Returns:
+        The path, None if there is none; and another one outside that the entry would fit as well.
+    """
+    bases = list(dict.fromkeys((root, folder)))
+    plain = entry.replace("\\", "/")
+    tails = _tails(entry)
+    stated = _first(base / text for text in dict.fromkeys((entry, plain)) for base in bases)
+    if plain.startswith("../") and tails:
+        inside = _first([root / tails[0]])
+        if inside:
+            rival = stated if stated and stated.resolve() != inside.resolve() else None
+            return inside, rival
+    if stated:
+        return stated, None
+    absolute = plain.startswith("/") or bool(_DRIVE.match(plain))
+    for tail in tails:
+        for path in (base / tail for base in bases):
+            # One word of a relative path is too little to go by, unless it names a file.
+            if _is_there(path) and (
+                absolute or tail == tails[0] or tail.parent.name or path.is_file()
+            ):
+                return path, None
+    return None, None
+
+
+def resolved(path: Path) -> Path:
+    """Return a path without ``..``, so that keys and twin folders come out plain."""
+    return path.resolve() if ".." in path.parts else path
+
+
+def listed_images(list_file: Path, root: Path, issues: list[Issue]) -> list[Path]:
+    """Return the images that a text file lists, each once; what is wrong goes to `issues`.
+
+    Paths are relative to the list or to the root. Of a path that leads nowhere, as from another
+    machine, an ever shorter end is tried.
+    """
+    lines, found_issues = read_lines(list_file)
+    issues += found_issues
+    bases = list(dict.fromkeys((list_file.parent, root)))
+    images: dict[Path, None] = {}
+    for line, text in lines:
+        ends = [Path(text), Path(text.replace("\\", "/")), *_tails(text)]
+        tries = (base / end for end in ends for base in bases)
+        path = next((resolved(each) for each in tries if _is_there(each) and each.is_file()), None)
+        if path is None:
+            message, kind = f"no image {text!r}", "missing-image"
+        elif path in images:
+            message, kind = f"{text!r} is listed twice", "repeated-image"
+        else:
+            images[path] = None
+            continue
+        issues.append(Issue(list_file, line, kind, message, "skipped image"))
+    return list(images)

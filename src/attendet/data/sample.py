@@ -1,0 +1,224 @@
+"""What a data set is made of: images as read (`Labeled`), as checked (`Sample`), and issues.
+
+A format's reader returns a `Reading`; `attendet.data.checks` turns its images into samples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "SPLITS",
+    "SPLITS_FILE",
+    "Action",
+    "Box",
+    "Issue",
+    "Format",
+    "Labeled",
+    "Reading",
+    "Sample",
+    "assign_keys",
+    "class_name",
+    "merge_repeated",
+    "read_lines",
+    "split_folders",
+]
+
+Format = Literal["voc", "yolo", "coco"]
+Action = Literal["dropped", "clipped", "kept", "skipped image"]
+
+SPLITS = ("train", "val", "test")
+SPLITS_FILE = "attendet-splits.json"
+"""File that writes down which image is in which split; see `attendet.data.splits`."""
+
+_SPLIT_FOLDERS = {
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "valid", "validation", "val2017"),
+    "test": ("test", "testing", "test2017"),
+}
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something wrong with a data set, and what was done about it.
+
+    Attributes:
+        file: the file at issue.
+        line: its line, counted from 1; None where a line says nothing.
+        kind: slug, one of `attendet.data.checks.ISSUE_KINDS`.
+        message: what is wrong, with the value.
+        action: "dropped" a box, "clipped" a box, "kept" as it is, or "skipped image".
+    """
+
+    file: Path
+    line: int | None
+    kind: str
+    message: str
+    action: Action
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line is not None else str(self.file)
+        return f"{place}: {self.kind}: {self.message} ({self.action})"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image and its checked boxes.
+
+    Attributes:
+        path: the image file.
+        image_hw: height and width, pixels, after the turn that EXIF asks for.
+        boxes_xyxy: float32, shape (n, 4), pixels, inside the image, never empty.
+        class_ids: int64, shape (n,), indices into the data set's classes.
+        difficult: bool, shape (n,); VOC ``difficult`` or COCO ``iscrowd``: not trained on and
+            ignored in evaluation.
+        key: unique within the data set and stable: the path under the data set's root (VOCdevkit:
+            the name), without suffix.
+    """
+
+    path: Path
+    image_hw: tuple[int, int]
+    boxes_xyxy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One box as written: four corner numbers and a class name, or the number of an unnamed class.
+
+    Corners are pixels, or shares of the image's width and height where `Labeled.relative`.
+    `file` is that of the line where it is not `Labeled.labels`.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    label: str | int
+    line: int | None = None
+    difficult: bool = False
+    file: Path | None = None
+
+
+@dataclass
+class Labeled:
+    """One image with its labels as written, not yet checked.
+
+    Attributes:
+        image: the image file.
+        labels: the file that holds the labels, for issues to name.
+        boxes: in file order.
+        declared_hw: image size that the labels state; None where they state none.
+        relative: whether corners are shares of the image's size.
+        key: see `Sample.key`; set by `assign_keys`.
+    """
+
+    image: Path
+    labels: Path
+    boxes: list[Box]
+    declared_hw: tuple[int, int] | None = None
+    relative: bool = False
+    key: str = ""
+
+
+@dataclass
+class Reading:
+    """What a format's reader found.
+
+    Attributes:
+        root: folder that keys are relative to.
+        format: "voc", "yolo" or "coco".
+        pools: split name to its images; "all" where the set states no split.
+        source: how the splits are stated, in words; empty for "all".
+        names: class names in the set's own order; None where it states none.
+        issues: found while reading.
+    """
+
+    root: Path
+    format: Format
+    pools: dict[str, list[Labeled]] = field(default_factory=dict)
+    source: str = ""
+    names: tuple[str, ...] | None = None
+    issues: list[Issue] = field(default_factory=list)
+
+
+def class_name(text: str) -> str:
+    """Return a class name with single spaces, as a name comes out of any of the formats.
+
+    Example:
+        >>> class_name("  red   cell ")
+        'red cell'
+    """
+    return " ".join(text.split())
+
+
+def merge_repeated(images: Iterable[Labeled], issues: list[Issue]) -> list[Labeled]:
+    """Return images each once, with the boxes of all its labels; a repeated one is an issue."""
+    by_file: dict[Path, Labeled] = {}
+    for each in images:
+        first = by_file.setdefault(each.image, each)
+        if first is each:
+            continue
+        first.boxes += [replace(box, file=box.file or each.labels) for box in each.boxes]
+        message = f"{each.image.name!r} is in {first.labels.name} before; its boxes are joined"
+        issues.append(Issue(each.labels, None, "repeated-image", message, "kept"))
+    return list(by_file.values())
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders named train, val (valid, validation) and test inside a folder.
+
+    Returns:
+        Split name to folder, only those that are there.
+    """
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    found = {}
+    for split, names in _SPLIT_FOLDERS.items():
+        for name in names:
+            if name in there:
+                found[split] = there[name]
+                break
+    return found
+
+
+def _relative(path: Path, root: Path) -> Path:
+    try:
+        return path.relative_to(root)
+    except ValueError:
+        return Path(os.path.relpath(path, root))
+
+
+def assign_keys(images: Iterable[Labeled], root: Path) -> None:
+    """Set each image's key: its path under `root`, without suffix where that is unique."""
+    owners: dict[str, set[Path]] = {}
+    plain = [(each, _relative(each.image, root)) for each in images]
+    for each, path in plain:
+        owners.setdefault(path.with_suffix("").as_posix(), set()).add(each.image)
+    for each, path in plain:
+        key = path.with_suffix("").as_posix()
+        each.key = key if len(owners[key]) == 1 else path.as_posix()
+
+
+def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Issue]]:
+    """Return the non-empty lines of a text file with their numbers, and its issues.
+
+    A file that is not UTF-8 (or UTF-16 with a mark) is read as Latin-1: an issue, kind
+    ``wrong-encoding``.
+    """
+    content = path.read_bytes()
+    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    issues: list[Issue] = []
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+        message = "text must be UTF-8; read as Latin-1"
+        issues.append(Issue(path, None, "wrong-encoding", message, "kept"))
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(number, line) for number, line in lines if line], issues

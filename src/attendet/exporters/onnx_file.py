@@ -1,0 +1,180 @@
+"""ONNX files: from a traced network to a model of standard operators that describes itself."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attendet import __version__
+from attendet.errors import ExportError
+from attendet.exporters.suppression import with_suppression
+from attendet.files import write_atomically
+from attendet.system import require
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from attendet.inference.postprocess import Selection
+
+__all__ = ["OPSET", "OnnxGraph", "build_onnx", "write_onnx"]
+
+OPSET = 18
+"""Version of the operators: ONNX Runtime 1.14 and OpenVINO 2023.0 know them."""
+
+HALF_FROM = 256
+"""Weights of fewer values stay in float32: biases, gates' small layers."""
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Under which the converter notes in which modules of PyTorch an operator stood."""
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """An ONNX model, and where its operators come from."""
+
+    model: Any
+    """``onnx.ModelProto``."""
+
+    scopes: Mapping[str, str]
+    """Name of an operator to the innermost module of PyTorch that it stood in, such as
+    ``network.attention.p5``; empty for normalization and decode."""
+
+
+def build_onnx(
+    program: ExportedProgram,
+    *,
+    dynamic: tuple[str, ...],
+    half: bool = False,
+    selection: Selection | None = None,
+) -> OnnxGraph:
+    """Return the ONNX model of a traced network.
+
+    Args:
+        program: of a `attendet.exporters.network.ImageNetwork`.
+        dynamic: which of ``batch`` and ``size`` may differ; names the axes.
+        half: keep weights in float16; they are turned to float32 when the file is loaded.
+        selection: put non-maximum suppression with these limits behind it.
+
+    Raises:
+        ExportError: if an operator is not a standard one.
+        MissingExtraError: if onnx or onnxscript is not installed.
+    """
+    for module in ("onnx", "onnxscript"):
+        require(module, extra="export", purpose="exporting to ONNX")
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converter's own parts, which nobody here can heed
+        converted = torch.onnx.export(
+            program,
+            (),
+            input_names=["images"],
+            output_names=["boxes_xyxy", "scores"],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    model = converted.model_proto  # type: ignore[union-attr]
+    scopes = _name_by_output(model)
+    _forget_origin(model)
+    _name_axes(model, dynamic)
+    if selection is not None:
+        model = with_suppression(model, selection)
+    if half:
+        _keep_in_half(model)
+    model.producer_name, model.producer_version = "attendet", __version__
+    _check(model)
+    return OnnxGraph(model, scopes)
+
+
+def _name_by_output(model: Any) -> dict[str, str]:
+    """Name each operator as its first output, as OpenVINO does; return their scopes by name."""
+    scopes = {}
+    for node in model.graph.node:
+        node.name = node.output[0]
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        path = ast.literal_eval(notes.get(SCOPES, "['']"))
+        scopes[node.name] = path[-2] if len(path) > 1 else ""
+    return scopes
+
+
+def _forget_origin(model: Any) -> None:
+    """Drop stack traces and other notes of the converter, which name files of this machine."""
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _name_axes(model: Any, dynamic: tuple[str, ...]) -> None:
+    names: list[tuple[Any, int, str]] = []
+    given, (boxes, scores) = model.graph.input[0], model.graph.output
+    if "batch" in dynamic:
+        names += [(one, 0, "batch") for one in (given, boxes, scores)]
+    if "size" in dynamic:
+        names += [
+            (given, 1, "height"),
+            (given, 2, "width"),
+            (boxes, 1, "boxes"),
+            (scores, 1, "boxes"),
+        ]
+    for value, axis, name in names:
+        value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+def _keep_in_half(model: Any) -> None:
+    """Turn large weights to float16, each with an operator behind it that turns it back."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < HALF_FROM:
+            continue
+        name, kept = tensor.name, f"{tensor.name}_float16"
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), kept))
+        casts.append(helper.make_node("Cast", [kept], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _check(model: Any) -> None:
+    import onnx
+
+    foreign = sorted(
+        {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    )
+    if foreign or model.functions:
+        raise ExportError(
+            "network must be of standard operators for ONNX; got "
+            f"{', '.join(foreign) or 'functions'}."
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExportError(f"the ONNX model does not hold together: {reason}") from None
+
+
+def write_onnx(graph: OnnxGraph, path: str | Path, header: Mapping[str, str]) -> Path:
+    """Write an ONNX model with its description; return the path.
+
+    Args:
+        graph: what `build_onnx` returned.
+        path: the file; replaced whole.
+        header: names to texts, written as the model's metadata.
+    """
+    model = graph.model
+    del model.metadata_props[:]
+    for key, text in sorted(header.items()):
+        model.metadata_props.add(key=key, value=text)
+    return write_atomically(path, model.SerializeToString(deterministic=True))

@@ -1,0 +1,343 @@
+"""Images as numpy arrays: reading any file, and the one letterbox.
+
+An image is uint8 RGB of shape (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attendet.errors import ImageError
+
+__all__ = [
+    "MAX_PIXELS",
+    "IMAGE_SUFFIXES",
+    "Letterbox",
+    "from_pil",
+    "letterbox",
+    "image_files",
+    "read_orientation",
+    "read_image",
+    "read_image_hw",
+    "stretched",
+]
+
+ImageArray = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+)
+MAX_PIXELS = 178_956_970
+"""A larger image is refused before it is decoded: Pillow's own limit, 512 MiB of RGB."""
+
+ROWS_AT_ONCE = 256
+"""Rows that are converted together where that takes memory: a small file may unpack to much."""
+
+PAD_VALUE = 114
+"""Gray level of the letterbox's border, the value that Ultralytics' projects made usual."""
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files directly in a folder, by suffix, in name order."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+
+
+_opening = threading.Lock()  # warnings.catch_warnings is not safe in threads
+
+
+def _open(source: Path | bytes, name: str) -> Image.Image:
+    try:
+        with _opening, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            pil_image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except FileNotFoundError:
+        raise ImageError(f"image not found ({name}). Check the path.") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"image must have at most {MAX_PIXELS} pixels; got more ({name}). Scale it down first."
+        ) from None
+    except Exception as error:  # on broken files Pillow's readers raise almost anything
+        raise ImageError(
+            f"image cannot be read ({name}): {error or type(error).__name__}"
+        ) from None
+    width, height = pil_image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"image must have at most {MAX_PIXELS} pixels; got {width} x {height} ({name}). "
+            "Scale it down first."
+        )
+    return pil_image
+
+
+def _orientation(pil_image: Image.Image) -> int:
+    try:
+        return int(pil_image.getexif().get(0x0112, 1))
+    except Exception:  # a broken EXIF block is no reason to lose the image
+        return 1
+
+
+def read_image_hw(path: Path) -> tuple[int, int]:
+    """Return height and width of an image file as `read_image` would give it.
+
+    Only the header is read (PNG and TIFF may need more to know how the image is turned).
+
+    Raises:
+        ImageError: if the file is missing or is no image.
+    """
+    with _open(path, str(path)) as pil_image:
+        if pil_image.format == "TIFF":  # Pillow turns these itself, some versions already here
+            return read_image(path).shape[:2]
+        width, height = pil_image.size
+        return (width, height) if _orientation(pil_image) in (5, 6, 7, 8) else (height, width)
+
+
+def read_orientation(path: Path) -> int:
+    """Return the EXIF orientation of an image file, 1 (upright) to 8; 1 where it has none.
+
+    Raises:
+        ImageError: if the file is missing or is no image.
+    """
+    with _open(path, str(path)) as pil_image:
+        return _orientation(pil_image)
+
+
+def _gray_to_8_bits(pil_image: Image.Image) -> Image.Image:
+    """Return 16-bit, 32-bit or float gray as 8 bits.
+
+    16 bits are divided by 257, whatever the image holds, so that images of one set stay
+    comparable; floats up to 1 are shares; 32-bit whole numbers up to 255 are taken as they are.
+    """
+    gray = np.asarray(pil_image)
+    largest = np.nan_to_num(gray.max(initial=0, where=~np.isnan(gray)))
+    if pil_image.mode == "F" and largest <= 1:
+        top = 1.0
+    elif pil_image.mode in ("I", "F") and pil_image.format != "PNG" and largest <= 255:
+        top = 255.0
+    else:
+        top = 65535.0
+    shown = np.empty(gray.shape, dtype=np.uint8)
+    for start in range(0, len(gray), ROWS_AT_ONCE):
+        rows = np.s_[start : start + ROWS_AT_ONCE]
+        values = np.nan_to_num(gray[rows].astype(np.float64))
+        shown[rows] = (values.clip(0, top) / top * 255).astype(np.uint8)
+    return Image.fromarray(shown)
+
+
+def _on_white(pil_image: Image.Image) -> Image.Image:
+    rgb = Image.new("RGB", pil_image.size)
+    for top in range(0, pil_image.height, ROWS_AT_ONCE):
+        bottom = min(top + ROWS_AT_ONCE, pil_image.height)
+        part = pil_image.crop((0, top, pil_image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", part.size, (255, 255, 255, 255))
+        rgb.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return rgb
+
+
+def _to_rgb(pil_image: Image.Image) -> Image.Image:
+    if pil_image.mode in ("I", "F") or pil_image.mode.startswith("I;16"):
+        return _gray_to_8_bits(pil_image).convert("RGB")
+    if pil_image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in pil_image.info:
+        return _on_white(pil_image)
+    return pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB")
+
+
+def _turned(image: ImageArray, orientation: int) -> ImageArray:
+    """Return a stored image upright; ``orientation`` is EXIF's, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def from_pil(pil_image: Image.Image) -> ImageArray:
+    """Return a PIL image as uint8 RGB, shape (H, W, 3), turned as its EXIF says."""
+    pil_image.load()
+    return _turned(np.array(_to_rgb(pil_image), dtype=np.uint8), _orientation(pil_image))
+
+
+_COLOR_RGB = int(getattr(cv2, "IMREAD_COLOR_RGB", 0))
+"""Decodes to RGB at once, from OpenCV 4.11 on; 0 before."""
+
+
+def _read_plain_jpeg(pil_image: Image.Image, source: Path | bytes) -> ImageArray | None:
+    """Return an ordinary JPEG decoded by OpenCV, or None where Pillow has to decide.
+
+    Both bring libjpeg-turbo and give the same pixels; OpenCV copies them less often (a quarter of
+    the time). But it fills up what is missing from a broken file with a flat color, so it has its
+    say only when the file ends as a JPEG does and the image's last corner is not flat.
+    """
+    if pil_image.format not in ("JPEG", "MPO") or pil_image.mode not in ("RGB", "L"):
+        return None
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    if content[-2:] != b"\xff\xd9":
+        return None
+    flags = (_COLOR_RGB or cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+    except cv2.error:
+        return None
+    if decoded is None or decoded.shape[:2] != (pil_image.height, pil_image.width):
+        return None
+    if (decoded[-8:, -8:] == decoded[-1, -1]).all():
+        return None
+    if not _COLOR_RGB:
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded)
+    return _turned(decoded.astype(np.uint8, copy=False), _orientation(pil_image))
+
+
+def read_image(source: str | Path | bytes, *, name: str | None = None) -> ImageArray:
+    """Return an image file, or the bytes of one, as uint8 RGB, turned as its EXIF says.
+
+    Gray, palette, CMYK and transparent images (laid on white) become plain RGB, 16 bits a channel
+    become 8; of an animation the first frame is read.
+
+    Args:
+        source: path, or the bytes of an image file.
+        name: what to call it in errors; the path if left out.
+
+    Returns:
+        uint8, shape (H, W, 3), RGB.
+
+    Raises:
+        ImageError: if it is missing, no image, truncated, or larger than `MAX_PIXELS`.
+    """
+    if not isinstance(source, bytes):
+        source = Path(source)
+    name = name or (str(source) if isinstance(source, Path) else "<bytes>")
+    with _open(source, name) as pil_image:
+        try:
+            plain = _read_plain_jpeg(pil_image, source)
+            return from_pil(pil_image) if plain is None else plain
+        except Exception as error:  # on broken files Pillow's readers raise almost anything
+            raise ImageError(
+                f"image is truncated or broken ({name}): {error or type(error).__name__}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How an image was laid into a network input: scaled by one factor, centered, the rest gray.
+
+    Attributes:
+        image_hw: size of the image, pixels.
+        input_hw: size of the network input, pixels.
+        scale: network input pixels per image pixel.
+        left: network input columns before the image.
+        top: network input rows above the image.
+
+    Example:
+        >>> transform = Letterbox.for_image((480, 640), (416, 416))
+        >>> transform.scale, transform.left, transform.top
+        (0.65, 0, 52)
+        >>> transform.to_input(np.array([[0.0, 0.0, 640.0, 480.0]])).tolist()
+        [[0.0, 52.0, 416.0, 364.0]]
+    """
+
+    image_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+    scale: float
+    left: int
+    top: int
+
+    @classmethod
+    def for_image(cls, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> Letterbox:
+        """Return the letterbox that fits an image whole into a network input."""
+        scale = min(input_hw[0] / image_hw[0], input_hw[1] / image_hw[1])
+        height, width = _scaled_hw(image_hw, scale)
+        return cls(
+            image_hw,
+            input_hw,
+            scale,
+            left=(input_hw[1] - width) // 2,
+            top=(input_hw[0] - height) // 2,
+        )
+
+    def _offset(self) -> NDArray[np.float32]:
+        return np.array([self.left, self.top, self.left, self.top], dtype=np.float32)
+
+    def to_input(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return (n, 4) boxes of the image in network input pixels."""
+        return boxes_xyxy * self.scale + self._offset()
+
+    def to_image(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return (n, 4) boxes of the network input in image pixels (not clipped)."""
+        return (boxes_xyxy - self._offset()) / self.scale
+
+
+def _scaled_hw(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(image_hw[0] * scale)), max(1, round(image_hw[1] * scale))
+
+
+def letterbox(image: ImageArray, input_hw: tuple[int, int]) -> tuple[ImageArray, Letterbox]:
+    """Return an image scaled to fit a network input whole, centered on gray, and how it was laid.
+
+    Scaling down averages areas, scaling up interpolates bilinearly.
+
+    Args:
+        image: uint8, shape (H, W, 3).
+        input_hw: height and width of the network input, pixels.
+
+    Returns:
+        The network input, uint8 of shape (*input_hw, 3), and the `Letterbox`.
+    """
+    image_hw = (image.shape[0], image.shape[1])
+    transform = Letterbox.for_image(image_hw, input_hw)
+    height, width = _scaled_hw(image_hw, transform.scale)
+    padded = np.full((*input_hw, 3), PAD_VALUE, dtype=np.uint8)
+    inner = padded[transform.top : transform.top + height, transform.left : transform.left + width]
+    if image_hw == (height, width):
+        inner[:] = image
+    else:
+        method = cv2.INTER_AREA if transform.scale < 1 else cv2.INTER_LINEAR
+        cv2.resize(image, (width, height), dst=inner, interpolation=method)
+    return padded, transform
+
+
+def stretched(image: ImageArray, input_hw: tuple[int, int]) -> ImageArray:
+    """Return an image scaled to fill a network input, each side by its own factor.
+
+    Scaling down averages areas, scaling up interpolates bilinearly.
+
+    Args:
+        image: uint8, shape (H, W, 3).
+        input_hw: height and width of the network input, pixels.
+
+    Example:
+        >>> stretched(np.zeros((2, 8, 3), dtype=np.uint8), (4, 4)).shape
+        (4, 4, 3)
+    """
+    image_hw = (image.shape[0], image.shape[1])
+    if image_hw == input_hw:
+        return image
+    smaller = input_hw[0] * input_hw[1] < image_hw[0] * image_hw[1]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    padded = cv2.resize(image, input_hw[::-1], interpolation=method)
+    return np.asarray(padded, dtype=np.uint8)
+
+
+def common_aspect(image_sizes_hw: Iterable[tuple[int, int]]) -> float:
+    """Return the median of height / width over images; 1.0 for none.
+
+    Example:
+        >>> common_aspect([(480, 640), (480, 640), (640, 480)])
+        0.75
+    """
+    ratios = [height / width for height, width in image_sizes_hw]
+    return float(np.median(ratios)) if ratios else 1.0

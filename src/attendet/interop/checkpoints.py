@@ -1,0 +1,320 @@
+"""PyTorch checkpoints of the wide-spread YOLOv4-tiny ports, read into the reference network.
+
+Their tensors are called ``backbone.conv1.conv.weight``, ``backbone.resblock_body1.conv1...``,
+``conv_for_P5``, ``yolo_headP5``, ``upsample.upsample.0`` and ``yolo_headP4``; attention, where they
+have some, ``feat1_att``, ``feat2_att`` and ``upsample_att``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attendet.attention import format_attention_spec
+from attendet.errors import ConfigError, WeightsError
+from attendet.interop.imported import Imported, class_names
+from attendet.models.metadata import DEFAULT_ANCHORS, Color, Preprocess, ResizeMode, WeightsMetadata
+from attendet.models.weights import build_from_metadata
+from attendet.models.yolov4_tiny import NECK_SITES
+
+__all__ = ["import_checkpoint", "read_anchors"]
+
+ANCHORS_A_LEVEL = 3
+
+_BLOCK = r"(conv\.|bn\.)"
+_RENAMED = (
+    (rf"backbone\.resblock_body(\d)\.(conv\d)\.{_BLOCK}", r"backbone.csp\1.\2.\3"),
+    (rf"backbone\.(conv\d)\.{_BLOCK}", r"backbone.\1.\2"),
+    (rf"conv_for_P5\.{_BLOCK}", r"conv_p5.\1"),
+    (rf"yolo_headP5\.0\.{_BLOCK}", r"head_p5.\1"),
+    (r"yolo_headP5\.1\.", r"out_p5."),
+    (rf"upsample\.upsample\.0\.{_BLOCK}", r"conv_up.\1"),
+    (rf"yolo_headP4\.0\.{_BLOCK}", r"head_p4.\1"),
+    (r"yolo_headP4\.1\.", r"out_p4."),
+)
+"""Patterns of their names, and ours."""
+
+_SITES = {"feat1_att": "p4", "feat2_att": "p5", "upsample_att": "up"}
+"""Their name of an attention block's place, and ours."""
+
+_ATTENTION: Mapping[str, Mapping[str, str]] = {
+    "se": {"fc.0.weight": "reduce.weight", "fc.2.weight": "expand.weight"},
+    "cbam": {
+        "channelattention.fc1.weight": "reduce.weight",
+        "channelattention.fc2.weight": "expand.weight",
+        "spatialattention.conv1.weight": "spatial.weight",
+    },
+    "eca": {"conv.weight": "conv.weight"},
+    "ca": {
+        "conv_1x1.weight": "squeeze.weight",
+        "F_h.weight": "height.weight",
+        "F_w.weight": "width.weight",
+        **{
+            f"bn.{part}": f"norm.{part}"
+            for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        },
+    },
+}
+"""Block name to their names of its tensors, and ours."""
+
+
+def import_checkpoint(
+    path: str | Path,
+    *,
+    names: str | Path | None = None,
+    input_hw: tuple[int, int] = (416, 416),
+    anchors: tuple[tuple[float, float], ...] = DEFAULT_ANCHORS,
+    resize: ResizeMode = "stretch",
+    color: Color = "rgb",
+) -> Imported:
+    """Return the network of a PyTorch checkpoint.
+
+    The file is read as tensors and plain values only: nothing in it is executed.
+
+    Args:
+        path: a state dict, alone or below ``state_dict``, ``model`` or ``model_state_dict``; names
+            may begin with ``module.``.
+        names: text file with a class name a line.
+        input_hw: height and width that the network was trained at, pixels.
+        anchors: widths and heights in pixels; stride 32 uses numbers 3 to 5, stride 16 1 to 3.
+        resize: how its home lays images out.
+        color: order of the channels there.
+
+    Raises:
+        WeightsError: if the file is missing or damaged, or tensors are missing, unknown or of
+            another shape; names them.
+        ConfigError: if names and classes do not go together.
+    """
+    path = Path(path)
+    theirs = _read_state(path)
+    spec, left_out, notes = _recognize_attention(theirs, path)
+    tensors = _rename(theirs, spec, left_out, path)
+    num_classes, base = _sizes(tensors, path)
+    metadata = WeightsMetadata(
+        classes=class_names(names, num_classes, source=str(path)),
+        attention=format_attention_spec(spec, NECK_SITES),
+        input_hw=input_hw,
+        anchors=anchors,
+        scale_x_y=1.0,
+        width_mult=base / 64,
+        preprocess=dataclasses.asdict(Preprocess(resize=resize, color=color)),
+        origin={"format": "pytorch", "weights": path.name},
+    )
+    network = build_from_metadata(metadata)
+    _load(network, tensors, path)
+    if names is None:
+        notes.append("the classes are named class_0 and so on; give --classes for their names")
+    return Imported(network.eval(), metadata, tuple(notes))
+
+
+def read_anchors(path: str | Path) -> tuple[tuple[float, float], ...]:
+    """Return the anchors in a text file: six widths and heights in pixels, commas between.
+
+    Raises:
+        ConfigError: if the file is missing or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        numbers = [float(word) for word in text.replace(",", " ").split()]
+    except OSError as error:
+        raise ConfigError(f"anchors cannot be read: {error.strerror or error} ({path}).") from None
+    except ValueError:
+        numbers = []
+    if len(numbers) != 2 * len(DEFAULT_ANCHORS) or not all(0 < side < 1e5 for side in numbers):
+        raise ConfigError(
+            f"anchors must be {len(DEFAULT_ANCHORS)} widths and heights in pixels, with commas "
+            f"between ({path})."
+        )
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"checkpoint not found ({path}). Check the path.") from None
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if kind is None:
+            raise WeightsError(
+                f"checkpoint must be a file of torch.save; this is none, or damaged ({path})."
+            ) from None
+        raise WeightsError(
+            f"checkpoint must hold tensors alone; it holds an object of {kind[1]}, which would "
+            f"have to be executed ({path}). Save model.state_dict() at its home and import that."
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        UnicodeDecodeError,
+        AssertionError,
+        struct.error,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"checkpoint must be a file of torch.save; this is none, or damaged ({path}): {reason}"
+        ) from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"checkpoint must hold a state dict; got {type(content).__name__} ({path})."
+        )
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise WeightsError(f"checkpoint must hold a state dict; it holds no tensor ({path}).")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _recognize_attention(
+    theirs: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, str], frozenset[str], list[str]]:
+    """Return the block at each site, places whose block is to be left out, and notes."""
+    spec: dict[str, str] = {}
+    never_ran = []
+    for place, site in _SITES.items():
+        own = {
+            name.removeprefix(f"{place}.") for name in theirs if name.startswith(f"{place}.")
+        } - {"bn.num_batches_tracked"}
+        if not own:
+            continue
+        kinds = [
+            kind
+            for kind, keys in _ATTENTION.items()
+            if own == set(keys) - {"bn.num_batches_tracked"}
+        ]
+        if not kinds:
+            raise WeightsError(
+                f"attention must be SE, CBAM, ECA or CA; {place} holds "
+                f"{_listed(sorted(own))} ({path})."
+            )
+        if _never_ran(theirs, place):
+            never_ran.append(place)
+        else:
+            spec[site] = kinds[0]
+    notes = []
+    if never_ran:
+        notes.append(
+            f"{', '.join(never_ran)} saw no batch in training, so its home never runs it: left out"
+        )
+    return spec, frozenset(never_ran), notes
+
+
+def _never_ran(theirs: Mapping[str, Tensor], place: str) -> bool:
+    """Return whether a trained network's block was never trained, as its home skips it.
+
+    A widely copied listing of these ports runs the blocks only for its numbers 1 to 3, so that
+    Coordinate Attention, number 4, is built and saved but takes no part.
+    """
+    block = theirs.get(f"{place}.bn.num_batches_tracked")
+    stem = theirs.get("backbone.conv1.bn.num_batches_tracked")
+    return block is not None and stem is not None and int(block) == 0 and int(stem) > 0
+
+
+def _rename(
+    theirs: Mapping[str, Tensor], spec: Mapping[str, str], left_out: frozenset[str], path: Path
+) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in theirs.items():
+        place, _, rest = name.partition(".")
+        if place in left_out:
+            continue
+        if place in _SITES:
+            site = _SITES[place]
+            own = _ATTENTION[spec[site]][rest]
+            linear = own in ("reduce.weight", "expand.weight") and tensor.shape[2:] == (1, 1)
+            ours[f"attention.{site}.{own}"] = tensor.flatten(1) if linear else tensor
+            continue
+        for pattern, replacement in _RENAMED:
+            renamed, count = re.subn(f"^{pattern}", replacement, name)
+            if count:
+                ours[renamed] = tensor
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise WeightsError(
+            f"checkpoint must have the tensors of YOLOv4-tiny alone; it also has "
+            f"{_listed(unknown)} ({path})."
+        )
+    return ours
+
+
+def _sizes(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
+    """Return the number of classes and the channels of the second convolution."""
+    for name in ("out_p5.weight", "out_p4.weight", "backbone.conv2.conv.weight"):
+        if name not in tensors or tensors[name].ndim != 4:
+            raise WeightsError(f"checkpoint must hold {_theirs(name)}; it does not ({path}).")
+    outputs = {len(tensors[name]) for name in ("out_p5.weight", "out_p4.weight")}
+    terms, rest = divmod(min(outputs), ANCHORS_A_LEVEL)
+    if len(outputs) != 1 or rest or terms < 6:
+        raise WeightsError(
+            f"outputs must be {ANCHORS_A_LEVEL} anchors x (5 + classes) on both levels; "
+            f"got {sorted(outputs)} ({path})."
+        )
+    return terms - 5, len(tensors["backbone.conv2.conv.weight"])
+
+
+def _load(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    wanted = network.state_dict()
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    missing = [_theirs(name) for name in wanted if name not in tensors and name not in optional]
+    unknown = [_theirs(name) for name in tensors if name not in wanted]
+    shapes = [
+        f"{_theirs(name)} {tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    broken = [
+        _theirs(name)
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    for what, found in (
+        ("all tensors of YOLOv4-tiny; missing are", missing),
+        ("the tensors of YOLOv4-tiny alone; it also has", unknown),
+        ("tensors of the network's shapes; got", shapes),
+        ("finite numbers; not so are", broken),
+    ):
+        if found:
+            raise WeightsError(f"checkpoint must hold {what} {_listed(found)} ({path}).")
+    network.load_state_dict({**wanted, **tensors})
+
+
+def _theirs(name: str) -> str:
+    """Return their name of one of our tensors."""
+    for ours, theirs in (
+        (r"^backbone\.csp(\d)\.", r"backbone.resblock_body\1."),
+        (r"^conv_p5\.", "conv_for_P5."),
+        (r"^head_p(\d)\.", r"yolo_headP\1.0."),
+        (r"^out_p(\d)\.", r"yolo_headP\1.1."),
+        (r"^conv_up\.", "upsample.upsample.0."),
+    ):
+        name = re.sub(ours, theirs, name)
+    for place, site in _SITES.items():
+        if name.startswith(f"attention.{site}."):
+            return f"{place} ({name.split('.', 2)[2]})"
+    return name
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest

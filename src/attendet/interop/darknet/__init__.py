@@ -1,0 +1,1 @@
+"""darknet configurations and weights: read, build, write."""

@@ -1,0 +1,295 @@
+"""Weights files on the Hugging Face Hub: by name, fetched once, pushed with a card.
+
+A file of the Hub is written ``hf://owner/name``, ``hf://owner/name/FILE`` or, for a branch, tag or
+commit, ``hf://owner/name@revision/FILE``, where a slash of the revision is ``%2F``. Files are kept
+in the Hub library's own cache, so that they load without network afterwards. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from attendet import __version__
+from attendet.errors import AttendetError, ConfigError, WeightsError
+from attendet.interop.hub_card import model_card
+from attendet.models.metadata import count_parameters, read_metadata, read_tensor_shapes
+from attendet.system import require
+
+__all__ = [
+    "DEFAULT_FILE",
+    "HubFile",
+    "download",
+    "hub_file",
+    "local_weights",
+    "push_to_hub",
+    "weights_name",
+]
+
+DEFAULT_FILE = "model.safetensors"
+"""The file of a repository that is meant where none is named."""
+
+CARD = "README.md"
+
+_HTTP_CLIENTS = ("httpx", "httpx2", "requests", "urllib3")
+"""Whose errors mean that nobody answered; the Hub's library has changed between them."""
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<revision>[^/@]+))?(/(?P<file>[^@]+))?", re.ASCII)
+_SCHEME = re.compile(r"hf:/{1,2}")
+_FILES = (
+    ".safetensors",
+    ".onnx",
+    ".xml",
+    ".pt",
+    ".pth",
+    ".pt2",
+    ".torchscript",
+    ".weights",
+    ".cfg",
+)
+"""Endings of files: what is called so is a path that is not there, not a repository."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository of the Hub."""
+
+    repo: str
+    """``owner/name``."""
+
+    file: str = DEFAULT_FILE
+    """Its path in the repository."""
+
+    revision: str | None = None
+    """Branch, tag or commit; the main branch if None."""
+
+    def __str__(self) -> str:
+        """Return the address, as `hub_file` reads it."""
+        at = f"@{quote(self.revision, safe='')}" if self.revision else ""
+        return f"hf://{self.repo}{at}/{self.file}"
+
+
+def hub_file(source: str | Path) -> HubFile | None:
+    """Return the file of the Hub that a source means, or None where it means a path.
+
+    Args:
+        source: ``hf://owner/name[@revision][/FILE]``; or the same without ``hf://``, which is taken
+            for the Hub where neither that path nor its first folder is there, and ``name`` has no
+            ending of a weights file.
+
+    Raises:
+        ConfigError: if what follows ``hf://`` is no such address.
+
+    Example:
+        >>> hub_file("hf://ann/cells@v2/small.safetensors")
+        HubFile(repo='ann/cells', file='small.safetensors', revision='v2')
+        >>> print(hub_file("ann/cells"))
+        hf://ann/cells/model.safetensors
+        >>> hub_file("runs/best.safetensors") is None
+        True
+    """
+    text = source.as_posix() if isinstance(source, Path) else source
+    scheme = _SCHEME.match(text)
+    found = _ID.fullmatch(text[scheme.end() :] if scheme else text)
+    if scheme and found is None:
+        raise ConfigError(
+            f"weights on the Hub must be named as hf://owner/name or hf://owner/name/FILE; "
+            f"got {text!r}."
+        )
+    if found is None or (scheme is None and not _may_mean_the_hub(text, found["repo"])):
+        return None
+    revision = unquote(found["revision"]) if found["revision"] else None
+    return HubFile(found["repo"], found["file"] or DEFAULT_FILE, revision)
+
+
+def _may_mean_the_hub(text: str, repo: str) -> bool:
+    owner = repo.split("/")[0]
+    return not (Path(text).exists() or Path(owner).exists() or repo.lower().endswith(_FILES))
+
+
+def weights_name(source: str | Path) -> str:
+    """Return what files made from weights are called: their own name, or the repository's.
+
+    Example:
+        >>> weights_name("runs/best.safetensors")
+        'best'
+        >>> weights_name("hf://ann/cells-v1.5"), weights_name("hf://ann/cells/small.safetensors")
+        ('cells-v1.5', 'small')
+    """
+    wanted = hub_file(source)
+    if wanted is None:
+        return Path(source).stem
+    return wanted.repo.split("/")[1] if wanted.file == DEFAULT_FILE else Path(wanted.file).stem
+
+
+def local_weights(source: str | Path) -> Path:
+    """Return where the weights lie on this machine; those of the Hub are fetched if need be.
+
+    Args:
+        source: a path, or an address as `hub_file` takes it.
+
+    Raises:
+        WeightsError: if it is neither a path that is there nor a file of the Hub that can be had.
+        MissingExtraError: if it is an ``hf://`` address and the Hub's library is not installed.
+    """
+    wanted = hub_file(source)
+    if wanted is None:
+        return Path(source)
+    if not _SCHEME.match(str(source)):
+        try:
+            return download(wanted)
+        except AttendetError as error:
+            raise WeightsError(
+                f"weights file not found ({source}): it is neither a path here nor on the Hub. "
+                f"{error}"
+            ) from None
+    return download(wanted)
+
+
+def download(wanted: HubFile) -> Path:
+    """Return the path of a file of the Hub in its library's cache, fetched where it is not there.
+
+    Environment variables of the library hold: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``,
+    ``HF_HUB_OFFLINE``.
+
+    Raises:
+        WeightsError: if there is no such repository, revision or file, no permission, or neither
+            network nor a copy in the cache.
+        MissingExtraError: if the library is not installed.
+    """
+    library = require("huggingface_hub", extra="hub", purpose="loading from the Hugging Face Hub")
+    files = [wanted.file]
+    if wanted.file.endswith(".xml"):  # OpenVINO keeps the weights beside it
+        files.append(wanted.file.removesuffix(".xml") + ".bin")
+    try:
+        paths = [
+            library.hf_hub_download(
+                wanted.repo,
+                file,
+                revision=wanted.revision,
+                library_name="attendet",
+                library_version=__version__,
+            )
+            for file in files
+        ]
+    except Exception as error:  # the library's own, and whatever its HTTP client raises
+        raise WeightsError(_why_not_fetched(library, error, wanted)) from None
+    return Path(paths[0])
+
+
+def _why_not_fetched(library: Any, error: Exception, wanted: HubFile) -> str:
+    errors = library.errors
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"repository {wanted.repo} asks for its terms to be accepted ({wanted}). Accept them "
+            "on its page, then log in with: hf auth login"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"repository must be on the Hub; {wanted.repo} is not, or is private ({wanted}). Check "
+            "the name; for a private one log in with: hf auth login, or set HF_TOKEN."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"revision must be one of {wanted.repo}; got {wanted.revision!r} ({wanted})."
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            f"the Hub cannot be reached, and its cache has no copy ({wanted}). Check the network "
+            "and HF_HUB_OFFLINE, or give the path of a file."
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        there = _what_there_is(library, wanted)
+        return f"file must be in {wanted.repo}; {wanted.file} is not. {there}"
+    return f"weights cannot be fetched ({wanted}): {_first_line(error)}"
+
+
+def _what_there_is(library: Any, wanted: HubFile) -> str:
+    """Return a sentence on the weights files of a repository."""
+    try:
+        files = library.HfApi().list_repo_files(wanted.repo, revision=wanted.revision)
+    except Exception:  # a better message is not worth another error
+        return "Check the name of the file."
+    able = sorted(name for name in files if name.endswith((".safetensors", ".onnx")))
+    if not able:
+        return "It has no weights files."
+    return f"It has: {', '.join(able[:8])}{' and more' if len(able) > 8 else ''}."
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+def push_to_hub(
+    weights: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    replace_card: bool = False,
+    message: str = "Weights of attendet",
+    token: str | None = None,
+) -> str:
+    """Put a weights file and a card written from its description on the Hub; return the address.
+
+    The file is called ``model.safetensors`` there, so that ``attendet.load("hf://owner/name")``
+    finds it. Both files come in one commit; a card that is there already stays.
+
+    Args:
+        weights: a ``.safetensors`` weights file written by attendet.
+        repo: ``owner/name``; made if it is not there.
+        private: whether a repository that is made is private.
+        license: identifier of the license for the card, such as ``apache-2.0``.
+        replace_card: write the card anew where there is one.
+        message: of the commit.
+        token: of an account that may write there; the one logged in, or ``HF_TOKEN``, if left out.
+
+    Raises:
+        WeightsError: if the file is not ours, or the Hub takes it not: no token, no permission, no
+            network.
+        ConfigError: if the name of the repository is none.
+        MissingExtraError: if the Hub's library is not installed.
+    """
+    path = Path(weights)
+    metadata = read_metadata(path)
+    if re.fullmatch(rf"{_PART}/{_PART}", repo, re.ASCII) is None:
+        raise ConfigError(f"repository must be named owner/name; got {repo!r}.")
+    library = require("huggingface_hub", extra="hub", purpose="pushing to the Hugging Face Hub")
+    card = model_card(metadata, repo, count_parameters(read_tensor_shapes(path)), license=license)
+    api = library.HfApi(token=token or True, library_name="attendet", library_version=__version__)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        files: dict[str, Any] = {DEFAULT_FILE: str(path)}
+        if replace_card or not api.file_exists(repo, CARD):
+            files[CARD] = card.encode()
+        api.create_commit(
+            repo,
+            [
+                library.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+                for name, content in files.items()
+            ],
+            commit_message=message,
+        )
+    except Exception as error:  # the library's own, and whatever its HTTP client raises
+        raise WeightsError(_why_not_pushed(library, error, repo)) from None
+    return f"hf://{repo}"
+
+
+def _why_not_pushed(library: Any, error: Exception, repo: str) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, library.errors.LocalTokenNotFoundError):
+        return f"a token is needed to push ({repo}). Log in with: hf auth login, or set HF_TOKEN."
+    if status in (401, 403):
+        return (
+            f"the token must be allowed to write to {repo}; the Hub refused it ({status}). Log in "
+            "with another: hf auth login"
+        )
+    if isinstance(error, library.errors.OfflineModeIsEnabled):
+        return f"pushing needs the network ({repo}). Unset HF_HUB_OFFLINE."
+    home = type(error).__module__.split(".")[0]
+    if status is None and (isinstance(error, OSError) or home in _HTTP_CLIENTS):
+        return f"the Hub cannot be reached ({repo}): {_first_line(error)}"
+    return f"weights cannot be pushed ({repo}): {_first_line(error)}"

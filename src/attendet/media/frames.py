@@ -1,0 +1,233 @@
+"""Frames from every kind of source, in order, read ahead of the network."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attendet.errors import ConfigError, DataError, ImageError
+from attendet.images import ImageArray, read_image
+from attendet.media.live import LiveOptions, LiveReader
+from attendet.media.sources import Skipped, Source, find_sources
+from attendet.media.video import open_video, to_image
+from attendet.prefetch import map_in_threads, read_in_thread
+from attendet.system import require
+
+__all__ = ["Frame", "read_frames", "read_images"]
+
+OnSkip = Callable[[Skipped], None]
+
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
+"""A longer image file is refused from addresses and standard input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image out of a source.
+
+    Attributes:
+        source: where it comes from.
+        image: uint8 RGB of shape (H, W, 3).
+        index: its number in the source, from 0; frames that were left out count too.
+        seconds: time since the source's first frame; None for an image that stands alone.
+        total: how many frames of the source are given, as far as its file says.
+    """
+
+    source: Source
+    image: ImageArray
+    index: int = 0
+    seconds: float | None = None
+    total: int | None = None
+
+    @property
+    def is_still(self) -> bool:
+        """Whether it is an image that stands alone."""
+        return self.seconds is None
+
+    @property
+    def name(self) -> str:
+        """What its results are filed under: ``slide``, or ``street/000012`` in a video."""
+        return self.source.name if self.is_still else f"{self.source.name}/{self.index:06d}"
+
+
+def read_frames(
+    words: str | Path | Source | Sequence[str | Path | Source],
+    *,
+    every: int = 1,
+    on_skip: OnSkip | None = None,
+    live: LiveOptions | None = None,
+    ahead: int = 16,
+) -> Generator[Frame, None, None]:
+    """Give the frames of images, videos, cameras, streams and addresses, one by one.
+
+    Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory stays flat whatever the
+    length. A camera or stream gives its newest frame and is connected again when it breaks.
+
+    Args:
+        words: what to read (see `attendet.media.sources.find_sources`), or sources.
+        every: of a video, camera or stream, give each first of so many frames.
+        on_skip: told of each source that cannot be read, or not to its end, and the others go on;
+            without it that is an error.
+        live: how cameras and streams are read.
+        ahead: frames that are read ahead, at most.
+
+    Yields:
+        The frames, sources in the order named.
+
+    Raises:
+        DataError: if a source cannot be read and ``on_skip`` is left out, or there is none.
+        ConfigError: if a word or a number is not what it must be.
+        MissingExtraError: if there is a video or stream and the extra ``video`` is not installed.
+
+    Example:
+        >>> import tempfile, cv2, numpy
+        >>> path = f"{tempfile.mkdtemp()}/slide.png"
+        >>> _ = cv2.imwrite(path, numpy.zeros((30, 40, 3), numpy.uint8))
+        >>> [(frame.name, frame.image.shape) for frame in read_frames(path)]
+        [('slide', (30, 40, 3))]
+    """
+    if every < 1 or ahead < 1:
+        raise ConfigError(f"every and ahead must be 1 or more; got {every} and {ahead}.")
+    sources = _sources(words)
+    if any(source.kind in ("video", "stream", "address") for source in sources):
+        require("av", extra="video", purpose="reading and writing videos")
+    return _read_frames(sources, every, on_skip or _raise, live or LiveOptions(), ahead)
+
+
+def _sources(words: str | Path | Source | Sequence[str | Path | Source]) -> list[Source]:
+    if isinstance(words, str | Path | Source):
+        words = [words]
+    found = [one for one in words if isinstance(one, Source)]
+    rest = [one for one in words if not isinstance(one, Source)]
+    if found and rest:
+        raise ConfigError("sources must be either all words or all found already; got both.")
+    return found or find_sources(rest)
+
+
+def _raise(skipped: Skipped) -> None:
+    raise DataError(skipped.reason)
+
+
+def _read_frames(
+    sources: Sequence[Source], every: int, on_skip: OnSkip, live: LiveOptions, ahead: int
+) -> Generator[Frame, None, None]:
+    resolved = (_resolved(source, on_skip, live.timeout) for source in sources)
+    known = (source for source in resolved if source is not None)
+    for is_image, run in itertools.groupby(known, lambda source: source.kind == "image"):
+        if is_image:
+            for source, image in read_images(run, on_skip=on_skip, ahead=ahead):
+                yield Frame(source, image)
+            continue
+        for source in run:
+            with closing(_read_one(source, every, live, ahead)) as frames:
+                yield from _until_it_fails(source, frames, on_skip)
+
+
+def _resolved(source: Source, on_skip: OnSkip, timeout: float) -> Source | None:
+    """Return an address as what its server says that it is."""
+    if source.kind != "address":
+        return source
+    from attendet.media.web import gives_image
+
+    try:
+        kind = gives_image(source, timeout=timeout)
+    except ImageError as error:
+        on_skip(Skipped(source.label, str(error)))
+        return None
+    return replace(source, kind="image" if kind else "stream")
+
+
+def _until_it_fails(source: Source, frames: Iterator[Frame], on_skip: OnSkip) -> Iterator[Frame]:
+    done = 0
+    while True:
+        try:
+            frame = next(frames, None)
+        except DataError as error:
+            on_skip(Skipped(source.label, str(error), done))
+            return
+        if frame is None:
+            return
+        done += 1
+        yield frame
+
+
+def _read_one(
+    source: Source, every: int, live: LiveOptions, ahead: int
+) -> Generator[Frame, None, None]:
+    if source.is_live:
+        wanted = 0
+        for image, index, seconds in LiveReader(source, live):
+            if index >= wanted:
+                wanted = index - index % every + every
+                yield Frame(source, image, index, seconds)
+        return
+    frames = _video_frames(source, every, live.timeout)
+    yield from read_in_thread(frames, ahead=ahead, size_of=lambda frame: frame.image.nbytes)
+
+
+def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]:
+    with open_video(source, timeout=timeout) as video:
+        total = None if video.total is None else -(-video.total // every)
+        for index, (frame, seconds) in enumerate(video.frames()):
+            if index % every == 0:
+                yield Frame(source, to_image(frame), index, seconds, total)
+        video.check_whole()
+
+
+def read_images(
+    sources: Iterable[Source],
+    *,
+    on_skip: OnSkip | None = None,
+    ahead: int = 16,
+    workers: int = 2,
+) -> Generator[tuple[Source, ImageArray], None, None]:
+    """Give each source with its image, in order, while threads read the next ones.
+
+    Args:
+        sources: images: files, http(s) addresses, or standard input.
+        on_skip: told of each image that cannot be read; the others go on.
+        ahead: images that are read ahead, at most; fewer where they are large.
+        workers: reading threads.
+
+    Yields:
+        The source and its image, uint8 RGB of shape (H, W, 3).
+    """
+    read = map_in_threads(
+        _read_still, sources, ahead=ahead, workers=workers, size_of=lambda image: image.nbytes
+    )
+    with closing(read):
+        for source, future in read:
+            try:
+                image = future.result()
+            except ImageError as error:
+                if on_skip is not None:
+                    on_skip(Skipped(source.label, str(error)))
+                continue
+            del future
+            yield source, image
+
+
+def _read_still(source: Source) -> ImageArray:
+    if isinstance(source.path, Path):
+        return read_image(source.path)
+    if source.path == "-":
+        if sys.stdin is None:
+            raise ImageError(
+                "standard input must hold an image; it is closed (-). Send a file to it, or name "
+                "the file."
+            )
+        content = sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
+        if len(content) > MAX_IMAGE_BYTES:
+            raise ImageError(
+                f"image must have at most {MAX_IMAGE_BYTES // 2**20} MiB; got more "
+                "(standard input)."
+            )
+        return read_image(content, name="standard input")
+    from attendet.media.web import fetch_image_bytes
+
+    content = fetch_image_bytes(source, max_bytes=MAX_IMAGE_BYTES)
+    return read_image(content, name=source.label)

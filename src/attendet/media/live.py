@@ -1,0 +1,231 @@
+"""Cameras and live streams: always the newest frame, and back again after a break."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from attendet.errors import ConfigError, DataError
+from attendet.images import ImageArray
+from attendet.media.sources import Source
+from attendet.media.video import VideoReader, open_video, to_image
+from attendet.prefetch import Buffer
+
+__all__ = ["LiveOptions", "LiveReader"]
+
+FIRST_DELAY = 0.5
+"""Seconds before the first new attempt; each further one waits twice as long."""
+LONGEST_DELAY = 30.0
+STEADY_SECONDS = 5.0
+"""A connection that held this long counts as good: the next break starts at the first delay."""
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How cameras and streams are read."""
+
+    drop: bool = True
+    """Drop frames that come while the detector is busy, so that it is never behind."""
+
+    reconnect: float = 60.0
+    """Seconds for which a broken source is tried again before it is given up; 0: not at all."""
+
+    timeout: float = 10.0
+    """Seconds without a sign of life after which a stream counts as broken."""
+
+    stop_after: float = math.inf
+    """Seconds from the first frame after which reading ends, whether frames come or not."""
+
+    on_event: Callable[[str], None] | None = None
+    """Told, from another thread, when a source breaks and when it is back."""
+
+    def __post_init__(self) -> None:
+        if not (self.reconnect >= 0 and self.timeout > 0):  # neither holds of NaN
+            raise ConfigError(
+                "reconnect must be 0 or more and timeout above 0 seconds; got "
+                f"{self.reconnect!r} and {self.timeout!r}."
+            )
+        if not self.stop_after > 0:
+            raise ConfigError(
+                f"stop_after must be above 0 seconds; got {self.stop_after!r}. "
+                "Leave it out to go on until interrupted."
+            )
+
+
+Take = Callable[[], ImageArray]
+"""Gives the image of a frame; what is dropped is never converted."""
+
+
+@dataclass(frozen=True)
+class _LiveFrame:
+    take: Take
+    index: int
+    seconds: float
+
+
+class LiveReader:
+    """Frames of a camera or stream, read by a thread.
+
+    Args:
+        source: the camera or stream.
+        options: how it is read.
+    """
+
+    def __init__(self, source: Source, options: LiveOptions) -> None:
+        self._source, self._options = source, options
+        self._buffer: Buffer[_LiveFrame] = Buffer(8, latest=options.drop)
+        self._stop = threading.Event()
+        self._count = 0
+        self._started: float | None = None
+
+    def __iter__(self) -> Iterator[tuple[ImageArray, int, float]]:
+        """Give image, number and time of each frame.
+
+        Numbers count the frames that are dropped too; the time is in seconds since the first
+        frame, by this machine's clock, at which the frame arrived.
+
+        Raises:
+            DataError: if the source is not there, was lost and did not come back in time, or is a
+                stored video that breaks off.
+        """
+        patience = max(self._options.stop_after, self._options.timeout)
+        self._buffer.until = time.monotonic() + patience
+        thread = threading.Thread(target=self._pump, name="live", daemon=True)
+        thread.start()
+        try:
+            for frame in self._buffer:
+                if frame.seconds >= self._options.stop_after:
+                    break
+                yield frame.take(), frame.index, frame.seconds
+        finally:
+            self._stop.set()
+            self._buffer.close()
+            thread.join(2)  # it may hang on a dead line; it is a daemon
+        if self._started is None:
+            raise DataError(
+                f"{self._source.kind} must give frames; got none in {patience:g} s "
+                f"({self._source.label}). Check that it runs."
+            )
+
+    def _pump(self) -> None:
+        try:
+            self._read_until_given_up()
+        except Exception as error:  # raised again in the reader
+            self._buffer.end(error)
+        else:
+            self._buffer.end()
+
+    def _read_until_given_up(self) -> None:
+        delay, lost_at = FIRST_DELAY, 0.0
+        while True:
+            opened_at, before = time.monotonic(), self._count
+            reason = self._read_until_it_breaks(lost_at)
+            if reason is None or self._stop.is_set():
+                return
+            now = time.monotonic()
+            if self._count > before:
+                lost_at = now
+                if now - opened_at > STEADY_SECONDS:
+                    delay = FIRST_DELAY
+                self._tell(f"{self._source.label} is lost: {reason.rstrip('.')}. Trying again.")
+            away = now - lost_at
+            if self._count == 0 or away >= self._options.reconnect:
+                raise DataError(reason if self._count == 0 else self._given_up(reason, away))
+            self._stop.wait(min(delay, self._options.reconnect - away))
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _read_until_it_breaks(self, lost_at: float) -> str | None:
+        """Return why the source broke, or None where it came to an end of its own.
+
+        Raises:
+            DataError: if it is a stored video that breaks off: a new attempt would begin anew.
+        """
+        before = self._count
+        reason = f"{self._source.kind} ended ({self._source.label})."
+        stored: VideoReader | None = None
+        try:
+            with _open(self._source, self._options, self._buffer) as (takes, stored):
+                for take in takes:
+                    if not self._hand_over(take, None if self._count > before else lost_at):
+                        return None
+                if stored is not None:
+                    stored.check_whole()
+                    return None
+        except DataError as error:
+            if stored is not None and self._count > before:
+                raise
+            reason = str(error)
+        return reason
+
+    def _hand_over(self, take: Take, lost_at: float | None) -> bool:
+        """Give a frame to the reader; return False where it wants no more."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
+            self._buffer.until = now + self._options.stop_after
+        elif lost_at is not None:
+            self._tell(f"{self._source.label} is back after {now - lost_at:.1f} s.")
+        frame = _LiveFrame(take, self._count, now - self._started)
+        self._count += 1
+        return self._buffer.put(frame) and not self._stop.is_set()
+
+    def _given_up(self, reason: str, away: float) -> str:
+        if self._options.reconnect == 0:
+            return reason
+        return f"{reason.rstrip('.')}; given up after {away:.1f} s without it."
+
+    def _tell(self, words: str) -> None:
+        if self._options.on_event is not None and self._options.reconnect > 0:
+            self._options.on_event(words)
+
+
+@contextmanager
+def _open(
+    source: Source, options: LiveOptions, buffer: Buffer[_LiveFrame]
+) -> Iterator[tuple[Iterator[Take], VideoReader | None]]:
+    """Give what makes images of the frames, and the video where it is a stored one."""
+    if source.kind == "camera":
+        with closing(_camera(source)) as takes:
+            yield takes, None
+        return
+    with open_video(source, timeout=options.timeout) as video:
+        # A stored video that is sent as fast as the line allows would lose most of its frames.
+        buffer.latest = options.drop and not video.is_finite
+        takes = (partial(to_image, frame) for frame, _ in video.frames())
+        yield takes, video if video.is_finite else None
+
+
+def _camera(source: Source) -> Generator[Take, None, None]:
+    device = str(source.path).removeprefix("camera:")
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        capture = cv2.VideoCapture(int(device) if device.isdecimal() else device)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    try:
+        if not capture.isOpened():
+            raise DataError(
+                f"camera must be there and free; got none ({source.label}). "
+                "Check its number, the cable, and that no other program uses it."
+            )
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        while True:
+            good, bgr = capture.read()
+            if not good or bgr is None:
+                return
+            yield partial(_rgb, bgr)
+    finally:
+        capture.release()
+
+
+def _rgb(bgr: cv2.typing.MatLike) -> ImageArray:
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)

@@ -1,0 +1,245 @@
+"""Frames in, results out: detection in batches, tiles, tracks and counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from attendet.detections import Detections
+from attendet.errors import ConfigError
+from attendet.images import ImageArray
+from attendet.media.counting import LineCounter, ZoneCounter
+from attendet.media.frames import Frame
+from attendet.media.sources import Skipped, Source
+from attendet.media.tiling import predict_tiled, tile_windows
+from attendet.media.tracking import LOW_SHARE, Tracker
+
+if TYPE_CHECKING:
+    from attendet.inference.detector import Detector
+
+__all__ = ["Result", "Watch", "predict_frames"]
+
+MARK_COLOR = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is done with each frame."""
+
+    tile: int | None = None
+    """Look at images in tiles of this many pixels; at the whole image alone if None."""
+
+    overlap: float = 0.2
+    """Share of its side by which a tile overlaps the next, 0 to 0.9."""
+
+    track: bool = False
+    """Give objects numbers that stay with them from frame to frame; lines need it and set it."""
+
+    lines: Sequence[Sequence[float]] = ()
+    """Count objects that cross these lines: x1, y1, x2, y2 each, pixels."""
+
+    zones: Sequence[Sequence[float]] = ()
+    """Count objects in these polygons: x, y, x, y, ... each, pixels."""
+
+    only: Sequence[str] | None = None
+    """Names of the classes that are wanted; all if None."""
+
+    def __post_init__(self) -> None:
+        if self.tile is not None:
+            tile_windows((1, 1), self.tile, self.overlap)
+        if self.only is not None and len(self.only) == 0:
+            raise ConfigError("only must name at least one class; got none. Leave it out for all.")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was found in one frame.
+
+    Attributes:
+        frame: the frame.
+        detections: in its pixels.
+        counters: lines and zones of the frame's source, as they stand at the latest result.
+        counts: what they counted up to this frame.
+    """
+
+    frame: Frame
+    detections: Detections
+    counters: Sequence[LineCounter | ZoneCounter] = ()
+    counts: Sequence[Mapping[str, Any]] = field(default=())
+
+    @cached_property
+    def annotated(self) -> ImageArray:
+        """The image with boxes, names, scores, track numbers, lines, zones and their counts."""
+        from attendet.report.draw import draw_detections
+
+        found = self.detections
+        labels = found.names
+        if found.track_ids is not None:
+            labels = [
+                f"{name} #{track_id}" if track_id else name
+                for name, track_id in zip(labels, found.track_ids.tolist(), strict=True)
+            ]
+        image = self.frame.image
+        if self.counters:
+            image = image.copy()
+            for counter in self.counters:
+                _draw_counter(image, counter)
+        return draw_detections(image, found.boxes_xyxy, labels, found.class_ids, found.scores)
+
+
+def _draw_counter(image: ImageArray, counter: LineCounter | ZoneCounter) -> None:
+    """Draw a line or zone and what it counted, in place."""
+    from attendet.report.text import fit_text, lay_text, text_mask
+
+    height, width = image.shape[:2]
+    points = counter.points_xy.round().astype(np.int32)
+    line = max(1, round((height * width) ** 0.5 / 300))
+    closed = isinstance(counter, ZoneCounter)
+    cv2.polylines(image, [points], closed, (0, 0, 0), line + 2, cv2.LINE_AA)
+    cv2.polylines(image, [points], closed, MARK_COLOR, line, cv2.LINE_AA)
+    letter = max(10, round((height * width) ** 0.5 / 40))
+    left, top = np.clip(points.min(axis=0) + line + 2, 0, (width - 1, height - 1)).tolist()
+    text = fit_text(counter.words, letter, width - left)
+    if text:
+        band_h, band_w = text_mask(text, letter).shape
+        image[top : top + band_h, left : left + band_w] = 0
+        lay_text(image, text, left=left, top=top, height=letter, color=MARK_COLOR)
+
+
+def predict_frames(
+    detector: Detector,
+    frames: Iterable[Frame],
+    watch: Watch | None = None,
+    *,
+    batch: int | None = None,
+    on_skip: Callable[[Skipped], None] | None = None,
+) -> Generator[Result, None, None]:
+    """Give the result of each frame, in order.
+
+    Frames of images and video files run while the next ones are read (`Detector.stream`); those
+    of cameras and streams at once. Tracks and counts begin anew with each video; images that
+    stand alone are taken for one video.
+
+    Args:
+        detector: any detector.
+        frames: such as those of `attendet.media.frames.read_frames`.
+        watch: what is done with each frame; detection alone if left out.
+        batch: frames of one network input shape that go through the network together, at most; see
+            `Detector.stream`.
+        on_skip: told of each source whose images a line or zone does not transform, and the others
+            go on; without it that is an error.
+
+    Raises:
+        ConfigError: if a class, a line or a zone is not what it must be.
+        MissingExtraError: if tracking or counting is asked for and its extra is not installed.
+    """
+    if batch is not None and batch < 1:
+        raise ConfigError(f"batch must be 1 or more; got {batch!r}.")
+    watch = watch or Watch()
+    watcher = _Watcher(detector, watch)
+    fitting = _fitting(frames, watcher.counters, on_skip)
+    found = _detect(detector, fitting, watch, watcher.confidence, batch)
+    with closing(found):
+        for frame, detections in found:
+            yield watcher.result(frame, detections)
+            del frame, detections  # while the next one is read, these may go
+
+
+def _fitting(
+    frames: Iterable[Frame],
+    counters: Sequence[LineCounter | ZoneCounter],
+    on_skip: Callable[[Skipped], None] | None,
+) -> Generator[Frame, None, None]:
+    """Give the frames of the sources whose images all lines and zones fit."""
+    source: Source | None = None
+    fits = True
+    for frame in frames:
+        if frame.source != source:
+            source = frame.source
+            fits = _fits(frame, counters, on_skip)
+            if not fits and source.is_live:
+                return  # it would be waited for in vain
+        if fits:
+            yield frame
+        del frame  # while the next one is read, this may go
+
+
+def _fits(
+    frame: Frame,
+    counters: Sequence[LineCounter | ZoneCounter],
+    on_skip: Callable[[Skipped], None] | None,
+) -> bool:
+    try:
+        for counter in counters:
+            counter.check((frame.image.shape[0], frame.image.shape[1]))
+    except ConfigError as error:
+        reason = f"{str(error).removesuffix('.')} ({frame.source.label})."
+        if on_skip is None:
+            raise ConfigError(reason) from None
+        on_skip(Skipped(frame.source.label, reason))
+        return False
+    return True
+
+
+def _detect(
+    detector: Detector,
+    frames: Iterable[Frame],
+    watch: Watch,
+    confidence: float | None,
+    batch: int | None,
+) -> Generator[tuple[Frame, Detections], None, None]:
+    """Give each frame with what is in it; what is live does not wait for the next one."""
+    rule: dict[str, Any] = {"confidence": confidence, "only": watch.only}
+    for is_live, some in itertools.groupby(frames, lambda frame: frame.source.is_live):
+        if watch.tile is not None:
+            for frame in some:
+                yield (
+                    frame,
+                    predict_tiled(detector, frame.image, watch.tile, watch.overlap, **rule),
+                )
+        elif is_live:
+            for frame in some:
+                yield frame, detector.predict(frame.image, **rule)
+        else:
+            found = detector.stream(some, batch=batch, image_of=lambda frame: frame.image, **rule)
+            with closing(found):
+                for frame, _, detections in found:
+                    yield frame, detections
+                    del frame, detections
+
+
+class _Watcher:
+    """Tracks and counts over the frames of one source, and anew over those of the next."""
+
+    def __init__(self, detector: Detector, watch: Watch) -> None:
+        self._watch = watch
+        self._tracks = watch.track or bool(watch.lines)
+        self._sure = detector.selection.confidence
+        # A file with suppression inside gives nothing below its own confidence.
+        low = max(detector.least_confidence, LOW_SHARE * self._sure)
+        self.confidence = low if self._tracks else None
+        self._source: Source | None = None
+        self._begin()  # says at once what is missing or wrong
+
+    def _begin(self) -> None:
+        self._tracker = Tracker(self._sure) if self._tracks else None
+        self.counters: list[LineCounter | ZoneCounter] = []
+        self.counters += [LineCounter(line) for line in self._watch.lines]
+        self.counters += [ZoneCounter(zone) for zone in self._watch.zones]
+
+    def result(self, frame: Frame, detections: Detections) -> Result:
+        source = None if frame.is_still else frame.source
+        if source != self._source:
+            self._source = source
+            self._begin()
+        if self._tracker is not None:
+            detections = self._tracker.update(detections, frame.seconds)
+        counts = [counter.update(detections) for counter in self.counters]
+        return Result(frame, detections, tuple(self.counters), counts)

@@ -1,0 +1,252 @@
+"""What is to be looked at: images, videos, cameras, streams and addresses, by the words for them.
+
+Nothing is opened here but folders and lists; `attendet.media.frames` reads what is found.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import urlsplit
+
+from attendet.errors import ConfigError, DataError, did_you_mean
+from attendet.images import IMAGE_SUFFIXES
+
+__all__ = ["STREAM_SCHEMES", "VIDEO_SUFFIXES", "Kind", "Skipped", "Source", "find_sources"]
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
+    | {".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".mjpg", ".h264", ".hevc"}
+)
+STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp")
+WEB_SCHEMES = ("http", "https")
+
+Kind = Literal["image", "video", "camera", "stream", "address"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image, video, camera or stream that is to be read.
+
+    Attributes:
+        name: file name without suffix, made unique among the sources of one call; results are
+            filed under it.
+        path: the file; of others the words that named them: an address, ``camera:0``, or ``-``
+            for an image on standard input.
+        kind: what it is. An ``address`` is http(s) whose end does not say what it gives: the
+            server is asked when it is opened.
+    """
+
+    name: str
+    path: Path | str
+    kind: Kind = "image"
+
+    @property
+    def label(self) -> str:
+        """What to call it in messages and results: its path, without a user and password."""
+        return _without_user(str(self.path))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it goes on until someone stops it: a camera or a stream."""
+        return self.kind in ("camera", "stream")
+
+
+def _without_user(address: str) -> str:
+    # A password may hold an @ of its own: the host begins behind the last one.
+    return re.sub(r"(?<=://)[^/?#]*@", "", address)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source that could not be read, or not to its end.
+
+    Attributes:
+        path: what names it (see `Source.label`).
+        reason: why, in words that name it.
+        frames: how many frames came before it broke off; 0 where nothing could be read.
+    """
+
+    path: str
+    reason: str
+    frames: int = 0
+
+
+def find_sources(words: Sequence[str | Path]) -> list[Source]:
+    """Return the sources that words name, each once, in the order named.
+
+    - a file: a video by its suffix, any other is taken for an image. It stays even if it is
+      missing, so that reading it can say so;
+    - a folder: the images and videos directly in it, in name order;
+    - a pattern such as ``shots/**/*.png``: the images and videos that match;
+    - a ``.txt`` list: what its lines name; paths are relative to the list's folder or to the
+      current one;
+    - ``0`` or ``camera:0``: a camera by number; ``camera:/dev/video2`` by device;
+    - an address: ``rtsp://...`` and others of `STREAM_SCHEMES`, or ``http(s)://`` for an image, a
+      video or a stream;
+    - ``-``: an image on standard input.
+
+    Raises:
+        DataError: if a folder, pattern or list names nothing to read, or there is nothing at all.
+        ConfigError: if an address is of an unknown kind or broken, or others stand beside a live
+            source.
+
+    Example:
+        >>> [(one.name, one.kind) for one in find_sources(["a.jpg", "http://host/street.mp4"])]
+        [('a', 'image'), ('street', 'video')]
+        >>> find_sources(["rtsp://user:secret@host:554/lobby"])[0].label
+        'rtsp://host:554/lobby'
+    """
+    found: dict[str, tuple[Path | str, Kind]] = {}
+    for word in words:
+        for path, kind in _expand(word):
+            key = os.path.abspath(path) if isinstance(path, Path) else path  # noqa: PTH100 (links stay apart)
+            found.setdefault(key, (path, kind))
+    if not found:
+        raise DataError(
+            "source must name at least one image or video; got none. Give a file or folder."
+        )
+    sources = _named(found.values())
+    for source in sources:
+        if source.is_live and len(sources) > 1:
+            raise ConfigError(
+                f"a live source must be the only one, for it does not end; got {source.label} and "
+                f"{len(sources) - 1} more. Run one command for each."
+            )
+    return sources
+
+
+def _expand(word: str | Path) -> list[tuple[Path | str, Kind]]:
+    path = Path(word)
+    if isinstance(word, str):
+        named = _by_word(word)
+        if named is not None:
+            return [(word, named)]
+    if path.is_dir():
+        found = sorted(one for one in path.iterdir() if _is_readable(one) and one.is_file())
+        if not found:
+            raise DataError(
+                f"folder must hold images or videos; got none directly in it ({path}). "
+                f"For folders below it give the pattern '{path}/**/*'."
+            )
+        return [(one, _kind_of(one)) for one in found]
+    if path.suffix.lower() == ".txt" and path.is_file():
+        return _read_list(path)
+    if not path.exists() and glob.has_magic(str(path)):
+        matches = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (may be absolute)
+        found = sorted(one for one in matches if _is_readable(one))
+        if not found:
+            raise DataError(
+                f"pattern must match images or videos; got none ({path}). Check the path."
+            )
+        return [(one, _kind_of(one)) for one in found]
+    return [(path, _kind_of(path))]
+
+
+def _by_word(word: str) -> Kind | None:
+    """Return the kind of what is no file: standard input, a camera, an address."""
+    if word == "-":
+        return "image"
+    if word.startswith("camera:"):
+        device = word.removeprefix("camera:")
+        if not (device.isdecimal() or device.startswith("/dev/")):
+            raise ConfigError(
+                f"a camera must be a number or a device; got {word!r}. Such as camera:0."
+            )
+        return "camera"
+    if word.isdecimal() and not Path(word).exists():
+        return "camera"
+    scheme, separator, rest = word.partition("://")
+    if not separator or not scheme.isalnum() or len(scheme) < 2 or not rest:
+        return None
+    try:
+        parts = urlsplit(_without_user(word))
+    except ValueError as error:
+        raise ConfigError(
+            f"an address must name a host; got {_without_user(word)!r} ({error}). Check it."
+        ) from None
+    if scheme.lower() in STREAM_SCHEMES:
+        return "stream"
+    if scheme.lower() not in WEB_SCHEMES:
+        known = (*WEB_SCHEMES, *STREAM_SCHEMES)
+        raise ConfigError(
+            f"an address must start with a known scheme; got {scheme + '://'!r}. "
+            f"{did_you_mean(scheme.lower(), known)}"
+        )
+    suffix = PurePosixPath(parts.path).suffix.lower()
+    if suffix in (".mjpg", ".mjpeg", ".m3u8"):  # as cameras and playlists on the net call them
+        return "stream"
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    return "video" if suffix in VIDEO_SUFFIXES else "address"
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _kind_of(path: Path) -> Kind:
+    return "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
+
+
+def _read_list(path: Path) -> list[tuple[Path | str, Kind]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"list must be UTF-8 text, a path a line ({path}).") from None
+    words = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not words:
+        raise DataError(f"list must name at least one image; got none ({path}).")
+    entries: list[tuple[Path | str, Kind]] = []
+    for word in words:
+        named = _by_word(word) if "://" in word else None
+        if named is not None:
+            entries.append((word, named))
+            continue
+        entry = Path(word)
+        here = _is_file(entry) and not _is_file(path.parent / entry)
+        entry = entry if here else path.parent / entry
+        entries.append((entry, _kind_of(entry)))
+    return entries
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system, say
+        return False
+
+
+def _stem(path: Path | str) -> str:
+    """Return the name that results of a source are filed under, before it is made unique."""
+    if isinstance(path, Path):
+        return path.stem
+    if path == "-":
+        return "stdin"
+    if "://" not in path:
+        path = f"camera-{path.removeprefix('camera:').removeprefix('/dev/')}"
+    parts = urlsplit(_without_user(path))
+    stem = PurePosixPath(parts.path).stem or parts.hostname or "stream"
+    return re.sub(r"[^\w.-]+", "_", stem)
+
+
+def _named(found: Iterable[tuple[Path | str, Kind]]) -> list[Source]:
+    """Return sources whose names differ even where letter case does not count."""
+    entries = [(_stem(path), path, kind) for path, kind in found]
+    stems = {stem.casefold() for stem, _, _ in entries}
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    sources = []
+    for stem, path, kind in entries:
+        name, key = stem, stem.casefold()
+        while name.casefold() in taken or (name != stem and name.casefold() in stems):
+            counts[key] = counts.get(key, 1) + 1
+            name = f"{stem}-{counts[key]}"
+        taken.add(name.casefold())
+        sources.append(Source(name, path, kind))
+    return sources

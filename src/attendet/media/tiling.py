@@ -1,0 +1,295 @@
+"""Large images in tiles, so that small objects keep their pixels; merged into one result.
+
+A tile cuts the objects at its edges. An object that is smaller than the overlap lies whole in
+another tile, so a box that touches an inner edge of its tile has its say only where no whole box
+covers it; pieces of one object in neighboring tiles are joined; then the one non-maximum
+suppression decides. The idea is that of slicing-aided inference (Akyon, Altinuc, Temizel 2022,
+arXiv:2202.06934), which leaves cut boxes to the suppression alone.
+
+n counts boxes, t tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.boxes import non_maximum_suppression
+from attendet.detections import Detections
+from attendet.errors import ConfigError
+from attendet.images import ImageArray
+
+if TYPE_CHECKING:
+    from attendet.inference.detector import Detector
+
+__all__ = ["merge_tiles", "predict_tiled", "tile_windows"]
+
+BATCH = 16
+"""Tiles that run together."""
+
+EDGE_SHARE = 0.01
+"""A box that ends within this share of a tile's side from an inner edge counts as cut there."""
+
+COVERED = 0.5
+"""A cut box goes if a whole one of its class covers this share of it."""
+
+MAX_PIECES = 1000
+"""Cut boxes that are looked at, at most, the best."""
+
+ALIGNED = 0.6
+"""Pieces are joined if the sides along which they meet overlap this much, as IoU of intervals."""
+
+LEFT, TOP, RIGHT, BOTTOM = range(4)
+
+
+def tile_windows(
+    image_hw: tuple[int, int], tile: int = 640, overlap: float = 0.2
+) -> NDArray[np.int64]:
+    """Return tiles that cover an image, the last of each row and column set back to its edge.
+
+    Args:
+        image_hw: height and width of the image, pixels.
+        tile: side of a tile, pixels; shorter where the image is.
+        overlap: share of its side by which a tile overlaps the next, at least; 0 to 0.9.
+
+    Returns:
+        Shape (t, 4): left, top, right, bottom, row by row.
+
+    Raises:
+        ConfigError: if a number is out of range.
+
+    Example:
+        >>> tile_windows((100, 250), 100, 0.2).tolist()
+        [[0, 0, 100, 100], [75, 0, 175, 100], [150, 0, 250, 100]]
+    """
+    if tile < 32:
+        raise ConfigError(f"tile must be 32 pixels or more; got {tile!r}.")
+    if not 0 <= overlap <= 0.9:
+        raise ConfigError(f"overlap must be from 0 to 0.9; got {overlap!r}.")
+    rows, columns = (_starts(length, tile, overlap) for length in image_hw)
+    height, width = (min(tile, length) for length in image_hw)
+    windows = [[x, y, x + width, y + height] for y in rows for x in columns]
+    return np.array(windows, dtype=np.int64)
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Return where tiles start along one side: evenly, from one edge to the other."""
+    if length <= tile:
+        return [0]
+    step = max(1, int(tile * (1 - overlap)))
+    count = -(-(length - tile) // step) + 1
+    return [round(place * (length - tile) / (count - 1)) for place in range(count)]
+
+
+def predict_tiled(
+    detector: Detector,
+    image: ImageArray,
+    tile: int = 640,
+    overlap: float = 0.2,
+    *,
+    whole: bool = True,
+    **selection: Any,
+) -> Detections:
+    """Return the detections of one large image, looked at in tiles and as a whole.
+
+    Args:
+        detector: any detector.
+        image: uint8 RGB, shape (H, W, 3).
+        tile: side of a tile, pixels of the image. It is scaled to the detector's input: a tile
+            of the input's size shows the network each pixel.
+        overlap: share of its side by which a tile overlaps the next, 0 to 0.9; objects up to this
+            size are whole in some tile.
+        whole: look at the whole image too, for objects larger than a tile.
+        **selection: as for `Detector.predict_batch`; ``max_detections`` counts for each tile.
+
+    Returns:
+        The detections in pixels of the image, best score first.
+
+    Raises:
+        ConfigError: if a number is out of range.
+    """
+    image_hw = (image.shape[0], image.shape[1])
+    windows = tile_windows(image_hw, tile, overlap)
+    everything = np.array([[0, 0, image_hw[1], image_hw[0]]])
+    if whole and len(windows) > 1:
+        windows = np.concatenate([windows, everything])
+    found: list[Detections] = []
+    for start in range(0, len(windows), BATCH):
+        crops = [image[y:v, x:u] for x, y, u, v in windows[start : start + BATCH]]
+        found += detector.predict_batch(crops, **selection)
+    if len(windows) == 1:
+        return found[0]
+    iou = selection.get("nms_iou")
+    return merge_tiles(
+        found, windows, image_hw, nms_iou=detector.selection.nms_iou if iou is None else iou
+    )
+
+
+def merge_tiles(
+    found: Sequence[Detections],
+    windows: NDArray[np.int64],
+    image_hw: tuple[int, int],
+    *,
+    nms_iou: float = 0.5,
+) -> Detections:
+    """Return the detections of tiles as those of the image that they cover.
+
+    Args:
+        found: of each tile, in its pixels; t of them, at least one.
+        windows: shape (t, 4): left, top, right, bottom of each tile in the image.
+        image_hw: height and width of the image, pixels.
+        iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1.
+
+    Returns:
+        The detections in pixels of the image, best score first.
+    """
+    offsets = windows[:, [0, 1, 0, 1]].astype(np.float32)
+    boxes = _Boxes(
+        np.concatenate([one.boxes_xyxy + by for one, by in zip(found, offsets, strict=True)]),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.class_ids for one in found]),
+        np.zeros((0, 4), dtype=bool),
+    )
+    tiles = np.repeat(windows, [len(one) for one in found], axis=0)
+    boxes.cut = _cut_sides(boxes.xyxy, tiles, image_hw)
+    is_cut = np.asarray(boxes.cut.any(axis=1))
+    solid = boxes[~is_cut].suppressed(nms_iou)
+    pieces = boxes[is_cut].best(MAX_PIECES)
+    pieces = _join(pieces[_covered_share(pieces, solid) < COVERED])
+    # Of an object that lies in the overlap of two rows a part may have been joined to no whole.
+    pieces = pieces[~pieces.cut.any(axis=1) | (_covered_share(pieces, pieces) < COVERED)]
+    merged = solid.with_more(pieces).suppressed(nms_iou)
+    return Detections(
+        boxes_xyxy=merged.xyxy,
+        scores=merged.scores,
+        class_ids=merged.class_ids,
+        classes=found[0].classes,
+        image_hw=image_hw,
+    )
+
+
+@dataclass
+class _Boxes:
+    """n boxes in pixels of the image, and at which sides an inner edge of a tile cuts them."""
+
+    xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    cut: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: NDArray[Any]) -> _Boxes:
+        return _Boxes(self.xyxy[index], self.scores[index], self.class_ids[index], self.cut[index])
+
+    def with_more(self, other: _Boxes) -> _Boxes:
+        return _Boxes(
+            np.concatenate([self.xyxy, other.xyxy]),
+            np.concatenate([self.scores, other.scores]),
+            np.concatenate([self.class_ids, other.class_ids]),
+            np.concatenate([self.cut, other.cut]),
+        )
+
+    def best(self, count: int) -> _Boxes:
+        return self[np.argsort(-self.scores, kind="stable")[:count]]
+
+    def suppressed(self, iou: float) -> _Boxes:
+        return self[
+            non_maximum_suppression(
+                self.xyxy,
+                self.scores,
+                self.class_ids,
+                iou_threshold=iou,
+                max_detections=max(len(self), 1),
+            )
+        ]
+
+
+def _cut_sides(
+    boxes: NDArray[np.floating], tiles: NDArray[np.int64], image_hw: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return, shape (n, 4), which sides of each box end at an inner edge of its tile."""
+    size = (tiles[:, 2:] - tiles[:, :2]).min(axis=1, initial=2**31)
+    near = np.maximum(EDGE_SHARE * size, 2.0)[:, None]
+    inner = tiles != np.array([0, 0, image_hw[1], image_hw[0]])
+    cut: NDArray[np.bool_] = inner & (np.abs(boxes - tiles) <= near)
+    return cut
+
+
+def _covered_share(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
+    """Return, shape (n,), the most that a larger box of its class covers of each box, 0 to 1."""
+    most = np.zeros(len(boxes))
+    other_area = _area(others.xyxy)
+    for start in range(0, len(boxes), 64):  # bounds the memory
+        part = slice(start, start + 64)
+        xyxy, area = boxes.xyxy[part, None], _area(boxes.xyxy[part])[:, None]
+        low = np.maximum(xyxy[..., :2], others.xyxy[:, :2])
+        high = np.minimum(xyxy[..., 2:], others.xyxy[:, 2:])
+        share = (high - low).clip(min=0).prod(axis=2) / np.maximum(area, 1e-9)
+        able = (boxes.class_ids[part, None] == others.class_ids) & (other_area > area)
+        most[part] = np.where(able, share, 0).max(axis=1, initial=0)
+    return most
+
+
+def _area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    area: NDArray[np.float32] = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
+    return area
+
+
+def _join(pieces: _Boxes) -> _Boxes:
+    """Return cut boxes with the pieces of one object made one box, which has the best score.
+
+    Two pieces belong together if one is cut where the other begins: they overlap across the edge,
+    and lie along it at the same place. First those beside each other are joined, then the rows
+    above each other; large objects reach over several tiles.
+    """
+    for _ in range(len(pieces)):
+        pair = _next_pair(pieces)
+        if pair is None:
+            break
+        pieces = _joined(pieces, *pair)
+    return pieces
+
+
+def _next_pair(pieces: _Boxes) -> tuple[int, int, int] | None:
+    """Return the two pieces to be joined next, best scores first, and the side of the first."""
+    xyxy, cut = pieces.xyxy, pieces.cut
+    for side, along in ((RIGHT, TOP), (BOTTOM, LEFT)):
+        opposite = side - 2
+        start, end = xyxy[:, opposite], xyxy[:, side]
+        meet = cut[:, None, side] & cut[:, opposite]
+        meet &= pieces.class_ids[:, None] == pieces.class_ids
+        # The second begins within the first, and each reaches further than the other.
+        meet &= (end[:, None] >= start) & (start[:, None] < start) & (end[:, None] < end)
+        meet &= _interval_iou(xyxy[:, [along, along + 2]]) >= ALIGNED
+        if meet.any():
+            sums = np.where(meet, pieces.scores[:, None] + pieces.scores, -1)
+            first, second = np.unravel_index(sums.argmax(), meet.shape)
+            return int(first), int(second), side
+    return None
+
+
+def _interval_iou(spans: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return, shape (n, n), the intersection over union of each interval with each."""
+    low, high = spans[:, 0], spans[:, 1]
+    common = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).clip(min=0)
+    union = np.maximum(high[:, None], high) - np.minimum(low[:, None], low)
+    iou: NDArray[np.float32] = common / np.maximum(union, 1e-9)
+    return iou
+
+
+def _joined(pieces: _Boxes, first: int, second: int, side: int) -> _Boxes:
+    """Return the pieces with the second joined to the first across the first one's side."""
+    one, other = pieces.xyxy[first], pieces.xyxy[second]
+    sides = pieces.cut[first] | pieces.cut[second]
+    sides[side], sides[side - 2] = pieces.cut[second, side], pieces.cut[first, side - 2]
+    rest = pieces[np.arange(len(pieces))]  # a copy
+    rest.xyxy[first] = np.concatenate([np.minimum(one, other)[:2], np.maximum(one, other)[2:]])
+    rest.scores[first] = max(pieces.scores[first], pieces.scores[second])
+    rest.cut[first] = sides
+    return rest[np.arange(len(pieces)) != second]

@@ -1,0 +1,205 @@
+"""Frames of video files and streams, decoded by PyAV (FFmpeg).
+
+Frames come one by one with their own times; a video is never held whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attendet.errors import DataError
+from attendet.images import MAX_PIXELS, ImageArray
+from attendet.media.sources import STREAM_SCHEMES, Source
+from attendet.system import require
+
+if TYPE_CHECKING:
+    import av
+    import av.container
+
+__all__ = ["VideoReader", "open_video", "to_image"]
+
+_TRANSPORTS = ("tcp", "udp", "rtp", "tls", "crypto", "httpproxy", "https", "http", "data")
+_FROM_FILE = {"protocol_whitelist": "file"}
+"""What calls itself a video must not make FFmpeg open addresses, as playlists could."""
+_FROM_NETWORK = {
+    "protocol_whitelist": ",".join((*_TRANSPORTS, *STREAM_SCHEMES)),
+    "rtsp_transport": "tcp",
+    "analyzeduration": "2000000",
+}
+
+
+@dataclass
+class VideoReader:
+    """An opened video: its frames and what is known about them.
+
+    Attributes:
+        kind: what it is, for errors.
+        label: what to call it there.
+        total: frames that the container says it holds, or None.
+        is_finite: whether it has an end of its own; a live stream has none.
+        stated_seconds: how long it says it is, or None.
+        damaged: packets that are cut off or could not be decoded, so far.
+        done: frames that came, so far.
+        reached: where the last of them ends, in seconds from the first.
+    """
+
+    kind: str
+    label: str
+    total: int | None
+    is_finite: bool
+    stated_seconds: float | None
+    _container: av.container.InputContainer
+    _stream: av.VideoStream
+    damaged: int = field(default=0, init=False)
+    done: int = field(default=0, init=False)
+    reached: float = field(default=0.0, init=False)
+
+    def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Give each frame with its time in seconds from the first.
+
+        Damaged packets are left out and counted.
+
+        Raises:
+            DataError: if the file breaks off, behind the last good frame.
+        """
+        av = _av()
+        first: float | None = None
+        last = -1.0
+        usual = 1 / (float(self._stream.average_rate or 0) or 25.0)
+        for frame in self._decoded(av):
+            if frame.width * frame.height > MAX_PIXELS:
+                raise DataError(
+                    f"video must have at most {MAX_PIXELS} pixels a frame; got {frame.width} x "
+                    f"{frame.height} ({self.label})."
+                )
+            due = last + usual if self.done else 0.0
+            time = self._seconds(frame, frame.pts)
+            if time is None:
+                last = due
+            else:
+                first = time - due if first is None else first
+                last = max(time - first, last + 1e-6)
+            self.done += 1
+            self.reached = last + (self._seconds(frame, frame.duration or None) or usual)
+            yield frame, last
+
+    def _seconds(self, frame: av.VideoFrame, ticks: int | None) -> float | None:
+        """Return a time of a frame in seconds; after a break frames come without their clock."""
+        clock = frame.time_base or self._stream.time_base
+        seconds = math.nan if ticks is None or not clock else float(ticks * clock)
+        return seconds if math.isfinite(seconds) else None
+
+    def check_whole(self) -> None:
+        """Check, behind the last frame, that nothing was missing.
+
+        Raises:
+            DataError: if no frame came, some were damaged, or the video is longer than what came.
+        """
+        if self.done == 0:
+            raise DataError(f"video must hold frames; got none that can be read ({self.label}).")
+        if self.damaged:
+            raise DataError(
+                f"video is damaged or cut off: {self.damaged} of its packets are broken, "
+                f"{self.done} frames could be read ({self.label})."
+            )
+        stated = self.stated_seconds
+        if stated is not None and self.reached < stated - max(1.0, 0.1 * stated):
+            raise DataError(
+                f"video ends early: {self.reached:.1f} of {stated:.1f} s could be read "
+                f"({self.label})."
+            )
+
+    def _decoded(self, av: Any) -> Iterator[av.VideoFrame]:
+        packets = self._container.demux(self._stream)
+        broken: Exception | None = None
+        while broken is None:
+            try:
+                packet = next(packets, None)
+            except (av.error.FFmpegError, OSError) as error:
+                broken, packet = error, None
+            try:
+                if packet is not None:
+                    self.damaged += packet.is_corrupt
+                    yield from packet.decode()
+                    continue
+                yield from self._stream.codec_context.decode(None)  # what the decoder still holds
+                break
+            except av.error.EOFError:
+                break
+            except (av.error.FFmpegError, ValueError):
+                if packet is None:
+                    break
+                self.damaged += not packet.is_corrupt  # else it is counted already
+        if broken is not None:
+            raise DataError(f"{self.kind} breaks off ({self.label}): {_reason(broken)}")
+
+
+def to_image(frame: av.VideoFrame) -> ImageArray:
+    """Return a decoded frame as uint8 RGB of shape (H, W, 3), turned as its container says."""
+    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    quarters = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+
+
+@contextmanager
+def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader]:
+    """Open a video file, or a video or stream at an address.
+
+    Args:
+        source: of kind video, stream or address.
+        timeout: seconds without a sign of life from an address before giving up.
+
+    Raises:
+        DataError: if it is missing, no video, or does not answer.
+        MissingExtraError: if PyAV is not installed.
+    """
+    av = _av()
+    options = dict(_FROM_FILE if isinstance(source.path, Path) else _FROM_NETWORK)
+    try:
+        container = av.open(str(source.path), options=options, timeout=(timeout, timeout))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = f"{source.kind} cannot be read ({source.label}): {_reason(error)}."
+        raise DataError(reason) from None
+    with container:
+        if not container.streams.video:
+            raise DataError(f"{source.kind} must hold images; got none ({source.label}).")
+        stream = container.streams.video[0]
+        _check_size(stream, source.label)
+        is_finite = bool(container.duration and container.duration > 0)
+        # Frame threads are faster and late by a frame each: not for what is live.
+        stream.thread_type = "AUTO" if is_finite else "SLICE"
+        seconds = _stated_seconds(stream, container) if is_finite else None
+        total = stream.frames or round((seconds or 0) * float(stream.average_rate or 0)) or None
+        kind = "video" if is_finite else source.kind  # an address does not say what it gives
+        yield VideoReader(kind, source.label, total, is_finite, seconds, container, stream)
+
+
+def _stated_seconds(stream: Any, container: Any) -> float | None:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    # With sound beside it the container's duration may be that of the sound.
+    return float(container.duration / 1e6) if len(container.streams) == 1 else None
+
+
+def _check_size(stream: Any, label: str) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"video must have at most {MAX_PIXELS} pixels a frame; got {width} x {height} "
+            f"({label})."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def _av() -> Any:
+    return require("av", extra="video", purpose="reading and writing videos")

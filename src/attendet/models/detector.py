@@ -1,0 +1,167 @@
+"""What every detection network is: raw maps, and the one decode of them.
+
+N is the batch, A the anchors of a level, B the boxes of all levels, K the classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention import AttentionBlock, AttentionInit, create_attention
+from attendet.errors import ConfigError
+from attendet.models.decode import decode_maps
+
+__all__ = ["DetectionNetwork", "common_init"]
+
+Self = TypeVar("Self", bound="DetectionNetwork")
+
+
+class DetectionNetwork(nn.Module, ABC):
+    """A network whose `forward` gives the raw maps of its levels.
+
+    Args:
+        num_classes: K.
+        anchors: of each level: widths and heights in pixels.
+        strides: pixels per cell of each level.
+        scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        anchors: Sequence[Sequence[Sequence[float]]],
+        *,
+        strides: tuple[int, ...],
+        scale_x_y: float | tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.strides = strides
+        self.scale_x_y = scale_x_y
+        for level, level_anchors in enumerate(anchors):
+            tensor = torch.tensor(level_anchors, dtype=torch.float32)
+            self.register_buffer(f"anchors{level}", tensor, persistent=False)
+
+    attention: nn.ModuleDict
+    """The block of each site that has one."""
+
+    def _add_attention(
+        self,
+        spec: Mapping[str, str],
+        channels: Mapping[str, int],
+        init: AttentionInit | Mapping[str, AttentionInit],
+    ) -> None:
+        """Put a block at each site of a spec; the last thing of a network to be initialized.
+
+        Args:
+            spec: site to name of a block, in the order of computation.
+            channels: C of the map at each site.
+            start: of all blocks, or of each.
+        """
+        if not isinstance(init, str) and set(init) != set(spec):
+            raise ConfigError(
+                f"attention_init must name a start for each site that has attention, "
+                f"{', '.join(spec) or 'none here'}; got {dict(init)!r}."
+            )
+        self.attention = nn.ModuleDict(
+            {
+                site: create_attention(
+                    name, channels[site], init=init if isinstance(init, str) else init[site]
+                )
+                for site, name in spec.items()
+            }
+        )
+
+    def _attend(self, site: str, features: Tensor) -> Tensor:
+        """Return the map of a site, (N, C, H, W), gated by the site's block if it has one."""
+        if site in self.attention:
+            attended: Tensor = self.attention[site](features)
+            return attended
+        return features
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the network; its anchors move along but stay float32."""
+        exact = self.level_anchors
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for level, anchors in enumerate(exact):
+            moved = getattr(self, f"anchors{level}")
+            if moved.dtype != anchors.dtype:
+                setattr(self, f"anchors{level}", anchors.to(moved.device))
+        return self
+
+    @property
+    def level_anchors(self) -> list[Tensor]:
+        """Widths and heights in pixels of each level's anchors, (A, 2) each."""
+        return [getattr(self, f"anchors{level}") for level in range(len(self.strides))]
+
+    def attention_blocks(self) -> dict[str, AttentionBlock]:
+        """Return the attention block of each site that has one, in the order of computation."""
+        return {
+            site: block
+            for site, block in self.attention.items()
+            if isinstance(block, AttentionBlock)
+        }
+
+    @property
+    def attention_init(self) -> AttentionInit | dict[str, AttentionInit]:
+        """How the attention blocks started: one word for all, or by site where they differ."""
+        return common_init(
+            {site: cast(AttentionInit, b.init) for site, b in self.attention_blocks().items()}
+        )
+
+    @abstractmethod
+    def output_layers(self) -> tuple[str, ...]:
+        """Return the names of the convolutions that make the raw maps, in their order."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the map at each named site, before the site's attention.
+
+        Args:
+            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+
+        Returns:
+            Site to map (N, C, H, W), in the order of computation.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the raw maps, one (N, A (5 + K), H / stride, W / stride) a level.
+
+        Args:
+            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+        """
+
+    def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return boxes and scores of raw maps, in float32 whatever the maps are in.
+
+        Args:
+            raw_maps: what `forward` returned.
+
+        Returns:
+            Boxes (N, B, 4), left, top, right, bottom in network input pixels, and scores (N, B,
+            K), 0 to 1; see `attendet.models.decode_maps`.
+        """
+        return decode_maps(raw_maps, self.level_anchors, self.strides, self.scale_x_y)
+
+
+def common_init(
+    inits: Mapping[str, AttentionInit],
+) -> AttentionInit | dict[str, AttentionInit]:
+    """Return the start of all sites as one word, or by site where they differ.
+
+    Example:
+        >>> common_init({"p4": "paper", "up": "paper"})
+        'paper'
+        >>> common_init({"p4": "paper", "up": "identity"})
+        {'p4': 'paper', 'up': 'identity'}
+    """
+    distinct = set(inits.values())
+    if len(distinct) > 1:
+        return dict(inits)
+    return distinct.pop() if distinct else "paper"

@@ -1,0 +1,283 @@
+"""A network that runs the layers of a darknet configuration.
+
+N, C, H, W are batch, channels, height and width; A anchors a level, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attendet.attention import AttentionInit
+from attendet.errors import ConfigError
+from attendet.models.backbone import LEAKY_SLOPE
+from attendet.models.detector import DetectionNetwork
+from attendet.models.graph import Graph
+from attendet.models.graph_layers import (
+    Convolutional,
+    Dropout,
+    Layer,
+    MaxPool,
+    Route,
+    ScaleChannels,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
+from attendet.models.yolov4_tiny import OBJECT_PRIOR
+
+__all__ = ["DarknetConvolution", "GraphDetector"]
+
+_ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+    "linear": nn.Identity,
+    "relu": lambda: nn.ReLU(inplace=True),
+    "mish": nn.Mish,
+    "swish": nn.SiLU,
+    "logistic": nn.Sigmoid,
+}
+
+
+class DarknetConvolution(nn.Module):
+    """Convolution, batch normalization or bias, activation.
+
+    Args:
+        layer: what the configuration says.
+        in_channels: C of the input.
+        bn_eps: epsilon of batch normalization.
+    """
+
+    def __init__(self, layer: Convolutional, in_channels: int, *, bn_eps: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            layer.filters,
+            layer.size,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=not layer.batch_normalize,
+        )
+        self.bn = (
+            nn.BatchNorm2d(layer.filters, eps=bn_eps, momentum=0.03)
+            if layer.batch_normalize
+            else nn.Identity()
+        )
+        self.act = _ACTIVATIONS[layer.activation]()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, filters, ...)."""
+        out: Tensor = self.act(self.bn(self.conv(features)))
+        return out
+
+
+class _MaxPool(nn.Module):
+    def __init__(self, layer: MaxPool) -> None:
+        super().__init__()
+        self.size, self.stride = layer.size, layer.stride
+        self.before = layer.padding // 2
+        self.after = layer.padding - self.before
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.before == self.after <= self.size // 2:  # torch pads no further
+            return functional.max_pool2d(features, self.size, self.stride, self.before)
+        if self.size == self.stride == 2:  # one column after: a last window that is cut short
+            return functional.max_pool2d(features, 2, 2, ceil_mode=True)
+        sides = (self.before, self.after) * 2
+        padded = functional.pad(features, sides, value=float("-inf"))
+        return functional.max_pool2d(padded, self.size, self.stride)
+
+
+class _AvgPool(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3), keepdim=True)
+
+
+class _Route(nn.Module):
+    def __init__(self, layer: Route) -> None:
+        super().__init__()
+        self.groups, self.group_id = layer.groups, layer.group_id
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        if self.groups > 1:
+            maps = tuple(one.chunk(self.groups, dim=1)[self.group_id] for one in maps)
+        return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+
+
+class _Shortcut(nn.Module):
+    def __init__(self, layer: Shortcut) -> None:
+        super().__init__()
+        self.act = _ACTIVATIONS[layer.activation]()
+
+    def forward(self, total: Tensor, *others: Tensor) -> Tensor:
+        channels = total.shape[1]
+        for one in others:
+            lacking = channels - one.shape[1]
+            fitting = functional.pad(one, (0, 0, 0, 0, 0, lacking)) if lacking else one
+            total = total + fitting
+        out: Tensor = self.act(total)
+        return out
+
+
+class _ScaleChannels(nn.Module):
+    def __init__(self, layer: ScaleChannels) -> None:
+        super().__init__()
+        self.act = _ACTIVATIONS[layer.activation]()
+
+    def forward(self, gate: Tensor, features: Tensor) -> Tensor:
+        out: Tensor = self.act(features * gate)
+        return out
+
+
+def _module(layer: Layer, in_channels: int, bn_eps: float) -> nn.Module:
+    match layer:
+        case Convolutional():
+            return DarknetConvolution(layer, in_channels, bn_eps=bn_eps)
+        case MaxPool():
+            return _MaxPool(layer)
+        case Route():
+            return _Route(layer)
+        case Shortcut():
+            return _Shortcut(layer)
+        case ScaleChannels():
+            return _ScaleChannels(layer)
+        case Upsample():
+            return nn.Upsample(scale_factor=float(layer.stride), mode="nearest")
+        case Dropout():
+            return nn.Dropout(layer.probability)
+        case Yolo():
+            return nn.Identity()
+    return _AvgPool()
+
+
+class GraphDetector(DetectionNetwork):
+    """A detector with the layers of a darknet configuration, layer by layer.
+
+    Args:
+        graph: the layers.
+        num_classes: K.
+        anchors: of each [yolo] layer: widths and heights in pixels.
+        input_hw: height and width of its input, pixels, from which the strides follow.
+        attention: site to name of a block; sites are ``layer0`` and so on, see `Graph.sites`.
+        attention_init: ``paper`` or ``identity``, for all sites or for each that has a block.
+        scale_x_y: stretch of the center's sigmoid, where a level does not state its own.
+        bn_eps: epsilon of batch normalization.
+
+    Raises:
+        ConfigError: if the layers do not fit each other, the anchors or the classes.
+
+    Example:
+        >>> graph = Graph((Convolutional(6, 3, 2, 1), MaxPool(2, 2, 1), Yolo()))
+        >>> network = GraphDetector(graph, 1, [[(10, 20)]], input_hw=(64, 64))
+        >>> network.strides, tuple(network(torch.zeros(1, 3, 64, 96))[0].shape)
+        ((4,), (1, 6, 16, 24))
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_classes: int,
+        anchors: Sequence[Sequence[Sequence[float]]],
+        *,
+        input_hw: tuple[int, int],
+        attention: Mapping[str, str] | None = None,
+        attention_init: AttentionInit | Mapping[str, AttentionInit] = "paper",
+        scale_x_y: float = 1.0,
+        bn_eps: float = 1e-5,
+    ) -> None:
+        own = [layer.scale_x_y for layer in graph.layers if isinstance(layer, Yolo)]
+        scales = tuple(scale_x_y if scale is None else scale for scale in own)
+        _check_levels(graph, num_classes, anchors, input_hw)
+        super().__init__(num_classes, anchors, strides=graph.strides(input_hw), scale_x_y=scales)
+        self.graph = graph
+        channels = graph.input_channels()
+        self.layers = nn.ModuleList(
+            _module(layer, channels[index], bn_eps) for index, layer in enumerate(graph.layers)
+        )
+        self._sources = [layer.sources(index) for index, layer in enumerate(graph.layers)]
+        self._last_use = {
+            source: index for index, sources in enumerate(self._sources) for source in sources
+        }
+        self._initialize()
+        widths = [shape[0] for shape in graph.shapes(input_hw)]
+        by_site = {f"layer{index}": count for index, count in enumerate(widths)}
+        self._add_attention(attention or {}, by_site, attention_init)
+
+    def output_layers(self) -> tuple[str, ...]:
+        """Return the names of the layers before the [yolo] layers."""
+        return tuple(f"layers.{index - 1}" for index in self.graph.yolo_layers)
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, a=LEAKY_SLOPE, mode="fan_out", nonlinearity="leaky_relu"
+                )
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
+        for index in self.graph.yolo_layers:
+            head = self.layers[index - 1]
+            if isinstance(head, DarknetConvolution) and head.conv.bias is not None:
+                nn.init.normal_(head.conv.weight, std=0.01)
+                head.conv.bias.data.view(-1, 5 + self.num_classes)[:, 4] = prior
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the map at each site that has attention, before the attention.
+
+        Args:
+            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+
+        Returns:
+            Site to map (N, C, H, W), in the order of computation.
+        """
+        maps: dict[str, Tensor] = {}
+        self._forward(images, maps)
+        return maps
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the raw maps, in the order of the [yolo] layers; see `DetectionNetwork`."""
+        return self._forward(images, None)
+
+    def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
+        maps = {-1: images}
+        raw_maps = []
+        for index, (layer, module) in enumerate(zip(self.graph.layers, self.layers, strict=True)):
+            inputs = [maps[source] for source in self._sources[index]]
+            if isinstance(layer, Yolo):
+                raw_maps.append(inputs[0])
+            elif index in self._last_use:
+                site, made = f"layer{index}", module(*inputs)
+                if record is not None and site in self.attention:
+                    record[site] = made
+                maps[index] = self._attend(site, made)
+            for source in self._sources[index]:
+                if self._last_use[source] == index:
+                    maps.pop(source, None)
+        return raw_maps
+
+
+def _check_levels(
+    graph: Graph,
+    num_classes: int,
+    anchors: Sequence[Sequence[Sequence[float]]],
+    input_hw: tuple[int, int],
+) -> None:
+    shapes = graph.shapes(input_hw)
+    outputs = graph.yolo_layers
+    if len(anchors) != len(outputs):
+        raise ConfigError(
+            f"anchors must be given for each of the {len(outputs)} [yolo] layers; "
+            f"got {len(anchors)}."
+        )
+    for index, level in zip(outputs, anchors, strict=True):
+        wanted = len(level) * (5 + num_classes)
+        if shapes[index][0] != wanted:
+            raise ConfigError(
+                f"[yolo] of {len(level)} anchors and {num_classes} classes must follow {wanted} "
+                f"filters; got {shapes[index][0]} (layer {index})."
+            )

@@ -1,0 +1,66 @@
+"""The images that a run leaves in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attendet.detections import Detections
+from attendet.evaluation import compute_metrics, detect
+from attendet.files import write_atomically
+from attendet.images import ImageArray, read_image
+from attendet.inference import load
+from attendet.report.draw import draw_side_by_side, image_grid, to_jpeg
+from attendet.report.figures import (
+    confusion_figure,
+    precision_recall_figure,
+    save_figure,
+    training_figure,
+)
+from attendet.training.plan import Plan
+from attendet.training.run_folder import RunFolder
+
+__all__ = ["draw_run"]
+
+SHOWN = 8
+"""Validation images in the image of detections beside ground truth."""
+
+
+def draw_run(folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]]) -> None:
+    """Draw curves, and of the best weights on the validation split detections, curves, confusions.
+
+    Args:
+        folder: of the run; curves.png, detections.jpg, precision_recall.png and confusion.png are
+            written there.
+        plan: the run.
+        records: one an epoch.
+    """
+    if records:
+        save_figure(training_figure(records), folder.path / "curves.png")
+    samples = plan.dataset.splits.get("val")
+    if not samples:
+        return
+    detector = load(folder.best)
+    found = detect(detector, samples, batch=plan.recipe.batch)
+    metrics = compute_metrics(samples, found, plan.dataset.classes)
+    save_figure(precision_recall_figure(metrics), folder.path / "precision_recall.png")
+    save_figure(confusion_figure(metrics), folder.path / "confusion.png")
+    write_atomically(folder.path / "detections.jpg", to_jpeg(_beside(samples, found)))
+
+
+def _beside(samples: Sequence[Any], found: Sequence[Detections]) -> ImageArray:
+    """Return some images, evenly picked, with ground truth on the left and detections on the
+    right."""
+    picked = np.linspace(0, len(samples) - 1, min(SHOWN, len(samples))).round().astype(int)
+    pairs = [
+        draw_side_by_side(
+            read_image(samples[index].path),
+            samples[index].boxes_xyxy,
+            samples[index].class_ids,
+            found[index],
+        )
+        for index in dict.fromkeys(picked.tolist())
+    ]
+    return image_grid(pairs, 2, cell_width=960)

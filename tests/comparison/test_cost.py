@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attendet.comparison import cost
+from attendet.comparison.comparison import Study
+from attendet.comparison.cost import count_costs, measure_latency, pick_runtimes
+from attendet.errors import ExportError, MissingExtraError
+from attendet.models import WeightsMetadata, build_from_metadata
+
+
+def _metadata(attention: str = "none", **changes: Any) -> WeightsMetadata:
+    return WeightsMetadata(
+        classes=("a", "b"), attention=attention, width_mult=0.125, input_hw=(64, 96), **changes
+    )
+
+
+def _macs_by_hooks(metadata: WeightsMetadata) -> int:
+    """Count multiplications of convolutions from the shapes that a real pass gives."""
+    network = build_from_metadata(metadata).eval()
+    counts = []
+
+    def count(module: Any, _: Any, output: torch.Tensor) -> None:
+        counts.append(output.numel() * module.weight[0].numel())
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *metadata.input_hw))
+    return sum(counts)
+
+
+@pytest.mark.parametrize("attention", ["none", "se", "ca@stage3", "cbam@p5"])
+def test_costs_are_those_of_the_built_network(attention: str) -> None:
+    metadata = _metadata(attention)
+
+    costs = count_costs(metadata)
+
+    network = build_from_metadata(metadata)
+    assert costs["parameters"] == sum(each.numel() for each in network.parameters())
+    assert costs["macs"] == _macs_by_hooks(metadata)
+
+
+class _Clock:
+    """Detectors whose every call takes a set time, and the order in which they are called."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def load(self, path: Path, **_: Any) -> Any:
+        clock, name = self, path.stem
+
+        class Detector:
+            input_hw = (32, 64)
+
+            def predict(self, image: np.ndarray) -> None:
+                assert image.shape == (32, 64, 3)
+                clock.calls.append(name)
+                clock.now += {"fast": 0.010, "slow": 0.020}[name]
+
+        return Detector()
+
+
+def test_latency_is_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(cost, "load", clock.load)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+
+    measured = measure_latency({"a": Path("fast.x"), "b": Path("slow.x")}, rounds=10)
+
+    assert measured["a"]["torch"] == {"median_ms": 10.0, "low_ms": 10.0, "high_ms": 10.0}
+    assert measured["b"]["torch"]["median_ms"] == 20.0
+    rounds = (
+        list(itertools.batched(clock.calls, 2))
+        if hasattr(itertools, "batched")
+        else [tuple(clock.calls[i : i + 2]) for i in range(0, len(clock.calls), 2)]
+    )
+    assert {frozenset(pair) for pair in rounds} == {frozenset({"fast", "slow"})}
+    assert {pair[0] for pair in rounds} == {"fast", "slow"}  # neither is always first
+
+
+@pytest.fixture
+def exported_somewhere(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Weights and format of each export, which writes nothing; ``ca`` cannot be exported."""
+    asked = []
+
+    def export(weights: Path, format: str, *, output: str, name: str) -> Any:
+        asked.append((weights.name, format))
+        if weights.stem == "ca":
+            raise ExportError("the file says otherwise.")
+        return SimpleNamespace(path=Path(output) / "slow.onnx")
+
+    monkeypatch.setattr(cost, "export", export)
+    return asked
+
+
+def test_other_runtimes_get_exported_weights(
+    exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(cost, "load", clock.load)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+
+    measured = measure_latency(
+        {"a": Path("fast.safetensors")}, runtimes=("torch", "onnx", "openvino"), rounds=2
+    )
+
+    assert exported_somewhere == [("fast.safetensors", "onnx")]  # once for both
+    assert measured["a"]["torch"]["median_ms"] == pytest.approx(10.0)
+    assert measured["a"]["onnx"]["median_ms"] == pytest.approx(20.0)
+    assert measured["a"]["openvino"]["median_ms"] == pytest.approx(20.0)
+
+
+def test_an_variant_that_cannot_be_exported_loses_nothing_else(
+    exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "load", _Clock().load)
+    notes: list[str] = []
+    variants = {"none": Path("fast.safetensors"), "ca@p5": Path("ca.safetensors")}
+
+    measured = measure_latency(variants, runtimes=("onnx", "openvino"), rounds=1, note=notes.append)
+
+    assert set(measured["none"]) == {"onnx", "openvino"}
+    assert measured["ca@p5"] == {}
+    assert notes == ["ca@p5: no latency in onnx and openvino: the file says otherwise."]
+
+
+def test_latency_in_real_runtimes(finished: Study) -> None:
+    record = finished.records[0]
+    weights = {record["variant_name"]: finished.folder / record["weights"]}
+
+    measured = measure_latency(weights, runtimes=pick_runtimes(None), rounds=2)
+
+    taken = measured[record["variant_name"]]
+    assert set(taken) == {"torch", "onnx", "openvino"}
+    assert all(0 < each["low_ms"] <= each["median_ms"] for each in taken.values())
+
+
+def test_without_their_packages_runtimes_are_left_out_or_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else there(name)
+    )
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+    assert pick_runtimes(None) == ("torch", "onnx")
+    with pytest.raises(MissingExtraError, match=r"openvino.*attendet\[export\]"):
+        pick_runtimes(["openvino"])

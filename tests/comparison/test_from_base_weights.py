@@ -1,0 +1,112 @@
+"""Studies whose runs begin with base weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attendet.comparison.comparison import Study, compare
+from attendet.comparison.progress import Quiet
+from attendet.errors import ConfigError
+
+Make = Callable[..., Study]
+
+
+def test_base_weights_are_part_of_the_key(made_up: Any, study: Make, finished: Study) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base)
+
+    assert made.summary["pretrained"] == "best.safetensors"
+    with pytest.raises(ConfigError, match="--pretrained differs"):
+        study(seeds=1)
+
+
+def test_a_study_from_base_weights_is_made_whole(study: Make, finished: Study) -> None:
+    """Its runs begin with the base's own record, epoch 0, which is no epoch of training."""
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base, epochs=2)
+
+    assert made.summary["failed"] == []
+    for record in made.records:
+        assert [epoch["epoch"] for epoch in record["curve"]] == [0, 1, 2]
+        assert record["epochs_done"] == 2
+        assert record["memory_mib"] > 0
+        assert record["seconds"] == pytest.approx(
+            sum(epoch["seconds"] for epoch in record["curve"][1:]), abs=0.01
+        )
+    first = [record["curve"][0]["ap"] for record in made.records]
+    assert first[0] == first[1]  # new attention begins as the identity
+
+
+def test_base_weights_say_what_no_flag_does(
+    made_up: Any, finished: Study, shapes: Path, tmp_path: Path
+) -> None:
+    made = compare(
+        shapes,
+        attention=["none", "eca"],
+        seeds=1,
+        pretrained=finished.folder / finished.records[0]["weights"],
+        output=tmp_path / "study",
+        accelerator="cpu",
+        runtimes=("torch",),
+        size=96,
+        epochs=1,
+    )
+
+    recipe = made.summary["recipe"]
+    assert (recipe["size"], recipe["width_mult"], recipe["anchors"]) == (96, 0.125, "base")
+    assert made.summary["setup"]["recipe"]["width_mult"] == 0.125
+
+
+def test_a_flag_wins_over_base_weights_in_every_run(study: Make, finished: Study) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base, size=96, epochs=1)
+
+    for record in made.records:
+        config = yaml.safe_load((made.folder / record["folder"] / "config.yaml").read_text())
+        assert max(config["input_hw"]) == config["recipe"]["size"] == 96
+
+
+def test_attention_that_the_base_brings_stays(study: Make, finished: Study) -> None:
+    brought = next(each for each in finished.records if each["variant_name"] == "eca@p5")
+    told = Notes()
+
+    made = study(
+        attention=["none", "eca@p5"],
+        seeds=1,
+        pretrained=finished.folder / brought["weights"],
+        epochs=1,
+        reporter=told,
+    )
+
+    assert [record["variant_name"] for record in made.records] == ["none", "eca@p5"]
+    whole, less = sorted(told.notes)
+    assert whole.startswith("eca@p5: base weights: 100 %")
+    assert "left out: attention.p5" in less
+    assert "attention at p5 is eca there, none here" in less
+
+
+class Notes(Quiet):
+    """Remembers what is told beside the progress."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_budget_holds_for_base_weights_too(study: Make, finished: Study) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base, epochs=4, budget=3600.0)
+
+    assert [record["stopped"] for record in made.records] == [None, None]
+    assert [record["epochs_done"] for record in made.records] == [4, 4]

@@ -1,0 +1,200 @@
+"""Runs in processes of their own, as users have them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attendet.comparison.comparison import Study
+from attendet.comparison.grid import Job
+from attendet.comparison.local import ATTEMPTS, LocalRuns, device_names
+from attendet.errors import ConfigError
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes split off")
+
+
+def _job(shapes: Path, study: Path, name: str, **changes: Any) -> Job:
+    from attendet.data import load_dataset
+    from attendet.training.recipe import Recipe
+
+    dataset = load_dataset(shapes)
+    settings: dict[str, Any] = {"width_mult": 0.125, "size": 64, "batch": 4, "epochs": 1, **changes}
+    return Job(
+        key=name,
+        variant={"attention": "none", "sites": [], "init": "paper"},
+        variant_name=name,
+        spec="none",
+        seed=0,
+        run_seed=0,
+        data=str(shapes),
+        format=None,
+        fingerprints={split: dataset.fingerprint(split) for split in dataset.splits},
+        recipe=Recipe(precision="32", **settings).as_dict(),
+        pretrained=None,
+        accelerator="cpu",
+        study=str(study),
+        folder=f"runs/{name}",
+        split="test",
+        weights="best",
+    )
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], LocalRuns]]:
+    """Make runs on so many devices; their processes have one thread."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    open_runs = []
+
+    def make(devices: int = 1) -> LocalRuns:
+        open_runs.append(LocalRuns(["cpu"] * devices))
+        return open_runs[-1]
+
+    yield make
+    for each in open_runs:
+        each.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def _gone(pid: int, seconds: float = 20) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if not _alive(pid):
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
+    runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
+) -> None:
+    jobs = [_job(shapes, tmp_path, "long", epochs=400), _job(shapes, tmp_path, "short")]
+    seen: dict[str, list[dict[str, Any]]] = {"long": [], "short": []}
+    pids: list[int] = []
+
+    for job, event in runs(1).make(iter(jobs)):
+        seen[job.key].append(event)
+        if event["event"] == "planned":
+            pids.append(event["pid"])
+        if event["event"] == "epoch" and job.key == "long" and event["epoch"] >= 3:
+            os.kill(pids[-1], signal.SIGKILL)
+            _gone(pids[-1])
+
+    lost = [event for event in seen["long"] if event["event"] == "lost"]
+    assert [event["attempt"] for event in lost] == list(range(1, ATTEMPTS + 1))
+    assert lost[0]["why"] == "signal 9"
+    assert seen["long"][-1] == {"event": "failed", "error": "its process died (signal 9)"}
+    assert seen["short"][-1]["event"] == "ended"
+    assert seen["short"][-1]["record"]["metrics"]["ap"] is not None
+    assert len(set(pids)) == len(pids) == ATTEMPTS + 1
+    epochs = [event["epoch"] for event in seen["long"] if event["event"] == "epoch"]
+    assert epochs == sorted(epochs)  # each attempt goes on where the last one was
+
+
+def test_a_run_that_raises_is_told_of_and_its_trace_is_kept(
+    runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
+) -> None:
+    bad = Job.from_json(_job(shapes, tmp_path, "bad").to_json().replace(str(shapes), "/nowhere"))
+
+    (*_, (_, last)) = runs(1).make([bad])
+
+    assert last["event"] == "failed"
+    assert "/nowhere" in last["error"]
+
+
+@pytest.mark.slow
+def test_two_devices_work_at_once(
+    runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
+) -> None:
+    jobs = [_job(shapes, tmp_path, f"run{number}", epochs=20) for number in range(2)]
+
+    order = [job.key for job, event in runs(2).make(jobs) if event["event"] in ("epoch", "ended")]
+
+    assert order != sorted(order)  # the events of the two come mixed
+
+
+def test_no_more_devices_than_there_are() -> None:
+    assert device_names("cpu", None) == ["cpu"]
+    assert device_names("cpu", 3) == ["cpu"] * 3
+    with pytest.raises(ConfigError, match="devices must be at least 1; got 0"):
+        device_names("cpu", 0)
+
+
+def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert device_names("auto", None) == ["cuda:0", "cuda:1"]
+    assert device_names("cpu", None) == ["cpu"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab")
+    assert device_names("cuda", 2) == ["cuda:3", "cuda:GPU-ab"]
+    with pytest.raises(ConfigError, match="at most 2 here; got 3"):
+        device_names("auto", 3)
+
+
+def test_a_study_that_is_killed_goes_on(
+    study: Callable[..., Study], shapes: Path, tmp_path: Path
+) -> None:
+    """The command, SIGKILL in the middle of a run, the command again: the same records."""
+    words = [
+        *("compare", str(shapes), "--attention", "none", "eca", "--seeds", "1"),
+        *("--width-mult", "0.125", "--size", "64", "--batch", "4", "--precision", "32"),
+        *("--epochs", "30", "--evaluate-every", "10", "--accelerator", "cpu"),
+        *("--output", str(tmp_path / "killed")),
+    ]
+    command = [sys.executable, "-m", "attendet", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    runs_folder = tmp_path / "killed" / "runs"
+    try:
+        second = _wait_for(lambda: next(iter(runs_folder.glob("eca*/results.jsonl")), None))
+        _wait_for(lambda: len(second.read_text().splitlines()) >= 3)
+    finally:
+        process.kill()
+        process.wait()
+    done = next(runs_folder.glob("none*/record.json"))
+    written = done.stat().st_mtime_ns
+    half = second.read_text().splitlines()[:2]  # the third may lack its resume state
+    assert not (second.parent / "record.json").exists()
+
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+    assert again.returncode == 0, again.stderr
+    assert "2 runs, 1 there already" in again.stdout
+    assert done.stat().st_mtime_ns == written
+    assert second.read_text().splitlines()[:2] == half
+    straight = study(
+        seeds=1, epochs=30, evaluate_every=10, start_size_fraction=0.5, output=tmp_path / "straight"
+    )
+    lines = (tmp_path / "killed" / "runs.jsonl").read_text().splitlines()
+    for one, other in zip(map(json.loads, lines), straight.records, strict=True):
+        assert one["key"] == other["key"]
+        assert one["metrics"]["ap"] == other["metrics"]["ap"]
+        assert one["base_weights"] == other["base_weights"]
+        assert [e["losses"] for e in one["curve"]] == [e["losses"] for e in other["curve"]]
+
+
+def _wait_for(look: Callable[[], Any], seconds: float = 120) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError("nothing came")

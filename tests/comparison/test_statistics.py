@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from attendet.comparison.statistics import (
+    chance_of_answer,
+    detectable_difference,
+    further_seeds,
+    hierarchical_bootstrap,
+    holm,
+    paired_difference,
+    sign_flip_test,
+)
+
+DIFFERENCES = [0.012, -0.003, 0.021, 0.009, 0.015]
+
+
+# --- interval and test -------------------------------------------------------------------------
+
+
+def test_without_image_variance_it_is_the_paired_t_test() -> None:
+    theirs = stats.ttest_1samp(DIFFERENCES, 0.0)
+    low, high = theirs.confidence_interval(0.95)
+
+    ours = paired_difference(DIFFERENCES)
+
+    assert (ours.low, ours.high, ours.p) == pytest.approx((low, high, theirs.pvalue), rel=1e-12)
+    assert (ours.mean, ours.sd) == pytest.approx(
+        (np.mean(DIFFERENCES), np.std(DIFFERENCES, ddof=1))
+    )
+
+
+def test_where_seeds_agree_the_images_alone_decide() -> None:
+    same = paired_difference([0.01] * 4, image_variance=0.006**2, images=30)
+
+    reach = stats.t.ppf(0.975, 29) * 0.006
+    assert (same.low, same.high) == pytest.approx((0.01 - reach, 0.01 + reach))
+    assert same.p == pytest.approx(2 * stats.t.sf(0.01 / 0.006, 29), rel=1e-9)
+
+
+def test_the_interval_of_two_sources_is_worked_by_hand() -> None:
+    # seeds 1 and 3: mean 2, variance of the mean 1, t quantile of one degree of freedom 12.706;
+    # images: variance 4, five of them, t quantile 2.776
+    both = paired_difference([1.0, 3.0], image_variance=4.0, images=5)
+
+    assert both.high - both.mean == pytest.approx(math.sqrt(12.706**2 * 1 + 2.776**2 * 4), rel=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.05, 0.001])
+def test_p_is_the_level_at_which_the_interval_ends_at_zero(level: float) -> None:
+    values = np.array([0.010, 0.016, 0.007, 0.019])
+    noise = {"image_variance": 0.003**2, "images": 72}
+
+    p = paired_difference(values, **noise).p
+
+    edge = paired_difference(values, **noise, confidence=1 - p)
+    assert edge.low == pytest.approx(0, abs=1e-9)
+    assert (p < level) == (paired_difference(values, **noise, confidence=1 - level).low > 0)
+
+
+def test_one_seed_says_nothing_of_the_noise() -> None:
+    one = paired_difference([0.02], image_variance=1e-6, images=50)
+
+    assert (one.low, one.high) == (-math.inf, math.inf)
+    assert math.isnan(one.p)
+
+
+def test_identical_runs_differ_by_nothing_for_sure() -> None:
+    same = paired_difference([0.0, 0.0, 0.0])
+
+    assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
+
+
+def _studies(
+    count: int, seeds: int, *, difference: float, sd: float, image_sd: float, images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate studies: paired differences of seeds, and the variance that images add.
+
+    Each image has a difference of its own, the same for all seeds; a study sees some images,
+    and estimates their variance from those.
+    """
+    rng = np.random.default_rng(seeds)
+    of_images = rng.normal(0, image_sd, (count, images))
+    shift = of_images.mean(axis=1, keepdims=True)
+    values = rng.normal(difference, sd, (count, seeds)) + shift
+    return values, of_images.var(axis=1, ddof=1) / images
+
+
+def _missed(values: np.ndarray, variances: np.ndarray, *, level: float = 0.05) -> float:
+    """Return the share of studies whose interval does not hold the true difference, zero."""
+    results = [
+        paired_difference(value, image_variance=variance, images=72, confidence=1 - level)
+        for value, variance in zip(values, variances, strict=True)
+    ]
+    return float(np.mean([not result.low <= 0 <= result.high for result in results]))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_equal_variants_are_said_to_differ_five_times_in_a_hundred(seeds: int) -> None:
+    values, nothing = _studies(2000, seeds, difference=0, sd=0.01, image_sd=0.0, images=72)
+
+    assert _missed(values, nothing) == pytest.approx(0.05, abs=0.017)  # 3.5 standard errors
+
+
+@pytest.mark.parametrize("level", [0.05, 0.0125])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("image_sd", [0.03, 0.06, 0.3])
+def test_the_interval_of_seeds_and_images_is_never_too_sure(
+    seeds: int, image_sd: float, level: float
+) -> None:
+    drawn = _studies(1000, seeds, difference=0, sd=0.01, image_sd=image_sd, images=72)
+
+    missed = _missed(*drawn, level=level)
+
+    assert missed <= level + 3.5 * math.sqrt(level * (1 - level) / 1000)
+
+
+def test_leaving_out_the_images_would_claim_too_much() -> None:
+    """Why their variance is in: a t test over seeds alone says "differs" far too often."""
+    values, variances = _studies(500, 5, difference=0, sd=0.005, image_sd=0.1, images=72)
+
+    assert _missed(values, 0 * variances) > 0.4
+
+
+# --- bootstrap ---------------------------------------------------------------------------------
+
+
+def test_the_hierarchical_bootstrap_agrees_with_the_t_interval_where_seeds_are_many() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(0.01, 0.02, 60)
+    draws = rng.normal(0, 0.004, 4000)  # what the images do to all seeds alike
+
+    low, high = hierarchical_bootstrap(values[:, None] + draws[None, :])
+
+    wanted = paired_difference(values, image_variance=0.004**2, images=1000)
+    assert low == pytest.approx(wanted.low, abs=0.0007)
+    assert high == pytest.approx(wanted.high, abs=0.0007)
+
+
+def test_with_three_seeds_the_percentile_bootstrap_is_too_sure_of_itself() -> None:
+    """Why verdicts do not use it: 95 % claimed, about 75 to 85 % held."""
+    rng = np.random.default_rng(2)
+    held = []
+    for values in rng.normal(0.0, 0.01, (600, 3)):
+        low, high = hierarchical_bootstrap(np.repeat(values[:, None], 400, axis=1))
+        held.append(low <= 0 <= high)
+
+    assert 0.7 < np.mean(held) < 0.88
+
+
+# --- permutation, Holm -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_sign_flips_agree_with_scipy(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.5, 1, count)
+    theirs = stats.permutation_test(
+        (values,), np.sum, permutation_type="samples", n_resamples=np.inf
+    )
+
+    ours = sign_flip_test(values)
+
+    assert ours.p == pytest.approx(theirs.pvalue)
+    assert ours.least_p == pytest.approx(2 / 2**count)
+
+
+def test_many_seeds_are_flipped_by_draws() -> None:
+    values = np.random.default_rng(0).normal(0.5, 1, 18)
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    exact = np.mean(np.abs(sums) >= abs(values.sum()) - 1e-12)
+
+    assert sign_flip_test(values).p == pytest.approx(exact, abs=0.003)
+
+
+def test_three_and_five_seeds_cannot_be_significant_by_flips_alone() -> None:
+    assert sign_flip_test([1, 1, 1]).p == 0.25
+    assert sign_flip_test([1, 1, 1, 1, 1]).p == 0.0625
+
+
+def test_holm_is_worked_by_hand() -> None:
+    # sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, none below the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_chance_of_any_false_claim() -> None:
+    p_values = np.random.default_rng(0).uniform(size=(4000, 4))
+
+    any_claim = np.mean([min(holm(row.tolist())) <= 0.05 for row in p_values])
+
+    assert any_claim == pytest.approx(0.05, abs=0.012)
+
+
+# --- power -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seeds", "comparisons"), [(3, 1), (5, 1), (5, 4), (10, 2)])
+def test_the_detectable_difference_is_detected_as_often_as_claimed(
+    seeds: int, comparisons: int
+) -> None:
+    true = detectable_difference(seeds, sd=0.01, comparisons=comparisons)
+    values = np.random.default_rng(0).normal(true, 0.01, (3000, seeds))
+
+    shown = np.mean(stats.ttest_1samp(values, 0, axis=1).pvalue < 0.05 / comparisons)
+
+    assert shown == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_power_without_images_is_that_of_the_t_test(seeds: int) -> None:
+    critical, shift = stats.t.ppf(0.975, seeds - 1), 0.02 / (0.01 / math.sqrt(seeds))
+    exact = stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift)
+
+    power = chance_of_answer(seeds, difference=0.02, sd=0.01, margin=0.0)
+
+    assert power == pytest.approx(exact, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("difference", "sd", "image_sd"),
+    [(0.01, 0.01, 0.0), (0.0, 0.004, 0.0), (0.004, 0.003, 0.0), (0.02, 0.02, 0.05)],
+)
+@pytest.mark.parametrize("seeds", [3, 5, 12])
+def test_the_chance_of_an_answer_is_that_of_simulated_studies(
+    difference: float, sd: float, image_sd: float, seeds: int
+) -> None:
+    margin = 0.005
+    values, variances = _studies(
+        800, seeds, difference=difference, sd=sd, image_sd=image_sd, images=72
+    )
+    clear = []
+    for value, variance in zip(values, variances, strict=True):
+        found = paired_difference(value, image_variance=variance, images=72)
+        clear.append(found.low * found.high > 0 or (-margin < found.low and found.high < margin))
+
+    claimed = chance_of_answer(
+        seeds,
+        difference=difference,
+        sd=sd,
+        margin=margin,
+        image_variance=image_sd**2 / 72,
+        images=72,
+    )
+
+    assert claimed == pytest.approx(np.mean(clear), abs=0.05)
+
+
+def test_further_seeds_give_an_answer_and_one_fewer_does_not() -> None:
+    noise = {"difference": 0.01, "sd": 0.01, "margin": 0.005}
+
+    more = further_seeds(3, **noise)
+
+    assert more is not None
+    assert chance_of_answer(3 + more, **noise) >= 0.8 > chance_of_answer(2 + more, **noise)
+
+
+def test_no_number_of_seeds_makes_up_for_too_few_images() -> None:
+    assert (
+        further_seeds(
+            3, difference=0.004, sd=0.001, margin=0.005, image_variance=0.01**2, images=20
+        )
+        is None
+    )

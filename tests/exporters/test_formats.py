@@ -1,0 +1,125 @@
+"""Every attention block in every format: the file says what eager PyTorch says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for library in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    pytest.importorskip(library)
+
+import attendet  # noqa: E402
+from attendet.exporters import torch_files  # noqa: E402
+from attendet.exporters.differences import (  # noqa: E402
+    Subject,
+    compare_raw,
+    drawn_images,
+    network_inputs,
+)
+from attendet.exporters.network import ImageNetwork  # noqa: E402
+from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
+from attendet.exporters.openvino_file import read_openvino, write_openvino  # noqa: E402
+from attendet.exporters.running import open_exported  # noqa: E402
+from attendet.inference.runtimes.torch_runtime import TorchRuntime  # noqa: E402
+from attendet.models.export_info import ExportInfo  # noqa: E402
+
+BLOCKS = ["none", "se", "cbam", "eca", "ca", "ca-authors"]
+BATCH, SIZE = ("batch",), ("batch", "size")
+
+
+def _write_all(network: Any, hw: tuple[int, int], dynamic: Any, folder: Path) -> dict[str, Path]:
+    """Write a network in every format, traced once; return the files."""
+    made = ImageNetwork(network)
+    program = torch_files.trace(made, hw, dynamic)
+    graph = write_onnx(build_onnx(program, dynamic=dynamic), folder / "x.onnx", {})
+    openvino = folder / "x_openvino"
+    openvino.mkdir()
+    script = folder / "x.torchscript"
+    return {
+        "onnx": graph,
+        "openvino": write_openvino(read_openvino(graph), openvino, {}),
+        "torch-export": torch_files.write_program(program, folder / "x.pt2", {}),
+        "torchscript": torch_files.write_torchscript(made, hw, dynamic, script, {}),
+    }
+
+
+def _check(network: Any, metadata: Any, dynamic: Any, folder: Path) -> None:
+    reference = TorchRuntime(network, metadata)
+    batches = network_inputs(drawn_images(2), metadata, dynamic)
+    assert len(batches) == 1 + ("batch" in dynamic) + 2 * ("size" in dynamic)
+    assert np.ptp(reference.run(batches[0])[1]) > 0.05
+    for format, path in _write_all(network, metadata.input_hw, dynamic, folder).items():
+        info = ExportInfo(format, dynamic=dynamic)  # type: ignore[arg-type]
+        subject = Subject(reference, open_exported(path, info), metadata, info)
+        max_box, mean_box, max_score, mean_score = compare_raw(subject, batches)
+        assert max_box < 0.02, format
+        assert max_score < 1e-4, format
+        assert mean_box <= max_box
+        assert mean_score <= max_score
+
+
+def test_blocks_in_a_row(one_level: Any, tmp_path: Path) -> None:
+    _check(*one_level("eca", "cbam", "ca"), BATCH, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+def test_any_batch_and_size(block: str, one_level: Any, tmp_path: Path) -> None:
+    _check(*one_level(block), SIZE, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("dynamic", [(), BATCH], ids=["static", "batch"])
+@pytest.mark.parametrize("start", ["identity", "residual"])
+def test_one_size(block: str, dynamic: Any, start: str, one_level: Any, tmp_path: Path) -> None:
+    network, metadata = one_level(block, init=start)
+    _check(network, dataclasses.replace(metadata, input_hw=(32, 224)), dynamic, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "dynamic",
+    [pytest.param((), marks=pytest.mark.slow), BATCH, pytest.param(SIZE, marks=pytest.mark.slow)],
+    ids=["static", "batch", "size"],
+)
+def test_a_darknet_graph(graph: Any, dynamic: Any, tmp_path: Path) -> None:
+    _check(*graph, dynamic, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [(), BATCH, SIZE], ids=["static", "batch", "size"])
+@pytest.mark.parametrize("spec", ["none", "cbam@p5+se@up", "ca@stage1,p4,p5,up"])
+def test_the_reference_network(spec: str, dynamic: Any, reference: Any, tmp_path: Path) -> None:
+    _check(*reference(spec), dynamic, tmp_path)
+
+
+@pytest.mark.slow
+def test_attention_put_into_the_backbone(reference: Any, tmp_path: Path) -> None:
+    network, metadata = reference("none")
+    places = {"backbone.conv2": "ca", "backbone.csp1.conv1.conv": "cbam", "backbone.csp3": "se"}
+    attendet.attend(network, places, init="paper")
+
+    _check(network, metadata, BATCH, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_in_ncnn(block: str, half: bool, one_level: Any, tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    network, metadata = one_level(block)
+
+    report = attendet.export(network, "ncnn", metadata=metadata, output=tmp_path, half=half)
+
+    assert report.parity.max_score < (0.02 if half else 1e-4)
+    assert sorted(path.name for path in report.path.iterdir()) == [
+        "attendet.json",
+        "model.bin",
+        "model.param",
+    ]

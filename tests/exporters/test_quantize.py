@@ -1,0 +1,192 @@
+"""INT8: what stays in float32, and that a file which lost too much is not written."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+pytest.importorskip("faster_coco_eval")
+
+import attendet  # noqa: E402
+from attendet.errors import ConfigError, ExportError  # noqa: E402
+from attendet.exporters import quantize, torch_files, ways  # noqa: E402
+from attendet.exporters.network import ImageNetwork  # noqa: E402
+from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
+
+
+@pytest.fixture
+def graph_of() -> Any:
+    """Make the ONNX graph of a network."""
+
+    def make(network: Any) -> Any:
+        program = torch_files.trace(ImageNetwork(network), (96, 160), ("batch",))
+        return build_onnx(program, dynamic=("batch",))
+
+    return make
+
+
+def _kinds(graph: Any, kept: frozenset[str]) -> list[str]:
+    return [node.op_type for node in graph.model.graph.node if node.name in kept]
+
+
+def test_each_attempt_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) -> None:
+    graph = graph_of(one_level("ca", "se")[0])
+    tries = list(quantize.attempts(graph, ["network.blocks.0", "network.blocks.1"]))
+
+    assert [one.name.split(", ")[-1] for one in tries] == [
+        "last convolutions",
+        "first convolution",
+        "attention",
+    ]
+    for less, more in itertools.pairwise(tries):
+        assert less.kept < more.kept
+    last, ends, gates = (_kinds(graph, one.kept) for one in tries)
+    assert [kinds.count("Conv") for kinds in (last, ends, gates)] == [1, 2, 6]
+    assert {"Cast", "Exp", "Sigmoid", "Concat"} <= set(last)
+    assert {"ReduceMean", "Mul", "Gemm"} <= set(_kinds(graph, tries[2].kept - tries[1].kept))
+    assert "attention" not in " ".join(one.name for one in quantize.attempts(graph, []))
+
+    source = write_onnx(graph, tmp_path / "source.onnx", {})
+    model = quantize.read_openvino(source)
+    there = quantize._names_in(model, tries[1].kept)
+    kinds = {one.get_friendly_name(): one.get_type_name() for one in model.get_ops()}
+    assert sum(kinds[name] == "Convolution" for name in there) == 2
+
+    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), dtype=np.uint8)
+    kept = tries[2].kept - tries[1].kept | tries[0].kept  # all but the first convolution
+    smaller = quantize.quantize_onnx(graph, [noise], kept, tmp_path)
+    weights = {one.name: one.data_type for one in smaller.model.graph.initializer}
+    quantized = [name for name, kind in weights.items() if kind == onnx.TensorProto.INT8]
+    assert [name for name in quantized if "weight_quantized" in name] == [
+        "network.conv.weight_quantized"
+    ]
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_a_file_in_int8(format: Any, one_level: Any, squares: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf" if format == "openvino" else "onnx")
+    network, metadata = one_level("eca")
+    named = dataclasses.replace(metadata, classes=("red", "green"))
+
+    report = attendet.export(
+        network,
+        format,
+        metadata=named,
+        output=tmp_path,
+        int8=True,
+        calibrate=squares,
+        max_ap_loss=100,
+    )
+
+    assert report.path.name.startswith("network-int8")
+    assert report.info.precision == "int8"
+    assert report.info.parity["kept_in_float32"] == "decode, last convolutions"
+    assert 0 < report.parity.mean_score < 0.1
+    assert report.parity.split == "val"
+    assert [path.name for path in tmp_path.iterdir()] == [report.path.name]
+
+
+def test_a_file_in_int8_with_suppression_inside(
+    one_level: Any, squares: Path, tmp_path: Path
+) -> None:
+    network, metadata = one_level("eca")
+    named = dataclasses.replace(metadata, classes=("red", "green"))
+
+    report = attendet.export(
+        network,
+        metadata=named,
+        output=tmp_path,
+        int8=True,
+        nms=True,
+        calibrate=squares,
+        max_ap_loss=100,
+    )
+
+    assert report.path.name == "network-int8-nms.onnx"
+    domains = [entry.domain for entry in onnx.load(report.path).opset_import]
+    assert len(domains) == len(set(domains))
+
+
+def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[Any]) -> list[str]:
+    """Let each attempt lose given points of average precision; return what was tried."""
+    tried: list[str] = []
+
+    def fake(*_: Any) -> Any:
+        for number, _drop in enumerate(drops):
+            tried.append(f"attempt {number}")
+            yield tried[-1], lambda path, header: path.write_text("file")
+
+    def check(*_: Any) -> Any:
+        from attendet.exporters.parity import Parity
+
+        drop = drops[len(tried) - 1]
+        after = None if drop is None else 0.5 - drop / 100
+        return Parity(0, 0, 0, 0, 1, 1, 1, 0, "val", 0.5, after)
+
+    monkeypatch.setattr(ways, "ways", fake)
+    monkeypatch.setattr("attendet.exporters.run._check", check)
+    return tried
+
+
+def test_the_first_attempt_that_holds_is_written(
+    graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = graph
+    tried = _losing(monkeypatch, [2.0, 0.6, 0.4, 0.0])
+
+    report = attendet.export(
+        network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares
+    )
+
+    assert tried == ["attempt 0", "attempt 1", "attempt 2"]
+    assert report.info.parity["kept_in_float32"] == "attempt 2"
+    assert report.parity.ap_drop == pytest.approx(0.4)
+
+
+def test_beyond_the_limit_nothing_is_written(
+    graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = graph
+    _losing(monkeypatch, [2.0, 1.25])
+
+    with pytest.raises(ExportError, match=r"more than 0.5 points in int8; got 2.00, 1.25, with"):
+        attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_measured_is_not_written(
+    graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = graph
+    _losing(monkeypatch, [None])
+
+    with pytest.raises(ExportError, match="split must have boxes"):
+        attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "calibrate must be a data set"),
+        ({"calibrate": "x", "max_ap_loss": -1.0}, "max_ap_loss 0 or more"),
+        ({"calibrate": "x", "half": True}, "half must be left out for int8"),
+        ({"calibrate": "x", "format": "torchscript"}, "int8 must be left out for torchscript"),
+    ],
+    ids=["no data", "negative", "half", "format"],
+)
+def test_wrong_settings(settings: Any, words: str, graph: Any, tmp_path: Path) -> None:
+    network, metadata = graph
+    with pytest.raises(ConfigError, match=words):
+        attendet.export(network, metadata=metadata, output=tmp_path, int8=True, **settings)
