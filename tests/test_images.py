@@ -341,7 +341,7 @@ def _with_transparent_color() -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "image",
+    "pil_image",
     [
         Image.fromarray((np.arange(70 * 9) * 100).astype(np.uint16).reshape(70, 9)),
         Image.fromarray((np.arange(70 * 9 * 4) % 256).astype(np.uint8).reshape(70, 9, 4)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 __all__ = [
     "AttendetError",
@@ -26,6 +27,50 @@ class AttendetError(Exception):
     """Base of every error that attendet raises on purpose; its text is fit for a user to read."""
 
     exit_code = 1
+
+    @classmethod
+    def must(
+        cls, name: str, rule: str, got: object, where: object = None, advice: str = ""
+    ) -> Self:
+        """Return the error of a wrong value in the common form.
+
+        Args:
+            name: the setting, argument or key.
+            rule: what it must be.
+            got: the value.
+            where: file, ``file:line`` or flag.
+            advice: a sentence that says what to do.
+
+        Example:
+            >>> str(ConfigError.must("batch", "at least 1", 0, "--batch", "Try 16."))
+            'batch must be at least 1; got 0 (--batch). Try 16.'
+        """
+        place = "" if where is None else f" ({where})"
+        return cls(f"{name} must be {rule}; got {got!r}{place}.{' ' if advice else ''}{advice}")
+
+    @classmethod
+    def check(
+        cls,
+        good: bool,
+        name: str,
+        rule: str,
+        got: object,
+        where: object = None,
+        advice: str = "",
+    ) -> None:
+        """Raise the error that `must` returns unless the value is good."""
+        if not good:
+            raise cls.must(name, rule, got, where, advice)
+
+    @classmethod
+    def unknown(cls, name: str, got: str, choices: Iterable[str], where: object = None) -> Self:
+        """Return the error of a name that is not among the choices, with the nearest of them.
+
+        Example:
+            >>> str(ConfigError.unknown("block", "cbm", ["ca", "cbam"], "--attention"))
+            "block must be a known name; got 'cbm' (--attention). Did you mean 'cbam'?"
+        """
+        return cls.must(name, "a known name", got, where, did_you_mean(got, choices))
 
 
 class ConfigError(AttendetError):

@@ -115,32 +115,37 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingExtraError(
-            f"{purpose} needs {module.split('.')[0]!r}, which is not installed. "
-            f"Install it with: pip install 'attendet[{extra}]'"
-        ) from None
+        raise _missing(module, extra, purpose) from None
+
+
+def _missing(module: str, extra: str, purpose: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"{purpose} needs {module.split('.')[0]!r}, which is not installed. "
+        f"Install it with: pip install 'attendet[{extra}]'"
+    )
 
 
 def lazy_names(
-    package: str, file: str, *, needs: tuple[str, ...] = (), extra: str = "train"
+    package: str, file: str, *, extra: str = "train"
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package that loads its names late.
 
-    The names stand once, as imports in the ``__init__.pyi`` beside the package's ``__init__.py``.
-    A module is imported when one of its names is first used.
+    The names are listed once, as imports in the ``__init__.pyi`` beside the package's
+    ``__init__.py``. A module is imported when one of its names is first used.
 
     Args:
         package: ``__name__`` of the package.
         file: ``__file__`` of the package.
-        needs: optional modules without which no name of the package can be used.
-        extra: the extra of this package that installs them.
+        extra: the extra of attendet that installs what the package's modules import.
     """
     load, list_names, names = lazy_loader.attach_stub(package, file)
 
     def load_name(name: str) -> Any:
-        if name in names:
-            for module in needs:
-                require(module, extra=extra, purpose=f"{package}.{name}")
-        return load(name)
+        try:
+            return load(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] == "attendet":
+                raise
+            raise _missing(error.name, extra, f"{package}.{name}") from None
 
     return load_name, list_names, names

@@ -42,7 +42,7 @@ def cbam():
     return CBAM(CHANNELS), theirs, names
 
 
-COORDINATE_NAMES = {"conv1": "squeeze", "bn1": "norm", "conv_h": "height", "conv_w": "width_mult"}
+COORDINATE_NAMES = {"conv1": "squeeze", "bn1": "norm", "conv_h": "height", "conv_w": "width"}
 
 
 def coordinate():

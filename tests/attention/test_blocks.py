@@ -103,8 +103,8 @@ def test_output_is_the_product_of_the_gates(name, memory_format):
         ("se", {"channel": (2, 16, 1, 1)}),
         ("eca", {"channel": (2, 16, 1, 1)}),
         ("cbam", {"channel": (2, 16, 1, 1), "spatial": (2, 1, 5, 7)}),
-        ("ca", {"height": (2, 16, 5, 1), "width_mult": (2, 16, 1, 7)}),
-        ("ca-authors", {"height": (2, 16, 5, 1), "width_mult": (2, 16, 1, 7)}),
+        ("ca", {"height": (2, 16, 5, 1), "width": (2, 16, 1, 7)}),
+        ("ca-authors", {"height": (2, 16, 5, 1), "width": (2, 16, 1, 7)}),
     ],
 )
 def test_gates_have_their_names_and_shapes(name, shapes):

@@ -99,7 +99,6 @@ def test_a_failed_run_gives_exit_code_1(
         ("--sites p6", "site of the network"),
         ("--seeds 0", "seeds must be at least 1; got 0 (--seeds)"),
         ("--budget soon", "must be like 45m, 2h or 1h30m; got 'soon'"),
-        ("--attention-init identity", "there is no flag '--attention-init'"),
         ("--epochs many", "--epochs"),
         ("--runtimes torch onx", "Did you mean 'onnx'"),
     ],

@@ -134,7 +134,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         given.update(words, data=data)
         raise Told
 
-    monkeypatch.setattr("attendet.training.run.train", spy)
+    monkeypatch.setattr("attendet.training.train", spy)
     line = "train cells --recipe classic --attention cbam --seed 4 --output out --format voc"
     line += " --pretrained base.safetensors --devices 2 --nodes 3 --lr 1e-3 --patience none"
     line += " --accelerator cpu --schedule cosine --epochs=9 --attention-init identity"

@@ -142,8 +142,8 @@ def test_issues_stop_nothing(tmp_path, voc_folder):
     assert len(dataset.split("all")) == 4
     assert sorted(issue.kind for issue in dataset.issues) == [
         "broken-label",
-        "missing-label",
         "missing-image",
+        "missing-label",
         "unreadable-image",
     ]
 

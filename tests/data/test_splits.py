@@ -134,8 +134,8 @@ def lists(tmp_path, image):
     root = tmp_path / "lists"
     for name in "abcd":
         image(root / "images" / f"{name}.png").with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (root / "train.txt").write_text("images/a.png\npictures/b.png\n")
-    (root / "val.txt").write_text("images/c.png\npictures/d.png\n")
+    (root / "train.txt").write_text("images/a.png\nimages/b.png\n")
+    (root / "val.txt").write_text("images/c.png\nimages/d.png\n")
     return root
 
 

@@ -84,7 +84,11 @@ def test_a_graph_of_standard_operators_and_no_traces_of_the_machine(
     assert b"site-packages" not in report.path.read_bytes()
     assert b"src/attendet" not in report.path.read_bytes()
     assert report.path.name == "network-nms.onnx"
-    assert (report.info.confidence, report.info.iou, report.info.max_detections) == (0.1, 0.5, 300)
+    assert (report.info.confidence, report.info.nms_iou, report.info.max_detections) == (
+        0.1,
+        0.5,
+        300,
+    )
     assert report.parity.same == report.parity.detections > 0
 
 

@@ -24,9 +24,9 @@ def _boxes_near(detections: Any, box: list[int], within: float) -> None:
 
 @pytest.mark.parametrize("resize", ["rect", "letterbox", "stretch"])
 def test_a_image_is_the_same_however_it_comes(
-    bright: Any, scene: Any, tmp_path: Path, fit: str
+    bright: Any, scene: Any, tmp_path: Path, resize: str
 ) -> None:
-    detector = Detector(bright(preprocess={"resize": fit, "color": "rgb"}))
+    detector = Detector(bright(preprocess={"resize": resize, "color": "rgb"}))
     image = scene()
     path = tmp_path / "one.png"
     Image.fromarray(image).save(path)
@@ -169,7 +169,7 @@ def _limited(bright: Any) -> Any:
     ("looser", "words"),
     [
         ({"confidence": 0.2}, r"confidence must be at least 0.3, .* got 0.2\..* --confidence, or"),
-        ({"iou": 0.6}, r"iou must be at most 0.5, .* got 0.6\..* another --nms-iou, or"),
+        ({"nms_iou": 0.6}, r"nms_iou must be at most 0.5, .* got 0.6\..* another --nms-iou, or"),
         (
             {"max_detections": 1000},
             r"max_detections must be at most 50, .* got 1000\..* another --max-detections, or",

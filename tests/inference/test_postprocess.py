@@ -118,7 +118,9 @@ def _naive(
     kept: list[tuple[int, int]] = []
     overlaps = iou_matrix(boxes, boxes)
     for _, row, k in sorted(pairs, key=lambda pair: -pair[0]):
-        if all(k != other_k or overlaps[row, other] <= selection.iou for other, other_k in kept):
+        if all(
+            k != other_k or overlaps[row, other] <= selection.nms_iou for other, other_k in kept
+        ):
             kept.append((row, k))
     return kept[: selection.max_detections]
 
@@ -152,7 +154,7 @@ def test_selection_agrees_with_the_textbook(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("confidence", -0.1), ("confidence", 1.5), ("iou", 2), ("iou", float("nan"))],
+    [("confidence", -0.1), ("confidence", 1.5), ("nms_iou", 2), ("nms_iou", float("nan"))],
 )
 def test_a_threshold_out_of_range_is_named(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{field} must be from 0 to 1; got {value}"):

@@ -134,8 +134,8 @@ def _slow_dynamic(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]]:
     kept = {(image, number) for image, number, _ in result}
     for image in range(len(case["gt"])):
         wishes: dict[int, list[tuple[float, int]]] = {}
-        for number, gt in enumerate(case["gt"][image].tolist()):
-            if not case["valid"][image, gt]:
+        for index, gt in enumerate(case["gt"][image].tolist()):
+            if not case["valid"][image, index]:
                 continue
             overlaps, costs = [], []
             for number in _near(gt):
@@ -144,13 +144,13 @@ def _slow_dynamic(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]]:
                 cost = -3 * math.log(overlap + 1e-8)
                 for k, logit in enumerate(case["classes"][image, number].tolist()):
                     score = math.sqrt(chance * _sigmoid(logit))
-                    right = k == case["ids"][image, gt]
+                    right = k == case["ids"][image, index]
                     cost -= math.log(score if right else 1 - score)
                 overlaps.append(overlap)
                 costs.append((cost, number))
             count = max(1, int(sum(sorted(overlaps, reverse=True)[:10])))
             for cost, number in sorted(costs)[:count]:
-                wishes.setdefault(number, []).append((cost, gt))
+                wishes.setdefault(number, []).append((cost, index))
         for number, rivals in wishes.items():
             if (image, number) not in kept:
                 result.add((image, number, min(rivals)[1]))
@@ -161,8 +161,8 @@ def _slow_best_anchor(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]
     result = set()
     for image in range(len(case["gt"])):
         wishes: dict[int, list[tuple[float, int]]] = {}
-        for number, gt in enumerate(case["gt"][image].tolist()):
-            if not case["valid"][image, gt]:
+        for index, gt in enumerate(case["gt"][image].tolist()):
+            if not case["valid"][image, index]:
                 continue
             size = [max(1e-3, gt[2] - gt[0]), max(1e-3, gt[3] - gt[1])]
             fits = []
@@ -178,7 +178,7 @@ def _slow_best_anchor(case: dict[str, torch.Tensor]) -> set[tuple[int, int, int]
             best = max(fit for fit, _ in fits)
             for fit, number in fits:
                 if fit == best:
-                    wishes.setdefault(number, []).append((size[0] * size[1], gt))
+                    wishes.setdefault(number, []).append((size[0] * size[1], index))
         for number, rivals in wishes.items():
             result.add((image, number, min(rivals)[1]))
     return result

@@ -106,7 +106,7 @@ def test_memory_stays_flat_however_long_the_video(make_video: MakeVideo) -> None
     path = make_video(frames=90, image_hw=(480, 640))
     code = (
         "import resource, sys\n"
-        "from attendet.inference import read_frames\n"
+        "from attendet.media import read_frames\n"
         "count = 0\n"
         "for frame in read_frames(sys.argv[1], ahead=4):\n"
         "    count += 1\n"

@@ -193,7 +193,8 @@ def test_examples_without_the_images_say_so(study_folder, tmp_path):
     examples, words = find_examples(read_study(folder), root=tmp_path / "moved")
     assert len(examples) == 3
     assert words.startswith("The images on which missed objects and false alarms")
-    assert [caption.split(":")[0] for _, caption in examples[0].panels][:2] == ["gt", "none"]
+    captions = [caption.split(":")[0] for _, caption in examples[0].panels]
+    assert captions[:2] == ["ground truth", "none"]
     (folder / "ground_truth.npz").unlink()
     assert find_examples(read_study(folder))[0] == []
 
@@ -288,7 +289,7 @@ def test_the_health_of_blocks_can_stand_for_a_summary_of_gates(study_folder):
     assert words == "the same for all images (0.2% of its mean)"
 
 
-SAMPLE = Path(__file__).resolve().parents[1] / "study" / "data" / "sample"
+SAMPLE = Path(__file__).resolve().parents[1] / "comparison" / "data" / "sample"
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs the sample study")

@@ -37,9 +37,9 @@ def _samples(*sizes_hw: tuple[int, int]) -> tuple[Sample, ...]:
     ],
 )
 def test_the_input_has_the_aspect_of_the_images(
-    sizes: list[tuple[int, int]], fit: Any, input_hw: tuple[int, int]
+    sizes: list[tuple[int, int]], resize: Any, input_hw: tuple[int, int]
 ) -> None:
-    assert choose_input_hw(_samples(*sizes), Recipe(resize=fit, size=416)) == input_hw
+    assert choose_input_hw(_samples(*sizes), Recipe(resize=resize, size=416)) == input_hw
 
 
 @pytest.fixture

@@ -209,15 +209,15 @@ UNLIKE_THE_RECIPE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch", "rect"])
-def test_boxes_and_images_are_those_of_the_base(squares: Path, fit: str, saved: Saved) -> None:
-    described = _metadata(**UNLIKE_THE_RECIPE | {"preprocess": {"resize": fit, "color": "bgr"}})
+def test_boxes_and_images_are_those_of_the_base(squares: Path, resize: str, saved: Saved) -> None:
+    described = _metadata(**UNLIKE_THE_RECIPE | {"preprocess": {"resize": resize, "color": "bgr"}})
     base = saved(described)
 
     plan = _plan(squares, base)
 
     own = plan.metadata
     assert max(own.input_hw) == 96
-    assert own.input_hw == (64, 96) or fit == "rect"
+    assert own.input_hw == (64, 96) or resize == "rect"
     assert own.preprocess == described.preprocess
     assert own.level_anchors() == described.level_anchors()
     assert (own.scale_x_y, own.bn_eps, own.width_mult) == (1.3, 1e-3, 0.125)

@@ -124,7 +124,7 @@ def _command(args: argparse.Namespace) -> str:
     """Return the command line that makes this run again."""
     words = ["attendet", "demo", "--output", str(args.output), "--attention", args.attention]
     for name, value in _changes(args).items():
-        words += [f"--{name}", f"{value:g}"]
+        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
     if args.images != DEFAULT_COUNTS["train"]:
         words += ["--images", str(args.images)]
     return shlex.join([*words, "--seed", str(args.seed)])

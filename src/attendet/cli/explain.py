@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for results (default: %(default)s)",
     )
     add(
-        "--images",
+        "--max-images",
         type=int,
         default=12,
         metavar="N",
@@ -65,15 +65,15 @@ def run(args: argparse.Namespace) -> int:
     from attendet.inference import Selection
     from attendet.media.sources import find_sources
 
-    if args.images < 0:
-        raise ConfigError(f"--images must be 0 or more; got {args.images}.")
+    if args.max_images < 0:
+        raise ConfigError(f"--max-images must be 0 or more; got {args.max_images}.")
     count = len(find_sources(args.images))
     with paced_bar("explain", count) as step:
         explanation = explain(
             args.weights,
             args.images,
             cam=not args.no_cam,
-            drawn=args.images,
+            drawn=args.max_images,
             selection=Selection(args.confidence, args.nms_iou),
             device=args.device,
             progress=lambda done: step(done, None),

@@ -7,6 +7,4 @@ are plain JSON, which `attendet.report` turns into pages.
 
 from attendet.system import lazy_names
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__, __file__, needs=("scipy", "torch"), extra="study"
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__, extra="study")

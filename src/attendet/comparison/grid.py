@@ -154,7 +154,7 @@ def content_key(setup: Mapping[str, Any], spec: str, init: str, seed: int) -> st
 
     Example:
         >>> content_key({"version": "1"}, "none", "paper", 0)
-        '6339d1360a4a8db3'
+        '6b597e5c041c5f68'
     """
     content = {"setup": dict(setup), "spec": spec, "init": init, "seed": seed}
     line = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -5,4 +5,4 @@ The computation needs torch (the ``train`` extra); the results are plain arrays.
 
 from attendet.system import lazy_names
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, __file__, needs=("torch",))
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

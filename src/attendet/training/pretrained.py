@@ -294,7 +294,7 @@ class _ClassRows:
     def why_not(self, there: Tensor, here: Tensor) -> str:
         """Return why `copy` took nothing over."""
         if not self.pairs:
-            return "no class in common, inits anew"
+            return "no class in common, starts anew"
         return f"other classes, {_shapes(there, here)}"
 
     def copy(self, there: Tensor, here: Tensor) -> bool:

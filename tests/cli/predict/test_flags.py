@@ -74,7 +74,7 @@ def test_a_video_smaller_than_a_zone_costs_no_result_of_the_others(
     big, small = make_video("big.mp4", 4), make_video("small.mp4", 4, (32, 48))
     zone = ["--count-zone", "0,0,90,0,90,60,0,60"]
 
-    assert run(big, small, make_video("last.mp4", 4), *zone, "--save", "json,csv,drawn") == 1
+    assert run(big, small, make_video("last.mp4", 4), *zone, "--save", "json,csv,annotated") == 1
 
     said = capsys.readouterr()
     assert said.out.startswith("8 frames in ")

@@ -42,7 +42,7 @@ def test_a_video_becomes_a_drawn_video_and_lines(
     said = capsys.readouterr()
     assert said.out.startswith("7 frames in ")
     assert "frames/s)" in said.out
-    assert "written: drawn, jsonl" in said.out
+    assert "written: annotated, jsonl" in said.out
     assert said.err == ""
     with av.open(str(tmp_path / "out" / "street.mp4")) as video:
         times = [float(frame.time) for frame in video.decode(video=0)]
@@ -123,7 +123,7 @@ def test_objects_are_tracked_and_counted(
 ) -> None:
     pytest.importorskip("av")
     pytest.importorskip("trackers")
-    words = ["--save", "jsonl,drawn", "--max-detections", 2]
+    words = ["--save", "jsonl,annotated", "--max-detections", 2]
     words += ["--count-line", "48,0,48,64", "--count-zone", "0,0,96,0,96,64,0,64"]
 
     assert run(make_video(frames=5), *words) == 0
@@ -266,7 +266,7 @@ def test_a_password_appears_in_no_result_and_no_message(
 
     thread = threading.Thread(target=look)
     thread.start()
-    words = ["--save", "json,csv,drawn", "--stop-after", 2, "--show", "--max-detections", 1]
+    words = ["--save", "json,csv,annotated", "--stop-after", 2, "--show", "--max-detections", 1]
     assert run(address, *words) == 0
     thread.join()
 

@@ -13,8 +13,8 @@ import yaml
 
 from attendet.boxes import cxcywh_to_xyxy, iou_matrix
 from attendet.data import load_dataset
-from attendet.data.sample import digits as module
 from attendet.data.sample_sets import digit_scenes
+from attendet.data.sample_sets import digits as module
 from attendet.data.sample_sets.digit_scenes import compose_scene
 from attendet.data.sample_sets.digits import make_digits
 from attendet.errors import ConfigError, DataError, MissingExtraError

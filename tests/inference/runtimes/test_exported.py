@@ -149,14 +149,14 @@ def test_suppression_inside_sets_the_thresholds(exported: Paths, runtime: str) -
     images = _images()
 
     assert detector.selection.confidence == 0.4
-    assert detector.selection.iou == 0.6
+    assert detector.selection.nms_iou == 0.6
     assert detector.selection.max_detections == 60
     found = detector.predict_batch(images, confidence=0.41, nms_iou=0.5)
     assert sum(map(len, found)) > 5
     _assert_same(found, plain.predict_batch(images, max_detections=60))
     with pytest.raises(ConfigError, match=r"confidence must be at least 0.4, .* got 0.3\. Export"):
         detector.predict(images[0], confidence=0.3)
-    with pytest.raises(ConfigError, match=r"iou must be at most 0.6, .* got 0.7\."):
+    with pytest.raises(ConfigError, match=r"nms_iou must be at most 0.6, .* got 0.7\."):
         detector.predict(images[0], nms_iou=0.7)
     with pytest.raises(ConfigError, match="confidence must be at least"):
         Detector(detector.runtime, confidence=0.1)
@@ -255,7 +255,7 @@ def _onnx_with(path: Path, **changed: str | None) -> None:
         ({"classes": '["a", "b"]'}, "classes of the metadata must be those of the graph"),
         ({"classes": "[1"}, "is not JSON"),
         ({"attendet_export": '{"format": "onnx", "nms": true}'}, "graph must take 'images'"),
-        ({"preprocess": '{"resize": "crop"}'}, "fit must be one of"),
+        ({"preprocess": '{"resize": "crop"}'}, "resize must be one of"),
         ({"clases": "[]"}, "Did you mean 'classes'"),
     ],
 )

@@ -195,11 +195,11 @@ def test_an_import_leaves_the_random_numbers_alone(darknet: Callable[..., Any]) 
     ],
 )
 def test_how_images_are_laid_out(
-    option: str, fit: Any, expected: str, darknet: Callable[..., Any], tiny: Callable[..., str]
+    option: str, resize: Any, expected: str, darknet: Callable[..., Any], tiny: Callable[..., str]
 ) -> None:
     files = darknet(tiny().replace("channels=3", f"channels=3\n{option}"))
 
-    imported = import_darknet(files.config, files.weights, resize=fit)
+    imported = import_darknet(files.config, files.weights, resize=resize)
 
     assert imported.metadata.preprocessing().resize == expected
 
