@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from attendet.data import Augmenter, AugmentSettings, Batch, ImageCache, load_dataset
+from attendet.data import AugmentConfig, Augmenter, Batch, ImageCache, load_dataset
 from attendet.data.augment_render import DeviceRenderer
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"load {loaded - started:.2f} s, cache {time.perf_counter() - loaded:.2f} s")
     print(f"{len(cache)} images, {cache.images.nbytes / 2**20:.0f} MiB, batch {args.batch}")
 
-    settings = AugmentSettings(mixup=0.1)
+    settings = AugmentConfig(mixup=0.1)
     augmenter = Augmenter(cache, settings, device=args.device, seed=0)
     gather = Augmenter(cache, settings, device=args.device, seed=0)
     gather._renderer = DeviceRenderer(cache.images, torch.device(args.device))

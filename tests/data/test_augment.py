@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attendet.config import field_help
-from attendet.data.augment import Augmenter, AugmentSettings, Batch
+from attendet.data.augment import AugmentConfig, Augmenter, Batch
 from attendet.data.augment_plan import CacheTable, make_plan
 from attendet.data.augment_render import DeviceRenderer
 from attendet.data.cache import ImageCache
@@ -21,7 +21,7 @@ from attendet.data.sample import Sample
 from attendet.errors import ConfigError
 from attendet.images import letterbox
 
-STILL = AugmentSettings(
+STILL = AugmentConfig(
     mosaic=0,
     scale=0,
     translate=0,
@@ -32,7 +32,7 @@ STILL = AugmentSettings(
     min_box=0,
     min_visible=0,
 )
-LIVELY = AugmentSettings(
+LIVELY = AugmentConfig(
     mosaic=0.6, mixup=0.4, degrees=20, shear=8, flip_ud=0.5, rotate90=0.5, hue=0.1
 )
 CANVAS_HW = (96, 128)
@@ -109,7 +109,7 @@ def same(one: Batch, other: Batch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def on_device_renderer(cache: ImageCache, augment: AugmentSettings) -> Augmenter:
+def on_device_renderer(cache: ImageCache, augment: AugmentConfig) -> Augmenter:
     augmenter = Augmenter(cache, augment, device="cpu", seed=0)
     augmenter._renderer = DeviceRenderer(cache.images, torch.device("cpu"))
     return augmenter
@@ -390,13 +390,13 @@ def test_uncovered_input_is_gray(bright):
 # Settings
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(AugmentSettings)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(AugmentConfig)])
 def test_settings_are_checked_and_explained(field):
-    with pytest.raises(ConfigError, match=f"{field} must be within 0"):
-        AugmentSettings(**{field: -0.1})
-    with pytest.raises(ConfigError, match=f"{field} must be within 0"):
-        AugmentSettings(**{field: float("nan")})
-    assert field_help(AugmentSettings)[field]
+    with pytest.raises(ConfigError, match=f"{field} must be from 0 to"):
+        AugmentConfig(**{field: -0.1})
+    with pytest.raises(ConfigError, match=f"{field} must be from 0 to"):
+        AugmentConfig(**{field: float("nan")})
+    assert field_help(AugmentConfig)[field]
 
 
 def test_negative_seed_is_an_error(noise):

@@ -1,5 +1,5 @@
+from .augment import AugmentConfig as AugmentConfig
 from .augment import Augmenter as Augmenter
-from .augment import AugmentSettings as AugmentSettings
 from .augment import Batch as Batch
 from .cache import ImageCache as ImageCache
 from .dataset import DataSet as DataSet

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attendet.data.augment_plan import (
-    AugmentSettings,
+    AugmentConfig,
     CacheTable,
     make_plan,
     pad_boxes,
@@ -33,7 +33,7 @@ from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
 from attendet.images import letterbox
 
-__all__ = ["AugmentSettings", "Augmenter", "Batch"]
+__all__ = ["AugmentConfig", "Augmenter", "Batch"]
 
 
 class Batch(NamedTuple):
@@ -73,7 +73,7 @@ class Augmenter:
     def __init__(
         self,
         cache: ImageCache,
-        settings: AugmentSettings,
+        settings: AugmentConfig,
         *,
         device: torch.device | str,
         seed: int,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
 
-__all__ = ["QUARTERS", "AugmentSettings", "CacheTable", "Plan", "make_plan"]
+__all__ = ["QUARTERS", "AugmentConfig", "CacheTable", "Plan", "make_plan"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,53 +42,65 @@ _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
 @dataclass(frozen=True)
-class AugmentSettings:
-    """How strongly images are changed; defaults for a small network and a few hundred images.
+class AugmentConfig:
+    """Strengths and probabilities of augmentation; the text under a field is its help.
 
     Example:
-        >>> AugmentSettings(scale=0.3).scale
+        >>> AugmentConfig(scale=0.3).scale
         0.3
-        >>> AugmentSettings(scale=1.5)
+        >>> AugmentConfig(scale=1.5)
         Traceback (most recent call last):
         ...
-        attendet.errors.ConfigError: scale must be within 0..0.95; got 1.5.
+        attendet.errors.ConfigError: scale must be from 0 to 0.95; got 1.5.
     """
 
-    mosaic: float = 1.0
+    mosaic: float = 0.5
     """Probability that an image becomes one quarter of a mosaic of four."""
+
     mixup: float = 0.0
-    """Probability that another image is blended in, both keeping their boxes."""
+    """Probability that another image is blended in; both keep their boxes."""
+
     scale: float = 0.5
-    """Size gain is drawn from 1 - scale to 1 + scale."""
+    """Images are scaled by a factor from 1 - this to 1 + this."""
+
     translate: float = 0.1
-    """Largest shift, as a share of the network input."""
+    """Largest shift, as a fraction of the network input."""
+
     degrees: float = 0.0
-    """Largest rotation either way, degrees."""
+    """Largest rotation in either direction, degrees."""
+
     shear: float = 0.0
     """Largest shear along either axis, degrees."""
+
     flip_lr: float = 0.5
-    """Probability of a flip of left and right."""
+    """Probability of a horizontal flip."""
+
     flip_ud: float = 0.0
-    """Probability of a flip of top and bottom."""
+    """Probability of a vertical flip."""
+
     rotate90: float = 0.0
-    """Probability of a turn by 90, 180 or 270 degrees."""
+    """Probability of a rotation by 90, 180 or 270 degrees."""
+
     hue: float = 0.015
-    """Largest turn of the hue either way, as a share of the color circle."""
+    """Largest hue shift in either direction, as a fraction of the color circle."""
+
     saturation: float = 0.5
-    """Saturation gain is drawn from 1 - saturation to 1 + saturation."""
+    """Saturation is multiplied by a factor from 1 - this to 1 + this."""
+
     value: float = 0.3
-    """Brightness gain is drawn from 1 - value to 1 + value."""
+    """Brightness is multiplied by a factor from 1 - this to 1 + this."""
+
     min_box: float = 2.0
-    """Boxes of which less than this many pixels remain in width or height are dropped."""
+    """Boxes narrower or lower than this after augmentation are dropped, pixels."""
+
     min_visible: float = 0.2
-    """Boxes of which less than this share of the area remains are dropped."""
+    """Boxes of which less than this fraction of the area remains are dropped."""
 
     def __post_init__(self) -> None:
-        top = {"scale": 0.95, "degrees": 180.0, "shear": 45.0, "hue": 0.5, "min_box": math.inf}
+        limits = {"scale": 0.95, "degrees": 180.0, "shear": 45.0, "hue": 0.5, "min_box": math.inf}
         for field in fields(self):
-            value, limit = getattr(self, field.name), top.get(field.name, 1.0)
-            if not 0 <= value <= limit:
-                raise ConfigError(f"{field.name} must be within 0..{limit:g}; got {value!r}.")
+            value, limit = getattr(self, field.name), limits.get(field.name, 1.0)
+            ConfigError.check(0 <= value <= limit, field.name, f"from 0 to {limit:g}", value)
 
 
 class CacheTable:
@@ -207,7 +219,7 @@ class _Draws:
 
 def make_plan(
     table: CacheTable,
-    settings: AugmentSettings,
+    settings: AugmentConfig,
     indices: Sequence[int],
     *,
     seed: int,
@@ -273,7 +285,7 @@ def _signed(uniform: Floats, reach: float) -> Floats:
 
 def _matrices(
     table: CacheTable,
-    settings: AugmentSettings,
+    settings: AugmentConfig,
     draws: _Draws,
     sources: Ints,
     centers: Ints,
@@ -309,7 +321,7 @@ def _matrices(
     return np.concatenate([linear, offset[..., None]], axis=-1)
 
 
-def _linear(settings: AugmentSettings, tile: dict[str, Floats], turns: Ints) -> Floats:
+def _linear(settings: AugmentConfig, tile: dict[str, Floats], turns: Ints) -> Floats:
     """Return the (N, SLOTS, 2, 2) parts that turn, shear and flip, without the gain."""
     angle = np.deg2rad(_signed(tile["angle"], settings.degrees))
     shear_x = np.tan(np.deg2rad(_signed(tile["shear_x"], settings.shear)))
@@ -338,7 +350,7 @@ def _levels(matrices: Floats) -> Ints:
 
 def _boxes(
     table: CacheTable,
-    settings: AugmentSettings,
+    settings: AugmentConfig,
     sources: Ints,
     centers: Ints,
     matrices: Floats,
@@ -386,7 +398,7 @@ def pad_boxes(
     return padded, padded_ids, np.arange(most) < per_row[:, None]
 
 
-def _colors(settings: AugmentSettings, draws: _Draws) -> NDArray[np.float32]:
+def _colors(settings: AugmentConfig, draws: _Draws) -> NDArray[np.float32]:
     """Return (N, 3, 3) color matrices: value gain x saturation gain x hue turn, in YIQ.
 
     True HSV jitter is not linear: it keeps V = max(R, G, B) while hue and saturation change. Here

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attendet.data import Augmenter, AugmentSettings, Batch
+from attendet.data import AugmentConfig, Augmenter, Batch
 from attendet.errors import TrainingError
 from attendet.losses import DetectionLoss, LossSettings
 from attendet.training.batches import epoch_order, prefetched
@@ -236,8 +236,8 @@ def _loss_settings(recipe: Recipe) -> LossSettings:
     )
 
 
-def _augment_settings(recipe: Recipe) -> AugmentSettings:
-    return AugmentSettings(
+def _augment_settings(recipe: Recipe) -> AugmentConfig:
+    return AugmentConfig(
         mosaic=recipe.mosaic,
         mixup=recipe.mixup,
         scale=recipe.scale,
