@@ -1,25 +1,26 @@
-"""Files written whole or not at all; what goes wrong names the file that was to be."""
+"""Atomic writes: files and folders appear complete or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "write_atomically"]
+__all__ = ["replacing", "replacing_folder", "write_atomically"]
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to; it becomes ``path`` if all goes well, and is gone otherwise.
+    """Yield a temporary path that replaces ``path`` when the block succeeds.
 
-    Folders on the way are made. A reader sees the old file or the new one, never a part; so does
-    the next start after a kill or a power cut.
+    Parent folders are created. Readers see the old file or the complete new one, also after a
+    kill or a power cut.
 
     Args:
-        path: the file that is to be there in the end.
+        path: the file to write.
 
     Raises:
         OSError: if it cannot be written, with its name.
@@ -35,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial: Path | None = None
     try:
-        # Its name is short, whatever that of the file: a long one may be all that fits.
+        # A short name: the name of the file itself may already have the maximum length.
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         partial = Path(name)
         os.close(handle)
@@ -47,7 +48,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.chmod(0o666 & ~mask)
         partial.replace(path)
     except OSError as error:
-        if error.errno is None or not _is_of(error, partial):
+        if error.errno is None or not _concerns(error, partial):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
@@ -55,18 +56,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _is_of(error: OSError, partial: Path | None) -> bool:
-    """Whether an error is of the file in the making, and not of another one that it names."""
+def _concerns(error: OSError, partial: Path | None) -> bool:
+    """Return whether an error concerns the temporary file."""
     return partial is None or error.filename is None or str(error.filename) == str(partial)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all; return its path.
-
-    Args:
-        path: the file.
-        content: text is written as UTF-8.
-    """
+    """Write a file atomically, text as UTF-8, and return its path."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
     return Path(path)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces ``folder`` when the block succeeds.
+
+    If the block raises, ``folder`` is unchanged and the new folder is removed. If another process
+    creates ``folder`` in the meantime, its folder is kept.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        staging = temporary / "new"
+        staging.mkdir()
+        yield staging
+        if folder.exists():
+            with suppress(FileNotFoundError):
+                folder.rename(temporary / "old")
+        try:
+            staging.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

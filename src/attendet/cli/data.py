@@ -26,7 +26,7 @@ from attendet.cli.progress import progress_bar
 from attendet.data.checks import ISSUE_KINDS, decode_issues
 from attendet.data.convert import convert_dataset
 from attendet.data.dataset import DataSet, load_dataset
-from attendet.data.formats.reading import FORMATS
+from attendet.data.formats import FORMATS
 from attendet.data.sample import Issue
 from attendet.data.splits import write_splits
 from attendet.data.stats import describe

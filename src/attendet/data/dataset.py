@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attendet.data import splits as splitting
 from attendet.data.checks import check_image
-from attendet.data.formats.reading import read_labels
+from attendet.data.formats import read_labels
 from attendet.data.sample import (
     SPLITS,
     SPLITS_FILE,

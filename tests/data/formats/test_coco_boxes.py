@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attendet.data import load_dataset
-from attendet.data.formats.coco_boxes import read_crowd, read_xyxy
+from attendet.data.formats.coco import read_crowd, read_xyxy
 
 TRIANGLE = [4, 5, 20, 5, 20, 25]
 

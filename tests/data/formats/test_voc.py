@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attendet.data import load_dataset
-from attendet.data.formats.xml_labels import Annotation, read_annotation
+from attendet.data.formats.voc import Annotation, read_annotation
 from attendet.data.sample import Issue
 from attendet.errors import DataError
 

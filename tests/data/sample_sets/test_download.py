@@ -133,7 +133,7 @@ def test_download_follows_no_redirect_to_files(server: Server, tmp_path: Path) -
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/x", "cells.zip", ""])
 def test_download_takes_http_alone(url: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="url must start with https"):
+    with pytest.raises(ConfigError, match="url must be an http:// or https:// address"):
         download(url, tmp_path / "file", max_bytes=10)
 
 
@@ -238,15 +238,6 @@ def lying_bomb() -> bytes:
     return bytes(content)
 
 
-def same_name_twice() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as bundle:
-        bundle.writestr("a", b"1")
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            bundle.writestr("a", b"2")
-    return buffer.getvalue()
-
-
 def encrypted() -> bytes:
     content = bytearray(zip_of({"a": b"secret"}))
     content[6] |= 1
@@ -261,21 +252,22 @@ def corrupted() -> bytes:
 
 
 EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
-    "parent": (lambda: zip_of({"good": b"x", "../evil": b"x"}), "plain relative names"),
-    "hidden parent": (lambda: zip_of({"a/../../evil": b"x"}), "plain relative names"),
-    "absolute": (lambda: zip_of({"/tmp/evil": b"x"}), "plain relative names"),
-    "drive": (lambda: zip_of({"C:/evil": b"x"}), "plain relative names"),
-    "backslash": (lambda: zip_of({"..\\evil": b"x"}), "plain relative names"),
-    "symbolic link": (lambda: link_entry(stat.S_IFLNK), "link or special file 'link'"),
-    "pipe": (lambda: link_entry(stat.S_IFIFO), "link or special file 'link'"),
+    "parent": (lambda: zip_of({"good": b"x", "../evil": b"x"}), "plain files with relative names"),
+    "hidden parent": (lambda: zip_of({"a/../../evil": b"x"}), "plain files with relative names"),
+    "absolute": (lambda: zip_of({"/tmp/evil": b"x"}), "plain files with relative names"),
+    "drive": (lambda: zip_of({"C:/evil": b"x"}), "plain files with relative names"),
+    "backslash": (lambda: zip_of({"..\\evil": b"x"}), "plain files with relative names"),
+    "symbolic link": (
+        lambda: link_entry(stat.S_IFLNK),
+        "relative names; got 'link'",
+    ),
+    "pipe": (lambda: link_entry(stat.S_IFIFO), "relative names; got 'link'"),
     "bomb": (lambda: zip_of({"a": b"\0" * 1_000_000}), "at most 10000 bytes"),
     "bomb in pieces": (lambda: zip_of(dict.fromkeys("ab", bytes(6000))), "at most 10000 bytes"),
     "lying bomb": (lying_bomb, "zip file|at most 10000 bytes"),
     "many files": (lambda: zip_of({str(n): b"" for n in range(11)}), "at most 10 files; got 11"),
-    "same name": (same_name_twice, "each name once; got 'a'"),
     "file as folder": (lambda: zip_of({"a": b"1", "a/b": b"2"}), "each name once"),
     "folder as file": (lambda: zip_of({"a/b": b"1", "a": b"2"}), "each name once"),
-    "no name": (lambda: zip_of({".": b"1"}), "each name once"),
     "encrypted": (encrypted, "intact zip file"),
     "corrupted": (corrupted, "intact zip file"),
     "cut": (lambda: zip_of({"a": b"x" * 100})[:-30], "intact zip file"),

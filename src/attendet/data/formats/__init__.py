@@ -1,1 +1,72 @@
-"""Label formats: Pascal VOC, YOLO and COCO."""
+"""Label formats: Pascal VOC, YOLO and COCO; which one a path holds, and reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attendet.data.formats import coco, voc, yolo
+from attendet.data.sample import Format, Reading
+from attendet.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["FORMATS", "read_labels", "recognize_format"]
+
+_READERS: dict[Format, Callable[[Path], Reading]] = {
+    "voc": voc.read_voc,
+    "yolo": yolo.read_yolo,
+    "coco": coco.read_coco,
+}
+_RECOGNISERS: dict[Format, Callable[[Path], str | None]] = {
+    "voc": voc.recognize_voc,
+    "yolo": yolo.recognize_yolo,
+    "coco": coco.recognize_coco,
+}
+_LOOKED_FOR = (voc.LOOKED_FOR, yolo.LOOKED_FOR, coco.LOOKED_FOR)
+FORMATS: tuple[Format, ...] = tuple(_READERS)
+
+
+def recognize_format(path: Path) -> Format:
+    """Return the format of a data set by what lies at its path.
+
+    Raises:
+        DataError: if nothing is there, nothing fits, or more than one format does.
+    """
+    if not path.exists():
+        raise DataError(f"data set not found ({path}). Check the path.")
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix in (".yaml", ".yml", ".data"):
+            return "yolo"
+        if suffix == ".json":
+            return "coco"
+        raise DataError(f"data set must be a folder, a data.yaml or a .json; got {str(path)!r}.")
+    found = {name: evidence for name, look in _RECOGNISERS.items() if (evidence := look(path))}
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        listed = "; ".join(f"{name} ({evidence})" for name, evidence in found.items())
+        raise DataError(f"format must be clear; got {listed} in {path}. Say which with --format.")
+    there = sorted(each.name + ("/" if each.is_dir() else "") for each in path.iterdir())
+    shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+    looked = "".join(f"\n  {line}" for line in _LOOKED_FOR)
+    raise DataError(
+        f"no labels recognized in {path}; found {shown or 'nothing'}. Looked for:{looked}"
+    )
+
+
+def read_labels(path: Path, format: Format | None = None) -> Reading:
+    """Return the labels at a path, in the format given or the one recognized.
+
+    Raises:
+        ConfigError: if the format is none of `FORMATS`.
+        DataError: if there are no labels of that format.
+    """
+    if format is not None and format not in _READERS:
+        raise ConfigError(
+            f"format must be one of {', '.join(FORMATS)}; got {format!r} (--format). "
+            f"{did_you_mean(format, FORMATS)}"
+        )
+    chosen = format or recognize_format(path)
+    if not path.exists():
+        raise DataError(f"data set not found ({path}). Check the path.")
+    return _READERS[chosen](path)

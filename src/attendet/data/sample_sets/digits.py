@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_cxcywh
 from attendet.data.sample_sets.digit_scenes import Scene, compose_scene
-from attendet.data.staging import staged_folder
 from attendet.errors import ConfigError, DataError, did_you_mean
+from attendet.files import replacing_folder
 from attendet.images import read_image
 from attendet.system import require
 
@@ -114,7 +114,7 @@ def make_digits(
     _refuse_foreign(folder)
     writings, labels = _load_writings()
     total, done = sum(counts.values()), 0
-    with staged_folder(folder) as staging:
+    with replacing_folder(folder) as staging:
         for split, count in counts.items():
             (staging / "images" / split).mkdir(parents=True)
             (staging / "labels" / split).mkdir(parents=True)

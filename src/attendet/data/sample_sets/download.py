@@ -1,11 +1,10 @@
-"""Public data sets from the network: bounded download, safe unpacking, checked content."""
+"""Download of public data sets: size limits, safe unpacking, checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import shutil
-import ssl
 import stat
 import tempfile
 import urllib.error
@@ -14,11 +13,11 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from attendet import __version__
-from attendet.data.staging import staged_folder
 from attendet.errors import ConfigError, DataError
+from attendet.files import replacing, replacing_folder
 
 __all__ = ["BCCD_URL", "download", "get_bccd", "safe_unpack"]
 
@@ -39,22 +38,19 @@ _CHUNK = 1 << 16
 
 
 def get_bccd(folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:
-    """Return the folder of the BCCD blood cell data set in VOC's layout, downloaded if needed.
+    """Download the BCCD blood cell data set (VOC layout) and return its folder.
 
-    A folder that already holds the data set is used as it is. A new one appears under its name only
-    when it is whole and its content is the published one.
+    A folder that already holds the data set is used. A new one is created only when the download
+    is complete and its checksum is that of the published data set.
 
     Args:
-        folder: where it goes: ``Annotations/``, ``ImageSets/``, ``JPEGImages/`` and ``LICENSE``.
-        url: of the zip archive; `BCCD_URL` if left out.
-        progress: called with bytes received and bytes in all (None while unknown).
-
-    Returns:
-        ``folder``.
+        folder: receives ``Annotations/``, ``ImageSets/``, ``JPEGImages/`` and ``LICENSE``.
+        url: address of the zip archive; default `BCCD_URL`.
+        progress: called with bytes received and bytes in total (None while unknown).
 
     Raises:
-        DataError: if the folder holds something else, the download fails, or its content is not the
-            published one.
+        DataError: if the folder holds something else, the download fails, or the content differs
+            from the published one.
     """
     folder = Path(folder)
     if folder.exists():
@@ -62,16 +58,16 @@ def get_bccd(folder: Path, *, url: str | None = None, progress: Progress | None 
             return folder
         _require_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workshop:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         archive = download(
             url or BCCD_URL,
-            Path(workshop) / "archive.zip",
+            Path(temporary) / "archive.zip",
             max_bytes=_BCCD_MAX_BYTES,
             progress=progress,
         )
         unpacked = safe_unpack(
             archive,
-            Path(workshop) / "unpacked",
+            Path(temporary) / "unpacked",
             max_bytes=_BCCD_MAX_BYTES,
             max_files=_BCCD_MAX_FILES,
         )
@@ -125,78 +121,65 @@ def download(
     progress: Progress | None = None,
     timeout: float = 30.0,
 ) -> Path:
-    """Return ``path``, which holds what the address gave; on an error nothing is left behind.
+    """Download a file and return its path; nothing is left behind on an error.
 
     Args:
-        url: http or https; redirects are followed to these alone.
-        path: file to write; it appears when it is whole.
-        max_bytes: a longer answer is refused, at the latest while it streams.
-        progress: called with bytes received and bytes in all (None while unknown).
-        timeout: seconds without a sign of life before giving up.
+        url: http or https; redirects to other schemes are refused.
+        path: file to write.
+        max_bytes: longer responses are refused.
+        progress: called with bytes received and bytes in total (None while unknown).
+        timeout: seconds without data before giving up.
 
     Raises:
-        ConfigError: if the address is not http or https.
-        DataError: if there is no answer, an error answer, or one too long or cut off.
+        ConfigError: if the URL is not http or https.
+        DataError: if there is no response, an error response, or one too long or cut off.
     """
     if not url.startswith(("https://", "http://")):
-        raise ConfigError(f"url must start with https:// or http://; got {url!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
+        raise ConfigError.must("url", "an http:// or https:// address", url)
+    request = urllib.request.Request(url, headers={"User-Agent": f"attendet/{__version__}"})
+    opener = urllib.request.build_opener(_HttpOnly)
     try:
-        with _opener().open(url, timeout=timeout) as answer, partial.open("wb") as file:
-            _receive(answer, file, url, max_bytes, progress)
-        partial.replace(path)
+        with (
+            replacing(path) as partial,
+            opener.open(request, timeout=timeout) as response,
+            partial.open("wb") as file,
+        ):
+            _receive(response, file, url, max_bytes, progress)
     except urllib.error.HTTPError as error:
         error.close()
         raise DataError(
-            f"download failed: the server says {error.code} {error.reason} ({url}). "
-            "Check the address."
+            f"download failed: HTTP {error.code} {error.reason} ({url}). Check the address."
         ) from None
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        ConnectionError,
-        TimeoutError,
-        ssl.SSLError,
-    ) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
+        reason = getattr(e, "reason", None) or e or type(e).__name__
         raise DataError(
             f"download failed: {reason} ({url}). Check the network connection and try again."
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener for http and https alone: no file, ftp or data addresses by redirect."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    opener.addheaders = [("User-Agent", f"attendet/{__version__}")]
-    return opener
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects to other schemes."""
+
+    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+        """Return the redirected request."""
+        if not args[-1].startswith(("https://", "http://")):
+            raise urllib.error.URLError(f"redirect to {args[-1].partition(':')[0]!r} refused")
+        return super().redirect_request(*args)
 
 
 def _receive(
-    answer: http.client.HTTPResponse,
+    response: http.client.HTTPResponse,
     file: IO[bytes],
     url: str,
     max_bytes: int,
     progress: Progress | None,
 ) -> None:
-    length = answer.headers.get("Content-Length", "")
+    length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() else None
     received = 0
     while (total or 0) <= max_bytes and received <= max_bytes:
-        chunk = answer.read(_CHUNK)
+        chunk = response.read(_CHUNK)
         if not chunk:
             break
         file.write(chunk)
@@ -215,77 +198,39 @@ def _receive(
 
 
 def safe_unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> Path:
-    """Return ``folder``, which holds what a zip archive held; on an error it is not made.
+    """Unpack a zip archive into a new or empty folder and return the folder.
 
-    Refused are names that lead out of the folder, links and other special files, encrypted entries,
-    names given twice, and more files or bytes than allowed; bytes are counted while they are
-    unpacked, since an archive may lie about them.
-
-    Args:
-        archive: a zip file.
-        folder: new or empty.
-        max_bytes: of all files together, unpacked.
-        max_files: entries.
+    Absolute names, names with ``..``, links, encrypted entries and archives beyond the limits are
+    refused; then the folder is not created. (zipfile never reads more of an entry than its
+    declared size, so the declared sizes bound what is unpacked.)
 
     Raises:
-        DataError: if the archive is not a zip file, broken, or holds something refused.
+        DataError: if the archive is not an intact zip file, or is refused.
     """
     if folder.exists():
         _require_empty(folder)
     try:
-        with zipfile.ZipFile(archive) as bundle, staged_folder(folder) as staging:
+        with zipfile.ZipFile(archive) as bundle, replacing_folder(folder) as target:
             entries = bundle.infolist()
-            if len(entries) > max_files:
-                raise DataError(
-                    f"archive must hold at most {max_files} files; got {len(entries)} ({archive})."
-                )
-            left = max_bytes
+            size = sum(entry.file_size for entry in entries)
+            DataError.check(
+                len(entries) <= max_files, "archive", f"at most {max_files} files", len(entries)
+            )
+            DataError.check(size <= max_bytes, "archive", f"at most {max_bytes} bytes", size)
             for entry in entries:
-                target = staging / _safe_name(entry, archive)
-                if entry.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                else:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    left = _unpack_one(bundle, entry, target, left, max_bytes)
+                name = PurePosixPath(entry.filename)
+                kind = stat.S_IFMT(entry.external_attr >> 16)
+                plain = not (name.is_absolute() or ".." in name.parts or "\\" in entry.filename)
+                plain = plain and ":" not in entry.filename
+                if not plain or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise DataError.must(
+                        "archive", "plain files with relative names", entry.filename, archive
+                    )
+            bundle.extractall(target)
     except FileNotFoundError:
         raise DataError(f"archive not found ({archive}). Check the path.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"archive must be an intact zip file; got {error} ({archive}).") from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        name = Path(str(error.filename)).name
-        raise DataError(
-            f"archive must hold each name once; got {name!r} twice ({archive})."
-        ) from None
+        raise DataError(f"archive must hold each name once; got {error} ({archive}).") from None
     return folder
-
-
-def _safe_name(entry: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
-    """Return an entry's path, which lies inside the folder it is unpacked to."""
-    name = PurePosixPath(entry.filename)
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if name.is_absolute() or ".." in name.parts or any(c in entry.filename for c in "\\:\0"):
-        raise DataError(
-            f"archive must hold plain relative names; got {entry.filename!r} ({archive})."
-        )
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise DataError(
-            f"archive must hold plain files and folders; got a link or special file "
-            f"{entry.filename!r} ({archive})."
-        )
-    return name
-
-
-def _unpack_one(
-    bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int, max_bytes: int
-) -> int:
-    """Unpack one file and return how many bytes are still allowed after it."""
-    with bundle.open(entry) as packed, target.open("xb") as file:
-        while chunk := packed.read(_CHUNK):
-            left -= len(chunk)
-            if left < 0:
-                raise DataError(
-                    f"archive must unpack to at most {max_bytes} bytes; got more "
-                    f"({bundle.filename}: {entry.filename})."
-                )
-            file.write(chunk)
-    return left
