@@ -118,8 +118,8 @@ def read_orientation(path: Path) -> int:
 def _gray_to_8_bits(pil_image: Image.Image) -> Image.Image:
     """Return 16-bit, 32-bit or float gray as 8 bits.
 
-    16 bits are divided by 257, whatever the image holds, so that images of one set stay
-    comparable; floats up to 1 are shares; 32-bit whole numbers up to 255 are taken as they are.
+    16 bits are divided by 257, so that the images of a set stay
+    comparable; floats up to 1 are fractions; 32-bit whole numbers up to 255 are taken as they are.
     """
     gray = np.asarray(pil_image)
     largest = np.nan_to_num(gray.max(initial=0, where=~np.isnan(gray)))
@@ -205,12 +205,12 @@ def _read_plain_jpeg(pil_image: Image.Image, source: Path | bytes) -> ImageArray
 def read_image(source: str | Path | bytes, *, name: str | None = None) -> ImageArray:
     """Return an image file, or the bytes of one, as uint8 RGB, turned as its EXIF says.
 
-    Gray, palette, CMYK and transparent images (laid on white) become plain RGB, 16 bits a channel
+    Gray, palette, CMYK and transparent images (on white) become plain RGB, 16 bits a channel
     become 8; of an animation the first frame is read.
 
     Args:
         source: path, or the bytes of an image file.
-        name: what to call it in errors; the path if left out.
+        name: what to call it in errors; default: the path.
 
     Returns:
         uint8, shape (H, W, 3), RGB.
@@ -233,7 +233,7 @@ def read_image(source: str | Path | bytes, *, name: str | None = None) -> ImageA
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How an image was laid into a network input: scaled by one factor, centered, the rest gray.
+    """Letterbox of an image in a network input: scaled by one factor, centered, padded with gray.
 
     Attributes:
         image_hw: size of the image, pixels.
@@ -286,7 +286,7 @@ def _scaled_hw(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def letterbox(image: ImageArray, input_hw: tuple[int, int]) -> tuple[ImageArray, Letterbox]:
-    """Return an image scaled to fit a network input whole, centered on gray, and how it was laid.
+    """Return an image letterboxed to a network input size, and its `Letterbox`.
 
     Scaling down averages areas, scaling up interpolates bilinearly.
 

@@ -1,4 +1,4 @@
-"""Bounded work ahead: a buffer between two threads, and a function mapped in a few of them."""
+"""Prefetching with bounded memory: a buffer between threads, and a map over threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 MAX_BYTES = 256 * 1024 * 1024
-"""What is read ahead holds at most this much, or one item where that one is larger."""
+"""Most bytes that are read ahead; one item may be larger."""
 
 
 class Buffer(Generic[Item]):
@@ -46,7 +46,7 @@ class Buffer(Generic[Item]):
         self.until = math.inf
 
     def put(self, item: Item, size: int = 0) -> bool:
-        """Hand over an item of so many bytes; return False where nobody wants any more."""
+        """Add an item of so many bytes; return False if the reader has closed the buffer."""
         with self._changed:
             if self.latest:
                 self._items.clear()
@@ -150,8 +150,8 @@ def map_in_threads(
         items: taken from only as many ahead as are made ahead.
         ahead: results that are made or in the making, at most; fewer where they are large.
         workers: threads.
-        size_of: bytes of a result; as many are made ahead as stay below `MAX_BYTES`, as far as the
-            latest ones tell.
+        size_of: bytes of a result; as many are made ahead as stay below `MAX_BYTES`; estimated
+            from the latest ones.
 
     Yields:
         The item and the future of its result, which is there: ``result()`` gives or raises it.
@@ -166,13 +166,13 @@ def map_in_threads(
     pending: deque[tuple[Item, Future[Made]]] = deque()
     sizes: deque[int] = deque(maxlen=ahead)
 
-    def has_room(limit: int) -> bool:
+    def may_start(limit: int) -> bool:
         if not sizes and len(pending) >= workers:  # their size is not known yet
             return False
         return len(pending) < limit and (len(pending) + 1) * max(sizes, default=0) <= MAX_BYTES
 
     def fill(limit: int, least: int = 0) -> None:
-        while len(pending) < least or has_room(limit):
+        while len(pending) < least or may_start(limit):
             try:
                 item = next(remaining)
             except StopIteration:

@@ -46,11 +46,11 @@ def samples(tmp_path: Path) -> list[Sample]:
     return made
 
 
-@pytest.mark.parametrize("memory_share", [0.0, 0.5])
-def test_holds_the_letterboxed_images_in_order(samples, tmp_path, memory_share):
+@pytest.mark.parametrize("memory_fraction", [0.0, 0.5])
+def test_holds_the_letterboxed_images_in_order(samples, tmp_path, memory_fraction):
     folder = tmp_path / "cache"
-    with ImageCache(samples, (48, 96), memory_share=memory_share, folder=folder) as cache:
-        assert cache.in_file == isinstance(cache.images, np.memmap) == (memory_share == 0)
+    with ImageCache(samples, (48, 96), memory_fraction=memory_fraction, folder=folder) as cache:
+        assert cache.in_file == isinstance(cache.images, np.memmap) == (memory_fraction == 0)
         assert [sample.key for sample in cache.samples] == ["0", "1", "3", "4"]
         assert len(cache) == 4
         assert cache.images.shape == (4, 48, 96, 3)
@@ -100,8 +100,8 @@ def test_no_readable_image_is_an_error(samples):
 
 
 def test_arguments_are_checked(samples):
-    with pytest.raises(ConfigError, match=r"memory_share must be within 0\.\.1; got 2"):
-        ImageCache(samples, (32, 32), memory_share=2)
+    with pytest.raises(ConfigError, match=r"memory_fraction must be within 0\.\.1; got 2"):
+        ImageCache(samples, (32, 32), memory_fraction=2)
     with pytest.raises(ConfigError, match="input_hw"):
         ImageCache(samples, (32, 0))
 
@@ -114,7 +114,7 @@ def test_progress_counts_to_the_total(samples):
 
 def test_file_leaves_nothing_behind(samples, tmp_path):
     folder = tmp_path / "cache"
-    cache = ImageCache(samples, (32, 32), memory_share=0, folder=folder)
+    cache = ImageCache(samples, (32, 32), memory_fraction=0, folder=folder)
     cache.close()
     assert cache.images.shape == (0, 32, 32, 3)
     assert list(folder.iterdir()) == []
@@ -129,7 +129,7 @@ def test_file_that_cannot_be_unlinked_while_mapped_goes_later(samples, tmp_path,
             raise PermissionError("in use")
 
         patch.setattr(Path, "unlink", refuse)
-        cache = ImageCache(samples, (32, 32), memory_share=0, folder=folder)
+        cache = ImageCache(samples, (32, 32), memory_fraction=0, folder=folder)
         assert len(list(folder.iterdir())) == 1
     if how == "closed":
         cache.close()
@@ -143,7 +143,7 @@ def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
     with pytest.raises(
         DataError, match=r"GiB free\. Set (XDG_CACHE_HOME|LOCALAPPDATA) to a folder"
     ):
-        ImageCache(samples, (32, 32), memory_share=0, folder=tmp_path)
+        ImageCache(samples, (32, 32), memory_fraction=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])
@@ -151,7 +151,7 @@ def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, mo
     monkeypatch.setattr("attendet.data.cache._FOLDER_VARIABLE", "XDG_CACHE_HOME")
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "roomy"))
-    with ImageCache(samples, (32, 32), memory_share=0) as cache:
+    with ImageCache(samples, (32, 32), memory_fraction=0) as cache:
         assert cache.in_file
         assert (tmp_path / "roomy" / "attendet").is_dir()
 
@@ -159,7 +159,7 @@ def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, mo
 def test_unwritable_folder_is_said_in_words(samples, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written.*Set (XDG_CACHE_HOME|LOCALAPPDATA) to"):
-        ImageCache(samples, (32, 32), memory_share=0, folder=tmp_path / "file")
+        ImageCache(samples, (32, 32), memory_fraction=0, folder=tmp_path / "file")
 
 
 def test_available_memory_is_plausible():

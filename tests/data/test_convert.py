@@ -91,7 +91,7 @@ def test_difficult_boxes_are_left_out_of_yolo_and_counted(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9], [20, 20, 40, 40]])]})
     dataset.split("train")[0].difficult[1] = True
     done = convert_dataset(dataset, tmp_path / "out", "yolo")
-    assert (done.images, done.boxes, done.left_out) == (1, 1, 1)
+    assert (done.images, done.boxes, done.not_written) == (1, 1, 1)
     assert load_dataset(tmp_path / "out").split("train")[0].boxes_xyxy.tolist() == [[1, 1, 9, 9]]
 
 

@@ -107,7 +107,9 @@ def test_a_image_in_two_official_lists_is_an_overlap(tmp_path, image, annotation
 def test_splits_written_down_are_read_back(tmp_path, voc_folder):
     root = voc_folder(tmp_path / "set", [[CAT]] * 10 + [[DOG]] * 10)
     dataset = load_dataset(root, seed=3)
-    path = write_splits(dataset, tmp_path / "written")
+    path = write_splits(
+        dataset.splits, tmp_path / "written", root=dataset.root, source=dataset.split_source
+    )
     assert (tmp_path / "written/val.txt").read_text().split() == keys(dataset.splits)["val"]
     again = load_dataset(root, seed=9, splits=path)
     assert keys(again.splits) == keys(dataset.splits)
@@ -122,7 +124,7 @@ def test_splits_written_into_a_yolo_folder_do_not_look_like_lists(tmp_path, imag
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     dataset = load_dataset(tmp_path, seed=1)
-    write_splits(dataset, tmp_path)
+    write_splits(dataset.splits, tmp_path, root=dataset.root, source=dataset.split_source)
     again = load_dataset(tmp_path)
     assert keys(again.splits) == keys(dataset.splits)
     assert again.issues == ()
@@ -145,7 +147,9 @@ def test_lists_of_the_set_stay_as_they_are(lists, described):
         (lists / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: [cat]\n")
     before = {path: path.read_bytes() for path in lists.rglob("*") if path.is_file()}
     dataset = load_dataset(lists, format="yolo")
-    path = write_splits(dataset, dataset.root)
+    path = write_splits(
+        dataset.splits, dataset.root, root=dataset.root, source=dataset.split_source
+    )
     assert {file: file.read_bytes() for file in before} == before
     assert set(lists.rglob("*.*")) == {*before, path}
     again = load_dataset(lists, format="yolo")
@@ -159,7 +163,7 @@ def test_a_list_of_another_is_not_replaced(lists, tmp_path):
     folder.mkdir()
     (folder / "val.txt").write_text("mine\n")
     with pytest.raises(DataError, match=r"must not replace another file; got .*val\.txt"):
-        write_splits(dataset, folder)
+        write_splits(dataset.splits, folder, root=dataset.root, source=dataset.split_source)
     assert [path.name for path in folder.iterdir()] == ["val.txt"]
     assert (folder / "val.txt").read_text() == "mine\n"
 
@@ -169,7 +173,7 @@ def test_lists_written_earlier_are_replaced(tmp_path, voc_folder):
     written = tmp_path / "written"
     for seed in (1, 2):
         dataset = load_dataset(root, seed=seed)
-        write_splits(dataset, written)
+        write_splits(dataset.splits, written, root=dataset.root, source=dataset.split_source)
         assert (written / "val.txt").read_text().split() == keys(dataset.splits)["val"]
 
 

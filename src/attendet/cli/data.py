@@ -206,7 +206,12 @@ def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tup
 
 def _split(args: argparse.Namespace) -> int:
     dataset = _load(args)
-    path = write_splits(dataset, args.output or dataset.root)
+    path = write_splits(
+        dataset.splits,
+        args.output or dataset.root,
+        root=dataset.root,
+        source=dataset.split_source,
+    )
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{path}: {sizes} ({dataset.split_source})")
     return 0
@@ -217,7 +222,7 @@ def _convert(args: argparse.Namespace) -> int:
     total = sum(len(samples) for samples in dataset.splits.values())
     with _counting("converting", total) as step:
         done = convert_dataset(dataset, args.output, args.to, link=args.link, progress=step)
-    left = f"; {done.left_out} difficult boxes left out" if done.left_out else ""
+    left = f"; {done.not_written} difficult boxes not written" if done.not_written else ""
     issues = f"; {len(dataset.issues)} issues on reading" if dataset.issues else ""
     print(f"{args.output}: {done.images} images, {done.boxes} boxes as {args.to}{left}{issues}")
     return 0

@@ -2,12 +2,12 @@
 
 `attendet.data.augment_plan` draws what happens to each row as numbers; this module renders it.
 Each network input pixel is sampled once, bilinearly, from the cached image that its tile shows,
-whatever the size of the network input (multi-scale and progressive resizing cost no second
+at any size of the network input (multi-scale and progressive resizing need no second
 resampling). Where an image shrinks to half or less, it is first halved by area averaging, so that
 bilinear sampling skips no pixels. What no image covers is gray, 114 of 255, before the colors are
 changed.
 
-The rendering itself stands in `attendet.data.augment_render`.
+`attendet.data.augment_render` renders.
 
 N counts the rows of a batch, M the boxes of the fullest row; H, W are the network input.
 """
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
         images: float32 (N, 3, H, W), RGB within 0..1, channels_last.
         gt_boxes_xyxy: float32 (N, M, 4), network input pixels; zeros where not valid; M >= 1.
         gt_class_ids: int64 (N, M); zeros where not valid.
-        gt_valid: bool (N, M), which of the M places hold a box.
+        gt_valid: bool (N, M), which of the M slots hold a box.
     """
 
     images: Tensor
@@ -64,7 +64,7 @@ class Augmenter:
         settings: what is drawn, and how strongly.
         device: where batches are made and left.
         seed: non-negative.
-        input_hw: network input of the batches, pixels; the cache's if left out.
+        input_hw: network input of the batches, pixels; default: the cache's.
 
     Raises:
         ConfigError: if the seed is negative.
@@ -109,8 +109,8 @@ class Augmenter:
             indices: cache rows of the global batch's N images.
             epoch: non-negative; with `step` it picks the draws.
             step: non-negative.
-            input_hw: network input of this batch, pixels; the augmenter's if left out.
-            mosaic_on: False leaves out mosaic and mix-up, as the last epochs do.
+            input_hw: network input of this batch, pixels; default: the augmenter's.
+            mosaic_on: False disables mosaic and mixup, as in the last epochs.
             rows: which rows to make, for a rank's shard; they equal those rows of the whole batch
                 bit for bit, the padding of their boxes included.
 
@@ -134,11 +134,11 @@ class Augmenter:
         return self._batch(images, plan.boxes_xyxy, plan.class_ids, plan.valid)
 
     def plain(self, indices: Sequence[int], input_hw: tuple[int, int] | None = None) -> Batch:
-        """Return the images as they are, letterboxed anew if the network input is not the cache's.
+        """Return the images without augmentation, resized if the input size is not the cache's.
 
         Args:
             indices: cache rows of the N images.
-            input_hw: network input, pixels; the augmenter's if left out.
+            input_hw: network input, pixels; default: the augmenter's.
 
         Returns:
             The batch; with the cache's own network input an exact copy.
@@ -147,7 +147,7 @@ class Augmenter:
         images = np.empty((len(indices), *input_hw, 3), dtype=np.uint8)
         boxes = []
         for row, index in enumerate(indices):
-            images[row], moved = self._laid(index, input_hw)
+            images[row], moved = self._resized(index, input_hw)
             boxes.append(moved)
         ids = [self.cache.class_ids[index] for index in indices]
         targets = pad_boxes(
@@ -159,10 +159,10 @@ class Augmenter:
         on_device = torch.from_numpy(images).to(self.device)
         return self._batch(to_float(on_device), *targets)
 
-    def _laid(
+    def _resized(
         self, index: int, input_hw: tuple[int, int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return one image and its boxes on a network input."""
+        """Return one image and its boxes at an input size."""
         padded, boxes_xyxy = self.cache.images[index], self.cache.boxes_xyxy[index]
         if input_hw == self.cache.input_hw:
             return padded, boxes_xyxy
@@ -171,9 +171,9 @@ class Augmenter:
         content = padded[
             transform.top : transform.top + height, transform.left : transform.left + width
         ]
-        relaid, anew = letterbox(content, input_hw)
+        resized, new_transform = letterbox(content, input_hw)
         offset = np.array([transform.left, transform.top] * 2, dtype=np.float32)
-        return relaid, anew.to_input(boxes_xyxy - offset).astype(np.float32)
+        return resized, new_transform.to_input(boxes_xyxy - offset).astype(np.float32)
 
     def _batch(
         self,

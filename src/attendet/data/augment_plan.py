@@ -1,4 +1,4 @@
-"""What augmentation does to each image, as numbers: random draws, affine maps, boxes (no torch).
+"""The plan of an augmented batch: random draws, affine maps and boxes (numpy only).
 
 Every random number comes from a generator seeded by (seed, epoch, step, position in the global
 batch), so a plan is the same on any device, rank and resume. Everything geometric is one affine map
@@ -238,7 +238,7 @@ def make_plan(
         epoch: with `step` it picks the draws.
         step: see `epoch`.
         input_hw: network input of the batch, pixels; need not be the cache's.
-        mosaic_on: False leaves out mosaic and mix-up, whatever their probabilities.
+        mosaic_on: False disables mosaic and mixup.
 
     Returns:
         The plan.
@@ -249,9 +249,11 @@ def make_plan(
     is_mixed = (draws.row["mixup"] < settings.mixup) & mosaic_on
 
     low, high = _CENTER_RANGE
-    center_share = low + (high - low) * np.stack([draws.row["center_x"], draws.row["center_y"]], 1)
+    center_fraction = low + (high - low) * np.stack(
+        [draws.row["center_x"], draws.row["center_y"]], 1
+    )
     input_wh = np.array([width, height])
-    centers = np.rint(center_share * input_wh).astype(np.int64).clip(1)
+    centers = np.rint(center_fraction * input_wh).astype(np.int64).clip(1)
     centers = np.where(is_mosaic[:, None], centers, input_wh)
 
     sources = (draws.tile["partner"] * len(table)).astype(np.int64)
@@ -292,7 +294,7 @@ def _matrices(
     is_mosaic: Bools,
     input_hw: tuple[int, int],
 ) -> Floats:
-    """Return the (N, SLOTS, 2, 3) maps: flip, quarter turn, shear, rotate, scale, place.
+    """Return the (N, SLOTS, 2, 3) maps: flip, quarter turn, shear, rotate, scale, shift.
 
     A single image is centered and then shifted. In a mosaic the corner of the image that faces
     the center lies on it, and the shift pushes it past, so that no gap opens at the seam.
@@ -390,11 +392,11 @@ def pad_boxes(
 ) -> tuple[NDArray[np.float32], Ints, Bools]:
     """Return boxes listed by ascending row as padded (count, M, 4), (count, M) and (count, M)."""
     per_row = np.bincount(rows, minlength=count)
-    place = np.arange(len(rows)) - (np.cumsum(per_row) - per_row)[rows]
+    slot = np.arange(len(rows)) - (np.cumsum(per_row) - per_row)[rows]
     most = max(1, int(per_row.max(initial=0)))
     padded = np.zeros((count, most, 4), dtype=np.float32)
     padded_ids = np.zeros((count, most), dtype=np.int64)
-    padded[rows, place], padded_ids[rows, place] = boxes_xyxy, class_ids
+    padded[rows, slot], padded_ids[rows, slot] = boxes_xyxy, class_ids
     return padded, padded_ids, np.arange(most) < per_row[:, None]
 
 

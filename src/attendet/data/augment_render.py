@@ -23,7 +23,7 @@ from attendet.images import PAD_VALUE
 
 __all__ = ["CpuRenderer", "DeviceRenderer", "to_float"]
 
-_DEVICE_SHARE = 0.25
+_DEVICE_FRACTION = 0.25
 _ROWS_AT_ONCE = 16
 
 
@@ -116,7 +116,7 @@ class DeviceRenderer:
         self._all: Tensor | None = None
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
-            if images.nbytes * 4 / 3 < _DEVICE_SHARE * free:
+            if images.nbytes * 4 / 3 < _DEVICE_FRACTION * free:
                 self._all = self._upload(np.arange(len(images)))
 
     def _upload(self, numbers: NDArray[np.int64]) -> Tensor:
@@ -147,8 +147,8 @@ class DeviceRenderer:
         if self._all is not None:
             pixels, sources = self._all, plan.sources
         else:
-            numbers, places = np.unique(plan.sources, return_inverse=True)
-            pixels, sources = self._upload(numbers), places.reshape(plan.sources.shape)
+            numbers, inverse = np.unique(plan.sources, return_inverse=True)
+            pixels, sources = self._upload(numbers), inverse.reshape(plan.sources.shape)
         sizes = self._level_sizes()
         tiles = np.concatenate(
             [
@@ -230,15 +230,15 @@ class DeviceRenderer:
         u, v = a * xs + b * ys + c, d * xs + e * ys + f
         first, wide, high = spread(self._put(starts)), wide.long(), high.long()
         left, top = u.floor(), v.floor()
-        share_x, share_y = (u - left).unsqueeze(-1), (v - top).unsqueeze(-1)
+        weight_x, weight_y = (u - left).unsqueeze(-1), (v - top).unsqueeze(-1)
         left, top = left.long(), top.long()
 
         def tap(x: Tensor, y: Tensor) -> Tensor:
             inside = (x >= 0) & (y >= 0) & (x < wide) & (y < high)
-            place = torch.where(inside, first + y * wide + x, 0)
-            values = pixels[place].to(torch.float32)
+            position = torch.where(inside, first + y * wide + x, 0)
+            values = pixels[position].to(torch.float32)
             return torch.where(inside.unsqueeze(-1), values, float(PAD_VALUE))
 
-        upper = torch.lerp(tap(left, top), tap(left + 1, top), share_x)
-        lower = torch.lerp(tap(left, top + 1), tap(left + 1, top + 1), share_x)
-        return torch.lerp(upper, lower, share_y)
+        upper = torch.lerp(tap(left, top), tap(left + 1, top), weight_x)
+        lower = torch.lerp(tap(left, top + 1), tap(left + 1, top + 1), weight_x)
+        return torch.lerp(upper, lower, weight_y)

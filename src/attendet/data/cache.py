@@ -29,24 +29,24 @@ Progress = Callable[[int, int], None]
 
 _ASSUMED_MEMORY = 4 * 1024**3
 _FOLDER_VARIABLE = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-_FOLDER_ADVICE = f"Set {_FOLDER_VARIABLE} to a folder with room"
+_FOLDER_ADVICE = f"Set {_FOLDER_VARIABLE} to a folder with enough space"
 
 
 class ImageCache:
     """The images of some samples, decoded once and letterboxed to one network input, with their
     boxes.
 
-    Held in memory, or in a memory-mapped file when they would pass `memory_share` of the memory
+    Held in memory, or in a memory-mapped file when they would pass `memory_fraction` of the memory
     that is available. The file is gone when the cache is closed or collected (where the system
     allows it, it is unlinked at once, so that even a killed process leaves nothing behind). A
-    image that cannot be read is left out and reported in `issues`. Difficult boxes are left out
+    image that cannot be read is skipped and reported in `issues`. Difficult boxes are skipped
     too: they are not trained on.
 
     Attributes:
         images: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
         samples: the n samples that were kept, in the order given.
         stretch: whether each side was scaled by its own factor.
-        transforms: how each image was laid into the network input.
+        transforms: the letterbox of each image.
         boxes_xyxy: for each image float32 (k, 4), network input pixels.
         class_ids: for each image int64 (k,).
         issues: one for each image that could not be read.
@@ -56,8 +56,8 @@ class ImageCache:
         input_hw: height and width of the network input, pixels.
         stretch: scale each side by its own factor instead of letterboxing; the network input is
             then taken for the image itself, in `fits` too.
-        memory_share: share of the available memory beyond which a file is used, 0..1.
-        folder: where the file would go; the user's cache directory if left out.
+        memory_fraction: fraction of the available memory beyond which a file is used, 0..1.
+        folder: where the file would go; default: the user's cache directory.
         progress: called with the images done and their total, from the calling thread.
 
     Raises:
@@ -88,12 +88,12 @@ class ImageCache:
         input_hw: tuple[int, int],
         *,
         stretch: bool = False,
-        memory_share: float = 0.25,
+        memory_fraction: float = 0.25,
         folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not 0 <= memory_share <= 1:
-            raise ConfigError(f"memory_share must be within 0..1; got {memory_share!r}.")
+        if not 0 <= memory_fraction <= 1:
+            raise ConfigError(f"memory_fraction must be within 0..1; got {memory_fraction!r}.")
         if min(input_hw) < 8:
             raise ConfigError(f"input_hw must be at least 8 x 8 pixels; got {input_hw!r}.")
         if not samples:
@@ -101,7 +101,7 @@ class ImageCache:
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArrays
-        if np.prod(shape, dtype=np.int64) > memory_share * available_memory():
+        if np.prod(shape, dtype=np.int64) > memory_fraction * available_memory():
             self.images, self._remove_file = _mapped_file(shape, _cache_folder(folder), self)
         else:
             self.images, self._remove_file = np.empty(shape, dtype=np.uint8), None
@@ -159,7 +159,7 @@ class ImageCache:
 
     @property
     def in_file(self) -> bool:
-        """Whether the images lie in a memory-mapped file."""
+        """True if the images are in a memory-mapped file."""
         return isinstance(self.images, np.memmap)
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def _unreadable(sample: Sample, error: ImageError) -> Issue:
 def available_memory() -> int:
     """Return the bytes of memory that a process may still take, within its container's limit.
 
-    Where the system tells nothing, 4 GiB are assumed.
+    4 GiB are assumed if the system does not say.
     """
     available = _system_memory()
     limit, used = (
@@ -285,5 +285,5 @@ def _reserve(handle: int, size: int) -> None:
 def _unlink(name: str) -> None:
     try:
         Path(name).unlink(missing_ok=True)
-    except OSError:  # still mapped by a view that somebody holds; nothing more can be done
+    except OSError:  # still mapped by a live view
         return

@@ -29,17 +29,17 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written.
+    """Counts of a conversion.
 
     Attributes:
         images: how many.
         boxes: how many.
-        left_out: difficult boxes that the format cannot mark (YOLO); they are not written.
+        not_written: difficult boxes that the format cannot mark (YOLO); they are not written.
     """
 
     images: int
     boxes: int
-    left_out: int
+    not_written: int
 
 
 def _file_names(samples: Iterable[Sample]) -> dict[str, str]:
@@ -60,7 +60,7 @@ def _file_names(samples: Iterable[Sample]) -> dict[str, str]:
     return names
 
 
-def _place(sample: Sample, target: Path, *, link: bool) -> None:
+def _copy(sample: Sample, target: Path, *, link: bool) -> None:
     if target.exists():
         return
     if link:
@@ -115,9 +115,9 @@ class _Writer:
         self.written = Counter[str]()
 
     def image(self, sample: Sample, folder: Path) -> str:
-        """Place a sample's image in a folder and return its file name."""
+        """Copy a sample's image into a folder and return its file name."""
         name = self.names[sample.key] + sample.path.suffix.lower()
-        _place(sample, folder / name, link=self.link)
+        _copy(sample, folder / name, link=self.link)
         self.written["images"] += 1
         self.written["boxes"] += len(sample.class_ids)
         if self.progress:
@@ -151,7 +151,7 @@ class _Writer:
             for sample in samples:
                 self.image(sample, images)
                 kept = ~sample.difficult
-                self.written["left_out"] += int(sample.difficult.sum())
+                self.written["not_written"] += int(sample.difficult.sum())
                 height, width = sample.image_hw
                 boxes = xyxy_to_cxcywh(sample.boxes_xyxy[kept].astype(np.float64))
                 boxes_norm = boxes / (width, height, width, height)
@@ -215,7 +215,7 @@ def convert_dataset(
 ) -> Converted:
     """Write a data set in another format, splits as they are, and return what was written.
 
-    VOC and COCO keep boxes exactly; YOLO keeps ten digits of each share, and no difficult boxes,
+    VOC and COCO keep boxes exactly; YOLO keeps ten digits of each number, and no difficult boxes,
     since it cannot mark them.
 
     Args:
@@ -237,4 +237,4 @@ def convert_dataset(
     writer = _Writer(dataset, output, link, progress)
     {"voc": writer.voc, "yolo": writer.yolo, "coco": writer.coco}[to]()
     count = writer.written
-    return Converted(count["images"], count["boxes"] - count["left_out"], count["left_out"])
+    return Converted(count["images"], count["boxes"] - count["not_written"], count["not_written"])

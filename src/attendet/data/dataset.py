@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attendet.data import splits as splitting
 from attendet.data.checks import check_image
 from attendet.data.formats import read_labels
 from attendet.data.sample import (
@@ -20,16 +19,17 @@ from attendet.data.sample import (
     Reading,
     Sample,
     class_name,
+    list_issues,
 )
+from attendet.data.splits import cut, find_overlaps, read_splits
 from attendet.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["DataSet", "Issue", "Sample", "load_dataset"]
 
-VAL_SHARE = 0.15
-"""Share that is cut from train for a set without a val split."""
+VAL_FRACTION = 0.15
+"""Fraction of train that becomes val if the data set has no val split."""
 
-_POOL_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-_ISSUES_SHOWN = 5
+_POOL_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class DataSet:
         splits: of "train", "val" and "test" those that there are.
         issues: what was wrong, and what was done about it.
         overlaps: identical images by content in two splits: split a, key, split b, key.
-        split_source: how the splits came about, in words.
+        split_source: how the splits were made.
     """
 
     root: Path
@@ -99,7 +99,7 @@ def _class_table(
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
         found = f"{twice[0]!r} twice" if twice else "none"
-        issues = f" {_in_words(reading.issues)}" if reading.issues else ""
+        issues = f" {list_issues(reading.issues)}" if reading.issues else ""
         raise DataError(
             f"class names must be there, each once; got {found} ({reading.root}).{issues}"
         )
@@ -117,11 +117,11 @@ def _check_pools(
     checked: dict[tuple[str, Path], Sample | None] = {}
 
     def sample_of(each: Labeled) -> Sample | None:
-        place = each.key, each.labels
-        if place not in checked:
-            checked[place], found = check_image(each, class_of)
+        key = each.key, each.labels
+        if key not in checked:
+            checked[key], found = check_image(each, class_of)
             issues.extend(found)
-        return checked[place]
+        return checked[key]
 
     pools = {}
     for name, pool in reading.pools.items():
@@ -134,7 +134,7 @@ def _written_splits(
     path: Path, pools: dict[str, tuple[Sample, ...]], issues: list[Issue]
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
     """Return the splits that a file of splits names."""
-    written, source = splitting.read_splits(path)
+    written, source = read_splits(path)
     by_key = {sample.key: sample for pool in pools.values() for sample in pool}
     splits = {}
     for name, keys in written.items():
@@ -146,8 +146,8 @@ def _written_splits(
     for key, sample in by_key.items():
         message = f"{key!r} is not in {path.name}"
         issues.append(Issue(sample.path, None, "unlisted-image", message, "skipped image"))
-    words = f"{path.name} ({source})" if source else path.name
-    return {name: samples for name, samples in splits.items() if samples}, words
+    source = f"{path.name} ({source})" if source else path.name
+    return {name: samples for name, samples in splits.items() if samples}, source
 
 
 def _complete_splits(
@@ -155,11 +155,11 @@ def _complete_splits(
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
     """Return the set's own splits with what is missing cut by seed."""
     if "all" in pools:
-        return splitting.cut(pools["all"], _POOL_SHARES, seed=seed), f"seeded 70/15/15, seed {seed}"
+        return cut(pools["all"], _POOL_FRACTIONS, seed=seed), f"seeded 70/15/15, seed {seed}"
     splits = {name: pools[name] for name in SPLITS if name in pools}
     if "train" not in splits or "val" in splits:
         return splits, source
-    parts = splitting.cut(splits["train"], {"train": 1 - VAL_SHARE, "val": VAL_SHARE}, seed=seed)
+    parts = cut(splits["train"], {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}, seed=seed)
     completed = {**parts, **({"test": splits["test"]} if "test" in splits else {})}
     return completed, f"{source}; val: 15 % of train, seed {seed}"
 
@@ -192,7 +192,7 @@ def _boxless(
         raise DataError(
             f"train split must hold a box; got none in {len(train)} images ({reading.root}, "
             f"{source}). Labels were looked for as {labels}; put them there, or correct what is "
-            f"wrong: {_in_words(issues)}"
+            f"wrong: {list_issues(issues)}"
         )
     message = f"no box in any image of train ({len(train)} in all)"
     issues.append(Issue(labels, None, "no-boxes", message, "kept"))
@@ -216,8 +216,8 @@ def load_dataset(
 
     Args:
         path: a folder, a YOLO ``data.yaml`` or a COCO ``.json`` file.
-        format: "voc", "yolo" or "coco"; recognized from the path if left out.
-        classes: class names in order; the set's own order if left out (VOC: sorted). Boxes of
+        format: "voc", "yolo" or "coco"; default: recognized from the path.
+        classes: class names in order; default: the set's own order (VOC: sorted). Boxes of
             other classes are dropped as issues.
         seed: of the cuts.
         strict: raise when there is any issue.
@@ -243,18 +243,12 @@ def load_dataset(
     if not parts or (require_train and "train" not in parts):
         raise DataError(
             f"data set must hold images to train on; got {', '.join(parts) or 'none'}, "
-            f"{_in_words(issues)} ({path}). Check the folder, or say --format."
+            f"{list_issues(issues)} ({path}). Check the folder, or give --format."
         )
     if "train" in parts:
         _boxless(parts["train"], source, reading, issues, require_train)
-    overlaps = splitting.find_overlaps(parts)
+    overlaps = find_overlaps(parts)
     issues += _overlap_issues(overlaps, parts)
     if strict and issues:
-        raise DataError(f"data set must have no issues; got {_in_words(issues)} ({path}).")
+        raise DataError(f"data set must have no issues; got {list_issues(issues)} ({path}).")
     return DataSet(reading.root, reading.format, names, parts, tuple(issues), overlaps, source)
-
-
-def _in_words(issues: Sequence[Issue]) -> str:
-    shown = "".join(f"\n  {issue}" for issue in issues[:_ISSUES_SHOWN])
-    more = f"\n  and {len(issues) - _ISSUES_SHOWN} more" if len(issues) > _ISSUES_SHOWN else ""
-    return f"{len(issues)} issue{'' if len(issues) == 1 else 's'}{shown}{more}"

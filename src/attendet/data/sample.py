@@ -1,4 +1,4 @@
-"""What a data set is made of: images as read (`Labeled`), as checked (`Sample`), and issues.
+"""Records of a data set: `Labeled` (as read), `Sample` (as checked), `Issue` and `Reading`.
 
 A format's reader returns a `Reading`; `attendet.data.checks` turns its images into samples.
 """
@@ -6,7 +6,7 @@ A format's reader returns a `Reading`; `attendet.data.checks` turns its images i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "assign_keys",
     "class_name",
+    "list_issues",
     "merge_repeated",
     "read_lines",
     "split_folders",
@@ -33,6 +34,8 @@ __all__ = [
 
 Format = Literal["voc", "yolo", "coco"]
 Action = Literal["dropped", "clipped", "kept", "skipped image"]
+
+_ISSUES_SHOWN = 5
 
 SPLITS = ("train", "val", "test")
 SPLITS_FILE = "attendet-splits.json"
@@ -64,8 +67,8 @@ class Issue:
     action: Action
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line is not None else str(self.file)
-        return f"{place}: {self.kind}: {self.message} ({self.action})"
+        where = f"{self.file}:{self.line}" if self.line is not None else str(self.file)
+        return f"{where}: {self.kind}: {self.message} ({self.action})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,7 @@ class Sample:
 class Box:
     """One box as written: four corner numbers and a class name, or the number of an unnamed class.
 
-    Corners are pixels, or shares of the image's width and height where `Labeled.relative`.
+    Corners are pixels, or fractions of the image's width and height where `Labeled.relative`.
     `file` is that of the line where it is not `Labeled.labels`.
     """
 
@@ -115,7 +118,7 @@ class Labeled:
         labels: the file that holds the labels, for issues to name.
         boxes: in file order.
         declared_hw: image size that the labels state; None where they state none.
-        relative: whether corners are shares of the image's size.
+        relative: whether corners are fractions of the image's size.
         key: see `Sample.key`; set by `assign_keys`.
     """
 
@@ -129,13 +132,13 @@ class Labeled:
 
 @dataclass
 class Reading:
-    """What a format's reader found.
+    """Result of a format's reader.
 
     Attributes:
         root: folder that keys are relative to.
         format: "voc", "yolo" or "coco".
         pools: split name to its images; "all" where the set states no split.
-        source: how the splits are stated, in words; empty for "all".
+        source: how the splits are stated; empty for "all".
         names: class names in the set's own order; None where it states none.
         issues: found while reading.
     """
@@ -149,13 +152,20 @@ class Reading:
 
 
 def class_name(text: str) -> str:
-    """Return a class name with single spaces, as a name comes out of any of the formats.
+    """Return a class name with single spaces.
 
     Example:
         >>> class_name("  red   cell ")
         'red cell'
     """
     return " ".join(text.split())
+
+
+def list_issues(issues: Sequence[Issue]) -> str:
+    """Return the number of issues and the first of them, each on a line of its own."""
+    shown = "".join(f"\n  {issue}" for issue in issues[:_ISSUES_SHOWN])
+    more = f"\n  and {len(issues) - _ISSUES_SHOWN} more" if len(issues) > _ISSUES_SHOWN else ""
+    return f"{len(issues)} issue{'' if len(issues) == 1 else 's'}{shown}{more}"
 
 
 def merge_repeated(images: Iterable[Labeled], issues: list[Issue]) -> list[Labeled]:

@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attendet.data.sample import SPLITS, SPLITS_FILE, Sample, read_lines
 from attendet.errors import DataError
-
-if TYPE_CHECKING:
-    from attendet.data.dataset import DataSet
+from attendet.files import write_atomically
 
 __all__ = [
     "cut",
@@ -53,7 +51,7 @@ def _divide(paths: Iterable[Path], mark: Any) -> list[list[Path]]:
 def group_identical(paths: Iterable[Path]) -> list[list[Path]]:
     """Return files grouped by content, those of one group equal byte for byte.
 
-    Files are told apart by size first, then by both ends, and only what is left is read whole.
+    Files are compared by size, then by both ends; only the remaining ones are read completely.
 
     Args:
         paths: files that exist; a path given twice counts once.
@@ -77,34 +75,34 @@ def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]
             holders.setdefault(sample.path, []).append((split, sample.key))
     overlaps = []
     for group in group_identical(holders):
-        places = [place for path in group for place in holders[path]]
-        places.sort(key=lambda place: (SPLITS.index(place[0]), place[1]))
+        holders_ = [order for path in group for order in holders[path]]
+        holders_.sort(key=lambda order: (SPLITS.index(order[0]), order[1]))
         overlaps += [
             (*first, *second)
-            for index, first in enumerate(places)
-            for second in places[index + 1 :]
+            for index, first in enumerate(holders_)
+            for second in holders_[index + 1 :]
             if first[0] != second[0]
         ]
     return tuple(sorted(overlaps))
 
 
 def _draw(seed: int, key: str) -> bytes:
-    """Return a number drawn for a key: the same on every machine, whatever else the set holds."""
+    """Return a number drawn for a key: the same on every machine and for every set."""
     return hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
 
 
 def cut(
-    samples: Sequence[Sample], shares: Mapping[str, float], *, seed: int
+    samples: Sequence[Sample], fractions: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Sample, ...]]:
     """Return samples cut into splits by seed, stratified by class, identical images together.
 
-    Images are laid in a row, those with the same rarest class side by side and in an order drawn
-    by seed within; then each goes to the split that lacks most. So every split gets its share of
+    Images are ordered by their rarest class and, within it, by a number drawn
+    from the seed; then each goes to the split that lacks most. So every split gets its part of
     every class, as far as whole images allow.
 
     Args:
         samples: at least one.
-        shares: split name to its share; they sum to 1.
+        fractions: split name to its fraction; they sum to 1.
         seed: of the draw.
 
     Returns:
@@ -119,20 +117,20 @@ def cut(
     ]
     images_with = Counter(int(c) for sample in samples for c in set(sample.class_ids.tolist()))
 
-    def place(group: list[Sample]) -> tuple[list[tuple[int, int]], bytes]:
+    def order(group: list[Sample]) -> tuple[list[tuple[int, int]], bytes]:
         classes = {int(c) for sample in group for c in sample.class_ids}
         rarest_first = sorted((images_with[c], c) for c in classes)
         return rarest_first, _draw(seed, min(sample.key for sample in group))
 
-    parts: dict[str, list[list[Sample]]] = {name: [] for name in shares}
-    sizes = dict.fromkeys(shares, 0)
-    laid = 0
-    for group in sorted(groups, key=place):
-        laid += len(group)
-        chosen = max(shares, key=lambda name: shares[name] * laid - sizes[name])
+    parts: dict[str, list[list[Sample]]] = {name: [] for name in fractions}
+    sizes = dict.fromkeys(fractions, 0)
+    seen = 0
+    for group in sorted(groups, key=order):
+        seen += len(group)
+        chosen = max(fractions, key=lambda name: fractions[name] * seen - sizes[name])
         parts[chosen].append(group)
         sizes[chosen] += len(group)
-    first, second = list(shares)[:2]
+    first, second = list(fractions)[:2]
     if not parts[second] and len(parts[first]) > 1:
         parts[second].append(parts[first].pop())
     return {
@@ -164,38 +162,38 @@ def _write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
         path.write_text("".join(f"{key}\n" for key in keys[name]), encoding="utf-8")
 
 
-def write_splits(dataset: DataSet, folder: Path) -> Path:
-    """Write which image is in which split; `load_dataset` takes the file as it takes a folder's.
+def write_splits(
+    splits: Mapping[str, Sequence[Sample]], folder: Path, *, root: Path, source: str
+) -> Path:
+    """Write which image is in which split and return the path of the JSON file.
 
-    Into a folder other than the data set's own, a list ``train.txt``, ``val.txt``, ``test.txt`` is
-    written besides ``attendet-splits.json`` for each split, one key a line. (In the data set's own
-    folder such a list may be part of the set.)
+    `load_dataset` reads the file from the root of a data set. In a folder other than the root, a
+    list ``train.txt``, ``val.txt``, ``test.txt`` with one key a line is written for each split.
 
     Args:
-        dataset: whose splits to write.
-        folder: made if it is not there.
-
-    Returns:
-        The path of the JSON file.
+        splits: split name to its samples.
+        folder: created if needed.
+        root: of the data set; its own lists are not replaced.
+        source: how the splits were made.
 
     Raises:
-        DataError: if a list is there that was not written so; nothing is written then.
+        DataError: if a list would replace a file of another origin; nothing is written then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    keys = {name: [sample.key for sample in part] for name, part in dataset.splits.items()}
-    record = {"format_version": _FORMAT_VERSION, "source": dataset.split_source, "splits": keys}
-    if folder.resolve() != dataset.root.resolve():
+    keys = {name: [sample.key for sample in part] for name, part in splits.items()}
+    record = {"format_version": _FORMAT_VERSION, "source": source, "splits": keys}
+    if folder.resolve() != root.resolve():
         _write_lists(folder, keys)
     path = folder / SPLITS_FILE
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    return write_atomically(path, text)
 
 
 def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
     """Return the keys of each split, and how they came about, from a file of `write_splits`.
 
     Raises:
-        DataError: if the file is missing or not of that kind, or a key stands in two splits.
+        DataError: if the file is missing or not of that kind, or a key is in two splits.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ _READERS: dict[Format, Callable[[Path], Reading]] = {
     "yolo": yolo.read_yolo,
     "coco": coco.read_coco,
 }
-_RECOGNISERS: dict[Format, Callable[[Path], str | None]] = {
+_RECOGNIZERS: dict[Format, Callable[[Path], str | None]] = {
     "voc": voc.recognize_voc,
     "yolo": yolo.recognize_yolo,
     "coco": coco.recognize_coco,
@@ -40,7 +40,7 @@ def recognize_format(path: Path) -> Format:
         if suffix == ".json":
             return "coco"
         raise DataError(f"data set must be a folder, a data.yaml or a .json; got {str(path)!r}.")
-    found = {name: evidence for name, look in _RECOGNISERS.items() if (evidence := look(path))}
+    found = {name: evidence for name, look in _RECOGNIZERS.items() if (evidence := look(path))}
     if len(found) == 1:
         return next(iter(found))
     if found:

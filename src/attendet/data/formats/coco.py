@@ -44,10 +44,10 @@ def _split_of(stem: str) -> str:
         >>> _split_of("instances_val2017"), _split_of("cells")
         ('val', 'all')
     """
-    words = _SPLIT_WORD.findall(stem.lower())
-    if not words:
+    found = _SPLIT_WORD.findall(stem.lower())
+    if not found:
         return "all"
-    return "val" if words[-1].startswith("val") else str(words[-1])
+    return "val" if found[-1].startswith("val") else str(found[-1])
 
 
 def _json_files(folder: Path) -> dict[str, Path]:
@@ -63,8 +63,8 @@ def _json_files(folder: Path) -> dict[str, Path]:
     }
     if parts:
         return parts
-    for place in (folder / "annotations", folder / "Annotations", folder):
-        found = sorted(place.glob("*.json")) if place.is_dir() else []
+    for folder_ in (folder / "annotations", folder / "Annotations", folder):
+        found = sorted(folder_.glob("*.json")) if folder_.is_dir() else []
         files = [path for path in found if path.name != SPLITS_FILE]
         files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
         instances = [path for path in files if path.name.startswith("instances_")]
@@ -73,7 +73,7 @@ def _json_files(folder: Path) -> dict[str, Path]:
         if len(set(splits)) < len(files):
             names = ", ".join(path.name for path in files)
             raise DataError(
-                f"each split must have one JSON file; got {names} ({place}). Name one of them."
+                f"each split must have one JSON file; got {names} ({folder_}). Name one of them."
             )
         if "all" in splits and len(files) > 1:
             files = [path for path in files if _split_of(path.stem) != "all"]
@@ -84,9 +84,9 @@ def _json_files(folder: Path) -> dict[str, Path]:
 
 def recognize_coco(folder: Path) -> str | None:
     """Return what in a folder speaks for COCO; None if nothing does."""
-    places = (folder, folder / "annotations", folder / "Annotations")
-    for place in (*places, *split_folders(folder).values()):
-        for path in sorted(place.glob("*.json")) if place.is_dir() else []:
+    folders = (folder, folder / "annotations", folder / "Annotations")
+    for folder_ in (*folders, *split_folders(folder).values()):
+        for path in sorted(folder_.glob("*.json")) if folder_.is_dir() else []:
             with path.open("rb") as file:
                 head = file.read(1 << 16)
             if any(word in head for word in (b'"images"', b'"annotations"', b'"categories"')):
@@ -136,25 +136,25 @@ def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
 
 
 class _ImageFinder:
-    """Finds the images of one JSON file: beside it, or in the usual folders around it."""
+    """Finds the images of one JSON file: in its folder or the usual folders around it."""
 
     def __init__(self, path: Path, root: Path) -> None:
         stem = path.stem.removeprefix("instances_")
         split = _split_of(path.stem)
-        places = []
+        folders = []
         for base in dict.fromkeys((path.parent, root, path.parent.parent)):
             for name in (stem, split, ""):
-                places += [base / "images" / name, base / name]
-        self.places = [place for place in dict.fromkeys(places) if place.is_dir()]
+                folders += [base / "images" / name, base / name]
+        self.folders = [folder_ for folder_ in dict.fromkeys(folders) if folder_.is_dir()]
 
     def find(self, file_name: str) -> Path | None:
         """Return the image; the folder that held one is tried first for the next."""
         plain = file_name.replace("\\", "/")
         for name in dict.fromkeys((plain, Path(plain).name)):
-            for index, place in enumerate(self.places):
-                if (place / name).is_file():
-                    self.places.insert(0, self.places.pop(index))
-                    return place / name
+            for index, folder_ in enumerate(self.folders):
+                if (folder_ / name).is_file():
+                    self.folders.insert(0, self.folders.pop(index))
+                    return folder_ / name
         return None
 
 
@@ -198,7 +198,7 @@ def _box(row: dict[str, Any], names: dict[Any, str]) -> Box:
     return Box(read_xyxy(row), label, None, read_crowd(row))
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"has no {error.args[0]}"
     if isinstance(error, ValueError):
@@ -220,7 +220,7 @@ def _read_file(path: Path, root: Path) -> tuple[list[Labeled], dict[Any, str], l
             number, box = row["image_id"], _box(row, names)
             image = images.get(number, _MISSING)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            message = f"{where}: {_in_words(error)}"
+            message = f"{where}: {_describe(error)}"
             issues.append(Issue(path, None, "broken-label", message, "dropped"))
             continue
         if image is _MISSING:
@@ -284,8 +284,8 @@ Corners = tuple[float, float, float, float]
 
 
 def _shown(value: object) -> str:
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:57]}..."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _around_polygons(polygons: list[Any]) -> Corners:
@@ -374,7 +374,7 @@ def read_xyxy(row: dict[str, Any]) -> Corners:
 
 
 def read_crowd(row: dict[str, Any]) -> bool:
-    """Return whether an annotation is a crowd, from ``iscrowd``; no where that is left out.
+    """Return whether an annotation is a crowd, from ``iscrowd``; False by default.
 
     Raises:
         ValueError: if it is neither 0 nor 1.

@@ -1,4 +1,4 @@
-"""Pascal VOC: VOCdevkit folders, and flat folders with the XML beside the image.
+"""Pascal VOC: VOCdevkit folders, and flat folders with XML files next to the images.
 
 Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010.
 """
@@ -27,7 +27,7 @@ from attendet.images import IMAGE_SUFFIXES, image_files
 
 __all__ = ["LOOKED_FOR", "read_voc", "recognize_voc"]
 
-LOOKED_FOR = "VOC: Annotations/*.xml with JPEGImages/, VOCdevkit/VOC2007/, or *.xml beside images"
+LOOKED_FOR = "VOC: Annotations/*.xml with JPEGImages/, VOCdevkit/VOC2007/, or *.xml next to images"
 
 _XML_FOLDERS = ("annotations", "xmls", "labels")
 _IMAGE_FOLDERS = ("jpegimages", "images")
@@ -166,7 +166,7 @@ def _listed_name(written: str, there: dict[str, Path]) -> str:
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
-    """Return the non-empty lists of ImageSets/Main; ``trainval`` stands in for ``train``."""
+    """Return the non-empty lists of ImageSets/Main; ``trainval`` replaces a missing ``train``."""
     lists = {}
     for split in SPLITS:
         path = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -242,13 +242,13 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 @dataclass
 class Annotation:
-    """What an annotation file says.
+    """Content of an annotation file.
 
     Attributes:
         filename: the image's name as written; empty if none.
         declared_hw: stated image size; None if it states none, or zero.
         boxes: corners in pixels as written.
-        issues: boxes left out because they could not be read.
+        issues: boxes that could not be read.
     """
 
     filename: str = ""
@@ -262,7 +262,7 @@ class _RefusedError(Exception):
 
 
 class _Handler:
-    """Collects the few elements that matter; everything else, such as ``part``, is passed over."""
+    """Collects the few elements that matter; everything else, such as ``part``, is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -274,7 +274,7 @@ class _Handler:
         self.parser.EntityDeclHandler = self._refuse_entity
         self.parser.ExternalEntityRefHandler = self._refuse_entity
         self._open: list[str] = []
-        self._words: list[str] = []
+        self._text: list[str] = []
         self._top: dict[str, str] = {}
         self._size: dict[str, str] = {}
         self._object: dict[str, str] = {}
@@ -288,8 +288,8 @@ class _Handler:
             raise _RefusedError(f"root element must be 'annotation'; got {tag!r}")
         self._open.append(tag)
         if tag in _LEAVES:
-            self._words.clear()
-            self.parser.CharacterDataHandler = self._words.append
+            self._text.clear()
+            self.parser.CharacterDataHandler = self._text.append
         elif tag == "object" and len(self._open) == 2:
             self._object, self._line = {}, self.parser.CurrentLineNumber
 
@@ -299,7 +299,7 @@ class _Handler:
             self.parser.CharacterDataHandler = None
             home = self._home(self._open[1:])
             if home is not None:
-                home[tag] = "".join(self._words).strip()
+                home[tag] = "".join(self._text).strip()
         elif tag == "object" and len(self._open) == 1:
             self._close_object()
 

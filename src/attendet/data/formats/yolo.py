@@ -1,7 +1,7 @@
 """YOLO: one text file an image, a box a line, with a ``data.yaml`` or a file of class names.
 
-A line holds ``class center_x center_y width height``, class ids from 0, the rest as shares of the
-image's width and height. A line of a class and three or more points (a polygon) is read as the
+A line holds ``class center_x center_y width height``, class ids from 0, the rest as fractions of
+the image's width and height. A line of a class and three or more points (a polygon) is read as the
 box around it; where the ``data.yaml`` states a ``kpt_shape``, keypoints follow the box instead.
 """
 
@@ -33,6 +33,7 @@ from attendet.data.sample import (
     Reading,
     assign_keys,
     class_name,
+    list_issues,
     read_lines,
     split_folders,
 )
@@ -41,14 +42,13 @@ from attendet.images import IMAGE_SUFFIXES, image_files
 
 __all__ = ["LOOKED_FOR", "read_yolo", "recognize_yolo"]
 
-LOOKED_FOR = "YOLO: data.yaml, obj.data, images/ with labels/*.txt, or *.txt beside images"
+LOOKED_FOR = "YOLO: data.yaml, obj.data, images/ with labels/*.txt, or *.txt next to images"
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_ISSUES_SHOWN = 5
 
 
 def _has_labels(folder: Path) -> bool:
-    """Return whether a folder holds ``images/`` with ``labels/``, or text files beside images."""
+    """Return whether a folder holds ``images/`` with ``labels/``, or text files next to images."""
     labels = inner_folder(folder, "labels")
     if labels and inner_folder(folder, "images"):
         return any(
@@ -65,16 +65,11 @@ def recognize_yolo(folder: Path) -> str | None:
     if described:
         return described.name
     if _has_labels(folder):
-        return "labels/**/*.txt" if inner_folder(folder, "labels") else "*.txt beside images"
+        return "labels/**/*.txt" if inner_folder(folder, "labels") else "*.txt next to images"
     for part in split_folders(folder).values():
         if _has_labels(part):
             return f"{part.name}/**/*.txt"
     return None
-
-
-def _in_words(issues: list[Issue]) -> str:
-    """Return the first issues, each on a line of its own."""
-    return "".join(f"\n  {issue}" for issue in issues[:_ISSUES_SHOWN])
 
 
 class _Reader:
@@ -130,7 +125,7 @@ class _Reader:
         if len(bare) == sum(bool(pool) for pool in reading.pools.values()):
             raise DataError(
                 f"no label files found ({reading.root}). Looked for {LOOKED_FOR}."
-                f"{_in_words(bare + reading.issues)}"
+                f" {list_issues(bare + reading.issues)}"
             )
         reading.issues += bare
         reading.issues += [
@@ -153,20 +148,26 @@ def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> R
         for entry in as_list(next((document[key] for key in keys if document.get(key)), None)):
             if not isinstance(entry, str):
                 raise DataError(f"{split} must be a path or a list of paths ({path}).")
-            place, rival = find_entry(entry, root, path.parent)
-            if place is None:
+            found_at, rival = find_entry(entry, root, path.parent)
+            if found_at is None:
                 message = f"{split}: {entry!r} is not there"
                 issues.append(Issue(path, None, "missing-image", message, "skipped image"))
                 continue
             if rival:
-                message = f"{split}: {entry!r} is taken as {place}; {resolved(rival)} is there too"
+                message = (
+                    f"{split}: {entry!r} is taken as {found_at}; {resolved(rival)} is there too"
+                )
                 issues.append(Issue(path, None, "unclear-path", message, "kept"))
-            place = resolved(place)
-            found = images_below(place) if place.is_dir() else listed_images(place, root, issues)
+            found_at = resolved(found_at)
+            found = (
+                images_below(found_at)
+                if found_at.is_dir()
+                else listed_images(found_at, root, issues)
+            )
             reader.add(split, found, path)
     pools = {split: pool for split, pool in reader.reading.pools.items() if pool}
     if not pools:
-        raise DataError(f"{path.name} names no image that is there ({path}).{_in_words(issues)}")
+        raise DataError(f"{path.name} names no image that is there ({path}). {list_issues(issues)}")
     reader.reading.pools = pools
     return reader.finish(f"{path.name} {' '.join(pools)}")
 
@@ -254,16 +255,16 @@ def read_yolo(path: Path) -> Reading:
 
 # --- data.yaml and obj.data ----------------------------------------------------------------------
 
-_WORDS = (str, int, float)
-_PLAIN_WORDS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+_SCALARS = (str, int, float)
+_PLAIN_TAGS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader for which ``on``, ``no`` and a date are words like any other."""
+    """A safe loader for which ``on``, ``no`` and a date stay text."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in rows if tag not in _PLAIN_WORDS]
+    letter: [(tag, pattern) for tag, pattern in rows if tag not in _PLAIN_TAGS]
     for letter, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -296,8 +297,8 @@ def load_yaml(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         raise DataError(f"data set not found ({path}). Check the path.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        words = " ".join(str(error).split())
-        raise DataError(f"data.yaml must be YAML in UTF-8 ({path}): {words}") from None
+        text = " ".join(str(error).split())
+        raise DataError(f"data.yaml must be YAML in UTF-8 ({path}): {text}") from None
     if not isinstance(document, dict):
         raise DataError(f"data.yaml must hold keys such as train and names ({path}).")
     return document
@@ -323,7 +324,7 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
     """Return class id to name from the ``names`` of a data.yaml, a list or a mapping.
 
     Raises:
-        DataError: if it is neither, or not of plain words.
+        DataError: if it is neither, or not of plain names.
     """
     names = document.get("names")
     rows = names.items() if isinstance(names, dict) else enumerate(as_list(names))
@@ -331,8 +332,8 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
         int(number) if isinstance(number, str) and number.isdecimal() else number: name
         for number, name in rows
     }
-    # Only plain words: nested aliases of YAML could grow without bound when written out.
-    plain = all(isinstance(n, int) and isinstance(name, _WORDS) for n, name in found.items())
+    # Only plain scalars: nested aliases of YAML could grow without bound when written out.
+    plain = all(isinstance(n, int) and isinstance(name, _SCALARS) for n, name in found.items())
     twice = isinstance(names, dict) and len(found) < len(names)
     if not plain or twice or (names is not None and not found):
         raise DataError(
@@ -359,7 +360,7 @@ def keypoint_fields_of(document: dict[str, object], path: Path) -> int:
             return count * numbers
     raise DataError(
         f"kpt_shape must be a count of keypoints and 2 or 3 numbers for each, as [17, 3]; "
-        f"got {str(shape)[:40]!r} ({path}). Correct it, or leave it out if there are no keypoints."
+        f"got {str(shape)[:40]!r} ({path}). Correct it, or remove it if there are no keypoints."
     )
 
 
@@ -384,15 +385,15 @@ def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
     lines, found_issues = read_lines(path)
     issues += found_issues
     rows = (text.partition("=") for _, text in lines if "=" in text)
-    words = {key.strip().lower(): value.strip() for key, _, value in rows}
-    document: dict[str, object] = {key: words[key] for key in words if key != "names"}
-    if words.get("classes", "").isdecimal():
-        document["nc"] = int(words["classes"])
-    stated = words.get("names", "")
-    place, _ = find_entry(stated, path.parent, path.parent) if stated else (None, None)
-    place = place or next(iter(sorted(path.parent.glob("*.names"))), None)
-    if place and place.is_file():
-        name_lines, found_issues = read_lines(place)
+    fields = {key.strip().lower(): value.strip() for key, _, value in rows}
+    document: dict[str, object] = {key: fields[key] for key in fields if key != "names"}
+    if fields.get("classes", "").isdecimal():
+        document["nc"] = int(fields["classes"])
+    stated = fields.get("names", "")
+    found_at, _ = find_entry(stated, path.parent, path.parent) if stated else (None, None)
+    found_at = found_at or next(iter(sorted(path.parent.glob("*.names"))), None)
+    if found_at and found_at.is_file():
+        name_lines, found_issues = read_lines(found_at)
         issues += found_issues
         document["names"] = [name for _, name in name_lines] or None
     else:
@@ -404,10 +405,15 @@ def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
 def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
     """Return class id to name from a file of names in the root or beside labels; None without."""
     inner = [inner_folder(root, name) for name in ("labels", "images")]
-    places = [root, *(each for each in inner if each)]
-    places += [part for place in tuple(places) for part in split_folders(place).values()]
-    places += [labels for place in places[1:] if (labels := inner_folder(place, "labels"))]
-    files = [place / name for place in places for name in NAME_FILES if (place / name).is_file()]
+    folders = [root, *(each for each in inner if each)]
+    folders += [part for found_at in tuple(folders) for part in split_folders(found_at).values()]
+    folders += [labels for found_at in folders[1:] if (labels := inner_folder(found_at, "labels"))]
+    files = [
+        found_at / name
+        for found_at in folders
+        for name in NAME_FILES
+        if (found_at / name).is_file()
+    ]
     if not files:
         return None
     lines, found_issues = read_lines(files[0])
@@ -454,7 +460,7 @@ def _corners(numbers: list[float], keypoint_fields: int) -> Corners:
 def read_box(
     text: str, line: int, names: Mapping[int, str] | None, keypoint_fields: int = 0
 ) -> Box:
-    """Return the box of one line, corners as shares of the image.
+    """Return the box of one line, corners as fractions of the image.
 
     Args:
         text: the line.
@@ -467,11 +473,11 @@ def read_box(
         ValueError: if the line is none of these.
         OverflowError: if the class id is infinite.
     """
-    words = text.split()
-    number = float(words[0])
+    fields = text.split()
+    number = float(fields[0])
     if not number.is_integer():
-        raise ValueError(f"class id must be a whole number; got {words[0]!r}")
-    xyxy = _corners([float(word) for word in words[1:]], keypoint_fields)
+        raise ValueError(f"class id must be a whole number; got {fields[0]!r}")
+    xyxy = _corners([float(word) for word in fields[1:]], keypoint_fields)
     class_id = int(number)
     label = class_id if names is None else names.get(class_id, class_id)
     return Box(xyxy, label, line)

@@ -1,4 +1,4 @@
-"""Where the images and labels of a YOLO set lie, however paths were written and wherever."""
+"""Path resolution of YOLO data sets: images, labels and lists, from any system or exporter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def text_files(folder: Path) -> dict[str, Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images below a folder, those in hidden folders (``.cache``) left out."""
+    """Return the images below a folder, without those in hidden folders (``.cache``)."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -58,7 +58,7 @@ def images_below(folder: Path) -> list[Path]:
 class LabelFinder:
     """Finds the label file of each image; every folder is listed once.
 
-    Where ``images`` stands in an image's path, its labels are in ``labels`` at that place. Else
+    Where ``images`` stands in an image's path, its labels are in ``labels`` at that found_at. Else
     they are beside the image, in a ``labels`` folder beside its folder, or in one inside it.
 
     Args:
@@ -69,19 +69,19 @@ class LabelFinder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._texts: dict[Path, dict[str, Path]] = {}
-        self._places: dict[Path, tuple[list[Path], Path]] = {}
+        self._folders: dict[Path, tuple[list[Path], Path]] = {}
         self._served: dict[Path, set[Path]] = {}
 
     def find(self, image: Path) -> Path:
         """Return an image's label file; where it would belong if it is nowhere."""
         folder = image.parent
-        if folder not in self._places:
-            self._places[folder] = _label_folders(folder, self.root)
-        places, home = self._places[folder]
-        place = next((each for each in places if image.stem in self._listed(each)), home)
-        if place != folder:
-            self._served.setdefault(place, set()).add(folder)
-        return self._listed(place).get(image.stem, place / f"{image.stem}.txt")
+        if folder not in self._folders:
+            self._folders[folder] = _label_folders(folder, self.root)
+        folders_, home = self._folders[folder]
+        found_at = next((each for each in folders_ if image.stem in self._listed(each)), home)
+        if found_at != folder:
+            self._served.setdefault(found_at, set()).add(folder)
+        return self._listed(found_at).get(image.stem, found_at / f"{image.stem}.txt")
 
     def _listed(self, folder: Path) -> dict[str, Path]:
         if folder not in self._texts:
@@ -91,19 +91,19 @@ class LabelFinder:
     def orphans(self) -> list[Path]:
         """Return the label files without an image, in ``labels`` folders used or in the root's."""
         found: set[Path] = set()
-        for place, folders in self._served.items():
+        for found_at, folders in self._served.items():
             stems = {path.stem for folder in folders for path in image_files(folder)}
-            found |= {path for stem, path in self._listed(place).items() if stem not in stems}
+            found |= {path for stem, path in self._listed(found_at).items() if stem not in stems}
         labels = inner_folder(self.root, "labels") or self.root / "labels"
         twins = inner_folder(self.root, "images") or self.root
         inner = [path for path in labels.rglob("*") if path.is_dir()]
-        for place in (labels, *inner):
-            inside = place.relative_to(labels)
-            if place in self._served or any(part.startswith(".") for part in inside.parts):
+        for found_at in (labels, *inner):
+            inside = found_at.relative_to(labels)
+            if found_at in self._served or any(part.startswith(".") for part in inside.parts):
                 continue
             twin = twins / inside
             stems = {path.stem for path in image_files(twin)} if twin.is_dir() else set()
-            found |= {path for stem, path in text_files(place).items() if stem not in stems}
+            found |= {path for stem, path in text_files(found_at).items() if stem not in stems}
         return sorted(path for path in found if path.name not in NAME_FILES)
 
 
@@ -119,14 +119,14 @@ def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
                 return [twin], twin
             home = home or twin
     below = folder.relative_to(root).parts if folder.is_relative_to(root) else parts[-1:]
-    places = []
+    folders_ = []
     for index in range(len(parts) - 1, len(parts) - 1 - len(below), -1):
         labels = inner_folder(Path(*parts[:index]), "labels")
         if labels:
-            places.append(labels.joinpath(*parts[index + 1 :]))
+            folders_.append(labels.joinpath(*parts[index + 1 :]))
     inside = inner_folder(folder, "labels")
-    places += [inside] if inside else []
-    there = [place for place in places if place.is_dir() and place != folder]
+    folders_ += [inside] if inside else []
+    there = [found_at for found_at in folders_ if found_at.is_dir() and found_at != folder]
     return [folder, *there], home or (there[-1] if there else folder)
 
 
@@ -151,7 +151,7 @@ def _first(paths: Iterable[Path]) -> Path | None:
 def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path | None]:
     """Return the folder or list that an entry of a data.yaml names.
 
-    It may be written for another system or another place: ``\\`` counts as ``/``, and of a path
+    It may be written for another system or another found_at: ``\\`` counts as ``/``, and of a path
     that leads nowhere an ever shorter end is tried. Exporters write ``../train/images`` for
     ``train/images`` beside the data.yaml, so that one comes first.
 
@@ -186,7 +186,7 @@ def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path 
 
 
 def resolved(path: Path) -> Path:
-    """Return a path without ``..``, so that keys and twin folders come out plain."""
+    """Return a path without ``..``, so that keys and label folders are plain."""
     return path.resolve() if ".." in path.parts else path
 
 

@@ -14,10 +14,10 @@ ImageArray = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 _DIGITS_A_IMAGE = (3, 8)
-_HEIGHT_SHARE = (0.15, 0.42)
+_HEIGHT_RANGE = (0.15, 0.42)
 _MAX_DEGREES = 14.0
 _MAX_COVERED = 0.15
-"""Share of the smaller of two boxes that the other may cover; keeps their IoU under 0.09."""
+"""Fraction of the smaller of two boxes that the other may cover; keeps their IoU under 0.09."""
 _MIN_CONTRAST = 100.0
 """Difference in luma, of 255, that a digit's color must have from most of what it covers."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -58,14 +58,14 @@ def compose_scene(
     wanted = int(rng.integers(_DIGITS_A_IMAGE[0], _DIGITS_A_IMAGE[1] + 1))
     for _ in range(wanted):
         digit = int(rng.integers(10))
-        low, high = np.log(_HEIGHT_SHARE)
+        low, high = np.log(_HEIGHT_RANGE)
         height = float(np.exp(rng.uniform(low, high))) * image_hw[0]
         ink = _draw_ink(rng, glyphs[digit][rng.integers(len(glyphs[digit]))], height)
         corner = _free_corner(rng, ink.shape, boxes, image_hw)
         if corner is None:
             continue
         top, left = corner
-        _lay(rng, image, ink, top, left)
+        _paint(rng, image, ink, top, left)
         boxes.append(
             np.array([left, top, left + ink.shape[1], top + ink.shape[0]], dtype=np.float32)
         )
@@ -82,11 +82,11 @@ def _background(
 ) -> ImageArray:
     """Return a random crop, mirrored and recolored, uint8 of shape (*image_hw, 3)."""
     height, width = photograph.shape[:2]
-    share = rng.uniform(0.65, 1.0) * min(height / image_hw[0], width / image_hw[1])
-    crop_h, crop_w = int(image_hw[0] * share), int(image_hw[1] * share)
+    fraction = rng.uniform(0.65, 1.0) * min(height / image_hw[0], width / image_hw[1])
+    crop_h, crop_w = int(image_hw[0] * fraction), int(image_hw[1] * fraction)
     top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
     crop = photograph[top : top + crop_h, left : left + crop_w]
-    method = cv2.INTER_AREA if share > 1 else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if fraction > 1 else cv2.INTER_LINEAR
     scaled = cv2.resize(crop, image_hw[::-1], interpolation=method)
     if rng.random() < 0.5:
         scaled = cv2.flip(scaled, 1)
@@ -130,7 +130,7 @@ def _free_corner(
     boxes: list[NDArray[np.float32]],
     image_hw: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """Return top and left of a place that covers little of other boxes, if one is found."""
+    """Return top and left of a position that covers little of other boxes, if one is found."""
     height, width = ink_hw
     if height >= image_hw[0] or width >= image_hw[1]:
         return None
@@ -152,7 +152,7 @@ def _covered(box: tuple[int, ...], other: NDArray[np.float32]) -> bool:
     return bool(max(across, 0) * max(down, 0) <= _MAX_COVERED * smaller)
 
 
-def _lay(rng: np.random.Generator, image: ImageArray, ink: Floats, top: int, left: int) -> None:
+def _paint(rng: np.random.Generator, image: ImageArray, ink: Floats, top: int, left: int) -> None:
     """Paint ink into an image, in a color that stands out from what is under it."""
     under = image[top : top + ink.shape[0], left : left + ink.shape[1]]
     color = _contrasting_color(rng, _some(under[ink > 0.5], 200) @ _LUMA)

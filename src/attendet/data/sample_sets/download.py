@@ -29,7 +29,7 @@ BCCD_URL = (
 """The blood cell images (MIT license) at a fixed commit."""
 
 _BCCD_SHA256 = "9358971741c3024a99b84f230651fabb7f0d28dad10b752e0732c9798b99391a"
-"""Of the unpacked files (see `content_sha256`): an archive made anew may differ in its bytes."""
+"""Of the unpacked files (see `content_sha256`): the bytes of the archive itself may change."""
 _BCCD_PATTERNS = ("Annotations/*.xml", "ImageSets/Main/*.txt", "JPEGImages/*.jpg")
 _BCCD_MAX_BYTES = 64 * 1024 * 1024
 _BCCD_MAX_FILES = 5000
