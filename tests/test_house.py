@@ -24,7 +24,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 HEAVY = (
-    *("faster_coco_eval", "lightning_fabric", "matplotlib", "mlxtend", "psutil", "skimage"),
+    *(
+        "faster_coco_eval",
+        "jinja2",
+        "lightning_fabric",
+        "matplotlib",
+        "mlxtend",
+        "psutil",
+        "skimage",
+    ),
     *("onnx", "onnxruntime", "openvino"),
     *("sklearn", "supervision", "tensorboard", "torch", "torchvision"),
 )

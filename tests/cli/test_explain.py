@@ -36,7 +36,7 @@ def shot(tmp_path: Path) -> Path:
     return tmp_path / "shot.png"
 
 
-def test_explain_writes_a_page_and_says_what_each_gate_does(
+def test_explain_writes_a_page_and_prints_the_verdicts(
     weights: Path, shot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pytorch_grad_cam")
@@ -45,7 +45,7 @@ def test_explain_writes_a_page_and_says_what_each_gate_does(
 
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[:3]] == ["p4", "p5", "up"]
-    assert "one image cannot tell" in said[0]
+    assert "one image cannot show" in said[0]
     assert said[-1] == f"written: {tmp_path / 'out' / 'explain.html'}"
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {
         ".html",
@@ -55,7 +55,7 @@ def test_explain_writes_a_page_and_says_what_each_gate_does(
     }
 
 
-def test_explain_without_the_library_names_the_extra_and_the_way_round(
+def test_explain_without_grad_cam_names_the_extra_and_the_flag(
     weights: Path,
     shot: Path,
     tmp_path: Path,
@@ -73,12 +73,12 @@ def test_explain_without_the_library_names_the_extra_and_the_way_round(
     assert main([*words, "--no-cam"]) == 0
 
 
-def test_prune_attention_folds_the_idle_block_and_says_what_it_saved(
+def test_prune_folds_the_idle_block_and_prints_the_savings(
     weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "lean.safetensors"
 
-    code = main(["prune-attention", str(weights), "--data", str(squares), "--output", str(output)])
+    code = main(["prune", str(weights), "--data", str(squares), "--output", str(output)])
 
     assert code == 0
     said = capsys.readouterr().out
@@ -89,21 +89,21 @@ def test_prune_attention_folds_the_idle_block_and_says_what_it_saved(
     assert "up" not in metadata.attention.split("@")[-1].split(",")
 
 
-def test_prune_attention_refuses_another_ending(
+def test_prune_writes_only_safetensors(
     weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["prune-attention", str(weights), "--data", str(squares), "--output", "a.onnx"]
+    words = ["prune", str(weights), "--data", str(squares), "--output", "a.onnx"]
 
     assert main(words) == 2
-    assert "output must end in .safetensors; got 'a.onnx' (--output)" in capsys.readouterr().err
+    assert "output must be a .safetensors file; got 'a.onnx' (--output)" in capsys.readouterr().err
 
 
-def test_prune_attention_replaces_no_file_unasked(
+def test_prune_replaces_no_file_by_default(
     weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = weights.with_name("tiny-pruned.safetensors")
     there.write_text("mine")
 
-    assert main(["prune-attention", str(weights), "--data", str(squares)]) == 2
-    assert f"output must be named where {there} is there already" in capsys.readouterr().err
+    assert main(["prune", str(weights), "--data", str(squares)]) == 2
+    assert f"output must be set, because {there} exists" in capsys.readouterr().err
     assert there.read_text() == "mine"

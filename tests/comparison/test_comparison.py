@@ -147,7 +147,7 @@ def test_gates_are_described_where_there_are_any(finished: Study) -> None:
     channel = block["gates"]["channel"]
     assert 0.3 < channel["mean"] < 0.7  # two epochs after a start near 1/2
     assert 0 <= channel["saturated"] <= 1
-    assert channel["spread_channels"] > 0 == channel["spread_places"]
+    assert channel["std_channels"] > 0 == channel["std_positions"]
     assert block["kind"] == "EfficientChannelAttention"
     assert block["images"] >= 2
     assert block["sentence"]

@@ -7,13 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_grad_cam")
 
-from attendet.explain.cam import (  # noqa: E402
-    cam_layers,
-    class_activation_maps,
-    detected_rows,
-)
+from attendet.explain.cam import cam_layers, class_activation_maps  # noqa: E402
 from attendet.images import Letterbox  # noqa: E402
-from attendet.inference.postprocess import Selection, select_detections  # noqa: E402
+from attendet.inference.postprocess import Selection, select_boxes, select_detections  # noqa: E402
 from attendet.models import GraphDetector  # noqa: E402
 from attendet.models.graph import Graph  # noqa: E402
 from attendet.models.graph_layers import Convolutional, Route, Yolo  # noqa: E402
@@ -33,30 +29,35 @@ def outputs(network, padded):
     return boxes_xyxy[0].numpy(), scores[0].numpy()
 
 
-def test_the_rows_are_those_of_the_detections(tiny, padded):
+def detected_rows(boxes_xyxy, scores, selection):
+    rows, class_ids, _ = select_boxes(boxes_xyxy, scores, FIT, selection)
+    return {int(index): rows[class_ids == index] for index in np.unique(class_ids)}
+
+
+def test_selected_boxes_are_those_of_the_detections(tiny, padded):
     network, metadata = tiny()
     boxes_xyxy, scores = outputs(network, padded)
     selection = Selection(0.2, 0.5, 20)
 
-    rows = detected_rows(boxes_xyxy, scores, FIT, selection)
+    rows, class_ids, _ = select_boxes(boxes_xyxy, scores, FIT, selection)
     found = select_detections(boxes_xyxy, scores, FIT, metadata.classes, selection)
 
     assert len(found) > 2
-    for class_id in range(2):
-        expected = found.scores[found.class_ids == class_id]
-        np.testing.assert_array_equal(scores[rows.get(class_id, []), class_id], expected)
+    np.testing.assert_array_equal(scores[rows, class_ids], found.scores)
+    np.testing.assert_array_equal(class_ids, found.class_ids)
 
 
-def test_nothing_detected_gives_no_rows():
+def test_no_detection_gives_no_map(tiny, padded):
     nothing = np.zeros((3, 4), np.float32), np.zeros((3, 2), np.float32)
-    assert detected_rows(*nothing, FIT, Selection()) == {}
+    assert detected_rows(*nothing, Selection()) == {}
+    assert class_activation_maps(tiny()[0], padded, {}) == {}
 
 
 @pytest.mark.parametrize("heads", [False, True], ids=["backbone", "heads"])
 def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, padded, heads):
     network, _ = tiny("se@p5")
     boxes_xyxy, scores = outputs(network, padded)
-    rows = detected_rows(boxes_xyxy, scores, FIT, Selection(0.2))
+    rows = detected_rows(boxes_xyxy, scores, Selection(0.2))
 
     layers = [network.head_p5, network.head_p4] if heads else cam_layers(network)
     maps = class_activation_maps(network, padded, rows, layers=layers if heads else None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def weights(tiny, tmp_path):
 def test_all_images_count_and_the_first_are_kept(weights, shots):
     done = []
 
-    found = explain(weights, [shots], drawn=2, selection=LOOSE, progress=done.append)
+    found = explain(weights, [shots], max_images=2, selection=LOOSE, progress=done.append)
 
     assert (found.count, len(found.images), len(found.skipped)) == (3, 2, 1)
     assert done == sorted(done)
@@ -83,7 +84,7 @@ def test_colors_reach_the_network_in_its_own_order(tiny, shots):
 @pytest.mark.parametrize("attention", ["ca", "cbam", "se+eca@up", "none"])
 def test_the_folder_holds_page_images_and_numbers(tiny, shots, tmp_path, attention):
     network, metadata = tiny(attention if "+" not in attention else "se@p5+eca@up")
-    found = explain_network(network, metadata, find_sources([shots]), drawn=2, selection=LOOSE)
+    found = explain_network(network, metadata, find_sources([shots]), max_images=2, selection=LOOSE)
 
     page = write_explanation(found, tmp_path / "out", command="attendet explain <x>")
 
@@ -104,7 +105,7 @@ def test_the_folder_holds_page_images_and_numbers(tiny, shots, tmp_path, attenti
     assert set(health["blocks"]) == set(found.health())
     assert len(health["skipped"]) == 1
     for one in found.health().values():
-        assert one.sentence in html.replace("&#x27;", "'")
+        assert one.sentence in unescape(html)
     with np.load(tmp_path / "out" / "a.npz") as arrays:
         for site, gates in found.images[0].gates.items():
             rows = arrays[f"inside/{site}"]

@@ -113,7 +113,7 @@ def test_what_cannot_be_folded_exactly_is_refused_and_left(module):
     attend(network, {"0": "se"}, example_input=torch.rand(1, 3, 9, 9))
 
     assert not can_fold(network, "0")
-    with pytest.raises(ConfigError, match="must follow a convolution"):
+    with pytest.raises(ConfigError, match="must be after a convolution"):
         fold_gate(network, "0", torch.ones(8))
     assert list(inserted_blocks(network)) == ["0"]
 
@@ -127,7 +127,7 @@ def test_a_module_that_holds_another_block_inside_is_not_folded():
 
 def test_wrong_sites_and_scales_are_errors(tiny):
     network, _ = tiny("se@p5")
-    with pytest.raises(ConfigError, match="site must be one with a block; got 'p4'"):
+    with pytest.raises(ConfigError, match="site must be a known name; got 'p4'"):
         fold_gate(network, "p4", torch.ones(64))
     with pytest.raises(ConfigError, match="scale must be 64 numbers"):
         fold_gate(network, "p5", torch.ones(3))

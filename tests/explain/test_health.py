@@ -16,35 +16,35 @@ def health(images: list[Arrays], *, top: float | None = 1.0) -> BlockHealth:
     return statistics.health()
 
 
-def test_the_three_spreads_split_the_whole_variance():
+def test_the_three_standard_deviations_split_the_total_variance():
     rng = np.random.default_rng(0)
     images = [{"spatial": rng.random((1, 16, 16))} for _ in range(7)]
     whole = np.stack([one["spatial"] for one in images])
 
     numbers = health(images).gates["spatial"]
 
-    spreads = (numbers.spread_images, numbers.spread_places, numbers.spread_channels)
-    assert sum(spread**2 for spread in spreads) == pytest.approx(whole.var(), rel=1e-6)
-    assert numbers.spread_images == pytest.approx(np.sqrt(whole.var(axis=0).mean()), rel=1e-6)
-    assert numbers.spread_places == pytest.approx(whole.mean(axis=0).std(), rel=1e-6)
-    assert numbers.spread_channels == 0
+    deviations = (numbers.std_images, numbers.std_positions, numbers.std_channels)
+    assert sum(one**2 for one in deviations) == pytest.approx(whole.var(), rel=1e-6)
+    assert numbers.std_images == pytest.approx(np.sqrt(whole.var(axis=0).mean()), rel=1e-6)
+    assert numbers.std_positions == pytest.approx(whole.mean(axis=0).std(), rel=1e-6)
+    assert numbers.std_channels == 0
 
 
-def test_each_cause_shows_in_its_own_spread():
+def test_each_cause_shows_in_its_own_standard_deviation():
     by_image = [{"channel": np.full((4, 1, 1), value)} for value in (0.2, 0.6)]
     by_channel = [{"channel": np.array([0.2, 0.6]).reshape(2, 1, 1)}] * 2
     ramp = np.linspace(0.2, 0.6, 16).reshape(1, 16, 1)
-    by_place = [{"spatial": np.tile(ramp, (1, 1, 16))}] * 2
+    by_position = [{"spatial": np.tile(ramp, (1, 1, 16))}] * 2
 
-    assert health(by_image).product.spread_images == pytest.approx(0.2)
-    assert health(by_channel).product.spread_channels == pytest.approx(0.2)
-    assert health(by_place).product.spread_places == pytest.approx(ramp.std(), rel=1e-6)
-    for one, name in ((by_image, "images"), (by_channel, "channels"), (by_place, "places")):
-        others = {"images", "channels", "places"} - {name}
-        assert all(getattr(health(one).product, f"spread_{other}") < 1e-7 for other in others)
+    assert health(by_image).product.std_images == pytest.approx(0.2)
+    assert health(by_channel).product.std_channels == pytest.approx(0.2)
+    assert health(by_position).product.std_positions == pytest.approx(ramp.std(), rel=1e-6)
+    for one, name in ((by_image, "images"), (by_channel, "channels"), (by_position, "positions")):
+        others = {"images", "channels", "positions"} - {name}
+        assert all(getattr(health(one).product, f"std_{other}") < 1e-7 for other in others)
 
 
-def test_every_verdict_has_its_sentence_with_numbers():
+def test_each_verdict_has_a_sentence_with_numbers():
     rng = np.random.default_rng(0)
     ramp = np.tile(np.linspace(0.3, 0.7, 8).reshape(1, 8, 1), (1, 1, 8))
     cases = {
@@ -55,19 +55,19 @@ def test_every_verdict_has_its_sentence_with_numbers():
         "unknown": [{"spatial": ramp}],
         "works": [{"channel": rng.uniform(0.2, 0.8, (8, 1, 1))} for _ in range(4)],
     }
-    words = {
-        "idle": "does nothing (spread 0.002, at most 0.002 from 1)",
-        "constant": "the same for all images and places",
-        "mask": "the same for all images (spread 0.0% of its mean) and differs by place",
+    sentences = {
+        "idle": "does nothing (standard deviation 0.002, at most 0.002 from 1)",
+        "constant": "the same for all images and positions",
+        "mask": "(standard deviation 0.0% of its mean) and differs by position",
         "switch": "100% of its values are at the ends",
-        "unknown": "one image cannot tell",
-        "works": "responds: it varies by",
+        "unknown": "one image cannot show",
+        "works": "depends on the image: it varies by",
     }
 
     for verdict, images in cases.items():
         found = health(images)
         assert found.verdict == verdict
-        assert words[verdict] in found.sentence
+        assert sentences[verdict] in found.sentence
 
 
 def test_a_gate_of_range_two_is_saturated_at_two():
@@ -77,35 +77,35 @@ def test_a_gate_of_range_two_is_saturated_at_two():
     assert health(images, top=None).gates["channel"].saturated is None
 
 
-def test_channels_that_are_shut_in_every_image_are_counted():
-    shut = np.array([0.001, 0.5, 0.5, 0.002]).reshape(4, 1, 1)
+def test_channels_closed_in_every_image_are_counted():
+    closed = np.array([0.001, 0.5, 0.5, 0.002]).reshape(4, 1, 1)
     awake = np.array([0.001, 0.5, 0.5, 0.2]).reshape(4, 1, 1)
 
-    assert "2 of 4 channels are shut in every image" in health([{"channel": shut}] * 2).sentence
-    assert health([{"channel": shut}, {"channel": awake}]).shut == 1
+    assert "2 of 4 channels are closed in every image" in health([{"channel": closed}] * 2).sentence
+    assert health([{"channel": closed}, {"channel": awake}]).closed_channels == 1
 
 
-def test_images_of_other_sizes_are_compared_place_by_place():
+def test_images_of_other_sizes_are_compared_place_by_position():
     def ramp(rows: int, columns: int) -> Arrays:
-        places = (np.arange(rows) + 0.5) / rows
+        positions = (np.arange(rows) + 0.5) / rows
         return {
-            "height": np.tile(places.reshape(1, rows, 1), (3, 1, 1)),
+            "height": np.tile(positions.reshape(1, rows, 1), (3, 1, 1)),
             "width": np.full((3, 1, columns), 1.0),
         }
 
     same = health([ramp(16, 4), ramp(32, 9), ramp(64, 1)]).product
 
-    # The ends of the coarser ramp are not extrapolated: a little is left there.
-    assert same.spread_images < 0.01
-    assert same.spread_places == pytest.approx(0.288, abs=0.01)
+    # The ends of the coarser ramp are not extrapolated: a small difference remains.
+    assert same.std_images < 0.01
+    assert same.std_positions == pytest.approx(0.288, abs=0.01)
 
 
 def test_no_image_is_an_error():
-    with pytest.raises(ConfigError, match="at least one image"):
+    with pytest.raises(ConfigError, match="images must be at least one"):
         GateStatistics("p5", "Block").health()
 
 
-def test_the_record_is_plain():
+def test_the_record_is_plain_json():
     import json
 
     record = health([{"channel": np.full((8, 1, 1), 0.5)}] * 2).to_record()

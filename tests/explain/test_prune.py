@@ -69,13 +69,13 @@ def test_a_block_whose_loss_is_too_great_stays(tiny, samples, monkeypatch):
     network, metadata = tiny("se@p5,up")
     still(network, "p5", "up")
     measured = iter([0.500, 0.4985, 0.4965])
-    monkeypatch.setattr(prune, "_average_precision", lambda *_: next(measured))
+    monkeypatch.setattr(prune, "_average_precision", lambda *_, **__: next(measured))
 
     pruned = prune.prune_attention(network, metadata, samples, max_ap_loss=0.2)
 
     assert [one.folded for one in pruned.decisions] == [True, False]
     assert (pruned.ap_before, pruned.ap_after) == (0.500, 0.4985)
-    assert "-0.35 points in all: more than 0.2 lost" in pruned.decisions[1].reason
+    assert "-0.35 points in total: more than 0.2 lost" in pruned.decisions[1].reason
     assert len(pruned.network.attention_blocks()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Records of a made-up study, in the layout that `attendet compare` writes."""
+"""Records of a made-up study, as `attendet compare` writes them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,14 @@ def _run(variant: str, seed: int, epochs: int, rng: np.random.Generator) -> dict
         }
         for epoch in range(1, epochs + 1)
     ]
-    gate = {"mean": 0.45, "spread": 0.12, "between_images": 0.03, "saturated": 0.01}
+    gate = {
+        "mean": 0.45,
+        "std_images": 0.03,
+        "std_positions": 0.1,
+        "std_channels": 0.05,
+        "saturated": 0.01,
+    }
+    block = {"verdict": "works", "gates": {"height": gate}}
     return {
         "key": f"{variant}-{seed}",
         "variant_name": variant,
@@ -96,7 +103,7 @@ def _run(variant: str, seed: int, epochs: int, rng: np.random.Generator) -> dict
         "stopped": None,
         "folder": f"runs/{variant}-{seed}",
         "detections": f"runs/{variant}-{seed}/detections.npz",
-        "gates": None if variant == "none" else {"p4": {"height": gate}, "p5": {"height": gate}},
+        "gates": None if variant == "none" else {"p4": block, "p5": block},
         "versions": {"attendet": "0.1.0", "torch": "2.14.1"},
         "machine": {"system": "Linux x86_64", "device": "cpu", "cores": 2},
     }
@@ -104,7 +111,7 @@ def _run(variant: str, seed: int, epochs: int, rng: np.random.Generator) -> dict
 
 @pytest.fixture
 def study_folder(tmp_path: Path) -> StudyFolder:
-    """Writes a study of some variants and seeds with its detections; returns its folder."""
+    """Return a function that writes a study with its detections and returns its folder."""
 
     def make(
         variants: tuple[str, ...] = tuple(GAINS), seeds: int = 3, epochs: int = 20, **head: Any

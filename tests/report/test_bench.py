@@ -122,7 +122,7 @@ def test_the_figure_says_that_the_machine_was_noisy() -> None:
     figure = bench_figure(_record(_row("onnx", 40.0), noise=noise))
 
     assert figure.get_supxlabel() == "too noisy to compare: of others"
-    with pytest.raises(ConfigError, match="must hold a row"):
+    with pytest.raises(ConfigError, match="record must be one with at least one row"):
         bench_figure(_record())
 
 

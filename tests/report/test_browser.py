@@ -1,4 +1,4 @@
-"""The pages in a real browser: tables sort, nothing is fetched, both themes show.
+"""The pages in a real browser: tables sort, no request is sent, both themes work.
 
 Needs Chromium and its driver (Debian: chromium chromium-driver) and selenium.
 """
@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, path: Path) -> None:
-    """Open a file and wait until all of it is there, which get() alone does not always do."""
+    """Open a file and wait until it is loaded; get() alone does not always wait."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     browser.get(path.as_uri())
@@ -65,7 +65,7 @@ def click(browser: Browser, index: int) -> str | None:
     return heads[index].get_attribute("aria-sort")
 
 
-def test_a_click_sorts_the_verdicts_and_another_the_other_way(page: Path, browser: Browser) -> None:
+def test_clicks_sort_the_verdicts_down_and_up(page: Path, browser: Browser) -> None:
     assert column(browser, 0) == ["none", "se", "cbam", "eca", "ca"]
 
     assert click(browser, 2) == "descending"
@@ -83,7 +83,7 @@ def test_a_click_sorts_the_verdicts_and_another_the_other_way(page: Path, browse
 
 
 def requests(browser: Browser) -> set[str]:
-    """Addresses that were asked for since the last call, those within the page left out."""
+    """Return the addresses requested since the last call, except those within the page."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {
         message["params"]["request"]["url"]
@@ -107,13 +107,13 @@ def test_no_request_leaves_the_page(page: Path, browser: Browser) -> None:
     assert blocked == "blocked"
 
 
-def test_every_image_shows(page: Path, browser: Browser) -> None:
+def test_all_images_are_shown(page: Path, browser: Browser) -> None:
     widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
-    assert len(widths) == 18
+    assert len(widths) == 3 * 6 + 6  # examples and charts
     assert min(widths) > 0
 
 
-def test_the_theme_follows_the_reader_and_can_be_turned(page: Path, browser: Browser) -> None:
+def test_the_theme_follows_the_system_and_can_be_switched(page: Path, browser: Browser) -> None:
     def paper() -> str:
         script = "return getComputedStyle(document.body).backgroundColor"
         return str(browser.execute_script(script))
@@ -139,7 +139,7 @@ def test_a_narrow_window_does_not_scroll_sideways(page: Path, browser: Browser) 
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_page_of_an_explanation_stands_alone(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_of_an_explanation_works_offline(browser: Browser, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import numpy as np
     from PIL import Image
@@ -166,7 +166,7 @@ def test_the_page_of_an_explanation_stands_alone(browser: Browser, tmp_path: Pat
     assert requests(browser) == {path.as_uri()}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
-    assert len(widths) == 2 * 4 + 1
+    assert len(widths) == 2 * 4 + 2 * 2  # panels of each image, charts of each site
     assert min(widths) > 0
     assert click(browser, 0) == "ascending"
     assert click(browser, 0) == "descending"

@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.report.draw import (
+    PALETTE,
+    color_of,
     draw_detections,
     draw_gate_profiles,
     draw_side_by_side,
     draw_sorted_gates,
     gate_overlay,
     image_grid,
+    text_color_on,
 )
-from attendet.report.palette import PALETTE, color_of, ink_on
 
 
 def gray(height=120, width=160):
@@ -85,7 +87,7 @@ def test_the_best_detection_is_drawn_on_top():
 
 
 def test_lists_of_other_lengths_are_an_error():
-    with pytest.raises(ConfigError, match=r"must be as many; got \[1, 2\]"):
+    with pytest.raises(ConfigError, match=r"must be of one length; got \[1, 2\]"):
         draw_detections(gray(), np.zeros((1, 4)), ["a", "b"], [0])
 
 
@@ -115,9 +117,9 @@ def test_grid_keeps_every_image_whole():
 
 
 def test_a_grid_of_nothing_is_an_error():
-    with pytest.raises(ConfigError, match="must have an image and a column; got 0 images"):
+    with pytest.raises(ConfigError, match="images must be at least one; got 0"):
         image_grid([], 2)
-    with pytest.raises(ConfigError, match="captions must be one an image; got 2 for 1"):
+    with pytest.raises(ConfigError, match=r"captions must be one per image \(1\); got 2"):
         image_grid([gray()], 1, captions=["a", "b"])
 
 
@@ -172,6 +174,6 @@ def test_colors_differ_and_letters_can_be_read_on_them():
     colors = [color_of(index) for index in range(21)]
     assert len(set(colors)) == 21
     for color in colors:
-        assert ink_on(color) in ((0, 0, 0), (255, 255, 255))
-    assert ink_on((255, 255, 255)) == (0, 0, 0)
-    assert ink_on((0, 0, 0)) == (255, 255, 255)
+        assert text_color_on(color) in ((0, 0, 0), (255, 255, 255))
+    assert text_color_on((255, 255, 255)) == (0, 0, 0)
+    assert text_color_on((0, 0, 0)) == (255, 255, 255)

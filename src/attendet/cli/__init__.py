@@ -33,9 +33,9 @@ COMMANDS = {
     "import": "take in darknet files or PyTorch checkpoints",
     "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, ncnn or darknet",
     "push": "put a weights file on the Hugging Face Hub",
-    "explain": "what a detector looks at: gates, activation maps",
-    "report": "the report of a study, from its records",
-    "prune-attention": "take out attention that does nothing",
+    "explain": "show what a detector looks at: gates, activation maps",
+    "report": "write the report of a study from its records",
+    "prune": "remove attention blocks that do nothing",
 }
 
 

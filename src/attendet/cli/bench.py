@@ -275,7 +275,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
 
 def _draw(record: dict[str, Any], folder: Path) -> list[Path]:
     from attendet.report.bench import bench_figure
-    from attendet.report.figures import save_figure
+    from attendet.report.charts import save_figure
 
     try:
         return [save_figure(bench_figure(record), folder / "bench.png")]

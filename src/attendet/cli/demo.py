@@ -1,8 +1,8 @@
-"""The main job on the built-in sample set, offline, in minutes.
+"""Run the main job on the built-in sample set, offline, in minutes.
 
-Puts handwritten digits on photographs, trains a detector on them from scratch, measures it on
-images that share no digit and no pixel with those of training, and writes a page to open:
-OUTPUT/report.html, with detections beside the ground truth and the attention's gates beside images.
+Draws handwritten digits on photographs, trains a detector on them from scratch, evaluates it on
+images that share no digit and no pixel with the training images, and writes OUTPUT/report.html:
+quality, detections beside the ground truth, and the attention's gates over images.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,9 +21,30 @@ from attendet.cli.progress import duration, progress_bar, training_reporter
 from attendet.data.sample_sets.digits import DEFAULT_COUNTS
 from attendet.training.recipe import load_recipe
 
+if TYPE_CHECKING:
+    from attendet.data import DataSet
+    from attendet.inference import Detector
+    from attendet.report import Image
+    from attendet.training import TrainingResult
+
 RECIPE = "digits"
 CHANGES = ("epochs", "size", "width_mult")
-"""Settings of the recipe that are flags here."""
+"""Settings of the recipe that have a flag here."""
+
+SHOWN_IMAGES = 4
+"""Test images on the page."""
+
+GATE_IMAGES = 3
+"""Test images with gates on the page."""
+
+SITE_NOTES = {
+    "stage1": "after the first block of the backbone, stride 8",
+    "stage2": "after the second block, stride 16",
+    "stage3": "after the third block, stride 32",
+    "p4": "finer output of the backbone, stride 16",
+    "p5": "coarser output of the backbone, stride 32",
+    "up": "p5 upsampled to the size of p4",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("demo"),
         metavar="DIR",
-        help="folder for all that is made (default: %(default)s)",
+        help="output folder (default: %(default)s)",
     )
     add(
         "--attention",
         default="ca",
         metavar="SPEC",
-        help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
+        help="none, se, cbam, eca or ca, optionally at sites: ca@p5, se@p5+ca@up "
         "(default: %(default)s)",
     )
     add(
@@ -60,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--width-mult",
         type=float,
-        metavar="SHARE",
+        metavar="FACTOR",
         help=f"multiplier of all channels (default: {recipe.width_mult:g})",
     )
     add(
@@ -68,26 +89,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_COUNTS["train"],
         metavar="N",
-        help="to train on; those to validate and test on go with them (default: %(default)s)",
+        help="training images; the other splits keep their proportion (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
-    from attendet.cli.demo_page import DemoRun, write_page
     from attendet.data import load_dataset
     from attendet.data.sample_sets.digits import make_digits
     from attendet.evaluation import evaluate
     from attendet.inference import load
+    from attendet.report.tables import format_value
     from attendet.training import train
     from attendet.training.run_folder import free_folder
 
-    begun = time.perf_counter()
     console = Console()
     seconds: dict[str, float] = {}
+    ratio = args.images / DEFAULT_COUNTS["train"]
+    counts = {split: max(1, round(ratio * count)) for split, count in DEFAULT_COUNTS.items()}
+    counts["train"] = args.images
     with _timed(seconds, "sample set"), progress_bar("composing") as move:
-        counts = _counts(args.images)
         folder = make_digits(args.output / "digits", seed=args.seed, counts=counts, progress=move)
     with _timed(seconds, "training"), training_reporter(console) as reporter:
         result = train(
@@ -103,17 +125,18 @@ def run(args: argparse.Namespace) -> int:
     samples = data.split("test")
     with _timed(seconds, "evaluation"), progress_bar("evaluate", len(samples)) as step:
         record = evaluate(detector, samples, classes=detector.classes, progress=step)
-    shown = DemoRun(_command(args), data, result, detector, record, seconds)
-    page = write_page(shown, args.output)
-    _summarize(console, record, result.best, page, time.perf_counter() - begun)
+    with _timed(seconds, "page"):
+        page = _write_page(args, data, result, detector, record, seconds)
+    lines = (
+        f"test: AP {format_value(record['ap'])}, AP50 {format_value(record['ap50'])} "
+        f"({record['counts']['images']} images, {record['counts']['gts']} digits), "
+        f"{duration(sum(seconds.values()))} in all",
+        f"weights: {result.best}",
+        f"report: {page}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return 0
-
-
-def _counts(images: int) -> dict[str, int]:
-    """Return the images of each split, in the sample set's own proportions."""
-    share = images / DEFAULT_COUNTS["train"]
-    counts = {split: max(1, round(share * count)) for split, count in DEFAULT_COUNTS.items()}
-    return {**counts, "train": images}
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -121,7 +144,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """Return the command line that makes this run again."""
+    """Return the command line that repeats this run."""
     words = ["attendet", "demo", "--output", str(args.output), "--attention", args.attention]
     for name, value in _changes(args).items():
         words += [f"--{name.replace('_', '-')}", f"{value:g}"]
@@ -132,20 +155,100 @@ def _command(args: argparse.Namespace) -> str:
 
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     yield
-    seconds[step] = time.perf_counter() - begun
+    seconds[step] = time.perf_counter() - started
 
 
-def _summarize(console: Console, record: Any, weights: Path, page: Path, seconds: float) -> None:
-    from attendet.report.tables import format_value
+def _write_page(
+    args: argparse.Namespace,
+    data: DataSet,
+    result: TrainingResult,
+    detector: Detector,
+    record: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> Path:
+    """Write report.html, and detections.jpg beside it; return the path of the page."""
+    import numpy as np
+    import torch
 
-    counts = record["counts"]
-    lines = (
-        f"test: AP {format_value(record['ap'])}, AP50 {format_value(record['ap50'])} "
-        f"({counts['images']} images, {counts['gts']} digits), {duration(seconds)} in all",
-        f"weights: {weights}",
-        f"report: {page}",
+    from attendet import __version__
+    from attendet.files import write_atomically
+    from attendet.images import read_image
+    from attendet.report import (
+        Image,
+        Table,
+        class_table,
+        confusion_figure,
+        draw_detections,
+        draw_side_by_side,
+        image_grid,
+        render_html,
+        to_jpeg,
+        to_png,
+        training_figure,
     )
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    from attendet.report.tables import format_value
+    from attendet.system import describe_machine
+
+    samples = data.split("test")
+    pairs, drawn = [], []
+    for sample in samples[:SHOWN_IMAGES]:
+        image = read_image(sample.path)
+        found = detector.predict(image)
+        pairs.append(draw_side_by_side(image, sample.boxes_xyxy, sample.class_ids, found))
+        drawn.append(
+            draw_detections(image, found.boxes_xyxy, found.names, found.class_ids, found.scores)
+        )
+    write_atomically(args.output / "detections.jpg", to_jpeg(image_grid(drawn, 2)))
+    machine = describe_machine()
+    page = render_html(
+        "demo",
+        "Digits on photographs: a detector in minutes",
+        metadata=detector.metadata,
+        counts={split: len(part) for split, part in data.splits.items()},
+        epochs=result.epochs,
+        ap=format_value(record["ap"]),
+        ap50=format_value(record["ap50"]),
+        val_ap=format_value(result.ap),
+        command=_command(args),
+        classes=Table(*class_table(record)),
+        detections=Image("detections.jpg", to_jpeg(image_grid(pairs, 1))),
+        training=Image("training.png", to_png(training_figure(result.records))),
+        confusion=Image("confusion.png", to_png(confusion_figure(record))),
+        seconds=[(step, duration(value)) for step, value in seconds.items()],
+        versions=[
+            ("attendet", __version__),
+            ("PyTorch", str(torch.__version__)),
+            ("NumPy", np.__version__),
+            ("Python", machine["python"]),
+            ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"),
+        ],
+        result=result,
+        data_root=data.root,
+        test_folder=samples[0].path.parent,
+        **_gates(data, result),
+    )
+    return write_atomically(args.output / "report.html", page)
+
+
+def _gates(data: DataSet, result: TrainingResult) -> dict[str, Any]:
+    """Return the gates of the trained network for some test images, for the page."""
+    from attendet.explain import explain_network
+    from attendet.explain.page import gate_panels, gate_ranges, gate_table, to_gallery
+    from attendet.media.sources import Source
+    from attendet.models import load_weights
+
+    network, metadata = load_weights(result.best)
+    sources = [Source(sample.path.stem, sample.path) for sample in data.split("test")[:GATE_IMAGES]]
+    explanation = explain_network(network, metadata, sources, cam=False)
+    ranges = gate_ranges(explanation.images)
+    galleries: dict[str, list[Image]] = {}
+    for one in explanation.images:
+        name = Path(one.source.path).name
+        galleries[name] = to_gallery(name, gate_panels(one, ranges))
+    return {
+        "sites": {site: SITE_NOTES[site] for site in explanation.statistics},
+        "gate_images": galleries,
+        "gates": gate_table(explanation.health()),
+    }

@@ -1,9 +1,8 @@
-"""What a detector looks at: the gates of its attention blocks and class activation maps.
+"""Show what a detector looks at: the gates of its attention blocks and class activation maps.
 
 An IMAGE is an image, a folder, a pattern such as 'shots/*.jpg' or a .txt list of paths. Writes
-OUTPUT/explain.html, which opens offline, and beside it a PNG and an NPZ with the numbers for each
-image, and statistics over all of them. Several images show whether a gate depends on what it
-sees; a sentence for each block says so.
+OUTPUT/explain.html, which works offline, a PNG and an NPZ with the numbers for each image, and
+statistics over all images. Pass several images: they show whether a gate depends on the content.
 """
 
 from __future__ import annotations
@@ -34,29 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=12,
         metavar="N",
-        help="images that are drawn; all count in the statistics (default: %(default)s)",
+        help="images to draw; the statistics include all images (default: %(default)s)",
     )
     add(
         "--confidence",
         type=float,
         default=0.25,
         metavar="SCORE",
-        help="lowest score that counts as a detection, 0 to 1 (default: %(default)s)",
+        help="lowest score of a detection, 0 to 1 (default: %(default)s)",
     )
     add(
         "--nms-iou",
         type=float,
         default=0.5,
         metavar="IOU",
-        help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)",
+        help="IoU threshold of non-maximum suppression, 0 to 1 (default: %(default)s)",
     )
-    add("--no-cam", action="store_true", help="no class activation maps: gates alone, and quicker")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    add("--no-cam", action="store_true", help="no class activation maps, only gates (faster)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain, write the page and say what the gates do; return 0."""
+    """Explain the images, write the page and print the verdicts on the gates; return 0."""
     require("torch", extra="train", purpose="attendet explain")
     if not args.no_cam:
         require("pytorch_grad_cam", extra="explain", purpose="attendet explain without --no-cam")
@@ -65,15 +63,14 @@ def run(args: argparse.Namespace) -> int:
     from attendet.inference import Selection
     from attendet.media.sources import find_sources
 
-    if args.max_images < 0:
-        raise ConfigError(f"--max-images must be 0 or more; got {args.max_images}.")
+    ConfigError.check(args.max_images >= 0, "--max-images", "0 or more", args.max_images)
     count = len(find_sources(args.images))
     with paced_bar("explain", count) as step:
         explanation = explain(
             args.weights,
             args.images,
             cam=not args.no_cam,
-            drawn=args.max_images,
+            max_images=args.max_images,
             selection=Selection(args.confidence, args.nms_iou),
             device=args.device,
             progress=lambda done: step(done, None),

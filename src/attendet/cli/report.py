@@ -1,8 +1,8 @@
-"""Make the report of a study again, from its records alone.
+"""Write the report of a study from its records.
 
-FOLDER is what attendet compare left. Writes report.html, which opens offline, the same as report.md
-with its figures, and variants.csv, runs.csv and report.json. Nothing is trained or measured;
-example images are shown where the data set can be read.
+FOLDER is the output folder of attendet compare. Writes report.html, which works offline, the same
+content as report.md with its figures, and variants.csv, runs.csv and report.json. Nothing is
+trained or measured. Example images need the data set.
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="DATA",
-        help="folder of the data set, if it is not where it was",
+        help="folder of the data set, if it has moved",
     )
     add(
         "--examples",
         type=int,
         default=3,
         metavar="N",
-        help="images on which the variants disagree most, 0 for none (default: %(default)s)",
+        help="images with the largest differences to show, 0 for none (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report and name it; return 0."""
+    """Write the report and print its path; return 0."""
     from attendet.report.study_report import write_report
 
-    if args.examples < 0:
-        raise ConfigError(f"--examples must be 0 or more; got {args.examples}.")
+    ConfigError.check(args.examples >= 0, "--examples", "0 or more", args.examples)
     page = write_report(args.folder, args.output, data=args.data, examples=args.examples)
     print(f"written: {page}")
     return 0

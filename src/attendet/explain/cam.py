@@ -1,4 +1,4 @@
-"""Class activation maps of a detector: which places raise the scores of what it detected.
+"""Class activation maps of a detector: which image regions raise the scores of its detections.
 
 N, B, K, H and W are images, decoded boxes, classes, rows and columns of the network input.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import cv2
@@ -15,56 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attendet.boxes import clip_to_image, non_maximum_suppression
 from attendet.errors import ConfigError
-from attendet.inference.postprocess import Selection
-from attendet.inference.preprocess import ResizeTransform
 from attendet.models import DetectionNetwork, GraphDetector, YoloV4Tiny
 from attendet.models.graph import Graph
 from attendet.models.graph_layers import Convolutional
 from attendet.system import require
 
-__all__ = ["cam_layers", "class_activation_maps", "detected_rows"]
+__all__ = ["cam_layers", "class_activation_maps"]
 
 Floats = NDArray[np.float32]
 
 
-def detected_rows(
-    boxes_xyxy: Floats, scores: Floats, transform: ResizeTransform, selection: Selection
-) -> dict[int, NDArray[np.int64]]:
-    """Return which decoded boxes are detections, by class number, the best score first.
-
-    Args:
-        boxes_xyxy: shape (B, 4), network input pixels.
-        scores: shape (B, K), 0 to 1.
-        transform: how the image lies in the network input.
-        selection: confidence and overlap; a box stands for its best class.
-    """
-    rows = np.flatnonzero(scores.max(axis=1) >= selection.confidence)
-    class_ids = scores[rows].argmax(axis=1)
-    in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
-    solid = (in_image[:, 2:] > in_image[:, :2]).all(axis=1)
-    rows, class_ids, in_image = rows[solid], class_ids[solid], in_image[solid]
-    if not len(rows):
-        return {}
-    kept = non_maximum_suppression(
-        in_image,
-        scores[rows, class_ids],
-        class_ids,
-        iou_threshold=selection.nms_iou,
-        max_detections=selection.max_detections,
-    )
-    found: dict[int, NDArray[np.int64]] = {}
-    for class_id in np.unique(class_ids[kept]).tolist():
-        found[class_id] = rows[kept][class_ids[kept] == class_id].astype(np.int64)
-    return found
-
-
 def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
-    """Return the last module through which every output of a network sees the image.
+    """Return the last module that all outputs of a network depend on.
 
-    Behind it must lie two convolutions that look around: right before an output, which is a 1x1
-    convolution, a map would show nothing but the cells that made the detections.
+    At least two 3x3 (or larger) convolutions must follow it: a map right before an output, which is
+    a 1x1 convolution, shows only the cells of the detections.
 
     Args:
         network: YOLOv4-tiny or a network of darknet layers.
@@ -76,16 +43,14 @@ def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
         return [network.backbone.csp3.conv1]
     if isinstance(network, GraphDetector):
         return [network.layers[_last_shared_layer(network.graph)]]
-    raise ConfigError(
-        f"network must be a YoloV4Tiny or a GraphDetector; got {type(network).__name__}. "
-        "Name the layers."
-    )
+    rule, advice = "a YoloV4Tiny or a GraphDetector", "Pass layers."
+    raise ConfigError.must("network", rule, type(network).__name__, advice=advice)
 
 
 def _last_shared_layer(graph: Graph) -> int:
-    """Return the last layer that all outputs depend on, two spatial convolutions before the end."""
+    """Return the last layer that all outputs depend on, with two spatial convolutions after it."""
     layers = graph.layers
-    before: dict[int, set[int]] = {-1: set()}  # the layers without which a layer sees nothing
+    before: dict[int, set[int]] = {-1: set()}  # the layers that every path to a layer contains
     for index, layer in enumerate(layers):
         shared = set.intersection(*(before[source] for source in layer.sources(index)))
         before[index] = shared | {index}
@@ -106,22 +71,21 @@ def class_activation_maps(
     *,
     layers: Sequence[nn.Module] | None = None,
 ) -> dict[int, Floats]:
-    """Return for each class how much each place raised the scores of its detections.
+    """Return for each class how much each pixel raised the scores of its detections.
 
     Layer-CAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for
     Localization", IEEE TIP 30, equation 5) by the grad-cam library, with one difference: maps of
-    several layers are added in their own units rather than each scaled to 1 before, so that a layer
-    that no detection depends on adds nothing. The target of a class is the sum of the scores of its
-    detections; an image holds many objects, and the map shows them all.
+    several layers are added without scaling each to 1, so that a layer that no detection depends on
+    adds nothing. The target of a class is the sum of the scores of all its detections.
 
     Args:
-        network: in eval mode; parameters and gradients stay as they are.
-        network input: uint8, shape (H, W, 3), in the color order that the network takes.
-        rows: class number to the decoded boxes that were detected, as `detected_rows` gives them.
-        layers: modules that return the maps to weigh; see `cam_layers` if left out.
+        network: in eval mode; parameters and gradients are not changed.
+        padded: network input, uint8, shape (H, W, 3), in the channel order of the network.
+        rows: class number to row numbers of the decoded boxes that were detected.
+        layers: modules whose outputs are weighted; default: `cam_layers`.
 
     Returns:
-        Class number to map, shape (H, W), 0 and up, in the units of the summed score.
+        Class number to map, shape (H, W), 0 and up, in units of the summed score.
 
     Raises:
         MissingExtraError: if grad-cam is not installed.
@@ -135,19 +99,21 @@ def class_activation_maps(
     maps: dict[int, Floats] = {}
     with _frozen(network), torch.enable_grad():
         cam = library.LayerCAM(_Scores(network), list(layers or cam_layers(network)))
-        cam.compute_input_gradient = True  # the parameters are frozen: no gradient is wasted
-        cam.compute_cam_per_layer = lambda *_: _in_score_units(cam, padded.shape[:2])
+        cam.compute_input_gradient = True  # the parameters are frozen
+        cam.compute_cam_per_layer = lambda *_: _map_per_layer(cam, padded.shape[:2])
         cam.aggregate_multi_layers = lambda per_layer: np.sum(per_layer, axis=0)
         try:
             for class_id, detected in rows.items():
-                maps[class_id] = cam(images, [_SummedScore(class_id, detected)])
+                selected = torch.from_numpy(detected).to(weights.device)
+                target = partial(_summed_score, rows=selected, class_id=class_id)
+                maps[class_id] = cam(images, [target])
         finally:
             cam.activations_and_grads.release()
     return maps
 
 
-def _in_score_units(cam: Any, input_hw: tuple[int, ...]) -> list[Floats]:
-    """Return the map of each layer at the size of the network input, in the units of the score."""
+def _map_per_layer(cam: Any, input_hw: tuple[int, ...]) -> list[Floats]:
+    """Return the map of each layer at the size of the network input, in units of the score."""
     found = []
     kept = cam.activations_and_grads
     for activations, gradients in zip(kept.activations, kept.gradients, strict=True):
@@ -158,7 +124,7 @@ def _in_score_units(cam: Any, input_hw: tuple[int, ...]) -> list[Floats]:
 
 
 class _Scores(nn.Module):
-    """A network whose output is the scores of every decoded box, (N, B, K)."""
+    """A network that returns the scores of all decoded boxes, (N, B, K)."""
 
     def __init__(self, network: DetectionNetwork) -> None:
         super().__init__()
@@ -168,19 +134,14 @@ class _Scores(nn.Module):
         return self.network.decode(self.network(images))[1]
 
 
-class _SummedScore:
-    """The sum of a class's scores over some boxes of one image."""
-
-    def __init__(self, class_id: int, rows: NDArray[np.int64]) -> None:
-        self.class_id, self.rows = class_id, torch.from_numpy(rows)
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        return scores[self.rows.to(scores.device), self.class_id].sum()
+def _summed_score(scores: Tensor, rows: Tensor, class_id: int) -> Tensor:
+    """Return the sum of a class's scores over some boxes of one image, scores (B, K)."""
+    return scores[rows, class_id].sum()
 
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Let no parameter ask for gradients; put back what was there."""
+    """Disable gradients of all parameters, and restore their state at the end."""
     before = [
         (parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()
     ]

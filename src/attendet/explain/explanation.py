@@ -1,6 +1,6 @@
-"""What a detector looks at in images: gates, class activation maps and the health of its gates.
+"""What a detector looks at in images: its gates, class activation maps and gate health.
 
-H and W are rows and columns of the network input, K classes, n detections.
+H and W are rows and columns of the network input, n detections.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attendet.attention import AttentionBlock
 from attendet.attention.init import GateMix
 from attendet.detections import Detections
 from attendet.errors import ImageError
-from attendet.explain.cam import class_activation_maps, detected_rows
+from attendet.explain.cam import class_activation_maps
 from attendet.explain.gates import (
     cells_of_image,
     crop_to_image,
@@ -28,7 +28,7 @@ from attendet.explain.gates import (
 )
 from attendet.explain.health import BlockHealth, GateStatistics
 from attendet.images import ImageArray
-from attendet.inference.postprocess import Selection, select_detections
+from attendet.inference.postprocess import Selection, select_boxes, select_detections
 from attendet.inference.preprocess import ResizeTransform, resize_to_input
 from attendet.inference.runtimes.torch_runtime import TorchRuntime, choose_device
 from attendet.interop.hub import local_weights
@@ -44,44 +44,44 @@ Gates = dict[str, dict[str, Floats]]
 IMAGE_KINDS = ("image", "address")
 """Kinds of source that can be explained."""
 
-DRAWN = 12
-"""Images that are kept whole by default; all count in the statistics."""
+MAX_IMAGES = 12
+"""Images whose gates and maps are kept by default."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageExplanation:
-    """What a detector did with one image."""
+    """Detections, gates and class activation maps for one image."""
 
     source: Source
-    """Where the image came from."""
+    """Source of the image."""
 
     image: ImageArray
     """uint8 RGB."""
 
     transform: ResizeTransform
-    """How it lay in the network input."""
+    """From the image to the network input."""
 
     detections: Detections
-    """What was detected, in pixels of the image."""
+    """Detections in pixels of the image."""
 
     gates: Gates
-    """Site to gate name to values over the whole network input; broadcast to (C, H, W) of the
+    """Site to gate name to values over the whole network input; each broadcasts to (C, H, W) of its
     site."""
 
     cams: dict[str, Floats]
-    """Class name to class activation map of the image, in network input pixels that it covers."""
+    """Class name to class activation map, one value per pixel of the image in the network input."""
 
     def inside(self, site: str) -> dict[str, Floats]:
-        """Return the gates of a site over the image, without the border of the network input."""
+        """Return the gates of a site over the image, without the padding of the network input."""
         return _inside(self.gates[site], self.transform)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all numbers by name, as they stand in the NPZ file.
+        """Return all numbers by name, as the NPZ file holds them.
 
         Returns:
-            ``gate/SITE/NAME``; ``inside/SITE`` (first row, last row, first column, last column, the
-            last ones excluded, of the cells in the image); ``cam/CLASS``; ``boxes_xyxy``,
-            ``scores``, ``class_ids``, ``classes``; ``image_hw`` and ``input_hw``.
+            ``gate/SITE/NAME``; ``inside/SITE`` (start and stop row, start and stop column of the
+            cells in the image); ``cam/CLASS``; ``boxes_xyxy``, ``scores``, ``class_ids``,
+            ``classes``; ``image_hw`` and ``input_hw``.
         """
         found = self.detections
         arrays: dict[str, NDArray[Any]] = {
@@ -93,13 +93,11 @@ class ImageExplanation:
             "input_hw": np.array(self.transform.input_hw),  # type: ignore[attr-defined]
         }
         for site, gates in self.gates.items():
-            rows, columns = cells_of_image(self.transform, _cells(gates))
-            arrays[f"inside/{site}"] = np.array(
-                [rows.start, rows.stop, columns.start, columns.stop]
-            )
+            rows, columns = _cells_in_image(gates, self.transform)
+            window = [rows.start, rows.stop, columns.start, columns.stop]
+            arrays[f"inside/{site}"] = np.array(window)
             arrays |= {f"gate/{site}/{name}": gate for name, gate in gates.items()}
-        arrays |= {f"cam/{name}": values for name, values in self.cams.items()}
-        return arrays
+        return arrays | {f"cam/{name}": values for name, values in self.cams.items()}
 
 
 @dataclass(eq=False)
@@ -107,19 +105,19 @@ class Explanation:
     """What a detector looks at in a set of images."""
 
     metadata: WeightsMetadata
-    """Of the weights."""
+    """Metadata of the weights."""
 
     images: list[ImageExplanation] = field(default_factory=list)
-    """The first images, as many as were asked for."""
+    """The first images, up to ``max_images``."""
 
     statistics: dict[str, GateStatistics] = field(default_factory=dict)
     """Site to the statistics of its gates over all images."""
 
     skipped: list[Skipped] = field(default_factory=list)
-    """Images that could not be read."""
+    """Sources that are not readable images."""
 
     count: int = 0
-    """Images that were seen."""
+    """Number of images in the statistics."""
 
     def health(self) -> dict[str, BlockHealth]:
         """Return the health of each attention block, by site."""
@@ -131,32 +129,36 @@ def explain(
     sources: Sequence[str | Path],
     *,
     cam: bool = True,
-    drawn: int = DRAWN,
+    max_images: int = MAX_IMAGES,
     selection: Selection | None = None,
     device: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Explanation:
-    """Return what a detector looks at: gates, class activation maps, and the health of its gates.
+    """Return gates, class activation maps and gate health of a detector on images.
 
     Args:
         weights: a weights file of attendet.
         sources: images, folders, patterns or lists, as for `attendet predict`.
         cam: compute class activation maps (needs the ``explain`` extra).
-        drawn: images that are kept whole; all count in the statistics.
-        selection: which boxes are detections; confidence 0.25, overlap 0.5 if left out.
-        device: such as ``cpu`` or ``cuda:0``; a GPU where there is one if left out.
-        progress: told after each image how many are done.
+        max_images: images whose gates and maps are kept; the statistics include all images.
+        selection: which boxes are detections; default: confidence 0.25, NMS IoU 0.5.
+        device: such as ``cpu`` or ``cuda:0``; default: a GPU if there is one.
+        progress: called after each image with the number of images done.
 
     Raises:
-        WeightsError: if the file is missing or not ours.
+        WeightsError: if the weights file is missing or not one of attendet.
         ImageError: if no image can be read.
-        MissingExtraError: if ``cam`` is wanted and grad-cam is not installed.
+        MissingExtraError: if ``cam`` is set and grad-cam is not installed.
     """
     network, metadata = load_weights(local_weights(weights))
-    found = find_sources(sources)
-    network = network.to(choose_device(device))
     return explain_network(
-        network, metadata, found, cam=cam, drawn=drawn, selection=selection, progress=progress
+        network.to(choose_device(device)),
+        metadata,
+        find_sources(sources),
+        cam=cam,
+        max_images=max_images,
+        selection=selection,
+        progress=progress,
     )
 
 
@@ -166,40 +168,40 @@ def explain_network(
     sources: Sequence[Source],
     *,
     cam: bool = True,
-    drawn: int = DRAWN,
+    max_images: int = MAX_IMAGES,
     selection: Selection | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Explanation:
-    """Return what a network looks at; see `explain`.
+    """Return gates, class activation maps and gate health of a network; see `explain`.
 
     Args:
-        network: where it is to run, with attention anywhere.
+        network: in eval mode, on the device to use.
         metadata: its classes, input size and preprocessing.
         sources: the images.
         cam: compute class activation maps.
-        drawn: images that are kept whole.
+        max_images: images whose gates and maps are kept.
         selection: which boxes are detections.
-        progress: told after each image how many are done.
+        progress: called after each image with the number of images done.
     """
     runtime = TorchRuntime(network, metadata)
-    rule = selection or Selection()
-    result = Explanation(metadata, statistics=_statistics_of(network))
-    result.skipped += [
-        Skipped(
-            source.label, f"explanations are of images; this is a {source.kind} ({source.label})"
+    result = Explanation(metadata)
+    for site, block in gated_sites(network).items():
+        result.statistics[site] = GateStatistics(site, _kind(block), top=_max_gate(block))
+    for source in sources:
+        if source.kind not in IMAGE_KINDS:
+            reason = f"only images can be explained; this is a {source.kind} ({source.label})"
+            result.skipped.append(Skipped(source.label, reason))
+    images = [source for source in sources if source.kind in IMAGE_KINDS]
+    for source, image in read_images(images, on_skip=result.skipped.append):
+        keep = len(result.images) < max_images
+        one = _explain_image(
+            network, runtime, source, image, selection or Selection(), cam=cam and keep
         )
-        for source in sources
-        if source.kind not in IMAGE_KINDS
-    ]
-    stills = [source for source in sources if source.kind in IMAGE_KINDS]
-    for source, image in read_images(stills, on_skip=result.skipped.append):
-        keep = len(result.images) < drawn
-        one = _explain_image(network, runtime, source, image, rule, cam=cam and keep)
-        for site, gates in one.gates.items():
-            if site not in result.statistics:
+        for site in one.gates:
+            if site not in result.statistics:  # a later call of the same block
                 first = result.statistics[site.rpartition(" (")[0]]
                 result.statistics[site] = GateStatistics(site, first.kind, top=first.top)
-            result.statistics[site].add(_inside(gates, one.transform))
+            result.statistics[site].add(one.inside(site))
         if keep:
             result.images.append(one)
         result.count += 1
@@ -214,10 +216,10 @@ def explain_network(
 def gate_health(
     network: DetectionNetwork, metadata: WeightsMetadata, paths: Iterable[str | Path]
 ) -> dict[str, BlockHealth]:
-    """Return the health of each attention block over images, by site.
+    """Return the health of each attention block on images, by site.
 
     Args:
-        network: in eval mode, where it is to run.
+        network: in eval mode, on the device to use.
         metadata: its input size and preprocessing.
         paths: image files.
 
@@ -225,7 +227,7 @@ def gate_health(
         ImageError: if no image can be read.
     """
     sources = [Source(Path(path).stem, Path(path)) for path in paths]
-    return explain_network(network, metadata, sources, cam=False, drawn=0).health()
+    return explain_network(network, metadata, sources, cam=False, max_images=0).health()
 
 
 def _explain_image(
@@ -233,7 +235,7 @@ def _explain_image(
     runtime: TorchRuntime,
     source: Source,
     image: ImageArray,
-    rule: Selection,
+    selection: Selection,
     *,
     cam: bool,
 ) -> ImageExplanation:
@@ -242,25 +244,17 @@ def _explain_image(
     padded, transform = resize_to_input(image, metadata.input_hw, preprocess.resize)
     if preprocess.color == "bgr":
         padded = np.ascontiguousarray(padded[..., ::-1])
-    with record_gates(network) as gates, torch.inference_mode():
-        boxes_xyxy, scores = runtime.run(padded[None])
-        values = first_image(gates)
-    found = select_detections(boxes_xyxy[0], scores[0], transform, metadata.classes, rule)
-    cams: dict[str, Floats] = {}
+    with record_gates(network) as recorded, torch.inference_mode():
+        boxes_xyxy, scores = (output[0] for output in runtime.run(padded[None]))
+        gates = first_image(recorded)
+    detections = select_detections(boxes_xyxy, scores, transform, metadata.classes, selection)
+    cams = {}
     if cam:
-        rows = detected_rows(boxes_xyxy[0], scores[0], transform, rule)
-        maps = class_activation_maps(network, padded, rows)
-        cams = {
-            metadata.classes[index]: crop_to_image(one, transform) for index, one in maps.items()
-        }
-    return ImageExplanation(source, image, transform, found, values, cams)
-
-
-def _statistics_of(network: DetectionNetwork) -> dict[str, GateStatistics]:
-    return {
-        site: GateStatistics(site, _kind(block), top=_top(block))
-        for site, block in gated_sites(network).items()
-    }
+        rows, class_ids, _ = select_boxes(boxes_xyxy, scores, transform, selection)
+        by_class = {int(index): rows[class_ids == index] for index in np.unique(class_ids)}
+        for index, values in class_activation_maps(network, padded, by_class).items():
+            cams[metadata.classes[index]] = crop_to_image(values, transform)
+    return ImageExplanation(source, image, transform, detections, gates, cams)
 
 
 def _kind(block: torch.nn.Module) -> str:
@@ -268,21 +262,25 @@ def _kind(block: torch.nn.Module) -> str:
     return type(inner).__name__ if isinstance(block, AttentionBlock) else "scale_channels"
 
 
-def _top(block: torch.nn.Module) -> float | None:
-    """Return what an open gate of a block is; None where its range is not known."""
+def _max_gate(block: torch.nn.Module) -> float | None:
+    """Return the value of a fully open gate; None if its range is unknown."""
     if isinstance(block, GateMix):
         return None
     return 2.0 if getattr(block, "init", "paper") == "identity" else 1.0
 
 
-def _cells(gates: dict[str, Floats]) -> tuple[int, int]:
-    return max(g.shape[1] for g in gates.values()), max(g.shape[2] for g in gates.values())
+def _cells_in_image(gates: dict[str, Floats], transform: ResizeTransform) -> tuple[slice, slice]:
+    cells_hw = tuple(max(gate.shape[axis] for gate in gates.values()) for axis in (1, 2))
+    return cells_of_image(transform, (cells_hw[0], cells_hw[1]))
 
 
 def _inside(gates: dict[str, Floats], transform: ResizeTransform) -> dict[str, Floats]:
-    rows, columns = cells_of_image(transform, _cells(gates))
-    inside = {}
-    for name, gate in gates.items():
-        cut = gate if gate.shape[1] == 1 else gate[:, rows]
-        inside[name] = cut if cut.shape[2] == 1 else cut[:, :, columns]
-    return inside
+    rows, columns = _cells_in_image(gates, transform)
+    return {
+        name: gate[
+            :,
+            rows if gate.shape[1] > 1 else slice(None),
+            columns if gate.shape[2] > 1 else slice(None),
+        ]
+        for name, gate in gates.items()
+    }

@@ -1,4 +1,4 @@
-"""Constant gates folded into convolutions: the block is gone, the network computes the same.
+"""Folding of constant gates into convolutions, which removes an attention block exactly.
 
 C is the channels of the map at a site.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attendet.attention import inserted_blocks
 from attendet.attention.insertion import BLOCK_NAME, detach
-from attendet.errors import ConfigError, did_you_mean
+from attendet.errors import ConfigError
 from attendet.explain.gates import gated_sites
 from attendet.models import YoloV4Tiny
 from attendet.models.backbone import ConvBlock
@@ -23,32 +23,32 @@ _HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Dropout)
 
 
 def can_fold(network: nn.Module, site: str) -> bool:
-    """Return whether a block at a site can be folded exactly if its gate is constant.
+    """Return whether the block at a site could be folded exactly if its gate were constant.
 
     Args:
         network: any module.
-        site: as `attendet.explain.gated_sites` names it.
+        site: a name from `attendet.explain.gated_sites`.
     """
     return _reader(network, site) is not None or _producer(network, site) is not None
 
 
 @torch.no_grad()
 def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
-    """Take a block out of a network and multiply its channels by a constant instead, in place.
+    """Remove a block from a network, in place, and multiply its channels by a constant instead.
 
-    In the reference network the constant goes into the weights of the convolution that reads the
-    map: a convolution is linear and pads with zeros, so this is exact for any constant. Where
-    `attendet.attend` put the block, it goes into the module before: its convolution or batch
-    normalization, through activations that are linear for a positive factor.
+    In the reference network the constant goes into the weights of the next convolution. This is
+    exact for any constant, because a convolution is linear and pads with zeros. For blocks inserted
+    by `attendet.attend` it goes into the convolution or batch normalization before the block,
+    through activations that are linear for a positive factor.
 
     Args:
         network: in eval mode.
-        site: as `attendet.explain.gated_sites` names it.
-        scale: what each channel is multiplied by, (C,), 0 and up.
+        site: a name from `attendet.explain.gated_sites`.
+        scale: factor of each channel, (C,), 0 and up.
 
     Raises:
-        ConfigError: if there is no such block, the scale does not transform, or no convolution can
-            take it.
+        ConfigError: if there is no such block, the scale has another size, or there is no
+            convolution that can take it.
 
     Example:
         >>> from attendet.attention import attend
@@ -62,21 +62,15 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
     """
     blocks = gated_sites(network)
     if site not in blocks:
-        raise ConfigError(
-            f"site must be one with a block; got {site!r}. {did_you_mean(site, blocks)}"
-        )
+        raise ConfigError.unknown("site", site, blocks)
     reader, producer = _reader(network, site), _producer(network, site)
     if reader is None and producer is None:
-        raise ConfigError(
-            f"site must follow a convolution or batch normalization to be folded; got {site!r}. "
-            "Keep this block."
-        )
+        rule = "after a convolution or batch normalization to be folded"
+        raise ConfigError.must("site", rule, site, advice="Keep this block.")
     channels = int(blocks[site].channels)  # type: ignore[arg-type]
     if scale.shape != (channels,) or not bool((scale >= 0).all()):
-        raise ConfigError(
-            f"scale must be {channels} numbers, 0 and up, one a channel; got shape "
-            f"{tuple(scale.shape)} ({site})."
-        )
+        rule = f"{channels} numbers of 0 and up, one per channel"
+        raise ConfigError.must("scale", rule, tuple(scale.shape), site)
     if reader is not None and isinstance(network, YoloV4Tiny):
         convolution, first = reader
         part = convolution.weight[:, first : first + len(scale)]
@@ -84,15 +78,16 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
         del network.attention[site]
     elif producer is not None:
         _scale_outputs(producer, scale)
-        detach(_place(network, site))
+        detach(_inserted_module(network, site))
 
 
-def _place(network: nn.Module, site: str) -> nn.Module:
+def _inserted_module(network: nn.Module, site: str) -> nn.Module:
+    """Return the module that `attend` inserted a block after."""
     return network.get_submodule("" if site == "itself" else site)
 
 
 def _reader(network: nn.Module, site: str) -> tuple[nn.Conv2d, int] | None:
-    """Return the one convolution that reads a named site, and the first channel that it reads."""
+    """Return the convolution that reads a site, and the first of its input channels from there."""
     if not isinstance(network, YoloV4Tiny) or site not in network.attention:
         return None
     backbone = network.backbone
@@ -109,17 +104,17 @@ def _reader(network: nn.Module, site: str) -> tuple[nn.Conv2d, int] | None:
 
 
 def _producer(network: nn.Module, site: str) -> nn.Module | None:
-    """Return the convolution or batch normalization whose output `attend` put a block behind."""
+    """Return the convolution or batch normalization before a block that `attend` inserted."""
     if ("" if site == "itself" else site) not in inserted_blocks(network) or "[" in site:
         return None
-    module = _place(network, site)
+    module = _inserted_module(network, site)
     if any(BLOCK_NAME in child._modules for child in module.modules() if child is not module):
         return None
     return _last_linear(module)
 
 
 def _last_linear(module: nn.Module) -> nn.Module | None:
-    """Return the last module whose weights scale the output of another, if there is one."""
+    """Return the last convolution or batch normalization of a module, if its output is linear."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return module
     if isinstance(module, nn.BatchNorm2d):

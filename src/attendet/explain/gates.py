@@ -1,13 +1,13 @@
-"""The gates that a network's attention blocks apply to an image.
+"""The gates that the attention blocks of a network apply to an image.
 
 N, C, H and W are images, channels, rows and columns of the feature map at a site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import cv2
@@ -36,15 +36,12 @@ GateTensors = dict[str, Tensor]
 
 
 def gated_sites(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a network that multiply a map by gates, by the name of their site.
+    """Return the modules of a network that multiply a feature map by gates, by site.
 
-    Attention blocks at named sites go by the site (``p5``), those that `attendet.attend` put
-    somewhere by the place (``layer3.0.conv2``), others by their qualified name. The
-    ``[scale_channels]`` layers of a darknet network, which are the gates of its own
-    squeeze-and-excitation, go by the number of their layer (``layer 12``).
-
-    Args:
-        network: any module.
+    The site of an attention block is the name of its site in the network (``p5``), the name of the
+    module that `attendet.attend` inserted it after (``layer3.0.conv2``), or its own qualified name.
+    ``[scale_channels]`` layers of a darknet network, the gates of its squeeze-and-excitation, have
+    the number of their layer (``layer 12``).
     """
     named = {id(block): site or "itself" for site, block in inserted_blocks(network).items()}
     if isinstance(network, DetectionNetwork):
@@ -66,15 +63,15 @@ def gated_sites(network: nn.Module) -> dict[str, nn.Module]:
 def record_gates(network: nn.Module) -> Iterator[dict[str, GateTensors]]:
     """Record the gates of every attention block while a network runs.
 
-    They are what `forward` multiplies the feature maps by, not a reconstruction of it.
+    These are the gates that `forward` multiplies the feature maps by.
 
     Args:
         network: any module; in eval mode, so that its gates do not depend on the batch.
 
     Yields:
-        Filled by each run of the network with its latest gates: site to gate name to tensor that
-        broadcasts to (N, C, H, W). A block that runs several times in one run of the network has
-        its later gates under ``site (2)`` and so on.
+        Site to gate name to tensor that broadcasts to (N, C, H, W). Each run of the network
+        replaces the gates of the previous run. If a block runs several times in one run of the
+        network, its later gates are under ``site (2)`` and so on.
 
     Example:
         >>> from attendet.attention import attend
@@ -84,40 +81,29 @@ def record_gates(network: nn.Module) -> Iterator[dict[str, GateTensors]]:
         >>> {site: tuple(named["channel"].shape) for site, named in gates.items()}
         {'0': (2, 8, 1, 1)}
     """
-    seen: dict[str, GateTensors] = {}
+    recorded: dict[str, GateTensors] = {}
+    calls: dict[str, list[GateTensors]] = {}
 
-    def hook(site: str) -> Callable[..., None]:
-        def keep(module: nn.Module, arguments: tuple[Any, ...], _output: Any) -> None:
-            with torch.no_grad():
-                gates = _gates_of(module, arguments)
-            name, times = site, 1
-            while name in seen:
-                times += 1
-                name = f"{site} ({times})"
-            seen[name] = gates
+    def start(*_: object) -> None:
+        recorded.clear()
+        calls.update({site: [] for site in sites})
 
-        return keep
+    def record(site: str, module: nn.Module, arguments: tuple[Any, ...], _output: object) -> None:
+        with torch.no_grad():
+            calls[site].append(_gates_of(module, arguments))
 
-    def forget(_module: nn.Module, _arguments: tuple[Any, ...]) -> None:
-        seen.clear()
-
-    def arrange(*_: object) -> None:  # from the order of computation to that of the sites
-        order = [
-            name
-            for site in sites
-            for name in seen
-            if name.rpartition(" (")[0] == site or name == site
-        ]
-        for name in order:
-            seen[name] = seen.pop(name)
+    def finish(*_: object) -> None:  # in the order of the sites, not of the computation
+        for site, several in calls.items():
+            for number, gates in enumerate(several, start=1):
+                recorded[site if number == 1 else f"{site} ({number})"] = gates
 
     sites = gated_sites(network)
     with ExitStack() as stack:
-        stack.callback(network.register_forward_pre_hook(forget).remove)
+        stack.callback(network.register_forward_pre_hook(start).remove)
         for site, module in sites.items():
-            stack.callback(module.register_forward_hook(hook(site)).remove)
-        stack.callback(network.register_forward_hook(arrange).remove)
-        yield seen
+            stack.callback(module.register_forward_hook(partial(record, site)).remove)
+        stack.callback(network.register_forward_hook(finish).remove)
+        yield recorded
 
 
 def _gates_of(module: nn.Module, arguments: tuple[Any, ...]) -> GateTensors:
@@ -130,12 +116,12 @@ def _gates_of(module: nn.Module, arguments: tuple[Any, ...]) -> GateTensors:
 def compute_gates(
     network: DetectionNetwork, padded: ImageArray, *, color: str = "rgb"
 ) -> dict[str, dict[str, Floats]]:
-    """Return the gates of each attention block, by site and by the block's own names.
+    """Return the gates of each attention block for one image, by site and gate name.
 
     Args:
         network: in eval mode.
-        network input: uint8 RGB, shape (H, W, 3), sides multiples of 32, laid as for prediction.
-        color: order of the channels that the network takes, ``rgb`` or ``bgr``.
+        padded: network input, uint8 RGB, shape (H, W, 3), sides multiples of 32.
+        color: channel order of the network, ``rgb`` or ``bgr``.
 
     Returns:
         Arrays that broadcast to (C, H, W) of their site: ``channel`` (C, 1, 1), ``spatial``
@@ -149,8 +135,8 @@ def compute_gates(
         {'height': (128, 2, 1), 'width': (128, 1, 3)}
     """
     weights = next(network.parameters())
-    laid = np.ascontiguousarray(padded[..., ::-1] if color == "bgr" else padded)
-    batch = torch.from_numpy(laid)[None].permute(0, 3, 1, 2)
+    pixels = np.ascontiguousarray(padded[..., ::-1] if color == "bgr" else padded)
+    batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     with record_gates(network) as gates:
         network(batch.to(weights.device, weights.dtype) / 255)
     return first_image(gates)
@@ -165,13 +151,13 @@ def first_image(gates: Mapping[str, GateTensors]) -> dict[str, dict[str, Floats]
 
 
 def gate_map(gates: Mapping[str, Floats]) -> Floats | None:
-    """Return how far one block opens at each place: the product of its gates, mean over channels.
+    """Return the product of a block's gates at each position, mean over channels.
 
     Args:
-        gates: of one site, as `compute_gates` gives them.
+        gates: of one site, as `compute_gates` returns them.
 
     Returns:
-        Shape (H, W); None where the block gates channels alone and all places alike.
+        Shape (H, W); None if the block has channel gates only.
 
     Example:
         >>> row, column = np.float32([[[0.2], [1.0]]]), np.float32([[[0.5, 1.0]]])
@@ -181,19 +167,19 @@ def gate_map(gates: Mapping[str, Floats]) -> Floats | None:
     if all(gate.shape[1:] == (1, 1) for gate in gates.values()):
         return None
     product: Floats = reduce(np.multiply, gates.values())
-    opened: Floats = product.mean(axis=0)
-    return opened
+    mean: Floats = product.mean(axis=0)
+    return mean
 
 
 def crop_to_image(values: Floats, transform: ResizeTransform) -> Floats:
-    """Return what a map says of the image, without the border of its network input.
+    """Return the part of a map over the image, without the padding of the network input.
 
     Args:
-        values: shape (h, w), over the whole network input; a row or column of a profile has a side
-        of 1. transform: how the image lies in the network input.
+        values: shape (h, w), over the whole network input; a profile has one row or one column.
+        transform: from the image to the network input.
 
     Returns:
-        One value a network input pixel that the image covers, interpolated.
+        One interpolated value per pixel of the image in the network input.
 
     Example:
         >>> transform = Letterbox.for_image((100, 200), (64, 64))
@@ -207,10 +193,10 @@ def crop_to_image(values: Floats, transform: ResizeTransform) -> Floats:
 
 
 def cells_of_image(transform: ResizeTransform, cells_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the rows and columns of a map whose cells' centers lie in the image.
+    """Return the rows and columns of a map whose cells have their center in the image.
 
     Args:
-        transform: how the image lies in the network input.
+        transform: from the image to the network input.
         cells_hw: rows and columns of the map over the whole network input.
 
     Returns:
@@ -220,19 +206,21 @@ def cells_of_image(transform: ResizeTransform, cells_hw: tuple[int, int]) -> tup
         >>> cells_of_image(Letterbox.for_image((100, 200), (64, 64)), (8, 8))
         (slice(2, 6, None), slice(0, 8, None))
     """
-    input_hw, (top, left, height, width) = _window(transform)
-    found = []
-    for cells, side, start, length in zip(
-        cells_hw, input_hw, (top, left), (height, width), strict=True
-    ):
-        first = round(start / side * cells)
-        last = max(first + 1, round((start + length) / side * cells))
-        found.append(slice(min(first, cells - 1), min(last, cells)))
-    return found[0], found[1]
+    (input_h, input_w), (top, left, height, width) = _window(transform)
+    return (
+        _cells(cells_hw[0], top / input_h, (top + height) / input_h),
+        _cells(cells_hw[1], left / input_w, (left + width) / input_w),
+    )
+
+
+def _cells(count: int, start: float, stop: float) -> slice:
+    first = round(start * count)
+    last = max(first + 1, round(stop * count))
+    return slice(min(first, count - 1), min(last, count))
 
 
 def _window(transform: ResizeTransform) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Return the size of a network input, and top, left, height and width of the image in it."""
+    """Return the size of the network input, and top, left, height and width of the image in it."""
     input_hw: tuple[int, int] = transform.input_hw  # type: ignore[attr-defined]
     if not isinstance(transform, Letterbox):
         return input_hw, (0, 0, *input_hw)

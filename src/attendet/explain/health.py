@@ -1,6 +1,6 @@
-"""How healthy gates are: what they depend on, how far they are from 1, and a sentence for each.
+"""Health of attention gates: what they depend on, how far they are from 1, and a verdict.
 
-C, h and w are channels, rows and columns of a gate, each 1 where the gate does not differ along it.
+C, h and w are channels, rows and columns of a gate; each is 1 if the gate is constant along it.
 """
 
 from __future__ import annotations
@@ -15,106 +15,106 @@ from numpy.typing import NDArray
 
 from attendet.errors import ConfigError
 
-__all__ = ["FLAT", "BlockHealth", "GateNumbers", "GateStatistics", "Verdict"]
+__all__ = ["BlockHealth", "GateNumbers", "GateStatistics", "Verdict"]
 
 Floats = NDArray[np.float32]
 Verdict = Literal["idle", "constant", "mask", "switch", "unknown", "works"]
 
 GRID = 16
-"""Places along an axis on which images of different sizes are compared."""
+"""Positions along each axis on which images of different sizes are compared."""
 
-FLAT = 0.01
-"""A gate that varies by less than this share of its mean is called constant, and one that is
-nearer to 1 does nothing. One step of an 8-bit activation is 1/127 = 0.8 % of its range: a smaller
-change of a map is lost when the network is quantized."""
+CONSTANT = 0.01
+"""A gate whose standard deviation is less than this fraction of its mean is called constant; if it
+is also this close to 1, idle. One step of an 8-bit activation is 1/127 = 0.8 % of its range: a
+smaller change of a feature map is lost when the network is quantized."""
 
 END = 0.01
-"""A gate is saturated within this share of the ends of its range. There the slope of the sigmoid is
-below 4 % of its greatest, so that training hardly moves it any more."""
+"""A gate is saturated within this fraction of the ends of its range. There the slope of the sigmoid
+is below 4 % of its maximum, so training hardly changes it."""
 
-SWITCHED = 0.9
-"""Share of saturated values from which a gate is called a switch."""
+SWITCH = 0.9
+"""Fraction of saturated values from which a gate is called a switch."""
 
-SHUT = 0.01
-"""A channel whose gate stays below this everywhere passes less than one 8-bit step."""
+CLOSED = 0.01
+"""A channel whose gate is always below this passes less than one 8-bit step."""
 
 
 @dataclass(frozen=True)
 class GateNumbers:
-    """One gate, or the product of a block's gates, over images, places and channels.
+    """Statistics of one gate, or of the product of a block's gates.
 
-    The three spreads are standard deviations and split the whole variance of the gate exactly (law
-    of total variance): ``total**2 = images**2 + places**2 + channels**2``.
+    The three standard deviations split the total variance of the gate exactly (law of total
+    variance): ``total**2 = images**2 + positions**2 + channels**2``.
     """
 
     mean: float
-    """Over everything."""
+    """Mean over images, positions and channels."""
 
-    least: float
-    """The smallest value."""
+    min: float
+    """Smallest value."""
 
-    greatest: float
-    """The largest value."""
+    max: float
+    """Largest value."""
 
-    spread_images: float
-    """Between images, at the same channel and place."""
+    std_images: float
+    """Standard deviation between images, at the same channel and position."""
 
-    spread_places: float
-    """Between places, in the mean over images."""
+    std_positions: float
+    """Standard deviation between positions, of the mean over images."""
 
-    spread_channels: float
-    """Between channels, in the mean over images and places."""
+    std_channels: float
+    """Standard deviation between channels, of the mean over images and positions."""
 
-    distance: float
-    """Root mean square of gate - 1: 0 is the identity."""
+    distance_from_1: float
+    """Root mean square of gate - 1; 0 is the identity."""
 
     saturated: float | None
-    """Share of values at the ends of the range, 0 to 1; None where the range is not known."""
+    """Fraction of values at the ends of the range, 0 to 1; None if the range is unknown."""
 
-    def moved(self) -> float:
-        """Return the spread that depends on the image or the place, as a share of the mean."""
-        return float(np.hypot(self.spread_images, self.spread_places)) / max(self.mean, 1e-12)
+    def relative_std(self) -> float:
+        """Return the standard deviation between images and positions, as a fraction of the mean."""
+        return float(np.hypot(self.std_images, self.std_positions)) / max(self.mean, 1e-12)
 
 
 @dataclass(frozen=True)
 class BlockHealth:
-    """What the gates of one attention block do over a set of images."""
+    """Statistics and verdict of the gates of one attention block over a set of images."""
 
     site: str
-    """Where the block stands."""
+    """Site of the block."""
 
     kind: str
     """Class of the block."""
 
     channels: int
-    """C of the map."""
+    """C of the feature map."""
 
     images: int
-    """How many images were seen."""
+    """Number of images."""
 
     gates: dict[str, GateNumbers]
     """Each of its gates."""
 
     product: GateNumbers
-    """All its gates together: what the map is multiplied by."""
+    """Product of its gates: the factor of the feature map."""
 
-    shut: int
-    """Channels that pass nothing, in any image."""
+    closed_channels: int
+    """Number of channels that pass nothing in any image."""
 
     verdict: Verdict
-    """``idle``: is 1. ``constant``: one number a channel. ``mask``: differs by place alone.
-    ``switch``: saturated. ``unknown``: one image cannot tell. ``works``: none of these."""
+    """``idle``: is 1. ``constant``: one value per channel. ``mask``: differs by position only.
+    ``switch``: saturated. ``unknown``: one image is not enough. ``works``: none of these."""
 
     sentence: str
-    """The verdict in words, with its numbers."""
+    """The verdict as a sentence with numbers."""
 
     def to_record(self) -> dict[str, Any]:
-        """Return plain values that JSON holds."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
-class _Running:
-    """Mean and variance over images at each channel and place, by Welford's method (1962)."""
+class _Moments:
+    """Mean and variance over images at each channel and position, by Welford's method (1962)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -127,41 +127,34 @@ class _Running:
         self.mean = self.mean + change / self.count
         self.squares = self.squares + change * (values - self.mean)
 
-    def spreads(self) -> tuple[float, float, float]:
-        """Return the standard deviations between images, places and channels."""
-        per_channel = self.mean.mean(axis=(1, 2))
-        images = float(self.squares.mean()) / max(self.count, 1)
-        places = float(self.mean.var(axis=(1, 2)).mean())
-        return images**0.5, places**0.5, float(per_channel.std())
 
-
-class _Extent:
-    """Least, greatest, distance from 1 and saturation over every value."""
+class _Values:
+    """Minimum, maximum, distance from 1 and saturation over all values."""
 
     def __init__(self) -> None:
-        self.least, self.greatest = np.inf, -np.inf
-        self.count, self.squares, self.ends = 0, 0.0, 0
+        self.min, self.max = np.inf, -np.inf
+        self.count, self.squares, self.saturated = 0, 0.0, 0
 
     def add(self, values: NDArray[np.floating], top: float | None) -> None:
-        self.least = min(self.least, float(values.min()))
-        self.greatest = max(self.greatest, float(values.max()))
+        self.min = min(self.min, float(values.min()))
+        self.max = max(self.max, float(values.max()))
         self.count += values.size
         self.squares += float(np.square(values - 1.0, dtype=np.float64).sum())
         if top is not None:
-            self.ends += int(((values < END * top) | (values > (1 - END) * top)).sum())
+            self.saturated += int(((values < END * top) | (values > (1 - END) * top)).sum())
 
 
 class GateStatistics:
-    """The gates of one block, image after image, in constant memory.
+    """Statistics of the gates of one block, image after image, in constant memory.
 
-    Images may have different sizes: gates are compared on a grid of 16 places along each axis,
+    Images may have different sizes: gates are compared on a grid of 16 positions along each axis,
     relative to the image.
 
     Args:
-        site: where the block stands.
+        site: site of the block.
         kind: class of the block.
-        top: what an open gate is: 1 for a sigmoid, 2 for a block that started as the identity, None
-            where the range is not known.
+        top: value of an open gate: 1 for a sigmoid, 2 for a block initialized as the identity, None
+            if the range is unknown.
 
     Example:
         >>> statistics = GateStatistics("p5", "SqueezeExcite", top=1.0)
@@ -173,33 +166,32 @@ class GateStatistics:
 
     def __init__(self, site: str, kind: str, *, top: float | None = 1.0) -> None:
         self.site, self.kind, self.top = site, kind, top
-        self.running: dict[str, _Running] = {}
-        self.extents: dict[str, _Extent] = {}
+        self.moments: dict[str, _Moments] = {}
+        self._values: dict[str, _Values] = {}
         self.channels = 1
         self.images = 0
-        self._product, self._whole = _Running(), _Extent()
-        self._highest: NDArray[np.float64] = np.zeros(1)
+        self._product, self._product_values = _Moments(), _Values()
+        self._channel_max: NDArray[np.float64] = np.zeros(1)
 
     def add(self, gates: Mapping[str, Floats]) -> None:
         """Add the gates of one image.
 
         Args:
-            gates: by name, each (C, h, w), over the image alone, without the network input's
-            border.
+            gates: by name, each (C, h, w), over the image only, without the padding.
         """
         self.images += 1
         on_grid = {name: _to_grid(gate) for name, gate in gates.items()}
         for name, gate in gates.items():
-            self.running.setdefault(name, _Running()).add(on_grid[name])
-            self.extents.setdefault(name, _Extent()).add(gate, self.top)
+            self.moments.setdefault(name, _Moments()).add(on_grid[name])
+            self._values.setdefault(name, _Values()).add(gate, self.top)
         product = reduce(np.multiply, on_grid.values())
         self._product.add(product)
-        self._whole.add(product, None)
-        self._highest = np.maximum(self._highest, product.max(axis=(1, 2)))
+        self._product_values.add(product, None)
+        self._channel_max = np.maximum(self._channel_max, product.max(axis=(1, 2)))
         self.channels = max(self.channels, product.shape[0])
 
     def channel_means(self) -> NDArray[np.float64]:
-        """Return the product of the gates for each channel, mean over places and images, (C,)."""
+        """Return the product of the gates of each channel, mean over positions and images, (C,)."""
         means: NDArray[np.float64] = self._product.mean.mean(axis=(1, 2))
         return means
 
@@ -209,26 +201,26 @@ class GateStatistics:
         Args:
             name: of the gate.
         """
-        running = self.running[name]
-        return running.mean, np.sqrt(running.squares / max(running.count, 1))
+        moments = self.moments[name]
+        return moments.mean, np.sqrt(moments.squares / max(moments.count, 1))
 
     def health(self) -> BlockHealth:
-        """Return the numbers of the images added so far, and the verdict.
+        """Return the statistics and verdict over all images so far.
 
         Raises:
             ConfigError: if no image was added.
         """
-        if not self.images:
-            raise ConfigError(
-                f"gate statistics must be of at least one image; got none ({self.site})."
-            )
+        ConfigError.check(self.images > 0, "images", "at least one", 0, self.site)
         gates = {
-            name: _numbers(running, self.extents[name], known=self.top is not None)
-            for name, running in self.running.items()
+            name: _numbers(moments, self._values[name], self.top is not None)
+            for name, moments in self.moments.items()
         }
-        product = _numbers(self._product, self._whole, known=False)
-        shut = int((self._highest < SHUT).sum())
+        product = _numbers(self._product, self._product_values, known_range=False)
+        closed = int((self._channel_max < CLOSED).sum())
         verdict = _verdict(product, gates, self.images)
+        sentence = _sentence(verdict, product, gates)
+        if closed:
+            sentence += f" {closed} of {self.channels} channels are closed in every image."
         return BlockHealth(
             self.site,
             self.kind,
@@ -236,74 +228,68 @@ class GateStatistics:
             self.images,
             gates,
             product,
-            shut,
+            closed,
             verdict,
-            _sentence(verdict, product, gates, shut, self.channels),
+            sentence,
         )
 
 
-def _numbers(running: _Running, extent: _Extent, *, known: bool) -> GateNumbers:
+def _numbers(moments: _Moments, values: _Values, known_range: bool) -> GateNumbers:
     return GateNumbers(
-        float(running.mean.mean()),
-        extent.least,
-        extent.greatest,
-        *running.spreads(),
-        (extent.squares / extent.count) ** 0.5,
-        extent.ends / extent.count if known else None,
+        float(moments.mean.mean()),
+        values.min,
+        values.max,
+        (float(moments.squares.mean()) / moments.count) ** 0.5,
+        float(moments.mean.var(axis=(1, 2)).mean()) ** 0.5,
+        float(moments.mean.mean(axis=(1, 2)).std()),
+        (values.squares / values.count) ** 0.5,
+        values.saturated / values.count if known_range else None,
     )
 
 
 def _verdict(product: GateNumbers, gates: Mapping[str, GateNumbers], images: int) -> Verdict:
-    if product.moved() < FLAT and images > 1:
-        return "idle" if product.distance < FLAT else "constant"
-    if all((gate.saturated or 0.0) >= SWITCHED for gate in gates.values()):
+    if product.relative_std() < CONSTANT and images > 1:
+        return "idle" if product.distance_from_1 < CONSTANT else "constant"
+    if all((gate.saturated or 0.0) >= SWITCH for gate in gates.values()):
         return "switch"
     if images == 1:
         return "unknown"
-    if product.spread_images < FLAT * product.mean:
-        return "mask"
-    return "works"
+    return "mask" if product.std_images < CONSTANT * product.mean else "works"
 
 
-def _sentence(
-    verdict: Verdict,
-    product: GateNumbers,
-    gates: Mapping[str, GateNumbers],
-    shut: int,
-    channels: int,
-) -> str:
+def _sentence(verdict: Verdict, product: GateNumbers, gates: Mapping[str, GateNumbers]) -> str:
     scale = max(product.mean, 1e-12)
-    images, places = product.spread_images / scale, product.spread_places / scale
-    moved = np.hypot(product.spread_images, product.spread_places)
-    ends = min((gate.saturated or 0.0 for gate in gates.values()), default=0.0)
-    words = {
-        "idle": f"This gate does nothing (spread {moved:.3f}, at most "
-        f"{max(abs(product.least - 1), abs(product.greatest - 1)):.3f} from 1): remove it.",
-        "constant": f"This gate is the same for all images and places (spread {moved:.3f}, "
-        f"{product.moved():.1%} of its mean): fold it.",
-        "mask": f"This gate is the same for all images (spread {images:.1%} of its mean) and "
-        f"differs by place ({places:.1%}): it knows the frame, not what is in it.",
-        "switch": f"This gate is a switch: {ends:.0%} of its values are at the ends of their "
-        "range, where training hardly moves them.",
-        "unknown": f"Within this image the gate varies by {places:.1%} of its mean over places; "
-        "one image cannot tell whether it depends on the image: give several.",
-        "works": f"This gate responds: it varies by {images:.1%} of its mean between images "
-        f"and {places:.1%} between places.",
+    images, positions = product.std_images / scale, product.std_positions / scale
+    std = np.hypot(product.std_images, product.std_positions)
+    furthest = max(abs(product.min - 1), abs(product.max - 1))
+    saturated = min((gate.saturated or 0.0 for gate in gates.values()), default=0.0)
+    sentences = {
+        "idle": f"This gate does nothing (standard deviation {std:.3f}, at most {furthest:.3f} "
+        "from 1). Remove it.",
+        "constant": "This gate is the same for all images and positions (standard deviation "
+        f"{std:.3f}, {product.relative_std():.1%} of its mean). Fold it into a convolution.",
+        "mask": f"This gate is the same for all images (standard deviation {images:.1%} of its "
+        f"mean) and differs by position ({positions:.1%}). It does not depend on the content.",
+        "switch": f"This gate is a switch: {saturated:.0%} of its values are at the ends of their "
+        "range, where training hardly changes them.",
+        "unknown": f"Within this image the gate varies by {positions:.1%} of its mean. Use several "
+        "images: one image cannot show whether the gate depends on the content.",
+        "works": f"This gate depends on the image: it varies by {images:.1%} of its mean between "
+        f"images and {positions:.1%} between positions.",
     }
-    closed = f" {shut} of {channels} channels are shut in every image." if shut else ""
-    return words[verdict] + closed
+    return sentences[verdict]
 
 
 @lru_cache(maxsize=256)
 def _interpolation(length: int) -> NDArray[np.float64]:
-    """Return the matrix (16, length) that reads a gate at the middles of 16 equal parts."""
+    """Return the matrix (16, length) that samples a gate at the centers of 16 equal parts."""
     middles = (np.arange(GRID) + 0.5) * length / GRID - 0.5
     columns = [np.interp(middles, np.arange(length), unit) for unit in np.eye(length)]
     return np.stack(columns, axis=1)
 
 
 def _to_grid(gate: Floats) -> NDArray[np.float64]:
-    """Return a gate (C, h, w) on the grid, each axis 16 long; an axis of one stays."""
+    """Return a gate (C, h, w) on the grid, each axis of length 16; an axis of length 1 stays."""
     values = gate.astype(np.float64)
     if values.shape[1] > 1:
         values = np.einsum("gh,chw->cgw", _interpolation(values.shape[1]), values)

@@ -1,6 +1,6 @@
-"""Attention blocks that do nothing taken out, as long as average precision stays.
+"""Removal of attention blocks that do nothing, within a tolerance of average precision.
 
-Points are hundredths of average precision: 0.2 points are 0.002 of AP.
+Points are hundredths of average precision: 0.2 points are an AP of 0.002.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -37,56 +38,56 @@ from attendet.models import (
     YoloV4Tiny,
 )
 
-__all__ = ["MAX_LOSS", "Cost", "Decision", "Pruned", "network_cost", "prune_attention"]
+__all__ = ["MAX_AP_LOSS", "Cost", "Decision", "Pruned", "network_cost", "prune_attention"]
 
-MAX_LOSS = 0.2
-"""Points of AP that may be lost by default. Two runs that differ in nothing but their seed differ
-by more (half a point and up on data sets of some hundred images)."""
+MAX_AP_LOSS = 0.2
+"""Default tolerance, points of AP. Two runs that differ only in their seed differ by more: half a
+point and up on data sets of some hundred images."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs."""
+    """Cost of a network."""
 
     parameters: int
-    """Trained values."""
+    """Number of trained values."""
 
     macs: int
-    """Multiply-accumulates an image, those of gates times maps included."""
+    """Multiply-accumulates per image, including those of gates times feature maps."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one block."""
+    """Result of one attempt to remove a block."""
 
     site: str
-    """Where it stands or stood."""
+    """Site of the block."""
 
     health: BlockHealth
-    """Its gates on the images."""
+    """Health of its gates on the images."""
 
     ap: float | None
-    """AP without it, 0 to 1; None where it was not tried."""
+    """AP without the block, 0 to 1; None if it was not tried."""
 
     folded: bool
-    """Whether it is gone."""
+    """Whether the block was removed."""
 
     reason: str
-    """Why, in words."""
+    """Reason for the decision."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A network without its idle attention, and what that saved."""
+    """A pruned network and the savings."""
 
     network: DetectionNetwork
-    """A copy; the network that was given is as it was."""
+    """A copy; the original network is unchanged."""
 
     metadata: WeightsMetadata
-    """Its description."""
+    """Its metadata."""
 
     decisions: tuple[Decision, ...]
-    """One a block, in the order in which they were looked at."""
+    """One per block, in the order of the attempts."""
 
     ap_before: float
     """0 to 1."""
@@ -95,10 +96,10 @@ class Pruned:
     """0 to 1, on the same images."""
 
     before: Cost
-    """Of the network that was given."""
+    """Cost of the original network."""
 
     after: Cost
-    """Of the copy."""
+    """Cost of the copy."""
 
 
 def prune_attention(
@@ -107,72 +108,69 @@ def prune_attention(
     samples: Sequence[Sample],
     *,
     classes: Sequence[str] | None = None,
-    max_ap_loss: float = MAX_LOSS,
+    max_ap_loss: float = MAX_AP_LOSS,
     every: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Pruned:
     """Return a copy of a network without the attention blocks that do nothing.
 
-    A block whose gates are the same for all images and places is replaced by that constant, which
-    is folded into a neighboring convolution. The step is exact where the gates are exactly
-    constant; where they are nearly so, AP on the images decides. Blocks are tried in turn, the
-    one that responds least first, and each is measured on top of those before it.
+    A block whose gates are the same for all images and positions is replaced by that constant,
+    which is folded into a neighboring convolution. If the gates are only nearly constant, AP on the
+    images decides. Blocks are tried one after the other, the one that varies least first. Each is
+    measured without the blocks removed before.
 
     Args:
         network: with attention.
-        metadata: its description.
-        samples: labeled images: gates are judged and AP is measured on them. Not the test
-            split, if a result is to be reported on it.
-        classes: names of the samples' classes, if in another order than the metadata's.
-        max_ap_loss: points of AP that may be lost in all.
-        every: try every block that can be folded, not only those judged to do nothing.
-        progress: told in words what is being done.
+        metadata: its metadata.
+        samples: labeled images on which gates and AP are measured. Do not use the test split if you
+            report a result on it.
+        classes: class names of the samples, if their order differs from that of the metadata.
+        max_ap_loss: points of AP that may be lost in total.
+        every: try every block that can be folded, not only idle and constant ones.
+        progress: called with a text before each step.
 
     Raises:
-        ConfigError: if the network has no attention, or there are no samples with ground truth.
+        ConfigError: if the network has no attention, or no sample has ground truth.
     """
     if not gated_sites(network):
         raise ConfigError("network must have attention to prune; got none. There is nothing to do.")
-    if not max_ap_loss >= 0:
-        raise ConfigError(
-            f"max_ap_loss must be 0 points or more; got {max_ap_loss!r} (--max-ap-loss)."
-        )
-    say = progress or (lambda _: None)
+    good = max_ap_loss >= 0
+    ConfigError.check(good, "max_ap_loss", "0 points or more", max_ap_loss, "--max-ap-loss")
     pruned = copy.deepcopy(network).eval()
-
-    def measure(candidate: DetectionNetwork) -> float:
-        return _average_precision(candidate, metadata, samples, classes or metadata.classes)
-
-    say(f"gates on {len(samples)} images")
+    measure = partial(
+        _average_precision,
+        metadata=metadata,
+        samples=samples,
+        classes=classes or metadata.classes,
+    )
+    progress(f"gates on {len(samples)} images")
     sources = [Source(sample.path.stem, sample.path) for sample in samples]
-    explained = explain_network(pruned, metadata, sources, cam=False, drawn=0)
-    health = explained.health()
-    scales = {
-        site: torch.from_numpy(one.channel_means()) for site, one in explained.statistics.items()
-    }
-    say("AP with all blocks")
+    explanation = explain_network(pruned, metadata, sources, cam=False, max_images=0)
+    health = explanation.health()
+    progress("AP with all blocks")
     ap_before = ap = measure(pruned)
     decisions = []
-    for site in sorted(health, key=lambda name: health[name].product.moved()):
-        reason = _why_not(pruned, site, health[site], every=every)
+    for site in sorted(health, key=lambda name: health[name].product.relative_std()):
+        reason = _reason_to_keep(pruned, site, health[site], every=every)
         if reason:
             decisions.append(Decision(site, health[site], None, folded=False, reason=reason))
             continue
-        say(f"AP without {site}")
+        progress(f"AP without {site}")
         candidate = copy.deepcopy(pruned)
         channels = int(gated_sites(candidate)[site].channels)  # type: ignore[arg-type]
-        fold_gate(candidate, site, scales[site].expand(channels))
+        scale = torch.from_numpy(explanation.statistics[site].channel_means())
+        fold_gate(candidate, site, scale.expand(channels))
         without = measure(candidate)
         lost = 100 * (ap_before - without)
         folded = lost <= max_ap_loss + 1e-9
         if folded:
             pruned, ap = candidate, without
-        words = f"AP {without:.4f} without it, {-lost:+.2f} points in all"
-        reason = words if folded else f"{words}: more than {max_ap_loss:g} lost"
+        reason = f"AP {without:.4f} without it, {-lost:+.2f} points in total"
+        reason += "" if folded else f": more than {max_ap_loss:g} lost"
         decisions.append(Decision(site, health[site], without, folded=folded, reason=reason))
     return Pruned(
         pruned,
-        _described(pruned, metadata),
+        _pruned_metadata(pruned, metadata),
         tuple(decisions),
         ap_before,
         ap,
@@ -181,15 +179,13 @@ def prune_attention(
     )
 
 
-def _why_not(
+def _reason_to_keep(
     network: DetectionNetwork, site: str, health: BlockHealth, *, every: bool
 ) -> str | None:
     """Return why a block is not tried; None if it is."""
     if not can_fold(network, site):
-        return "no convolution beside it can take a constant"
-    if every or health.verdict in ("idle", "constant"):
-        return None
-    return health.sentence
+        return "no convolution next to it can take a constant"
+    return None if every or health.verdict in ("idle", "constant") else health.sentence
 
 
 def _average_precision(
@@ -205,8 +201,8 @@ def _average_precision(
     return record["ap"]
 
 
-def _described(network: DetectionNetwork, metadata: WeightsMetadata) -> WeightsMetadata:
-    """Return the metadata with the attention that is left, and without figures of before."""
+def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> WeightsMetadata:
+    """Return the metadata with the remaining attention, and without the measured AP."""
     if not isinstance(network, YoloV4Tiny):
         return metadata
     parsed = parse_attention_spec(
@@ -221,7 +217,7 @@ def _described(network: DetectionNetwork, metadata: WeightsMetadata) -> WeightsM
 
 
 def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
-    """Return parameters and multiply-accumulates of a network; nothing is computed.
+    """Return parameters and multiply-accumulates of a network, on the meta device.
 
     Args:
         network: any network that takes images.
@@ -231,22 +227,23 @@ def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
         >>> network_cost(nn.Conv2d(3, 8, 3, padding=1, bias=False), (4, 4))
         Cost(parameters=216, macs=3456)
     """
-    on_paper = copy.deepcopy(network).to("meta").eval()
-    gated = 0
+    on_meta = copy.deepcopy(network).to("meta").eval()
+    images = torch.empty(1, 3, *input_hw, device="meta")
+    gate_macs = 0
 
     def count(module: nn.Module, arguments: tuple[torch.Tensor, ...], _output: object) -> None:
-        nonlocal gated
+        nonlocal gate_macs
         if isinstance(module, AttentionBlock):
             x = arguments[0]
-            gated += len(module.gates(x)) * x.numel()
+            gate_macs += len(module.gates(x)) * x.numel()
         else:
-            gated += arguments[1].numel()
+            gate_macs += arguments[1].numel()
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        on_paper(torch.empty(1, 3, *input_hw, device="meta"))
-    for module in gated_sites(on_paper).values():
-        module.register_forward_hook(count)
     with torch.no_grad():
-        on_paper(torch.empty(1, 3, *input_hw, device="meta"))
+        with FlopCounterMode(display=False) as counter:
+            on_meta(images)
+        for module in gated_sites(on_meta).values():
+            module.register_forward_hook(count)
+        on_meta(images)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters, counter.get_total_flops() // 2 + gated)
+    return Cost(parameters, counter.get_total_flops() // 2 + gate_macs)

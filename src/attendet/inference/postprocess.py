@@ -16,7 +16,7 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError, did_you_mean
 from attendet.inference.preprocess import ResizeTransform
 
-__all__ = ["MAX_CANDIDATES", "Selection", "class_ids_of", "select_detections"]
+__all__ = ["MAX_CANDIDATES", "Selection", "class_ids_of", "select_boxes", "select_detections"]
 
 MAX_CANDIDATES = 3000
 """Non-maximum suppression sees at most this many of the best pairs of box and class."""
@@ -97,6 +97,41 @@ def _candidates(
     return rows, class_ids
 
 
+def select_boxes(
+    boxes_xyxy: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    transform: ResizeTransform,
+    selection: Selection,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
+    """Return which decoded boxes become detections, best score first.
+
+    Boxes above the confidence are mapped to the image and clipped there; boxes completely outside
+    are removed; then non-maximum suppression per class.
+
+    Args:
+        boxes_xyxy: shape (B, 4), network input pixels.
+        scores: shape (B, K), 0 to 1.
+        transform: from the image to the network input.
+        selection: which boxes stay.
+
+    Returns:
+        Row numbers (n,), class numbers (n,) and boxes in image pixels (n, 4).
+    """
+    rows, class_ids = _candidates(scores, selection)
+    in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
+    # A comparison with NaN is false, so that a broken box goes with the empty ones.
+    solid = (in_image[:, 2] > in_image[:, 0]) & (in_image[:, 3] > in_image[:, 1])
+    rows, class_ids, in_image = rows[solid], class_ids[solid], in_image[solid]
+    kept = non_maximum_suppression(
+        in_image,
+        scores[rows, class_ids],
+        class_ids,
+        iou_threshold=selection.nms_iou,
+        max_detections=selection.max_detections,
+    )
+    return rows[kept], class_ids[kept].astype(np.int64), in_image[kept]
+
+
 def select_detections(
     boxes_xyxy: NDArray[np.float32],
     scores: NDArray[np.float32],
@@ -104,40 +139,20 @@ def select_detections(
     classes: tuple[str, ...],
     selection: Selection,
 ) -> Detections:
-    """Return the detections of one image.
-
-    Boxes above the confidence are brought back to the image and clipped there; those that lie
-    outside it whole go; then non-maximum suppression, each class on its own.
+    """Return the detections of one image in image pixels, best score first; see `select_boxes`.
 
     Args:
         boxes_xyxy: shape (B, 4), network input pixels.
         scores: shape (B, K), 0 to 1.
-        transform: how the image lies in the network input.
+        transform: from the image to the network input.
         classes: K names.
         selection: which boxes stay.
-
-    Returns:
-        The detections in image pixels, best score first.
     """
-    rows, class_ids = _candidates(scores, selection)
-    if len(rows) == 0:
-        return Detections.empty(classes, transform.image_hw)
-    in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
-    # A comparison with NaN is false, so that a broken box goes with the empty ones.
-    solid = (in_image[:, 2] > in_image[:, 0]) & (in_image[:, 3] > in_image[:, 1])
-    rows, class_ids, in_image = rows[solid], class_ids[solid], in_image[solid]
-    pair_scores = scores[rows, class_ids]
-    kept = non_maximum_suppression(
-        in_image,
-        pair_scores,
-        class_ids,
-        iou_threshold=selection.nms_iou,
-        max_detections=selection.max_detections,
-    )
+    rows, class_ids, in_image = select_boxes(boxes_xyxy, scores, transform, selection)
     return Detections(
-        boxes_xyxy=in_image[kept].astype(np.float32),
-        scores=pair_scores[kept].astype(np.float32),
-        class_ids=class_ids[kept].astype(np.int64),
+        boxes_xyxy=in_image.astype(np.float32),
+        scores=scores[rows, class_ids].astype(np.float32),
+        class_ids=class_ids,
         classes=classes,
         image_hw=transform.image_hw,
     )

@@ -96,7 +96,7 @@ class Result:
 
 def _draw_counter(image: ImageArray, counter: LineCounter | ZoneCounter) -> None:
     """Draw a line or zone and what it counted, in place."""
-    from attendet.report.text import fit_text, lay_text, text_mask
+    from attendet.report.draw import draw_text, fit_text, text_mask
 
     height, width = image.shape[:2]
     points = counter.points_xy.round().astype(np.int32)
@@ -110,7 +110,7 @@ def _draw_counter(image: ImageArray, counter: LineCounter | ZoneCounter) -> None
     if text:
         band_h, band_w = text_mask(text, letter).shape
         image[top : top + band_h, left : left + band_w] = 0
-        lay_text(image, text, left=left, top=top, height=letter, color=MARK_COLOR)
+        draw_text(image, text, left=left, top=top, height=letter, color=MARK_COLOR)
 
 
 def predict_frames(

@@ -1,4 +1,4 @@
-"""Table and figure of a record that `attendet bench` wrote."""
+"""Table, verdicts and chart of a record that `attendet bench` wrote."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
-from attendet.report.figures import COLORS, _dress, _figure
-from attendet.report.palette import INK, MUTED, to_hex
-from attendet.report.tables import NOTHING, Table
+from attendet.report.charts import COLORS, DARK, GRAY, new_figure, style_axes
+from attendet.report.tables import MISSING, TextTable, format_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,103 +16,99 @@ if TYPE_CHECKING:
 
 __all__ = ["bench_figure", "bench_table", "bench_verdicts"]
 
-
 CANDIDATE = ("weights", "runtime", "precision", "threads", "mode")
-"""What rows that differ in the batch alone have in common."""
+"""Keys that are the same in all rows of a candidate; only the batch size differs."""
+
+Row = Mapping[str, Any]
 
 
-def _ms(spread: Mapping[str, Any]) -> str:
+def _median(row: Row, name: str) -> float:
+    return float(row[name]["median"])
+
+
+def _with_quartiles(spread: Mapping[str, float]) -> str:
     return f"{spread['median']:.1f} ({spread['q1']:.1f} to {spread['q3']:.1f})"
 
 
-def bench_table(record: Mapping[str, Any]) -> Table:
-    """Return header and rows: medians, quartiles in brackets, a row a candidate and batch.
+def bench_table(record: Mapping[str, Any]) -> TextTable:
+    """Return header and rows, one row per candidate and batch size: medians (and quartiles).
 
-    ``of the network`` is the rate of the stream over that of the bare network at its best batch.
+    ``of the network`` is the rate of the stream divided by that of the network alone at its best
+    batch size.
     """
-    header = ["file", "runtime", "precision", "threads", "mode", "batch", "whole path, ms"]
-    header += ["network, ms", "around, ms", "images/s", "of the network", "cold start, s"]
-    header += ["memory, MiB", "file, MiB", "AP"]
+    fastest: dict[tuple[Any, ...], float] = {}  # network time of each candidate, best batch
+    for row in record["rows"]:
+        key = tuple(row[name] for name in CANDIDATE)
+        fastest[key] = min(_median(row, "network_ms"), fastest.get(key, float("inf")))
     rows = []
-    for row, used in zip(record["rows"], _shares(record["rows"]), strict=True):
-        whole, network = row["whole_ms"], row["network_ms"]
-        memory = row["memory_mib"]
-        rows.append(
-            [
-                row["file"],
-                row["runtime"],
-                row["precision"],
-                str(row["threads"]),
-                row["mode"],
-                str(row["batch"]),
-                _ms(whole),
-                _ms(network),
-                f"{row['around_ms']['median']:.1f}",
-                f"{row['images_per_s']['median']:.1f}",
-                f"{100 * used:.0f} %",
-                f"{row['cold_start_s']['median']:.2f}",
-                NOTHING if memory is None else str(memory),
-                f"{row['file_mib']:.1f}",
-                NOTHING if row["ap"] is None else f"{row['ap']:.3f}",
-            ]
-        )
-    return header, rows
-
-
-def _shares(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return for each row its images a second over the rate of its network at its best batch."""
-    same = [tuple(row[key] for key in CANDIDATE) for row in rows]
-    best: dict[tuple[Any, ...], float] = {}
-    for who, row in zip(same, rows, strict=True):
-        best[who] = min(_median(row, "network_ms"), best.get(who, float("inf")))
-    return [
-        _median(row, "images_per_s") * best[who] / 1e3 for who, row in zip(same, rows, strict=True)
-    ]
+    for row in record["rows"]:
+        network_ms = fastest[tuple(row[name] for name in CANDIDATE)]
+        columns = {
+            "file": row["file"],
+            "runtime": row["runtime"],
+            "precision": row["precision"],
+            "threads": str(row["threads"]),
+            "mode": row["mode"],
+            "batch": str(row["batch"]),
+            "whole path, ms": _with_quartiles(row["whole_ms"]),
+            "network, ms": _with_quartiles(row["network_ms"]),
+            "around, ms": f"{_median(row, 'around_ms'):.1f}",
+            "images/s": f"{_median(row, 'images_per_s'):.1f}",
+            "of the network": f"{_median(row, 'images_per_s') * network_ms / 10:.0f} %",
+            "cold start, s": f"{_median(row, 'cold_start_s'):.2f}",
+            "memory, MiB": MISSING if row["memory_mib"] is None else str(row["memory_mib"]),
+            "file, MiB": f"{row['file_mib']:.1f}",
+            "AP": format_value(row["ap"]),
+        }
+        rows.append(columns)
+    header = list(rows[0]) if rows else []
+    return header, [list(columns.values()) for columns in rows]
 
 
 def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
-    """Return a sentence each on who is the fastest for one image and for many."""
+    """Return two sentences: the fastest candidate for one image at a time and for many images."""
     loss = record["settings"]["max_ap_loss"]
     measured = any(row["ap"] is not None for row in record["rows"])
     within = f" within {100 * loss:g} points of the best AP" if measured else ", AP not measured"
-    questions = (("latency", "one image at a time"), ("throughput", "many images"))
     lines = []
-    for key, question in questions:
+    for key, use in (("latency", "one image at a time"), ("throughput", "many images")):
         verdict = record["verdicts"][key]
         if verdict["fastest"] is not None:
             ahead = verdict["ahead"]
             lead = "" if ahead is None else f", {ahead:.2f} times as fast as the next"
-            lines.append(f"fastest for {question}{within}: {verdict['fastest']}{lead}")
+            lines.append(f"fastest for {use}{within}: {verdict['fastest']}{lead}")
         elif verdict["tied"]:
             tied = " | ".join(verdict["tied"])
-            lines.append(f"fastest for {question}{within}: {verdict['reason']}: {tied}")
+            lines.append(f"fastest for {use}{within}: {verdict['reason']}: {tied}")
         else:
-            why = record["noise"]["reason"] or verdict["reason"]
-            lines.append(f"fastest for {question}: not named, because {why}")
+            reason = record["noise"]["reason"] or verdict["reason"]
+            lines.append(f"fastest for {use}: not named, because {reason}")
     return lines
 
 
 def bench_figure(record: Mapping[str, Any]) -> Figure:
-    """Return bars: times of one image, and rates of many where modes or batches were compared.
+    """Return bars: latency of one image, and throughput if modes or batch sizes were compared.
 
-    The times are those of batch 1 in mode ``latency``, what is not the network set apart; the rates
-    are those of every row, that of the network alone as a stroke. Best on top, quartiles as a line.
+    The latency panel shows batch 1 in mode ``latency``, split into the network and the rest. The
+    throughput panel shows all rows; a mark shows the rate of the network alone. The best is on top,
+    quartiles are error bars.
 
     Raises:
         ConfigError: if the record has no row.
         MissingExtraError: if matplotlib is not installed.
     """
-    rows: Sequence[Mapping[str, Any]] = record["rows"]
+    rows: Sequence[Row] = record["rows"]
     if not rows:
-        raise ConfigError("record must hold a row; it holds none.")
+        raise ConfigError.must("record", "one with at least one row", 0)
     single = [row for row in rows if row["batch"] == 1 and row["mode"] == "latency"]
-    panels: list[tuple[Callable[[Axes, Any], None], Sequence[Mapping[str, Any]]]] = []
+    panels: list[tuple[Callable[[Axes, Sequence[Row]], None], Sequence[Row]]] = []
     if single:
-        panels.append((_draw_times, sorted(single, key=lambda row: _median(row, "whole_ms"))))
+        panels.append((_draw_latency, sorted(single, key=lambda row: _median(row, "whole_ms"))))
     if len(single) < len(rows):
-        panels.append((_draw_rates, sorted(rows, key=lambda row: -_median(row, "images_per_s"))))
+        by_rate = sorted(rows, key=lambda row: -_median(row, "images_per_s"))
+        panels.append((_draw_throughput, by_rate))
     counts = [len(shown) for _, shown in panels]
-    figure = _figure(8.4, 1.3 * len(panels) + 0.42 * sum(counts))
+    figure = new_figure(8.4, 1.3 * len(panels) + 0.42 * sum(counts))
     grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": counts})
     for axes, (draw, shown) in zip(grid[:, 0], panels, strict=True):
         draw(axes, shown)
@@ -122,65 +117,56 @@ def bench_figure(record: Mapping[str, Any]) -> Figure:
         axes.legend(fontsize=9, frameon=False, loc="best")
     if record["noise"]["too_noisy"]:
         note = textwrap.fill(f"too noisy to compare: {record['noise']['reason']}", 100)
-        figure.supxlabel(note, fontsize=9, color=to_hex(MUTED))
+        figure.supxlabel(note, fontsize=9, color=GRAY)
     return figure
 
 
-def _draw_times(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_latency(axes: Axes, rows: Sequence[Row]) -> None:
     whole = [_median(row, "whole_ms") for row in rows]
     around = [min(_median(row, "around_ms"), total) for row, total in zip(rows, whole, strict=True)]
     network = [total - part for total, part in zip(whole, around, strict=True)]
-    places = range(len(rows))
-    axes.barh(places, network, color=COLORS[0], height=0.62, label="network")
-    axes.barh(places, around, left=network, color=COLORS[1], height=0.62, label="around it")
+    axes.barh(range(len(rows)), network, color=COLORS[0], height=0.62, label="network")
+    axes.barh(
+        range(len(rows)), around, left=network, color=COLORS[1], height=0.62, label="around it"
+    )
+    style_axes(axes, title="From an image file to detections", xlabel="ms, median and quartiles")
     _finish_bars(axes, rows, "whole_ms", [row["whole_ms"]["q3"] for row in rows])
-    _dress(axes, title="From an image file to detections", xlabel="ms, median and quartiles")
-    axes.set_yticks(list(places), [_label(row) for row in rows])
+    axes.set_yticks(range(len(rows)), [_row_label(row) for row in rows])
 
 
-def _draw_rates(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    places = range(len(rows))
+def _draw_throughput(axes: Axes, rows: Sequence[Row]) -> None:
     rates = [_median(row, "images_per_s") for row in rows]
     alone = [1e3 / _median(row, "network_ms") for row in rows]
-    axes.barh(places, rates, color=COLORS[0], height=0.62, label="stream")
-    axes.plot(alone, places, "|", color=COLORS[1], ms=13, mew=2.5, label="network alone")
+    axes.barh(range(len(rows)), rates, color=COLORS[0], height=0.62, label="stream")
+    axes.plot(alone, range(len(rows)), "|", color=COLORS[1], ms=13, mew=2.5, label="network alone")
+    style_axes(axes, title="Many images", xlabel="images/s, median and quartiles")
     ends = [max(row["images_per_s"]["q3"], rate) for row, rate in zip(rows, alone, strict=True)]
     _finish_bars(axes, rows, "images_per_s", ends)
-    _dress(axes, title="Many images", xlabel="images/s, median and quartiles")
-    labels = [f"{_label(row)}, {row['mode']}, batch {row['batch']}" for row in rows]
-    axes.set_yticks(list(places), labels)
+    labels = [f"{_row_label(row)}, {row['mode']}, batch {row['batch']}" for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
 
 
-def _finish_bars(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, ends: Sequence[float]
-) -> None:
-    """Draw quartiles, and behind the end of each row the median and the AP."""
-    spreads = [row[name] for row in rows]
-    errors = [
-        [spread["median"] - spread["q1"] for spread in spreads],
-        [spread["q3"] - spread["median"] for spread in spreads],
-    ]
-    medians = [spread["median"] for spread in spreads]
-    axes.errorbar(medians, range(len(rows)), xerr=errors, fmt="none", ecolor=to_hex(INK), capsize=3)
-    for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
+def _finish_bars(axes: Axes, rows: Sequence[Row], name: str, ends: Sequence[float]) -> None:
+    """Draw quartiles as error bars, and write median and AP after each bar."""
+    for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
+        spread = row[name]
+        median = spread["median"]
+        error = [[median - spread["q1"]], [spread["q3"] - median]]
+        axes.errorbar(median, index, xerr=error, fmt="none", ecolor=DARK, capsize=3)
         quality = "" if row["ap"] is None else f", AP {row['ap']:.3f}"
         axes.annotate(
-            f"{row[name]['median']:.1f}{quality}",
-            (end, place),
+            f"{median:.1f}{quality}",
+            (end, index),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=to_hex(INK),
+            color=DARK,
         )
     axes.set_xlim(0, 1.25 * max(ends))
     axes.set_ylim(-0.6, len(rows) - 0.4)
 
 
-def _median(row: Mapping[str, Any], name: str) -> float:
-    return float(row[name]["median"])
-
-
-def _label(row: Mapping[str, Any]) -> str:
+def _row_label(row: Row) -> str:
     threads = f"{row['threads']} thread{'s' * (row['threads'] != 1)}"
     return f"{row['file']}\n{row['runtime']}, {row['precision']}, {threads}"

@@ -1,38 +1,170 @@
-"""Boxes, labels and gates drawn on images. Images are uint8 RGB of shape (H, W, 3)."""
+"""Boxes, labels and gates drawn on images, and the colors of drawings and charts.
+
+Images are uint8 RGB of shape (H, W, 3).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError
-from attendet.report.palette import INK, color_of, ink_on
-from attendet.report.text import fit_text, lay_text, text_mask
+from attendet.images import ImageArray
 
 __all__ = [
+    "INK",
+    "MUTED",
+    "PALETTE",
+    "color_of",
     "draw_detections",
     "draw_gate_profiles",
-    "draw_sorted_gates",
     "draw_side_by_side",
+    "draw_sorted_gates",
+    "draw_text",
+    "fit_text",
     "gate_overlay",
     "image_grid",
+    "scale_to_width",
+    "text_color_on",
+    "text_mask",
+    "to_hex",
     "to_jpeg",
 ]
 
-ImageArray = NDArray[np.uint8]
 Floats = NDArray[np.floating]
+Color = tuple[int, int, int]
 
+PALETTE: tuple[Color, ...] = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+)
+"""RGB: blue, vermilion, green, purple, orange, sky, yellow (Okabe and Ito 2008). People with any
+color vision can tell them apart."""
+
+INK: Color = (31, 35, 40)
+MUTED: Color = (110, 118, 129)
 PAPER = 255
 SUBPIXEL_BITS = 4
 """OpenCV takes coordinates in sixteenths of a pixel."""
 
 
-def _line_and_letter(image_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return line width and letter height in pixels that suit an image: 2 and 14 at 640 x 480."""
+def color_of(class_id: int) -> Color:
+    """Return the RGB color of a class. After seven classes, darker and lighter shades follow.
+
+    Example:
+        >>> color_of(0), color_of(7)
+        ((0, 114, 178), (0, 74, 116))
+    """
+    shade, index = divmod(class_id, len(PALETTE))
+    red, green, blue = PALETTE[index]
+    if shade % 3 == 1:
+        return round(red * 0.65), round(green * 0.65), round(blue * 0.65)
+    if shade % 3 == 2:
+        return tuple(round(255 - (255 - part) * 0.55) for part in (red, green, blue))  # type: ignore[return-value]
+    return red, green, blue
+
+
+def text_color_on(color: Color) -> Color:
+    """Return black or white, whichever reads better on an RGB color.
+
+    Example:
+        >>> text_color_on((0, 114, 178)), text_color_on((240, 228, 66))
+        ((255, 255, 255), (0, 0, 0))
+    """
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (value / 255 for value in color)
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (255, 255, 255) if 1.05 / (luminance + 0.05) > 4.5 else (0, 0, 0)
+
+
+def to_hex(color: Color) -> str:
+    """Return an RGB color as ``#rrggbb``.
+
+    Example:
+        >>> to_hex((0, 114, 178))
+        '#0072b2'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+@lru_cache(maxsize=32)
+def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=height)
+
+
+@lru_cache(maxsize=1024)
+def text_mask(text: str, height: int) -> NDArray[np.float32]:
+    """Return the coverage of each pixel by one line of text, to blend with any color.
+
+    Args:
+        text: one line.
+        height: font size, pixels; a little less than the mask's height.
+
+    Returns:
+        float32, shape (mask height, text width), 0 to 1, read-only.
+    """
+    font = _font(height)
+    left, _, right, _ = font.getbbox(text)
+    _, top, _, bottom = font.getbbox("Ágjpq|")
+    size = (max(1, round(right - left)), max(1, round(bottom - top)))
+    pil_image = Image.new("L", size)
+    ImageDraw.Draw(pil_image).text((-left, -top), text, font=font, fill=255)
+    mask = np.asarray(pil_image, dtype=np.float32) / np.float32(255)
+    mask.flags.writeable = False
+    return mask
+
+
+def fit_text(text: str, height: int, width: int) -> str:
+    """Return a text, cut with "..." if it is wider than ``width`` pixels; "" if nothing fits."""
+    if text_mask(text, height).shape[1] <= width:
+        return text
+    for end in range(len(text) - 1, 0, -1):
+        shorter = f"{text[:end].rstrip()}..."
+        if text_mask(shorter, height).shape[1] <= width:
+            return shorter
+    return ""
+
+
+def draw_text(
+    image: NDArray[np.uint8],
+    text: str,
+    *,
+    left: int,
+    top: int,
+    height: int,
+    color: Color,
+) -> None:
+    """Draw one line of text into an image, in place. Parts outside the image are cut.
+
+    Args:
+        image: uint8 RGB, shape (H, W, 3); changed.
+        text: one line.
+        left: first column of the text, 0 or more.
+        top: first row of the text, 0 or more.
+        height: font size, pixels.
+        color: RGB.
+    """
+    region = image[top:, left:]
+    mask = text_mask(text, height)[: region.shape[0], : region.shape[1], None]
+    region = region[: mask.shape[0], : mask.shape[1]]
+    region[:] = (region * (1 - mask) + np.array(color, dtype=np.float32) * mask).round()
+
+
+def _line_and_font(image_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return line width and font size in pixels for an image size: 2 and 14 at 640 x 480."""
     scale = (image_hw[0] * image_hw[1]) ** 0.5 / 554
     return max(1, round(2 * scale)), max(10, round(14 * scale))
 
@@ -44,82 +176,77 @@ def draw_detections(
     class_ids: Sequence[int] | NDArray[np.integer],
     scores: Floats | None = None,
 ) -> ImageArray:
-    """Return a copy of an image with boxes and, on request, a tag at each.
+    """Return a copy of an image with boxes and, if ``labels`` are passed, a tag on each box.
 
-    Lines and letters grow with the image. Tags stand above their box, or inside where there is no
-    room, and never leave the image; a label too long for the image is cut.
+    Line width and font size grow with the image. A tag is above its box, or inside it at the upper
+    image border. A label that is wider than the image is cut.
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
         boxes_xyxy: shape (n, 4), pixels; parts outside the image are not drawn.
         labels: n texts; no tags if None.
-        class_ids: n numbers that choose the colors.
-        scores: shape (n,), 0 to 1, written behind the label; the best is drawn on top. Without
-            scores the first is.
-
-    Returns:
-        uint8 RGB, shape (H, W, 3).
+        class_ids: n class numbers, which set the colors.
+        scores: shape (n,), 0 to 1, written after the label. The best score is drawn on top;
+            without scores, the first box is.
 
     Raises:
         ConfigError: if the lengths differ.
     """
     lengths = {len(part) for part in (boxes_xyxy, class_ids, labels, scores) if part is not None}
     if len(lengths) > 1:
-        raise ConfigError(
-            f"boxes, class_ids, labels and scores must be as many; got {sorted(lengths)}."
+        raise ConfigError.must(
+            "boxes, class_ids, labels and scores", "of one length", sorted(lengths)
         )
-    padded = np.ascontiguousarray(image).copy()
-    line, letter = _line_and_letter(padded.shape[:2])
+    drawn = np.ascontiguousarray(image).copy()
+    line, font = _line_and_font(drawn.shape[:2])
     best_last = np.arange(len(boxes_xyxy))[::-1]
     if scores is not None:
         best_last = np.argsort(scores, kind="stable")
     for index in best_last.tolist():
-        _rectangle(padded, boxes_xyxy[index], color_of(int(class_ids[index])), line)
-    if labels is not None:
-        for index in best_last.tolist():
-            text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
-            color = color_of(int(class_ids[index]))
-            _tag(padded, text, boxes_xyxy[index], color, line, letter)
-    return padded
+        _draw_box(drawn, boxes_xyxy[index], color_of(int(class_ids[index])), line)
+    for index in best_last.tolist():
+        if labels is None:
+            break
+        text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
+        _draw_tag(drawn, text, boxes_xyxy[index], color_of(int(class_ids[index])), line, font)
+    return drawn
 
 
-def _rectangle(padded: ImageArray, box: Floats, color: tuple[int, int, int], line: int) -> None:
-    """Draw the outline of a box, snapped to whole pixels so that it stays crisp."""
-    height, width = padded.shape[:2]
+def _draw_box(drawn: ImageArray, box: Floats, color: Color, line: int) -> None:
+    """Draw the outline of a box, rounded to whole pixels so that it is sharp."""
+    height, width = drawn.shape[:2]
     reach = np.array([-line, -line, line, line]) / 2
     limits = [width + line, height + line] * 2
     outer = np.clip(np.floor(np.asarray(box, dtype=np.float64) + reach + 0.5), -line, limits)
     left, top, right, bottom = outer.astype(int).tolist()
     for rows in ((top, top + line), (bottom - line, bottom)):
-        padded[_inside(*rows), _inside(left, right)] = color
+        drawn[_clipped(*rows), _clipped(left, right)] = color
     for columns in ((left, left + line), (right - line, right)):
-        padded[_inside(top, bottom), _inside(*columns)] = color
+        drawn[_clipped(top, bottom), _clipped(*columns)] = color
 
 
-def _inside(start: int, stop: int) -> slice:
+def _clipped(start: int, stop: int) -> slice:
     return slice(max(start, 0), max(stop, 0))
 
 
-def _tag(
-    padded: ImageArray, text: str, box: Floats, color: tuple[int, int, int], line: int, letter: int
+def _draw_tag(
+    drawn: ImageArray, text: str, box: Floats, color: Color, line: int, font: int
 ) -> None:
     """Draw a filled tag with text at the top left corner of a box, inside the image."""
-    height, width = padded.shape[:2]
-    side = max(2, letter // 4)
-    text = fit_text(text, letter, width - 2 * side)
+    height, width = drawn.shape[:2]
+    margin = max(2, font // 4)
+    text = fit_text(text, font, width - 2 * margin)
     if not text:
         return
-    mask = text_mask(text, letter)
-    tag_h, tag_w = mask.shape[0] + 2, mask.shape[1] + 2 * side
+    mask_h, mask_w = text_mask(text, font).shape
+    tag_h, tag_w = mask_h + 2, mask_w + 2 * margin
     if tag_h > height:
         return
     left = int(np.clip(round(float(box[0]) - line / 2), 0, width - tag_w))
-    top = round(float(box[1]) - tag_h)
-    if top < 0:
-        top = int(np.clip(round(float(box[1])), 0, height - tag_h))
-    top = min(top, height - tag_h)
-    padded[top : top + tag_h, left : left + tag_w] = color
-    lay_text(padded, text, left=left + side, top=top + 1, height=letter, color=ink_on(color))
+    above, inside = round(float(box[1]) - tag_h), round(float(box[1]))
+    top = int(np.clip(above if above >= 0 else inside, 0, height - tag_h))
+    drawn[top : top + tag_h, left : left + tag_w] = color
+    draw_text(drawn, text, left=left + margin, top=top + 1, height=font, color=text_color_on(color))
 
 
 def draw_side_by_side(
@@ -130,14 +257,14 @@ def draw_side_by_side(
     *,
     confidence: float = 0.25,
 ) -> ImageArray:
-    """Return the ground truth of an image on the left and its detections on the right.
+    """Return an image twice: with its ground truth (left) and with its detections (right).
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
         gt_boxes_xyxy: shape (n, 4), pixels.
         gt_class_ids: shape (n,), indices into ``detections.classes``.
         detections: boxes in pixels of this image.
-        confidence: detections with a lower score are left out.
+        confidence: detections with a lower score are not drawn.
     """
     names = [detections.classes[class_id] for class_id in gt_class_ids]
     gt = draw_detections(image, gt_boxes_xyxy, names, gt_class_ids)
@@ -158,32 +285,26 @@ def image_grid(
     cell_width: int | None = None,
     gap: int = 8,
 ) -> ImageArray:
-    """Return images side by side on white, row after row, each scaled to one width.
+    """Return images in rows on white, each scaled to the same width.
 
     Args:
-        images: uint8 RGB, sizes may differ; at least one.
-        columns: images a row.
+        images: uint8 RGB of any sizes; at least one.
+        columns: images per row.
         captions: a text above each image.
-        cell_width: width of an image in the grid, pixels; that of the widest if None.
-        gap: white between images, pixels.
+        cell_width: width of each image in the grid, pixels; that of the widest if None.
+        gap: white space between images, pixels.
 
     Raises:
-        ConfigError: if there is no image, no column, or another number of captions.
+        ConfigError: if there is no image or the number of captions differs from that of images.
     """
-    if not images or columns < 1:
-        raise ConfigError(
-            f"a grid must have an image and a column; got {len(images)} images "
-            f"and columns={columns}."
-        )
+    ConfigError.check(len(images) > 0, "images", "at least one", len(images))
     if captions is not None and len(captions) != len(images):
-        raise ConfigError(
-            f"captions must be one an image; got {len(captions)} for {len(images)} images."
-        )
+        raise ConfigError.must("captions", f"one per image ({len(images)})", len(captions))
     columns = min(columns, len(images))
     width = cell_width or max(image.shape[1] for image in images)
-    cells = [_scale_to_width(image, width) for image in images]
-    letter = max(11, min(width // 26, 22))
-    head = letter + letter // 2 if captions is not None else 0
+    cells = [scale_to_width(image, width) for image in images]
+    font = max(11, min(width // 26, 22))
+    head = font + font // 2 if captions is not None else 0
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [head + max(cell.shape[0] for cell in row) for row in rows]
     sheet = np.full(
@@ -196,23 +317,29 @@ def image_grid(
         top = gap + sum(heights[:row]) + gap * row
         left = gap + column * (width + gap)
         if captions is not None:
-            text = fit_text(captions[index], letter, width)
-            if text:
-                lay_text(sheet, text, left=left, top=top, height=letter, color=INK)
+            _draw_fitted(sheet, captions[index], left, top, font, width)
         sheet[top + head : top + head + cell.shape[0], left : left + width] = cell
     return sheet
 
 
-def _scale_to_width(image: ImageArray, width: int) -> ImageArray:
+def _draw_fitted(image: ImageArray, text: str, left: int, top: int, font: int, width: int) -> None:
+    """Draw a text in dark gray, cut to a width."""
+    fitted = fit_text(text, font, width)
+    if fitted:
+        draw_text(image, fitted, left=left, top=top, height=font, color=INK)
+
+
+def scale_to_width(image: ImageArray, width: int) -> ImageArray:
+    """Return an image scaled to a width in pixels; its aspect ratio stays."""
     if image.shape[1] == width:
         return image
     height = max(1, round(image.shape[0] * width / image.shape[1]))
-    method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
 
 
-def _unit(values: Floats, value_range: tuple[float, float] | None) -> Floats:
-    """Return values scaled so that the range, or their own, becomes 0 to 1; a constant gives 0."""
+def _normalized(values: Floats, value_range: tuple[float, float] | None) -> Floats:
+    """Return values scaled from a range (default: their own) to 0 to 1; constants become 0."""
     values = np.asarray(values, dtype=np.float64)
     low, high = value_range or (float(values.min()), float(values.max()))
     if high <= low:
@@ -227,17 +354,17 @@ def gate_overlay(
     value_range: tuple[float, float] | None = None,
     opacity: float = 0.6,
 ) -> ImageArray:
-    """Return an image, grayed, under the colors of a gate: dark blue closed, yellow open.
+    """Return a gray image with a gate map in color over it: low is dark blue, high is yellow.
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
-        gate_hw: shape (h, w) of any size that covers the same view, such as the product of the row
-            and column gates of Coordinate Attention, averaged over channels.
-        value_range: gate values that are drawn darkest and brightest; the map's own if None.
+        gate_hw: shape (h, w), scaled to the image; for example the product of the row and column
+            gates of Coordinate Attention, averaged over channels.
+        value_range: gate values drawn darkest and brightest; the map's own if None.
         opacity: of the colors, 0 to 1.
     """
     height, width = image.shape[:2]
-    unit = (_unit(gate_hw, value_range) * 255).astype(np.float32)
+    unit = (_normalized(gate_hw, value_range) * 255).astype(np.float32)
     smooth = cv2.resize(unit, (width, height), interpolation=cv2.INTER_LINEAR)
     levels = np.asarray(smooth).round().clip(0, 255).astype(np.uint8)
     heat = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
@@ -254,69 +381,61 @@ def draw_gate_profiles(
     row_range: tuple[float, float] | None = None,
     column_range: tuple[float, float] | None = None,
 ) -> ImageArray:
-    """Return an image with its row gate drawn along the right edge, its column gate below.
+    """Return an image with its row gate drawn along the right edge and its column gate below.
 
-    Each profile fills its margin from its least to its greatest value; the corner names them.
+    The corner shows the minimum and maximum of each gate.
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
-        row_gate: shape (h,), one value a row of the feature map, such as Coordinate Attention's
+        row_gate: shape (h,), one value per row of the feature map, such as Coordinate Attention's
             gate along the height, averaged over channels.
-        column_gate: shape (w,), one value a column.
-        row_range: values of the row gate that empty and fill its margin; its own if None.
-        column_range: the same of the column gate.
+        column_gate: shape (w,), one value per column.
+        row_range: values of the row gate at the two edges of its strip; its own if None.
+        column_range: the same for the column gate.
     """
     height, width = image.shape[:2]
-    _, letter = _line_and_letter((height, width))
-    band = max(round(0.16 * min(height, width)), 6 * letter)
+    _, font = _line_and_font((height, width))
+    band = max(round(0.16 * min(height, width)), 6 * font)
     gap = max(2, band // 12)
     sheet = np.full((height + gap + band, width + gap + band, 3), PAPER, dtype=np.uint8)
     sheet[:height, :width] = image
     sheet[height + gap :, :width] = _profile(column_gate, width, band, column_range)
     beside = _profile(row_gate, height, band, row_range)
     sheet[:height, width + gap :] = beside.transpose(1, 0, 2)
-    words = ["rows", _range(row_gate), "columns", _range(column_gate)]
-    for place, word in enumerate(words):
-        text = fit_text(word, letter, band - letter // 2)
-        if text:
-            top = height + gap + place * (letter + 2) + (letter // 2 if place > 1 else 0)
-            left = width + gap + letter // 4
-            lay_text(sheet, text, left=left, top=top, height=letter, color=INK)
+    left, text_width = width + gap + font // 4, band - font // 2
+    for index, (name, gate) in enumerate((("rows", row_gate), ("columns", column_gate))):
+        top = height + gap + index * (2 * font + 4 + font // 2)
+        value_range = f"{np.min(gate):.2f} - {np.max(gate):.2f}"
+        _draw_fitted(sheet, name, left, top, font, text_width)
+        _draw_fitted(sheet, value_range, left, top + font + 2, font, text_width)
     return sheet
 
 
-def _range(gate: Floats) -> str:
-    return f"{np.min(gate):.2f} - {np.max(gate):.2f}"
-
-
 def draw_sorted_gates(gates: Floats, width: int, height: int, *, top: float = 1.0) -> ImageArray:
-    """Return the gates of all channels, the greatest first, as a filled curve on white.
+    """Return the gates of all channels, highest first, as a filled curve on white.
 
     Args:
-        gates: shape (C,), one value a channel.
+        gates: shape (C,), one value per channel.
         width: pixels.
         height: pixels.
-        top: the value at the upper edge; 0 is at the lower one, and a line marks 1 where it is
-            between them.
+        top: value at the upper edge; the lower edge is 0. A dashed line marks 1 if ``top`` is more.
     """
     ranked = np.sort(np.asarray(gates, dtype=np.float64))[::-1]
     strip = _profile(ranked, width, height, (0.0, top))[::-1].copy()
     if top > 1:
         row = round(height * (1 - 1 / top))
         strip[row : row + 1, ::4] = INK
-    letter = max(10, min(height // 12, 14))
-    words = f"{len(ranked)} channels, {ranked[-1]:.3f} - {ranked[0]:.3f}"
-    text = fit_text(words, letter, width - letter)
-    if text:
-        lay_text(strip, text, left=letter // 2, top=height - 2 * letter, height=letter, color=INK)
+    font = max(10, min(height // 12, 14))
+    label = f"{len(ranked)} channels, {ranked[-1]:.3f} - {ranked[0]:.3f}"
+    _draw_fitted(strip, label, font // 2, height - 2 * font, font, width - font)
     return strip
 
 
 def _profile(
     gate: Floats, length: int, band: int, value_range: tuple[float, float] | None
 ) -> ImageArray:
-    """Return a white strip of shape (band, length, 3) with the profile of a gate hanging in it."""
-    unit = _unit(gate, value_range)
+    """Return a white strip of shape (band, length, 3) with a gate drawn down from its top edge."""
+    unit = _normalized(gate, value_range)
     middles = (np.arange(len(unit)) + 0.5) * length / len(unit)
     along = np.arange(length + 1)
     outline = np.stack([along, np.interp(along, middles, unit) * (band - 3) + 1], axis=1)
@@ -333,7 +452,7 @@ def to_jpeg(image: ImageArray, quality: int = 90) -> bytes:
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
-        quality: 0 to 100.
+        quality: JPEG quality, 0 to 100.
 
     Example:
         >>> to_jpeg(np.zeros((8, 8, 3), dtype=np.uint8))[:3].hex()

@@ -1,24 +1,22 @@
-"""Images of the test split where the variants of a study disagree most.
-
-P is images, n detections, t ground truth.
-"""
+"""Test images on which the variants of a study differ most."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import iou_matrix
 from attendet.errors import ImageError
 from attendet.images import ImageArray, read_image
-from attendet.report.draw import draw_detections, to_jpeg
-from attendet.report.study import Run, StudyRecords
+from attendet.report.draw import draw_detections, scale_to_width, to_jpeg
+from attendet.report.pages import Image
+from attendet.report.study import Run, Study, value_at
 
 __all__ = ["Example", "find_examples"]
 
@@ -27,185 +25,177 @@ IOU = 0.5
 WIDTH = 400
 """Width of an image in the report, pixels."""
 
-MOST_VARIANTS = 5
-"""Variants that are drawn for an image: those that differ most, with the baseline."""
+MAX_VARIANTS = 5
+"""Variants shown for an image: the baseline, and those with the fewest and most errors."""
 
 Arrays = dict[str, NDArray[Any]]
+"""Boxes of all images of a split, as the records store them, with ``offsets`` of each image."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its ground truth and what the variants found in it."""
+    """A test image with its ground truth and the detections of several variants."""
 
     name: str
     """Key of the image."""
 
-    panels: tuple[tuple[bytes, str], ...]
-    """JPEG and caption of the ground truth, then of each variant."""
+    images: list[Image]
+    """The ground truth, then each variant."""
 
 
 def find_examples(
-    study: StudyRecords, *, count: int = 3, root: Path | None = None
+    study: Study, *, count: int = 3, root: Path | None = None
 ) -> tuple[list[Example], str]:
-    """Return the images on which the variants differ most in missed objects and false alarms.
+    """Return the images on which the errors of the variants differ most.
 
-    One seed that all variants have is looked at: seeds differ too, and the mean would be blurred.
+    Errors are missed objects and false detections. Only one seed is used, because seeds differ too.
 
     Args:
-        study: the records, with the detections that they name.
-        count: of images at most.
-        root: folder of the data set, if it is not where it was.
+        study: the records, with the files of detections.
+        count: maximum number of images.
+        root: folder of the data set, if it has moved.
 
     Returns:
-        The examples, and a sentence that says how they were chosen, or why there are none.
+        The examples, and a text on how they were chosen or why there are none.
     """
-    gt = _load(study.folder / str(study.head.get("gt") or "ground_truth.npz"))
+    gt = _load(study.folder / (study.description.get("gt") or "ground_truth.npz"))
     if gt is None or "paths" not in gt:
-        return [], "The study keeps no ground truth of its images, so examples cannot be chosen."
-    runs, seed = _one_seed(study)
-    found = {
-        variant: _load(study.folder / str(run.get("detections"))) for variant, run in runs.items()
-    }
-    known = {variant: arrays for variant, arrays in found.items() if arrays is not None}
-    if len(known) < 2:
-        return [], "The detections of fewer than two variants are there, so none can be compared."
-    errors = np.array([_errors(gt, arrays) for arrays in known.values()])
-    spread = errors.max(axis=0) - errors.min(axis=0)
-    order = [index for index in np.argsort(-spread, kind="stable")[:count] if spread[index] > 0]
-    folder = root or Path(str((study.head.get("data") or {}).get("root") or "."))
-    examples, absent = [], 0
-    for index in map(int, order):
+        return [], "The study has no ground truth file, so no examples can be chosen."
+    runs, seed = _runs_of_one_seed(study)
+    loaded = {variant: _load(study.folder / run["detections"]) for variant, run in runs.items()}
+    detections = {variant: arrays for variant, arrays in loaded.items() if arrays is not None}
+    if len(detections) < 2:
+        return [], "The study has detections of fewer than two variants, so there are no examples."
+    errors = np.array([_errors_by_image(gt, arrays) for arrays in detections.values()])
+    differences = errors.max(axis=0) - errors.min(axis=0)
+    order = np.argsort(-differences, kind="stable")[:count]
+    chosen = [int(index) for index in order if differences[index] > 0]
+    folder = root or Path(value_at(study.description, "data", "root") or ".")
+    examples: list[Example] = []
+    for index in chosen:
         try:
             image = read_image(folder / str(gt["paths"][index]))
         except (ImageError, OSError):
-            absent += 1
             continue
-        examples.append(_draw(gt, known, errors[:, index], index, image, study.baseline))
-    if absent:
+        by_variant = dict(zip(detections, errors[:, index].tolist(), strict=True))
+        shown = {name: by_variant[name] for name in _shown_variants(by_variant, study.baseline)}
+        prefix = f"example-{len(examples) + 1}"
+        examples.append(_draw_example(prefix, gt, index, image, detections, shown))
+    if len(examples) < len(chosen):
         return examples, (
-            f"{absent} of the {len(order)} images on which the variants differ most cannot be read "
-            f"from the data set ({folder.name}); attendet report --data names another folder."
+            f"{len(chosen) - len(examples)} of the {len(chosen)} images with the largest "
+            f"differences cannot be read from the data set ({folder.name}). "
+            "attendet report --data sets its folder."
         )
     if not examples:
-        return [], "The variants miss and invent the same number of objects on every image."
+        return [], "All variants have the same number of errors on every image."
     return examples, (
-        f"The images on which missed objects and false alarms (score {CONFIDENCE:.2f} and up, "
-        f"IoU {IOU:.2f}) differ most between variants, with seed {seed}. They are chosen for their "
-        "differences and say nothing of the mean."
+        f"The images on which the number of errors differs most between variants (seed {seed}). "
+        f"Errors: missed objects and false detections at score {CONFIDENCE:.2f} and IoU {IOU:.2f}. "
+        "These images are selected for their differences and do not represent the mean."
     )
 
 
-def _one_seed(study: StudyRecords) -> tuple[dict[str, Run], object]:
-    """Return one run of each variant, of the first seed that most variants have."""
+def _runs_of_one_seed(study: Study) -> tuple[dict[str, Run], object]:
+    """Return one run per variant, all of the seed that most variants have."""
     by_seed: dict[object, dict[str, Run]] = {}
     for variant in study.variants():
         for run in study.runs_of(variant):
             if run.get("detections"):
-                by_seed.setdefault(run.get("seed"), {})[variant] = run
-    if not by_seed:
-        return {}, None
-    seed = max(by_seed, key=lambda one: len(by_seed[one]))
-    return by_seed[seed], seed
+                by_seed.setdefault(run["seed"], {})[variant] = run
+    seed = max(by_seed, key=lambda one: len(by_seed[one]), default=None)
+    return by_seed.get(seed, {}), seed
 
 
 def _load(path: Path) -> Arrays | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            arrays: Arrays = dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    counts = arrays.get("counts")
-    if counts is None or "boxes_xyxy" not in arrays:
-        return None
-    arrays["offsets"] = np.concatenate([[0], np.cumsum(counts)])
+    arrays["offsets"] = np.concatenate([[0], np.cumsum(arrays["counts"])])
     return arrays
 
 
-def _part(arrays: Arrays, index: int) -> Arrays:
-    """Return the boxes of one image."""
-    first, last = arrays["offsets"][index : index + 2]
+def _boxes_of(arrays: Arrays, index: int) -> Arrays:
+    """Return the boxes of one image; detections only from `CONFIDENCE` on."""
+    rows = slice(*arrays["offsets"][index : index + 2])
     names = ("boxes_xyxy", "class_ids", "scores", "difficult")
-    return {name: arrays[name][first:last] for name in names if name in arrays}
+    boxes = {name: arrays[name][rows] for name in names if name in arrays}
+    if "scores" in boxes:
+        kept = boxes["scores"] >= CONFIDENCE
+        boxes = {name: values[kept] for name, values in boxes.items()}
+    return boxes
 
 
-def _shown(arrays: Arrays, index: int) -> Arrays:
-    part = _part(arrays, index)
-    kept = part["scores"] >= CONFIDENCE
-    return {name: values[kept] for name, values in part.items()}
-
-
-def _errors(gt: Arrays, found: Arrays) -> list[int]:
-    """Return missed objects and false alarms of each image of the ground truth."""
-    place = {str(key): index for index, key in enumerate(found["keys"])}
-    ids = {str(name): index for index, name in enumerate(gt["classes"])}
-    renamed = np.array([ids.get(str(name), -1) for name in found["classes"]], dtype=np.int64)
+def _errors_by_image(gt: Arrays, detections: Arrays) -> list[int]:
+    """Return the number of errors on each image of the ground truth."""
+    index_of = {str(key): index for index, key in enumerate(detections["keys"])}
+    gt_ids = {str(name): index for index, name in enumerate(gt["classes"])}
+    renumbered = np.array([gt_ids.get(str(name), -1) for name in detections["classes"]], np.int64)
     errors = []
     for index, key in enumerate(gt["keys"]):
-        real = _part(gt, index)
-        if str(key) not in place:
-            errors.append(len(real["class_ids"]))
+        objects = _boxes_of(gt, index)
+        if str(key) not in index_of:
+            errors.append(len(objects["class_ids"]))
             continue
-        shown = _shown(found, place[str(key)])
-        errors.append(_count_errors(real, shown, renamed[shown["class_ids"]]))
+        found = _boxes_of(detections, index_of[str(key)])
+        errors.append(_count_errors(objects, found, renumbered[found["class_ids"]]))
     return errors
 
 
-def _count_errors(real: Arrays, shown: Arrays, class_ids: NDArray[np.int64]) -> int:
-    """Pair detections with ground truth of their class, best score first; count what is left."""
-    hard = real.get("difficult", np.zeros(len(real["class_ids"]), dtype=bool)).astype(bool)
-    overlap = iou_matrix(shown["boxes_xyxy"], real["boxes_xyxy"])
-    overlap = np.where(class_ids[:, None] == real["class_ids"][None], overlap, 0.0)
-    taken = np.zeros(len(hard), dtype=bool)
-    false = 0
-    for row in np.argsort(-shown["scores"], kind="stable"):
-        free = np.where(taken, 0.0, overlap[row])
+def _count_errors(objects: Arrays, found: Arrays, class_ids: NDArray[np.int64]) -> int:
+    """Match detections to objects of their class, best score first; count what is not matched."""
+    difficult = objects.get("difficult", np.zeros(len(objects["class_ids"]))).astype(bool)
+    overlap = iou_matrix(found["boxes_xyxy"], objects["boxes_xyxy"])
+    overlap = np.where(class_ids[:, None] == objects["class_ids"][None], overlap, 0.0)
+    matched = np.zeros(len(difficult), dtype=bool)
+    false_detections = 0
+    for row in np.argsort(-found["scores"], kind="stable"):
+        free = np.where(matched, 0.0, overlap[row])
         best = int(free.argmax()) if len(free) else -1
         if best >= 0 and free[best] >= IOU:
-            taken[best] = not hard[best]
+            matched[best] = not difficult[best]
         else:
-            false += 1
-    return false + int((~taken & ~hard).sum())
+            false_detections += 1
+    return false_detections + int((~matched & ~difficult).sum())
 
 
-def _draw(
+def _shown_variants(errors: dict[str, int], baseline: str) -> list[str]:
+    """Return the baseline and the variants with the fewest and most errors, in their order."""
+    ranked = sorted(errors, key=lambda variant: errors[variant])
+    extremes = [variant for pair in zip(ranked, ranked[::-1], strict=True) for variant in pair]
+    kept = list(dict.fromkeys(name for name in [baseline, *extremes] if name in errors))
+    return [variant for variant in errors if variant in kept[:MAX_VARIANTS]]
+
+
+def _draw_example(
+    prefix: str,
     gt: Arrays,
-    found: dict[str, Arrays],
-    errors: NDArray[np.int64],
     index: int,
     image: ImageArray,
-    baseline: str,
+    detections: Mapping[str, Arrays],
+    errors: Mapping[str, int],
 ) -> Example:
-    key = str(gt["keys"][index])
-    real = _part(gt, index)
-    classes = [str(name) for name in gt["classes"]]
+    key, classes = str(gt["keys"][index]), [str(name) for name in gt["classes"]]
+    small = scale_to_width(image, WIDTH)
     scale = WIDTH / image.shape[1]
-    height = max(1, round(image.shape[0] * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = np.asarray(cv2.resize(image, (WIDTH, height), interpolation=method), dtype=np.uint8)
-    tags = [classes[class_id] for class_id in real["class_ids"]]
-    panels = [
-        (
-            to_jpeg(
-                draw_detections(small, real["boxes_xyxy"] * scale, tags, real["class_ids"]), 82
-            ),
-            f"ground truth: {len(tags)} objects",
-        )
-    ]
-    for variant, wrong in _chosen(dict(zip(found, errors.tolist(), strict=True)), baseline):
-        arrays = found[variant]
-        shown = _shown(arrays, [str(one) for one in arrays["keys"]].index(key))
-        names = [str(arrays["classes"][class_id]) for class_id in shown["class_ids"]]
+    objects = _boxes_of(gt, index)
+    names = [classes[class_id] for class_id in objects["class_ids"]]
+    drawn = draw_detections(small, objects["boxes_xyxy"] * scale, names, objects["class_ids"])
+    panels = [(drawn, f"ground truth: {len(names)} objects")]
+    for variant, count in errors.items():
+        arrays = detections[variant]
+        found = _boxes_of(arrays, [str(one) for one in arrays["keys"]].index(key))
+        names = [str(arrays["classes"][class_id]) for class_id in found["class_ids"]]
         ids = [classes.index(name) if name in classes else len(classes) for name in names]
-        drawn = draw_detections(small, shown["boxes_xyxy"] * scale, names, ids, shown["scores"])
-        words = "no error" if not wrong else f"{wrong} error{'' if wrong == 1 else 's'}"
-        panels.append((to_jpeg(drawn, 82), f"{variant}: {words}"))
-    return Example(key, tuple(panels))
-
-
-def _chosen(errors: dict[str, int], baseline: str) -> list[tuple[str, int]]:
-    """Return the variants that are drawn, in their order: the baseline and the best and the
-    worst."""
-    ranked = sorted(errors, key=lambda variant: errors[variant])
-    ends = [variant for pair in zip(ranked, ranked[::-1], strict=True) for variant in pair]
-    kept = list(dict.fromkeys([*([baseline] if baseline in errors else []), *ends]))[:MOST_VARIANTS]
-    return [(variant, wrong) for variant, wrong in errors.items() if variant in kept]
+        boxes_xyxy = found["boxes_xyxy"] * scale
+        drawn = draw_detections(small, boxes_xyxy, names, ids, found["scores"])
+        panels.append((drawn, f"{variant}: {count} error{'' if count == 1 else 's'}"))
+    return Example(
+        key,
+        [
+            Image(f"{prefix}-{number}.jpg", to_jpeg(panel, 82), caption)
+            for number, (panel, caption) in enumerate(panels)
+        ],
+    )

@@ -1,74 +1,80 @@
-"""The tables of a study's report, each made once for the page, Markdown, CSV and JSON."""
+"""The tables of a study's report, and the rows of its CSV and JSON files."""
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attendet.report.html import Cell, Tone
-from attendet.report.study import StudyRecords, number, value_at, value_in
+from attendet.report.pages import Cell, Table, Tone
+from attendet.report.study import Run, Study, value_at
+from attendet.report.tables import MISSING
 
 __all__ = [
-    "StudyTable",
-    "variant_rows",
     "cost_table",
     "effect_table",
     "gate_table",
     "run_rows",
     "run_table",
+    "variant_rows",
+    "verdict_of",
     "verdict_table",
 ]
 
-SIZES = {"ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
-OVERLAPS = {"ap50": "AP50", "ap75": "AP75"}
+OVERALL = {"AP50": ("ap50",), "AP75": ("ap75",)}
+SIZES = {"small": ("ap_small",), "medium": ("ap_medium",), "large": ("ap_large",)}
+"""Column heading to the keys of a metric."""
 
-FLAT = 0.01
-"""As in the health of gates: one that varies by less than 1 % of its mean is called the same."""
+GATE_COLUMNS = {
+    "mean": "mean",
+    "sd by image": "std_images",
+    "sd by position": "std_positions",
+    "sd by channel": "std_channels",
+}
+GATE_CAPTION = (
+    "Means over the runs of a variant. sd: standard deviation of the gate between images, "
+    "positions and channels. Saturated: fraction of values at the ends of the gate's range. Block: "
+    "verdict on the block, with the number of runs if they differ."
+)
 
-
-@dataclass(frozen=True)
-class StudyTable:
-    """A table with a caption."""
-
-    header: list[str]
-    """A text a column."""
-
-    rows: list[list[Cell | str]]
-    """The first column is a name."""
-
-    caption: str = ""
-    """What the numbers are."""
-
-    words: set[int] = field(default_factory=set)
-    """Further columns that hold words."""
+Keys = tuple[str, ...]
+Row = dict[str, Cell | str]
 
 
 def points(value: float | None, *, signed: bool = False) -> Cell:
-    """Return AP, 0 to 1, as points with one decimal more than is usually known."""
+    """Return an AP of 0 to 1 as points with two decimals."""
     if value is None:
-        return Cell("-", math.nan)
-    rounded = round(100 * value, 2) + 0.0  # no minus before a zero
-    shown = f"{rounded:+.2f}" if signed else f"{rounded:.2f}"
-    return Cell(shown.replace("-", "\u2212"), round(100 * value, 6))
+        return Cell(MISSING)
+    rounded = round(100 * value, 2) + 0.0  # -0.0 becomes 0.0
+    text = f"{rounded:+.2f}" if signed else f"{rounded:.2f}"
+    return Cell(text.replace("-", "\u2212"), 100 * value)
 
 
-def count(value: float | None, digits: int = 0) -> Cell:
-    """Return a number with separators of thousands."""
-    return Cell("-", math.nan) if value is None else Cell(f"{value:,.{digits}f}", value)
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number with separators of thousands; "-" for None."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
 
 
 def interval(low: float | None, high: float | None) -> Cell:
     """Return an interval in points."""
     if low is None or high is None:
-        return Cell("-", math.nan)
-    return Cell(f"{points(low, signed=True).text} to {points(high, signed=True).text}", low)
+        return Cell(MISSING)
+    return Cell(f"{points(low, signed=True)} to {points(high, signed=True)}", low)
 
 
-def tone_of(verdict: str) -> Tone:
-    """Return how a verdict is shown."""
+def verdict_of(study: Study, variant: str) -> str:
+    """Return the verdict on a variant in a few words."""
+    verdict = str(study.verdict(variant).get("verdict") or "")
+    if variant == study.baseline:
+        return "baseline"
+    if verdict == "no difference":
+        return f"no difference > {100 * study.margin:g}"
+    failed = any(run["variant_name"] == variant for run in study.failed_runs())
+    return verdict or ("failed" if failed else "not measured")
+
+
+def _tone(verdict: str) -> Tone:
     if verdict.startswith("helps"):
         return "good"
     if verdict.startswith("hurts"):
@@ -76,317 +82,222 @@ def tone_of(verdict: str) -> Tone:
     return "warn" if verdict.startswith(("not enough", "cut", "failed")) else "quiet"
 
 
-def verdict_word(study: StudyRecords, variant: str) -> str:
-    """Return the verdict on a variant in a few words."""
-    if variant == study.baseline:
-        return "baseline"
-    word = str(study.verdict(variant).get("verdict") or "")
-    if word == "no difference":
-        return f"no difference > {100 * study.margin:g}"
-    if word:
-        return word
-    return (
-        "failed"
-        if any(r.get("stopped") == "failed" for r in study.runs_of(variant, measured=False))
-        else "not measured"
-    )
-
-
-def verdict_table(study: StudyRecords) -> StudyTable:
-    """Return verdict, difference and its certainty for each variant."""
-    rows: list[list[Cell | str]] = []
+def verdict_table(study: Study) -> Table:
+    """Return verdict, difference and confidence interval of each variant."""
+    rows: list[Row] = []
     for variant in study.variants():
         found, aps = study.verdict(variant), study.values(variant, "metrics", "ap")
-        word = verdict_word(study, variant)
-        p, further = number(found.get("p_holm")), number(found.get("further_seeds"))
-        deviation = statistics.stdev(aps) if len(aps) > 1 else None
+        verdict, p = verdict_of(study, variant), found.get("p_holm")
+        p_text = MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
         rows.append(
-            [
-                variant,
-                Cell(word, tone=tone_of(word), hint=str(found.get("text") or "")),
-                points(number(found.get("difference")), signed=True),
-                interval(number(found.get("low")), number(found.get("high"))),
-                Cell("-", math.nan)
-                if p is None
-                else Cell("<0.001" if p < 0.001 else f"{p:.3f}", p),
-                Cell(str(len(aps)), len(aps)),
-                points(statistics.fmean(aps) if aps else None),
-                points(deviation),
-                Cell("-", math.nan) if further is None else Cell(f"{further:.0f}", further),
-            ]
+            {
+                "variant": variant,
+                "verdict": Cell(verdict, tone=_tone(verdict), hint=str(found.get("text") or "")),
+                "difference": points(found.get("difference"), signed=True),
+                "95 % interval": interval(found.get("low"), found.get("high")),
+                "p (Holm)": Cell(p_text, p),
+                "seeds": str(len(aps)),
+                "AP": points(statistics.fmean(aps) if aps else None),
+                "sd": points(statistics.stdev(aps) if len(aps) > 1 else None),
+                "seeds to add": number(found.get("further_seeds")),
+            }
         )
-    return StudyTable(
-        [
-            "variant",
-            "verdict",
-            "difference",
-            "95 % interval",
-            "p (Holm)",
-            "seeds",
-            "AP",
-            "sd",
-            "further seeds",
-        ],
+    baseline = study.baseline or "the baseline"
+    return Table.of(
         rows,
-        "AP (mean over IoU 0.50 to 0.95) in points, 0 to 100; differences to "
-        f"{study.baseline or 'the baseline'}, seed by seed; sd is over seeds.",
-        {1},
+        "AP (mean over IoU 0.50 to 0.95) in points, 0 to 100. Difference: variant minus "
+        f"{baseline}, mean over seeds. sd: standard deviation of AP over seeds.",
+        text_columns=["verdict"],
     )
 
 
-def cost_table(study: StudyRecords) -> StudyTable:
-    """Return what each variant costs: parameters, arithmetic, training, latency."""
+def cost_table(study: Study) -> Table:
+    """Return parameters, arithmetic, training cost and latency of each variant."""
     latency = study.latency()
-    rows: list[list[Cell | str]] = []
+    rows: list[Row] = []
     for variant in study.variants():
-        row: list[Cell | str] = [
-            variant,
-            points(study.mean(variant, "metrics", "ap")),
-            count(study.mean(variant, "parameters")),
-            count(_scaled(study.mean(variant, "macs"), 1e-6), 1),
-            count(_scaled(study.mean(variant, "seconds"), 1 / 60), 1),
-            count(study.mean(variant, "memory_mib")),
-        ]
-        rows.append(
-            [*row, *(_milliseconds(by_variant.get(variant)) for by_variant in latency.values())]
-        )
-    header = ["variant", "AP", "parameters", "million MACs", "training min", "memory MiB"]
-    return StudyTable(
-        [*header, *(f"{runtime} ms" for runtime in latency)],
-        rows,
-        "Means over the runs of a variant. "
-        + (_where_measured(study) if latency else "Latency was not measured."),
-    )
+        macs, seconds = study.mean(variant, "macs"), study.mean(variant, "seconds")
+        row: Row = {
+            "variant": variant,
+            "AP": points(study.mean(variant, "metrics", "ap")),
+            "parameters": number(study.mean(variant, "parameters")),
+            "million MACs": number(macs and macs / 1e6, 1),
+            "training, min": number(seconds and seconds / 60, 1),
+            "memory, MiB": number(study.mean(variant, "memory_mib")),
+        }
+        for runtime, by_variant in latency.items():
+            row[f"{runtime}, ms"] = _latency(by_variant.get(variant, {}))
+        rows.append(row)
+    return Table.of(rows, f"Means over the runs of a variant. {_latency_note(study)}")
 
 
-def _where_measured(study: StudyRecords) -> str:
-    """Return what latency is, and what it was measured on as far as the records say."""
-    text = "Latency: median of one image, whole call; the variants took turns"
-    machine = study.head.get("latency_machine") or {}
-    if machine:
-        device = machine.get("device")
-        text += f" ({machine.get('processor')}, {machine.get('threads')} threads"
-        text += ")" if device == "cpu" else f"; torch on {device})"
-    return f"{text}."
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def _milliseconds(measured: Mapping[str, float] | None) -> Cell:
-    if measured is None:
-        return Cell("-", math.nan)
+def _latency(measured: Mapping[str, float]) -> Cell:
     low, high = measured.get("low_ms"), measured.get("high_ms")
     hint = "" if low is None or high is None else f"half of the calls: {low:.2f} to {high:.2f} ms"
-    return Cell(f"{measured['median_ms']:.2f}", measured["median_ms"], hint=hint)
+    return Cell(number(measured.get("median_ms"), 2), hint=hint)
+
+
+def _latency_note(study: Study) -> str:
+    """Return how latency was measured, as far as the records say."""
+    if not study.latency():
+        return "Latency was not measured."
+    machine = study.description.get("latency_machine")
+    where = ""
+    if machine:
+        gpu = "" if machine.get("device") == "cpu" else f"; torch on {machine.get('device')}"
+        where = f" ({machine.get('processor')}, {machine.get('threads')} threads{gpu})"
+    return (
+        "Latency: median time for one image, the whole call; the variants were measured "
+        f"alternately{where}."
+    )
 
 
 def effect_table(
-    study: StudyRecords,
-    parts: Sequence[tuple[str, tuple[str, ...]]],
-    *,
-    part_a_row: str = "",
-    caption: str = "",
-) -> StudyTable:
-    """Return the differences of each variant in parts of AP.
+    study: Study, metrics: Mapping[str, Keys], *, first_column: str = "variant", caption: str = ""
+) -> Table:
+    """Return the differences of each variant to the baseline in several metrics.
 
     Args:
         study: the records.
-        parts: heading of a part, and where its number stands in ``metrics``.
-        part_a_row: what the parts are, to give each a row instead of a column.
-        caption: stands above; what the numbers are if left out.
+        metrics: name of a metric to its keys in ``metrics`` of a run.
+        first_column: ``variant`` for one row per variant; any other heading for one row per metric.
+        caption: text above the table.
     """
-    rows: list[list[Cell | str]] = []
+    cells: dict[str, dict[str, Cell | str]] = {}
     for variant in study.variants():
         if variant == study.baseline:
-            means = [points(study.mean(variant, "metrics", *path)) for _, path in parts]
-            rows.append([f"{variant} (AP itself)", *means])
-            continue
-        row: list[Cell | str] = [variant]
-        for _, path in parts:
-            row.append(_effect_cell(study.effect(variant, *path)))
-        rows.append(row)
-    header = ["variant", *(heading for heading, _ in parts)]
-    if part_a_row:
-        header, rows = _turned(header, rows, part_a_row)
-    return StudyTable(
-        header,
-        rows,
-        caption
-        or "Differences to the baseline in points; in brackets half the width of the 95 % interval "
-        "over seeds, where it is known. These are looks from many sides, not tests: with many of "
-        "them some differ from zero by chance.",
-    )
+            cells[f"{variant} (AP itself)"] = {
+                name: points(study.mean(variant, "metrics", *keys))
+                for name, keys in metrics.items()
+            }
+        else:
+            cells[variant] = {
+                name: _effect(study.effect(variant, *keys)) for name, keys in metrics.items()
+            }
+    if first_column == "variant":
+        rows: list[Row] = [{first_column: name, **columns} for name, columns in cells.items()]
+    else:
+        rows = [
+            {first_column: name, **{variant: cells[variant][name] for variant in cells}}
+            for name in metrics
+        ]
+    return Table.of(rows, caption)
 
 
-def _turned(
-    header: list[str], rows: list[list[Cell | str]], corner: str
-) -> tuple[list[str], list[list[Cell | str]]]:
-    """Return a table with its rows as columns."""
-    names = [row[0].text if isinstance(row[0], Cell) else row[0] for row in rows]
-    turned: list[list[Cell | str]] = [
-        [heading, *(row[column] for row in rows)]
-        for column, heading in enumerate(header[1:], start=1)
-    ]
-    return [corner, *names], turned
-
-
-def _effect_cell(effect: tuple[float, float | None, float | None] | None) -> Cell:
+def _effect(effect: tuple[float, float | None, float | None] | None) -> Cell:
     if effect is None:
-        return Cell("-", math.nan)
+        return Cell(MISSING)
     difference, low, high = effect
-    shown = points(difference, signed=True)
+    cell = points(difference, signed=True)
     if low is None or high is None:
-        return shown
-    return Cell(
-        f"{shown.text} (\u00b1{100 * (high - low) / 2:.2f})",
-        shown.key,
-        hint=f"95 % interval {interval(low, high).text}",
-    )
+        return cell
+    half = 100 * (high - low) / 2
+    hint = f"95 % interval {interval(low, high)}"
+    return Cell(f"{cell} (\u00b1{half:.2f})", cell.key, hint=hint)
 
 
-def gate_table(study: StudyRecords) -> StudyTable:
-    """Return how the gates of each variant behave, means over its runs."""
-    rows: list[list[Cell | str]] = []
+def gate_table(study: Study) -> Table:
+    """Return the statistics of each gate of each variant, means over its runs."""
+    rows: list[Row] = []
     for variant in study.variants():
-        found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        blocks: dict[str, list[Mapping[str, Any]]] = {}
         for run in study.runs_of(variant):
-            for site, gates in (run.get("gates") or {}).items():
-                for name, numbers in _gates_of(gates).items():
-                    found.setdefault((site, name), []).append(numbers)
-        for (site, name), several in found.items():
-            mean, spread, between, ends = (
-                _mean([number(one.get(key)) for one in several])
-                for key in ("mean", "spread", "between_images", "saturated")
-            )
-            rows.append(
-                [
-                    f"{variant} {site} {name}",
-                    _decimal(mean),
-                    _decimal(spread),
-                    _decimal(between),
-                    Cell("-", math.nan) if ends is None else Cell(f"{ends:.1%}", ends),
-                    _gate_words(mean, spread, between, ends),
-                ]
-            )
-    return StudyTable(
-        ["gate", "mean", "spread", "between images", "saturated", "in words"],
-        rows,
-        "Means over the runs of a variant. Spread: standard deviation over channels, places and "
-        "images; between images: that of a gate between images; saturated: share of values "
-        "at the ends of their range.",
-        {5},
-    )
+            for site, block in (run.get("gates") or {}).items():
+                blocks.setdefault(site, []).append(block)
+        for site, found in blocks.items():
+            verdicts = Counter(block["verdict"] for block in found)
+            counts = ", ".join(f"{verdict} ({count})" for verdict, count in verdicts.items())
+            for gate in found[0]["gates"]:
+                several = [block["gates"][gate] for block in found]
+                saturated = _mean(one["saturated"] for one in several)
+                rows.append(
+                    {
+                        "gate": f"{variant} {site} {gate}",
+                        **{
+                            heading: number(_mean(one[key] for one in several), 4)
+                            for heading, key in GATE_COLUMNS.items()
+                        },
+                        "saturated": MISSING if saturated is None else f"{saturated:.1%}",
+                        "block (runs)": counts if len(verdicts) > 1 else next(iter(verdicts)),
+                    }
+                )
+    return Table.of(rows, GATE_CAPTION, text_columns=["block (runs)"])
 
 
-def _gates_of(gates: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the numbers of each gate, from a summary or from the health of a block."""
-    inner = gates.get("gates") if isinstance(gates.get("gates"), Mapping) else None
-    if inner is None:
-        return {name: one for name, one in gates.items() if isinstance(one, Mapping)}
-    found: dict[str, Mapping[str, Any]] = {}
-    for name, one in inner.items():
-        spreads = [one.get(f"spread_{part}") or 0.0 for part in ("images", "places", "channels")]
-        found[name] = {
-            "mean": one.get("mean"),
-            "spread": math.hypot(*spreads),
-            "between_images": one.get("spread_images"),
-            "saturated": one.get("saturated"),
-        }
-    return found
-
-
-def _gate_words(
-    mean: float | None, spread: float | None, between: float | None, ends: float | None
-) -> str:
-    if mean is None or spread is None or between is None:
-        return "-"
-    if spread < FLAT and abs(mean - 1) < FLAT:
-        return f"does nothing (spread {spread:.3f})"
-    if ends is not None and ends > 0.9:
-        return "works as a switch"
-    if between < FLAT * mean:
-        return f"the same for all images ({between / mean:.1%} of its mean)"
-    return f"responds to the image ({between / mean:.1%} of its mean)"
-
-
-def _decimal(value: float | None) -> Cell:
-    return Cell("-", math.nan) if value is None else Cell(f"{value:.4f}", value)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
-def run_rows(study: StudyRecords) -> list[dict[str, Any]]:
-    """Return one flat record a run, as it stands in CSV and JSON; AP is 0 to 1."""
+def run_table(study: Study) -> Table:
+    """Return one row per run."""
+    rows: list[Row] = []
+    for run in study.runs:
+        metrics, seconds, stopped = run.get("metrics") or {}, run.get("seconds"), run.get("stopped")
+        state = Cell(str(stopped), tone="warn", hint=str(run.get("error") or ""))
+        rows.append(
+            {
+                "run": _run_name(run),
+                "AP": points(metrics.get("ap")),
+                "AP50": points(metrics.get("ap50")),
+                "AP75": points(metrics.get("ap75")),
+                "epochs": number(run.get("epochs_done")),
+                "minutes": number(seconds and seconds / 60, 1),
+                "memory, MiB": number(run.get("memory_mib")),
+                "stopped": state if stopped else "",
+            }
+        )
+    return Table.of(rows, "AP in points.", text_columns=["stopped"])
+
+
+def _run_name(run: Run) -> str:
+    return f"{run['variant_name']}, seed {run['seed']}"
+
+
+def run_rows(study: Study) -> list[dict[str, Any]]:
+    """Return one flat record per run for CSV and JSON; AP is 0 to 1."""
     rows = []
     for run in study.runs:
-        row: dict[str, Any] = {
-            "variant": run.get("variant_name"),
-            "attention": value_in(run, "variant", "attention"),
-            "sites": ",".join(value_in(run, "variant", "sites") or ()),
-            "init": value_in(run, "variant", "init"),
-            "seed": run.get("seed"),
+        metrics = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
+        costs = ("epochs_done", "seconds", "memory_mib", "parameters", "macs", "folder", "key")
+        row = {
+            "variant": run["variant_name"],
+            "attention": value_at(run, "variant", "attention"),
+            "sites": ",".join(value_at(run, "variant", "sites") or ()),
+            "init": value_at(run, "variant", "init"),
+            "seed": run["seed"],
             "stopped": run.get("stopped"),
+            **{name: value_at(run, "metrics", name) for name in metrics},
+            **{
+                f"ap {name}": value_at(run, "metrics", "per_class", name, "ap")
+                for name in study.classes()
+            },
+            **{name: run.get(name) for name in costs},
         }
-        for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100"):
-            row[name] = value_at(run, "metrics", name)
-        for name in study.classes():
-            row[f"ap {name}"] = value_at(run, "metrics", "per_class", name, "ap")
-        for name in ("epochs_done", "seconds", "memory_mib", "parameters", "macs"):
-            row[name] = number(run.get(name))
-        row["folder"] = run.get("folder")
-        row["key"] = run.get("key")
         rows.append(row)
     return rows
 
 
-def variant_rows(study: StudyRecords) -> list[dict[str, Any]]:
-    """Return one flat record a variant, as it stands in CSV and JSON; AP is 0 to 1."""
+def variant_rows(study: Study) -> list[dict[str, Any]]:
+    """Return one flat record per variant for CSV and JSON; AP is 0 to 1."""
     rows = []
-    latency = study.latency()
     for variant in study.variants():
         found, aps = study.verdict(variant), study.values(variant, "metrics", "ap")
-        row: dict[str, Any] = {
+        statistics_names = ("difference", "low", "high", "p", "p_holm", "further_seeds")
+        costs = ("parameters", "macs", "seconds", "memory_mib")
+        row = {
             "variant": variant,
-            "verdict": verdict_word(study, variant),
+            "verdict": verdict_of(study, variant),
             "text": found.get("text"),
-            **{
-                name: number(found.get(name))
-                for name in ("difference", "low", "high", "p", "p_holm", "further_seeds")
-            },
+            **{name: found.get(name) for name in statistics_names},
             "runs": len(aps),
             "ap": statistics.fmean(aps) if aps else None,
             "ap_sd": statistics.stdev(aps) if len(aps) > 1 else None,
+            **{name: study.mean(variant, name) for name in costs},
             **{
-                name: study.mean(variant, name)
-                for name in ("parameters", "macs", "seconds", "memory_mib")
+                f"{runtime}_ms": value_at(by_variant, variant, "median_ms")
+                for runtime, by_variant in study.latency().items()
             },
         }
-        for runtime, by_variant in latency.items():
-            row[f"{runtime}_ms"] = value_at(by_variant.get(variant), "median_ms")
         rows.append(row)
     return rows
-
-
-def run_table(study: StudyRecords) -> StudyTable:
-    """Return one row a run."""
-    rows: list[list[Cell | str]] = []
-    for run in study.runs:
-        metrics = [points(value_at(run, "metrics", name)) for name in ("ap", "ap50", "ap75")]
-        state = run.get("stopped")
-        rows.append(
-            [
-                f"{run.get('variant_name')}, seed {run.get('seed')}",
-                *metrics,
-                count(number(run.get("epochs_done"))),
-                count(_scaled(number(run.get("seconds")), 1 / 60), 1),
-                count(number(run.get("memory_mib"))),
-                Cell(str(state), tone="warn", hint=str(run.get("error") or "")) if state else "",
-            ]
-        )
-    header = ["run", "AP", "AP50", "AP75", "epochs", "minutes", "memory MiB", "stopped"]
-    return StudyTable(header, rows, "Every run, AP in points.", {7})

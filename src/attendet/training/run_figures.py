@@ -12,13 +12,13 @@ from attendet.evaluation import compute_metrics, detect
 from attendet.files import write_atomically
 from attendet.images import ImageArray, read_image
 from attendet.inference import load
-from attendet.report.draw import draw_side_by_side, image_grid, to_jpeg
-from attendet.report.figures import (
+from attendet.report.charts import (
     confusion_figure,
     precision_recall_figure,
     save_figure,
     training_figure,
 )
+from attendet.report.draw import draw_side_by_side, image_grid, to_jpeg
 from attendet.training.plan import Plan
 from attendet.training.run_folder import RunFolder
 

@@ -15,7 +15,7 @@
       const button = head.querySelector("button");
       if (!button) return;
       button.addEventListener("click", () => {
-        const numbers = !head.classList.contains("words") && column > 0;
+        const numbers = !head.classList.contains("text") && column > 0;
         const now = head.getAttribute("aria-sort");
         const first = numbers ? "descending" : "ascending";
         const other = numbers ? "ascending" : "descending";

@@ -1,21 +1,33 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 
 from attendet.errors import ConfigError
-from attendet.report.figures import (
+from attendet.report.charts import (
+    Interval,
+    Line,
+    Point,
     confusion_figure,
+    interval_chart,
+    line_chart,
+    pareto_front,
     precision_recall_figure,
     save_figure,
+    scatter_chart,
     to_png,
     to_svg,
     training_figure,
 )
+
+NASTY = "_<script>&\"' $x$ 細胞"
+SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 
 
 def epochs(count=5):
@@ -49,6 +61,70 @@ def decode(png):
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
 
 
+def test_charts_take_any_text_and_are_sound_xml():
+    names = [NASTY, NASTY * 20]
+    figures = [
+        line_chart([Line(name, [1, 2], [2, 3]) for name in names], x_label=NASTY, y_label=""),
+        interval_chart([Interval(name, 1, 0, 2, [1], "n") for name in names], x_label=""),
+        scatter_chart([Point(name, 1, 2) for name in names], x_label="", y_label=""),
+        precision_recall_figure(record(names)),
+        confusion_figure(record(names)),
+    ]
+    for figure in figures:
+        texts = [one.text.strip() for one in ElementTree.fromstring(to_svg(figure)).iter(SVG_TEXT)]
+        assert NASTY in texts
+        assert decode(to_png(figure)).std() > 5
+
+
+def test_a_line_chart_shows_lines_bands_and_gaps():
+    line = Line("a", [0, 1, 2], [0.0, math.nan, 1.0], ([0, 0, 0], [1, 1, 1]), style=1)
+    (axes,) = line_chart(
+        [line, Line("b", [1], [1])], x_label="epoch", y_label="AP", x_range=(0, 4)
+    ).axes
+
+    assert axes.get_xlim() == (0, 4)
+    assert [one.get_marker() for one in axes.lines] == ["", "o"]
+    assert len(axes.collections) == 1
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    (empty,) = line_chart([], x_label="", y_label="").axes
+    assert empty.get_legend() is None
+
+
+def test_an_interval_chart_shows_zero_zone_bar_and_dots():
+    rows = [Interval("ca", 0.8, 0.2, 1.4, [0.5, 1.1], "note"), Interval("se", -1.0)]
+    (axes,) = interval_chart(rows, x_label="points", zone=(-0.5, 0.5)).axes
+
+    zone = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    assert (zone.x0, zone.x1) == pytest.approx((-0.5, 0.5))
+    zero, bar, dots, value, *_ = axes.lines
+    assert list(zero.get_xdata()) == [0, 0]
+    assert list(bar.get_xdata()) == [0.2, 1.4]
+    assert list(dots.get_xdata()) == [0.5, 1.1]
+    assert list(value.get_xdata()) == [0.8]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ca", "se"]
+    assert axes.yaxis_inverted()
+    assert axes.texts[0].get_text() == "note"
+
+
+def test_the_pareto_front_holds_the_points_that_no_other_beats():
+    points = [
+        Point("slow", 5, 0.6),
+        Point("bad", 3, 0.4, (2, 4), (0.3, 0.5)),
+        Point("best", 2, 0.7),
+        Point("cheap", 1, 0.5),
+        Point("same", 1, 0.45),
+    ]
+    assert [point.label for point in pareto_front(points)] == ["cheap", "best"]
+
+    (axes,) = scatter_chart(points, x_label="ms", y_label="AP").axes
+
+    names = axes.get_legend().get_texts()
+    bold = [text.get_text() for text in names if text.get_fontweight() == "bold"]
+    assert bold == ["best", "cheap"]
+    assert [tuple(one.get_xdata()) for one in axes.lines[:2]] == [(1, 2), (5,)]
+    assert (2, 4) in [tuple(one.get_xdata()) for one in axes.lines]
+
+
 def test_training_figure_has_each_term_and_skips_epochs_without_ap():
     losses, quality, rate = training_figure(epochs()).axes
     assert [line.get_label() for line in losses.lines] == ["box", "class"]
@@ -78,8 +154,8 @@ def test_few_classes_are_named_and_many_are_averaged():
     assert labels(precision_recall_figure(record(many))) == ["mean of 40 classes"]
 
 
-def test_what_is_missing_is_named():
-    with pytest.raises(ConfigError, match="epochs must be at least one record"):
+def test_missing_records_are_errors():
+    with pytest.raises(ConfigError, match="epochs must be at least one record; got 0"):
         training_figure([])
     with pytest.raises(ConfigError, match="curves=True"):
         confusion_figure({})

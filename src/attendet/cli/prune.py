@@ -1,0 +1,92 @@
+"""Remove attention blocks that do nothing, within a tolerance of average precision.
+
+A block whose gates are the same for all images and positions is replaced by that constant, folded
+into the convolution next to it. Each step is kept if AP on --split of DATA stays within
+--max-ap-loss points of that of WEIGHTS. Choose blocks on the validation split, and report the test
+split once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from attendet.errors import ConfigError
+from attendet.system import require
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    add = parser.add_argument
+    add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
+    add("--data", type=Path, required=True, metavar="DATA", help="data set")
+    add(
+        "--split",
+        default="val",
+        metavar="NAME",
+        help="images on which gates and AP are measured: train, val, test or all "
+        "(default: %(default)s)",
+    )
+    add("--format", choices=["voc", "yolo", "coco"], help="format of DATA (default: detected)")
+    add(
+        "--max-ap-loss",
+        type=float,
+        default=0.2,
+        metavar="POINTS",
+        help="AP points, 0 to 100, that may be lost in total (default: %(default)s)",
+    )
+    add(
+        "--every",
+        action="store_true",
+        help="try every block, not only those with constant gates",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="weights file to write (default: WEIGHTS with -pruned in its name)",
+    )
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prune, print the decisions, and write the weights if a block was removed; return 0."""
+    require("torch", extra="train", purpose="attendet prune")
+    from attendet.data import load_dataset
+    from attendet.explain import prune_attention
+    from attendet.inference.runtimes.torch_runtime import choose_device
+    from attendet.interop.hub import local_weights
+    from attendet.models import load_weights, save_weights
+
+    weights = local_weights(args.weights)
+    folder = args.weights.parent if weights == args.weights else Path()
+    output = args.output or folder / f"{args.weights.stem}-pruned.safetensors"
+    suffix_ok = output.suffix == ".safetensors"
+    ConfigError.check(suffix_ok, "output", "a .safetensors file", str(output), "--output")
+    if args.output is None and output.exists():
+        raise ConfigError(f"output must be set, because {output} exists (--output).")
+    network, metadata = load_weights(weights)
+    network = network.to(choose_device(args.device))
+    data = load_dataset(args.data, format=args.format, require_train=False)
+    result = prune_attention(
+        network,
+        metadata,
+        data.split(args.split),
+        classes=data.classes,
+        max_ap_loss=args.max_ap_loss,
+        every=args.every,
+        progress=print,
+    )
+    for one in result.decisions:
+        print(f"{one.site:<12} {'folded' if one.folded else 'kept':<7} {one.reason}")
+    points = 100 * (result.ap_after - result.ap_before)
+    print(f"AP           {result.ap_before:.4f} -> {result.ap_after:.4f} ({points:+.2f} points)")
+    for label, name in (("parameters", "parameters"), ("MACs", "macs")):
+        old, new = getattr(result.before, name), getattr(result.after, name)
+        saved = f"{old - new:,} saved, {(old - new) / old:.2%}"
+        print(f"{label:<12} {old:,} -> {new:,} ({saved})")
+    if not any(one.folded for one in result.decisions):
+        print("no block was removed: nothing is written")
+        return 0
+    print(f"written: {save_weights(output, result.network.cpu(), result.metadata)}")
+    return 0

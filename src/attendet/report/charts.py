@@ -1,0 +1,468 @@
+"""Charts as matplotlib figures: lines, intervals, scatter, training curves, detection quality.
+
+Each function returns a figure of its own. No global state of matplotlib is used. `to_png`, `to_svg`
+and `save_figure` write the file.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.errors import ConfigError
+from attendet.files import write_atomically
+from attendet.report.draw import INK, MUTED, PALETTE, to_hex
+from attendet.system import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+
+__all__ = [
+    "Interval",
+    "Line",
+    "Point",
+    "confusion_figure",
+    "interval_chart",
+    "line_chart",
+    "pareto_front",
+    "precision_recall_figure",
+    "save_figure",
+    "scatter_chart",
+    "to_png",
+    "to_svg",
+    "training_figure",
+]
+
+MAX_NAMED_CURVES = 10
+MAX_NUMBERED_CELLS = 16
+MAX_LABEL = 60
+MAX_CLASS_LABEL = 30
+"""Characters of a label in wide and in small charts; the middle of a longer label is cut out."""
+
+LINE_STYLES = ("-", "--", "-.", ":")
+MARKERS = "osD^vP"
+COLORS = [to_hex(color) for color in PALETTE]
+DARK, GRAY, GRID = to_hex(INK), to_hex(MUTED), "#d1d9e0"
+WIDTH = 9.4
+"""Width of a chart on a page, inches."""
+
+Range = tuple[float, float]
+Values = Sequence[float] | NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a line chart."""
+
+    label: str
+    """Name in the legend."""
+
+    x: Values
+    """Horizontal values."""
+
+    y: Values
+    """Vertical values; NaN is a gap."""
+
+    band: tuple[Values, Values] | None = None
+    """Lower and upper edge of a band behind the line."""
+
+    style: int = 0
+    """Number of its color and dash pattern."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of an interval chart."""
+
+    label: str
+    """Name at the left."""
+
+    value: float
+    """Position of the marker."""
+
+    low: float | None = None
+    """Lower end of the interval."""
+
+    high: float | None = None
+    """Upper end of the interval."""
+
+    dots: Sequence[float] = ()
+    """Single values, drawn as small dots."""
+
+    note: str = ""
+    """Text at the right edge."""
+
+    style: int = 0
+    """Number of its color."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a scatter chart."""
+
+    label: str
+    """Name in the legend."""
+
+    x: float
+    """Horizontal value, such as a cost."""
+
+    y: float
+    """Vertical value, such as AP."""
+
+    x_range: Range | None = None
+    """Ends of the horizontal error bar."""
+
+    y_range: Range | None = None
+    """Ends of the vertical error bar."""
+
+    style: int = 0
+    """Number of its color and marker."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty white figure of a size in inches."""
+    module = require("matplotlib.figure", extra="train", purpose="drawing charts")
+    agg = require("matplotlib.backends.backend_agg", extra="train", purpose="drawing charts")
+    figure: Figure = module.Figure(figsize=(width, height), dpi=144, layout="constrained")
+    figure.set_facecolor("white")
+    agg.FigureCanvasAgg(figure)
+    return figure
+
+
+def style_axes(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Set title, axis labels and the common look of all charts."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=DARK)
+    axes.set_xlabel(_plain(xlabel), fontsize=10, color=DARK)
+    axes.set_ylabel(_plain(ylabel), fontsize=10, color=DARK)
+    axes.tick_params(labelsize=9, colors=DARK, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRAY)
+    axes.grid(True, color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _line_style(index: int) -> dict[str, Any]:
+    rounds, color = divmod(index, len(COLORS))
+    return {"color": COLORS[color], "linestyle": LINE_STYLES[rounds % len(LINE_STYLES)]}
+
+
+def _plain(text: str) -> str:
+    """Return a text without matplotlib's math notation."""
+    return text.replace("$", r"\$")
+
+
+def _label(text: str, limit: int = MAX_LABEL) -> str:
+    """Return a label of limited length that matplotlib shows as it is."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
+    return _plain(f" {text}" if text.startswith("_") else text)  # "_" would hide it in a legend
+
+
+def _legend_beside(axes: Axes) -> Legend:
+    return axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    x_range: Range | None = None,
+    height: float = 3.4,
+) -> Figure:
+    """Return lines with bands, and a legend if there are several.
+
+    Args:
+        lines: the lines.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        x_range: limits of the x axis; those of the data if None.
+        height: inches.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    figure = new_figure(WIDTH, height)
+    axes = figure.subplots()
+    for line in lines:
+        style = _line_style(line.style)
+        if line.band is not None:
+            axes.fill_between(line.x, *line.band, color=style["color"], alpha=0.2, linewidth=0)
+        marker = "o" if len(line.x) == 1 else ""
+        axes.plot(line.x, line.y, label=_label(line.label), marker=marker, linewidth=1.8, **style)
+    style_axes(axes, xlabel=x_label, ylabel=y_label)
+    if x_range is not None:
+        axes.set_xlim(x_range)
+    if len(lines) > 1:
+        _legend_beside(axes)
+    return figure
+
+
+def interval_chart(rows: Sequence[Interval], *, x_label: str, zone: Range | None = None) -> Figure:
+    """Return one row per interval: marker, bar from low to high, single values as small dots.
+
+    Args:
+        rows: from top to bottom.
+        x_label: label of the x axis, which includes zero.
+        zone: range to shade, such as differences that do not matter.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    figure = new_figure(WIDTH, 0.9 + 0.32 * len(rows))
+    axes = figure.subplots()
+    if zone is not None:
+        axes.axvspan(*zone, color=GRAY, alpha=0.15, linewidth=0)
+    axes.axvline(0, color=DARK, linewidth=1.2)
+    for index, row in enumerate(rows):
+        color = COLORS[row.style % len(COLORS)]
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [index] * 2, "|-", color=color, ms=9, linewidth=2)
+        axes.plot(row.dots, [index] * len(row.dots), "o", mfc="white", mec=color, ms=5)
+        axes.plot(row.value, index, "o", color=color, ms=9)
+        axes.annotate(
+            row.note,
+            (1.01, index),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=GRAY,
+        )
+    style_axes(axes, xlabel=x_label)
+    axes.set_yticks(range(len(rows)), [_label(row.label) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> Figure:
+    """Return points with error bars and their Pareto front: small x and large y are better.
+
+    The legend names the points, those of the front in bold.
+
+    Args:
+        points: the points.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    figure = new_figure(WIDTH, max(3.8, 1 + 0.24 * len(points)))
+    axes = figure.subplots()
+    front = pareto_front(points)
+    axes.step(
+        [point.x for point in front],
+        [point.y for point in front],
+        where="post",
+        color=GRAY,
+        linestyle="--",
+        linewidth=1.5,
+        zorder=3,
+    )
+    for point in points:
+        color, marker = COLORS[point.style % len(COLORS)], MARKERS[point.style % len(MARKERS)]
+        if point.x_range is not None:
+            axes.plot(point.x_range, [point.y] * 2, color=color, linewidth=1.5)
+        if point.y_range is not None:
+            axes.plot([point.x] * 2, point.y_range, color=color, linewidth=1.5)
+        label = _label(point.label)
+        axes.plot(point.x, point.y, marker, color=color, ms=9, linestyle="", label=label)
+    style_axes(axes, xlabel=x_label, ylabel=y_label)
+    axes.margins(0.08)
+    legend = _legend_beside(axes)
+    for point, text in zip(points, legend.get_texts(), strict=True):
+        text.set_fontweight("bold" if point in front else "normal")
+    return figure
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other point beats in both x (smaller) and y (larger), by x.
+
+    Example:
+        >>> points = [Point("a", 1, 0.5), Point("b", 2, 0.6), Point("c", 3, 0.55)]
+        >>> [point.label for point in pareto_front(points)]
+        ['a', 'b']
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda one: (one.x, -one.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return loss terms, average precision and learning rate of a training run by epoch.
+
+    Args:
+        epochs: one record per epoch: ``epoch`` (int), ``losses`` (name to value), and optionally
+            ``ap``, ``ap50`` (0 to 1 or None) and ``learning_rate``.
+
+    Raises:
+        ConfigError: if there is no record.
+        MissingExtraError: if matplotlib is not installed.
+    """
+    if not epochs:
+        raise ConfigError.must("epochs", "at least one record", 0, advice="Train an epoch first.")
+    figure = new_figure(10.5, 3.4)
+    losses, quality, rate = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 0.8))
+    numbers = [record["epoch"] for record in epochs]
+    marker = "o" if len(epochs) == 1 else ""
+    names = dict.fromkeys(name for record in epochs for name in record.get("losses", {}))
+    for index, name in enumerate(names):
+        values = [_or_nan(record.get("losses", {}).get(name)) for record in epochs]
+        style = _line_style(index)
+        losses.plot(numbers, values, label=_label(name), linewidth=1.8, marker=marker, **style)
+    style_axes(losses, title="Loss terms", xlabel="epoch", ylabel="loss")
+    for index, (name, label) in enumerate((("ap50", "AP50"), ("ap", "AP (0.50:0.95)"))):
+        points = [(r["epoch"], r[name]) for r in epochs if r.get(name) is not None]
+        if points:
+            look = {"linewidth": 1.8, "markersize": 3, **_line_style(index)}
+            dot = "o" if len(points) < 40 else ""
+            quality.plot(*zip(*points, strict=True), label=label, marker=dot, **look)
+    style_axes(quality, title="Average precision, validation", xlabel="epoch")
+    quality.set_ylim(0, 1)
+    rates = [_or_nan(record.get("learning_rate")) for record in epochs]
+    rate.plot(numbers, rates, linewidth=1.8, marker=marker, color=GRAY)
+    style_axes(rate, title="Learning rate", xlabel="epoch")
+    rate.yaxis.set_major_formatter("{x:g}")
+    for axes in (losses, rate):
+        axes.set_ylim(bottom=0)
+    for axes in (losses, quality, rate):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
+    """Return the precision-recall curves of an evaluation record.
+
+    Up to ten classes have a named curve each. More classes are thin gray curves below their mean.
+
+    Args:
+        record: from `attendet.evaluation.compute_metrics`, with curves.
+
+    Raises:
+        ConfigError: if the record has no curves.
+        MissingExtraError: if matplotlib is not installed.
+    """
+    if "precision_recall" not in record:
+        raise ConfigError("record must hold precision_recall. Evaluate with curves=True.")
+    curves = record["precision_recall"]["per_class"]
+    title = f"Precision and recall at IoU {record['precision_recall']['iou']:.2f}"
+    figure = new_figure(6.2, 4.4)
+    axes = figure.subplots()
+    few = len(curves) <= MAX_NAMED_CURVES
+    for index, (name, curve) in enumerate(curves.items()):
+        look = (
+            {**_line_style(index), "linewidth": 1.8, "label": _label(name, MAX_CLASS_LABEL)}
+            if few
+            else {"color": GRAY, "linewidth": 0.5, "alpha": 0.5}
+        )
+        axes.plot(curve["recall"], curve["precision"], **look)
+    if len(curves) > 1:
+        mean = np.mean([curve["precision"] for curve in curves.values()], axis=0)
+        recall = next(iter(curves.values()))["recall"]
+        label = "mean" if few else f"mean of {len(curves)} classes"
+        axes.plot(recall, mean, color=DARK, linewidth=2.6, label=label)
+    style_axes(axes, title=title, xlabel="recall", ylabel="precision")
+    axes.set_xlim(0, 1.005)
+    axes.set_ylim(0, 1.02)
+    axes.set_aspect("equal")
+    if curves:
+        _legend_beside(axes)
+    return figure
+
+
+def confusion_figure(record: Mapping[str, Any]) -> Figure:
+    """Return the confusion matrix of an evaluation record: counts and fractions of each row.
+
+    Args:
+        record: from `attendet.evaluation.compute_metrics`, with curves.
+
+    Raises:
+        ConfigError: if the record has no confusion matrix.
+        MissingExtraError: if matplotlib is not installed.
+    """
+    if "confusion" not in record:
+        raise ConfigError("record must hold confusion. Evaluate with curves=True.")
+    confusion = record["confusion"]
+    labels = [_label(name, MAX_CLASS_LABEL) for name in confusion["labels"]]
+    counts = np.array(confusion["matrix"], dtype=np.int64)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(2.4 + 0.62 * len(labels), 4.6, 14))
+    figure = new_figure(side + 0.9, side)
+    axes = figure.subplots()
+    image = axes.imshow(fractions, vmin=0, vmax=1, cmap="Blues")
+    last = len(labels) - 1  # background as background is not counted
+    for row, column in itertools.product(range(len(labels)), repeat=2):
+        if len(labels) > MAX_NUMBERED_CELLS or (row, column) == (last, last):
+            continue
+        count, fraction = counts[row, column], fractions[row, column]
+        percent = f"{fraction:.0%}" if fraction >= 0.005 else "<1%"
+        axes.text(
+            column,
+            row,
+            f"{count}\n{percent}" if count else "0",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=GRAY if not count else "white" if fraction > 0.55 else DARK,
+        )
+    title = f"Confusions at confidence {confusion['confidence']:.2f}, IoU {confusion['iou']:.2f}"
+    style_axes(axes, title=title, xlabel="detected as", ylabel="ground truth")
+    axes.grid(False)
+    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.set_label("fraction of the row", fontsize=10, color=DARK)
+    bar.ax.tick_params(labelsize=9)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _save(figure: Figure, kind: str) -> bytes:
+    matplotlib = require("matplotlib", extra="train", purpose="drawing charts")
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
+    buffer = io.BytesIO()
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context({"svg.hashsalt": "attendet", "svg.fonttype": "none"}),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # class names in any script
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
+    return _save(figure, "png")
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as SVG text. The same figure always gives the same text."""
+    return _save(figure, "svg").decode()
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure atomically: SVG if the file name ends in .svg, else PNG."""
+    path = Path(path)
+    kind = "svg" if path.suffix.lower() == ".svg" else "png"
+    return write_atomically(path, _save(figure, kind))

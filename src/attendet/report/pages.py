@@ -1,0 +1,184 @@
+"""HTML pages and Markdown reports from the Jinja templates in the folder ``templates``.
+
+Each page has one template with its text: ``study.jinja``, ``explain.jinja``, ``demo.jinja``. A page
+template shows tables and images by the macros of ``parts.html`` or ``parts.md``; hence one template
+serves both formats. All values are escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from attendet.report.tables import markdown_table
+from attendet.system import require
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+__all__ = ["Cell", "Image", "Table", "render_html", "render_markdown"]
+
+MIME_TYPES = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
+
+Tone = Literal["", "good", "bad", "warn", "quiet"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell with more than its text."""
+
+    text: str
+    """What the cell shows."""
+
+    key: float | None = None
+    """Value to sort the column by; None if the text is a number or ``-``."""
+
+    tone: Tone = ""
+    """Color of the badge around the text; no badge if empty."""
+
+    hint: str = ""
+    """Tooltip."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption. It can be sorted by a click on a column heading."""
+
+    header: Sequence[str]
+    """One heading per column."""
+
+    rows: Sequence[Sequence[Cell | str]]
+    """The first column holds names."""
+
+    caption: str = ""
+    """Text above the table."""
+
+    text_columns: Collection[str] = ()
+    """Headings of further columns that hold text; all others hold numbers."""
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Mapping[str, Cell | str]],
+        caption: str = "",
+        text_columns: Collection[str] = (),
+    ) -> Table:
+        """Return the table of rows that map each heading to a cell."""
+        header = list(rows[0]) if rows else []
+        return cls(header, [list(row.values()) for row in rows], caption, text_columns)
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows with every entry as a `Cell`."""
+        return [
+            [cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows
+        ]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of a page, inside the HTML page or a file beside the Markdown report."""
+
+    name: str
+    """File name; its suffix is svg, png or jpg."""
+
+    data: bytes
+    """Content of the file."""
+
+    caption: str = ""
+    """Text below the image."""
+
+    alt: str = ""
+    """Description for screen readers; the caption if empty."""
+
+    @property
+    def uri(self) -> str:
+        """The image as a ``data:`` address."""
+        mime_type = MIME_TYPES[self.name.rpartition(".")[2]]
+        return f"data:{mime_type};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+def render_html(template: str, title: str, **context: Any) -> str:
+    """Return one HTML page with styles, script and images inside.
+
+    Its content security policy forbids everything that is not inside the page.
+
+    Args:
+        template: name of the page template, such as ``study``.
+        title: heading of the page.
+        context: values that the page template uses.
+
+    Raises:
+        MissingExtraError: if Jinja2 is not installed.
+    """
+    environment = _environment("html")
+    body = environment.get_template(f"{template}.jinja").render(context)
+    sections = [map(_safe, found) for found in re.findall('<h2 id="(.*?)">(.*)</h2>', body)]
+    script = environment.get_template("page.js").render()
+    return environment.get_template("page.html").render(
+        title=title,
+        body=_safe(body),
+        sections=sections,
+        script=_safe(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def render_markdown(template: str, title: str, **context: Any) -> str:
+    """Return a Markdown report; its images are files in the folder ``figures`` beside it.
+
+    Args:
+        template: name of the page template, such as ``study``.
+        title: heading of the report.
+        context: values that the page template uses.
+    """
+    body = _environment("md").get_template(f"{template}.jinja").render(context)
+    return re.sub(r"\n{3,}", "\n\n", f"# {_escape_markdown(title)}\n\n{body.strip()}\n")
+
+
+@cache
+def _environment(kind: Literal["html", "md"]) -> Environment:
+    jinja2 = require("jinja2", extra="train", purpose="writing report pages")
+    environment: Environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("attendet.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_escape_markdown if kind == "md" else None,
+    )
+    environment.filters["one_line"] = lambda text: _safe(" ".join(text.split()))
+    environment.filters["markdown_table"] = _markdown_table
+    environment.filters["as_table"] = lambda facts: Table(("", ""), facts, text_columns=[""])
+    environment.globals["show"] = environment.get_template(f"parts.{kind}").module
+    return environment
+
+
+def _safe(text: str) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _escape_markdown(value: object) -> Markup:
+    """Return a text in which no character has a meaning in Markdown or HTML."""
+    if hasattr(value, "__html__"):
+        return _safe(str(value))
+    return _safe(re.sub(r"([\\`*_\[\]<>#])", r"\\\1", str(value)))
+
+
+def _markdown_table(table: Table) -> Markup:
+    header, *rows = (
+        [_escape_markdown(cell) for cell in row] for row in (table.header, *table.rows)
+    )
+    text_columns = [i for i, name in enumerate(table.header) if name in table.text_columns]
+    return _safe(markdown_table(header, rows, text_columns=text_columns))
