@@ -212,22 +212,22 @@ def test_errors_are_missed_objects_and_false_detections():
 
     real = {
         "boxes_xyxy": boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]),
-        "class_ids": np.array([0, 1, 0]),
+        "names": np.array(["a", "b", "a"]),
         "difficult": np.array([False, False, True]),
     }
 
-    def errors(shown, class_ids):
+    def errors(shown, names):
+        scores = np.linspace(0.9, 0.5, len(shown))
         return _count_errors(
-            real,
-            {"boxes_xyxy": shown, "scores": np.linspace(0.9, 0.5, len(shown))},
-            np.array(class_ids),
+            real, {"boxes_xyxy": shown, "scores": scores, "names": np.array(list(names), np.str_)}
         )
 
-    assert errors(real["boxes_xyxy"], [0, 1, 0]) == 0
-    assert errors(boxes(), []) == 2
-    assert errors(boxes([0, 0, 10, 10], [0, 0, 10, 9]), [0, 0]) == 2  # found twice, one missed
-    assert errors(boxes([0, 0, 10, 10]), [1]) == 3  # wrong class
-    assert errors(boxes([40, 0, 50, 10], [40, 0, 50, 10]), [0, 0]) == 2  # difficult: no matter
+    assert errors(real["boxes_xyxy"], "aba") == 0
+    assert errors(boxes(), "") == 2
+    assert errors(boxes([0, 0, 10, 10], [0, 0, 10, 9]), "aa") == 2  # found twice, one missed
+    assert errors(boxes([0, 0, 10, 10]), "b") == 3  # wrong class
+    assert errors(boxes([40, 0, 50, 10], [40, 0, 50, 10]), "aa") == 2  # difficult: no matter
+    assert _count_errors(real, None) == 3  # the detector did not read the image
 
 
 @pytest.mark.parametrize(

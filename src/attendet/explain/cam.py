@@ -22,8 +22,6 @@ from attendet.models.graph import Graph
 from attendet.models.graph_layers import Convolutional
 from attendet.system import require
 
-__all__ = ["cam_layers", "class_activation_maps"]
-
 Floats = NDArray[np.float32]
 
 

@@ -36,8 +36,6 @@ from attendet.media.frames import read_images
 from attendet.media.sources import Skipped, Source, find_sources
 from attendet.models import DetectionNetwork, WeightsMetadata, load_weights
 
-__all__ = ["Explanation", "ImageExplanation", "explain", "explain_network", "gate_health"]
-
 Floats = NDArray[np.float32]
 Gates = dict[str, dict[str, Floats]]
 
@@ -50,26 +48,25 @@ MAX_IMAGES = 12
 
 @dataclass(frozen=True, eq=False)
 class ImageExplanation:
-    """Detections, gates and class activation maps for one image."""
+    """Detections, gates and class activation maps for one image.
+
+    Attributes:
+        source: Source of the image.
+        image: uint8 RGB.
+        transform: From the image to the network input.
+        detections: Detections in pixels of the image.
+        gates: Site to gate name to values over the whole network input; each broadcasts to (C, H,
+            W) of its site.
+        cams: Class name to class activation map, one value per pixel of the image in the network
+            input.
+    """
 
     source: Source
-    """Source of the image."""
-
     image: ImageArray
-    """uint8 RGB."""
-
     transform: ResizeTransform
-    """From the image to the network input."""
-
     detections: Detections
-    """Detections in pixels of the image."""
-
     gates: Gates
-    """Site to gate name to values over the whole network input; each broadcasts to (C, H, W) of its
-    site."""
-
     cams: dict[str, Floats]
-    """Class name to class activation map, one value per pixel of the image in the network input."""
 
     def inside(self, site: str) -> dict[str, Floats]:
         """Return the gates of a site over the image, without the padding of the network input."""
@@ -102,22 +99,21 @@ class ImageExplanation:
 
 @dataclass(eq=False)
 class Explanation:
-    """What a detector looks at in a set of images."""
+    """What a detector looks at in a set of images.
+
+    Attributes:
+        metadata: Metadata of the weights.
+        images: The first images, up to ``max_images``.
+        statistics: Site to the statistics of its gates over all images.
+        skipped: Sources that are not readable images.
+        count: Number of images in the statistics.
+    """
 
     metadata: WeightsMetadata
-    """Metadata of the weights."""
-
     images: list[ImageExplanation] = field(default_factory=list)
-    """The first images, up to ``max_images``."""
-
     statistics: dict[str, GateStatistics] = field(default_factory=dict)
-    """Site to the statistics of its gates over all images."""
-
     skipped: list[Skipped] = field(default_factory=list)
-    """Sources that are not readable images."""
-
     count: int = 0
-    """Number of images in the statistics."""
 
     def health(self) -> dict[str, BlockHealth]:
         """Return the health of each attention block, by site."""

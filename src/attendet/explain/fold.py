@@ -16,8 +16,6 @@ from attendet.models import YoloV4Tiny
 from attendet.models.backbone import ConvBlock
 from attendet.models.graph_detector import DarknetConvolution
 
-__all__ = ["can_fold", "fold_gate"]
-
 _HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Dropout)
 """Activations f with f(s x) = s f(x) for every s >= 0."""
 

@@ -22,15 +22,6 @@ from attendet.inference.preprocess import ResizeTransform
 from attendet.models import DetectionNetwork, GraphDetector
 from attendet.models.graph_layers import ScaleChannels
 
-__all__ = [
-    "cells_of_image",
-    "compute_gates",
-    "crop_to_image",
-    "gate_map",
-    "gated_sites",
-    "record_gates",
-]
-
 Floats = NDArray[np.float32]
 GateTensors = dict[str, Tensor]
 

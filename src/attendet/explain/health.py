@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from attendet.errors import ConfigError
 
-__all__ = ["BlockHealth", "GateNumbers", "GateStatistics", "Verdict"]
-
 Floats = NDArray[np.float32]
 Verdict = Literal["idle", "constant", "mask", "switch", "unknown", "works"]
 
@@ -45,31 +43,27 @@ class GateNumbers:
 
     The three standard deviations split the total variance of the gate exactly (law of total
     variance): ``total**2 = images**2 + positions**2 + channels**2``.
+
+    Attributes:
+        mean: Mean over images, positions and channels.
+        min: Smallest value.
+        max: Largest value.
+        std_images: Standard deviation between images, at the same channel and position.
+        std_positions: Standard deviation between positions, of the mean over images.
+        std_channels: Standard deviation between channels, of the mean over images and positions.
+        distance_from_1: Root mean square of gate - 1; 0 is the identity.
+        saturated: Fraction of values at the ends of the range, 0 to 1; None if the range is
+            unknown.
     """
 
     mean: float
-    """Mean over images, positions and channels."""
-
     min: float
-    """Smallest value."""
-
     max: float
-    """Largest value."""
-
     std_images: float
-    """Standard deviation between images, at the same channel and position."""
-
     std_positions: float
-    """Standard deviation between positions, of the mean over images."""
-
     std_channels: float
-    """Standard deviation between channels, of the mean over images and positions."""
-
     distance_from_1: float
-    """Root mean square of gate - 1; 0 is the identity."""
-
     saturated: float | None
-    """Fraction of values at the ends of the range, 0 to 1; None if the range is unknown."""
 
     def relative_std(self) -> float:
         """Return the standard deviation between images and positions, as a fraction of the mean."""
@@ -78,35 +72,31 @@ class GateNumbers:
 
 @dataclass(frozen=True)
 class BlockHealth:
-    """Statistics and verdict of the gates of one attention block over a set of images."""
+    """Statistics and verdict of the gates of one attention block over a set of images.
+
+    Attributes:
+        site: Site of the block.
+        kind: Class of the block.
+        channels: C of the feature map.
+        images: Number of images.
+        gates: Each of its gates.
+        product: Product of its gates: the factor of the feature map.
+        closed_channels: Number of channels that pass nothing in any image.
+        verdict: ``idle``: is 1. ``constant``: one value per channel. ``mask``: differs by position
+            only. ``switch``: saturated. ``unknown``: one image is not enough. ``works``: none of
+            these.
+        sentence: The verdict as a sentence with numbers.
+    """
 
     site: str
-    """Site of the block."""
-
     kind: str
-    """Class of the block."""
-
     channels: int
-    """C of the feature map."""
-
     images: int
-    """Number of images."""
-
     gates: dict[str, GateNumbers]
-    """Each of its gates."""
-
     product: GateNumbers
-    """Product of its gates: the factor of the feature map."""
-
     closed_channels: int
-    """Number of channels that pass nothing in any image."""
-
     verdict: Verdict
-    """``idle``: is 1. ``constant``: one value per channel. ``mask``: differs by position only.
-    ``switch``: saturated. ``unknown``: one image is not enough. ``works``: none of these."""
-
     sentence: str
-    """The verdict as a sentence with numbers."""
 
     def to_record(self) -> dict[str, Any]:
         """Return plain values for JSON."""

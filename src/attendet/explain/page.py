@@ -41,15 +41,6 @@ from attendet.report.draw import (
 )
 from attendet.report.pages import Cell, Image, Table, Tone, render_html
 
-__all__ = [
-    "block_table",
-    "gate_panels",
-    "gate_ranges",
-    "gate_table",
-    "to_gallery",
-    "write_explanation",
-]
-
 CELL_WIDTH = 480
 """Width of an image on the page, pixels."""
 

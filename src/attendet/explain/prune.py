@@ -38,8 +38,6 @@ from attendet.models import (
     YoloV4Tiny,
 )
 
-__all__ = ["MAX_AP_LOSS", "Cost", "Decision", "Pruned", "network_cost", "prune_attention"]
-
 MAX_AP_LOSS = 0.2
 """Default tolerance, points of AP. Two runs that differ only in their seed differ by more: half a
 point and up on data sets of some hundred images."""
@@ -47,59 +45,57 @@ point and up on data sets of some hundred images."""
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a network."""
+    """Cost of a network.
+
+    Attributes:
+        parameters: Number of trained values.
+        macs: Multiply-accumulates per image, including those of gates times feature maps.
+    """
 
     parameters: int
-    """Number of trained values."""
-
     macs: int
-    """Multiply-accumulates per image, including those of gates times feature maps."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Result of one attempt to remove a block."""
+    """Result of one attempt to remove a block.
+
+    Attributes:
+        site: Site of the block.
+        health: Health of its gates on the images.
+        ap: AP without the block, 0 to 1; None if it was not tried.
+        folded: Whether the block was removed.
+        reason: Reason for the decision.
+    """
 
     site: str
-    """Site of the block."""
-
     health: BlockHealth
-    """Health of its gates on the images."""
-
     ap: float | None
-    """AP without the block, 0 to 1; None if it was not tried."""
-
     folded: bool
-    """Whether the block was removed."""
-
     reason: str
-    """Reason for the decision."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned network and the savings."""
+    """A pruned network and the savings.
+
+    Attributes:
+        network: A copy; the original network is unchanged.
+        metadata: Its metadata.
+        decisions: One per block, in the order of the attempts.
+        ap_before: 0 to 1.
+        ap_after: 0 to 1, on the same images.
+        before: Cost of the original network.
+        after: Cost of the copy.
+    """
 
     network: DetectionNetwork
-    """A copy; the original network is unchanged."""
-
     metadata: WeightsMetadata
-    """Its metadata."""
-
     decisions: tuple[Decision, ...]
-    """One per block, in the order of the attempts."""
-
     ap_before: float
-    """0 to 1."""
-
     ap_after: float
-    """0 to 1, on the same images."""
-
     before: Cost
-    """Cost of the original network."""
-
     after: Cost
-    """Cost of the copy."""
 
 
 def prune_attention(

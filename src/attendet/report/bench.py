@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bench_figure", "bench_table", "bench_verdicts"]
 
 CANDIDATE = ("weights", "runtime", "precision", "threads", "mode")
 """Keys that are the same in all rows of a candidate; only the batch size differs."""

@@ -28,21 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-__all__ = [
-    "Interval",
-    "Line",
-    "Point",
-    "confusion_figure",
-    "interval_chart",
-    "line_chart",
-    "pareto_front",
-    "precision_recall_figure",
-    "save_figure",
-    "scatter_chart",
-    "to_png",
-    "to_svg",
-    "training_figure",
-]
 
 MAX_NAMED_CURVES = 10
 MAX_NUMBERED_CELLS = 16
@@ -63,71 +48,65 @@ Values = Sequence[float] | NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a line chart."""
+    """One line of a line chart.
+
+    Attributes:
+        label: Name in the legend.
+        x: Horizontal values.
+        y: Vertical values; NaN is a gap.
+        band: Lower and upper edge of a band behind the line.
+        style: Number of its color and dash pattern.
+    """
 
     label: str
-    """Name in the legend."""
-
     x: Values
-    """Horizontal values."""
-
     y: Values
-    """Vertical values; NaN is a gap."""
-
     band: tuple[Values, Values] | None = None
-    """Lower and upper edge of a band behind the line."""
-
     style: int = 0
-    """Number of its color and dash pattern."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """One row of an interval chart."""
+    """One row of an interval chart.
+
+    Attributes:
+        label: Name at the left.
+        value: Position of the marker.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        dots: Single values, drawn as small dots.
+        note: Text at the right edge.
+        style: Number of its color.
+    """
 
     label: str
-    """Name at the left."""
-
     value: float
-    """Position of the marker."""
-
     low: float | None = None
-    """Lower end of the interval."""
-
     high: float | None = None
-    """Upper end of the interval."""
-
     dots: Sequence[float] = ()
-    """Single values, drawn as small dots."""
-
     note: str = ""
-    """Text at the right edge."""
-
     style: int = 0
-    """Number of its color."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a scatter chart."""
+    """One point of a scatter chart.
+
+    Attributes:
+        label: Name in the legend.
+        x: Horizontal value, such as a cost.
+        y: Vertical value, such as AP.
+        x_range: Ends of the horizontal error bar.
+        y_range: Ends of the vertical error bar.
+        style: Number of its color and marker.
+    """
 
     label: str
-    """Name in the legend."""
-
     x: float
-    """Horizontal value, such as a cost."""
-
     y: float
-    """Vertical value, such as AP."""
-
     x_range: Range | None = None
-    """Ends of the horizontal error bar."""
-
     y_range: Range | None = None
-    """Ends of the vertical error bar."""
-
     style: int = 0
-    """Number of its color and marker."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -231,14 +210,8 @@ def interval_chart(rows: Sequence[Interval], *, x_label: str, zone: Range | None
             axes.plot([row.low, row.high], [index] * 2, "|-", color=color, ms=9, linewidth=2)
         axes.plot(row.dots, [index] * len(row.dots), "o", mfc="white", mec=color, ms=5)
         axes.plot(row.value, index, "o", color=color, ms=9)
-        axes.annotate(
-            row.note,
-            (1.01, index),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=9,
-            color=GRAY,
-        )
+        beside = axes.get_yaxis_transform()  # x in axes, y in data units
+        axes.text(1.01, index, row.note, transform=beside, va="center", fontsize=9, color=GRAY)
     style_axes(axes, xlabel=x_label)
     axes.set_yticks(range(len(rows)), [_label(row.label) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -262,15 +235,8 @@ def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> Fig
     figure = new_figure(WIDTH, max(3.8, 1 + 0.24 * len(points)))
     axes = figure.subplots()
     front = pareto_front(points)
-    axes.step(
-        [point.x for point in front],
-        [point.y for point in front],
-        where="post",
-        color=GRAY,
-        linestyle="--",
-        linewidth=1.5,
-        zorder=3,
-    )
+    x, y = [point.x for point in front], [point.y for point in front]
+    axes.step(x, y, where="post", color=GRAY, linestyle="--", linewidth=1.5, zorder=3)
     for point in points:
         color, marker = COLORS[point.style % len(COLORS)], MARKERS[point.style % len(MARKERS)]
         if point.x_range is not None:
@@ -318,27 +284,24 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     figure = new_figure(10.5, 3.4)
     losses, quality, rate = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 0.8))
     numbers = [record["epoch"] for record in epochs]
-    marker = "o" if len(epochs) == 1 else ""
+    look = {"linewidth": 1.8, "marker": "o" if len(epochs) < 40 else "", "markersize": 3}
     names = dict.fromkeys(name for record in epochs for name in record.get("losses", {}))
     for index, name in enumerate(names):
         values = [_or_nan(record.get("losses", {}).get(name)) for record in epochs]
-        style = _line_style(index)
-        losses.plot(numbers, values, label=_label(name), linewidth=1.8, marker=marker, **style)
-    style_axes(losses, title="Loss terms", xlabel="epoch", ylabel="loss")
+        losses.plot(numbers, values, label=_label(name), **look, **_line_style(index))
     for index, (name, label) in enumerate((("ap50", "AP50"), ("ap", "AP (0.50:0.95)"))):
         points = [(r["epoch"], r[name]) for r in epochs if r.get(name) is not None]
         if points:
-            look = {"linewidth": 1.8, "markersize": 3, **_line_style(index)}
-            dot = "o" if len(points) < 40 else ""
-            quality.plot(*zip(*points, strict=True), label=label, marker=dot, **look)
-    style_axes(quality, title="Average precision, validation", xlabel="epoch")
-    quality.set_ylim(0, 1)
+            quality.plot(*zip(*points, strict=True), label=label, **look, **_line_style(index))
     rates = [_or_nan(record.get("learning_rate")) for record in epochs]
-    rate.plot(numbers, rates, linewidth=1.8, marker=marker, color=GRAY)
+    rate.plot(numbers, rates, color=GRAY, **look)
+    style_axes(losses, title="Loss terms", xlabel="epoch", ylabel="loss")
+    style_axes(quality, title="Average precision, validation", xlabel="epoch")
     style_axes(rate, title="Learning rate", xlabel="epoch")
+    losses.set_ylim(bottom=0)
+    quality.set_ylim(0, 1)
+    rate.set_ylim(bottom=0)
     rate.yaxis.set_major_formatter("{x:g}")
-    for axes in (losses, rate):
-        axes.set_ylim(bottom=0)
     for axes in (losses, quality, rate):
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.get_legend_handles_labels()[1]:
@@ -416,15 +379,9 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
             continue
         count, fraction = counts[row, column], fractions[row, column]
         percent = f"{fraction:.0%}" if fraction >= 0.005 else "<1%"
-        axes.text(
-            column,
-            row,
-            f"{count}\n{percent}" if count else "0",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color=GRAY if not count else "white" if fraction > 0.55 else DARK,
-        )
+        text = f"{count}\n{percent}" if count else "0"
+        color = GRAY if not count else "white" if fraction > 0.55 else DARK
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
     title = f"Confusions at confidence {confusion['confidence']:.2f}, IoU {confusion['iou']:.2f}"
     style_axes(axes, title=title, xlabel="detected as", ylabel="ground truth")
     axes.grid(False)

@@ -17,26 +17,6 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.images import ImageArray
 
-__all__ = [
-    "INK",
-    "MUTED",
-    "PALETTE",
-    "color_of",
-    "draw_detections",
-    "draw_gate_profiles",
-    "draw_side_by_side",
-    "draw_sorted_gates",
-    "draw_text",
-    "fit_text",
-    "gate_overlay",
-    "image_grid",
-    "scale_to_width",
-    "text_color_on",
-    "text_mask",
-    "to_hex",
-    "to_jpeg",
-]
-
 Floats = NDArray[np.floating]
 Color = tuple[int, int, int]
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["Cell", "Image", "Table", "render_html", "render_markdown"]
 
 MIME_TYPES = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 
@@ -31,19 +30,19 @@ Tone = Literal["", "good", "bad", "warn", "quiet"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell with more than its text."""
+    """A table cell with more than its text.
+
+    Attributes:
+        text: What the cell shows.
+        key: Value to sort the column by; None if the text is a number or ``-``.
+        tone: Color of the badge around the text; no badge if empty.
+        hint: Tooltip.
+    """
 
     text: str
-    """What the cell shows."""
-
     key: float | None = None
-    """Value to sort the column by; None if the text is a number or ``-``."""
-
     tone: Tone = ""
-    """Color of the badge around the text; no badge if empty."""
-
     hint: str = ""
-    """Tooltip."""
 
     def __str__(self) -> str:
         return self.text
@@ -51,19 +50,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption. It can be sorted by a click on a column heading."""
+    """A table with a caption. It can be sorted by a click on a column heading.
+
+    Attributes:
+        header: One heading per column.
+        rows: The first column holds names.
+        caption: Text above the table.
+        text_columns: Headings of further columns that hold text; all others hold numbers.
+    """
 
     header: Sequence[str]
-    """One heading per column."""
-
     rows: Sequence[Sequence[Cell | str]]
-    """The first column holds names."""
-
     caption: str = ""
-    """Text above the table."""
-
     text_columns: Collection[str] = ()
-    """Headings of further columns that hold text; all others hold numbers."""
 
     @classmethod
     def of(
@@ -86,19 +85,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a page, inside the HTML page or a file beside the Markdown report."""
+    """An image of a page, inside the HTML page or a file beside the Markdown report.
+
+    Attributes:
+        name: File name; its suffix is svg, png or jpg.
+        data: Content of the file.
+        caption: Text below the image.
+        alt: Description for screen readers; the caption if empty.
+    """
 
     name: str
-    """File name; its suffix is svg, png or jpg."""
-
     data: bytes
-    """Content of the file."""
-
     caption: str = ""
-    """Text below the image."""
-
     alt: str = ""
-    """Description for screen readers; the caption if empty."""
 
     @property
     def uri(self) -> str:

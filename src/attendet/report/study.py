@@ -14,8 +14,6 @@ from typing import Any
 
 from attendet.errors import DataError
 
-__all__ = ["Run", "Study", "read_study", "value_at"]
-
 STUDY = "study.json"
 RUNS = "runs.jsonl"
 LAYOUT = "attendet/comparison/1"
@@ -25,16 +23,17 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """The records of a study: its description and its runs."""
+    """The records of a study: its description and its runs.
+
+    Attributes:
+        folder: Folder of the files.
+        description: Content of study.json.
+        runs: Records of the runs, in the order of runs.jsonl.
+    """
 
     folder: Path
-    """Folder of the files."""
-
     description: Mapping[str, Any]
-    """Content of study.json."""
-
     runs: tuple[Run, ...]
-    """Records of the runs, in the order of runs.jsonl."""
 
     @property
     def baseline(self) -> str:
@@ -92,12 +91,15 @@ class Study:
         """Return the difference to the baseline in one metric, and its interval if known.
 
         Args:
-            variant: its name.
-            keys: of the metric, such as ``ap_small``, or ``per_class``, ``RBC``, ``ap``.
+            variant: its name; there is no effect of the baseline.
+            keys: of the metric, such as ``ap``, ``ap_small``, or ``per_class``, ``RBC``, ``ap``.
         """
+        if variant == self.baseline:
+            return None
+        verdict = self.verdict(variant)
         group = keys[:2] if keys[0] == "per_class" else ("parts", keys[0])
-        effect = value_at(self.verdict(variant), "effects", *group)
-        if effect and effect["difference"] is not None:
+        effect = verdict if keys == ("ap",) else value_at(verdict, "effects", *group) or {}
+        if effect.get("difference") is not None:
             return effect["difference"], effect.get("low"), effect.get("high")
         differences = self.differences(variant, "metrics", *keys)
         return (statistics.fmean(differences), None, None) if differences else None

@@ -19,8 +19,6 @@ from attendet.report.pages import Image
 from attendet.report.study import Study, value_at
 from attendet.report.study_tables import Keys, points
 
-__all__ = ["cost_charts", "curve_charts", "difference_chart", "effect_chart"]
-
 MAX_ROWS = 40
 """Rows of an interval chart; with more there is only the table."""
 
@@ -28,64 +26,34 @@ MAX_CURVES = 7
 """Variants with a curve. If there are more: the best by AP and the baseline."""
 
 
-def difference_chart(study: Study) -> list[Image]:
-    """Return the chart of AP differences: mean, interval and seeds of each variant."""
-    rows = []
-    for style, variant in enumerate(study.variants()):
-        found = study.verdict(variant)
-        differences = study.differences(variant, "metrics", "ap")
-        if variant == study.baseline or not differences:
-            continue
-        mean = found.get("difference")
-        mean = statistics.fmean(differences) if mean is None else mean
-        rows.append(
-            Interval(
-                variant,
-                100 * mean,
-                _percent(found.get("low")),
-                _percent(found.get("high")),
-                [100 * difference for difference in differences],
-                f"{points(mean, signed=True)}, seeds: {len(differences)}",
-                style,
-            )
-        )
-    if not rows:
-        return []
-    margin = 100 * study.margin
-    label = f"difference in AP to {study.baseline}, points"
-    figure = interval_chart(rows, x_label=label, zone=(-margin, margin))
-    caption = (
-        "Small dots: seeds. Bar: 95 % interval of the mean. Shaded: differences that count as none."
-    )
-    alt = f"Difference in AP to {study.baseline} of each variant, with 95 % interval"
-    return [Image("difference.svg", to_svg(figure).encode(), caption, alt)]
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
 def effect_chart(study: Study, name: str, metrics: Mapping[str, Keys], caption: str) -> list[Image]:
-    """Return the chart of differences in several metrics, one row per metric and variant.
+    """Return the chart of differences to the baseline, one row per metric and variant.
 
     Args:
         study: the records.
         name: file name without suffix.
         metrics: name of a metric to its keys in ``metrics`` of a run.
-        caption: text below the chart.
+        caption: text below the chart, before the explanation of its marks.
     """
     rows = []
     for metric, keys in metrics.items():
         for style, variant in enumerate(study.variants()):
-            effect = None if variant == study.baseline else study.effect(variant, *keys)
+            effect = study.effect(variant, *keys)
             if effect is not None:
-                value, low, high = map(_percent, effect)
-                label = f"{metric}: {variant}"
-                rows.append(Interval(label, value or 0.0, low, high, style=style))
+                value, low, high = (None if part is None else 100 * part for part in effect)
+                dots = [100 * part for part in study.differences(variant, "metrics", *keys)]
+                label = f"{metric}: {variant}" if len(metrics) > 1 else variant
+                note = f"{points(effect[0], signed=True)}, seeds: {len(dots)}"
+                rows.append(Interval(label, value or 0.0, low, high, dots, note, style))
     if not rows or len(rows) > MAX_ROWS:
         return []
-    figure = interval_chart(rows, x_label=f"difference in AP to {study.baseline}, points")
-    return [Image(f"{name}.svg", to_svg(figure).encode(), caption)]
+    margin = 100 * study.margin
+    label = f"difference in AP to {study.baseline}, points"
+    figure = interval_chart(rows, x_label=label, zone=(-margin, margin))
+    caption += (
+        " Small dots: seeds. Bar: 95 % interval of the mean. Shaded: counts as no difference."
+    )
+    return [Image(f"{name}.svg", to_svg(figure).encode(), caption, f"{label}, of each variant")]
 
 
 def curve_charts(study: Study) -> list[Image]:
@@ -123,7 +91,7 @@ def _curves(study: Study, name: str) -> list[Line]:
 
 def _curve_value(epoch: Mapping[str, Any], name: str) -> float | None:
     if name == "ap":
-        return _percent(epoch.get("ap"))
+        return None if epoch.get("ap") is None else 100 * epoch["ap"]
     return sum(epoch["losses"].values()) if epoch.get("losses") else None
 
 

@@ -16,7 +16,6 @@ from attendet.report.study import Study, read_study
 from attendet.report.study_charts import (
     cost_charts,
     curve_charts,
-    difference_chart,
     effect_chart,
 )
 from attendet.report.study_examples import Example, find_examples
@@ -34,8 +33,6 @@ from attendet.report.study_tables import (
     verdict_of,
     verdict_table,
 )
-
-__all__ = ["write_report"]
 
 LAYOUT = "attendet/report/1"
 """Name and version of the layout of report.json."""
@@ -93,14 +90,14 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
     """Return the values that the template ``study.jinja`` shows."""
     classes: dict[str, Keys] = {name: ("per_class", name, "ap") for name in study.classes()}
     texts = {variant: study.verdict(variant).get("text") for variant in study.variants()}
-    size_caption = "By object size: below 32 x 32 pixels, below 96 x 96 pixels, larger."
+    size_caption = "AP by object size: below 32 x 32 pixels, below 96 x 96 pixels, larger."
     return {
         "baseline": study.baseline or "the baseline",
         "margin": f"{100 * study.margin:g}",
         "summary": _summary(study),
         "verdicts": verdict_table(study),
         "verdict_texts": [f"{variant}: {text}" for variant, text in texts.items() if text],
-        "difference_chart": difference_chart(study),
+        "difference_chart": effect_chart(study, "difference", {"AP": ("ap",)}, "AP."),
         "failures": [
             f"{run['variant_name']}, seed {run['seed']}: {run.get('error') or 'reason unknown'}"
             for run in study.failed_runs()
@@ -113,7 +110,7 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
         "class_effects": effect_table(
             study, classes, first_column="class", caption="AP of each class."
         ),
-        "class_chart": effect_chart(study, "by-class", classes, "By class."),
+        "class_chart": effect_chart(study, "by-class", classes, "AP by class."),
         "examples": examples,
         "examples_note": examples_note,
         "gates": gate_table(study),

@@ -8,19 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attendet.report.pages import Cell, Table, Tone
-from attendet.report.study import Run, Study, value_at
+from attendet.report.study import Study, value_at
 from attendet.report.tables import MISSING
-
-__all__ = [
-    "cost_table",
-    "effect_table",
-    "gate_table",
-    "run_rows",
-    "run_table",
-    "variant_rows",
-    "verdict_of",
-    "verdict_table",
-]
 
 OVERALL = {"AP50": ("ap50",), "AP75": ("ap75",)}
 SIZES = {"small": ("ap_small",), "medium": ("ap_medium",), "large": ("ap_large",)}
@@ -35,7 +24,7 @@ GATE_COLUMNS = {
 GATE_CAPTION = (
     "Means over the runs of a variant. sd: standard deviation of the gate between images, "
     "positions and channels. Saturated: fraction of values at the ends of the gate's range. Block: "
-    "verdict on the block, with the number of runs if they differ."
+    "verdict on the block, with the number of runs."
 )
 
 Keys = tuple[str, ...]
@@ -51,9 +40,9 @@ def points(value: float | None, *, signed: bool = False) -> Cell:
     return Cell(text.replace("-", "\u2212"), 100 * value)
 
 
-def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with separators of thousands; "-" for None."""
-    return MISSING if value is None else f"{value:,.{digits}f}"
+def number(value: float | None, digits: int = 0, *, scale: float = 1) -> str:
+    """Return a scaled number with separators of thousands; "-" for None."""
+    return MISSING if value is None else f"{value * scale:,.{digits}f}"
 
 
 def interval(low: float | None, high: float | None) -> Cell:
@@ -85,21 +74,19 @@ def _tone(verdict: str) -> Tone:
 def verdict_table(study: Study) -> Table:
     """Return verdict, difference and confidence interval of each variant."""
     rows: list[Row] = []
-    for variant in study.variants():
-        found, aps = study.verdict(variant), study.values(variant, "metrics", "ap")
-        verdict, p = verdict_of(study, variant), found.get("p_holm")
-        p_text = MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    for record in variant_rows(study):
+        verdict, p = record["verdict"], record["p_holm"]
         rows.append(
             {
-                "variant": variant,
-                "verdict": Cell(verdict, tone=_tone(verdict), hint=str(found.get("text") or "")),
-                "difference": points(found.get("difference"), signed=True),
-                "95 % interval": interval(found.get("low"), found.get("high")),
-                "p (Holm)": Cell(p_text, p),
-                "seeds": str(len(aps)),
-                "AP": points(statistics.fmean(aps) if aps else None),
-                "sd": points(statistics.stdev(aps) if len(aps) > 1 else None),
-                "seeds to add": number(found.get("further_seeds")),
+                "variant": record["variant"],
+                "verdict": Cell(verdict, tone=_tone(verdict), hint=record["text"] or ""),
+                "difference": points(record["difference"], signed=True),
+                "95 % interval": interval(record["low"], record["high"]),
+                "p (Holm)": Cell("<0.001" if p and p < 0.001 else number(p, 3), p),
+                "seeds": str(record["runs"]),
+                "AP": points(record["ap"]),
+                "sd": points(record["ap_sd"]),
+                "seeds to add": number(record["further_seeds"]),
             }
         )
     baseline = study.baseline or "the baseline"
@@ -115,41 +102,30 @@ def cost_table(study: Study) -> Table:
     """Return parameters, arithmetic, training cost and latency of each variant."""
     latency = study.latency()
     rows: list[Row] = []
-    for variant in study.variants():
-        macs, seconds = study.mean(variant, "macs"), study.mean(variant, "seconds")
+    for record in variant_rows(study):
         row: Row = {
-            "variant": variant,
-            "AP": points(study.mean(variant, "metrics", "ap")),
-            "parameters": number(study.mean(variant, "parameters")),
-            "million MACs": number(macs and macs / 1e6, 1),
-            "training, min": number(seconds and seconds / 60, 1),
-            "memory, MiB": number(study.mean(variant, "memory_mib")),
+            "variant": record["variant"],
+            "AP": points(record["ap"]),
+            "parameters": number(record["parameters"]),
+            "million MACs": number(record["macs"], 1, scale=1e-6),
+            "training, min": number(record["seconds"], 1, scale=1 / 60),
+            "memory, MiB": number(record["memory_mib"]),
         }
         for runtime, by_variant in latency.items():
-            row[f"{runtime}, ms"] = _latency(by_variant.get(variant, {}))
+            measured = by_variant.get(record["variant"], {})
+            low, high = number(measured.get("low_ms"), 2), number(measured.get("high_ms"), 2)
+            hint = "" if low == MISSING else f"half of the calls: {low} to {high} ms"
+            row[f"{runtime}, ms"] = Cell(number(measured.get("median_ms"), 2), hint=hint)
         rows.append(row)
-    return Table.of(rows, f"Means over the runs of a variant. {_latency_note(study)}")
-
-
-def _latency(measured: Mapping[str, float]) -> Cell:
-    low, high = measured.get("low_ms"), measured.get("high_ms")
-    hint = "" if low is None or high is None else f"half of the calls: {low:.2f} to {high:.2f} ms"
-    return Cell(number(measured.get("median_ms"), 2), hint=hint)
-
-
-def _latency_note(study: Study) -> str:
-    """Return how latency was measured, as far as the records say."""
-    if not study.latency():
-        return "Latency was not measured."
-    machine = study.description.get("latency_machine")
-    where = ""
-    if machine:
-        gpu = "" if machine.get("device") == "cpu" else f"; torch on {machine.get('device')}"
-        where = f" ({machine.get('processor')}, {machine.get('threads')} threads{gpu})"
-    return (
-        "Latency: median time for one image, the whole call; the variants were measured "
-        f"alternately{where}."
-    )
+    note = "Latency was not measured."
+    if latency:
+        machine = study.description.get("latency_machine") or {}
+        where = ", ".join(f"{name} {value}" for name, value in machine.items())
+        note = (
+            "Latency: median time for one image, the whole call; the variants were measured "
+            f"alternately{where and f' ({where})'}."
+        )
+    return Table.of(rows, f"Means over the runs of a variant. {note}")
 
 
 def effect_table(
@@ -218,7 +194,7 @@ def gate_table(study: Study) -> Table:
                             for heading, key in GATE_COLUMNS.items()
                         },
                         "saturated": MISSING if saturated is None else f"{saturated:.1%}",
-                        "block (runs)": counts if len(verdicts) > 1 else next(iter(verdicts)),
+                        "block (runs)": counts,
                     }
                 )
     return Table.of(rows, GATE_CAPTION, text_columns=["block (runs)"])
@@ -231,27 +207,20 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def run_table(study: Study) -> Table:
     """Return one row per run."""
-    rows: list[Row] = []
-    for run in study.runs:
-        metrics, seconds, stopped = run.get("metrics") or {}, run.get("seconds"), run.get("stopped")
-        state = Cell(str(stopped), tone="warn", hint=str(run.get("error") or ""))
-        rows.append(
-            {
-                "run": _run_name(run),
-                "AP": points(metrics.get("ap")),
-                "AP50": points(metrics.get("ap50")),
-                "AP75": points(metrics.get("ap75")),
-                "epochs": number(run.get("epochs_done")),
-                "minutes": number(seconds and seconds / 60, 1),
-                "memory, MiB": number(run.get("memory_mib")),
-                "stopped": state if stopped else "",
-            }
-        )
+    rows: list[Row] = [
+        {
+            "run": f"{record['variant']}, seed {record['seed']}",
+            "AP": points(record["ap"]),
+            "AP50": points(record["ap50"]),
+            "AP75": points(record["ap75"]),
+            "epochs": number(record["epochs_done"]),
+            "minutes": number(record["seconds"], 1, scale=1 / 60),
+            "memory, MiB": number(record["memory_mib"]),
+            "stopped": Cell(record["stopped"], tone="warn") if record["stopped"] else "",
+        }
+        for record in run_rows(study)
+    ]
     return Table.of(rows, "AP in points.", text_columns=["stopped"])
-
-
-def _run_name(run: Run) -> str:
-    return f"{run['variant_name']}, seed {run['seed']}"
 
 
 def run_rows(study: Study) -> list[dict[str, Any]]:

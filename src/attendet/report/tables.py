@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["class_table", "format_value", "markdown_table", "plain_table"]
-
 TextTable = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
