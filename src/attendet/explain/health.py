@@ -103,35 +103,45 @@ class BlockHealth:
         return asdict(self)
 
 
-class _Moments:
-    """Mean and variance over images at each channel and position, by Welford's method (1962)."""
+class _GateSummary:
+    """Statistics of one gate over images, in constant memory.
+
+    Mean and variance over images at each channel and position are by Welford's method (1962).
+    """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.images = 0
         self.mean = np.zeros((1, 1, 1))
         self.squares = np.zeros((1, 1, 1))
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        self.count += 1
-        change = values - self.mean
-        self.mean = self.mean + change / self.count
-        self.squares = self.squares + change * (values - self.mean)
-
-
-class _Values:
-    """Minimum, maximum, distance from 1 and saturation over all values."""
-
-    def __init__(self) -> None:
         self.min, self.max = np.inf, -np.inf
-        self.count, self.squares, self.saturated = 0, 0.0, 0
+        self.size, self.squared_distance, self.saturated = 0, 0.0, 0
 
-    def add(self, values: NDArray[np.floating], top: float | None) -> None:
+    def add(self, values: NDArray[np.floating], top: float | None) -> NDArray[np.float64]:
+        """Add a gate of one image, (C, h, w), and return it on the grid."""
+        on_grid = _to_grid(values)
+        self.images += 1
+        change = on_grid - self.mean
+        self.mean = self.mean + change / self.images
+        self.squares = self.squares + change * (on_grid - self.mean)
         self.min = min(self.min, float(values.min()))
         self.max = max(self.max, float(values.max()))
-        self.count += values.size
-        self.squares += float(np.square(values - 1.0, dtype=np.float64).sum())
+        self.size += values.size
+        self.squared_distance += float(np.square(values - 1.0, dtype=np.float64).sum())
         if top is not None:
             self.saturated += int(((values < END * top) | (values > (1 - END) * top)).sum())
+        return on_grid
+
+    def numbers(self, top: float | None) -> GateNumbers:
+        return GateNumbers(
+            float(self.mean.mean()),
+            self.min,
+            self.max,
+            (float(self.squares.mean()) / self.images) ** 0.5,
+            float(self.mean.var(axis=(1, 2)).mean()) ** 0.5,
+            float(self.mean.mean(axis=(1, 2)).std()),
+            (self.squared_distance / self.size) ** 0.5,
+            None if top is None else self.saturated / self.size,
+        )
 
 
 class GateStatistics:
@@ -156,11 +166,10 @@ class GateStatistics:
 
     def __init__(self, site: str, kind: str, *, top: float | None = 1.0) -> None:
         self.site, self.kind, self.top = site, kind, top
-        self.moments: dict[str, _Moments] = {}
-        self._values: dict[str, _Values] = {}
         self.channels = 1
         self.images = 0
-        self._product, self._product_values = _Moments(), _Values()
+        self.gates: dict[str, _GateSummary] = {}
+        self._product = _GateSummary()
         self._channel_max: NDArray[np.float64] = np.zeros(1)
 
     def add(self, gates: Mapping[str, Floats]) -> None:
@@ -170,13 +179,12 @@ class GateStatistics:
             gates: by name, each (C, h, w), over the image only, without the padding.
         """
         self.images += 1
-        on_grid = {name: _to_grid(gate) for name, gate in gates.items()}
-        for name, gate in gates.items():
-            self.moments.setdefault(name, _Moments()).add(on_grid[name])
-            self._values.setdefault(name, _Values()).add(gate, self.top)
-        product = reduce(np.multiply, on_grid.values())
-        self._product.add(product)
-        self._product_values.add(product, None)
+        on_grid = [
+            self.gates.setdefault(name, _GateSummary()).add(gate, self.top)
+            for name, gate in gates.items()
+        ]
+        product = reduce(np.multiply, on_grid)
+        self._product.add(product, None)
         self._channel_max = np.maximum(self._channel_max, product.max(axis=(1, 2)))
         self.channels = max(self.channels, product.shape[0])
 
@@ -191,8 +199,8 @@ class GateStatistics:
         Args:
             name: of the gate.
         """
-        moments = self.moments[name]
-        return moments.mean, np.sqrt(moments.squares / max(moments.count, 1))
+        gate = self.gates[name]
+        return gate.mean, np.sqrt(gate.squares / max(gate.images, 1))
 
     def health(self) -> BlockHealth:
         """Return the statistics and verdict over all images so far.
@@ -201,11 +209,8 @@ class GateStatistics:
             ConfigError: if no image was added.
         """
         ConfigError.check(self.images > 0, "images", "at least one", 0, self.site)
-        gates = {
-            name: _numbers(moments, self._values[name], self.top is not None)
-            for name, moments in self.moments.items()
-        }
-        product = _numbers(self._product, self._product_values, known_range=False)
+        gates = {name: gate.numbers(self.top) for name, gate in self.gates.items()}
+        product = self._product.numbers(top=None)
         closed = int((self._channel_max < CLOSED).sum())
         verdict = _verdict(product, gates, self.images)
         sentence = _sentence(verdict, product, gates)
@@ -222,19 +227,6 @@ class GateStatistics:
             verdict,
             sentence,
         )
-
-
-def _numbers(moments: _Moments, values: _Values, known_range: bool) -> GateNumbers:
-    return GateNumbers(
-        float(moments.mean.mean()),
-        values.min,
-        values.max,
-        (float(moments.squares.mean()) / moments.count) ** 0.5,
-        float(moments.mean.var(axis=(1, 2)).mean()) ** 0.5,
-        float(moments.mean.mean(axis=(1, 2)).std()),
-        (values.squares / values.count) ** 0.5,
-        values.saturated / values.count if known_range else None,
-    )
 
 
 def _verdict(product: GateNumbers, gates: Mapping[str, GateNumbers], images: int) -> Verdict:
@@ -278,7 +270,7 @@ def _interpolation(length: int) -> NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
-def _to_grid(gate: Floats) -> NDArray[np.float64]:
+def _to_grid(gate: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return a gate (C, h, w) on the grid, each axis of length 16; an axis of length 1 stays."""
     values = gate.astype(np.float64)
     if values.shape[1] > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
     ranges = gate_ranges(explanation.images)
     images = []
     for number, one in enumerate(explanation.images, start=1):
-        panels = _detection_panels(one), gate_panels(one, ranges)
+        panels = _detection_panels(one), list(gate_panels(one, ranges))
         galleries = [to_gallery(f"{number}-{i}", part) for i, part in enumerate(panels) if part]
         images.append((Path(one.source.label).name, galleries))
         shown = [*panels[0], *panels[1]]
@@ -143,7 +143,7 @@ def _to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 def _statistics_arrays(explanation: Explanation) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for site, statistics in explanation.statistics.items():
-        for name in statistics.moments:
+        for name in statistics.gates:
             mean, deviation = statistics.profile(name)
             arrays[f"mean/{site}/{name}"] = mean.astype(np.float32)
             arrays[f"deviation/{site}/{name}"] = deviation.astype(np.float32)
@@ -195,9 +195,9 @@ def _columns(gate: GateNumbers, saturated: float | None) -> dict[str, Cell | str
 def _site_charts(statistics: GateStatistics) -> tuple[str, list[Image]]:
     """Return heading and charts of a site: channels, profiles, spatial gate."""
     charts = [_channel_chart(statistics)]
-    if {"height", "width"} <= set(statistics.moments):
+    if {"height", "width"} <= set(statistics.gates):
         charts.append(_profile_chart(statistics))
-    if "spatial" in statistics.moments:
+    if "spatial" in statistics.gates:
         mean = statistics.profile("spatial")[0][0].astype(np.float32)
         square = np.full((CELL_WIDTH, CELL_WIDTH, 3), 128, dtype=np.uint8)
         caption = (
@@ -209,7 +209,7 @@ def _site_charts(statistics: GateStatistics) -> tuple[str, list[Image]]:
 
 def _channel_chart(statistics: GateStatistics) -> Image:
     """Return the chart of the gates of all channels, highest first."""
-    has_gate = "channel" in statistics.moments
+    has_gate = "channel" in statistics.gates
     label = "channel gate" if has_gate else "product of the gates"
     means, deviations = statistics.channel_means(), np.zeros(1)
     if has_gate:
@@ -274,50 +274,40 @@ def _detection_panels(one: ImageExplanation) -> list[Panel]:
     return panels
 
 
-def gate_panels(one: ImageExplanation, ranges: Mapping[str, tuple[float, float]]) -> list[Panel]:
-    """Return the gate maps and channel gates of each site for an image, with captions.
+def gate_panels(
+    one: ImageExplanation, ranges: Mapping[str, tuple[float, float]]
+) -> Iterator[Panel]:
+    """Yield the gate map and channel gates of each site for an image, with captions.
 
     Args:
         one: the image.
         ranges: scale of each map and profile, as `gate_ranges` returns it.
     """
-    return [
-        panel
-        for site, gates in one.gates.items()
-        for panel in _site_panels(one, site, gates, ranges)
-    ]
-
-
-def _site_panels(
-    one: ImageExplanation,
-    site: str,
-    gates: Mapping[str, NDArray[np.float32]],
-    ranges: Mapping[str, tuple[float, float]],
-) -> Iterator[Panel]:
     image = scale_to_width(one.image, CELL_WIDTH)
-    product = gate_map(gates)
-    if product is not None:
-        inside = crop_to_image(product, one.transform)
-        panel = gate_overlay(image, inside, value_range=ranges[site])
-        if {"height", "width"} <= set(gates):
-            panel = draw_gate_profiles(
-                panel,
-                crop_to_image(gates["height"].mean(0), one.transform)[:, 0],
-                crop_to_image(gates["width"].mean(0), one.transform)[0],
-                row_range=ranges[f"{site} height"],
-                column_range=ranges[f"{site} width"],
-            )
-        low, high = ranges[site]
-        values = f"{inside.min():.3f} - {inside.max():.3f}"
-        yield panel, f"{site}: gates {values}, scale {low:.3f} - {high:.3f}"
-    if "channel" in gates:
-        channels = gates["channel"].ravel()
-        top = 2.0 if float(channels.max()) > 1 else 1.0
-        strip = draw_sorted_gates(channels, CELL_WIDTH, image.shape[0] // 2, top=top)
-        yield strip, f"{site}: channel gates, sorted"
+    for site, gates in one.gates.items():
+        product = gate_map(gates)
+        if product is not None:
+            inside = crop_to_image(product, one.transform)
+            panel = gate_overlay(image, inside, value_range=ranges[site])
+            if {"height", "width"} <= set(gates):
+                panel = draw_gate_profiles(
+                    panel,
+                    crop_to_image(gates["height"].mean(0), one.transform)[:, 0],
+                    crop_to_image(gates["width"].mean(0), one.transform)[0],
+                    row_range=ranges[f"{site} height"],
+                    column_range=ranges[f"{site} width"],
+                )
+            low, high = ranges[site]
+            values = f"{inside.min():.3f} - {inside.max():.3f}"
+            yield panel, f"{site}: gates {values}, scale {low:.3f} - {high:.3f}"
+        if "channel" in gates:
+            channels = gates["channel"].ravel()
+            top = 2.0 if float(channels.max()) > 1 else 1.0
+            strip = draw_sorted_gates(channels, CELL_WIDTH, image.shape[0] // 2, top=top)
+            yield strip, f"{site}: channel gates, sorted"
 
 
-def to_gallery(name: str, panels: Sequence[Panel]) -> list[Image]:
+def to_gallery(name: str, panels: Iterable[Panel]) -> list[Image]:
     """Return panels as JPEG images of a page, with file names that start with a name."""
     return [
         Image(f"{name}-{number}.jpg", to_jpeg(image, 88), caption)

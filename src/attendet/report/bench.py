@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
-from attendet.report.charts import COLORS, DARK, GRAY, new_figure, style_axes
+from attendet.report.charts import COLORS, DARK, GRAY, label_rows, new_figure, style_axes
 from attendet.report.tables import MISSING, TextTable, format_value
 
 if TYPE_CHECKING:
@@ -111,8 +111,6 @@ def bench_figure(record: Mapping[str, Any]) -> Figure:
     grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": counts})
     for axes, (draw, shown) in zip(grid[:, 0], panels, strict=True):
         draw(axes, shown)
-        axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
         axes.legend(fontsize=9, frameon=False, loc="best")
     if record["noise"]["too_noisy"]:
         note = textwrap.fill(f"too noisy to compare: {record['noise']['reason']}", 100)
@@ -129,8 +127,7 @@ def _draw_latency(axes: Axes, rows: Sequence[Row]) -> None:
         range(len(rows)), around, left=network, color=COLORS[1], height=0.62, label="around it"
     )
     style_axes(axes, title="From an image file to detections", xlabel="ms, median and quartiles")
-    _finish_bars(axes, rows, "whole_ms", [row["whole_ms"]["q3"] for row in rows])
-    axes.set_yticks(range(len(rows)), [_row_label(row) for row in rows])
+    _finish_bars(axes, rows, "whole_ms", [_row_label(row) for row in rows])
 
 
 def _draw_throughput(axes: Axes, rows: Sequence[Row]) -> None:
@@ -139,31 +136,22 @@ def _draw_throughput(axes: Axes, rows: Sequence[Row]) -> None:
     axes.barh(range(len(rows)), rates, color=COLORS[0], height=0.62, label="stream")
     axes.plot(alone, range(len(rows)), "|", color=COLORS[1], ms=13, mew=2.5, label="network alone")
     style_axes(axes, title="Many images", xlabel="images/s, median and quartiles")
-    ends = [max(row["images_per_s"]["q3"], rate) for row, rate in zip(rows, alone, strict=True)]
-    _finish_bars(axes, rows, "images_per_s", ends)
     labels = [f"{_row_label(row)}, {row['mode']}, batch {row['batch']}" for row in rows]
-    axes.set_yticks(range(len(rows)), labels)
+    _finish_bars(axes, rows, "images_per_s", labels)
 
 
-def _finish_bars(axes: Axes, rows: Sequence[Row], name: str, ends: Sequence[float]) -> None:
-    """Draw quartiles as error bars, and write median and AP after each bar."""
-    for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
-        spread = row[name]
-        median = spread["median"]
-        error = [[median - spread["q1"]], [spread["q3"] - median]]
-        axes.errorbar(median, index, xerr=error, fmt="none", ecolor=DARK, capsize=3)
-        quality = "" if row["ap"] is None else f", AP {row['ap']:.3f}"
-        axes.annotate(
-            f"{median:.1f}{quality}",
-            (end, index),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=DARK,
-        )
-    axes.set_xlim(0, 1.25 * max(ends))
-    axes.set_ylim(-0.6, len(rows) - 0.4)
+def _finish_bars(axes: Axes, rows: Sequence[Row], name: str, labels: Sequence[str]) -> None:
+    """Draw quartiles as error bars, and write median and AP beside each bar."""
+    medians = [_median(row, name) for row in rows]
+    below = [_median(row, name) - row[name]["q1"] for row in rows]
+    above = [row[name]["q3"] - _median(row, name) for row in rows]
+    axes.errorbar(
+        medians, range(len(rows)), xerr=[below, above], fmt="none", ecolor=DARK, capsize=3
+    )
+    quality = ["" if row["ap"] is None else f", AP {row['ap']:.3f}" for row in rows]
+    notes = [f"{median:.1f}{ap}" for median, ap in zip(medians, quality, strict=True)]
+    axes.set_xlim(left=0)
+    label_rows(axes, labels, notes)
 
 
 def _row_label(row: Row) -> str:

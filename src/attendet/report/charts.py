@@ -131,6 +131,16 @@ def style_axes(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "
     axes.set_axisbelow(True)
 
 
+def label_rows(axes: Axes, labels: Sequence[str], notes: Sequence[str]) -> None:
+    """Label the rows of a chart from top to bottom: names at the left, notes at the right."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    beside = axes.get_yaxis_transform()  # x in axes, y in data units
+    for index, note in enumerate(notes):
+        axes.text(1.01, index, note, transform=beside, va="center", fontsize=9, color=GRAY)
+
+
 def _line_style(index: int) -> dict[str, Any]:
     rounds, color = divmod(index, len(COLORS))
     return {"color": COLORS[color], "linestyle": LINE_STYLES[rounds % len(LINE_STYLES)]}
@@ -210,12 +220,8 @@ def interval_chart(rows: Sequence[Interval], *, x_label: str, zone: Range | None
             axes.plot([row.low, row.high], [index] * 2, "|-", color=color, ms=9, linewidth=2)
         axes.plot(row.dots, [index] * len(row.dots), "o", mfc="white", mec=color, ms=5)
         axes.plot(row.value, index, "o", color=color, ms=9)
-        beside = axes.get_yaxis_transform()  # x in axes, y in data units
-        axes.text(1.01, index, row.note, transform=beside, va="center", fontsize=9, color=GRAY)
     style_axes(axes, xlabel=x_label)
-    axes.set_yticks(range(len(rows)), [_label(row.label) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    label_rows(axes, [_label(row.label) for row in rows], [row.note for row in rows])
     return figure
 
 
