@@ -15,16 +15,6 @@ from pathlib import Path
 from turns import Turns
 
 
-class OnSquare:
-    """A runtime whose images are letterboxed into the whole square, as peers do it."""
-
-    def __init__(self, runtime):
-        self._runtime = runtime
-        preprocess = {**runtime.metadata.preprocess, "resize": "letterbox"}
-        self.metadata = dataclasses.replace(runtime.metadata, preprocess=preprocess)
-        self.run = runtime.run
-
-
 def passing_confidence(candidates, scores):
     """Return the score that so many boxes an image reach, given all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
@@ -37,12 +27,13 @@ def load_ours(args, examples):
 
     runtime = attendet.load(args.weights, args.runtime, "cpu", threads=args.threads or None).runtime
     if args.network_input == "letterbox":
-        runtime = OnSquare(runtime)
+        preprocess = {**runtime.metadata.preprocess, "resize": "letterbox"}
+        runtime.metadata = dataclasses.replace(runtime.metadata, preprocess=preprocess)
     size = (args.size, args.size) if args.resize else None
     detector = attendet.Detector(runtime, input_hw=size)
     confidence = args.confidence
     if confidence is None:
-        every = {"confidence": detector.least_confidence, "iou": 1.0, "max_detections": 3000}
+        every = {"confidence": detector.min_confidence, "nms_iou": 1.0, "max_detections": 3000}
         scores = [detector.predict(example, **every).scores for example in examples]
         confidence = passing_confidence(args.candidates, scores)
     return attendet.Detector(runtime, confidence, 0.5, input_hw=size).predict

@@ -1,14 +1,14 @@
-"""Milliseconds of the exported reference network by attention, form of the graph and runtime.
+"""Measure the exported reference network by attention, graph and runtime, in milliseconds.
 
     python benchmarks/export_cost.py --threads 2
     python benchmarks/export_cost.py --attention none ca --operators
     python benchmarks/export_cost.py --threads 1 --clock cpu     # on a machine that is shared
 
-The network has random weights; int8 is calibrated on noise, so its speed counts and nothing else.
-Every round runs every candidate once, in an order drawn anew; the median and the tenth percentile
-are printed, and what each costs over `none` in the same runtime and form. `written` is the graph as
-the modules are written, `exported` the form that `attendet export` gives it. --operators lists, by
-kind of operator, where the milliseconds of each attention over `none` go.
+The network has random weights; int8 is calibrated on noise, so only its speed counts.
+Every round runs every candidate once, in random order; the median and the tenth percentile are
+printed, and the cost over `none` in the same runtime and graph. `written` is the graph of the
+modules as they are, `exported` that of `attendet export`. --operators lists the milliseconds
+of each attention over `none` by kind of operator.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import onnxruntime
 import openvino
 import torch
 
-from attendet.exporters import forms, quantize, torch_files
-from attendet.exporters.network import ImageNetwork
+from attendet.exporters import exported_network, int8, torch_files
+from attendet.exporters.exported_network import ExportedNetwork
 from attendet.exporters.onnx_file import build_onnx, write_onnx
 from attendet.models import build
 
@@ -40,12 +40,12 @@ RUNTIMES = ("onnx float32", "onnx int8", "openvino float32", "openvino bfloat16"
 def exported(attention, form, args):
     """Return the ONNX graph of a network, and the names of its attention blocks."""
     torch.manual_seed(0)
-    network = build(classes=["a", "b", "c"], attention=attention, width=args.width).eval()
+    network = build(classes=["a", "b", "c"], attention=attention, width_mult=args.width_mult).eval()
     if form == "exported":
-        made = ImageNetwork(network)
+        made = ExportedNetwork(network)
     else:
-        with mock.patch.object(forms, "_replace"):
-            made = ImageNetwork(network)
+        with mock.patch.object(exported_network, "_split_blocks"):
+            made = ExportedNetwork(network)
     program = torch_files.trace(made, tuple(args.size), ("batch",))
     blocks = [name for name, part in made.named_modules() if type(part).__name__ in args.blocks]
     return build_onnx(program, dynamic=("batch",)), blocks
@@ -55,7 +55,7 @@ def session(path, args, *, profile=None):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     options.log_severity_level = 3
-    # As in attendet: waiting threads would take time from the candidate whose turn it is.
+    # As in attendet: idle threads would take time from the candidate that runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -74,19 +74,19 @@ def compiled(model, precision, args):
 
 
 def candidates(attention, form, work, args):
-    """Give name -> (what runs the network once, what tells milliseconds by kind of operator)."""
+    """Yield name, function that runs the network once, and runner for `by_operator`."""
     graph, blocks = exported(attention, form, args)
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (1, *args.size, 3), dtype=np.uint8) for _ in range(4)]
     stem = f"{attention}-{form}".replace("@", "_").replace(",", "_")
     source = write_onnx(graph, work / f"{stem}.onnx", {})
-    kept = next(iter(quantize.attempts(graph, blocks))).kept
+    kept = next(int8.int8_configurations(graph, blocks)).kept
     for name in args.runtimes:
         library, precision = name.split()
         if library == "onnx":
             path = source
             if precision == "int8":
-                smaller = quantize.quantize_onnx(graph, noise, kept, work)
+                smaller = int8.quantize_onnx(graph, noise, kept, work)
                 path = write_onnx(smaller, work / f"{stem}-int8.onnx", {})
             prefix = work / f"{stem}-{precision}" if args.operators else None
             runner = session(path, args, profile=prefix)
@@ -94,7 +94,7 @@ def candidates(attention, form, work, args):
         else:
             model = openvino.Core().read_model(source)
             if precision == "int8":
-                model = quantize.quantize_openvino(source, noise, kept)
+                model = int8.quantize_openvino(source, noise, kept)
             request = compiled(model, "bf16" if precision == "bfloat16" else "f32", args)
             request = request.create_infer_request()
             yield name, (lambda r=request: r.infer([noise[0]])), request
@@ -118,11 +118,11 @@ def measure(running, args):
     """Return candidate -> milliseconds of each round."""
     clock, order = CLOCKS[args.clock], random.Random(0)
     times = {key: [] for key in running}
-    for turn in range(args.rounds + 3):
+    for number in range(args.rounds + 3):
         for key, (run, _) in order.sample(list(running.items()), len(running)):
             begun = clock()
             run()
-            if turn > 2:
+            if number > 2:
                 times[key].append(1e3 * (clock() - begun))
     return times
 
@@ -167,7 +167,7 @@ def main() -> None:
     add("--operators", action="store_true", help="where the time goes, by kind of operator")
     args = parser.parse_args()
     args.blocks = {
-        "AxesApart",
+        "SplitCoordinateAttention",
         "CoordinateAttention",
         "SqueezeExcite",
         "CBAM",

@@ -85,11 +85,11 @@ def ultralytics_files(
 
 def own_candidates(args, files: Path, logs: Path, weights: list[Path]) -> list[Candidate]:
     """Return attendet's candidates: each file through each runtime, on both network inputs."""
-    from attendet.inference.loading import able_runtimes
+    from attendet.inference.loading import installed_runtimes
 
     candidates = []
     for path in weights:
-        for runtime in able_runtimes(path):
+        for runtime in installed_runtimes(path):
             for padded in args.network_input:
                 command = [sys.executable, HERE / "attendet_prediction.py", files]
                 command += ["--weights", path, "--runtime", runtime, "--network-input", padded]

@@ -52,7 +52,7 @@ def load_ours(args, classes, examples):
     with tempfile.TemporaryDirectory() as folder:
         file = random_weights(Path(folder) / "random.safetensors", classes, args.size)
         detector = attendet.load(file, device="cpu")
-    every = {"confidence": 0.0, "iou": 1.0, "max_detections": 3000}
+    every = {"confidence": 0.0, "nms_iou": 1.0, "max_detections": 3000}
     scores = [detector.predict(example, **every).scores for example in examples]
     confidence = confidence_that_passes(args.boxes_before_nms, scores)
     return attendet.inference.Detector(detector.runtime, confidence)

@@ -21,6 +21,9 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
+from attendet.inference import Runtime
+from attendet.models.metadata import WeightsMetadata
+
 # Machines differ in speed, so no deadline; in continuous integration the same examples each time.
 settings.register_profile("attendet", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("attendet")
@@ -288,12 +291,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 Scene = Callable[..., NDArray[np.uint8]]
 
 
-class BrightRuntime:
-    """Boxes the pixels above 200 of the first channel; further boxes lie far outside."""
+class BrightRuntime(Runtime):
+    """Boxes the pixels above 200 of the first channel; two more boxes are far outside."""
 
     def __init__(self, **fields: object) -> None:
-        from attendet.models.metadata import WeightsMetadata
-
         self.metadata = WeightsMetadata(classes=("cat", "dog"), **fields)  # type: ignore[arg-type]
         self.shapes: list[tuple[int, ...]] = []
 

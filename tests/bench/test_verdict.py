@@ -1,4 +1,4 @@
-"""Who is named the fastest, and when nobody is."""
+"""The fastest candidate, and when none is named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attendet.bench.verdict import LEAST_ROUNDS, LEVEL, name_fastest, sign_test
+from attendet.bench.verdict import LEVEL, MIN_ROUNDS, name_fastest, sign_test
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -22,11 +22,11 @@ def test_the_sign_test_is_that_of_scipy(wins: int, losses: int) -> None:
     assert sign_test(wins, losses) == pytest.approx(expected)
 
 
-def test_the_least_rounds_are_the_least_that_can_show_anything() -> None:
-    assert sign_test(LEAST_ROUNDS, 0) <= LEVEL < sign_test(LEAST_ROUNDS - 1, 0)
+def test_fewer_than_the_minimum_of_rounds_show_nothing() -> None:
+    assert sign_test(MIN_ROUNDS, 0) <= LEVEL < sign_test(MIN_ROUNDS - 1, 0)
 
 
-def test_a_clear_lead_is_named_with_how_far_it_is() -> None:
+def test_a_clear_lead_is_named_with_its_ratio() -> None:
     rounds = {"slow": [30.0] * 5, "fast": [10, 11, 10, 12, 10], "middle": [20, 22, 21, 30, 20]}
 
     verdict = name_fastest(rounds)
@@ -51,12 +51,12 @@ def test_equal_times_are_a_tie() -> None:
     assert "too close to call over 7 rounds" in verdict["reason"]
 
 
-def test_one_alone_and_none() -> None:
+def test_one_candidate_and_none() -> None:
     assert name_fastest({"a": [1.0]})["fastest"] == "a"
     assert name_fastest({})["fastest"] is None
 
 
-def test_alike_candidates_are_seldom_told_apart() -> None:
+def test_equal_candidates_rarely_differ() -> None:
     rng = np.random.default_rng(0)
     draws = rng.normal(10, 1, (400, 2, 9))
 

@@ -1,4 +1,4 @@
-"""What the process of a candidate times."""
+"""The measurements in the process of a candidate."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from attendet.bench import worker
 
 
 class Machine:
-    """A detector whose batches take known times by a clock of its own.
+    """A detector whose batches take known times on its own clock.
 
     Args:
-        parallel: batches side by side, each of which takes as long as one alone.
+        parallel: batches side by side, each as slow as a single one.
         seconds: of an image.
     """
 
@@ -28,18 +28,16 @@ class Machine:
         self.seconds = seconds
         self.parallel = parallel
         self.closed = False
-        self.runtime = SimpleNamespace(run=lambda inputs: inputs)
-        if parallel > 1:
-            self.runtime.parallel = parallel
+        self.runtime = SimpleNamespace(run=lambda inputs: inputs, parallel=parallel)
 
     def perf_counter(self) -> float:
         return self.now
 
-    def lay(self, image: Any) -> Any:
+    def preprocess(self, image: Any) -> Any:
         return SimpleNamespace(padded=image)
 
     def stream(self, paths: Iterator[Path], batch: int) -> Iterator[Path]:
-        self.now += 7.0  # until the first images are read
+        self.now += 7.0  # while the first images are read
         try:
             while True:
                 self.now += batch * self.seconds
@@ -51,23 +49,23 @@ class Machine:
 
 @pytest.mark.parametrize("batch", [1, 4, 8])
 @pytest.mark.parametrize("parallel", [1, 2])
-def test_the_rate_of_a_stream_is_that_of_its_flow(
+def test_the_rate_of_a_stream_ignores_its_start(
     batch: int, parallel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "one.png")
     machine = Machine(parallel, seconds=0.025)
     monkeypatch.setattr(worker, "time", machine)
 
-    rate = worker._Timed(machine, [tmp_path / "one.png"]).stream(batch, seconds=0.5)
+    rate = worker.Measurements(machine, [tmp_path / "one.png"]).stream(batch, seconds=0.5)
 
     assert rate == pytest.approx(parallel / 0.025)
     assert machine.closed
 
 
-def test_the_rate_of_the_network_alone_counts_slow_spells_too(
+def test_the_rate_of_the_network_is_a_mean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every fourth batch takes five times as long: the median would not know of it."""
+    """Every fourth batch takes five times as long: the median would ignore that."""
     machine = Machine(parallel=2, seconds=0.0)
     done = iter(range(10**6))
 
@@ -76,8 +74,8 @@ def test_the_rate_of_the_network_alone_counts_slow_spells_too(
 
     machine.runtime.submit = lambda inputs: SimpleNamespace(result=result)
     monkeypatch.setattr(worker, "time", machine)
-    given = itertools.repeat(np.zeros((8, 32, 32, 3), np.uint8))
+    batches = itertools.repeat(np.zeros((8, 32, 32, 3), np.uint8))
 
-    times = worker._saturate(machine.runtime, given, seconds=2.0, images=8)
+    times = worker._saturate(machine.runtime, batches, seconds=2.0, images=8)
 
     assert times == [2 / 64 * 1e3 / 8]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from attendet.cli import main
-from attendet.cli.bench import make_images
+from attendet.cli.bench import write_images
 from attendet.images import read_image_hw
 
 Paths = dict[str, Path]
@@ -20,7 +20,7 @@ QUICK = ["--rounds", "5", "--seconds", "0.001", "--threads", "1"]
 
 @pytest.fixture
 def animals(tmp_path: Path) -> Path:
-    """A data set of the classes that the exported files know, in YOLO layout."""
+    """A data set in YOLO layout with the classes of the exported files."""
     root = tmp_path / "animals"
     rng = np.random.default_rng(0)
     for kind in ("images/test", "labels/test"):
@@ -33,7 +33,7 @@ def animals(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_run_prints_and_writes_what_it_found(
+def test_a_run_prints_and_writes_the_results(
     exported: Paths, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")
@@ -60,11 +60,11 @@ def test_a_run_prints_and_writes_what_it_found(
     [
         (["--runtimes", "torch"], "runtimes must be able to run the files"),
         (["--rounds", "2"], "rounds must be 5 or more"),
-        (["--max-ap-loss", "-1"], "--max-ap-loss must be from 0 to 100"),
+        (["--max-ap-loss", "-1"], "max_ap_loss must be from 0 to 100"),
         (["--batch", "0"], "batch must be 1 or more"),
     ],
 )
-def test_wrong_words_are_refused_in_a_line(
+def test_wrong_flags_are_one_line(
     exported: Paths,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -79,7 +79,7 @@ def test_wrong_words_are_refused_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_image_is_left_out_and_other_classes_are_refused_at_once(
+def test_a_broken_image_is_skipped_and_other_classes_are_refused_at_once(
     exported: Paths, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")
@@ -89,7 +89,7 @@ def test_a_broken_image_is_left_out_and_other_classes_are_refused_at_once(
     words = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals), *QUICK]
 
     assert main([*words, "--output", str(tmp_path / "out")]) == 0
-    assert f"left out: {broken}: " in capsys.readouterr().out
+    assert f"skipped: {broken}: " in capsys.readouterr().out
     assert json.loads((tmp_path / "out/bench.json").read_text())["settings"]["images"] == 2
 
     (animals / "data.yaml").write_text("test: images/test\nnames: [cat, dog, hen]\n")
@@ -97,7 +97,7 @@ def test_a_broken_image_is_left_out_and_other_classes_are_refused_at_once(
     assert "only in the data: 'hen'; only in the weights: 'cow'" in capsys.readouterr().err
 
 
-def test_a_file_with_suppression_inside_is_timed_at_its_own_threshold(
+def test_a_file_with_suppression_is_timed_at_its_own_threshold(
     exported: Paths, animals: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("faster_coco_eval")
@@ -107,11 +107,11 @@ def test_a_file_with_suppression_inside_is_timed_at_its_own_threshold(
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["ap"] is not None
 
 
-def test_made_images_are_always_the_same(tmp_path: Path) -> None:
+def test_synthetic_images_are_always_the_same(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
 
-    first, second = make_images(tmp_path / "a", 2), make_images(tmp_path / "b", 2)
+    first, second = write_images(tmp_path / "a", 2), write_images(tmp_path / "b", 2)
 
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert read_image_hw(first[0]) == (480, 640)

@@ -8,11 +8,11 @@ from PIL import Image
 
 from attendet.cli import main
 from attendet.data import load_dataset
-from attendet.inference import Detector
+from attendet.inference import Detector, Runtime
 from attendet.models.metadata import WeightsMetadata
 
 
-class BrightRuntime:
+class BrightRuntime(Runtime):
     """Boxes the bright pixels of each network input as the class "disc"."""
 
     def __init__(self, classes=("ring", "disc"), data=None):

@@ -1,4 +1,4 @@
-"""`attendet export`: what it prints, and one line for what is wrong."""
+"""`attendet export`: its report, and errors of one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def weights(tmp_path: Path) -> Path:
     return save_weights(tmp_path / "w.safetensors", build_from_metadata(metadata), metadata)
 
 
-def test_what_was_written_and_how_it_compares(
+def test_the_report_of_an_export(
     weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")
@@ -42,11 +42,11 @@ def test_what_was_written_and_how_it_compares(
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--format", "torchscript", "--half"], 2, "half must be left out for torchscript"),
-        (["--format", "darknet", "--nms"], 2, "--nms must be left out for darknet"),
-        (["--format", "darknet", "--size", "64"], 2, "--size must be left out for darknet"),
-        (["--format", "darknet", "--nms-iou", "0.4"], 2, "--nms-iou must be left out for darknet"),
-        (["--format", "darknet", "--split", "all"], 2, "--split must be left out for darknet"),
+        (["--format", "torchscript", "--half"], 2, "half must be omitted for torchscript"),
+        (["--format", "darknet", "--nms"], 2, "--nms must be omitted for darknet"),
+        (["--format", "darknet", "--size", "64"], 2, "--size must be omitted for darknet"),
+        (["--format", "darknet", "--nms-iou", "0.4"], 2, "--nms-iou must be omitted for darknet"),
+        (["--format", "darknet", "--split", "all"], 2, "--split must be omitted for darknet"),
         (["--format", "onnx", "--confidence", "0"], 2, "--confidence needs --nms; alone it"),
         (["--format", "onnx", "--max-ap-loss", "1"], 2, "--max-ap-loss needs --int8"),
         (["--format", "onnx", "--calibrate", "x"], 2, "--calibrate needs --int8; alone it"),
@@ -56,7 +56,7 @@ def test_what_was_written_and_how_it_compares(
         (["--format", "darknet"], 4, "network must be without attention"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_errors_are_one_line(
     flags: list[str], code: int, message: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = weights.parent / "out"
@@ -68,9 +68,7 @@ def test_what_is_wrong_is_one_line(
     assert not folder.exists()
 
 
-def test_a_split_that_is_not_there_is_named(
-    weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_split(weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(weights), "--format", "onnx", "--data", str(squares)]
     assert main([*words, "--split", "tset"]) == 2
     assert "split must be one that the data set has; got 'tset'" in capsys.readouterr().err

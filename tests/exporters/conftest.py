@@ -1,4 +1,4 @@
-"""Small networks for export: one level with a block in it, a darknet graph, the reference."""
+"""Small networks for export: one level with a block, a darknet graph, the reference."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ GRAPH = (
 class OneLevel(DetectionNetwork):
     """A convolution, attention blocks in a row, an output at 32 pixels a cell."""
 
-    def __init__(self, attention: tuple[str, ...], start: Any = "paper") -> None:
+    def __init__(self, attention: tuple[str, ...], init: Any = "paper") -> None:
         super().__init__(2, [ANCHORS], strides=(32,), scale_x_y=1.05)
         self.conv = torch.nn.Conv2d(3, 16, 9, 32, 4)
-        blocks = [create_attention(name, 16, init=start) for name in attention]
+        blocks = [create_attention(name, 16, init=init) for name in attention]
         self.blocks = torch.nn.Sequential(*blocks)
         self.out = torch.nn.Conv2d(16, 14, 1)
 
@@ -64,8 +64,8 @@ class OneLevel(DetectionNetwork):
         return [self.out(self.blocks(self.conv(images)))]
 
 
-def awake(network: Any, seed: int = 0) -> Any:
-    """Give every parameter and statistic a value that matters; return the network in eval mode."""
+def randomize(network: Any, seed: int = 0) -> Any:
+    """Give every parameter and statistic a random value; return the network in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if "anchors" in name or not tensor.is_floating_point():
@@ -92,9 +92,9 @@ def _one_thread() -> Iterator[None]:
 def one_level() -> Any:
     """Make a network with some blocks and its description."""
 
-    def make(*attention: str, start: str = "paper") -> tuple[Any, WeightsMetadata]:
+    def make(*attention: str, init: str = "paper") -> tuple[Any, WeightsMetadata]:
         metadata = WeightsMetadata(CLASSES, input_hw=(96, 160))
-        return awake(OneLevel(attention, start)), metadata
+        return randomize(OneLevel(attention, init)), metadata
 
     return make
 
@@ -111,7 +111,7 @@ def graph() -> tuple[Any, WeightsMetadata]:
         input_hw=(64, 96),
         preprocess={"resize": "stretch", "color": "bgr"},
     )
-    return awake(build_from_metadata(metadata)), metadata
+    return randomize(build_from_metadata(metadata)), metadata
 
 
 @pytest.fixture
@@ -122,6 +122,6 @@ def reference() -> Any:
         metadata = WeightsMetadata(
             CLASSES, attention=attention, width_mult=0.125, input_hw=(64, 96), **fields
         )
-        return awake(build_from_metadata(metadata)), metadata
+        return randomize(build_from_metadata(metadata)), metadata
 
     return make

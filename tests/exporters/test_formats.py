@@ -1,4 +1,4 @@
-"""Every attention block in every format: the file says what eager PyTorch says."""
+"""Every attention block in every format: the file and eager PyTorch give the same outputs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ for library in ("onnx", "onnxscript", "onnxruntime", "openvino"):
 
 import attendet  # noqa: E402
 from attendet.exporters import torch_files  # noqa: E402
-from attendet.exporters.differences import (  # noqa: E402
-    Subject,
-    compare_raw,
-    drawn_images,
-    network_inputs,
-)
-from attendet.exporters.network import ImageNetwork  # noqa: E402
+from attendet.exporters.exported_network import ExportedNetwork  # noqa: E402
 from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
-from attendet.exporters.openvino_file import read_openvino, write_openvino  # noqa: E402
-from attendet.exporters.running import open_exported  # noqa: E402
+from attendet.exporters.openvino_file import read_onnx, write_openvino  # noqa: E402
+from attendet.exporters.parity import (  # noqa: E402
+    compare_outputs,
+    network_inputs,
+    synthetic_images,
+)
+from attendet.inference import load  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime  # noqa: E402
 from attendet.models.export_info import ExportInfo  # noqa: E402
 
@@ -32,31 +31,38 @@ BLOCKS = ["none", "se", "cbam", "eca", "ca", "ca-authors"]
 BATCH, SIZE = ("batch",), ("batch", "size")
 
 
-def _write_all(network: Any, hw: tuple[int, int], dynamic: Any, folder: Path) -> dict[str, Path]:
+def _write_all(network: Any, metadata: Any, dynamic: Any, folder: Path) -> dict[str, Path]:
     """Write a network in every format, traced once; return the files."""
-    made = ImageNetwork(network)
-    program = torch_files.trace(made, hw, dynamic)
-    graph = write_onnx(build_onnx(program, dynamic=dynamic), folder / "x.onnx", {})
-    openvino = folder / "x_openvino"
-    openvino.mkdir()
+
+    def header(format: Any) -> dict[str, str]:
+        info = ExportInfo(format, dynamic=dynamic)
+        return metadata.to_header() | info.to_header()  # type: ignore[no-any-return]
+
+    exported, hw = ExportedNetwork(network), metadata.input_hw
+    program = torch_files.trace(exported, hw, dynamic)
+    path = write_onnx(build_onnx(program, dynamic=dynamic), folder / "x.onnx", header("onnx"))
     script = folder / "x.torchscript"
     return {
-        "onnx": graph,
-        "openvino": write_openvino(read_openvino(graph), openvino, {}),
-        "torch-export": torch_files.write_program(program, folder / "x.pt2", {}),
-        "torchscript": torch_files.write_torchscript(made, hw, dynamic, script, {}),
+        "onnx": path,
+        "openvino": write_openvino(read_onnx(path), folder / "x_openvino", header("openvino")),
+        "torch-export": torch_files.write_program(
+            program, folder / "x.pt2", header("torch-export")
+        ),
+        "torchscript": torch_files.write_torchscript(
+            exported, hw, dynamic, script, header("torchscript")
+        ),
     }
 
 
 def _check(network: Any, metadata: Any, dynamic: Any, folder: Path) -> None:
     reference = TorchRuntime(network, metadata)
-    batches = network_inputs(drawn_images(2), metadata, dynamic)
-    assert len(batches) == 1 + ("batch" in dynamic) + 2 * ("size" in dynamic)
-    assert np.ptp(reference.run(batches[0])[1]) > 0.05
-    for format, path in _write_all(network, metadata.input_hw, dynamic, folder).items():
-        info = ExportInfo(format, dynamic=dynamic)  # type: ignore[arg-type]
-        subject = Subject(reference, open_exported(path, info), metadata, info)
-        max_box, mean_box, max_score, mean_score = compare_raw(subject, batches)
+    for format, path in _write_all(network, metadata, dynamic, folder).items():
+        is_program = format == "torch-export"
+        runtime = torch_files.ProgramRuntime(path) if is_program else load(path).runtime
+        batches = network_inputs(synthetic_images(2), metadata, runtime.limits)
+        assert len(batches) == 1 + ("batch" in dynamic) + 2 * ("size" in dynamic)
+        assert np.ptp(reference.run(batches[0])[1]) > 0.05
+        max_box, mean_box, max_score, mean_score = compare_outputs(reference, runtime, batches)
         assert max_box < 0.02, format
         assert max_score < 1e-4, format
         assert mean_box <= max_box
@@ -76,9 +82,9 @@ def test_any_batch_and_size(block: str, one_level: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("dynamic", [(), BATCH], ids=["static", "batch"])
-@pytest.mark.parametrize("start", ["identity", "residual"])
-def test_one_size(block: str, dynamic: Any, start: str, one_level: Any, tmp_path: Path) -> None:
-    network, metadata = one_level(block, init=start)
+@pytest.mark.parametrize("init", ["identity", "residual"])
+def test_one_size(block: str, dynamic: Any, init: str, one_level: Any, tmp_path: Path) -> None:
+    network, metadata = one_level(block, init=init)
     _check(network, dataclasses.replace(metadata, input_hw=(32, 224)), dynamic, tmp_path)
 
 
@@ -99,10 +105,10 @@ def test_the_reference_network(spec: str, dynamic: Any, reference: Any, tmp_path
 
 
 @pytest.mark.slow
-def test_attention_put_into_the_backbone(reference: Any, tmp_path: Path) -> None:
+def test_attention_in_the_backbone(reference: Any, tmp_path: Path) -> None:
     network, metadata = reference("none")
-    places = {"backbone.conv2": "ca", "backbone.csp1.conv1.conv": "cbam", "backbone.csp3": "se"}
-    attendet.attend(network, places, init="paper")
+    sites = {"backbone.conv2": "ca", "backbone.csp1.conv1.conv": "cbam", "backbone.csp3": "se"}
+    attendet.attend(network, sites, init="paper")
 
     _check(network, metadata, BATCH, tmp_path)
 

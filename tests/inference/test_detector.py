@@ -11,7 +11,6 @@ from PIL import Image
 from attendet.errors import ConfigError, ImageError
 from attendet.inference import Detector
 from attendet.inference import detector as detector_module
-from attendet.inference.preprocess import resize_to_input
 from attendet.inference.runtimes.base import Limits
 
 BOX = [100, 50, 300, 250]
@@ -23,7 +22,7 @@ def _boxes_near(detections: Any, box: list[int], within: float) -> None:
 
 
 @pytest.mark.parametrize("resize", ["rect", "letterbox", "stretch"])
-def test_a_image_is_the_same_however_it_comes(
+def test_every_kind_of_source_gives_the_same_detections(
     bright: Any, scene: Any, tmp_path: Path, resize: str
 ) -> None:
     detector = Detector(bright(preprocess={"resize": resize, "color": "rgb"}))
@@ -41,10 +40,10 @@ def test_a_image_is_the_same_however_it_comes(
         assert found.classes == ("cat", "dog")
 
 
-def test_boxes_lie_in_the_image_as_its_exif_turns_it(bright: Any, scene: Any) -> None:
+def test_boxes_are_in_the_image_after_exif_rotation(bright: Any, scene: Any) -> None:
     pil_image = Image.fromarray(np.rot90(scene()).copy())
     exif = pil_image.getexif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise: the scene again
+    exif[0x0112] = 6  # rotate a quarter clockwise: the scene again
     pil_image.info["exif"] = exif.tobytes()
     stream = io.BytesIO()
     pil_image.save(stream, "jpeg", exif=exif, quality=95)
@@ -78,21 +77,8 @@ def test_a_long_list_runs_in_bounded_batches(
     assert [len(one) for one in found] == [1] * 5
 
 
-def test_no_images_give_no_detections(bright: Any) -> None:
+def test_an_empty_batch(bright: Any) -> None:
     assert Detector(bright()).predict_batch([]) == []
-
-
-def test_laid_canvases_give_what_their_images_give(bright: Any, scene: Any) -> None:
-    detector = Detector(bright())
-    images = [scene(), scene(box=(5, 6, 77, 88))]
-    laid = [resize_to_input(image, (416, 416)) for image in images]
-
-    found = detector.predict_inputs(
-        np.stack([padded for padded, _ in laid]), [fit for _, fit in laid]
-    )
-
-    for one, expected in zip(found, detector.predict_batch(images), strict=True):
-        np.testing.assert_array_equal(one.boxes_xyxy, expected.boxes_xyxy)
 
 
 def test_a_bgr_network_sees_blue_first(bright: Any, scene: Any) -> None:
@@ -115,7 +101,7 @@ def test_thresholds_of_a_call_override_the_detector(bright: Any, scene: Any) -> 
     assert len(detector.predict(scene(), confidence=0.1, multi_label=True, max_detections=1)) == 1
 
 
-def test_another_input_size_may_be_asked_for(bright: Any, scene: Any) -> None:
+def test_another_input_size(bright: Any, scene: Any) -> None:
     runtime = bright()
     Detector(runtime, input_hw=(640, 640)).predict(scene())
 
@@ -133,18 +119,18 @@ def test_another_input_size_may_be_asked_for(bright: Any, scene: Any) -> None:
         np.zeros((10, 10, 3), dtype=np.float32),
     ],
 )
-def test_an_array_that_is_no_image_is_refused(bright: Any, wrong: Any) -> None:
+def test_an_array_that_is_not_an_image_is_refused(bright: Any, wrong: Any) -> None:
     with pytest.raises(ImageError, match=r"image must be uint8 RGB of shape \(height, width"):
         Detector(bright()).predict(wrong)
 
 
-def test_other_things_are_refused(bright: Any, tmp_path: Path) -> None:
+def test_other_sources_are_refused(bright: Any, tmp_path: Path) -> None:
     detector = Detector(bright())
     with pytest.raises(ImageError, match="a PIL image; got int"):
         detector.predict(3)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="image not found"):
         detector.predict(tmp_path / "none.jpg")
-    with pytest.raises(ConfigError, match=r"no class 'dig'\. Did you mean 'dog'"):
+    with pytest.raises(ConfigError, match=r"class must be a known name.*'dog'"):
         detector.predict(np.zeros((32, 32, 3), dtype=np.uint8), only=["dig"])
 
 
@@ -156,7 +142,7 @@ def test_a_truncated_pil_image_is_refused(bright: Any, folder: Path) -> None:
         Detector(bright()).predict(pil_image)
 
 
-# --- thresholds that a file brings along --------------------------------------------------------
+# --- thresholds of a file with suppression ------------------------------------------------------
 
 
 def _limited(bright: Any) -> Any:
@@ -176,7 +162,7 @@ def _limited(bright: Any) -> Any:
         ),
     ],
 )
-def test_thresholds_of_a_file_are_not_made_looser(
+def test_thresholds_of_a_file_cannot_be_made_looser(
     bright: Any, scene: Any, looser: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -185,7 +171,7 @@ def test_thresholds_of_a_file_are_not_made_looser(
         Detector(_limited(bright)).predict(scene(), **looser)
 
 
-def test_thresholds_of_a_file_may_be_made_stricter(bright: Any, scene: Any) -> None:
+def test_thresholds_of_a_file_can_be_made_stricter(bright: Any, scene: Any) -> None:
     detector = Detector(_limited(bright), confidence=0.5, nms_iou=0.4, max_detections=49)
 
     assert len(detector.predict(scene(), max_detections=1)) == 1

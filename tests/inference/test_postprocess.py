@@ -12,24 +12,24 @@ from attendet.images import Letterbox
 from attendet.inference import postprocess
 from attendet.inference.postprocess import Selection, select_detections
 
-FIT = Letterbox.for_image((480, 640), (320, 416))
+TRANSFORM = Letterbox.for_image((480, 640), (320, 416))
 CLASSES = ("cat", "dog")
 
 
 def _select(
-    boxes: object, scores: object, fit: Letterbox = FIT, **selection: object
+    boxes: object, scores: object, transform: Letterbox = TRANSFORM, **selection: object
 ) -> tuple[list[list[float]], list[float], list[int]]:
     found = select_detections(
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         np.array(scores, dtype=np.float32).reshape(-1, len(CLASSES)),
-        fit,
+        transform,
         CLASSES,
         Selection(**selection),  # type: ignore[arg-type]
     )
     assert found.boxes_xyxy.dtype == np.float32
     assert found.scores.dtype == np.float32
     assert found.class_ids.dtype == np.int64
-    assert found.image_hw == fit.image_hw
+    assert found.image_hw == transform.image_hw
     return (
         found.boxes_xyxy.astype(float).round(2).tolist(),
         found.scores.astype(float).round(3).tolist(),
@@ -48,7 +48,7 @@ def test_a_hand_worked_case() -> None:
     )
 
 
-def test_a_box_counts_for_its_best_class_or_for_each() -> None:
+def test_multi_label_keeps_a_box_for_every_class() -> None:
     boxes, scores = [[0, 4, 65, 69]], [[0.5, 0.4]]
 
     assert _select(boxes, scores)[1:] == ([0.5], [0])
@@ -56,11 +56,11 @@ def test_a_box_counts_for_its_best_class_or_for_each() -> None:
     assert _select(boxes, scores, multi_label=True, confidence=0.45)[1:] == ([0.5], [0])
 
 
-def test_the_confidence_itself_counts() -> None:
+def test_a_score_equal_to_the_confidence_is_kept() -> None:
     assert _select([[0, 4, 65, 69]], [[0.25, 0.0]], confidence=0.25)[1] == [0.25]
 
 
-def test_unwanted_classes_go_before_the_best_are_counted() -> None:
+def test_only_filters_before_max_detections() -> None:
     boxes = [[0, 4, 65, 69], [100, 100, 150, 150]]
     scores = [[0.9, 0.5], [0.3, 0.4]]
 
@@ -77,18 +77,18 @@ def test_unwanted_classes_go_before_the_best_are_counted() -> None:
         [np.nan, 40, 50, 60],
     ],
 )
-def test_boxes_that_hold_none_of_the_image_go(box: list[float]) -> None:
+def test_boxes_outside_the_image_are_removed(box: list[float]) -> None:
     assert _select([box], [[0.9, 0.0]]) == ([], [], [])
 
 
-def test_infinite_boxes_are_cut_at_the_edges_and_nan_scores_go() -> None:
+def test_infinite_boxes_are_clipped_and_nan_scores_removed() -> None:
     inf = np.inf
     boxes = [[-inf, -inf, inf, inf], [0, 4, 65, 69]]
 
     assert _select(boxes, [[0.9, 0.0], [np.nan, np.nan]])[0] == [[0, 0, 640, 480]]
 
 
-def test_nothing_gives_nothing() -> None:
+def test_no_boxes() -> None:
     assert _select([], []) == ([], [], [])
 
 
@@ -132,7 +132,7 @@ def _naive(
     st.booleans(),
     st.sampled_from([1, 5, 300]),
 )
-def test_selection_agrees_with_the_textbook(
+def test_selection_agrees_with_textbook_nms(
     seed: int, count: int, iou: float, multi_label: bool, max_detections: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -141,9 +141,9 @@ def test_selection_agrees_with_the_textbook(
     boxes = boxes.astype(np.float32)
     scores = rng.uniform(0, 1, (count, 3)).astype(np.float32)
     selection = Selection(0.4, iou, max_detections, multi_label=multi_label)
-    fit = Letterbox.for_image((128, 128), (128, 128))  # image pixels are network input pixels
+    transform = Letterbox.for_image((128, 128), (128, 128))  # image pixels are network input pixels
 
-    found = select_detections(boxes, scores, fit, ("a", "b", "c"), selection)
+    found = select_detections(boxes, scores, transform, ("a", "b", "c"), selection)
     expected = _naive(boxes, scores, selection)
 
     assert found.class_ids.tolist() == [k for _, k in expected]
@@ -161,6 +161,6 @@ def test_a_threshold_out_of_range_is_named(field: str, value: float) -> None:
         Selection(**{field: value})  # type: ignore[arg-type]
 
 
-def test_at_least_one_detection_is_allowed() -> None:
+def test_max_detections_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_detections must be 1 or more; got 0"):
         Selection(max_detections=0)

@@ -25,47 +25,45 @@ def test_rect_input_is_the_smallest_that_holds_the_image(
         assert input_side - 32 < max(1, round(side * scale))
 
 
-def test_input_of_the_other_fits_is_the_input() -> None:
+def test_letterbox_and_stretch_use_the_whole_input() -> None:
     assert input_hw_for((480, 640), (352, 416), "letterbox") == (352, 416)
     assert input_hw_for((480, 640), (352, 416), "stretch") == (352, 416)
 
 
-def test_rect_keeps_the_scale_of_the_long_side_and_pads_a_little() -> None:
-    padded, fit = resize_to_input(np.zeros((480, 640, 3), dtype=np.uint8), (416, 416), "rect")
+def test_rect_scales_the_long_side_and_pads() -> None:
+    padded, transform = resize_to_input(np.zeros((480, 640, 3), dtype=np.uint8), (416, 416), "rect")
 
     assert padded.shape == (320, 416, 3)
     assert (padded[:4] == PAD_VALUE).all()
     assert (padded[4:-4] == 0).all()
     assert (padded[-4:] == PAD_VALUE).all()
-    back = fit.to_image(np.array([[0.0, 4.0, 416.0, 316.0]]))
+    back = transform.to_image(np.array([[0.0, 4.0, 416.0, 316.0]]))
     np.testing.assert_allclose(back, [[0, 0, 640, 480]], atol=1e-4)
 
 
-@pytest.mark.parametrize("fit_rule", ["rect", "letterbox", "stretch"])
+@pytest.mark.parametrize("resize", ["rect", "letterbox", "stretch"])
 @pytest.mark.parametrize("image_hw", [(480, 640), (640, 480), (100, 90), (31, 977)])
-def test_boxes_on_the_input_find_back_to_their_pixels(
-    fit_rule: str, image_hw: tuple[int, int]
-) -> None:
+def test_boxes_are_mapped_back_to_the_image(resize: str, image_hw: tuple[int, int]) -> None:
     height, width = image_hw
     box = np.array([width // 5, height // 4, width * 3 // 4, height * 4 // 5])
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = 255
 
-    padded, fit = resize_to_input(image, (416, 416), fit_rule)
+    padded, transform = resize_to_input(image, (416, 416), resize)
     rows, columns = np.nonzero(padded[:, :, 0] > 127)
     seen = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
 
     input_pixel = max(height / padded.shape[0], width / padded.shape[1], max(image_hw) / 416)
-    np.testing.assert_allclose(fit.to_image(seen)[0], box, atol=1.01 * input_pixel)
+    np.testing.assert_allclose(transform.to_image(seen)[0], box, atol=1.01 * input_pixel)
 
 
-def test_stretch_fills_the_input_and_leaves_a_fitting_image_alone() -> None:
+def test_stretch_fills_the_input_and_does_not_copy_an_image_of_its_size() -> None:
     image = np.full((200, 100, 3), 7, dtype=np.uint8)
 
-    padded, fit = resize_to_input(image, (64, 96), "stretch")
+    padded, transform = resize_to_input(image, (64, 96), "stretch")
     same, _ = resize_to_input(image[:96, :96], (96, 96), "stretch")
 
-    assert fit == Stretch((200, 100), (64, 96))
+    assert transform == Stretch((200, 100), (64, 96))
     assert padded.shape == (64, 96, 3)
     assert (padded == 7).all()
     assert np.shares_memory(same, image)

@@ -1,4 +1,4 @@
-"""Streams of images: order, batches, bounds, broken images, leaving early."""
+"""Streams of images: order, batches, bounds, broken images, stopping early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from attendet import prefetch as buffer
+from attendet import prefetch
 from attendet.errors import ConfigError, ImageError
 from attendet.inference import Detector, load
 from attendet.inference import stream as streaming
@@ -29,7 +29,7 @@ def _scenes(scene: Any) -> list[NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_a_stream_gives_what_prediction_gives_in_order(bright: Any, scene: Any, batch: int) -> None:
+def test_a_stream_gives_the_same_as_predict_in_order(bright: Any, scene: Any, batch: int) -> None:
     detector = Detector(bright())
     images = _scenes(scene)
 
@@ -43,7 +43,7 @@ def test_a_stream_gives_what_prediction_gives_in_order(bright: Any, scene: Any, 
         np.testing.assert_array_equal(detections.scores, expected.scores)
 
 
-def test_canvases_of_one_shape_go_together(bright: Any, scene: Any) -> None:
+def test_network_inputs_of_one_shape_run_together(bright: Any, scene: Any) -> None:
     runtime = bright()
 
     list(Detector(runtime).stream(_scenes(scene), batch=2))
@@ -57,7 +57,7 @@ def test_canvases_of_one_shape_go_together(bright: Any, scene: Any) -> None:
 
 
 @pytest.mark.parametrize(("limits", "expected"), [(Limits(), 4), (Limits(batch=2), 2)])
-def test_where_nobody_says_the_file_and_then_the_runtime_choose_the_batch(
+def test_the_default_batch_size_is_that_of_the_file_or_the_runtime(
     bright: Any, scene: Any, limits: Limits, expected: int
 ) -> None:
     class Batching(bright):  # type: ignore[misc]
@@ -73,7 +73,7 @@ def test_where_nobody_says_the_file_and_then_the_runtime_choose_the_batch(
     assert runtime.shapes[-1][0] == 1
 
 
-def test_images_of_anything_are_streamed(bright: Any, scene: Any) -> None:
+def test_sources_of_any_type_with_image_of(bright: Any, scene: Any) -> None:
     rows = [{"image": scene(), "number": number} for number in range(3)]
 
     found = list(Detector(bright()).stream(rows, image_of=lambda row: row["image"]))
@@ -82,14 +82,14 @@ def test_images_of_anything_are_streamed(bright: Any, scene: Any) -> None:
     assert all(len(one.detections) == 1 for one in found)
 
 
-def test_large_images_wait_by_less(
+def test_memory_of_large_images_is_bounded(
     bright: Any, scene: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With room for two, no more than those two, one in each thread and one in hand are alive."""
+    """If two fit, at most two wait, one is in each thread and one in use."""
     image = scene((96, 192), (10, 10, 40, 40))
     size = 2 * image.nbytes  # and as much for the network input
     monkeypatch.setattr(streaming, "MAX_BYTES", 2 * size)
-    monkeypatch.setattr(buffer, "MAX_BYTES", 2 * size)
+    monkeypatch.setattr(prefetch, "MAX_BYTES", 2 * size)
     taken: list[int] = []
 
     def endless() -> Iterator[NDArray[np.uint8]]:
@@ -114,7 +114,7 @@ def test_every_kind_of_source_is_read(bright: Any, folder: Path) -> None:
     np.testing.assert_allclose(boxes_xyxy, [[100, 50, 300, 250]] * 4, atol=2)
 
 
-def test_broken_images_are_named_and_the_rest_is_done(bright: Any, folder: Path) -> None:
+def test_broken_images_are_skipped_and_reported(bright: Any, folder: Path) -> None:
     paths = [folder / name for name in ("a.png", "d.jpg", "none.png", "b.jpg", "notes.md")]
     skipped: list[tuple[Path, ImageError]] = []
 
@@ -129,7 +129,7 @@ def test_broken_images_are_named_and_the_rest_is_done(bright: Any, folder: Path)
         list(Detector(bright()).stream(paths))
 
 
-def test_selection_holds_for_the_stream(bright: Any, scene: Any) -> None:
+def test_thresholds_and_classes_of_a_stream(bright: Any, scene: Any) -> None:
     detector = Detector(bright())
 
     nothing = list(detector.stream([scene()], confidence=0.95))
@@ -137,7 +137,7 @@ def test_selection_holds_for_the_stream(bright: Any, scene: Any) -> None:
 
     assert len(nothing[0].detections) == 0
     assert cats[0].detections.names == []
-    with pytest.raises(ConfigError, match="knows no class 'cow'"):
+    with pytest.raises(ConfigError, match="class must be a known name; got 'cow'"):
         detector.stream([scene()], only=["cow"])
 
 
@@ -162,8 +162,8 @@ def test_only_a_few_sources_are_taken_ahead(bright: Any, scene: Any) -> None:
     assert len(taken) <= 20 + 3 + 2 * 2 + 2
 
 
-def test_reading_goes_on_while_the_network_works(bright: Any, scene: Any) -> None:
-    """Two things that wait 40 ms each take turns in 80 ms, side by side in 40."""
+def test_images_are_read_while_the_network_runs(bright: Any, scene: Any) -> None:
+    """A reader is seen at work during a call of the network."""
     at_work: list[str] = []
     together = threading.Event()
 
@@ -177,17 +177,17 @@ def test_reading_goes_on_while_the_network_works(bright: Any, scene: Any) -> Non
             return super().run(inputs)
 
     class Sluggish(Detector):
-        def lay(self, image: Any) -> Any:
+        def preprocess(self, image: Any) -> Any:
             at_work.append("reader")
             time.sleep(0.02)
             at_work.remove("reader")
-            return super().lay(image)
+            return super().preprocess(image)
 
     assert len(list(Sluggish(Slow()).stream([scene()] * 10))) == 10
     assert together.is_set()
 
 
-def test_leaving_early_leaves_no_thread_behind(bright: Any, scene: Any) -> None:
+def test_stopping_early_leaves_no_thread(bright: Any, scene: Any) -> None:
     before = threading.active_count()
     stream = Detector(bright()).stream(itertools.repeat(scene()))
     next(stream)
@@ -197,7 +197,7 @@ def test_leaving_early_leaves_no_thread_behind(bright: Any, scene: Any) -> None:
     assert threading.active_count() == before
 
 
-def test_an_error_of_the_network_comes_out(bright: Any, scene: Any) -> None:
+def test_an_error_of_the_network_is_raised(bright: Any, scene: Any) -> None:
     class Broken(bright):  # type: ignore[misc]
         def run(self, inputs: NDArray[np.uint8]) -> Any:
             raise RuntimeError("out of memory")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attendet.boxes import iou_matrix
 from attendet.detections import Detections
 from attendet.errors import ConfigError
-from attendet.inference import Detector
+from attendet.inference import Detector, Runtime
 from attendet.media import predict_tiled
 from attendet.media.tiling import merge_tiles, tile_windows
 from attendet.models.metadata import WeightsMetadata
@@ -20,7 +20,7 @@ from attendet.models.metadata import WeightsMetadata
 CLASSES = ("red", "green")
 
 
-class BlobRuntime:
+class BlobRuntime(Runtime):
     """Boxes every blob of red or green; slivers of less than six pixels escape it."""
 
     def __init__(self) -> None:

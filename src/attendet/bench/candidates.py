@@ -1,4 +1,4 @@
-"""Who is measured: each file through each runtime, with each number of threads, in each mode."""
+"""The candidates of a benchmark: each file in each runtime, number of threads and mode."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attendet.errors import ConfigError, did_you_mean
-from attendet.inference.loading import PACKAGES, able_runtimes, file_kind
+from attendet.errors import ConfigError
+from attendet.inference.loading import PACKAGES, file_kind, installed_runtimes
 from attendet.inference.runtimes.base import Mode
 from attendet.system import available_cores, has_bfloat16
 
@@ -33,38 +33,38 @@ class Candidate:
     """See `attendet.inference.runtimes.base.Mode`."""
 
     precision: str = "float32"
-    """What the runtime is asked to compute in; a file of another precision keeps its own."""
+    """Requested precision of the computation; a file of another precision keeps its own."""
 
     label: str = ""
-    """What tells the file from the others; its name if left out."""
+    """Name of the file in tables; by default its own name."""
 
     @property
     def file(self) -> str:
-        """The file as tables name it."""
+        """Name of the file in tables."""
         return self.label or self.weights.name
 
     @property
     def name(self) -> str:
-        """What tells it from the others in one line."""
+        """Unique name of the candidate, one line."""
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        asked = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{self.file}, {self.runtime}{asked}, {threads}, {self.mode}"
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{self.file}, {self.runtime}{precision}, {threads}, {self.mode}"
 
     @property
     def file_bytes(self) -> int:
-        """Size of the file, of all files of a folder."""
+        """Size of the file, or of all files of a folder."""
         if self.weights.is_dir():
             return sum(file.stat().st_size for file in self.weights.rglob("*") if file.is_file())
-        model = self.weights
-        weights = [model.with_suffix(".bin")] if model.suffix == ".xml" else []
-        return sum(file.stat().st_size for file in (model, *weights))
+        files = [self.weights]
+        files += [self.weights.with_suffix(".bin")] if self.weights.suffix == ".xml" else []
+        return sum(file.stat().st_size for file in files)
 
 
-def tell_apart(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return a name for each path: its last part, and as many before it as tell it from the others.
+def short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return for each path its last part, with as many parts before it as make it unique.
 
     Example:
-        >>> names = tell_apart([Path("runs/a/best.onnx"), Path("runs/b/best.onnx"), Path("c.onnx")])
+        >>> names = short_names([Path("a/best.onnx"), Path("b/best.onnx"), Path("c.onnx")])
         >>> list(names.values())
         ['a/best.onnx', 'b/best.onnx', 'c.onnx']
     """
@@ -87,28 +87,25 @@ def plan_candidates(
     threads: Sequence[int] = (),
     modes: Sequence[Mode] = ("latency",),
 ) -> list[Candidate]:
-    """Return every way to run the files that is installed.
+    """Return every installed way to run the files.
 
     Args:
         weights: files or folders that `attendet.load` takes.
-        runtimes: the wanted ones; all that are installed if none is named.
-        threads: numbers of threads; one a core if none is given.
+        runtimes: runtimes to use; by default all that are installed.
+        threads: numbers of threads; by default one per core.
         modes: see `attendet.inference.runtimes.base.Mode`.
 
     Raises:
         WeightsError: if a file is missing or of an unknown kind.
-        ConfigError: if a runtime is unknown, or no file can be run by what is wanted and installed.
+        ConfigError: if a runtime is unknown, or none that is wanted and installed can run a file.
     """
     for name in runtimes:
         if name not in PACKAGES:
-            raise ConfigError(
-                f"runtimes must be some of {', '.join(PACKAGES)}; got {name!r}. "
-                f"{did_you_mean(name, PACKAGES)}"
-            )
+            raise ConfigError.unknown("runtimes", name, PACKAGES, "--runtimes")
     found: list[Candidate] = []
-    labels = tell_apart(weights)
+    labels = short_names(weights)
     for file, count, mode in itertools.product(weights, threads or (available_cores(),), modes):
-        for runtime in able_runtimes(file):
+        for runtime in installed_runtimes(file):
             if runtimes and runtime not in runtimes:
                 continue
             candidate = Candidate(file, runtime, count, mode, label=labels[file])
@@ -122,4 +119,4 @@ def plan_candidates(
             f"runtimes must be able to run the files ({kinds}); got {wanted}. "
             "Install one with: pip install 'attendet[openvino]', or export the weights first."
         )
-    return sorted(set(found), key=found.index)
+    return list(dict.fromkeys(found))

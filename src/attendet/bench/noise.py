@@ -1,9 +1,9 @@
-"""Whether the machine is quiet enough for its figures to be compared.
+"""Noise of the machine: whether its figures can be compared.
 
-Two signs are looked at during the run. A probe, a fixed piece of arithmetic on every core at once,
-runs before each turn: how much its time spreads is how much the machine's speed changes under one's
-hands. And on Linux the processor time that other programs took is counted: a steady load shifts the
-figures without spreading them.
+Two things are measured during the run. A probe, a fixed computation on every core, runs before each
+measurement: the spread of its times shows how much the speed of the machine changes. On Linux the
+processor time of other programs is measured as well: a steady load shifts the figures without
+spreading them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import TypedDict
 
 import numpy as np
 
-__all__ = ["MOST_OTHER_LOAD", "MOST_SPREAD", "LoadWatch", "Noise", "Probe", "judge_noise"]
+__all__ = ["MAX_OTHER_LOAD", "MAX_SPREAD", "LoadWatch", "Noise", "Probe", "judge_noise"]
 
-MOST_SPREAD = 0.10
-"""Interquartile range of the probe over its median, above which nothing is named the fastest:
-runtimes that are worth choosing between differ by about as much."""
+MAX_SPREAD = 0.10
+"""Largest interquartile range of the probe over its median with which a fastest is named: runtimes
+that are worth choosing between differ by about as much."""
 
-MOST_OTHER_LOAD = 0.05
-"""Share of the machine's processor time that other programs may take."""
+MAX_OTHER_LOAD = 0.05
+"""Largest fraction of the processor time that other programs may take."""
 
 PROBE_BYTES = 8 * 2**20
 STAT = Path("/proc/stat")
 
 
 class Noise(TypedDict):
-    """How quiet the machine was, and what follows from it."""
+    """Noise of the machine during a run."""
 
     probe_spread: float
     other_load: float | None
@@ -41,7 +41,7 @@ class Noise(TypedDict):
 
 
 class Probe:
-    """Times a fixed piece of arithmetic on every core at once: SHA-256 over 8 MiB.
+    """Times a fixed computation on every core at once: SHA-256 over 8 MiB.
 
     Args:
         cores: how many.
@@ -54,21 +54,18 @@ class Probe:
         self.seconds: list[float] = []
 
     def run(self) -> None:
-        """Time it once more."""
+        """Time it once."""
         begun = time.perf_counter()
-        for _ in self._pool.map(
-            lambda block: hashlib.sha256(block).digest(), [self._block] * self._cores
-        ):
-            pass
+        list(self._pool.map(lambda _: hashlib.sha256(self._block).digest(), range(self._cores)))
         self.seconds.append(time.perf_counter() - begun)
 
     def close(self) -> None:
-        """End its threads."""
+        """Stop its threads."""
         self._pool.shutdown()
 
 
 def _busy_and_total() -> tuple[float, float] | None:
-    """Return the processor seconds of the whole machine since its start: in work, and in all."""
+    """Return the processor seconds of the machine since its start: busy, and in total."""
     try:
         ticks = [int(word) for word in STAT.read_text().split("\n", 1)[0].split()[1:9]]
         per_second = os.sysconf("SC_CLK_TCK")
@@ -79,7 +76,7 @@ def _busy_and_total() -> tuple[float, float] | None:
 
 
 def _process_seconds(process_id: int) -> float:
-    """Return the processor seconds of a process that lives; 0 where nobody knows."""
+    """Return the processor seconds of a running process; 0 if they are unknown."""
     try:
         fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -88,9 +85,9 @@ def _process_seconds(process_id: int) -> float:
 
 
 class LoadWatch:
-    """Counts the processor time that other programs take, on Linux.
+    """Measures the processor time of other programs, on Linux.
 
-    Our own is that of this process and of the workers; ended ones count as this process's children.
+    Our own is that of this process and of the workers; finished ones count as its children.
     """
 
     def __init__(self) -> None:
@@ -102,10 +99,10 @@ class LoadWatch:
         return sum(os.times()[:4]) + sum(_process_seconds(worker) for worker in workers)
 
     def other_load(self, workers: Iterable[int] = ()) -> float | None:
-        """Return the share of the machine that others had since the start, 0 to 1.
+        """Return the fraction of the processor time that other programs took, 0 to 1.
 
         Args:
-            workers: process ids of ours that live.
+            workers: process ids of our running workers.
         """
         after = _busy_and_total()
         if self._before is None or after is None or after[1] <= self._before[1]:
@@ -116,10 +113,10 @@ class LoadWatch:
 
 
 def judge_noise(probe_seconds: Sequence[float], other_load: float | None) -> Noise:
-    """Return how noisy the machine was, and whether too noisy to name the fastest.
+    """Return the noise of the machine, and whether it is too high to name the fastest.
 
     Args:
-        probe_seconds: times of the probe, spread over the run.
+        probe_seconds: times of the probe during the run.
         other_load: see `LoadWatch.other_load`.
 
     Example:
@@ -131,15 +128,15 @@ def judge_noise(probe_seconds: Sequence[float], other_load: float | None) -> Noi
     low, median, high = np.percentile(probe_seconds, (25, 50, 75))
     spread = float((high - low) / median)
     reasons = []
-    if spread > MOST_SPREAD:
+    if spread > MAX_SPREAD:
         reasons.append(
-            f"the same arithmetic took {100 * spread:.0f} % more or less time from turn to turn "
-            f"(interquartile; at most {100 * MOST_SPREAD:.0f} %)"
+            f"the time of the same computation varied by {100 * spread:.0f} % "
+            f"(interquartile; at most {100 * MAX_SPREAD:.0f} %)"
         )
-    if other_load is not None and other_load > MOST_OTHER_LOAD:
+    if other_load is not None and other_load > MAX_OTHER_LOAD:
         reasons.append(
             f"other programs took {100 * other_load:.0f} % of the processors "
-            f"(at most {100 * MOST_OTHER_LOAD:.0f} %)"
+            f"(at most {100 * MAX_OTHER_LOAD:.0f} %)"
         )
     return {
         "probe_spread": round(spread, 4),

@@ -1,8 +1,8 @@
-"""A process of its own that runs one candidate, in turns.
+"""The process that runs one candidate.
 
-Started as ``python -m attendet.bench.worker``. It reads one JSON line a task and answers with one
-each; whatever libraries print goes to standard error. The first line says what to load; the answer
-comes when the first image has been through, so that its time is the cold start.
+Started as ``python -m attendet.bench.worker``. It reads one JSON line per task and answers with
+one; whatever libraries print goes to standard error. The first task loads the file and is answered
+when the first image is done, so that its time is the cold start; the others measure one round each.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-LEAST_TIMES = 3
-"""Each thing is done at least so often in a turn."""
+MIN_REPEATS = 3
+"""Smallest number of repetitions of each measurement in a round."""
 
 MAX_INPUTS = 16
 
@@ -38,141 +38,125 @@ def _load(task: dict[str, Any]) -> Detector:
     import attendet
     from attendet.inference import Detector
 
-    loaded = attendet.load(
-        task["weights"],
-        runtime=task["runtime"],
-        device="cpu",
-        threads=task["threads"],
-        mode=task["mode"],
-        precision=task["precision"],
-    )
-    size = task["input_hw"]
-    return Detector(
-        loaded.runtime, task["confidence"], input_hw=None if size is None else tuple(size)
-    )
+    names = ("runtime", "threads", "mode", "precision")
+    loaded = attendet.load(task["weights"], device="cpu", **{name: task[name] for name in names})
+    size = task["input_hw"] and tuple(task["input_hw"])
+    return Detector(loaded.runtime, task["confidence"], input_hw=size)
 
 
-class _Timed:
-    """The four things that are timed, each for so many seconds, as milliseconds an image.
+class Measurements:
+    """The measurements of one candidate, each for a number of seconds, in milliseconds an image.
 
     Args:
         detector: the candidate.
-        paths: the images, taken in turn.
+        paths: the images, used in a cycle.
     """
 
     def __init__(self, detector: Detector, paths: Sequence[Path]) -> None:
         from attendet.images import read_image
 
+        self._read = read_image
         self._detector = detector
         self._paths = itertools.cycle(paths)
-        laid = [detector.lay(read_image(path)).padded for path in paths[:MAX_INPUTS]]
-        commonest = Counter(padded.shape for padded in laid).most_common(1)[0][0]
-        self._input = [padded for padded in laid if padded.shape == commonest]
-        outputs = [detector.runtime.run(padded[None]) for padded in laid]
-        self._done = itertools.cycle(list(zip(paths, outputs, strict=False)))
+        inputs = [detector.preprocess(read_image(path)).padded for path in paths[:MAX_INPUTS]]
+        most_common = Counter(padded.shape for padded in inputs).most_common(1)[0][0]
+        self._inputs = [padded for padded in inputs if padded.shape == most_common]
+        outputs = [detector.runtime.run(padded[None]) for padded in inputs]
+        self._outputs = itertools.cycle(list(zip(paths, outputs, strict=False)))
 
     def whole(self, batch: int, seconds: float) -> list[float]:
-        """From files to detections: one after the other, or read and run together."""
-        from attendet.images import read_image
+        """Measure from files to detections; the images of a batch are read first, then run."""
 
-        detector = self._detector
-        if batch == 1:
-            return _repeat(lambda: detector.predict(next(self._paths)), seconds)
-        return _repeat(
-            lambda: detector.predict_batch([read_image(next(self._paths)) for _ in range(batch)]),
-            seconds,
-            batch,
-        )
+        def predict() -> object:
+            paths = itertools.islice(self._paths, batch)
+            return self._detector.predict_batch([self._read(path) for path in paths])
+
+        return _repeat(predict, seconds, batch)
 
     def network(self, batch: int, seconds: float, *, mode: str) -> list[float]:
-        """The runtime on network inputs that are there already; for throughput with all places
-        taken."""
+        """Measure the runtime on prepared inputs; in throughput with all workers busy."""
         import numpy as np
 
-        from attendet.inference.runtimes.base import AsyncRuntime
-
-        runtime = self._detector.runtime
-        inputs = itertools.cycle(self._input)
-        stacks = [np.stack([next(inputs) for _ in range(batch)]) for _ in range(8)]
-        given = itertools.cycle(stacks)
-        if mode == "latency" or not isinstance(runtime, AsyncRuntime):
-            return _repeat(lambda: runtime.run(next(given)), seconds, batch)
-        return _saturate(runtime, given, seconds, batch)
+        runtime, inputs = self._detector.runtime, itertools.cycle(self._inputs)
+        batches = itertools.cycle(
+            [np.stack(list(itertools.islice(inputs, batch))) for _ in range(8)]
+        )
+        if mode == "latency":
+            return _repeat(lambda: runtime.run(next(batches)), seconds, batch)
+        return _saturate(runtime, batches, seconds, batch)
 
     def around(self, seconds: float) -> list[float]:
-        """Everything but the network: reading, letterbox, and selection from a kept output."""
-        from attendet.images import read_image
-
+        """Measure all but the network: reading, preprocessing, and postprocessing of an output."""
         detector = self._detector
 
         def once() -> None:
-            path, output = next(self._done)
-            detector.select(output, 0, detector.lay(read_image(path)).transform)
+            path, output = next(self._outputs)
+            transform = detector.preprocess(self._read(path)).transform
+            detector.postprocess(output, 0, transform)
 
         return _repeat(once, seconds)
 
     def stream(self, batch: int, seconds: float) -> float:
-        """Return the images a second of a stream in flow.
+        """Return the images per second of a running stream.
 
-        The results of a batch come all at once, and runtimes that work on several batches side by
-        side give these nearly at once. The clock therefore runs between the ends of whole groups of
-        them, and the stream is broken off at such an end: neither the first results, which were
-        waited for before, nor the emptying at an end without new images is in it.
+        The results of a batch come all at once, and those of batches that run side by side nearly
+        so. Time is therefore measured between the ends of whole groups of them, and the stream is
+        stopped at such an end: neither the start of the stream nor its end is measured.
         """
-        group = batch * getattr(self._detector.runtime, "parallel", 1)
+        group = batch * self._detector.runtime.parallel
         ends: list[float] = []
         with contextlib.closing(self._detector.stream(self._paths, batch=batch)) as stream:
             for number, _ in enumerate(stream, 1):
                 if number % group == 0:
                     ends.append(time.perf_counter())
-                    if len(ends) > LEAST_TIMES and ends[-1] - ends[0] >= seconds:
+                    if len(ends) > MIN_REPEATS and ends[-1] - ends[0] >= seconds:
                         break
         return group * (len(ends) - 1) / (ends[-1] - ends[0])
 
+    def round(self, task: dict[str, Any], mode: str) -> dict[str, Any]:
+        """Return all measurements of one round."""
+        batch, seconds = task["batch"], task["seconds"]
+        return {
+            "whole_ms": self.whole(batch, seconds),
+            "network_ms": self.network(batch, seconds, mode=mode),
+            "around_ms": self.around(seconds),
+            "images_per_s": [self.stream(batch, seconds)],
+            "memory_mib": peak_memory_mib(),
+        }
 
-def _repeat(do: Callable[[], object], seconds: float, images: int = 1) -> list[float]:
-    """Return milliseconds an image of each time that something was done."""
+
+def _repeat(function: Callable[[], object], seconds: float, images: int = 1) -> list[float]:
+    """Return the milliseconds an image of each call."""
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < LEAST_TIMES or time.perf_counter() - begun < seconds:
+    while len(times) < MIN_REPEATS or time.perf_counter() - begun < seconds:
         start = time.perf_counter()
-        do()
+        function()
         times.append((time.perf_counter() - start) * 1e3 / images)
     return times
 
 
 def _saturate(
-    runtime: Any, given: Iterator[NDArray[np.uint8]], seconds: float, images: int
+    runtime: Any, batches: Iterator[NDArray[np.uint8]], seconds: float, images: int
 ) -> list[float]:
-    """Return the milliseconds an image while every place is taken, one figure for the whole turn.
+    """Return the mean milliseconds an image while every worker of the runtime is busy.
 
-    Like the rate of a stream it is images over time, so that the two can be divided by each
-    other: the median of short spells would pass over those in which the machine was slow.
+    It is one mean, as in a stream, so that the two rates can be compared: the median of shorter
+    times would ignore those in which the machine was slow.
     """
-    running = deque(runtime.submit(next(given)) for _ in range(2 * runtime.parallel))
+    running = deque(runtime.submit(next(batches)) for _ in range(2 * runtime.parallel))
     running.popleft().result()
-    spells = 0
+    repeats = 0
     begun = time.perf_counter()
-    while spells < LEAST_TIMES or time.perf_counter() - begun < seconds:
+    while repeats < MIN_REPEATS or time.perf_counter() - begun < seconds:
         for _ in range(runtime.parallel):
-            running.append(runtime.submit(next(given)))
+            running.append(runtime.submit(next(batches)))
             running.popleft().result()
-        spells += 1
-    took = time.perf_counter() - begun
-    while running:
-        running.popleft().result()
-    return [took * 1e3 / (spells * runtime.parallel * images)]
-
-
-def _turn(timed: _Timed, task: dict[str, Any], mode: str) -> dict[str, Any]:
-    batch, seconds = task["batch"], task["seconds"]
-    return {
-        "whole_ms": timed.whole(batch, seconds),
-        "network_ms": timed.network(batch, seconds, mode=mode),
-        "around_ms": timed.around(seconds),
-        "images_per_s": [timed.stream(batch, seconds)],
-        "memory_mib": peak_memory_mib(),
-    }
+        repeats += 1
+    elapsed = time.perf_counter() - begun
+    for pending in running:
+        pending.result()
+    return [elapsed * 1e3 / (repeats * runtime.parallel * images)]
 
 
 def _serve(read: Callable[[], str], answer: Callable[[dict[str, Any]], None]) -> None:
@@ -180,18 +164,14 @@ def _serve(read: Callable[[], str], answer: Callable[[dict[str, Any]], None]) ->
     paths = [Path(path) for path in task["images"]]
     detector = _load(task)
     detector.predict(paths[0])
-    answer({"ready": True, "input_hw": detector.input_hw, "precision": _precision(detector, task)})
-    timed: _Timed | None = None
+    precision, requested = detector.runtime.precision, task["precision"]
+    if requested != "float32":
+        precision = requested if precision == "float32" else f"{precision}, {requested}"
+    answer({"input_hw": detector.input_hw, "precision": precision})
+    measurements: Measurements | None = None
     while line := read():
-        timed = timed or _Timed(detector, paths)
-        answer(_turn(timed, json.loads(line), task["mode"]))
-
-
-def _precision(detector: Detector, task: dict[str, Any]) -> str:
-    info = getattr(detector.runtime, "info", None)
-    own = "float32" if info is None else info.precision
-    asked = str(task["precision"])
-    return own if asked == "float32" else asked if own == "float32" else f"{own}, {asked}"
+        measurements = measurements or Measurements(detector, paths)
+        answer(measurements.round(json.loads(line), task["mode"]))
 
 
 def main() -> int:

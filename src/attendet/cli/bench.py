@@ -1,9 +1,9 @@
-"""How fast files and runtimes are on this machine, side by side in one run.
+"""Measure the speed of files and runtimes on this machine, side by side in one run.
 
-WEIGHTS are weights files and exported files. Each runs through every installed runtime that can, in
-a process of its own; turns of some seconds go round, so that what else the machine does falls on
-all alike. With --data the average precision of each is measured, and the fastest is sought among
-those within --max-ap-loss of the best. Nobody is called the fastest on a noisy machine.
+WEIGHTS are weights files and exported files. Each runs in every installed runtime that can run it,
+in its own process. The candidates run alternately for some seconds, so that other load on the
+machine affects all alike. With --data the average precision of each is measured, and the fastest is
+chosen from those within --max-ap-loss of the best. On a noisy machine no fastest is named.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,11 @@ from attendet.errors import ConfigError, DataError, MissingExtraError, WeightsEr
 
 if TYPE_CHECKING:
     from attendet.bench.candidates import Candidate
+    from attendet.bench.measure import MeasureAP
     from attendet.data import DataSet, Sample
 
 IMAGES = 8
-"""Images that are made where none are given."""
+"""Number of synthetic images."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="DATA",
-        help="data set whose images are used and whose ground truth gives the AP (default: made-up "
+        help="data set with images, and ground truth for the AP (default: synthetic "
         "images of 640 x 480, no AP)",
     )
     add(
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[1],
         metavar="N",
-        help="images that go through the network together (default: 1)",
+        help="batch sizes (default: 1)",
     )
     add(
         "--threads",
@@ -72,42 +73,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[],
         metavar="N",
-        help="processor threads of the network (default: one a core)",
+        help="processor threads of the network (default: one per core)",
     )
     add(
         "--mode",
         nargs="+",
         choices=["latency", "throughput"],
         default=["latency"],
-        help="all threads on one image, or several images side by side (default: latency)",
+        help="all threads on one batch, or several batches side by side (default: latency)",
     )
     add(
         "--rounds",
         type=int,
         default=7,
         metavar="N",
-        help="turns of each, 5 or more (default: %(default)s)",
+        help="number of rounds, 5 or more (default: %(default)s)",
     )
     add(
         "--seconds",
         type=float,
         default=0.7,
         metavar="S",
-        help="for each of the four things that are timed in a turn (default: %(default)s)",
+        help="for each of the four measurements in a round (default: %(default)s)",
     )
     add(
         "--max-ap-loss",
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="AP that the fastest may be below the best, points of 100 (default: %(default)s)",
+        help="largest difference of the fastest to the best AP, points (default: %(default)s)",
     )
     add(
         "--confidence",
         type=float,
         metavar="SCORE",
-        help="lowest score that counts while timing, 0 to 1 (default: 0.25; that of a file with "
-        "suppression inside)",
+        help="lowest score of a detection while timing, 0 to 1 (default: 0.25, or that of a file "
+        "with suppression inside)",
     )
     add(
         "--size",
@@ -131,45 +132,39 @@ def run(args: argparse.Namespace) -> int:
     from attendet.report.bench import bench_table, bench_verdicts
     from attendet.report.tables import markdown_table, plain_table
 
-    if not 0 <= args.max_ap_loss <= 100:
-        raise ConfigError(f"--max-ap-loss must be from 0 to 100; got {args.max_ap_loss:g}.")
+    batches = tuple(sorted(set(args.batch)))
     settings = BenchSettings(
-        tuple(sorted(set(args.batch))), args.rounds, args.seconds, args.confidence, args.size
+        batches, args.rounds, args.seconds, args.confidence, args.size, args.max_ap_loss
     )
     candidates = plan_candidates(
         args.weights, runtimes=args.runtimes, threads=args.threads, modes=args.mode
     )
-    data = _load_data(args)
-    with tempfile.TemporaryDirectory() as folder, _status() as say:
-        if data:
-            _check_classes(candidates, *data)
-        paths = [sample.path for sample in data[1]] if data else make_images(Path(folder))
-        record = run_bench(
-            candidates,
-            paths,
-            settings,
-            measure_ap=None if data is None else _ap_measure(args, *data),
-            max_ap_loss=args.max_ap_loss / 100,
-            progress=say,
-        )
+    data = None if args.data is None else _load_data(args)
+    with tempfile.TemporaryDirectory() as folder, _status() as progress:
+        if data is None:
+            paths, measure_ap = write_images(Path(folder)), None
+        else:
+            paths = [sample.path for sample in data[1]]
+            measure_ap = _ap_measure(args, candidates, *data)
+        record = run_bench(candidates, paths, settings, measure_ap=measure_ap, progress=progress)
     record["data"] = None if data is None else {"root": str(data[0].root), "split": args.split}
     header, rows = bench_table(record)
-    print(plain_table(header, rows))
-    print()
     lines = [*bench_verdicts(record), *_notes(record)]
-    print("\n".join(lines))
+    print(plain_table(header, rows), "", *lines, sep="\n")
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    written = [write_atomically(args.output / "bench.json", text)]
     page = "\n".join([markdown_table(header, rows), "", *(f"- {line}" for line in lines), ""])
-    written.append(write_atomically(args.output / "bench.md", page))
-    written += _draw(record, args.output)
+    written = [
+        write_atomically(args.output / "bench.json", text),
+        write_atomically(args.output / "bench.md", page),
+        *_draw(record, args.output),
+    ]
     print(f"written: {', '.join(path.name for path in written)} in {args.output}")
     return 0
 
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """Give a function that shows on a terminal's stderr what is done now; silent elsewhere."""
+    """Yield a function that shows the current step on the stderr of a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -180,27 +175,20 @@ def _status() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def make_images(folder: Path, count: int = IMAGES) -> list[Path]:
-    """Return JPEG files of 640 x 480 pixels: smooth colors with grain, always the same."""
-    import cv2
-    import numpy as np
+def write_images(folder: Path, count: int = IMAGES) -> list[Path]:
+    """Write the same synthetic JPEG files of 640 x 480 pixels each time; return their paths."""
+    from PIL import Image
 
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(count):
-        coarse = rng.integers(60, 220, (8, 10, 3), dtype=np.uint8)
-        image = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
-        grain = rng.normal(0, 4, image.shape)
-        path = folder / f"{number}.jpg"
-        cv2.imwrite(str(path), np.clip(image + grain, 0, 255).astype(np.uint8))
-        paths.append(path)
+    from attendet.exporters.parity import synthetic_images
+
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for path, image in zip(paths, synthetic_images(count), strict=True):
+        Image.fromarray(image).save(path, quality=95)
     return paths
 
 
-def _load_data(args: argparse.Namespace) -> tuple[DataSet, Sequence[Sample]] | None:
+def _load_data(args: argparse.Namespace) -> tuple[DataSet, Sequence[Sample]]:
     """Return the data set and those of its images that can be read."""
-    if args.data is None:
-        return None
     from attendet.data import load_dataset
     from attendet.data.checks import decode_issues
 
@@ -208,51 +196,41 @@ def _load_data(args: argparse.Namespace) -> tuple[DataSet, Sequence[Sample]] | N
     samples = data.split(args.split)
     issues = {issue.file: issue for issue in decode_issues(samples)}
     for issue in issues.values():
-        print(f"left out: {issue.file}: {issue.message}")
+        print(f"skipped: {issue.file}: {issue.message}")
     readable = [sample for sample in samples if sample.path not in issues]
     if not readable:
         raise DataError(f"split must hold an image that can be read; {args.split} holds none.")
     return data, readable
 
 
-def _check_classes(
-    candidates: Sequence[Candidate], data: DataSet, samples: Sequence[Sample]
-) -> None:
-    """Refuse weights whose classes are not the data's now, not after the timing.
+def _ap_measure(
+    args: argparse.Namespace,
+    candidates: Sequence[Candidate],
+    data: DataSet,
+    samples: Sequence[Sample],
+) -> MeasureAP:
+    """Return the function that measures AP and AP50 of a candidate on the samples.
 
     Raises:
-        ConfigError: naming the classes.
+        ConfigError: if a file has other classes than the data; before the timing, not after it.
     """
+    from attendet.evaluation import evaluate
     from attendet.evaluation.matching import samples_in_classes
-    from attendet.inference import load
+    from attendet.inference import Detector, load
 
-    for candidate in {candidate.weights: candidate for candidate in candidates}.values():
-        try:
-            classes = load(candidate.weights, candidate.runtime, "cpu").classes
-        except (WeightsError, MissingExtraError):
-            continue  # it will be left out, with the reason
-        source = f"{data.root}, {candidate.file}"
-        samples_in_classes(samples, data.classes, classes, source=source)
-
-
-def _ap_measure(
-    args: argparse.Namespace, data: DataSet, samples: Sequence[Sample]
-) -> Callable[[Candidate], tuple[float | None, float | None]]:
-    """Return what measures AP and AP50 of a candidate on the samples."""
+    for file, runtime in {one.weights: one.runtime for one in candidates}.items():
+        with suppress(WeightsError, MissingExtraError):  # reported as failed, with the reason
+            classes = load(file, runtime, "cpu").classes
+            samples_in_classes(samples, data.classes, classes, source=f"{data.root}, {file.name}")
 
     def measure(candidate: Candidate) -> tuple[float | None, float | None]:
-        from attendet.evaluation import evaluate
-        from attendet.evaluation.matching import samples_in_classes
-        from attendet.inference import Detector, load
-
         loaded = load(candidate.weights, candidate.runtime, "cpu", precision=candidate.precision)
         detector = Detector(loaded.runtime, input_hw=args.size)
-        least = max(0.001, detector.least_confidence)
         record: Any = evaluate(
             detector,
             samples_in_classes(samples, data.classes, detector.classes, source=data.root),
             classes=detector.classes,
-            confidence=least,
+            confidence=max(0.001, detector.min_confidence),
             max_detections=detector.selection.max_detections,
             curves=False,
         )
@@ -263,14 +241,10 @@ def _ap_measure(
 
 def _notes(record: dict[str, Any]) -> list[str]:
     noise = record["noise"]
-    other = (
-        ""
-        if noise["other_load"] is None
-        else (f", other programs took {100 * noise['other_load']:.0f} % of the processors")
-    )
-    lines = [f"noise: the probe spread by {100 * noise['probe_spread']:.1f} %{other}"]
-    lines += [f"left out: {one['name']}: {one['reason']}" for one in record["left_out"]]
-    return lines
+    line = f"noise: the probe spread by {100 * noise['probe_spread']:.1f} %"
+    if noise["other_load"] is not None:
+        line += f", other programs took {100 * noise['other_load']:.0f} % of the processors"
+    return [line, *(f"failed: {one['name']}: {one['reason']}" for one in record["failed"])]
 
 
 def _draw(record: dict[str, Any], folder: Path) -> list[Path]:

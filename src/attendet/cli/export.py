@@ -1,12 +1,12 @@
-"""Write a network in a form that other programs run.
+"""Export a network to a format that other programs run.
 
 onnx, openvino, torchscript, torch-export, ncnn: one file (a folder for openvino and ncnn) that
-takes images, gives decoded boxes and scores, and describes itself. It is compared with PyTorch
-before it gets its name; a file that says otherwise is an error, and none is left. --data compares
-on real images, average precision included.
+takes images, returns decoded boxes and scores, and holds its own metadata. It is compared with
+PyTorch before it gets its name; if it differs too much, no file is left. --data compares on real
+images, average precision included.
 
-darknet: FILE.cfg, FILE.weights and FILE.names, with the values as they are. Attention does not go
-there: a network with attention is refused.
+darknet: FILE.cfg, FILE.weights and FILE.names, with unchanged values. darknet has no attention: a
+network with attention is an error.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ NEEDS = {
     "max_detections": ("nms",),
     "split": ("data", "calibrate"),
 }
-"""Settings that are settings of something else."""
+"""Flags that have an effect only with another flag."""
 
-SETTINGS = ("size", "dynamic", "half", "int8", "nms", "data", *NEEDS)
-"""All but where the files go; darknet has none of them."""
+SETTINGS = ("input_hw", "dynamic", "half", "int8", "nms", "data", *NEEDS)
+"""Arguments of `attendet.export`; darknet has none of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
-    add("--format", required=True, choices=FORMATS, help="what to write")
+    add("--format", required=True, choices=FORMATS, help="format to write")
     add(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for the files, which take the name of WEIGHTS (default: runs/export)",
+        help="folder for the files, which get the name of WEIGHTS (default: runs/export)",
         default=Path("runs/export"),
     )
     add(
         "--size",
+        dest="input_hw",
         type=size_hw,
         metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)",
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--half",
         action="store_true",
-        help="keep weights in float16: half the file (onnx, openvino, ncnn)",
+        help="keep weights in float16: half the file size (onnx, openvino, ncnn)",
     )
     add(
         "--int8",
@@ -76,17 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate",
         type=Path,
         metavar="DATA",
-        help="with --int8: data set to calibrate on (its train split) and to compare on",
+        help="with --int8: data set for calibration (its train split) and comparison",
     )
     add(
         "--max-ap-loss",
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="with --int8: most average precision that may be lost on --split, of 100 "
+        help="with --int8: largest loss of average precision on --split, points "
         "(default: %(default)s)",
     )
-    add("--nms", action="store_true", help="put non-maximum suppression inside (onnx, openvino)")
+    add("--nms", action="store_true", help="append non-maximum suppression (onnx, openvino)")
     add(
         "--confidence",
         type=float,
@@ -99,22 +100,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="IOU",
-        help="with --nms: of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)",
+        help="with --nms: IoU threshold of the suppression, 0 to 1 (default: %(default)s)",
     )
     add(
         "--max-detections",
         type=int,
         default=300,
         metavar="N",
-        help="with --nms: rows of an image (default: %(default)s)",
+        help="with --nms: rows per image (default: %(default)s)",
     )
     add(
         "--data",
         type=Path,
         metavar="DATA",
         help="data set on whose images the file is compared, average precision included "
-        "(default: drawn images)",
+        "(default: synthetic images)",
     )
     add(
         "--split",
@@ -125,64 +125,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files and name them; return 0."""
+    """Write the files and print their names; return 0."""
     require("torch", extra="train", purpose="exporting weights")
+    for name in given_settings(args, add_arguments, SETTINGS):
+        if args.format == "darknet":
+            raise ConfigError(f"{_flag(name)} must be omitted for darknet.")
+        needed = NEEDS.get(name, ())
+        if needed and not any(getattr(args, other) for other in needed):
+            flags = " or ".join(_flag(other) for other in needed)
+            raise ConfigError(f"{_flag(name)} needs {flags}; alone it has no effect.")
     if args.format == "darknet":
-        return _darknet(args)
-    _check_needs(args)
+        return _export_darknet(args)
     from attendet.cli.progress import progress_bar
     from attendet.exporters import export
 
+    settings = {name: getattr(args, name) for name in ("output", *SETTINGS)}
     with progress_bar("compare") as step:
-        report = export(
-            args.weights,
-            args.format,
-            output=args.output,
-            input_hw=args.size,
-            dynamic=args.dynamic,
-            half=args.half,
-            int8=args.int8,
-            calibrate=args.calibrate,
-            max_ap_loss=args.max_ap_loss,
-            nms=args.nms,
-            confidence=args.confidence,
-            nms_iou=args.nms_iou,
-            max_detections=args.max_detections,
-            data=args.data,
-            split=args.split,
-            progress=step,
-        )
+        report = export(args.weights, args.format, progress=step, **settings)
     for line in _lines(report):
         print(line)
     return 0
 
 
-def _check_needs(args: argparse.Namespace) -> None:
-    """Refuse a setting that would change nothing, as its user means it to.
-
-    Raises:
-        ConfigError: if one is given without that which it is a setting of.
-    """
-    for name in given_settings(args, add_arguments, SETTINGS):
-        needed = NEEDS.get(name, ())
-        if needed and not any(getattr(args, other) for other in needed):
-            ways = " or ".join(_flag(other) for other in needed)
-            raise ConfigError(f"{_flag(name)} needs {ways}; alone it changes nothing.")
-
-
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--size" if name == "input_hw" else f"--{name.replace('_', '-')}"
 
 
-def _darknet(args: argparse.Namespace) -> int:
+def _export_darknet(args: argparse.Namespace) -> int:
     from attendet.interop.darknet.export import export_darknet
     from attendet.interop.hub import local_weights, weights_name
     from attendet.models import load_weights
 
-    for name in given_settings(args, add_arguments, SETTINGS):
-        raise ConfigError(
-            f"{_flag(name)} must be left out for darknet, whose files keep values alone."
-        )
     network, metadata = load_weights(local_weights(args.weights))
     for path in export_darknet(network, metadata, args.output, stem=weights_name(args.weights)):
         print(f"written: {path}")
@@ -190,32 +163,32 @@ def _darknet(args: argparse.Namespace) -> int:
 
 
 def _lines(report: ExportReport) -> list[str]:
-    """Return what was written and how it compares, in words."""
+    """Return the lines of the report."""
     metadata, info, parity = report.metadata, report.info, report.parity
     height, width = metadata.input_hw
     size = "any size, best" if "size" in info.dynamic else "input"
     batch = "any batch" if "batch" in info.dynamic else "one image at a time"
-    where = f"of {parity.split}" if parity.split else "(drawn)"
+    origin = f"of {parity.split}" if parity.split else "(synthetic)"
+    images = f"on {parity.images} images {origin}"
     lines = [
         f"network      {metadata.architecture}, attention {metadata.attention}; "
         f"{size} {width} x {height} px, {batch}, weights {info.precision}",
-        f"boxes        differ by {parity.max_box_px:.2g} px at most, {parity.mean_box_px:.2g} px "
+        f"boxes        differ by at most {parity.max_box_px:.2g} px, {parity.mean_box_px:.2g} px "
         "on average",
-        f"scores       differ by {parity.max_score:.2g} at most, {parity.mean_score:.2g} "
+        f"scores       differ by at most {parity.max_score:.2g}, {parity.mean_score:.2g} "
         "on average",
     ]
     if info.precision != "int8":
         lines.append(
             f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
-            f"{parity.extra} others, on {parity.images} images {where}"
+            f"{parity.extra} others, {images}"
         )
     if parity.ap is not None and parity.ap_exported is not None:
         lines.append(
             f"AP           {parity.ap_exported:.4f} as exported, {parity.ap:.4f} in PyTorch, "
-            f"on {parity.images} images {where}"
+            f"{images}"
         )
     if info.precision == "int8":
-        drops = ", ".join(f"{drop:.2f}" for drop in info.parity["ap_drops"].values())
-        lines.append(f"in float32   {info.parity['kept_in_float32']}; points of AP lost: {drops}")
-    lines.append(f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)")
-    return lines
+        losses = ", ".join(f"{loss:.2f}" for loss in info.parity["ap_losses"].values())
+        lines.append(f"in float32   {info.parity['kept_in_float32']}; points of AP lost: {losses}")
+    return [*lines, f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)"]

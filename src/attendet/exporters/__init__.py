@@ -1,11 +1,9 @@
-"""From weights to files for other runtimes: ONNX, OpenVINO, TorchScript, exported programs.
+"""Export networks to ONNX, OpenVINO, TorchScript, torch.export programs and ncnn.
 
-Every file is compared with eager PyTorch before it gets its name. The room is called `exporting`
-because `attendet.export` is the function.
+Every file is compared with eager PyTorch before it gets its name. The package is called `exporters`
+because `attendet.export` is the function. Importing it imports no torch.
 """
 
-from __future__ import annotations
+from attendet.system import lazy_names
 
-from attendet.exporters.run import DYNAMIC, FORMATS, ExportReport, export
-
-__all__ = ["DYNAMIC", "FORMATS", "ExportReport", "export"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,7 +1,7 @@
-"""ncnn models for phones and boards: a folder of parameters, weights and the description.
+"""ncnn models for phones and boards: a folder of parameters, weights and metadata.
 
 ncnn takes one image as three planes of float pixels, as its ``Mat::from_pixels`` makes them, and
-no batch. The conversion is that of pnnx, ncnn's own, from TorchScript.
+no batch. pnnx, ncnn's own converter, converts from TorchScript.
 """
 
 from __future__ import annotations
@@ -9,95 +9,85 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attendet.errors import ExportError
-from attendet.files import write_atomically
+from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.system import require
 
-__all__ = ["INPUT", "OUTPUTS", "convert_ncnn", "open_ncnn", "write_ncnn"]
+__all__ = ["NcnnRuntime", "convert_ncnn", "write_ncnn"]
 
-DESCRIPTION = "attendet.json"
+HEADER_FILE = "attendet.json"
 PARAM, BIN = "model.param", "model.bin"
-INPUT, OUTPUTS = "in0", ("out0", "out1")
-"""Names of the image, and of boxes and scores."""
 
 
-def convert_ncnn(script: Path, hw: tuple[int, int], work: Path, *, half: bool = False) -> Path:
-    """Convert a TorchScript file; return the folder that holds ``model.param`` and ``model.bin``.
+def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Path:
+    """Convert a TorchScript file; return the folder of ``model.param`` and ``model.bin``.
 
     Args:
-        script: traced `attendet.exporters.network.PlanarNetwork`.
+        script: traced `attendet.exporters.exported_network.PlanarNetwork`.
         hw: height and width of its input, pixels.
-        work: folder for files on the way.
         half: keep weights in float16.
 
     Raises:
-        ExportError: if pnnx fails, or leaves operators that ncnn does not know.
+        ExportError: if pnnx fails, or leaves operators that ncnn does not have.
         MissingExtraError: if pnnx is not installed.
     """
     pnnx = require("pnnx", extra="ncnn", purpose="exporting to ncnn")
-    command = [
-        pnnx.EXEC_PATH,
-        script.name,
-        f"inputshape=[1,3,{hw[0]},{hw[1]}]",
-        f"fp16={int(half)}",
-    ]
+    shape = f"inputshape=[1,3,{hw[0]},{hw[1]}]"
+    command = [pnnx.EXEC_PATH, script.name, shape, f"fp16={int(half)}"]
     done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, check=False)
-    made = [script.with_name(f"{script.stem}.ncnn.{kind}") for kind in ("param", "bin")]
-    if done.returncode or not all(path.is_file() for path in made):
+    converted = {
+        name: script.with_name(f"{script.stem}.ncnn{Path(name).suffix}") for name in (PARAM, BIN)
+    }
+    if done.returncode or not all(path.is_file() for path in converted.values()):
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1] if lines else f"exit code {done.returncode}"
         raise ExportError(f"pnnx cannot convert the network: {reason}. Nothing was written.")
-    folder = work / "converted"
-    folder.mkdir(exist_ok=True)
-    for path, name in zip(made, (PARAM, BIN), strict=True):
+    # pnnx leaves the name of an operator as it is in PyTorch if ncnn has none for it.
+    operators = converted[PARAM].read_text(encoding="utf-8").splitlines()[2:]
+    unknown = sorted({kind for line in operators if "." in (kind := line.split()[0])})
+    if unknown:
+        raise ExportError(f"network must consist of operators of ncnn; got {', '.join(unknown)}.")
+    folder = script.parent / "converted"
+    folder.mkdir()
+    for name, path in converted.items():
         path.replace(folder / name)
-    _check_operators(folder / PARAM)
     return folder
-
-
-def _check_operators(param: Path) -> None:
-    """Raise where an operator kept the name that it has in PyTorch: ncnn has none for it."""
-    lines = param.read_text(encoding="utf-8").splitlines()[2:]
-    foreign = sorted({kind for line in lines if "." in (kind := line.split()[0])})
-    if foreign:
-        raise ExportError(f"network must be of operators of ncnn; got {', '.join(foreign)}.")
 
 
 def write_ncnn(converted: Path, folder: Path, header: Mapping[str, str]) -> Path:
-    """Write a converted model with its description into a folder; return the folder.
+    """Write a converted model with its metadata into a folder; return the folder.
 
     Args:
-        converted: what `convert_ncnn` returned.
-        folder: is made; not written atomically (see `attendet.exporters.folders`).
+        converted: returned by `convert_ncnn`.
+        folder: created if missing.
         header: names to texts.
     """
-    folder.mkdir(exist_ok=True)
-    for name in (PARAM, BIN):
-        shutil.copyfile(converted / name, folder / name)
-    write_atomically(folder / DESCRIPTION, json.dumps(dict(header)) + "\n")
+    shutil.copytree(converted, folder, dirs_exist_ok=True)
+    (folder / HEADER_FILE).write_text(json.dumps(dict(header)) + "\n", encoding="utf-8")
     return folder
 
 
-def open_ncnn(folder: Path) -> Any:
-    """Return the ``ncnn.Net`` of a folder, computing in float32.
+class NcnnRuntime(ExportedRuntime):
+    """An ncnn folder run by ncnn in float32, for the parity check only."""
 
-    Raises:
-        ExportError: if ncnn does not take the files.
-        MissingExtraError: if ncnn is not installed.
-    """
-    ncnn = require("ncnn", extra="ncnn", purpose="checking an ncnn model")
-    net = ncnn.Net()
-    for option in (
-        "use_fp16_packed",
-        "use_fp16_storage",
-        "use_fp16_arithmetic",
-        "use_bf16_storage",
-    ):
-        setattr(net.opt, option, False)
-    if net.load_param(str(folder / PARAM)) or net.load_model(str(folder / BIN)):
-        raise ExportError("ncnn cannot load the model. Nothing was written.")
-    return net
+    def __init__(self, path: Path) -> None:
+        header = json.loads((path / HEADER_FILE).read_text(encoding="utf-8"))
+        super().__init__(path, header, RuntimeOptions())
+        self._ncnn = require("ncnn", extra="ncnn", purpose="checking an ncnn model")
+        self._net = self._ncnn.Net()
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+            setattr(self._net.opt, f"use_{option}", False)
+        if self._net.load_param(str(path / PARAM)) or self._net.load_model(str(path / BIN)):
+            raise ExportError("ncnn cannot load the model. Nothing was written.")
+
+    def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        planes = np.ascontiguousarray(inputs[0].transpose(2, 0, 1), dtype=np.float32)
+        extractor = self._net.create_extractor()
+        extractor.input("in0", self._ncnn.Mat(planes).clone())
+        return [np.array(extractor.extract(name)[1])[None] for name in ("out0", "out1")]

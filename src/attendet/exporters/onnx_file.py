@@ -1,4 +1,4 @@
-"""ONNX files: from a traced network to a model of standard operators that describes itself."""
+"""ONNX files: a traced network as a model of standard operators with its metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from attendet import __version__
 from attendet.errors import ExportError
-from attendet.exporters.suppression import with_suppression
+from attendet.exporters.nms import add_nms
 from attendet.files import write_atomically
 from attendet.system import require
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 __all__ = ["OPSET", "OnnxGraph", "build_onnx", "write_onnx"]
 
 OPSET = 18
-"""Version of the operators: ONNX Runtime 1.14 and OpenVINO 2023.0 know them."""
+"""Version of the operators; ONNX Runtime 1.14 and OpenVINO 2023.0 support it."""
 
 HALF_FROM = 256
-"""Weights of fewer values stay in float32: biases, gates' small layers."""
+"""Smaller weights stay in float32: biases and the small layers of gates."""
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Under which the converter notes in which modules of PyTorch an operator stood."""
+"""Metadata key under which the converter notes the PyTorch modules of an operator."""
 
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """An ONNX model, and where its operators come from."""
+    """An ONNX model, and the PyTorch module of each operator."""
 
     model: Any
     """``onnx.ModelProto``."""
 
     scopes: Mapping[str, str]
-    """Name of an operator to the innermost module of PyTorch that it stood in, such as
+    """Name of an operator to the innermost module of PyTorch that contains it, such as
     ``network.attention.p5``; empty for normalization and decode."""
 
 
@@ -56,10 +56,10 @@ def build_onnx(
     """Return the ONNX model of a traced network.
 
     Args:
-        program: of a `attendet.exporters.network.ImageNetwork`.
+        program: of an `attendet.exporters.exported_network.ExportedNetwork`.
         dynamic: which of ``batch`` and ``size`` may differ; names the axes.
-        half: keep weights in float16; they are turned to float32 when the file is loaded.
-        selection: put non-maximum suppression with these limits behind it.
+        half: keep weights in float16; runtimes convert them to float32 when the file is loaded.
+        selection: append non-maximum suppression with these thresholds.
 
     Raises:
         ExportError: if an operator is not a standard one.
@@ -70,7 +70,7 @@ def build_onnx(
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converter's own parts, which nobody here can heed
+        warnings.simplefilter("ignore")  # of the converter's own parts
         converted = torch.onnx.export(
             program,
             (),
@@ -82,10 +82,10 @@ def build_onnx(
         )
     model = converted.model_proto  # type: ignore[union-attr]
     scopes = _name_by_output(model)
-    _forget_origin(model)
+    _remove_notes(model)
     _name_axes(model, dynamic)
     if selection is not None:
-        model = with_suppression(model, selection)
+        model = add_nms(model, selection)
     if half:
         _keep_in_half(model)
     model.producer_name, model.producer_version = "attendet", __version__
@@ -104,8 +104,8 @@ def _name_by_output(model: Any) -> dict[str, str]:
     return scopes
 
 
-def _forget_origin(model: Any) -> None:
-    """Drop stack traces and other notes of the converter, which name files of this machine."""
+def _remove_notes(model: Any) -> None:
+    """Remove stack traces and other notes of the converter, which name files of this machine."""
     graph = model.graph
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -115,13 +115,13 @@ def _forget_origin(model: Any) -> None:
 
 def _name_axes(model: Any, dynamic: tuple[str, ...]) -> None:
     names: list[tuple[Any, int, str]] = []
-    given, (boxes, scores) = model.graph.input[0], model.graph.output
+    images, (boxes, scores) = model.graph.input[0], model.graph.output
     if "batch" in dynamic:
-        names += [(one, 0, "batch") for one in (given, boxes, scores)]
+        names += [(one, 0, "batch") for one in (images, boxes, scores)]
     if "size" in dynamic:
         names += [
-            (given, 1, "height"),
-            (given, 2, "width"),
+            (images, 1, "height"),
+            (images, 2, "width"),
             (boxes, 1, "boxes"),
             (scores, 1, "boxes"),
         ]
@@ -130,7 +130,7 @@ def _name_axes(model: Any, dynamic: tuple[str, ...]) -> None:
 
 
 def _keep_in_half(model: Any) -> None:
-    """Turn large weights to float16, each with an operator behind it that turns it back."""
+    """Convert large weights to float16, each with an operator that converts it back."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -150,27 +150,27 @@ def _keep_in_half(model: Any) -> None:
 def _check(model: Any) -> None:
     import onnx
 
-    foreign = sorted(
+    nonstandard = sorted(
         {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     )
-    if foreign or model.functions:
+    if nonstandard or model.functions:
         raise ExportError(
-            "network must be of standard operators for ONNX; got "
-            f"{', '.join(foreign) or 'functions'}."
+            "network must consist of standard operators for ONNX; got "
+            f"{', '.join(nonstandard) or 'functions'}."
         )
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).splitlines()[0]
-        raise ExportError(f"the ONNX model does not hold together: {reason}") from None
+        raise ExportError(f"the ONNX model is not valid: {reason}") from None
 
 
 def write_onnx(graph: OnnxGraph, path: str | Path, header: Mapping[str, str]) -> Path:
-    """Write an ONNX model with its description; return the path.
+    """Write an ONNX model with its metadata; return the path.
 
     Args:
-        graph: what `build_onnx` returned.
-        path: the file; replaced whole.
+        graph: returned by `build_onnx`.
+        path: the file, written atomically.
         header: names to texts, written as the model's metadata.
     """
     model = graph.model

@@ -1,4 +1,4 @@
-"""OpenVINO models: from an ONNX file to a folder of ``model.xml`` and ``model.bin``."""
+"""OpenVINO models: a folder of ``model.xml`` and ``model.bin``, made from an ONNX file."""
 
 from __future__ import annotations
 
@@ -8,38 +8,33 @@ from typing import Any
 
 from attendet.system import require
 
-__all__ = ["read_openvino", "write_openvino"]
-
-NAME = "model.xml"
+__all__ = ["read_onnx", "write_openvino"]
 
 
-def read_openvino(path: str | Path) -> Any:
-    """Return the ``openvino.Model`` of an ONNX file or of a folder that `write_openvino` wrote.
-
-    Args:
-        path: ``.onnx`` file or folder.
+def read_onnx(path: Path) -> Any:
+    """Return the ``openvino.Model`` of an ONNX file.
 
     Raises:
         MissingExtraError: if openvino is not installed.
     """
     openvino = require("openvino", extra="export", purpose="exporting to OpenVINO")
-    path = Path(path)
-    return openvino.Core().read_model(path / NAME if path.is_dir() else path)
+    return openvino.Core().read_model(path)
 
 
 def write_openvino(
     model: Any, folder: Path, header: Mapping[str, str], *, half: bool = False
 ) -> Path:
-    """Write an OpenVINO model with its description into a folder; return the folder.
+    """Write an OpenVINO model with its metadata into a folder; return the folder.
 
     Args:
         model: ``openvino.Model``.
-        folder: is there already; not written atomically (see `attendet.exporters.folders`).
+        folder: created if missing.
         header: names to texts, written as ``rt_info`` under ``attendet``.
         half: keep weights in float16.
     """
     openvino = require("openvino", extra="export", purpose="exporting to OpenVINO")
+    folder.mkdir(exist_ok=True)
     for key, text in header.items():
         model.set_rt_info(text, ["attendet", key])
-    openvino.save_model(model, folder / NAME, compress_to_fp16=half)
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=half)
     return folder

@@ -1,32 +1,35 @@
-"""Tracing, and the files that PyTorch itself runs: TorchScript and exported programs."""
+"""Files that PyTorch runs: TorchScript and `torch.export` programs."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from attendet.errors import ExportError
 from attendet.files import replacing
+from attendet.inference.preprocess import STRIDE
+from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 
-__all__ = ["DESCRIPTION", "trace", "write_program", "write_torchscript"]
+__all__ = ["HEADER_FILE", "ProgramRuntime", "trace", "write_program", "write_torchscript"]
 
-DESCRIPTION = "attendet.json"
-"""Name of the description inside a file of PyTorch."""
+HEADER_FILE = "attendet.json"
+"""Name of the metadata inside a file of PyTorch."""
 
-STRIDE = 32
-MOST_CELLS = 128
+MAX_CELLS = 128
 """A side of a network input may be 64 pixels to this many times 32."""
 
 
-def example(hw: tuple[int, int], dynamic: tuple[str, ...]) -> torch.Tensor:
-    """Return images to trace with: batch and sides that no constant could stand for."""
+def _example(hw: tuple[int, int], dynamic: tuple[str, ...]) -> torch.Tensor:
+    """Return images to trace with; dynamic sides differ so that they are not taken as constants."""
     height, width = hw
     if "size" in dynamic:
         height, width = max(height, 3 * STRIDE), max(width, 3 * STRIDE)
@@ -35,49 +38,42 @@ def example(hw: tuple[int, int], dynamic: tuple[str, ...]) -> torch.Tensor:
 
 
 def trace(network: nn.Module, hw: tuple[int, int], dynamic: tuple[str, ...]) -> ExportedProgram:
-    """Return the graph of a network as `torch.export` sees it.
+    """Return the `torch.export` graph of a network.
 
     Args:
-        network: a `attendet.exporters.network.ImageNetwork`.
+        network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
         dynamic: which of ``batch`` and ``size`` may differ from call to call.
 
     Raises:
-        ExportError: if the network cannot be traced; says where.
+        ExportError: if the network cannot be traced, with the position.
     """
     axes: dict[int, Any] = {}
     if "batch" in dynamic:
         axes[0] = Dim("batch", min=1, max=65536)
     if "size" in dynamic:
-        axes[1] = STRIDE * Dim("rows", min=2, max=MOST_CELLS)
-        axes[2] = STRIDE * Dim("columns", min=2, max=MOST_CELLS)
+        axes[1] = STRIDE * Dim("rows", min=2, max=MAX_CELLS)
+        axes[2] = STRIDE * Dim("columns", min=2, max=MAX_CELLS)
     try:
         with torch.no_grad():
             return torch.export.export(
-                network, (example(hw, dynamic),), dynamic_shapes=(axes or None,)
+                network, (_example(hw, dynamic),), dynamic_shapes=(axes or None,)
             )
     except (RuntimeError, ValueError, TypeError) as error:
         raise _untraceable("torch.export", error) from error
 
 
-def _untraceable(how: str, error: Exception) -> ExportError:
+def _untraceable(tracer: str, error: Exception) -> ExportError:
+    name = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    return ExportError(f"network must be traceable by {how}; got {type(error).__name__}: {reason}")
+    return ExportError(f"network must be traceable by {tracer}; got {name}: {[*lines, name][0]}")
 
 
 def write_program(program: ExportedProgram, path: Path, header: Mapping[str, str]) -> Path:
-    """Write an exported program (``.pt2``) with its description; return the path."""
-    with replacing(path) as partial:
-        named = partial.with_suffix(".pt2")  # the writer wants its ending
-        try:
-            with warnings.catch_warnings():  # a concern of weights that are not on the CPU
-                warnings.filterwarnings("ignore", message="No complete tensor found")
-                texts = {DESCRIPTION: json.dumps(dict(header))}
-                torch.export.save(program, named, extra_files=texts)
-            named.replace(partial)
-        finally:
-            named.unlink(missing_ok=True)
+    """Write an exported program (``.pt2``) with its metadata; return the path."""
+    with warnings.catch_warnings():  # about weights that are not on the CPU
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(dict(header))})
     return path
 
 
@@ -90,28 +86,41 @@ def write_torchscript(
     *,
     images: torch.Tensor | None = None,
 ) -> Path:
-    """Trace a network to TorchScript and write it with its description; return the path.
+    """Trace a network to TorchScript and write it with its metadata; return the path.
 
     Args:
-        network: a `attendet.exporters.network.ImageNetwork`.
+        network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
         dynamic: which of ``batch`` and ``size`` may differ from call to call.
-        path: the file; replaced whole.
+        path: the file.
         header: names to texts.
-        images: to trace with, where the network takes others than uint8 (N, H, W, 3).
+        images: to trace with, if the network does not take uint8 (N, H, W, 3).
 
     Raises:
-        ExportError: if the network cannot be traced; says where.
+        ExportError: if the network cannot be traced, with the position.
     """
-    given = example(hw, dynamic) if images is None else images
+    example = _example(hw, dynamic) if images is None else images
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is on its way out, and says so at each step
+        warnings.simplefilter("ignore")  # deprecations of TorchScript, at each step
         try:
             with torch.no_grad():
-                script = torch.jit.trace(network, (given,), check_trace=False)  # type: ignore[no-untyped-call]
+                script = torch.jit.trace(network, (example,), check_trace=False)  # type: ignore[no-untyped-call]
                 frozen = torch.jit.freeze(script)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _untraceable("TorchScript", error) from error
         with replacing(path) as partial:
-            torch.jit.save(frozen, partial, _extra_files={DESCRIPTION: json.dumps(dict(header))})
+            torch.jit.save(frozen, partial, _extra_files={HEADER_FILE: json.dumps(dict(header))})
     return path
+
+
+class ProgramRuntime(ExportedRuntime):
+    """A ``.pt2`` file run by PyTorch, for the parity check only: such a file may run any code."""
+
+    def __init__(self, path: Path) -> None:
+        texts = {HEADER_FILE: ""}
+        self._module = torch.export.load(path, extra_files=texts).module()
+        super().__init__(path, json.loads(texts[HEADER_FILE]), RuntimeOptions())
+
+    def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        with torch.no_grad():
+            return [output.numpy() for output in self._module(torch.from_numpy(inputs))]

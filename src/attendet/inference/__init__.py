@@ -1,6 +1,6 @@
-"""From a weights file to detections: the detector, its runtimes, batches and streams of images.
+"""Detect objects in images: the detector, its runtimes, batches and streams.
 
-Importing this package imports no torch; a runtime's library is imported when a file needs it.
+Importing this package imports no torch; the library of a runtime is imported when it is used.
 """
 
 from attendet.system import lazy_names

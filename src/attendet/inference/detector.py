@@ -1,4 +1,4 @@
-"""The detector: images in, detections out, whatever runtime carries the network."""
+"""The detector: images in, detections out, with any runtime."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError, ImageError
 from attendet.images import ImageArray, from_pil, read_image
 from attendet.inference.postprocess import Selection, class_ids_of, select_detections
 from attendet.inference.preprocess import STRIDE, ResizeTransform, resize_to_input
-from attendet.inference.runtimes.base import (
-    BatchingRuntime,
-    LimitedRuntime,
-    Limits,
-    Output,
-    Runtime,
+from attendet.inference.runtimes.base import Output, Runtime
+from attendet.inference.stream import (
+    NetworkInput,
+    StreamResult,
+    stack_inputs,
+    stream_detections,
 )
-from attendet.inference.stream import Found, ImageStream, Laid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,13 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Detector"]
 
 S = TypeVar("S")
-T = TypeVar("T")
 
 MAX_BATCH = 32
-"""Canvases that go through the network at once, at most; bounds the memory of a long list."""
-
-USUAL_SELECTION = Selection()
-"""Thresholds where nobody says otherwise."""
+"""Most network inputs in one batch of `Detector.predict_batch`; bounds its memory."""
 
 
 class Detector:
@@ -46,18 +40,18 @@ class Detector:
 
     Args:
         runtime: the network.
-        confidence: lowest score that counts, 0 to 1; 0.25 if left out.
-        iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1;
-            0.5 if left out.
-        max_detections: at most this many an image, the best; 300 if left out.
+        confidence: lowest score of a detection, 0 to 1; default 0.25.
+        nms_iou: IoU threshold of non-maximum suppression within a class, 0 to 1; default 0.5.
+        max_detections: most detections per image, the best ones; default 300.
         input_hw: another input size than that of the weights file, pixels, multiples of 32.
 
-    An exported file with suppression in its graph brings its own three thresholds; they can be made
-    stricter, not looser. One of a fixed size lays every image on a network input of that size.
+    The defaults of an exported file with non-maximum suppression in its graph are its own
+    thresholds; they can be made stricter, not looser. A file with a fixed input size letterboxes
+    every image to that size.
 
     Raises:
-        ConfigError: if a threshold or the size is out of range, or looser than the file's, or
-            not the size that the file is fixed to.
+        ConfigError: if a threshold or the size is out of range, a threshold is looser than that of
+            the file, or the size is not the fixed size of the file.
     """
 
     def __init__(
@@ -70,23 +64,18 @@ class Detector:
         input_hw: tuple[int, int] | None = None,
     ) -> None:
         self.runtime = runtime
-        self._limits = runtime.limits if isinstance(runtime, LimitedRuntime) else Limits()
-        limits = self._limits
-        self.selection = Selection(
-            _first_given(confidence, limits.confidence, USUAL_SELECTION.confidence),
-            _first_given(nms_iou, limits.nms_iou, USUAL_SELECTION.nms_iou),
-            _first_given(max_detections, limits.max_detections, USUAL_SELECTION.max_detections),
-        )
-        self._check_limits(self.selection)
-        self._preprocess = runtime.metadata.preprocessing()
-        self.input_hw = self._limits.input_hw or input_hw or runtime.metadata.input_hw
-        self._resize = self._preprocess.resize
-        if self._limits.input_hw is not None and self._resize == "rect":
-            self._resize = "letterbox"
+        limits = runtime.limits
+        self.selection = Selection.from_limits(limits)
+        self.selection = self._select(confidence, nms_iou, max_detections)
+        preprocess = self.metadata.preprocessing()
+        self._color = preprocess.color
+        fixed_rect = limits.input_hw is not None and preprocess.resize == "rect"
+        self._resize = "letterbox" if fixed_rect else preprocess.resize
+        self.input_hw = limits.input_hw or input_hw or self.metadata.input_hw
         if input_hw not in (None, self.input_hw):
             raise ConfigError(
                 f"input size must be {self.input_hw}, which the exported file is fixed to; "
-                f"got {input_hw}. Export it anew at that size, or with a free size."
+                f"got {input_hw}. Export it again with that size, or with --dynamic size."
             )
         if any(side < STRIDE or side % STRIDE for side in self.input_hw):
             near = "x".join(str(max(1, round(side / STRIDE)) * STRIDE) for side in self.input_hw)
@@ -96,18 +85,18 @@ class Detector:
 
     @property
     def metadata(self) -> WeightsMetadata:
-        """What the weights file says about itself."""
+        """Metadata of the weights file."""
         return self.runtime.metadata
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the class numbers."""
-        return self.runtime.metadata.classes
+        """Names of the classes, in the order of the class ids."""
+        return self.metadata.classes
 
     @property
-    def least_confidence(self) -> float:
-        """The lowest confidence that can be asked for: that of the file's own suppression, or 0."""
-        return self._limits.confidence or 0.0
+    def min_confidence(self) -> float:
+        """Lowest confidence that can be set: that of the suppression in the file, or 0."""
+        return self.runtime.limits.confidence or 0.0
 
     def predict(
         self, source: str | Path | bytes | ImageArray | Image, **selection: Any
@@ -139,70 +128,35 @@ class Detector:
 
         Args:
             images: each uint8 RGB of shape (H, W, 3); sizes may differ.
-            confidence: lowest score that counts, 0 to 1; the detector's own if left out.
-            iou: overlap above which the worse of two boxes goes; the detector's own if left out.
-            max_detections: at most this many an image; the detector's own if left out.
-            multi_label: a box may stand for every class above the confidence, as evaluators
-                expect; otherwise for its best class alone.
-            only: names of the classes that are wanted; all if left out.
+            confidence: lowest score of a detection, 0 to 1; by default the detector's own.
+            nms_iou: IoU threshold of non-maximum suppression; by default the detector's own.
+            max_detections: most detections per image; by default the detector's own.
+            multi_label: return a box once for every class above the confidence, as evaluators
+                expect, not only for its best class.
+            only: names of the classes to return; by default all.
 
         Returns:
-            One `Detections` an image, in their order.
+            One `Detections` per image, in their order.
 
         Raises:
-            ImageError: if an array is no image.
+            ImageError: if an array is not an image.
             ConfigError: if a threshold is out of range, or a class unknown.
         """
-        rule = self._select(confidence, nms_iou, max_detections, multi_label, only)
-        laid = [self.lay(image) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, one in enumerate(laid):
-            groups.setdefault(one.padded.shape, []).append(index)
-        found: list[Detections | None] = [None] * len(laid)
-        for members in groups.values():
-            for start in range(0, len(members), MAX_BATCH):
-                indices = members[start : start + MAX_BATCH]
-                inputs = [laid[index].padded for index in indices]
-                stacked = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+        selection = self._select(confidence, nms_iou, max_detections, multi_label, only)
+        network_inputs = [self.preprocess(image) for image in images]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, one in enumerate(network_inputs):
+            by_shape.setdefault(one.padded.shape, []).append(index)
+        detections: dict[int, Detections] = {}
+        for members in by_shape.values():
+            for first in range(0, len(members), MAX_BATCH):
+                indices = members[first : first + MAX_BATCH]
+                stacked = stack_inputs([network_inputs[index].padded for index in indices])
                 output = self.runtime.run(stacked)
                 for row, index in enumerate(indices):
-                    found[index] = self.select(output, row, laid[index].transform, rule)
-        return [one for one in found if one is not None]
-
-    def predict_inputs(
-        self,
-        inputs: NDArray[np.uint8],
-        transforms: Sequence[ResizeTransform],
-        *,
-        confidence: float | None = None,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        multi_label: bool = False,
-        only: Sequence[str] | None = None,
-    ) -> list[Detections]:
-        """Return the detections of images that lie on network inputs already, in image pixels.
-
-        Args:
-            network inputs: uint8 RGB, shape (N, H, W, 3), H and W multiples of 32.
-            transforms: how each image lies in its network input, N of them.
-            confidence: see `predict_batch`, as for the rest.
-            iou: overlap limit.
-            max_detections: at most this many an image.
-            multi_label: a box may stand for several classes.
-            only: names of the wanted classes.
-
-        Returns:
-            One `Detections` a network input.
-        """
-        rule = self._select(confidence, nms_iou, max_detections, multi_label, only)
-        found: list[Detections] = []
-        for start in range(0, len(inputs), MAX_BATCH):
-            some = inputs[start : start + MAX_BATCH]
-            output = self.runtime.run(self._in_color_order(some))
-            found += [
-                self.select(output, row, transforms[start + row], rule) for row in range(len(some))
-            ]
-        return found
+                    transform = network_inputs[index].transform
+                    detections[index] = self.postprocess(output, row, transform, selection)
+        return [detections[index] for index in range(len(network_inputs))]
 
     def stream(
         self,
@@ -214,25 +168,25 @@ class Detector:
         on_skip: Callable[[S, ImageError], None] | None = None,
         image_of: Callable[[S], Any] | None = None,
         **selection: Any,
-    ) -> Generator[Found[S], None, None]:
-        """Give each image with its detections, in order, while the next ones are read.
+    ) -> Generator[StreamResult[S], None, None]:
+        """Yield each image with its detections, in order, while the next ones are read.
 
-        Meant for many images that are there already; the frames of a live camera go to `predict`
-        one by one, since a stream holds back the last few. Memory does not grow with their number,
-        so ``sources`` may be endless.
+        For many images that exist already. Pass the frames of a live camera to `predict` one by
+        one, since a stream delays the last few. Memory does not grow with the number of images, so
+        ``sources`` may be endless.
 
         Args:
-            sources: each as for `predict`, unless ``image_of`` is given; taken from only a few
+            sources: each as for `predict`, or anything with ``image_of``; only a few are taken
                 ahead.
-            batch: network inputs of one shape that go through the network together; if left out,
-                what the file is fixed to, else what suits the runtime: 4 in PyTorch on a CPU, 16
-                on a GPU, 1 in runtimes that work on several side by side.
-            workers: reading threads; one a core, at most four, if left out.
-            ahead: images that are read and wait, at most; as many as the network works on if left
-                out.
-            on_skip: told of each source that cannot be read, and why, while the others go on.
-                Without it the error is raised.
-            image_of: gives what `predict` takes from a source; called in the reading threads.
+            batch: most network inputs of one shape that run together; by default the fixed batch
+                size of the file, else what suits the runtime: 4 in PyTorch on a CPU, 16 on a GPU, 1
+                in runtimes that run several batches side by side.
+            workers: reading threads; by default one per core, at most four.
+            ahead: most images that are read ahead; by default as many as the network runs at once.
+            on_skip: called with each source that cannot be read and the error; the stream goes on.
+                By default the error is raised.
+            image_of: returns the image of a source, as for `predict`; called in the reading
+                threads.
             **selection: as for `predict_batch`.
 
         Yields:
@@ -244,25 +198,59 @@ class Detector:
 
         Example:
             >>> def count_all(detector: Detector, paths: list[Path]) -> int:
-            ...     return sum(len(found.detections) for found in detector.stream(paths))
+            ...     return sum(len(one.detections) for one in detector.stream(paths))
         """
         rule = self._select(**selection)
-        pick = image_of or _itself
-        stream = ImageStream[S](
+        for name, value in (("batch", batch), ("workers", workers), ("ahead", ahead)):
+            ConfigError.check(value is None or value >= 1, name, "1 or more", value)
+        return stream_detections(
             self.runtime,
-            lambda source: self.lay(_as_image(pick(source))),
-            lambda output, row, transform: self.select(output, row, transform, rule),
-            on_skip,
-            self._usual_batch() if batch is None else batch,
-            workers,
-            ahead,
+            sources,
+            lambda source: self.preprocess(_as_image(image_of(source) if image_of else source)),
+            lambda output, row, transform: self.postprocess(output, row, transform, rule),
+            batch=batch or self.runtime.limits.batch or self.runtime.usual_batch,
+            workers=workers,
+            ahead=ahead,
+            on_skip=on_skip,
         )
-        return stream.run(sources)
 
-    def _usual_batch(self) -> int:
-        if self._limits.batch is not None:
-            return self._limits.batch
-        return self.runtime.usual_batch if isinstance(self.runtime, BatchingRuntime) else 1
+    def preprocess(self, image: ImageArray) -> NetworkInput:
+        """Return the network input of an image, and the transform between them.
+
+        Args:
+            image: uint8 RGB of shape (H, W, 3).
+
+        Raises:
+            ImageError: if the array is not an image.
+        """
+        shape = np.shape(image)
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or image.dtype != np.uint8:
+            kind = getattr(image, "dtype", type(image).__name__)
+            raise ImageError(
+                f"image must be uint8 RGB of shape (height, width, 3); got {kind} of shape "
+                f"{shape}. Pass a path, or convert it first."
+            )
+        padded, transform = resize_to_input(image, self.input_hw, self._resize, self._color)
+        return NetworkInput(image, padded, transform)
+
+    def postprocess(
+        self,
+        output: Output,
+        row: int,
+        transform: ResizeTransform,
+        selection: Selection | None = None,
+    ) -> Detections:
+        """Return the detections of one image from an output of the runtime, in image pixels.
+
+        Args:
+            output: of `Runtime.run`.
+            row: index of the image in the batch.
+            transform: between the image and its network input.
+            selection: which boxes to keep; by default the detector's own.
+        """
+        boxes_xyxy, scores = output[0][row], output[1][row]
+        rule = selection or self.selection
+        return select_detections(boxes_xyxy, scores, transform, self.classes, rule)
 
     def _select(
         self,
@@ -272,85 +260,32 @@ class Detector:
         multi_label: bool = False,
         only: Sequence[str] | None = None,
     ) -> Selection:
-        own = self.selection
-        rule = dataclasses.replace(
-            own,
-            confidence=own.confidence if confidence is None else confidence,
-            nms_iou=own.nms_iou if nms_iou is None else nms_iou,
-            max_detections=own.max_detections if max_detections is None else max_detections,
-            multi_label=multi_label,
-            only=None if only is None else class_ids_of(only, self.classes),
-        )
-        self._check_limits(rule)
-        return rule
-
-    def _check_limits(self, rule: Selection) -> None:
-        """Refuse thresholds that a suppression in the graph has passed already."""
-        limits = self._limits
-        for name, value, fixed, side in (
-            ("confidence", rule.confidence, limits.confidence, "least"),
-            ("nms_iou", rule.nms_iou, limits.nms_iou, "most"),
-            ("max_detections", rule.max_detections, limits.max_detections, "most"),
-        ):
-            if fixed is None:
-                continue
-            too_loose = fixed - value if side == "least" else value - fixed
-            if too_loose > 1e-9:
-                raise ConfigError(
-                    f"{name} must be at {side} {fixed:g}, which the suppression in the exported "
-                    f"file has; got {value:g}. Export it anew with another "
-                    f"--{name.replace('_', '-')}, or without --nms."
-                )
-
-    def lay(self, image: ImageArray) -> Laid:
-        """Return an image on its network input as the runtime takes it, and how it lies there.
-
-        Args:
-            image: uint8 RGB of shape (H, W, 3).
+        """Return the selection of one call.
 
         Raises:
-            ImageError: if the array is no image.
+            ConfigError: if a threshold is looser than that of the suppression in the file.
         """
-        padded, transform = resize_to_input(_check_image(image), self.input_hw, self._resize)
-        return Laid(image, self._in_color_order(padded), transform)
-
-    def _in_color_order(self, inputs: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self._preprocess.color == "bgr":
-            return np.ascontiguousarray(inputs[..., ::-1])
-        return inputs
-
-    def select(
-        self, output: Output, row: int, transform: ResizeTransform, rule: Selection | None = None
-    ) -> Detections:
-        """Return the detections of one image from what the runtime gave, in image pixels.
-
-        Args:
-            output: of `Runtime.run`.
-            row: the image's number in the batch.
-            transform: how it lies in its network input.
-            rule: which boxes stay; the detector's own if left out.
-        """
-        rule = rule or self.selection
-        return select_detections(output[0][row], output[1][row], transform, self.classes, rule)
-
-
-def _itself(source: T) -> T:
-    return source
-
-
-def _first_given(given: T | None, fixed: T | None, usual: T) -> T:
-    return given if given is not None else fixed if fixed is not None else usual
-
-
-def _check_image(image: ImageArray) -> ImageArray:
-    shape = np.shape(image)
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape or image.dtype != np.uint8:
-        kind = getattr(image, "dtype", type(image).__name__)
-        raise ImageError(
-            f"image must be uint8 RGB of shape (height, width, 3); got {kind} of shape {shape}. "
-            "Give a path, or convert it first."
+        thresholds: dict[str, Any] = {
+            "confidence": confidence,
+            "nms_iou": nms_iou,
+            "max_detections": max_detections,
+        }
+        selection = dataclasses.replace(
+            self.selection,
+            multi_label=multi_label,
+            only=None if only is None else class_ids_of(only, self.classes),
+            **{name: value for name, value in thresholds.items() if value is not None},
         )
-    return image
+        for name in thresholds:
+            value, fixed = getattr(selection, name), getattr(self.runtime.limits, name)
+            bound, sign = ("at least", -1) if name == "confidence" else ("at most", 1)
+            if fixed is not None and sign * (value - fixed) > 1e-9:
+                raise ConfigError(
+                    f"{name} must be {bound} {fixed:g}, the limit of the suppression in the "
+                    f"exported file; got {value:g}. Export it again with another "
+                    f"--{name.replace('_', '-')}, or without --nms."
+                )
+        return selection
 
 
 def _as_image(source: Any) -> ImageArray:

@@ -1,6 +1,6 @@
-"""From every decoded box of an image to its detections.
+"""Select the detections of an image from its decoded boxes.
 
-B is the boxes of one image, K the classes, n the candidates that passed the confidence.
+B is the number of boxes of one image, K that of the classes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from attendet.boxes import clip_to_image, non_maximum_suppression
 from attendet.detections import Detections
-from attendet.errors import ConfigError, did_you_mean
+from attendet.errors import ConfigError
 from attendet.inference.preprocess import ResizeTransform
 
 __all__ = ["MAX_CANDIDATES", "Selection", "class_ids_of", "select_boxes", "select_detections"]
 
 MAX_CANDIDATES = 3000
-"""Non-maximum suppression sees at most this many of the best pairs of box and class."""
+"""Most pairs of box and class, the best ones, that enter non-maximum suppression."""
 
 
 @dataclass(frozen=True)
@@ -27,38 +27,48 @@ class Selection:
     """Which of the decoded boxes become detections."""
 
     confidence: float = 0.25
-    """Lowest score that counts, 0 to 1."""
+    """Lowest score of a detection, 0 to 1."""
 
     nms_iou: float = 0.5
-    """Of two boxes of a class that overlap more than this, the better one stays; 0 to 1."""
+    """IoU threshold of non-maximum suppression within a class, 0 to 1."""
 
     max_detections: int = 300
-    """At most this many an image, the best."""
+    """Most detections per image, the best ones."""
 
     multi_label: bool = False
-    """A box may stand for every class above the confidence, not for its best class alone."""
+    """Keep a box once for every class above the confidence, not only for its best class."""
 
     only: tuple[int, ...] | None = None
-    """Class numbers that are wanted; all if none."""
+    """Ids of the classes to keep; all if none."""
+
+    @classmethod
+    def from_limits(cls, limits: object) -> Selection:
+        """Return the selection inside an exported file with suppression, else the defaults.
+
+        Args:
+            limits: has ``confidence``, ``nms_iou`` and ``max_detections``, each None or a value.
+        """
+        names = ("confidence", "nms_iou", "max_detections")
+        values = {name: getattr(limits, name) for name in names}
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
     def __post_init__(self) -> None:
         for name in ("confidence", "nms_iou"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} must be from 0 to 1; got {value!r}.")
-        if self.max_detections < 1:
-            raise ConfigError(f"max_detections must be 1 or more; got {self.max_detections!r}.")
+            ConfigError.check(0 <= value <= 1, name, "from 0 to 1", value)
+        count = self.max_detections
+        ConfigError.check(count >= 1, "max_detections", "1 or more", count)
 
 
 def class_ids_of(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
-    """Return the numbers of classes given by name.
+    """Return the ids of classes by name.
 
     Args:
         names: some of the classes.
         classes: all classes, in the order of the network's outputs.
 
     Raises:
-        ConfigError: if a name is none of the classes.
+        ConfigError: if a name is not one of the classes.
 
     Example:
         >>> class_ids_of(["dog"], ["cat", "dog"])
@@ -66,20 +76,18 @@ def class_ids_of(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...
         >>> class_ids_of(["dgo"], ["cat", "dog"])
         Traceback (most recent call last):
         ...
-        attendet.errors.ConfigError: the detector knows no class 'dgo'. Did you mean 'dog'?
+        attendet.errors.ConfigError: class must be a known name; got 'dgo'. Did you mean 'dog'?
     """
     for name in names:
         if name not in classes:
-            raise ConfigError(
-                f"the detector knows no class {name!r}. {did_you_mean(name, classes)}"
-            )
+            raise ConfigError.unknown("class", name, classes)
     return tuple(list(classes).index(name) for name in names)
 
 
 def _candidates(
     scores: NDArray[np.float32], selection: Selection
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows and class numbers of the best pairs above the confidence."""
+    """Return the rows and class ids of the best pairs above the confidence."""
     num_classes = scores.shape[1]
     pairs = np.flatnonzero(scores >= selection.confidence)
     if selection.multi_label:
@@ -103,7 +111,7 @@ def select_boxes(
     transform: ResizeTransform,
     selection: Selection,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
-    """Return which decoded boxes become detections, best score first.
+    """Return the decoded boxes that become detections, best score first.
 
     Boxes above the confidence are mapped to the image and clipped there; boxes completely outside
     are removed; then non-maximum suppression per class.
@@ -112,16 +120,16 @@ def select_boxes(
         boxes_xyxy: shape (B, 4), network input pixels.
         scores: shape (B, K), 0 to 1.
         transform: from the image to the network input.
-        selection: which boxes stay.
+        selection: which boxes to keep.
 
     Returns:
-        Row numbers (n,), class numbers (n,) and boxes in image pixels (n, 4).
+        Row numbers (n,), class ids (n,) and boxes in image pixels (n, 4).
     """
     rows, class_ids = _candidates(scores, selection)
     in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
-    # A comparison with NaN is false, so that a broken box goes with the empty ones.
-    solid = (in_image[:, 2] > in_image[:, 0]) & (in_image[:, 3] > in_image[:, 1])
-    rows, class_ids, in_image = rows[solid], class_ids[solid], in_image[solid]
+    # A comparison with NaN is false, so boxes with NaN are removed as well.
+    nonempty = (in_image[:, 2] > in_image[:, 0]) & (in_image[:, 3] > in_image[:, 1])
+    rows, class_ids, in_image = rows[nonempty], class_ids[nonempty], in_image[nonempty]
     kept = non_maximum_suppression(
         in_image,
         scores[rows, class_ids],
@@ -146,7 +154,7 @@ def select_detections(
         scores: shape (B, K), 0 to 1.
         transform: from the image to the network input.
         classes: K names.
-        selection: which boxes stay.
+        selection: which boxes to keep.
     """
     rows, class_ids, in_image = select_boxes(boxes_xyxy, scores, transform, selection)
     return Detections(

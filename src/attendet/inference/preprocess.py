@@ -1,8 +1,8 @@
-"""How an image becomes the network's input, and how boxes find back.
+"""Resize images to the network input, and map boxes back to the image.
 
-The rule stands in the weights file (`attendet.models.metadata.Preprocess`): ``rect`` and
-``letterbox`` are the letterbox of `attendet.images` on two kinds of network input, ``stretch``
-gives up the aspect.
+The resize mode is part of the weights file (`attendet.models.metadata.Preprocess`): ``rect`` and
+``letterbox`` use the letterbox of `attendet.images`, with the smallest or the full network input;
+``stretch`` ignores the aspect ratio.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.images import ImageArray, Letterbox, letterbox, stretched
+from attendet.images import ImageArray, letterbox, stretched
 
 __all__ = ["STRIDE", "ResizeTransform", "Stretch", "input_hw_for", "resize_to_input"]
 
@@ -22,7 +22,7 @@ STRIDE = 32
 
 
 class ResizeTransform(Protocol):
-    """How an image lies in its network input: a `attendet.images.Letterbox` or a `Stretch`."""
+    """From network input pixels to image pixels: `attendet.images.Letterbox` or `Stretch`."""
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -61,14 +61,14 @@ class Stretch:
 def input_hw_for(
     image_hw: tuple[int, int], input_hw: tuple[int, int], resize: str = "rect"
 ) -> tuple[int, int]:
-    """Return the size of the network input that an image is laid into.
+    """Return the size of the network input for an image.
 
     Args:
         image_hw: height and width of the image, pixels.
         input_hw: height and width of the network's input, pixels, multiples of 32.
-        resize: ``rect``: the image's long side is scaled to the input's, and the network input is
-            the smallest rectangle of multiples of 32 that holds it; ``letterbox`` and ``stretch``:
-            the input size.
+        resize: ``rect``: the long side of the image is scaled to that of the input, and the network
+            input is the smallest rectangle of multiples of 32 that holds the image; ``letterbox``
+            and ``stretch``: the input size.
 
     Returns:
         Height and width, pixels, multiples of 32.
@@ -87,22 +87,26 @@ def input_hw_for(
 
 
 def resize_to_input(
-    image: ImageArray, input_hw: tuple[int, int], resize: str = "rect"
+    image: ImageArray, input_hw: tuple[int, int], resize: str = "rect", color: str = "rgb"
 ) -> tuple[ImageArray, ResizeTransform]:
-    """Return an image on its network input, and how it lies there.
+    """Return the network input of an image, and the transform from the input to the image.
 
     Args:
-        image: uint8, shape (H, W, 3).
+        image: uint8 RGB, shape (H, W, 3).
         input_hw: height and width of the network's input, pixels, multiples of 32.
         resize: see `input_hw_for`.
+        color: order of the channels of the network input, ``rgb`` or ``bgr``.
 
     Returns:
-        The network input, uint8 of shape (network input height, network input width, 3), and the
-        fit.
+        The network input, uint8, shape (input height, input width, 3), and the transform.
     """
     image_hw = (image.shape[0], image.shape[1])
     padded_hw = input_hw_for(image_hw, input_hw, resize)
-    if resize != "stretch":
-        laid: tuple[ImageArray, Letterbox] = letterbox(image, padded_hw)
-        return laid
-    return stretched(image, padded_hw), Stretch(image_hw, padded_hw)
+    transform: ResizeTransform
+    if resize == "stretch":
+        padded, transform = stretched(image, padded_hw), Stretch(image_hw, padded_hw)
+    else:
+        padded, transform = letterbox(image, padded_hw)
+    if color == "bgr":
+        padded = np.ascontiguousarray(padded[..., ::-1])
+    return padded, transform

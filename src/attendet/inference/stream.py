@@ -1,45 +1,44 @@
-"""Many images at the speed of the network: reading, network and selection side by side.
+"""Detections of many images: reading, network and postprocessing side by side.
 
-Threads read the next images and lay them on network inputs while the runtime works on several
-batches. Whatever waits is bounded, so that memory does not grow with the number of images.
+Threads read and resize the next images while the runtime runs several batches. Everything that
+waits is bounded, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError, ImageError
+from attendet.errors import ImageError
 from attendet.images import ImageArray
 from attendet.inference.preprocess import ResizeTransform
-from attendet.inference.runtimes.base import AsyncRuntime, Output, Pending, Runtime
+from attendet.inference.runtimes.base import Output, Runtime
 from attendet.prefetch import MAX_BYTES, map_in_threads
 from attendet.system import available_cores
 
 if TYPE_CHECKING:
     from attendet.detections import Detections
 
-__all__ = ["Found", "Laid", "ImageStream"]
+__all__ = ["NetworkInput", "StreamResult", "stream_detections"]
 
 S = TypeVar("S")
 
-MOST_READERS = 4
+MAX_READERS = 4
 
 
-class Found(NamedTuple, Generic[S]):
+class StreamResult(NamedTuple, Generic[S]):
     """One image of a stream.
 
     Attributes:
-        source: what was given.
+        source: an item of the sources.
         image: uint8 RGB of shape (H, W, 3).
-        detections: what was found in it.
+        detections: the detections of the image.
     """
 
     source: S
@@ -47,125 +46,101 @@ class Found(NamedTuple, Generic[S]):
     detections: Detections
 
 
-class Laid(NamedTuple):
-    """An image, its network input as the network takes it, and how it lies there."""
+class NetworkInput(NamedTuple):
+    """An image, the array that the network takes, and the transform between them."""
 
     image: ImageArray
     padded: NDArray[np.uint8]
     transform: ResizeTransform
 
     @property
-    def size(self) -> int:
-        """Bytes of both."""
+    def nbytes(self) -> int:
+        """Bytes of both arrays."""
         return self.image.nbytes + self.padded.nbytes
 
 
-class _OneByOne:
-    """Has any runtime work on a batch while the next is made ready: in a thread of its own."""
-
-    parallel = 1
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="network")
-
-    def submit(self, inputs: NDArray[np.uint8]) -> Future[Output]:
-        return self._pool.submit(self._runtime.run, inputs)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+Member = tuple[S, NetworkInput]
 
 
-@dataclass(frozen=True)
-class ImageStream(Generic[S]):
-    """The way of many images through one runtime.
+def stream_detections(
+    runtime: Runtime,
+    sources: Iterable[S],
+    preprocess: Callable[[S], NetworkInput],
+    postprocess: Callable[[Output, int, ResizeTransform], Detections],
+    *,
+    batch: int,
+    workers: int | None = None,
+    ahead: int | None = None,
+    on_skip: Callable[[S, ImageError], None] | None = None,
+) -> Generator[StreamResult[S], None, None]:
+    """Yield each source with its image and detections, in order.
 
-    Attributes:
+    Args:
         runtime: the network.
-        lay: reads one source and lays it on a network input; called in threads.
-        select: gives the detections of one image from its row of the output.
-        on_skip: told of each source that cannot be read; without it the error is raised.
-        batch: network inputs that go through the network together, if they are of one shape.
-        workers: reading threads; one a core, at most four, if none.
-        ahead: images that are read and wait, at most; if none, as many as the network works on.
+        sources: may be endless.
+        preprocess: reads and resizes one source; called in threads.
+        postprocess: returns the detections of one image from its row of an output.
+        batch: largest number of network inputs of one shape that run together.
+        workers: reading threads; by default one per core, at most four.
+        ahead: most images that are read ahead; by default as many as the network runs at once.
+        on_skip: called for each source that cannot be read; by default the error is raised.
     """
+    depth = 2 * runtime.parallel  # one batch runs and one waits, for each of the parallel batches
+    running: deque[tuple[list[Member[S]], Future[Output]]] = deque()
+    held = 0
 
-    runtime: Runtime
-    lay: Callable[[S], Laid]
-    select: Callable[[Output, int, ResizeTransform], Detections]
-    on_skip: Callable[[S, ImageError], None] | None = None
-    batch: int = 1
-    workers: int | None = None
-    ahead: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "workers", "ahead"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be 1 or more; got {value!r}.")
-
-    def run(self, sources: Iterable[S]) -> Generator[Found[S], None, None]:
-        """Give each source with its detections, in order."""
-        if isinstance(self.runtime, AsyncRuntime):
-            yield from self._run(sources, self.runtime.submit, self.runtime.parallel)
-            return
-        network = _OneByOne(self.runtime)
-        try:
-            yield from self._run(sources, network.submit, network.parallel)
-        finally:
-            network.close()
-
-    def _run(
-        self,
-        sources: Iterable[S],
-        submit: Callable[[NDArray[np.uint8]], Pending],
-        parallel: int,
-    ) -> Generator[Found[S], None, None]:
-        depth = 2 * parallel  # one batch in work and one that waits for each place
-        running: deque[tuple[list[tuple[S, Laid]], Pending]] = deque()
-        held = 0
-        try:
-            with closing(self._read(sources, self.ahead or depth * self.batch)) as read:
-                for members in _of_one_shape(read, self.batch):
-                    running.append((members, submit(_stack([laid.padded for _, laid in members]))))
-                    held += _size_of(members)
-                    while len(running) >= depth or (running and held > MAX_BYTES):
-                        held -= _size_of(running[0][0])
-                        yield from self._finish(*running.popleft())
-                    del members
-            while running:
-                yield from self._finish(*running.popleft())
-        finally:
-            for _, pending in running:  # who leaves early leaves nothing at work
-                pending.result()
-
-    def _read(self, sources: Iterable[S], ahead: int) -> Generator[tuple[S, Laid], None, None]:
-        workers = self.workers or min(available_cores(), MOST_READERS)
-        read = map_in_threads(
-            self.lay, sources, ahead=ahead, workers=workers, size_of=lambda laid: laid.size
-        )
-        with closing(read):
-            for source, future in read:
-                try:
-                    laid = future.result()
-                except ImageError as error:
-                    if self.on_skip is None:
-                        raise
-                    self.on_skip(source, error)
-                    continue
-                yield source, laid
-                del source, future, laid
-
-    def _finish(self, members: list[tuple[S, Laid]], pending: Pending) -> Iterator[Found[S]]:
+    def finish_first() -> Iterator[StreamResult[S]]:
+        members, pending = running.popleft()
         output = pending.result()
-        for index, (source, laid) in enumerate(members):
-            yield Found(source, laid.image, self.select(output, index, laid.transform))
+        for row, (source, one) in enumerate(members):
+            yield StreamResult(source, one.image, postprocess(output, row, one.transform))
+
+    try:
+        with closing(
+            _read(sources, preprocess, workers, ahead or depth * batch, on_skip)
+        ) as network_inputs:
+            for members in _group_by_shape(network_inputs, batch):
+                stacked = stack_inputs([one.padded for _, one in members])
+                running.append((members, runtime.submit(stacked)))
+                held += _size_of(members)
+                del members
+                while len(running) >= depth or (running and held > MAX_BYTES):
+                    held -= _size_of(running[0][0])
+                    yield from finish_first()
+        while running:
+            yield from finish_first()
+    finally:
+        for _, pending in running:  # if the caller stops early, nothing keeps running
+            pending.result()
 
 
-def _of_one_shape(pairs: Iterable[tuple[S, Laid]], batch: int) -> Iterator[list[tuple[S, Laid]]]:
-    """Give network inputs of one shape that follow each other together, up to so many or
-    `MAX_BYTES`."""
-    members: list[tuple[S, Laid]] = []
+def _read(
+    sources: Iterable[S],
+    preprocess: Callable[[S], NetworkInput],
+    workers: int | None,
+    ahead: int,
+    on_skip: Callable[[S, ImageError], None] | None,
+) -> Generator[Member[S], None, None]:
+    threads = workers or min(available_cores(), MAX_READERS)
+    read = map_in_threads(
+        preprocess, sources, ahead=ahead, workers=threads, size_of=lambda one: one.nbytes
+    )
+    with closing(read):
+        for source, future in read:
+            try:
+                network_input = future.result()
+            except ImageError as error:
+                if on_skip is None:
+                    raise
+                on_skip(source, error)
+                continue
+            yield source, network_input
+            del source, future, network_input
+
+
+def _group_by_shape(pairs: Iterable[Member[S]], batch: int) -> Iterator[list[Member[S]]]:
+    """Yield consecutive network inputs of the same shape, at most ``batch`` or `MAX_BYTES`."""
+    members: list[Member[S]] = []
     for pair in pairs:
         if members and pair[1].padded.shape != members[0][1].padded.shape:
             yield members
@@ -178,9 +153,10 @@ def _of_one_shape(pairs: Iterable[tuple[S, Laid]], batch: int) -> Iterator[list[
         yield members
 
 
-def _size_of(members: Sequence[tuple[S, Laid]]) -> int:
-    return sum(laid.size for _, laid in members)
+def _size_of(members: Sequence[Member[S]]) -> int:
+    return sum(one.nbytes for _, one in members)
 
 
-def _stack(inputs: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def stack_inputs(inputs: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return arrays of one shape (H, W, 3) as one of (N, H, W, 3); a single one is not copied."""
     return inputs[0][None] if len(inputs) == 1 else np.stack(inputs)

@@ -223,7 +223,7 @@ class _Watcher:
         self._tracks = watch.track or bool(watch.lines)
         self._sure = detector.selection.confidence
         # A file with suppression inside gives nothing below its own confidence.
-        low = max(detector.least_confidence, LOW_SHARE * self._sure)
+        low = max(detector.min_confidence, LOW_SHARE * self._sure)
         self.confidence = low if self._tracks else None
         self._source: Source | None = None
         self._begin()  # says at once what is missing or wrong

@@ -68,7 +68,7 @@ def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
     """Return two sentences: the fastest candidate for one image at a time and for many images."""
     loss = record["settings"]["max_ap_loss"]
     measured = any(row["ap"] is not None for row in record["rows"])
-    within = f" within {100 * loss:g} points of the best AP" if measured else ", AP not measured"
+    within = f" within {loss:g} points of the best AP" if measured else ", AP not measured"
     lines = []
     for key, use in (("latency", "one image at a time"), ("throughput", "many images")):
         verdict = record["verdicts"][key]

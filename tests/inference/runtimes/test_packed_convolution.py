@@ -9,13 +9,13 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import attendet  # noqa: E402
-from attendet.inference.runtimes import packed_convolution  # noqa: E402
-from attendet.inference.runtimes.packed_convolution import (  # noqa: E402
+from attendet.inference.runtimes import torch_runtime  # noqa: E402
+from attendet.inference.runtimes.torch_runtime import (  # noqa: E402
     PackedConvolution,
     can_pack,
+    fold_batch_norm,
     pack_convolutions,
 )
-from attendet.inference.runtimes.torch_runtime import fold_batch_norm  # noqa: E402
 from attendet.models import WeightsMetadata, build_from_metadata  # noqa: E402
 
 needs_operators = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no such operators")
@@ -40,7 +40,7 @@ def test_packing_changes_nothing_but_rounding(attention: str) -> None:
     packed = pack_convolutions(copy.deepcopy(plain))
     assert len(_packed_in(packed)) == 19  # 21 convolutions, of which the two outputs have no block
 
-    # The weights stay laid out for the first size; others follow, and the first comes again.
+    # The packed weights are those of the first size; others follow, then the first again.
     with torch.inference_mode():
         for shape in ((1, 3, 64, 96), (3, 3, 96, 32), (1, 3, 32, 32), (1, 3, 64, 96)):
             images = torch.rand(shape).to(memory_format=torch.channels_last)
@@ -99,5 +99,5 @@ def test_a_network_that_was_not_folded_stays_as_it_is() -> None:
 
 
 def test_without_the_operators_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_convolution, "can_pack", lambda: False)
+    monkeypatch.setattr(torch_runtime, "can_pack", lambda: False)
     assert not _packed_in(pack_convolutions(_folded()))

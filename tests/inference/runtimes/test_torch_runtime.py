@@ -61,7 +61,7 @@ def test_folding_changes_nothing_but_rounding(inputs: Any, attention: str) -> No
 
 
 @pytest.mark.parametrize("place", ["conv_up", "conv_up.conv", "conv_up.bn", "backbone.csp1"])
-def test_folding_leaves_inserted_attention_where_it_is(inputs: Any, place: str) -> None:
+def test_folding_keeps_inserted_attention(inputs: Any, place: str) -> None:
     network = attendet.attend(_network(), {place: "se"}, init="paper")
     plain = TorchRuntime(network, _metadata()).run(inputs)
     folded = TorchRuntime(network, _metadata(), fold=True).run(inputs)
@@ -81,7 +81,7 @@ def test_folding_in_double_precision_is_exact() -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_folding_leaves_the_given_network_as_it_was(inputs: Any) -> None:
+def test_folding_does_not_change_the_network(inputs: Any) -> None:
     network = _network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -105,7 +105,7 @@ def test_an_unfolded_runtime_follows_its_network(inputs: Any) -> None:
     np.testing.assert_array_equal(after[:, 18:], before[:, 18:])
 
 
-def test_pixels_reach_the_network_as_rgb_shares_of_one(inputs: Any) -> None:
+def test_the_network_gets_rgb_from_0_to_1(inputs: Any) -> None:
     network = _network()
     seen = []
     network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -117,7 +117,7 @@ def test_pixels_reach_the_network_as_rgb_shares_of_one(inputs: Any) -> None:
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_weights_file_gives_the_detector_of_the_network(weights: Path) -> None:
+def test_a_weights_file_has_the_detections_of_the_network(weights: Path) -> None:
     image = np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     detector = attendet.load(weights, device="cpu")
     straight = attendet.Detector(TorchRuntime(_network(), _metadata()))
@@ -141,7 +141,7 @@ def _with_header(path: Path, change: Any) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
 
-TAMPERINGS = {
+CHANGES = {
     "another class": lambda header: header["__metadata__"].update(classes='["a", "b", "c"]'),
     "no classes": lambda header: header["__metadata__"].update(classes="[]"),
     "broken JSON": lambda header: header["__metadata__"].update(anchors="[[1, 2"),
@@ -156,9 +156,9 @@ TAMPERINGS = {
 }
 
 
-@pytest.mark.parametrize("name", TAMPERINGS)
-def test_a_tampered_file_is_refused_in_words(weights: Path, name: str) -> None:
-    _with_header(weights, TAMPERINGS[name])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_file_is_refused(weights: Path, name: str) -> None:
+    _with_header(weights, CHANGES[name])
 
     with pytest.raises(WeightsError) as caught:
         attendet.load(weights)
@@ -166,7 +166,7 @@ def test_a_tampered_file_is_refused_in_words(weights: Path, name: str) -> None:
     assert "w.safetensors" in str(caught.value)
 
 
-def test_what_is_no_weights_file_is_refused_in_words(weights: Path, tmp_path: Path) -> None:
+def test_other_files_are_refused(weights: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.safetensors"
     text.write_text("these are no weights, these are words")
     empty = tmp_path / "empty.safetensors"
@@ -202,7 +202,7 @@ def test_an_unknown_runtime_or_device_is_refused(weights: Path) -> None:
             attendet.load(weights, device=device)
 
 
-def test_importing_the_room_imports_no_torch() -> None:
+def test_importing_inference_imports_no_torch() -> None:
     code = "import sys, attendet.inference; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

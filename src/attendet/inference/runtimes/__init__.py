@@ -1,1 +1,1 @@
-"""Runtimes: PyTorch, ONNX Runtime, OpenVINO and TorchScript."""
+"""Runtimes: one module per library that runs a network."""

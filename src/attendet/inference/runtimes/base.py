@@ -1,120 +1,59 @@
-"""What a runtime is: the part of a detector that differs between torch and exported files.
+"""The runtime base classes: a network that runs in some library, and one from an exported file.
 
-N is the batch, B the boxes of one image before any selection, K the classes.
+N is the batch, B the boxes of one image before selection, M the most detections of an image and K
+the classes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError, did_you_mean
+from attendet.errors import ConfigError, WeightsError, did_you_mean
+from attendet.models.export_info import parse_exported
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = [
-    "AsyncRuntime",
-    "BatchingRuntime",
-    "Limits",
-    "LimitedRuntime",
-    "Mode",
-    "Output",
-    "Pending",
-    "Runtime",
-    "RuntimeOptions",
-]
+__all__ = ["INPUT", "ExportedRuntime", "Limits", "Mode", "Output", "Runtime", "RuntimeOptions"]
 
 Output: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Boxes (N, B, 4), left, top, right, bottom in network input pixels; scores (N, B, K), 0 to 1."""
 
 Mode = Literal["latency", "throughput"]
-"""latency: one image at a time, all threads on it; throughput: several side by side."""
+"""latency: one batch at a time, on all threads; throughput: several side by side."""
 
+INPUT = "images"
+"""Name of the input of every exported file: uint8, (N, H, W, 3)."""
 
-class Runtime(Protocol):
-    """A network that is ready to run, whatever library runs it."""
-
-    @property
-    def metadata(self) -> WeightsMetadata:
-        """What the weights file says about itself."""
-        ...
-
-    def run(self, inputs: NDArray[np.uint8]) -> Output:
-        """Return every box of each network input with its scores, decoded and not selected.
-
-        Args:
-            network inputs: uint8, shape (N, H, W, 3), H and W multiples of 32, channels in the
-            order
-                that the metadata names.
-
-        Returns:
-            Boxes, float32 of shape (N, B, 4), left, top, right, bottom in network input pixels, and
-            scores, float32 of shape (N, B, K), 0 to 1.
-        """
-        ...
-
-
-class Pending(Protocol):
-    """A batch that was handed over and will be done at some time."""
-
-    def result(self) -> Output:
-        """Return the boxes and scores, waiting for them if need be; to be called once."""
-        ...
-
-
-@runtime_checkable
-class AsyncRuntime(Runtime, Protocol):
-    """A runtime that takes the next batches while it works on one."""
-
-    @property
-    def parallel(self) -> int:
-        """How many batches it works on side by side."""
-        ...
-
-    def submit(self, inputs: NDArray[np.uint8]) -> Pending:
-        """Hand over a batch (see `Runtime.run`), which must not be changed until it is done."""
-        ...
-
-
-@runtime_checkable
-class BatchingRuntime(Runtime, Protocol):
-    """A runtime that is faster on several network inputs at once than on one after the other."""
-
-    @property
-    def usual_batch(self) -> int:
-        """How many it takes at once in a stream, where nobody says otherwise."""
-        ...
+FileShape: TypeAlias = Sequence[int | None]
+"""Sides of an input or output; None where they are dynamic."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an exported file fixed for good; None where the caller is free.
-
-    Attributes:
-        batch: N.
-        input_hw: height and width of the network input, pixels.
-        confidence: lowest score that comes out, 0 to 1.
-        iou: boxes of a class that overlap more do not come out, 0 to 1.
-        max_detections: boxes that come out for an image.
-    """
+    """Settings that an exported file fixes; None where the caller is free."""
 
     batch: int | None = None
+    """N."""
+
     input_hw: tuple[int, int] | None = None
+    """Height and width of the network input, pixels."""
+
     confidence: float | None = None
+    """Lowest score that the file returns, 0 to 1."""
+
     nms_iou: float | None = None
+    """IoU threshold of the non-maximum suppression in the file, 0 to 1."""
+
     max_detections: int | None = None
-
-
-@runtime_checkable
-class LimitedRuntime(Runtime, Protocol):
-    """A runtime of an exported file, which may be fixed to a size, a batch or thresholds."""
-
-    @property
-    def limits(self) -> Limits:
-        """What the file fixed."""
-        ...
+    """Most detections that the file returns for an image."""
 
 
 @dataclass(frozen=True)
@@ -122,24 +61,185 @@ class RuntimeOptions:
     """How a runtime uses the machine."""
 
     device: str | None = None
-    """Such as ``cpu`` or ``cuda:0``; the runtime's own choice if none."""
+    """Such as ``cpu`` or ``cuda:0``; the runtime's own default if none."""
 
     threads: int | None = None
-    """Processor threads of the network; a core each if none."""
+    """Processor threads of the network; one per core if none."""
 
     mode: Mode = "latency"
     """See `Mode`."""
 
     precision: str = "float32"
-    """``float32``, or ``bfloat16`` where the processor computes in it (OpenVINO alone)."""
+    """``float32``, or ``bfloat16`` where the processor supports it (OpenVINO only)."""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads must be 1 or more; got {self.threads!r} (--threads).")
+        ConfigError.check(
+            self.threads is None or self.threads >= 1,
+            "threads",
+            "1 or more",
+            self.threads,
+            "--threads",
+        )
         for name, choices in (("mode", get_args(Mode)), ("precision", ("float32", "bfloat16"))):
             value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(
-                    f"{name} must be {' or '.join(choices)}; got {value!r}. "
-                    f"{did_you_mean(str(value), choices)}"
-                )
+            advice = did_you_mean(str(value), choices)
+            ConfigError.check(value in choices, name, " or ".join(choices), value, advice=advice)
+
+
+class Runtime(ABC):
+    """A network that is ready to run, in any library."""
+
+    metadata: WeightsMetadata
+    """Description of the network."""
+
+    limits = Limits()
+    """Settings that the file fixes."""
+
+    precision: str = "float32"
+    """Of the weights: ``float32``, ``float16`` or ``int8``."""
+
+    parallel: int = 1
+    """Number of batches that run side by side."""
+
+    usual_batch: int = 1
+    """Default batch size of a stream: the fastest on this runtime."""
+
+    _pool: ThreadPoolExecutor | None = None
+
+    @abstractmethod
+    def run(self, inputs: NDArray[np.uint8]) -> Output:
+        """Return every decoded box of each network input with its scores, before any selection.
+
+        Args:
+            inputs: uint8, shape (N, H, W, 3), H and W multiples of 32, channels in the order that
+                the metadata names.
+
+        Returns:
+            Boxes, float32 of shape (N, B, 4), left, top, right, bottom in network input pixels, and
+            scores, float32 of shape (N, B, K), 0 to 1.
+        """
+
+    def submit(self, inputs: NDArray[np.uint8]) -> Future[Output]:
+        """Start a batch in the background and return its future.
+
+        Args:
+            inputs: see `run`; they must not be changed until the batch is done.
+        """
+        if self._pool is not None:
+            return self._pool.submit(self._run_batch, inputs)
+        done: Future[Output] = Future()
+        done.set_result(self.run(inputs))
+        return done
+
+    def _run_batch(self, inputs: NDArray[np.uint8]) -> Output:
+        """Return the output of a batch that is not split any further."""
+        return self.run(inputs)
+
+
+class ExportedRuntime(Runtime):
+    """A network from a file that `attendet.export` wrote.
+
+    Args:
+        path: the file or folder.
+        header: the file's metadata: names to JSON texts.
+        options: how the machine is used.
+
+    Raises:
+        WeightsError: if the file was not written by attendet, or was changed.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, str], options: RuntimeOptions) -> None:
+        self.path = path
+        self.options = options
+        # Converters add keys with a dot, such as `onnx.infer`; ours have none.
+        ours = {key: text for key, text in header.items() if "." not in key}
+        self.metadata, self.info = parse_exported(ours, source=str(path))
+        self.precision = self.info.precision
+        self.output_names = ("detections",) if self.info.nms else ("boxes_xyxy", "scores")
+        info = self.info
+        self.limits = Limits(
+            None if "batch" in info.dynamic else 1,
+            None if "size" in info.dynamic else self.metadata.input_hw,
+            *((info.confidence, info.nms_iou, info.max_detections) if info.nms else ()),
+        )
+
+    @abstractmethod
+    def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        """Return the arrays of `output_names` for a batch of a size that the file takes."""
+
+    def run(self, inputs: NDArray[np.uint8]) -> Output:
+        """Return every box of each network input with its scores (see `Runtime.run`).
+
+        In mode ``throughput`` the batch is split over the workers.
+        """
+        if self.options.mode != "throughput" or len(inputs) == 1:
+            return self._run_batch(inputs)
+        parts = np.array_split(inputs, min(self.parallel, len(inputs)))
+        return _concatenate([future.result() for future in [self.submit(part) for part in parts]])
+
+    def _run_batch(self, inputs: NDArray[np.uint8]) -> Output:
+        """Return the output of a batch; a file with a fixed batch size runs several times.
+
+        If too few inputs are left, the last one is repeated.
+        """
+        size = self.limits.batch or len(inputs)
+        outputs = []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            if len(part) < size:
+                part = part[np.minimum(np.arange(size), len(part) - 1)]
+            outputs.append(self._to_output(self._infer(np.ascontiguousarray(part))))
+        boxes_xyxy, scores = outputs[0] if len(outputs) == 1 else _concatenate(outputs)
+        return boxes_xyxy[: len(inputs)], scores[: len(inputs)]
+
+    def _check_interface(
+        self, inputs: Mapping[str, FileShape], outputs: Mapping[str, FileShape]
+    ) -> None:
+        """Check the inputs and outputs of the graph, and set the limits from their shapes.
+
+        Raises:
+            WeightsError: if the graph does not match the metadata.
+        """
+        shape = inputs.get(INPUT, ())
+        if len(inputs) != 1 or len(shape) != 4 or set(outputs) != set(self.output_names):
+            raise WeightsError(
+                f"graph must have the input {INPUT!r} and the outputs "
+                f"{', '.join(self.output_names)}; got {', '.join(inputs)} and "
+                f"{', '.join(outputs)} ({self.path}). The file was changed after the export."
+            )
+        self._check_classes((outputs[self.output_names[-1]] or (None,))[-1])
+        batch, height, width, _ = shape
+        input_hw = None if height is None or width is None else (height, width)
+        self.limits = dataclasses.replace(self.limits, batch=batch, input_hw=input_hw)
+
+    def _check_classes(self, columns: int | None) -> None:
+        classes = len(self.metadata.classes)
+        if columns not in (None, 6 if self.info.nms else classes):
+            raise WeightsError(
+                f"classes of the metadata must be those of the graph; got {classes} and {columns} "
+                f"({self.path}). The file was changed after the export."
+            )
+
+    def _to_output(self, outputs: Sequence[NDArray[np.float32]]) -> Output:
+        self._check_classes(outputs[-1].shape[-1])
+        if not self.info.nms:
+            return outputs[0], outputs[1]
+        return _split_detections(outputs[0], len(self.metadata.classes))
+
+
+def _concatenate(parts: Sequence[Output]) -> Output:
+    boxes_xyxy, scores = zip(*parts, strict=True)
+    return np.concatenate(boxes_xyxy), np.concatenate(scores)
+
+
+def _split_detections(detections: NDArray[np.float32], num_classes: int) -> Output:
+    """Return boxes (N, M, 4) and scores (N, M, K) of detections (N, M, 6).
+
+    Each row has one score, that of its class; padding rows have none.
+    """
+    class_ids = detections[..., 5].astype(np.int64)
+    valid = (class_ids >= 0) & (class_ids < num_classes)
+    scores = np.zeros((*class_ids.shape, num_classes), dtype=np.float32)
+    images, rows = np.nonzero(valid)
+    scores[images, rows, class_ids[valid]] = detections[..., 4][valid]
+    return np.ascontiguousarray(detections[..., :4]), scores

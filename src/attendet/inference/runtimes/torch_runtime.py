@@ -1,12 +1,19 @@
-"""The runtime that carries a network with eager PyTorch."""
+"""Networks run by eager PyTorch, and what makes that fast on a CPU.
+
+Batch normalization is folded into the convolutions. On a CPU the convolutions are packed: eager
+PyTorch converts the weights of a convolution to the layout of its CPU library (oneDNN) at every
+call, and reads and writes the map once more for the activation. Here the weights are converted at
+the first call and kept, and the activation is applied while the output is still in the cache. The
+operators are those that PyTorch's own compiler uses; if a PyTorch lacks them, nothing is replaced.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from concurrent.futures import Future
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,88 +23,38 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from attendet.attention import inserted_blocks
 from attendet.errors import ConfigError
-from attendet.inference.runtimes.base import Output, RuntimeOptions
-from attendet.inference.runtimes.packed_convolution import pack_convolutions
-from attendet.inference.runtimes.torch_replicas import TorchPlaces, places_for
+from attendet.inference.runtimes.base import Output, Runtime, RuntimeOptions
 from attendet.models import load_weights
 from attendet.models.backbone import ConvBlock
 from attendet.models.graph_detector import DarknetConvolution
+from attendet.system import available_cores
 
 if TYPE_CHECKING:
     from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["TorchRuntime", "choose_device", "fold_batch_norm"]
+__all__ = [
+    "PackedConvolution",
+    "TorchRuntime",
+    "can_pack",
+    "choose_device",
+    "fold_batch_norm",
+    "pack_convolutions",
+    "parallel_batches",
+    "torch_pool",
+    "usual_batch",
+]
 
 
-class _Network(Protocol):
-    """A network of attendet: raw maps, and the one decode."""
-
-    decode: Callable[[list[Tensor]], tuple[Tensor, Tensor]]
-
-    def __call__(self, images: Tensor) -> list[Tensor]: ...
-
-
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Return a device by name, or the GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: if the name is no device, or the device is not there.
-    """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device must be one that PyTorch can use here; got {str(device)!r} ({reason}). "
-            "Choose cpu, or cuda with a GPU."
-        ) from None
-    return chosen
-
-
-def usual_batch(device: torch.device) -> int:
-    """Return how many network inputs go through eager PyTorch at once in a stream.
-
-    On 2 CPU cores 1 made 23 images/s, 4 made 28 and 8 made 27; with all threads on one batch 14,
-    19 and 20 (416 px). A GPU is not filled by so few; its number is a guess.
-    """
-    return 4 if device.type == "cpu" else 16
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Return the network with batch normalization folded into the convolutions before it, in place.
-
-    Each block of convolution, batch normalization and activation then is one without the middle:
-    the same function of its input up to rounding, with one pass over the map less. Where attention
-    was put behind one of the two, they stay.
-
-    Args:
-        network: in eval mode.
-    """
-    for module in network.modules():
-        if not isinstance(module, ConvBlock | DarknetConvolution):
-            continue
-        if not isinstance(module.bn, nn.BatchNorm2d):
-            continue
-        if not inserted_blocks(module.conv) and not inserted_blocks(module.bn):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()
-    return network
-
-
-class TorchRuntime:
-    """A network carried by eager PyTorch, without gradients.
+class TorchRuntime(Runtime):
+    """A network run by eager PyTorch, without gradients.
 
     Args:
         network: a network of `attendet.models`; it is put into eval mode.
         metadata: its description.
-        device: where it runs; where it is if left out.
-        fold: run a copy made for speed: batch normalization folded into the convolutions and, on a
-            CPU in float32, these packed (`attendet.inference.runtimes.packed_convolution`). Later
-            changes to the network's weights do not reach the copy.
-        options: how the machine is used; its device gives way to `device`.
+        device: where it runs; by default where it is.
+        fold: run a copy optimized for speed: batch normalization folded and, on a CPU in float32,
+            convolutions packed. Later changes to the network's weights do not reach the copy.
+        options: how the machine is used; its device is ignored.
     """
 
     def __init__(
@@ -111,53 +68,195 @@ class TorchRuntime:
     ) -> None:
         network = network.eval()
         if fold:
-            network = fold_batch_norm(copy.deepcopy(network).requires_grad_(False))
+            network = copy.deepcopy(network).requires_grad_(False)
+            fold_batch_norm(network)
         if device is not None:
             network = network.to(choose_device(device))
-        self._network = network.to(memory_format=torch.channels_last)
-        self._metadata = metadata
-        weights = next(network.parameters())
-        self._device, self._dtype = weights.device, weights.dtype
+        self._network: Any = network.to(memory_format=torch.channels_last)
         if fold:
             pack_convolutions(self._network)
-        self._places = TorchPlaces(places_for(options or RuntimeOptions(), self._device))
+        self.metadata = metadata
+        weights = next(network.parameters())
+        self._device, self._dtype = weights.device, weights.dtype
+        self.usual_batch = usual_batch(self._device)
+        self.parallel = parallel_batches(options or RuntimeOptions(), self._device)
+        self._pool = torch_pool(self.parallel)
 
     @classmethod
-    def from_file(cls, path: str | Path, options: RuntimeOptions | None = None) -> TorchRuntime:
-        """Return the runtime of a weights file, folded, on a GPU where there is one.
+    def from_file(cls, path: Path, options: RuntimeOptions) -> TorchRuntime:
+        """Return the runtime of a weights file, folded, on a GPU if there is one.
 
         Raises:
             WeightsError: if the file is missing, broken or not ours.
-            ConfigError: if the device is not there.
+            ConfigError: if the device is not available.
         """
         network, metadata = load_weights(path)
-        options = options or RuntimeOptions()
         return cls(network, metadata, choose_device(options.device), fold=True, options=options)
-
-    @property
-    def metadata(self) -> WeightsMetadata:
-        """What the weights file says about itself."""
-        return self._metadata
-
-    @property
-    def usual_batch(self) -> int:
-        """See `BatchingRuntime`."""
-        return usual_batch(self._device)
-
-    @property
-    def parallel(self) -> int:
-        """How many batches it works on side by side."""
-        return self._places.count
-
-    def submit(self, inputs: NDArray[np.uint8]) -> Future[Output]:
-        """Hand over a batch, which must not be changed until it is done."""
-        return self._places.submit(self.run, inputs)
 
     @torch.inference_mode()
     def run(self, inputs: NDArray[np.uint8]) -> Output:
         """Return every box of each network input with its scores (see `Runtime.run`)."""
-        network = cast(_Network, self._network)
-        # NHWC seen as NCHW is channels_last already: no copy is made for the layout.
+        # NHWC viewed as NCHW is channels_last already: no copy is made for the layout.
         images = torch.from_numpy(inputs).to(self._device).permute(0, 3, 1, 2)
-        boxes_xyxy, scores = network.decode(network(images.to(self._dtype).div_(255)))
+        boxes_xyxy, scores = self._network.decode(self._network(images.to(self._dtype).div_(255)))
         return boxes_xyxy.float().cpu().numpy(), scores.float().cpu().numpy()
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return a device by name; by default the GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: if the name is not a device, or the device is not available.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError.must(
+            "device",
+            "one that PyTorch can use here",
+            str(device),
+            reason,
+            "Choose cpu, or cuda with a GPU.",
+        ) from None
+    return chosen
+
+
+def usual_batch(device: torch.device) -> int:
+    """Return the default batch size of a stream in eager PyTorch.
+
+    On 2 CPU cores batches of 1 gave 23 images/s, 4 gave 28 and 8 gave 27; with all threads on one
+    batch 14, 19 and 20 (416 px). For a GPU, which needs more, the number is a guess.
+    """
+    return 4 if device.type == "cpu" else 16
+
+
+def parallel_batches(options: RuntimeOptions, device: torch.device) -> int:
+    """Return how many batches PyTorch runs side by side: one per core in throughput on a CPU.
+
+    With one batch at a time all threads of PyTorch share it. If images are read meanwhile, the
+    readers take a core from them and the remaining threads wait at every operator: on 2 cores a
+    stream gave 19 images/s that way and 28 with two batches side by side (batches of 4, 416 px,
+    docs/benchmarks.md).
+    """
+    if options.mode != "throughput" or device.type != "cpu":
+        return 1
+    return options.threads or available_cores()
+
+
+def torch_pool(count: int) -> ThreadPoolExecutor:
+    """Return a pool of threads that run one batch each.
+
+    A single thread uses all threads of PyTorch. Several use one each: PyTorch's number of threads
+    belongs to the calling thread, and the number of the process stays as it was.
+    """
+    if count == 1:
+        return ThreadPoolExecutor(1, thread_name_prefix="torch")
+    usual = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "torch", initializer=_use_one_thread)
+    all_started = threading.Barrier(count)  # a pool starts a thread only if none is idle
+    list(pool.map(lambda _: all_started.wait(), range(count)))
+    torch.set_num_threads(usual)
+    return pool
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # the first call copies the number of the process; a later one does not
+    torch.set_num_threads(1)
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Return the network with batch normalization folded into the convolutions, in place.
+
+    The result is the same up to rounding, with one pass over each map less. Blocks with attention
+    behind the convolution or the normalization stay as they are.
+
+    Args:
+        network: in eval mode.
+    """
+    for module in network.modules():
+        if (
+            isinstance(module, ConvBlock | DarknetConvolution)
+            and isinstance(module.bn, nn.BatchNorm2d)
+            and not inserted_blocks(module.conv)
+            and not inserted_blocks(module.bn)
+        ):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return network
+
+
+def can_pack() -> bool:
+    """Return whether this PyTorch has the operators of `PackedConvolution`."""
+    library = torch.ops.mkldnn
+    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
+        hasattr(library, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")
+    )
+
+
+class PackedConvolution(nn.Module):
+    """A convolution and its activation as one operator; inference on a CPU only.
+
+    Args:
+        conv: the convolution, float32 on the CPU, zero padding.
+        activation: the leaky ReLU, ReLU or nothing (`nn.Identity`) behind it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self._operator, self._scalars = "none", []
+        if isinstance(activation, nn.LeakyReLU):
+            self._operator, self._scalars = "leaky_relu", [activation.negative_slope]
+        elif isinstance(activation, nn.ReLU):
+            self._operator = "relu"
+        self._packed: Tensor | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, out_channels, ...), float32."""
+        conv = self.conv
+        geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                conv.weight, *geometry, features.shape
+            )
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            features, self._packed, conv.bias, *geometry, self._operator, self._scalars, ""
+        )
+        return out
+
+
+def _is_packable(conv: nn.Module) -> bool:
+    return (
+        type(conv) is nn.Conv2d
+        and not inserted_blocks(conv)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and conv.weight.dtype == torch.float32
+        and conv.weight.device.type == "cpu"
+    )
+
+
+def pack_convolutions(network: nn.Module) -> nn.Module:
+    """Return the network with its convolution blocks packed, in place.
+
+    Args:
+        network: of `attendet.models`, in eval mode, batch normalization folded
+            (`fold_batch_norm`). Blocks on another device or in another precision, and those with
+            attention inside, stay as they are.
+    """
+    if not can_pack():
+        return network
+    for module in network.modules():
+        if not isinstance(module, ConvBlock | DarknetConvolution):
+            continue
+        if type(module.bn) is nn.Identity and _is_packable(module.conv):
+            fused = type(module.act) in (nn.LeakyReLU, nn.ReLU)
+            packed = PackedConvolution(module.conv, module.act if fused else nn.Identity())
+            module.add_module("conv", packed)
+            if fused:
+                module.act = nn.Identity()
+    return network

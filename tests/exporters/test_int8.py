@@ -18,8 +18,8 @@ pytest.importorskip("faster_coco_eval")
 
 import attendet  # noqa: E402
 from attendet.errors import ConfigError, ExportError  # noqa: E402
-from attendet.exporters import quantize, torch_files, ways  # noqa: E402
-from attendet.exporters.network import ImageNetwork  # noqa: E402
+from attendet.exporters import exporter, int8, torch_files  # noqa: E402
+from attendet.exporters.exported_network import ExportedNetwork  # noqa: E402
 from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
 
 
@@ -28,7 +28,7 @@ def graph_of() -> Any:
     """Make the ONNX graph of a network."""
 
     def make(network: Any) -> Any:
-        program = torch_files.trace(ImageNetwork(network), (96, 160), ("batch",))
+        program = torch_files.trace(ExportedNetwork(network), (96, 160), ("batch",))
         return build_onnx(program, dynamic=("batch",))
 
     return make
@@ -38,11 +38,11 @@ def _kinds(graph: Any, kept: frozenset[str]) -> list[str]:
     return [node.op_type for node in graph.model.graph.node if node.name in kept]
 
 
-def test_each_attempt_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) -> None:
+def test_each_configuration_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) -> None:
     graph = graph_of(one_level("ca", "se")[0])
-    tries = list(quantize.attempts(graph, ["network.blocks.0", "network.blocks.1"]))
+    tries = list(int8.int8_configurations(graph, ["network.blocks.0", "network.blocks.1"]))
 
-    assert [one.name.split(", ")[-1] for one in tries] == [
+    assert [one.description.split(", ")[-1] for one in tries] == [
         "last convolutions",
         "first convolution",
         "attention",
@@ -53,17 +53,19 @@ def test_each_attempt_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) 
     assert [kinds.count("Conv") for kinds in (last, ends, gates)] == [1, 2, 6]
     assert {"Cast", "Exp", "Sigmoid", "Concat"} <= set(last)
     assert {"ReduceMean", "Mul", "Gemm"} <= set(_kinds(graph, tries[2].kept - tries[1].kept))
-    assert "attention" not in " ".join(one.name for one in quantize.attempts(graph, []))
+    assert "attention" not in " ".join(
+        one.description for one in int8.int8_configurations(graph, [])
+    )
 
     source = write_onnx(graph, tmp_path / "source.onnx", {})
-    model = quantize.read_openvino(source)
-    there = quantize._names_in(model, tries[1].kept)
+    model = int8.read_onnx(source)
+    there = int8._names_in(model, tries[1].kept)
     kinds = {one.get_friendly_name(): one.get_type_name() for one in model.get_ops()}
     assert sum(kinds[name] == "Convolution" for name in there) == 2
 
     noise = np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), dtype=np.uint8)
     kept = tries[2].kept - tries[1].kept | tries[0].kept  # all but the first convolution
-    smaller = quantize.quantize_onnx(graph, [noise], kept, tmp_path)
+    smaller = int8.quantize_onnx(graph, [noise], kept, tmp_path)
     weights = {one.name: one.data_type for one in smaller.model.graph.initializer}
     quantized = [name for name, kind in weights.items() if kind == onnx.TensorProto.INT8]
     assert [name for name in quantized if "weight_quantized" in name] == [
@@ -116,28 +118,32 @@ def test_a_file_in_int8_with_suppression_inside(
     assert len(domains) == len(set(domains))
 
 
-def _losing(monkeypatch: pytest.MonkeyPatch, drops: list[Any]) -> list[str]:
-    """Let each attempt lose given points of average precision; return what was tried."""
+def _write(path: Path, header: Any) -> Path:
+    path.write_text("file")
+    return path
+
+
+def _losing(monkeypatch: pytest.MonkeyPatch, losss: list[Any]) -> list[str]:
+    """Make each configuration lose these points of average precision; return the tried ones."""
     tried: list[str] = []
 
     def fake(*_: Any) -> Any:
-        for number, _drop in enumerate(drops):
+        for number, _loss in enumerate(losss):
             tried.append(f"attempt {number}")
-            yield tried[-1], lambda path, header: path.write_text("file")
+            yield tried[-1], _write
 
-    def check(*_: Any) -> Any:
-        from attendet.exporters.parity import Parity
+    def check(*_: Any, **__: Any) -> Any:
+        loss = losss[len(tried) - 1]
+        after = None if loss is None else 0.5 - loss / 100
+        return exporter.Parity(0, 0, 0, 0, 1, 1, 1, 0, "val", 0.5, after)
 
-        drop = drops[len(tried) - 1]
-        after = None if drop is None else 0.5 - drop / 100
-        return Parity(0, 0, 0, 0, 1, 1, 1, 0, "val", 0.5, after)
-
-    monkeypatch.setattr(ways, "ways", fake)
-    monkeypatch.setattr("attendet.exporters.run._check", check)
+    monkeypatch.setattr(exporter, "writers", fake)
+    monkeypatch.setattr(exporter, "_open", lambda *_: None)
+    monkeypatch.setattr(exporter, "check_parity", check)
     return tried
 
 
-def test_the_first_attempt_that_holds_is_written(
+def test_the_first_configuration_within_the_ap_loss_is_written(
     graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = graph
@@ -149,10 +155,10 @@ def test_the_first_attempt_that_holds_is_written(
 
     assert tried == ["attempt 0", "attempt 1", "attempt 2"]
     assert report.info.parity["kept_in_float32"] == "attempt 2"
-    assert report.parity.ap_drop == pytest.approx(0.4)
+    assert report.parity.ap_loss == pytest.approx(0.4)
 
 
-def test_beyond_the_limit_nothing_is_written(
+def test_nothing_is_written_beyond_the_ap_loss(
     graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = graph
@@ -164,7 +170,7 @@ def test_beyond_the_limit_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_measured_is_not_written(
+def test_without_average_precision_nothing_is_written(
     graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = graph
@@ -181,8 +187,8 @@ def test_what_cannot_be_measured_is_not_written(
     [
         ({}, "calibrate must be a data set"),
         ({"calibrate": "x", "max_ap_loss": -1.0}, "max_ap_loss 0 or more"),
-        ({"calibrate": "x", "half": True}, "half must be left out for int8"),
-        ({"calibrate": "x", "format": "torchscript"}, "int8 must be left out for torchscript"),
+        ({"calibrate": "x", "half": True}, "half must be omitted for int8"),
+        ({"calibrate": "x", "format": "torchscript"}, "int8 must be omitted for torchscript"),
     ],
     ids=["no data", "negative", "half", "format"],
 )

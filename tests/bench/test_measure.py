@@ -1,4 +1,4 @@
-"""Whole runs of small files: what the record holds, who is left out, what is asked of whom."""
+"""Runs of small files: the record, failed candidates, planned candidates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.bench import BenchSettings, Candidate, plan_candidates, run, run_bench
+from attendet.bench import BenchSettings, Candidate, measure, plan_candidates, run_bench
 from attendet.bench import candidates as candidates_module
-from attendet.bench.run import _verdicts
+from attendet.bench.measure import _verdicts
 from attendet.errors import ConfigError, DataError, WeightsError
 
 Paths = dict[str, Path]
@@ -34,9 +34,9 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_a_run_measures_everything_of_everyone(exported: Paths, images: list[Path]) -> None:
+def test_a_run_measures_every_candidate(exported: Paths, images: list[Path]) -> None:
     plan = plan_candidates([exported["onnx"]], threads=[1])
-    told: list[str] = []
+    steps: list[str] = []
     asked: list[Candidate] = []
 
     def measure_ap(candidate: Candidate) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def test_a_run_measures_everything_of_everyone(exported: Paths, images: list[Pat
         return (0.5, 0.8) if candidate.runtime == "onnx" else (0.4, 0.7)
 
     settings = BenchSettings(batches=(1, 2), rounds=5, seconds=0.005, confidence=0.4)
-    record = run_bench(plan, images, settings, measure_ap=measure_ap, progress=told.append)
+    record = run_bench(plan, images, settings, measure_ap=measure_ap, progress=steps.append)
 
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert [(row["runtime"], row["batch"]) for row in record["rows"]] == [
@@ -70,10 +70,10 @@ def test_a_run_measures_everything_of_everyone(exported: Paths, images: list[Pat
     for key in ("latency", "throughput"):
         verdict = record["verdicts"][key]
         assert "openvino" not in f"{verdict['fastest']} {verdict['tied']}"
-    assert any(line.startswith("round 5 of 5") for line in told)
+    assert any(line.startswith("round 5 of 5") for line in steps)
 
 
-def test_who_cannot_run_is_left_out_with_the_reason(
+def test_a_candidate_that_cannot_run_is_reported(
     exported: Paths, images: list[Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.onnx"
@@ -84,16 +84,16 @@ def test_who_cannot_run_is_left_out_with_the_reason(
     record = run_bench(plan, images, settings)
 
     assert [row["weights"] for row in record["rows"]] == [str(exported["onnx"])]
-    assert record["left_out"][0]["name"] == "broken.onnx, onnx, 1 thread, latency"
-    assert "none, or cut short" in record["left_out"][0]["reason"]
-    with pytest.raises(ConfigError, match=r"no candidate can run; broken.onnx.*cut short"):
+    assert record["failed"][0]["name"] == "broken.onnx, onnx, 1 thread, latency"
+    assert "cannot load the file" in record["failed"][0]["reason"]
+    with pytest.raises(ConfigError, match=r"no candidate can run; broken.onnx.*cannot load"):
         run_bench(plan[:1], images, settings)
 
 
-def test_who_breaks_down_is_left_out_and_the_others_go_on(
+def test_a_crashed_candidate_is_reported_and_the_others_continue(
     exported: Paths, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask, asked = run._Worker.ask, []
+    ask, asked = measure._Worker.ask, []
 
     def break_down(worker: Any, task: dict[str, Any]) -> dict[str, Any]:
         if worker.candidate.runtime == "openvino" and "batch" in task:
@@ -102,36 +102,36 @@ def test_who_breaks_down_is_left_out_and_the_others_go_on(
                 worker._process.kill()
         return ask(worker, task)
 
-    monkeypatch.setattr(run._Worker, "ask", break_down)
+    monkeypatch.setattr(measure._Worker, "ask", break_down)
     plan = plan_candidates([exported["onnx"]], threads=[1])
     settings = BenchSettings(rounds=5, seconds=0.001)
 
     record = run_bench(plan, images, settings)
 
     assert [row["runtime"] for row in record["rows"]] == ["onnx"]
-    assert [one["name"] for one in record["left_out"]] == [plan[1].name]
-    assert "stopped without a word" in record["left_out"][0]["reason"]
+    assert [one["name"] for one in record["failed"]] == [plan[1].name]
+    assert "it stopped" in record["failed"][0]["reason"]
     asked.clear()
-    with pytest.raises(ConfigError, match=r"no candidate can run; .*stopped without a word"):
+    with pytest.raises(ConfigError, match=r"no candidate can run; .*it stopped"):
         run_bench(plan[1:], images, settings)
 
 
-def test_without_an_average_precision_the_times_stand(exported: Paths, images: list[Path]) -> None:
+def test_times_are_kept_if_average_precision_fails(exported: Paths, images: list[Path]) -> None:
     plan = plan_candidates([exported["onnx"]], runtimes=["onnx"], threads=[1])
 
     def fail(_: Candidate) -> Any:
-        raise DataError("the ground truth is gone")
+        raise DataError("the ground truth is missing")
 
     record = run_bench(plan, images, BenchSettings(rounds=5, seconds=0.001), measure_ap=fail)
 
     assert record["rows"][0]["ap"] is None
     assert record["rows"][0]["whole_ms"]["median"] > 0
-    assert record["left_out"] == [
-        {"name": f"AP of {plan[0].name}", "reason": "the ground truth is gone"}
+    assert record["failed"] == [
+        {"name": f"AP of {plan[0].name}", "reason": "the ground truth is missing"}
     ]
 
 
-def test_files_of_one_name_are_told_apart(exported: Paths, images: list[Path]) -> None:
+def test_files_of_the_same_name_get_unique_labels(exported: Paths, images: list[Path]) -> None:
     folder = images[0].parent
     for name in "ab":
         (folder / name).mkdir()
@@ -159,33 +159,33 @@ def _row(name: str, ap: float | None, ms: float) -> dict[str, Any]:
     return {"name": name, "ap": ap, "batch": 1, "rounds": rounds}
 
 
-def test_the_fastest_is_sought_within_the_loss() -> None:
+def test_the_fastest_is_within_the_ap_loss() -> None:
     rows = [_row("int8", 0.52, 10), _row("good int8", 0.5751, 20), _row("float", 0.58, 40)]
 
-    assert _verdicts(rows, False, 0.005)["latency"]["fastest"] == "good int8"
-    assert _verdicts(rows, False, 0.1)["throughput"]["fastest"] == "int8"
+    assert _verdicts(rows, False, 0.5)["latency"]["fastest"] == "good int8"
+    assert _verdicts(rows, False, 10)["throughput"]["fastest"] == "int8"
     assert _verdicts(rows, False, 0.0)["latency"]["fastest"] == "float"
 
 
-def test_on_a_noisy_machine_nobody_is_named() -> None:
-    verdicts = _verdicts([_row("a", None, 10), _row("b", None, 30)], True, 0.005)
+def test_on_a_noisy_machine_no_fastest_is_named() -> None:
+    verdicts = _verdicts([_row("a", None, 10), _row("b", None, 30)], True, 0.5)
 
     assert {verdict["fastest"] for verdict in verdicts.values()} == {None}
     assert verdicts["latency"]["reason"] == "the machine was too noisy"
 
 
-# --- who is measured -----------------------------------------------------------------------------
+# --- candidates ----------------------------------------------------------------------------------
 
 
-def test_every_file_meets_every_runtime_that_can(exported: Paths) -> None:
+def test_every_file_runs_in_every_runtime_that_can_run_it(exported: Paths) -> None:
     plan = plan_candidates(
         [exported["torch"], exported["onnx"], exported["openvino"]],
         threads=[1, 2],
         modes=["latency", "throughput"],
     )
 
-    ways = {(one.weights.name, one.runtime) for one in plan}
-    assert ways == {
+    pairs = {(one.weights.name, one.runtime) for one in plan}
+    assert pairs == {
         ("w.safetensors", "torch"),
         ("onnx.onnx", "onnx"),
         ("onnx.onnx", "openvino"),
@@ -196,7 +196,7 @@ def test_every_file_meets_every_runtime_that_can(exported: Paths) -> None:
     assert {one.file_bytes for one in plan if one.weights.is_dir()} != {0}
 
 
-def test_bfloat16_is_tried_where_the_processor_has_it(
+def test_bfloat16_is_a_candidate_on_cpus_that_support_it(
     exported: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates_module, "has_bfloat16", lambda: True)
@@ -211,7 +211,7 @@ def test_bfloat16_is_tried_where_the_processor_has_it(
     assert plan[2].name == "onnx.onnx, openvino, bfloat16, 1 thread, latency"
 
 
-def test_wrong_plans_are_refused_in_words(exported: Paths, tmp_path: Path) -> None:
+def test_wrong_plans_are_refused(exported: Paths, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'openvino'"):
         plan_candidates([exported["onnx"]], runtimes=["openvin"])
     with pytest.raises(ConfigError, match=r"able to run the files \(.onnx\); got torch"):
@@ -226,8 +226,9 @@ def test_wrong_plans_are_refused_in_words(exported: Paths, tmp_path: Path) -> No
         ({"batches": (0,)}, "batch must be 1 or more"),
         ({"rounds": 4}, "rounds must be 5 or more; got 4"),
         ({"seconds": 0.0}, "seconds must be above 0"),
+        ({"max_ap_loss": -1.0}, "max_ap_loss must be from 0 to 100"),
     ],
 )
-def test_wrong_settings_are_refused_in_words(settings: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         BenchSettings(**settings)

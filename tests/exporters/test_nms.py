@@ -1,4 +1,4 @@
-"""Suppression inside a file keeps what the one non-maximum suppression keeps."""
+"""Non-maximum suppression in a file returns the same as `select_detections`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
 
-from attendet.exporters.suppression import with_suppression  # noqa: E402
+from attendet.exporters.nms import add_nms  # noqa: E402
 from attendet.inference import Selection  # noqa: E402
 from attendet.inference.postprocess import select_detections  # noqa: E402
 from attendet.inference.preprocess import Stretch  # noqa: E402
 
-CANVAS_HW = (64, 96)
+INPUT_HW = (64, 96)
 
 PASSING = """
 <ir_version: 10, opset_import: ["" : 18]>
@@ -31,7 +31,7 @@ passing (float[batch,boxes,4] given_boxes, float[batch,boxes,classes] given_scor
 
 
 def _run(selection: Selection, boxes: Any, scores: Any, library: str) -> Any:
-    model = with_suppression(onnx.parser.parse_model(PASSING), selection)
+    model = add_nms(onnx.parser.parse_model(PASSING), selection)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     if library == "onnxruntime":
@@ -49,13 +49,13 @@ def _boxes(rng: Any, shape: tuple[int, int]) -> Any:
 
 def _expected(selection: Selection, boxes: Any, scores: Any) -> Any:
     names = tuple(f"class {number}" for number in range(scores.shape[-1]))
-    fit = Stretch(CANVAS_HW, CANVAS_HW)
-    sheet = np.zeros((len(boxes), selection.max_detections, 6), dtype=np.float32)
-    sheet[..., 5] = -1
-    for rows, own_boxes, own_scores in zip(sheet, boxes, scores, strict=True):
-        kept = select_detections(own_boxes, own_scores, fit, names, selection)
+    transform = Stretch(INPUT_HW, INPUT_HW)
+    table = np.zeros((len(boxes), selection.max_detections, 6), dtype=np.float32)
+    table[..., 5] = -1
+    for rows, own_boxes, own_scores in zip(table, boxes, scores, strict=True):
+        kept = select_detections(own_boxes, own_scores, transform, names, selection)
         rows[: len(kept)] = np.c_[kept.boxes_xyxy, kept.scores, kept.class_ids]
-    return sheet
+    return table
 
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
@@ -69,9 +69,7 @@ def _expected(selection: Selection, boxes: Any, scores: Any) -> Any:
         (Selection(1.0, 1.0, 1), 2),
     ],
 )
-def test_the_rows_are_those_of_the_one_suppression(
-    library: str, selection: Selection, classes: int
-) -> None:
+def test_rows_match_select_detections(library: str, selection: Selection, classes: int) -> None:
     rng = np.random.default_rng(classes)
     boxes = _boxes(rng, (3, 50))
     scores = rng.uniform(0, 1, (3, 50, classes)).astype(np.float32)
@@ -83,7 +81,7 @@ def test_the_rows_are_those_of_the_one_suppression(
 
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
-def test_a_score_at_the_limit_counts(library: str) -> None:
+def test_a_score_equal_to_the_confidence_is_kept(library: str) -> None:
     boxes = np.array([[[0, 0, 10, 10], [20, 20, 30, 30]]], dtype=np.float32)
     scores = np.array([[[0.5], [0.49999]]], dtype=np.float32)
 

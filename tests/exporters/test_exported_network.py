@@ -1,4 +1,4 @@
-"""Networks in the form in which they are exported compute what they computed before."""
+"""Exported networks compute the same as the original ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attendet  # noqa: E402
-from attendet.exporters.forms import (  # noqa: E402
-    AxesApart,
+from attendet.exporters.exported_network import (  # noqa: E402
+    ExportedNetwork,
+    SplitCoordinateAttention,
     SplitCSP,
     first_convolutions,
-    inference_form,
+    optimize_for_inference,
 )
-from attendet.exporters.network import ImageNetwork  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime  # noqa: E402
 
 SPECS = ["none", "se", "cbam", "eca", "ca", "ca-authors", "ca@stage1,stage3,p5+se@up"]
@@ -29,7 +29,7 @@ def inputs() -> Any:
 
 def _agree(network: Any, metadata: Any, inputs: Any, **options: Any) -> None:
     with torch.no_grad():
-        found = ImageNetwork(network, **options)(torch.from_numpy(inputs))
+        found = ExportedNetwork(network, **options)(torch.from_numpy(inputs))
     boxes_xyxy, scores = TorchRuntime(network, metadata).run(inputs)
     assert np.ptp(scores) > 0.05
     np.testing.assert_allclose(found[0].numpy(), boxes_xyxy, rtol=2e-3, atol=2e-2)
@@ -49,7 +49,7 @@ def test_every_layout(reference: Any, inputs: Any, options: Any) -> None:
     _agree(*reference("ca"), inputs, **options)
 
 
-PLACES = [
+SITES = [
     {"backbone.conv1": "ca"},
     {"backbone.conv1.conv": "se", "backbone.csp2.conv1.conv": "ca"},
     {"backbone.csp1.conv1": "ca", "backbone.csp2.conv1.bn": "eca", "backbone.csp3": "se"},
@@ -57,10 +57,10 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("places", PLACES, ids=lambda places: ",".join(places))
-def test_attention_put_anywhere(reference: Any, inputs: Any, places: dict[str, str]) -> None:
+@pytest.mark.parametrize("sites", SITES, ids=lambda sites: ",".join(sites))
+def test_inserted_attention(reference: Any, inputs: Any, sites: dict[str, str]) -> None:
     network, metadata = reference("none")
-    attendet.attend(network, places, init="paper")
+    attendet.attend(network, sites, init="paper")
     torch.manual_seed(0)
     _agree(network, metadata, inputs)
 
@@ -69,32 +69,32 @@ def test_a_darknet_graph(graph: Any, inputs: Any) -> None:
     _agree(*graph, inputs)
 
 
-def test_in_double_precision_the_form_is_exact(reference: Any) -> None:
+def test_optimizing_is_exact_in_double_precision(reference: Any) -> None:
     network = reference("ca@stage2,p5")[0].double()
     images = torch.rand(2, 3, 64, 96, dtype=torch.float64)
 
     with torch.no_grad():
-        expected, found = network(images), inference_form(network)(images)
+        expected, found = network(images), optimize_for_inference(network)(images)
 
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-def test_no_normalization_is_left_and_the_forms_are_taken(reference: Any) -> None:
+def test_normalization_is_folded_and_blocks_are_split(reference: Any) -> None:
     network, _ = reference("ca")
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
-    made = inference_form(network)
+    made = optimize_for_inference(network)
 
     kinds = [type(module) for module in made.modules()]
     assert torch.nn.BatchNorm2d not in kinds
-    assert kinds.count(AxesApart) == kinds.count(SplitCSP) == 3
+    assert kinds.count(SplitCoordinateAttention) == kinds.count(SplitCSP) == 3
     after = network.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_residual_start_keeps_its_mix(reference: Any, inputs: Any) -> None:
+def test_residual_init_keeps_its_mix(reference: Any, inputs: Any) -> None:
     network, metadata = reference("none")
     attendet.attend(network, {"backbone.csp1": "ca"}, init="residual")  # type: ignore[arg-type]
     for name, parameter in network.named_parameters():
@@ -103,7 +103,7 @@ def test_a_residual_start_keeps_its_mix(reference: Any, inputs: Any) -> None:
     _agree(network, metadata, inputs)
 
 
-def test_what_takes_the_image(reference: Any, graph: Any, one_level: Any) -> None:
+def test_first_convolutions(reference: Any, graph: Any, one_level: Any) -> None:
     network, _ = reference("none")
     darknet, _ = graph
 
@@ -112,13 +112,13 @@ def test_what_takes_the_image(reference: Any, graph: Any, one_level: Any) -> Non
     assert first_convolutions(one_level("none")[0]) == ()
 
 
-def test_boxes_are_cut_at_the_input(reference: Any, inputs: Any) -> None:
+def test_boxes_are_clipped_to_the_input(reference: Any, inputs: Any) -> None:
     network, _ = reference("none")
     images = torch.from_numpy(inputs)
     with torch.no_grad():
-        whole, _ = ImageNetwork(network)(images)
-        cut, _ = ImageNetwork(network, clip=True)(images)
+        whole, _ = ExportedNetwork(network)(images)
+        clipped, _ = ExportedNetwork(network, clip=True)(images)
     expected = torch.stack([whole[..., edge].clamp(0, (96, 64)[edge % 2]) for edge in range(4)], -1)
 
     assert (whole < 0).any()
-    assert torch.equal(cut, expected)
+    assert torch.equal(clipped, expected)

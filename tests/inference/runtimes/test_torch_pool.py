@@ -1,4 +1,4 @@
-"""PyTorch on several batches side by side: one thread for each, and the process keeps its own."""
+"""PyTorch on several batches side by side: one thread each, and the process keeps its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ torch = pytest.importorskip("torch")
 
 from attendet.inference import load  # noqa: E402
 from attendet.inference.runtimes.base import RuntimeOptions  # noqa: E402
-from attendet.inference.runtimes.torch_replicas import TorchPlaces, places_for  # noqa: E402
+from attendet.inference.runtimes.torch_runtime import parallel_batches, torch_pool  # noqa: E402
 
 CPU = torch.device("cpu")
-Canvases = NDArray[np.uint8]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,7 @@ def usual_threads() -> Any:
 
 
 def _threads_elsewhere() -> int:
-    """PyTorch's threads in a Python thread that is new."""
+    """Return PyTorch's number of threads in a new Python thread."""
     seen: list[int] = []
     other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     other.start()
@@ -38,19 +37,19 @@ def _threads_elsewhere() -> int:
 
 
 @pytest.mark.parametrize(("count", "threads"), [(1, 3), (2, 1), (3, 1)])
-def test_each_place_has_one_thread_and_the_process_what_it_had(count: int, threads: int) -> None:
-    everybody = threading.Barrier(count)
+def test_each_worker_has_one_thread_and_the_process_keeps_its_own(count: int, threads: int) -> None:
+    all_started = threading.Barrier(count)
     seen: list[tuple[int, int]] = []
 
-    def run(inputs: Canvases) -> Any:
-        everybody.wait(timeout=10)  # so many are at work at once, or this breaks
+    def run(inputs: NDArray[np.uint8]) -> Any:
+        all_started.wait(timeout=10)  # fails if fewer run at once
         torch.rand(64, 64) @ torch.rand(64, 64)
         seen.append((threading.get_ident(), torch.get_num_threads()))
         return inputs, inputs
 
-    places = TorchPlaces(count)
+    pool = torch_pool(count)
     padded = np.zeros((1, 32, 32, 3), dtype=np.uint8)
-    pending = [places.submit(run, padded) for _ in range(2 * count)]
+    pending = [pool.submit(run, padded) for _ in range(2 * count)]
     for one in pending:
         one.result()
 
@@ -60,16 +59,14 @@ def test_each_place_has_one_thread_and_the_process_what_it_had(count: int, threa
     assert _threads_elsewhere() == 3
 
 
-def test_only_a_processor_in_mode_throughput_has_several_places() -> None:
-    assert places_for(RuntimeOptions(mode="throughput", threads=5), CPU) == 5
-    assert places_for(RuntimeOptions(mode="latency", threads=5), CPU) == 1
-    assert places_for(RuntimeOptions(mode="throughput", threads=5), torch.device("cuda")) == 1
+def test_only_throughput_on_a_cpu_runs_batches_side_by_side() -> None:
+    assert parallel_batches(RuntimeOptions(mode="throughput", threads=5), CPU) == 5
+    assert parallel_batches(RuntimeOptions(mode="latency", threads=5), CPU) == 1
+    assert parallel_batches(RuntimeOptions(mode="throughput", threads=5), torch.device("cuda")) == 1
 
 
 @pytest.mark.parametrize("file", ["torch", "torchscript"])
-def test_side_by_side_gives_what_one_after_the_other_gives(
-    exported: dict[str, Path], file: str
-) -> None:
+def test_batches_side_by_side_have_the_same_outputs(exported: dict[str, Path], file: str) -> None:
     runtime: Any = load(exported[file], device="cpu", mode="throughput", threads=3).runtime
     assert runtime.parallel == 3
     inputs = np.random.default_rng(1).integers(0, 256, (12, 1, 64, 96, 3), dtype=np.uint8)

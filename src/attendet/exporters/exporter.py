@@ -1,0 +1,330 @@
+"""The export: settings, writing, the parity check, and the move to the final name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from attendet.data import Sample, load_dataset
+from attendet.errors import ConfigError, ExportError, WeightsError
+from attendet.exporters.ncnn_file import NcnnRuntime
+from attendet.exporters.parity import TOLERANCES, Parity, check_parity
+from attendet.exporters.torch_files import ProgramRuntime
+from attendet.exporters.writers import writers
+from attendet.inference import Runtime, Selection, load
+from attendet.inference.runtimes.torch_runtime import TorchRuntime
+from attendet.interop.hub import hub_file, local_weights, weights_name
+from attendet.models import DetectionNetwork, load_weights
+from attendet.models.export_info import ExportInfo
+from attendet.models.metadata import WeightsMetadata
+
+__all__ = ["DYNAMIC", "FORMATS", "ExportReport", "Format", "export"]
+
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
+
+FORMATS: dict[str, str] = {
+    "onnx": ".onnx",
+    "openvino": "_openvino",
+    "torchscript": ".torchscript",
+    "torch-export": ".pt2",
+    "ncnn": "_ncnn",
+}
+"""End of the file name of each format; OpenVINO and ncnn models are folders."""
+
+OPTION_FORMATS = {
+    "half": ("onnx", "openvino", "ncnn"),
+    "int8": ("onnx", "openvino"),
+    "nms": ("onnx", "openvino"),
+}
+"""Formats that support an option."""
+
+DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
+    "none": (),
+    "batch": ("batch",),
+    "size": ("batch", "size"),
+}
+"""What may differ from call to call, by value of the setting."""
+
+FOLDER_FILES = {"model.xml", "model.bin", "model.param", "attendet.json"}
+"""Files in a folder that an export wrote."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The exported file, and its differences from the network."""
+
+    path: Path
+    """The file, or the folder of an OpenVINO or ncnn model."""
+
+    size_bytes: int
+    """Of the file, or of all files in the folder."""
+
+    metadata: WeightsMetadata
+    """Metadata of the network in the file."""
+
+    info: ExportInfo
+    """Metadata of the export in the file."""
+
+    parity: Parity
+    """Result of the parity check."""
+
+    seconds: float
+    """Wall time, checks included."""
+
+
+def export(
+    weights: str | Path | DetectionNetwork,
+    format: Format = "onnx",
+    *,
+    metadata: WeightsMetadata | None = None,
+    output: str | Path | None = None,
+    name: str | None = None,
+    input_hw: tuple[int, int] | None = None,
+    dynamic: Literal["none", "batch", "size"] | None = None,
+    half: bool = False,
+    int8: bool = False,
+    calibrate: str | Path | None = None,
+    max_ap_loss: float = 0.5,
+    nms: bool = False,
+    confidence: float = 0.25,
+    nms_iou: float = 0.5,
+    max_detections: int = 300,
+    data: str | Path | None = None,
+    split: str = "val",
+    progress: Callable[[int, int], None] | None = None,
+) -> ExportReport:
+    """Write a network in a format that runs without attendet's training code; return a report.
+
+    The file takes uint8 images (N, H, W, 3) as ``images`` and returns ``boxes_xyxy`` (N, B, 4),
+    network input pixels, and ``scores`` (N, B, K), or with ``nms`` ``detections`` (N,
+    max_detections, 6). Normalization and decode are inside, batch normalization is folded, and the
+    metadata of the network is in the file. The file is compared with eager PyTorch before it gets
+    its name.
+
+    Args:
+        weights: a weights file, or a network, with attention anywhere, and its ``metadata``.
+        format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export`` or ``ncnn``.
+        metadata: description of a network that is passed itself.
+        output: folder for the file; by default that of the weights, or the current one.
+        name: of the file, without suffix; by default that of the weights.
+        input_hw: height and width of the input, pixels, multiples of 32; by default those of the
+            weights.
+        dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch);
+            by default ``batch``, for ncnn ``none``.
+        half: keep weights in float16: half the file size. ONNX, OpenVINO and ncnn.
+        int8: quantize weights and maps by calibration. ONNX and OpenVINO. If average precision
+            drops too far, more of the network stays in float32.
+        calibrate: data set for calibration with ``int8``: its train split, or ``split`` if it has
+            none; average precision is compared on it, unless ``data`` is set.
+        max_ap_loss: largest loss of average precision with ``int8``, points.
+        nms: append non-maximum suppression. ONNX and OpenVINO.
+        confidence: lowest score of a detection, with ``nms``; 0 to 1.
+        nms_iou: IoU threshold of the suppression, with ``nms``; 0 to 1.
+        max_detections: rows per image, with ``nms``.
+        data: data set on whose images detections and average precision are compared; by default
+            synthetic images without average precision.
+        split: of the data set: train, val, test or all.
+        progress: called with the number of images compared and of all.
+
+    Returns:
+        The path, and the differences from the network.
+
+    Raises:
+        ConfigError: if a setting is wrong.
+        ExportError: if the network cannot be exported, or the file differs too much from the
+            network; no file is left under its name.
+        WeightsError: if the weights file cannot be used.
+        DataError: if the data cannot be read.
+        MissingExtraError: if a library of the format is not installed.
+    """
+    begun = time.perf_counter()
+    dynamic = dynamic or ("none" if format == "ncnn" else "batch")
+    _check_options(format, dynamic, {"half": half, "int8": int8, "nms": nms})
+    Selection(confidence, nms_iou, max_detections)  # raises if a threshold is out of range
+    info = ExportInfo(
+        format,
+        "int8" if int8 else "float16" if half else "float32",
+        nms,
+        DYNAMIC[dynamic],
+        *((confidence, nms_iou, max_detections) if nms else ()),
+    )
+    if int8 and (calibrate is None or not max_ap_loss >= 0):
+        raise ConfigError(
+            f"calibrate must be a data set for int8, max_ap_loss 0 or more; got {calibrate!r}, "
+            f"{max_ap_loss!r} (--calibrate, --max-ap-loss)."
+        )
+    network, metadata = _load(weights, metadata)
+    metadata = _at_size(metadata, input_hw, dynamic)
+    samples, classes = _load_split(calibrate if int8 and data is None else data, split)
+    calibration = _load_split(calibrate, split, prefer_train=True)[0] if int8 else ()
+    folder, stem = _destination(weights, output, name, info)
+    final = folder / f"{stem}{FORMATS[format]}"
+    _check_replaceable(final)
+    header = metadata.to_header()
+    reference = TorchRuntime(copy.deepcopy(network).cpu().float(), metadata)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(
+        dir=folder, prefix=".export.", suffix=".part", ignore_cleanup_errors=True
+    ) as work:
+        path = Path(work) / final.name
+        ap_losses: dict[str, float] = {}
+        for in_float32, write in writers(network, metadata, info, Path(work), calibration):
+            write(path, header | info.to_header())
+            parity = check_parity(
+                reference,
+                _open(path, format),
+                samples,
+                split=split if samples else None,
+                classes=classes,
+                tolerance=TOLERANCES.get(info.precision),
+                progress=progress,
+            )
+            if not int8:
+                record = parity.to_mapping()
+                break
+            if parity.ap is None or parity.ap_exported is None:
+                raise ExportError(
+                    "split must have boxes to measure average precision on; got "
+                    f"{parity.split!r} with none. Choose another --split."
+                )
+            ap_losses[in_float32] = round(parity.ap_loss, 4)
+            record = {"kept_in_float32": in_float32, "ap_losses": ap_losses, **parity.to_mapping()}
+            if parity.ap_loss <= max_ap_loss:
+                break
+        else:
+            losses = ", ".join(f"{loss:.2f}" for loss in ap_losses.values())
+            raise ExportError(
+                f"average precision must not fall by more than {max_ap_loss:g} points in int8; got "
+                f"{losses}, with more and more layers in float32. Nothing was written. Calibrate "
+                "on other images, or allow more with --max-ap-loss."
+            )
+        info = dataclasses.replace(info, parity=record)
+        _move(write(path, header | info.to_header()), final)
+    size = sum(file.stat().st_size for file in _files_of(final))
+    return ExportReport(final, size, metadata, info, parity, time.perf_counter() - begun)
+
+
+def _check_options(format: str, dynamic: str, options: dict[str, bool]) -> None:
+    for name, value, known in (("format", format, FORMATS), ("dynamic", dynamic, DYNAMIC)):
+        if value not in known:
+            raise ConfigError.unknown(name, value, known, f"--{name}")
+    if options["half"] and options["int8"]:
+        raise ConfigError("half must be omitted for int8 (--half, --int8).")
+    for name, formats in OPTION_FORMATS.items():
+        if options[name] and format not in formats:
+            raise ConfigError(
+                f"{name} must be omitted for {format}; only {', '.join(formats)} support it "
+                f"(--{name})."
+            )
+    if format == "ncnn" and dynamic != "none":
+        raise ConfigError.must("dynamic", "'none' for ncnn", dynamic, "--dynamic")
+
+
+def _load(
+    weights: str | Path | DetectionNetwork, metadata: WeightsMetadata | None
+) -> tuple[DetectionNetwork, WeightsMetadata]:
+    if isinstance(weights, str | Path):
+        return load_weights(local_weights(weights))
+    if not isinstance(weights, DetectionNetwork):
+        raise ConfigError(
+            "weights must be a weights file or a network of attendet.models; got "
+            f"{type(weights).__name__}."
+        )
+    if metadata is None or len(metadata.classes) != weights.num_classes:
+        got = "none" if metadata is None else f"{len(metadata.classes)} classes"
+        raise ConfigError(
+            f"metadata must be passed with a network, and name its {weights.num_classes} classes; "
+            f"got {got}. Describe the network."
+        )
+    return weights, metadata
+
+
+def _at_size(
+    metadata: WeightsMetadata, input_hw: tuple[int, int] | None, dynamic: str
+) -> WeightsMetadata:
+    """Return the metadata of the network as exported: `rect` needs a dynamic size."""
+    changed: dict[str, Any] = {"input_hw": tuple(input_hw or metadata.input_hw)}
+    if dynamic != "size" and metadata.preprocessing().resize == "rect":
+        changed["preprocess"] = {**metadata.preprocess, "resize": "letterbox"}
+    return dataclasses.replace(metadata, **changed)
+
+
+def _load_split(
+    path: str | Path | None, split: str, *, prefer_train: bool = False
+) -> tuple[Sequence[Sample], Sequence[str]]:
+    """Return the samples of a split and the classes; nothing without a path."""
+    if path is None:
+        return (), ()
+    data = load_dataset(path, require_train=False)
+    samples = data.split("train" if prefer_train and "train" in data.splits else split)
+    if not samples:
+        raise ConfigError(f"split must hold images; got {split!r} of {path} with none.")
+    return samples, data.classes
+
+
+def _destination(
+    weights: object, output: str | Path | None, name: str | None, info: ExportInfo
+) -> tuple[Path, str]:
+    stem, beside = "network", Path()
+    if isinstance(weights, str | Path):
+        stem = weights_name(weights)
+        beside = Path() if hub_file(weights) else Path(weights).parent
+    marks = [info.precision.replace("float16", "half")] if info.precision != "float32" else []
+    marks += ["nms"] if info.nms else []
+    return Path(output) if output is not None else beside, "-".join([name or stem, *marks])
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise if the name is a link, or a folder with anything but an older export."""
+    advice = "Choose another --output."
+    if path.is_symlink():
+        raise ConfigError(f"name of an export must not be a link; {path} is one. {advice}")
+    others = sorted({each.name for each in path.iterdir()} - FOLDER_FILES) if path.is_dir() else []
+    if others or (path.is_dir() and path.suffix):
+        got = ", ".join(others[:3]) or "a folder"
+        raise ConfigError(
+            "name of an export must be new, or that of an older export; "
+            f"got {got} ({path}). {advice}"
+        )
+
+
+def _open(path: Path, format: str) -> Runtime:
+    """Return the runtime of the new file: the one that users run, if there is one."""
+    try:
+        if format == "ncnn":
+            return NcnnRuntime(path)
+        if format == "torch-export":
+            return ProgramRuntime(path)
+        return load(path, device="cpu").runtime
+    except (RuntimeError, ValueError, WeightsError) as error:
+        raise ExportError(
+            f"the exported file cannot be run: {str(error).splitlines()[0]}. Nothing was written."
+        ) from error
+
+
+def _move(path: Path, final: Path) -> None:
+    """Move a finished file or folder to its final name; an older one is replaced whole."""
+    for file in _files_of(path):
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())
+    if not final.is_dir():
+        path.replace(final)
+        return
+    older = path.with_name(f"{path.name}.older")
+    final.replace(older)
+    try:
+        path.replace(final)
+    except OSError:
+        older.replace(final)
+        raise
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]

@@ -1,0 +1,209 @@
+"""INT8 by calibration with ONNX Runtime and NNCF, and the operators that stay in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.data.sample import Sample
+from attendet.exporters.onnx_file import OnnxGraph, write_onnx
+from attendet.exporters.openvino_file import read_onnx
+from attendet.images import read_image
+from attendet.inference.preprocess import resize_to_input
+from attendet.models.metadata import WeightsMetadata
+from attendet.system import require
+
+__all__ = [
+    "CALIBRATION_IMAGES",
+    "Int8Configuration",
+    "calibration_inputs",
+    "int8_configurations",
+    "quantize_onnx",
+    "quantize_openvino",
+]
+
+CALIBRATION_IMAGES = 128
+"""Most images for calibration."""
+
+QUANTIZED = ("Conv", "LeakyRelu", "Relu", "MaxPool", "Concat", "Resize", "Mul", "Sigmoid", "Gemm")
+"""Kinds of operators that ONNX Runtime runs in int8."""
+
+
+class Int8Configuration(NamedTuple):
+    """Operators that stay in float32."""
+
+    description: str
+    """For the report."""
+
+    kept: frozenset[str]
+    """Names of the operators."""
+
+
+def int8_configurations(graph: OnnxGraph, attention: Sequence[str]) -> Iterator[Int8Configuration]:
+    """Yield what to keep in float32, from the least to the most.
+
+    Decode always stays, and so do the last convolutions: they are small, and their outputs hold
+    boxes, objectness and classes on one scale.
+
+    Args:
+        graph: the network.
+        attention: modules that are attention blocks, such as ``network.attention.p5``.
+    """
+    nodes, scopes = list(graph.model.graph.node), graph.scopes
+    inside = {node.name for node in nodes if _within(scopes.get(node.name, ""), ("network",))}
+    decode = frozenset(node.name for node in nodes) - inside
+    gates = {name for name in inside if _within(scopes[name], attention)}
+    convolutions = [
+        node.name for node in nodes if node.op_type == "Conv" and node.name in inside - gates
+    ]
+    decode_inputs = {name for node in nodes if node.name in decode for name in node.input}
+    last = {
+        node.name
+        for node in nodes
+        if node.name in convolutions and decode_inputs.intersection(node.output)
+    }
+    description, kept = "decode, last convolutions", decode | last
+    yield Int8Configuration(description, kept)
+    for name, operators in (
+        ("first convolution", set(convolutions[:1])),
+        ("attention", gates),
+        ("first quarter of the convolutions", set(convolutions[: len(convolutions) // 4])),
+    ):
+        if not operators <= kept:
+            description, kept = f"{description}, {name}", kept | operators
+            yield Int8Configuration(description, kept)
+
+
+def _within(scope: str, modules: Sequence[str]) -> bool:
+    return any(scope == module or scope.startswith(f"{module}.") for module in modules)
+
+
+def calibration_inputs(
+    samples: Sequence[Sample], metadata: WeightsMetadata
+) -> list[NDArray[np.uint8]]:
+    """Return network inputs for calibration, evenly spaced over the samples: (1, H, W, 3) each.
+
+    Args:
+        samples: of the calibration data.
+        metadata: of the file: input size, resize mode, order of channels.
+    """
+    step = max(1, len(samples) // CALIBRATION_IMAGES)
+    preprocess = metadata.preprocessing()
+    resize = "letterbox" if preprocess.resize == "rect" else preprocess.resize
+    return [
+        resize_to_input(read_image(sample.path), metadata.input_hw, resize, preprocess.color)[0][
+            None
+        ]
+        for sample in samples[::step][:CALIBRATION_IMAGES]
+    ]
+
+
+def quantize_onnx(
+    graph: OnnxGraph, inputs: Sequence[NDArray[np.uint8]], kept: frozenset[str], work: Path
+) -> OnnxGraph:
+    """Return an ONNX model with weights and maps in int8 (pairs of quantize and dequantize).
+
+    Weights are int8 with seven bits, one scale per channel; maps are uint8 with their calibrated
+    range. With eight bits, processors without dot products of bytes (AVX2 only) overflow.
+
+    Args:
+        graph: in float32.
+        inputs: network inputs for calibration.
+        kept: operators that stay in float32.
+        work: folder for temporary files.
+
+    Raises:
+        MissingExtraError: if onnxruntime is not installed.
+    """
+    quantization = require("onnxruntime.quantization", extra="export", purpose="--int8")
+    onnx = require("onnx", extra="export", purpose="--int8")
+    # The mark says that the model needs no preparation; without it the library warns.
+    ready = {"onnx.quant.pre_process": "onnxruntime.quant"}
+    source, target = write_onnx(graph, work / "float32.onnx", ready), work / "int8.onnx"
+    remaining = iter(inputs)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def get_next(self) -> dict[str, Any] | None:
+            images = next(remaining, None)
+            return None if images is None else {"images": images}
+
+    with _silent():
+        quantization.quantize_static(
+            source,
+            target,
+            Reader(),
+            op_types_to_quantize=list(QUANTIZED),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=sorted(kept),
+        )
+    return OnnxGraph(onnx.load(target), graph.scopes)
+
+
+def quantize_openvino(
+    source: Path, inputs: Sequence[NDArray[np.uint8]], kept: frozenset[str]
+) -> Any:
+    """Return an OpenVINO model with weights and maps in int8, by NNCF.
+
+    Weights are int8 with one scale per channel, maps signed or unsigned as their ranges need;
+    biases are corrected for the mean error of each layer.
+
+    Args:
+        source: ONNX file in float32.
+        inputs: network inputs for calibration.
+        kept: operators that stay in float32.
+
+    Raises:
+        MissingExtraError: if nncf is not installed.
+    """
+    nncf = _import_nncf()
+    model = read_onnx(source)
+    with _silent():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(list(inputs)),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(names=_names_in(model, kept), validate=False),
+        )
+
+
+def _names_in(model: Any, kept: frozenset[str]) -> list[str]:
+    """Return the names of operators in OpenVINO, which splits a convolution with biases in two."""
+    names = (operator.get_friendly_name() for operator in model.get_ops())
+    return sorted(name for name in names if name.removesuffix("/WithoutBiases") in kept)
+
+
+def _import_nncf() -> Any:
+    """Import NNCF without its telemetry."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        return require("nncf", extra="export", purpose="--int8 for OpenVINO")
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Suppress progress bars and log messages of libraries."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
