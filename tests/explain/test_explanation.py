@@ -11,10 +11,10 @@ pytest.importorskip("pytorch_grad_cam")
 
 from attendet.errors import ConfigError, ImageError  # noqa: E402
 from attendet.explain import (  # noqa: E402
-    compute_gates,
     explain,
     explain_network,
     gate_health,
+    record_gates,
     write_explanation,
 )
 from attendet.inference import Selection  # noqa: E402
@@ -31,7 +31,7 @@ def weights(tiny, tmp_path):
     return save_weights(tmp_path / "tiny.safetensors", network, metadata)
 
 
-def test_all_images_count_and_the_first_are_kept(weights, shots):
+def test_statistics_include_all_images_and_the_first_are_kept(weights, shots):
     done = []
 
     found = explain(weights, [shots], max_images=2, selection=LOOSE, progress=done.append)
@@ -46,26 +46,27 @@ def test_all_images_count_and_the_first_are_kept(weights, shots):
     assert set(first.cams) == set(first.detections.names)
     for activation in first.cams.values():
         assert activation.min() >= 0
-        assert activation.shape == (43, 64)  # the image in its network input, without the border
+        assert activation.shape == (43, 64)  # the image in its network input, without the padding
 
 
-def test_gates_are_those_of_the_input_and_the_border_is_left_out(tiny, shots):
+def test_gates_are_those_of_the_network_input_without_its_padding(tiny, shots):
     network, metadata = tiny("ca")
 
     one = explain_network(network, metadata, find_sources([shots / "a.jpg"])).images[0]
 
     padded, fit = resize_to_input(one.image, metadata.input_hw)
     assert fit.input_hw == (64, 64)
-    expected = compute_gates(network, padded)
+    with record_gates(network) as expected, torch.inference_mode():
+        network(torch.from_numpy(padded).permute(2, 0, 1)[None] / 255)
     for site, gates in expected.items():
         for name, gate in gates.items():
-            np.testing.assert_allclose(one.gates[site][name], gate, rtol=1e-5)
+            np.testing.assert_allclose(one.gates[site][name], gate[0].numpy(), rtol=1e-5)
     assert one.inside("p4")["height"].shape == (32, 2, 1)  # rows 1 and 2 of 4
     np.testing.assert_array_equal(one.inside("p4")["height"], one.gates["p4"]["height"][:, 1:3])
     assert one.inside("p4")["width"].shape == (32, 1, 4)
 
 
-def test_colors_reach_the_network_in_its_own_order(tiny, shots):
+def test_channel_order_follows_the_metadata(tiny, shots):
     network, metadata = tiny("se@p5")
     flipped_network, flipped = tiny("se@p5", preprocess={"resize": "rect", "color": "bgr"})
     first = flipped_network.backbone.conv1.conv.weight
@@ -82,7 +83,7 @@ def test_colors_reach_the_network_in_its_own_order(tiny, shots):
 
 
 @pytest.mark.parametrize("attention", ["ca", "cbam", "se+eca@up", "none"])
-def test_the_folder_holds_page_images_and_numbers(tiny, shots, tmp_path, attention):
+def test_the_output_folder_has_page_images_and_numbers(tiny, shots, tmp_path, attention):
     network, metadata = tiny(attention if "+" not in attention else "se@p5+eca@up")
     found = explain_network(network, metadata, find_sources([shots]), max_images=2, selection=LOOSE)
 
@@ -116,7 +117,7 @@ def test_the_folder_holds_page_images_and_numbers(tiny, shots, tmp_path, attenti
     assert (tmp_path / "out" / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_image_is_never_replaced(tiny, shots):
+def test_an_image_is_never_replaced(tiny, shots):
     (shots / "a.jpg").rename(shots / "a.png")
     network, metadata = tiny("se@p5")
     found = explain_network(network, metadata, find_sources([shots / "a.png"]), cam=False)
@@ -143,9 +144,9 @@ def test_no_readable_image_is_an_error(weights, shots):
         explain(weights, [shots / "b.jpg"])
 
 
-def test_a_video_among_images_is_named_and_left_out(weights, shots):
+def test_a_video_among_images_is_skipped_and_reported(weights, shots):
     clip = shots / "clip.mp4"
-    clip.write_bytes(b"not looked into")
+    clip.write_bytes(b"not read")
     found = explain(weights, [shots], cam=False)
 
     assert found.count == 3

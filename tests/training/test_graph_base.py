@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from attendet.errors import ConfigError, WeightsError
-from attendet.explain.gates import compute_gates
+from attendet.explain import record_gates
 from attendet.interop.darknet.cfg import parse_config
 from attendet.interop.darknet.export import export_darknet
 from attendet.models import load_weights, read_metadata, save_weights
@@ -146,8 +145,9 @@ def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
     network, metadata = load_weights(attended.last)
     assert (metadata.attention, metadata.attention_init) == ("ca@layer0+se@layer4", "identity")
     assert [block.channels for block in network.attention_blocks().values()] == [8, 8]
-    padded = np.zeros((64, 96, 3), dtype=np.uint8)
-    assert {site: sorted(gates) for site, gates in compute_gates(network, padded).items()} == {
+    with record_gates(network.eval()) as gates, torch.inference_mode():
+        network(torch.zeros(1, 3, 64, 96))
+    assert {site: sorted(named) for site, named in gates.items()} == {
         "layer0": ["height", "width"],
         "layer4": ["channel"],
     }

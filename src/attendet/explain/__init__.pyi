@@ -7,7 +7,6 @@ from .explanation import gate_health as gate_health
 from .fold import can_fold as can_fold
 from .fold import fold_gate as fold_gate
 from .gates import cells_of_image as cells_of_image
-from .gates import compute_gates as compute_gates
 from .gates import crop_to_image as crop_to_image
 from .gates import gate_map as gate_map
 from .gates import gated_sites as gated_sites

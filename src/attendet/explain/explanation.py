@@ -22,7 +22,6 @@ from attendet.explain.cam import class_activation_maps
 from attendet.explain.gates import (
     cells_of_image,
     crop_to_image,
-    first_image,
     gated_sites,
     record_gates,
 )
@@ -242,7 +241,10 @@ def _explain_image(
         padded = np.ascontiguousarray(padded[..., ::-1])
     with record_gates(network) as recorded, torch.inference_mode():
         boxes_xyxy, scores = (output[0] for output in runtime.run(padded[None]))
-        gates = first_image(recorded)
+        gates = {
+            site: {name: gate[0].float().cpu().numpy() for name, gate in named.items()}
+            for site, named in recorded.items()
+        }
     detections = select_detections(boxes_xyxy, scores, transform, metadata.classes, selection)
     cams = {}
     if cam:

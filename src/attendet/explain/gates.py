@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attendet.attention import AttentionBlock, inserted_blocks
-from attendet.images import ImageArray, Letterbox
+from attendet.images import Letterbox
 from attendet.inference.preprocess import ResizeTransform
 from attendet.models import DetectionNetwork, GraphDetector
 from attendet.models.graph_layers import ScaleChannels
@@ -103,49 +103,11 @@ def _gates_of(module: nn.Module, arguments: tuple[Any, ...]) -> GateTensors:
     return {"channel": arguments[0]}  # [scale_channels] is called with gate and map
 
 
-@torch.inference_mode()
-def compute_gates(
-    network: DetectionNetwork, padded: ImageArray, *, color: str = "rgb"
-) -> dict[str, dict[str, Floats]]:
-    """Return the gates of each attention block for one image, by site and gate name.
-
-    Args:
-        network: in eval mode.
-        padded: network input, uint8 RGB, shape (H, W, 3), sides multiples of 32.
-        color: channel order of the network, ``rgb`` or ``bgr``.
-
-    Returns:
-        Arrays that broadcast to (C, H, W) of their site: ``channel`` (C, 1, 1), ``spatial``
-        (1, H, W), ``height`` (C, H, 1), ``width`` (C, 1, W). Empty without attention.
-
-    Example:
-        >>> from attendet.models import build
-        >>> network = build(classes=["cell"], attention="ca@p5", width_mult=0.25).eval()
-        >>> gates = compute_gates(network, np.zeros((64, 96, 3), dtype=np.uint8))
-        >>> {name: gate.shape for name, gate in gates["p5"].items()}
-        {'height': (128, 2, 1), 'width': (128, 1, 3)}
-    """
-    weights = next(network.parameters())
-    pixels = np.ascontiguousarray(padded[..., ::-1] if color == "bgr" else padded)
-    batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    with record_gates(network) as gates:
-        network(batch.to(weights.device, weights.dtype) / 255)
-    return first_image(gates)
-
-
-def first_image(gates: Mapping[str, GateTensors]) -> dict[str, dict[str, Floats]]:
-    """Return recorded gates of the first image of the batch as arrays."""
-    return {
-        site: {name: gate[0].float().cpu().numpy() for name, gate in named.items()}
-        for site, named in gates.items()
-    }
-
-
 def gate_map(gates: Mapping[str, Floats]) -> Floats | None:
     """Return the product of a block's gates at each position, mean over channels.
 
     Args:
-        gates: of one site, as `compute_gates` returns them.
+        gates: of one site, each broadcasts to (C, H, W).
 
     Returns:
         Shape (H, W); None if the block has channel gates only.

@@ -193,14 +193,14 @@ class GateStatistics:
         means: NDArray[np.float64] = self._product.mean.mean(axis=(1, 2))
         return means
 
-    def profile(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def profile(self, name: str | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and standard deviation over images of one gate on the grid, (C, h, w).
 
         Args:
-            name: of the gate.
+            name: of the gate; None for the product of all gates.
         """
-        gate = self.gates[name]
-        return gate.mean, np.sqrt(gate.squares / max(gate.images, 1))
+        gate = self._product if name is None else self.gates[name]
+        return gate.mean, np.sqrt(gate.squares / gate.images)
 
     def health(self) -> BlockHealth:
         """Return the statistics and verdict over all images so far.

@@ -208,21 +208,15 @@ def _site_charts(statistics: GateStatistics) -> tuple[str, list[Image]]:
 
 
 def _channel_chart(statistics: GateStatistics) -> Image:
-    """Return the chart of the gates of all channels, highest first."""
-    has_gate = "channel" in statistics.gates
-    label = "channel gate" if has_gate else "product of the gates"
-    means, deviations = statistics.channel_means(), np.zeros(1)
-    if has_gate:
-        means, deviations = (part.mean(axis=(1, 2)) for part in statistics.profile("channel"))
+    """Return the chart of the product of the gates of each channel, highest first."""
+    means, deviations = (part.mean(axis=(1, 2)) for part in statistics.profile())
     order = np.argsort(-means, kind="stable")
-    means = means[order]
-    band, caption = None, "Mean of each channel over images and positions."
-    if has_gate and statistics.images > 1:
-        band = means - deviations[order], means + deviations[order]
-        caption = "Mean of each channel over images. Band: one standard deviation between images."
-    line = Line(label, range(1, len(means) + 1), means.tolist(), band)
-    figure = line_chart([line], x_label="channels, highest first", y_label=label, height=2.6)
-    alt = f"{label} of each channel at {statistics.site}, highest first"
+    means, deviations = means[order], deviations[order]
+    ranks = range(1, len(means) + 1)
+    line = Line("product of the gates", ranks, means, (means - deviations, means + deviations))
+    figure = line_chart([line], x_label="channels, highest first", y_label=line.label, height=2.6)
+    caption = "Mean of each channel. Band: one standard deviation between images."
+    alt = f"Product of the gates of each channel at {statistics.site}, highest first"
     return Image("channels.svg", to_svg(figure).encode(), caption, alt)
 
 
