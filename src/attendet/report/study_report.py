@@ -150,14 +150,17 @@ def _summary(study: Study) -> str:
             groups.setdefault(verdict_of(study, variant), []).append(f"{variant}{shown}")
     if not groups:
         return "There is no second variant to compare yet."
-    ordered = [
-        verdict for start in VERDICT_ORDER for verdict in groups if verdict.startswith(start)
-    ]
     results = " ".join(
-        f"{verdict.capitalize()}: {', '.join(groups[verdict])}." for verdict in ordered
+        f"{verdict[:1].upper()}{verdict[1:]}: {', '.join(groups[verdict])}."
+        for verdict in sorted(groups, key=_verdict_rank)
     )
     seeds = len(study.description.get("seeds") or {run["seed"] for run in study.runs})
     return f"Compared with {study.baseline}, seeds per variant: {seeds}. {results}"
+
+
+def _verdict_rank(verdict: str) -> int:
+    ranks = [rank for rank, start in enumerate(VERDICT_ORDER) if verdict.startswith(start)]
+    return ranks[0] if ranks else len(VERDICT_ORDER)
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
