@@ -63,14 +63,14 @@ def test_explain_without_grad_cam_names_the_extra_and_the_flag(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    words = ["explain", str(weights), str(shot), "--output", str(tmp_path / "out")]
+    arguments = ["explain", str(weights), str(shot), "--output", str(tmp_path / "out")]
 
-    assert main(words) == 5
+    assert main(arguments) == 5
     said = capsys.readouterr().err
     assert "attendet explain without --no-cam needs 'pytorch_grad_cam'" in said
     assert "pip install 'attendet[explain]'" in said
     assert not (tmp_path / "out").exists()
-    assert main([*words, "--no-cam"]) == 0
+    assert main([*arguments, "--no-cam"]) == 0
 
 
 def test_prune_folds_the_idle_block_and_prints_the_savings(
@@ -92,9 +92,9 @@ def test_prune_folds_the_idle_block_and_prints_the_savings(
 def test_prune_writes_only_safetensors(
     weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["prune", str(weights), "--data", str(squares), "--output", "a.onnx"]
+    arguments = ["prune", str(weights), "--data", str(squares), "--output", "a.onnx"]
 
-    assert main(words) == 2
+    assert main(arguments) == 2
     assert "output must be a .safetensors file; got 'a.onnx' (--output)" in capsys.readouterr().err
 
 

@@ -79,7 +79,7 @@ def test_the_map_is_layer_cam_of_the_summed_scores_added_over_layers(tiny, padde
         np.testing.assert_allclose(maps[class_id], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_a_level_that_found_nothing_adds_nothing(tiny, padded):
+def test_a_level_without_detections_adds_nothing(tiny, padded):
     network, _ = tiny("none")
     _, scores = outputs(network, padded)
     coarse = {0: np.arange(3)}  # the first boxes are those of stride 32
@@ -92,7 +92,7 @@ def test_a_level_that_found_nothing_adds_nothing(tiny, padded):
     np.testing.assert_array_equal(both, alone)
 
 
-def test_the_network_is_left_as_it_was(tiny, padded):
+def test_the_network_is_unchanged_afterwards(tiny, padded):
     network, _ = tiny()
     first = next(network.parameters())
     first.requires_grad_(False)
@@ -109,7 +109,7 @@ def test_the_network_is_left_as_it_was(tiny, padded):
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_the_layer_is_the_last_that_all_outputs_see_the_image_through():
+def test_the_layer_is_the_last_that_all_outputs_depend_on():
     def conv(size, stride=1):
         return Convolutional(7, size, stride, size // 2, activation="linear")
 

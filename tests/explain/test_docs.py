@@ -24,7 +24,7 @@ from attendet.models import (  # noqa: E402
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explain.md"
 
 
-def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     metadata = WeightsMetadata(

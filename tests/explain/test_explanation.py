@@ -130,7 +130,7 @@ def test_an_image_is_never_replaced(tiny, shots):
     assert not list(shots.glob("*.html"))
 
 
-def test_the_health_of_a_network_alone(tiny, shots):
+def test_gate_health_of_a_network(tiny, shots):
     network, metadata = tiny("cbam@p5")
 
     health = gate_health(network, metadata, [shots / "a.jpg", shots / "d.jpg"])

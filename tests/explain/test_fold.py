@@ -57,7 +57,7 @@ def test_a_constant_gate_is_folded_exactly_at_every_site(tiny, site):
         torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
 
 
-def test_folding_two_sites_that_meet_in_one_convolution(tiny):
+def test_two_sites_with_a_common_convolution_are_folded(tiny):
     network, _ = tiny("ca-authors@p4,up")
     settle(network)
     scales = {site: make_constant(block) for site, block in network.attention.items()}
@@ -108,7 +108,7 @@ def test_an_inserted_constant_goes_into_the_module_before_it(kind):
     ],
     ids=["silu", "no weights", "bare"],
 )
-def test_what_cannot_be_folded_exactly_is_refused_and_left(module):
+def test_a_block_that_cannot_be_folded_exactly_is_an_error_and_stays(module):
     network = nn.Sequential(copy.deepcopy(module)).eval()
     attend(network, {"0": "se"}, example_input=torch.rand(1, 3, 9, 9))
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_folded_exactly_is_refused_and_left(module):
     assert list(inserted_blocks(network)) == ["0"]
 
 
-def test_a_module_that_holds_another_block_inside_is_not_folded():
+def test_a_module_that_contains_another_block_is_not_folded():
     network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())).eval()
     attend(network, {"0": "se", "0.1": "eca"}, example_input=torch.rand(1, 3, 9, 9))
 

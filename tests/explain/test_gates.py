@@ -66,7 +66,7 @@ def test_gates_come_by_site_and_name(
         assert 0 < gate.min() <= gate.max() < 1
 
 
-def test_the_gates_are_what_the_network_multiplied_by(padded: NDArray[np.uint8]) -> None:
+def test_the_gates_are_the_factors_of_the_feature_map(padded: NDArray[np.uint8]) -> None:
     network = _network("ca@p5")
     seen = {}
 
@@ -107,7 +107,7 @@ def test_channel_gates_have_no_map() -> None:
     assert gate_map({"channel": np.full((8, 1, 1), 0.5, dtype=np.float32)}) is None
 
 
-def test_the_border_of_the_input_is_cut_off() -> None:
+def test_the_padding_of_the_input_is_cropped() -> None:
     image = np.full((60, 160, 3), 255, dtype=np.uint8)
     padded, fit = letterbox(image, (64, 64))
 
@@ -138,7 +138,7 @@ def test_gates_of_attention_anywhere_are_recorded(padded: NDArray[np.uint8]) -> 
     assert not network[0]._forward_hooks
 
 
-def test_a_block_that_runs_twice_has_both_gates() -> None:
+def test_a_block_that_runs_twice_has_two_sets_of_gates() -> None:
     shared = create_attention("se", 3)
     network = torch.nn.Sequential(shared, torch.nn.ReLU(), shared).eval()
 
@@ -158,7 +158,7 @@ def test_a_block_that_mixes_its_gates_is_one_site() -> None:
     assert (gates["0"]["channel"] == 1).all()
 
 
-def test_squeeze_and_excitation_of_darknet_layers_is_seen() -> None:
+def test_squeeze_and_excitation_of_darknet_layers_is_recorded() -> None:
     layers = (
         Convolutional(8, 3, 4, 1),
         AvgPool(),

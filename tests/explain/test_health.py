@@ -85,7 +85,7 @@ def test_channels_closed_in_every_image_are_counted():
     assert health([{"channel": closed}, {"channel": awake}]).closed_channels == 1
 
 
-def test_images_of_other_sizes_are_compared_place_by_position():
+def test_images_of_different_sizes_are_compared_by_relative_position():
     def ramp(rows: int, columns: int) -> Arrays:
         positions = (np.arange(rows) + 0.5) / rows
         return {

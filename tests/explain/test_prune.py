@@ -26,7 +26,7 @@ def still(network, *sites):
             nn.init.zeros_(layer.weight)
 
 
-def test_a_constant_block_goes_exactly_and_a_living_one_stays(tiny, samples, tmp_path):
+def test_a_constant_block_is_removed_exactly_and_a_working_one_stays(tiny, samples, tmp_path):
     network, metadata = tiny("ca")
     still(network, "p4")
     for site in ("p5", "up"):
@@ -50,7 +50,7 @@ def test_a_constant_block_goes_exactly_and_a_living_one_stays(tiny, samples, tmp
     assert described.measured is None
 
 
-def test_what_is_saved_is_what_the_block_cost(tiny, samples):
+def test_the_savings_are_the_cost_of_the_block(tiny, samples):
     network, metadata = tiny("se@p5")
     block = sum(parameter.numel() for parameter in network.attention.parameters())
     still(network, "p5")
@@ -63,13 +63,13 @@ def test_what_is_saved_is_what_the_block_cost(tiny, samples):
     assert pruned.before.macs - pruned.after.macs == block + gated
 
 
-def test_a_block_whose_loss_is_too_great_stays(tiny, samples, monkeypatch):
+def test_a_block_whose_removal_loses_too_much_ap_stays(tiny, samples, monkeypatch):
     from attendet.explain import prune
 
     network, metadata = tiny("se@p5,up")
     still(network, "p5", "up")
     measured = iter([0.500, 0.4985, 0.4965])
-    monkeypatch.setattr(prune, "_average_precision", lambda *_, **__: next(measured))
+    monkeypatch.setattr(prune, "evaluate", lambda *_, **__: {"ap": next(measured)})
 
     pruned = prune.prune_attention(network, metadata, samples, max_ap_loss=0.2)
 
@@ -79,7 +79,7 @@ def test_a_block_whose_loss_is_too_great_stays(tiny, samples, monkeypatch):
     assert len(pruned.network.attention_blocks()) == 1
 
 
-def test_nothing_to_prune_and_wrong_limits_are_errors(tiny, samples):
+def test_a_network_without_attention_and_a_negative_tolerance_are_errors(tiny, samples):
     network, metadata = tiny("none")
     with pytest.raises(ConfigError, match="must have attention to prune"):
         prune_attention(network, metadata, samples)

@@ -51,7 +51,7 @@ def _record(*rows: dict[str, Any], **changed: Any) -> dict[str, Any]:
     return {**record, **changed}
 
 
-def test_the_table_has_a_line_a_row() -> None:
+def test_the_table_has_one_line_per_row() -> None:
     record = _record(
         _row("onnx", 40.0), _row("torch", 60.0, mode="throughput", memory_mib=None, ap=None)
     )
@@ -68,7 +68,7 @@ def test_the_table_has_a_line_a_row() -> None:
     assert (second["memory, MiB"], second["AP"]) == ("-", "-")
 
 
-def test_the_stream_is_set_against_the_network_at_its_best_batch() -> None:
+def test_the_stream_rate_is_relative_to_the_network_at_its_best_batch() -> None:
     one = _row("onnx", 40.0, network_ms=_spread(36.0), images_per_s=_spread(25.0))
     four = _row("onnx", 40.0, batch=4, network_ms=_spread(30.0), images_per_s=_spread(20.0))
     other = _row("onnx", 40.0, mode="throughput", network_ms=_spread(8.0))
@@ -115,7 +115,7 @@ def test_the_figure_shows_the_fastest_on_top() -> None:
     assert axes.texts[0].get_text() == "30.0, AP 0.581"
 
 
-def test_the_figure_says_that_the_machine_was_noisy() -> None:
+def test_the_figure_notes_a_noisy_machine() -> None:
     pytest.importorskip("matplotlib")
     noise = {"probe_spread": 0.3, "other_load": 0.4, "too_noisy": True, "reason": "of others"}
 

@@ -93,7 +93,7 @@ def requests(browser: Browser) -> set[str]:
     return {url for url in asked if not url.startswith("data:")}
 
 
-def test_no_request_leaves_the_page(page: Path, browser: Browser) -> None:
+def test_the_page_sends_no_request(page: Path, browser: Browser) -> None:
     browser.get_log("performance")
     open_page(browser, page)
     click(browser, 2)

@@ -135,12 +135,12 @@ def test_training_figure_has_each_term_and_skips_epochs_without_ap():
 @pytest.mark.parametrize(
     "records", [[{"epoch": 1, "losses": {}}], [{"epoch": 1, "losses": {"a": None}}], epochs(1)]
 )
-def test_training_figure_of_little(records):
+def test_training_figure_of_few_or_empty_records(records):
     assert decode(to_png(training_figure(records))).shape[2] == 3
 
 
 @pytest.mark.parametrize("classes", [(), ("a",), ("a", "b"), tuple(map(str, range(40)))])
-def test_figures_of_any_number_of_classes(classes):
+def test_evaluation_figures_take_any_number_of_classes(classes):
     for build in (precision_recall_figure, confusion_figure):
         assert decode(to_png(build(record(classes)))).std() > 5
 
@@ -163,7 +163,7 @@ def test_missing_records_are_errors():
         precision_recall_figure({})
 
 
-def test_files_by_suffix_and_the_same_bytes_again(tmp_path):
+def test_save_figure_chooses_the_format_by_suffix_and_is_deterministic(tmp_path):
     first = save_figure(confusion_figure(record()), tmp_path / "runs" / "a.svg")
     second = save_figure(confusion_figure(record()), tmp_path / "b.svg")
     assert first.read_text() == second.read_text() == to_svg(confusion_figure(record()))

@@ -28,7 +28,7 @@ def changed(drawn, image):
     return (drawn != image).any(axis=2)
 
 
-def test_the_outline_lies_on_the_edges_of_the_box_and_the_image_is_kept():
+def test_the_outline_is_on_the_edges_of_the_box_and_the_image_is_unchanged():
     image = gray()
     drawn = draw_detections(image, np.array([[40.0, 30.0, 100.0, 90.0]]), None, [0])
     assert (image == 128).all()
@@ -47,7 +47,7 @@ def test_an_edge_outside_the_image_is_not_drawn():
     assert not changed(drawn, gray())[:50, :60].any()
 
 
-def test_tags_stand_above_the_box_and_inside_it_at_the_top_edge():
+def test_tags_are_above_the_box_or_inside_it_at_the_top_edge():
     image = gray()
     low = draw_detections(image, np.array([[40.0, 60.0, 100.0, 90.0]]), ["cat"], [1])
     high = draw_detections(image, np.array([[40.0, 0.0, 100.0, 50.0]]), ["cat"], [1])
@@ -86,16 +86,16 @@ def test_the_best_detection_is_drawn_on_top():
     assert tuple(draw_detections(gray(), boxes, None, [0, 1])[70, 20]) == PALETTE[0]
 
 
-def test_lists_of_other_lengths_are_an_error():
+def test_lists_of_different_lengths_are_an_error():
     with pytest.raises(ConfigError, match=r"must be of one length; got \[1, 2\]"):
         draw_detections(gray(), np.zeros((1, 4)), ["a", "b"], [0])
 
 
-def test_nothing_to_draw_gives_the_image():
+def test_an_image_without_boxes_is_unchanged():
     assert (draw_detections(gray(), np.zeros((0, 4)), [], []) == 128).all()
 
 
-def test_gt_beside_shows_only_confident_detections():
+def test_draw_side_by_side_shows_only_confident_detections():
     boxes = np.array([[20, 20, 60, 60], [80, 20, 120, 60]], dtype=np.float32)
     found = Detections(
         boxes, np.array([0.9, 0.1], np.float32), np.array([0, 1]), ("a", "b"), (120, 160)
@@ -116,7 +116,7 @@ def test_grid_keeps_every_image_whole():
     assert image_grid(images, 3, cell_width=40, gap=0).shape == (60, 120, 3)
 
 
-def test_a_grid_of_nothing_is_an_error():
+def test_an_empty_grid_is_an_error():
     with pytest.raises(ConfigError, match="images must be at least one; got 0"):
         image_grid([], 2)
     with pytest.raises(ConfigError, match=r"captions must be one per image \(1\); got 2"):
@@ -158,7 +158,7 @@ def test_profiles_of_one_range_can_be_compared():
     assert filled(half) == pytest.approx(filled(full) / 2, rel=0.1)
 
 
-def test_gates_are_sorted_and_stand_on_the_ground():
+def test_gates_are_sorted_and_drawn_from_the_bottom():
     gates = np.array([0.1, 0.9, 0.5])
     sheet = draw_sorted_gates(gates, 120, 100)
     heights = changed(sheet, np.uint8(255)).sum(axis=0)
@@ -170,7 +170,7 @@ def test_gates_are_sorted_and_stand_on_the_ground():
     assert changed(doubled, np.uint8(255)).sum(axis=0)[2] == pytest.approx(heights[2], abs=3)
 
 
-def test_colors_differ_and_letters_can_be_read_on_them():
+def test_colors_differ_and_text_is_readable_on_them():
     colors = [color_of(index) for index in range(21)]
     assert len(set(colors)) == 21
     for color in colors:

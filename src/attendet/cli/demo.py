@@ -1,8 +1,8 @@
 """Run the main job on the built-in sample set, offline, in minutes.
 
 Draws handwritten digits on photographs, trains a detector on them from scratch, evaluates it on
-images that share no digit and no pixel with the training images, and writes OUTPUT/report.html:
-quality, detections beside the ground truth, and the attention's gates over images.
+images that have no digit and no pixel in common with the training images, and writes
+OUTPUT/report.html: quality, detections and ground truth, and the attention's gates on images.
 """
 
 from __future__ import annotations
@@ -145,12 +145,12 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 
 def _command(args: argparse.Namespace) -> str:
     """Return the command line that repeats this run."""
-    words = ["attendet", "demo", "--output", str(args.output), "--attention", args.attention]
+    command = ["attendet", "demo", "--output", str(args.output), "--attention", args.attention]
     for name, value in _changes(args).items():
-        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+        command += [f"--{name.replace('_', '-')}", f"{value:g}"]
     if args.images != DEFAULT_COUNTS["train"]:
-        words += ["--images", str(args.images)]
-    return shlex.join([*words, "--seed", str(args.seed)])
+        command += ["--images", str(args.images)]
+    return shlex.join([*command, "--seed", str(args.seed)])
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _write_page(
     record: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> Path:
-    """Write report.html, and detections.jpg beside it; return the path of the page."""
+    """Write report.html, and detections.jpg; return the path of the page."""
     import numpy as np
     import torch
 

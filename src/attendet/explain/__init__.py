@@ -1,4 +1,4 @@
-"""What a trained network attends to: gates, their health, class activation maps, pruning.
+"""Attention of a trained network: gates and their health, class activation maps, pruning.
 
 The computation needs torch (the ``train`` extra); the results are plain arrays.
 """

@@ -1,4 +1,4 @@
-"""What a detector looks at in images: its gates, class activation maps and gate health.
+"""Explanation of a detector on images: gates, class activation maps and gate health.
 
 H and W are rows and columns of the network input, n detections.
 """
@@ -98,7 +98,7 @@ class ImageExplanation:
 
 @dataclass(eq=False)
 class Explanation:
-    """What a detector looks at in a set of images.
+    """Gates, class activation maps and gate statistics of a detector on a set of images.
 
     Attributes:
         metadata: Metadata of the weights.

@@ -9,7 +9,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -133,12 +132,15 @@ def prune_attention(
     good = max_ap_loss >= 0
     ConfigError.check(good, "max_ap_loss", "0 points or more", max_ap_loss, "--max-ap-loss")
     pruned = copy.deepcopy(network).eval()
-    measure = partial(
-        _average_precision,
-        metadata=metadata,
-        samples=samples,
-        classes=classes or metadata.classes,
-    )
+
+    def measure(candidate: DetectionNetwork) -> float:
+        detector = Detector(TorchRuntime(candidate, metadata, fold=True))
+        names = classes or metadata.classes
+        ap: float | None = evaluate(detector, samples, classes=names, curves=False)["ap"]
+        if ap is None:
+            raise ConfigError("samples must have boxes to measure AP on; got none. Choose a split.")
+        return ap
+
     progress(f"gates on {len(samples)} images")
     sources = [Source(sample.path.stem, sample.path) for sample in samples]
     explanation = explain_network(pruned, metadata, sources, cam=False, max_images=0)
@@ -182,19 +184,6 @@ def _reason_to_keep(
     if not can_fold(network, site):
         return "no convolution next to it can take a constant"
     return None if every or health.verdict in ("idle", "constant") else health.sentence
-
-
-def _average_precision(
-    network: DetectionNetwork,
-    metadata: WeightsMetadata,
-    samples: Sequence[Sample],
-    classes: Sequence[str],
-) -> float:
-    detector = Detector(TorchRuntime(network, metadata, fold=True))
-    record = evaluate(detector, samples, classes=classes, curves=False)
-    if record["ap"] is None:
-        raise ConfigError("samples must have boxes to measure AP on; got none. Choose a split.")
-    return record["ap"]
 
 
 def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> WeightsMetadata:
