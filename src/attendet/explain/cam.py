@@ -5,7 +5,7 @@ N, B, K, H and W are images, decoded boxes, classes, rows and columns of the net
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from attendet.system import require
 Floats = NDArray[np.float32]
 
 
-def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
+def cam_layer(network: DetectionNetwork) -> nn.Module:
     """Return the last module that all outputs of a network depend on.
 
     At least two 3x3 (or larger) convolutions must follow it: a map right before an output, which is
@@ -38,10 +38,10 @@ def cam_layers(network: DetectionNetwork) -> list[nn.Module]:
         ConfigError: if it is another network.
     """
     if isinstance(network, YoloV4Tiny):
-        return [network.backbone.csp3.conv1]
+        return network.backbone.csp3.conv1
     if isinstance(network, GraphDetector):
-        return [network.layers[_last_shared_layer(network.graph)]]
-    rule, advice = "a YoloV4Tiny or a GraphDetector", "Pass layers."
+        return network.layers[_last_shared_layer(network.graph)]
+    rule, advice = "a YoloV4Tiny or a GraphDetector", "Pass a layer."
     raise ConfigError.must("network", rule, type(network).__name__, advice=advice)
 
 
@@ -67,20 +67,19 @@ def class_activation_maps(
     padded: NDArray[np.uint8],
     rows: Mapping[int, NDArray[np.int64]],
     *,
-    layers: Sequence[nn.Module] | None = None,
+    layer: nn.Module | None = None,
 ) -> dict[int, Floats]:
     """Return for each class how much each pixel raised the scores of its detections.
 
     Layer-CAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for
-    Localization", IEEE TIP 30, equation 5) by the grad-cam library, with one difference: maps of
-    several layers are added without scaling each to 1, so that a layer that no detection depends on
-    adds nothing. The target of a class is the sum of the scores of all its detections.
+    Localization", IEEE TIP 30, equation 5) by the grad-cam library, but not scaled to 1. The target
+    of a class is the sum of the scores of all its detections.
 
     Args:
         network: in eval mode; parameters and gradients are not changed.
         padded: network input, uint8, shape (H, W, 3), in the channel order of the network.
         rows: class number to row numbers of the decoded boxes that were detected.
-        layers: modules whose outputs are weighted; default: `cam_layers`.
+        layer: module whose output is weighted; default: `cam_layer`.
 
     Returns:
         Class number to map, shape (H, W), 0 and up, in units of the summed score.
@@ -96,10 +95,10 @@ def class_activation_maps(
     images = images.to(weights.device, weights.dtype) / 255
     maps: dict[int, Floats] = {}
     with _frozen(network), torch.enable_grad():
-        cam = library.LayerCAM(_Scores(network), list(layers or cam_layers(network)))
+        cam = library.LayerCAM(_Scores(network), [layer or cam_layer(network)])
         cam.compute_input_gradient = True  # the parameters are frozen
-        cam.compute_cam_per_layer = lambda *_: _map_per_layer(cam, padded.shape[:2])
-        cam.aggregate_multi_layers = lambda per_layer: np.sum(per_layer, axis=0)
+        cam.compute_cam_per_layer = lambda *_: _weighted_map(cam.activations_and_grads)
+        cam.aggregate_multi_layers = lambda values: cv2.resize(values, padded.shape[1::-1])
         try:
             for class_id, detected in rows.items():
                 selected = torch.from_numpy(detected).to(weights.device)
@@ -110,15 +109,11 @@ def class_activation_maps(
     return maps
 
 
-def _map_per_layer(cam: Any, input_hw: tuple[int, ...]) -> list[Floats]:
-    """Return the map of each layer at the size of the network input, in units of the score."""
-    found = []
-    kept = cam.activations_and_grads
-    for activations, gradients in zip(kept.activations, kept.gradients, strict=True):
-        weighed = (gradients.clamp(min=0) * activations).sum(dim=1)[0].clamp(min=0)
-        resized = cv2.resize(weighed.float().numpy(), input_hw[::-1])
-        found.append(np.asarray(resized, dtype=np.float32))
-    return found
+def _weighted_map(kept: Any) -> Floats:
+    """Return the map of the layer, in units of the score."""
+    activations, gradients = kept.activations[0], kept.gradients[0]
+    weighted = (gradients.clamp(min=0) * activations).sum(dim=1)[0].clamp(min=0)
+    return np.asarray(weighted.float().numpy(), dtype=np.float32)
 
 
 class _Scores(nn.Module):

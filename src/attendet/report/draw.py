@@ -29,8 +29,8 @@ PALETTE: tuple[Color, ...] = (
     (86, 180, 233),
     (240, 228, 66),
 )
-"""RGB: blue, vermilion, green, purple, orange, sky, yellow (Okabe and Ito 2008). They differ for people
-with any color vision."""
+"""RGB: blue, vermilion, green, purple, orange, sky, yellow (Okabe and Ito 2008). They are distinct
+for people with any color vision."""
 
 INK: Color = (31, 35, 40)
 MUTED: Color = (110, 118, 129)
