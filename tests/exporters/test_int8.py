@@ -186,7 +186,7 @@ def test_without_average_precision_nothing_is_written(
     ("settings", "words"),
     [
         ({}, "calibrate must be a data set"),
-        ({"calibrate": "x", "max_ap_loss": -1.0}, "max_ap_loss 0 or more"),
+        ({"calibrate": "x", "max_ap_loss": -1.0}, "max_ap_loss must be 0 points or more"),
         ({"calibrate": "x", "half": True}, "half must be omitted for int8"),
         ({"calibrate": "x", "format": "torchscript"}, "int8 must be omitted for torchscript"),
     ],

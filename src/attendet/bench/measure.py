@@ -119,8 +119,7 @@ def run_bench(
             for worker in workers
             for batch in sorted(settings.batches)
         }
-        other_load = watch.other_load(worker.process_id for worker in workers)
-    noise = judge_noise(probe.seconds, other_load)
+    noise = judge_noise(probe.seconds, watch.other_load())  # the workers have finished
     if measure_ap is not None:
         _add_ap(rows, measure_ap, failed, progress)
     return {
@@ -160,7 +159,8 @@ class _Worker:
             stderr=self._log,
             text=True,
         )
-        self.process_id = self._process.pid
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
         task = {
             **dataclasses.asdict(candidate),
             "weights": str(candidate.weights),
@@ -181,15 +181,13 @@ class _Worker:
         Raises:
             WorkerError: if the candidate fails, or does not answer in time.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         guard = threading.Timer(ANSWER_SECONDS, self._process.kill)
         guard.start()
         line = ""
         try:
-            self._process.stdin.write(json.dumps(task) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._stdin.write(json.dumps(task) + "\n")
+            self._stdin.flush()
+            line = self._stdout.readline()
         except BrokenPipeError:
             pass
         finally:
@@ -207,10 +205,9 @@ class _Worker:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None:
-                with suppress(BrokenPipeError):  # a task that the process did not read
-                    stream.close()
+        for stream in (self._stdin, self._stdout, self._log):
+            with suppress(BrokenPipeError):  # a task that the process did not read
+                stream.close()
 
 
 def _start_all(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
@@ -75,40 +75,23 @@ def _busy_and_total() -> tuple[float, float] | None:
     return (sum(ticks) - idle) / per_second, sum(ticks) / per_second
 
 
-def _process_seconds(process_id: int) -> float:
-    """Return the processor seconds of a running process; 0 if they are unknown."""
-    try:
-        fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
-
-
 class LoadWatch:
     """Measures the processor time of other programs, on Linux.
 
-    Our own is that of this process and of the workers; finished ones count as its children.
+    Our own is that of this process and of its finished children.
     """
 
     def __init__(self) -> None:
         self._before = _busy_and_total()
-        self._own_before = self._own(())
+        self._own_before = sum(os.times()[:4])
 
-    @staticmethod
-    def _own(workers: Iterable[int]) -> float:
-        return sum(os.times()[:4]) + sum(_process_seconds(worker) for worker in workers)
-
-    def other_load(self, workers: Iterable[int] = ()) -> float | None:
-        """Return the fraction of the processor time that other programs took, 0 to 1.
-
-        Args:
-            workers: process ids of our running workers.
-        """
+    def other_load(self) -> float | None:
+        """Return the fraction of the processor time that other programs took, 0 to 1."""
         after = _busy_and_total()
         if self._before is None or after is None or after[1] <= self._before[1]:
             return None
         busy, total = after[0] - self._before[0], after[1] - self._before[1]
-        own = self._own(workers) - self._own_before
+        own = sum(os.times()[:4]) - self._own_before
         return float(np.clip((busy - own) / total, 0, 1))
 
 

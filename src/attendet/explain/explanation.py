@@ -86,7 +86,7 @@ class ImageExplanation:
             "class_ids": found.class_ids,
             "classes": np.array(found.classes),
             "image_hw": np.array(self.transform.image_hw),
-            "input_hw": np.array(self.transform.input_hw),  # type: ignore[attr-defined]
+            "input_hw": np.array(self.transform.input_hw),
         }
         for site, gates in self.gates.items():
             rows, columns = _cells_in_image(gates, self.transform)

@@ -174,7 +174,7 @@ def _cells(count: int, start: float, stop: float) -> slice:
 
 def _window(transform: ResizeTransform) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """Return the size of the network input, and top, left, height and width of the image in it."""
-    input_hw: tuple[int, int] = transform.input_hw  # type: ignore[attr-defined]
+    input_hw: tuple[int, int] = transform.input_hw
     if not isinstance(transform, Letterbox):
         return input_hw, (0, 0, *input_hw)
     height, width = (max(1, round(side * transform.scale)) for side in transform.image_hw)

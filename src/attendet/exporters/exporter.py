@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.exporters.ncnn_file import NcnnRuntime
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
 from attendet.exporters.torch_files import ProgramRuntime
-from attendet.exporters.writers import writers
+from attendet.exporters.writers import Writer, writers
 from attendet.inference import Runtime, Selection, load
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.interop.hub import hub_file, local_weights, weights_name
@@ -75,9 +75,6 @@ class ExportReport:
     parity: Parity
     """Result of the parity check."""
 
-    seconds: float
-    """Wall time, checks included."""
-
 
 def export(
     weights: str | Path | DetectionNetwork,
@@ -104,9 +101,8 @@ def export(
 
     The file takes uint8 images (N, H, W, 3) as ``images`` and returns ``boxes_xyxy`` (N, B, 4),
     network input pixels, and ``scores`` (N, B, K), or with ``nms`` ``detections`` (N,
-    max_detections, 6). Normalization and decode are inside, batch normalization is folded, and the
-    metadata of the network is in the file. The file is compared with eager PyTorch before it gets
-    its name.
+    max_detections, 6). Normalization, decode and metadata are inside. The file is compared with
+    eager PyTorch before it gets its name.
 
     Args:
         weights: a weights file, or a network, with attention anywhere, and its ``metadata``.
@@ -119,8 +115,8 @@ def export(
         dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch);
             by default ``batch``, for ncnn ``none``.
         half: keep weights in float16: half the file size. ONNX, OpenVINO and ncnn.
-        int8: quantize weights and maps by calibration. ONNX and OpenVINO. If average precision
-            drops too far, more of the network stays in float32.
+        int8: quantize weights and maps by calibration; more stays in float32 if average precision
+            drops too far. ONNX and OpenVINO.
         calibrate: data set for calibration with ``int8``: its train split, or ``split`` if it has
             none; average precision is compared on it, unless ``data`` is set.
         max_ap_loss: largest loss of average precision with ``int8``, points.
@@ -144,7 +140,6 @@ def export(
         DataError: if the data cannot be read.
         MissingExtraError: if a library of the format is not installed.
     """
-    begun = time.perf_counter()
     dynamic = dynamic or ("none" if format == "ncnn" else "batch")
     _check_options(format, dynamic, {"half": half, "int8": int8, "nms": nms})
     Selection(confidence, nms_iou, max_detections)  # raises if a threshold is out of range
@@ -155,11 +150,9 @@ def export(
         DYNAMIC[dynamic],
         *((confidence, nms_iou, max_detections) if nms else ()),
     )
-    if int8 and (calibrate is None or not max_ap_loss >= 0):
-        raise ConfigError(
-            f"calibrate must be a data set for int8, max_ap_loss 0 or more; got {calibrate!r}, "
-            f"{max_ap_loss!r} (--calibrate, --max-ap-loss)."
-        )
+    if int8:
+        ConfigError.check(calibrate is not None, "calibrate", "a data set for int8", calibrate)
+        ConfigError.check(max_ap_loss >= 0, "max_ap_loss", "0 points or more", max_ap_loss)
     network, metadata = _load(weights, metadata)
     metadata = _at_size(metadata, input_hw, dynamic)
     samples, classes = _load_split(calibrate if int8 and data is None else data, split)
@@ -167,48 +160,58 @@ def export(
     folder, stem = _destination(weights, output, name, info)
     final = folder / f"{stem}{FORMATS[format]}"
     _check_replaceable(final)
-    header = metadata.to_header()
-    reference = TorchRuntime(copy.deepcopy(network).cpu().float(), metadata)
+    check = partial(
+        check_parity,
+        TorchRuntime(copy.deepcopy(network).cpu().float(), metadata),
+        samples=samples,
+        split=split if samples else None,
+        classes=classes,
+        tolerance=TOLERANCES.get(info.precision),
+        progress=progress,
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(
-        dir=folder, prefix=".export.", suffix=".part", ignore_cleanup_errors=True
-    ) as work:
+    with TemporaryDirectory(dir=folder, prefix=".export.", ignore_cleanup_errors=True) as work:
         path = Path(work) / final.name
-        ap_losses: dict[str, float] = {}
-        for in_float32, write in writers(network, metadata, info, Path(work), calibration):
-            write(path, header | info.to_header())
-            parity = check_parity(
-                reference,
-                _open(path, format),
-                samples,
-                split=split if samples else None,
-                classes=classes,
-                tolerance=TOLERANCES.get(info.precision),
-                progress=progress,
-            )
-            if not int8:
-                record = parity.to_mapping()
-                break
+        tries = writers(network, metadata, info, Path(work), calibration)
+        info, parity = _write_checked(tries, path, metadata, info, check, max_ap_loss)
+        _move(path, final)
+    size = sum(file.stat().st_size for file in _files_of(final))
+    return ExportReport(final, size, metadata, info, parity)
+
+
+def _write_checked(
+    tries: Iterator[tuple[str, Writer]],
+    path: Path,
+    metadata: WeightsMetadata,
+    info: ExportInfo,
+    check: Callable[[Runtime], Parity],
+    max_ap_loss: float,
+) -> tuple[ExportInfo, Parity]:
+    """Write the file with its parity; in int8 with the first configuration within the AP loss."""
+    ap_losses: dict[str, float] = {}
+    for in_float32, write in tries:
+        write(path, metadata.to_header() | info.to_header())
+        parity = check(_open(path, info.format))
+        record = parity.to_mapping()
+        if info.precision == "int8":
             if parity.ap is None or parity.ap_exported is None:
                 raise ExportError(
                     "split must have boxes to measure average precision on; got "
                     f"{parity.split!r} with none. Choose another --split."
                 )
             ap_losses[in_float32] = round(parity.ap_loss, 4)
-            record = {"kept_in_float32": in_float32, "ap_losses": ap_losses, **parity.to_mapping()}
-            if parity.ap_loss <= max_ap_loss:
-                break
-        else:
-            losses = ", ".join(f"{loss:.2f}" for loss in ap_losses.values())
-            raise ExportError(
-                f"average precision must not fall by more than {max_ap_loss:g} points in int8; got "
-                f"{losses}, with more and more layers in float32. Nothing was written. Calibrate "
-                "on other images, or allow more with --max-ap-loss."
-            )
+            record |= {"kept_in_float32": in_float32, "ap_losses": ap_losses}
+            if parity.ap_loss > max_ap_loss:
+                continue
         info = dataclasses.replace(info, parity=record)
-        _move(write(path, header | info.to_header()), final)
-    size = sum(file.stat().st_size for file in _files_of(final))
-    return ExportReport(final, size, metadata, info, parity, time.perf_counter() - begun)
+        write(path, metadata.to_header() | info.to_header())
+        return info, parity
+    losses = ", ".join(f"{loss:.2f}" for loss in ap_losses.values())
+    raise ExportError(
+        f"average precision must not fall by more than {max_ap_loss:g} points in int8; got "
+        f"{losses}, with more and more layers in float32. Nothing was written. Calibrate on other "
+        "images, or allow more with --max-ap-loss."
+    )
 
 
 def _check_options(format: str, dynamic: str, options: dict[str, bool]) -> None:

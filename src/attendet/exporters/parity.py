@@ -120,8 +120,8 @@ class Parity:
 def check_parity(
     reference: Runtime,
     exported: Runtime,
-    samples: Sequence[Sample] = (),
     *,
+    samples: Sequence[Sample] = (),
     split: str | None = None,
     classes: Sequence[str] = (),
     tolerance: Tolerance | None,

@@ -8,30 +8,17 @@ The resize mode is part of the weights file (`attendet.models.metadata.Preproces
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.images import ImageArray, letterbox, stretched
+from attendet.images import ImageArray, Letterbox, letterbox, stretched
 
 __all__ = ["STRIDE", "ResizeTransform", "Stretch", "input_hw_for", "resize_to_input"]
 
 STRIDE = 32
 """Sides of a network input are multiples of this many pixels."""
-
-
-class ResizeTransform(Protocol):
-    """From network input pixels to image pixels: `attendet.images.Letterbox` or `Stretch`."""
-
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """Height and width of the image, pixels."""
-        ...
-
-    def to_image(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return (n, 4) boxes of the network input in image pixels (not clipped)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,10 @@ class Stretch:
         scale_y = self.image_hw[0] / self.input_hw[0]
         scale_x = self.image_hw[1] / self.input_hw[1]
         return boxes_xyxy * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+
+
+ResizeTransform: TypeAlias = Letterbox | Stretch
+"""From network input pixels to image pixels."""
 
 
 def input_hw_for(

@@ -109,7 +109,7 @@ def _predict(file: Path, source: Path, out: Path, *flags: str) -> int:
     return main(["predict", str(file), str(source), "--output", str(out), "--save", "json", *flags])
 
 
-def test_a_file_brings_its_number_of_detections_along(
+def test_the_file_limits_max_detections(
     suppressed: Path, shots: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert _predict(suppressed, shots / "a.jpg", tmp_path / "out") == 0
@@ -119,7 +119,7 @@ def test_a_file_brings_its_number_of_detections_along(
     capsys.readouterr()
     assert _predict(suppressed, shots / "a.jpg", tmp_path / "more", "--max-detections", "6") == 2
     said = capsys.readouterr().err
-    assert "max_detections must be at most 5, which the suppression in the exported file" in said
+    assert "max_detections must be at most 5, the limit of the suppression in the exported" in said
     assert not (tmp_path / "more").exists()
 
 

@@ -92,7 +92,7 @@ def test_when_nothing_can_be_read_the_exit_code_says_so(
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (["--classes", "dgo"], 2, "no class 'dgo'. Did you mean 'dog'?"),
+        (["--classes", "dgo"], 2, "class must be a known name; got 'dgo'. Did you mean 'dog'?"),
         (["--save", "jpg"], 2, "no way to save as 'jpg'"),
         (["--nms-iou", "5"], 2, "iou must be from 0 to 1; got 5.0"),
         (["--size", "100"], 2, "multiples of 32; got (100, 100). Nearest: 96x96"),

@@ -200,7 +200,7 @@ def test_a_missing_library_is_named_with_its_extra(
         ("torch", {"runtime": "openvino"}, "attendet export w.safetensors --format openvino"),
         ("onnx", {"threads": 0}, "threads must be 1 or more; got 0"),
         ("onnx", {"mode": "latancy"}, "Did you mean 'latency'"),
-        ("onnx", {"precision": "float8"}, "precision must be float32 or bfloat16"),
+        ("onnx", {"precision": "float8"}, "precision must be a known name; got 'float8'"),
         (
             "onnx",
             {"precision": "bfloat16", "runtime": "onnx"},

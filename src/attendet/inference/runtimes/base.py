@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError, WeightsError, did_you_mean
+from attendet.errors import ConfigError, WeightsError
 from attendet.models.export_info import parse_exported
 from attendet.models.metadata import WeightsMetadata
 
@@ -73,17 +73,12 @@ class RuntimeOptions:
     """``float32``, or ``bfloat16`` where the processor supports it (OpenVINO only)."""
 
     def __post_init__(self) -> None:
-        ConfigError.check(
-            self.threads is None or self.threads >= 1,
-            "threads",
-            "1 or more",
-            self.threads,
-            "--threads",
-        )
+        threads = self.threads
+        ConfigError.check(threads is None or threads >= 1, "threads", "1 or more", threads)
         for name, choices in (("mode", get_args(Mode)), ("precision", ("float32", "bfloat16"))):
             value = getattr(self, name)
-            advice = did_you_mean(str(value), choices)
-            ConfigError.check(value in choices, name, " or ".join(choices), value, advice=advice)
+            if value not in choices:
+                raise ConfigError.unknown(name, value, choices)
 
 
 class Runtime(ABC):

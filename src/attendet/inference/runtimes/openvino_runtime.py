@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError, WeightsError, did_you_mean
+from attendet.errors import ConfigError, WeightsError
 from attendet.inference.runtimes.base import INPUT, ExportedRuntime, RuntimeOptions
 from attendet.system import require
 
@@ -92,13 +92,10 @@ def _device(core: openvino.Core, options: RuntimeOptions) -> str:
     device = (options.device or "cpu").upper()
     if device not in ("CPU", "AUTO"):  # listing the other devices loads a driver for each
         known = [*core.available_devices, "AUTO"]
-        ConfigError.check(
-            device.split(".")[0] in {name.split(".")[0] for name in known},
-            "device",
-            "one that OpenVINO can use here",
-            options.device,
-            advice=did_you_mean(device.lower(), [name.lower() for name in known]),
-        )
+        if device.split(".")[0] not in {name.split(".")[0] for name in known}:
+            advice = f"Choose from: {', '.join(known).lower()}."
+            rule = "one that OpenVINO can use here"
+            raise ConfigError.must("device", rule, options.device, advice=advice)
     if options.precision == "bfloat16" and (
         device != "CPU" or "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     ):
