@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -293,13 +292,13 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     look = {"linewidth": 1.8, "marker": "o" if len(epochs) < 40 else "", "markersize": 3}
     names = dict.fromkeys(name for record in epochs for name in record.get("losses", {}))
     for index, name in enumerate(names):
-        values = [_or_nan(record.get("losses", {}).get(name)) for record in epochs]
+        values = [record.get("losses", {}).get(name) for record in epochs]
         losses.plot(numbers, values, label=_label(name), **look, **_line_style(index))
     for index, (name, label) in enumerate((("ap50", "AP50"), ("ap", "AP (0.50:0.95)"))):
         points = [(r["epoch"], r[name]) for r in epochs if r.get(name) is not None]
         if points:
             quality.plot(*zip(*points, strict=True), label=label, **look, **_line_style(index))
-    rates = [_or_nan(record.get("learning_rate")) for record in epochs]
+    rates = [record.get("learning_rate") for record in epochs]
     rate.plot(numbers, rates, color=GRAY, **look)
     style_axes(losses, title="Loss terms", xlabel="epoch", ylabel="loss")
     style_axes(quality, title="Average precision, validation", xlabel="epoch")
@@ -313,10 +312,6 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=9, frameon=False)
     return figure
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
@@ -388,7 +383,7 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
         text = f"{count}\n{percent}" if count else "0"
         color = GRAY if not count else "white" if fraction > 0.55 else DARK
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
-    title = f"Confusions at confidence {confusion['confidence']:.2f}, IoU {confusion['iou']:.2f}"
+    title = f"Confusions\nat confidence {confusion['confidence']:.2f}, IoU {confusion['iou']:.2f}"
     style_axes(axes, title=title, xlabel="detected as", ylabel="ground truth")
     axes.grid(False)
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
