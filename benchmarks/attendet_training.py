@@ -40,7 +40,7 @@ class Gate:
     def epoch_ended(self, record):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.turns.end_epoch(
-            outside_step_share=record["outside_step_share"],
+            overhead_fraction=record["overhead_fraction"],
             process_memory_mib=round(peak),
             input_hw=self.input_hw,
         )

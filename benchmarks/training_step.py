@@ -29,8 +29,7 @@ def measure(variant: str, threads: int, batch: int, steps: int) -> list[float]:
 
     from attendet.losses import DetectionLoss
     from attendet.models import STRIDES, build
-    from attendet.training.convolution import mix_layouts
-    from attendet.training.memory import keep_freed_memory
+    from attendet.training.cpu import keep_freed_memory, mix_layouts
 
     memory, layouts = VARIANTS[variant]
     if memory:

@@ -89,12 +89,12 @@ def summarize(answers: dict[str, list[dict]]) -> dict[str, dict]:
     table = {}
     for name, records in answers.items():
         rates = [record["images_per_second"] for record in records]
-        shares = [record["outside_step_share"] for record in records if name in OURS]
+        shares = [record["overhead_fraction"] for record in records if name in OURS]
         table[name] = {
             "images_per_second": round(statistics.median(rates), 3),
             "lowest": round(min(rates), 3),
             "highest": round(max(rates), 3),
-            "outside_step_share": round(statistics.median(shares), 4) if shares else None,
+            "overhead_fraction": round(statistics.median(shares), 4) if shares else None,
             "memory_mib": max(
                 record.get("process_memory_mib", record["memory_mib"]) for record in records
             ),
@@ -116,7 +116,7 @@ def print_table(table: dict[str, dict]) -> None:
     print("|---|--:|--:|--:|--:|--:|")
     for name, row in table.items():
         ratio = row.get("times_the_fastest_peer")
-        share = row["outside_step_share"]
+        share = row["overhead_fraction"]
         print(
             f"| {name} | {row['images_per_second']:.2f} "
             f"| {row['lowest']:.2f} to {row['highest']:.2f} "

@@ -1,6 +1,8 @@
-"""Settings as frozen dataclasses, filled strictly from plain mappings.
+"""Settings as frozen dataclasses, filled strictly from flat mappings.
 
-The text under a field is its help: the command line shows it, so it is written once.
+A config may hold other configs by theme (``recipe.optimizer.lr``). Names of settings are unique, so
+files, flags and keyword arguments are flat (``lr: 0.001``, ``--lr``). The text under a field is its
+help on the command line.
 """
 
 from __future__ import annotations
@@ -19,13 +21,21 @@ from typing import Any, TypeVar
 
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["field_help", "from_mapping", "parse_value"]
+__all__ = [
+    "Setting",
+    "field_help",
+    "from_mapping",
+    "parse_value",
+    "replace_settings",
+    "settings_of",
+    "to_mapping",
+]
 
 T = TypeVar("T")
 
 # YAML 1.1 takes a number without a point, such as 1e-3, for text.
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
-_WORDS: dict[str, bool | None] = {
+_CONSTANTS: dict[str, bool | None] = {
     "none": None,
     "null": None,
     "true": True,
@@ -37,28 +47,75 @@ _WORDS: dict[str, bool | None] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A field of a config or of a config that it holds."""
+
+    name: str
+    group: str
+    """Field that holds the inner config; empty for a setting of the config itself."""
+
+    annotation: Any
+    default: Any
+
+
+def settings_of(cls: type) -> dict[str, Setting]:
+    """Return every setting of a config by name, those of inner configs included."""
+    found: dict[str, Setting] = {}
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        annotation = hints[field.name]
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            for name, inner in settings_of(annotation).items():
+                found[name] = dataclasses.replace(inner, group=field.name)
+        else:
+            found[field.name] = Setting(field.name, "", annotation, field.default)
+    return found
+
+
 def field_help(cls: type) -> dict[str, str]:
-    """Return the text that stands under each field of a dataclass.
+    """Return the help of each setting: the string literal under its field, in one line.
 
     Args:
-        cls: a dataclass whose fields are followed by string literals.
-
-    Returns:
-        Field name to text, in one line each.
+        cls: a dataclass; those of inner configs are included.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = typing.cast(ast.ClassDef, tree.body[0]).body
     texts: dict[str, str] = {}
     for statement, following in itertools.pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-            and isinstance(following.value.value, str)
-        ):
-            texts[statement.target.id] = " ".join(following.value.value.split())
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(t))
+            ):
+                texts[name] = " ".join(t.split())
+    for annotation in typing.get_type_hints(cls).values():
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            texts |= field_help(annotation)
     return texts
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return the settings of a config as a flat mapping."""
+    return {
+        name: getattr(getattr(config, one.group) if one.group else config, name)
+        for name, one in settings_of(type(config)).items()
+    }
+
+
+def replace_settings(config: T, **changes: Any) -> T:
+    """Return a config with some settings changed, by their flat names."""
+    return _construct(type(config), {**to_mapping(config), **changes})
+
+
+def _construct(cls: type[T], values: Mapping[str, Any]) -> T:
+    hints = typing.get_type_hints(cls)
+    settings = settings_of(cls)
+    groups: dict[str, dict[str, Any]] = {one.group: {} for one in settings.values() if one.group}
+    top: dict[str, Any] = {}
+    for name, value in values.items():
+        group = settings[name].group
+        (groups[group] if group else top)[name] = value
+    return cls(**top, **{group: hints[group](**inner) for group, inner in groups.items()})
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -81,7 +138,7 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
         if len(inner) == 2 and inner[1] is Ellipsis:
             inner = (inner[0],) * len(value)
         pairs = [_fits(item, kind) for item, kind in zip(value, inner, strict=False)]
-        good = len(inner) == len(value) and all(fit for fit, _ in pairs)
+        good = len(inner) == len(value) and all(fits for fits, _ in pairs)
         return good, tuple(item for _, item in pairs)
     if annotation is float:
         if isinstance(value, str) and _EXPONENT.fullmatch(value):
@@ -95,13 +152,13 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
 
 
 def describe_type(annotation: Any) -> str:
-    """Return an annotation in words, for messages and help.
+    """Return a readable name of an annotation, for messages and help.
 
     Example:
         >>> describe_type(int | None), describe_type(typing.Literal["a", "b"])
         ('a whole number or none', 'one of a, b')
     """
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     parts = []
     for member in _members(annotation):
         if member is type(None):
@@ -112,16 +169,16 @@ def describe_type(annotation: Any) -> str:
             inner = [kind for kind in typing.get_args(member) if kind is not Ellipsis]
             parts.append(f"a list of {describe_type(inner[0]).removeprefix('a ')}s")
         else:
-            parts.append(words.get(member, getattr(member, "__name__", str(member))))
+            parts.append(names.get(member, getattr(member, "__name__", str(member))))
     return " or ".join(parts)
 
 
-def _parse_word(text: str, annotation: Any) -> tuple[bool, Any]:
-    """Return whether a word of the command line fits one annotation, and its value."""
+def _parse_text(text: str, annotation: Any) -> tuple[bool, Any]:
+    """Return whether text of the command line fits an annotation, and its value."""
     origin = typing.get_origin(annotation)
     if annotation in (bool, None, type(None)):
-        known = text.lower() in _WORDS
-        return _fits(_WORDS[text.lower()], annotation) if known else (False, text)
+        known = text.lower() in _CONSTANTS
+        return _fits(_CONSTANTS[text.lower()], annotation) if known else (False, text)
     if annotation in (int, float):
         try:
             return _fits(annotation(text), annotation)
@@ -132,23 +189,23 @@ def _parse_word(text: str, annotation: Any) -> tuple[bool, Any]:
         return text in choices, choices.get(text)
     if origin is tuple:
         kinds = [kind for kind in typing.get_args(annotation) if kind is not Ellipsis]
-        words = [word.strip() for word in text.split(",")]
-        pairs = [_parse_word(word, kinds[min(i, len(kinds) - 1)]) for i, word in enumerate(words)]
+        items = [item.strip() for item in text.split(",")]
+        pairs = [_parse_text(item, kinds[min(i, len(kinds) - 1)]) for i, item in enumerate(items)]
         good, values = _fits([value for _, value in pairs], annotation)
-        return good and all(fit for fit, _ in pairs), values
+        return good and all(fits for fits, _ in pairs), values
     return _fits(text, annotation)
 
 
 def parse_value(text: str, annotation: Any, *, name: str) -> Any:
-    """Return a word of the command line as a field's type.
+    """Return text of the command line as a field's type.
 
     Args:
-        text: the word, such as ``"0.5"``, ``"none"``, ``"true"`` or ``"1,2"``.
+        text: such as ``"0.5"``, ``"none"``, ``"true"`` or ``"1,2"``.
         annotation: type of the field.
         name: the flag, for errors.
 
     Raises:
-        ConfigError: if the word does not fit the type.
+        ConfigError: if the text does not fit the type.
 
     Example:
         >>> parse_value("none", int | None, name="--patience") is None
@@ -156,9 +213,9 @@ def parse_value(text: str, annotation: Any, *, name: str) -> Any:
         >>> parse_value("0.5", float, name="--mosaic")
         0.5
     """
-    # Text fits any word, so it is tried last.
+    # str accepts any text, so it is tried last.
     for member in sorted(_members(annotation), key=lambda member: member is str):
-        good, value = _parse_word(text, member)
+        good, value = _parse_text(text, member)
         if good:
             return value
     raise ConfigError(f"{name} must be {describe_type(annotation)}; got {text!r}.")
@@ -169,7 +226,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, source: str) -> T:
 
     Args:
         cls: a dataclass whose ``__post_init__`` may check ranges.
-        values: field name to value; fields left out keep their defaults.
+        values: field name to value; missing ones keep their defaults.
         source: file or flag that the values came from, for errors.
 
     Raises:
@@ -186,38 +243,36 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, source: str) -> T:
         ...
         attendet.errors.ConfigError: unknown setting 'epoch' (pace.yaml). Did you mean 'epochs'?
     """
-    hints = typing.get_type_hints(cls)
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    settings = settings_of(cls)
     checked: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in names:
+        if key not in settings:
             raise ConfigError(
-                f"unknown setting {key!r} ({source}). {did_you_mean(str(key), names)}"
+                f"unknown setting {key!r} ({source}). {did_you_mean(str(key), settings)}"
             )
-        for member in _members(hints[key]):
+        annotation = settings[key].annotation
+        for member in _members(annotation):
             good, converted = _fits(value, member)
             if good:
                 checked[key] = converted
                 break
         else:
-            raise ConfigError(
-                f"{key} must be {describe_type(hints[key])}; got {value!r} ({source})."
-            )
+            raise ConfigError.must(key, describe_type(annotation), value, source)
     try:
-        return cls(**checked)
+        return _construct(cls, checked)
     except ConfigError as error:
         raise ConfigError(_with_source(str(error), source)) from None
 
 
 def _with_source(message: str, source: str) -> str:
-    """Return a message with its source behind what was given, before any advice.
+    """Return a message with its source after the value and before the advice.
 
     Example:
         >>> _with_source("size must be even; got 3. Nearest: 4.", "--size")
         'size must be even; got 3 (--size). Nearest: 4.'
     """
     for end in re.finditer(r"\.(?= [A-Z]|$)", message):
-        said = message[: end.start()]
-        if said.count("'") % 2 == said.count('"') % 2 == 0:  # not within what was given
-            return f"{said} ({source}){message[end.start() :]}"
+        head = message[: end.start()]
+        if head.count("'") % 2 == head.count('"') % 2 == 0:  # not inside the quoted value
+            return f"{head} ({source}){message[end.start() :]}"
     return f"{message} ({source})"

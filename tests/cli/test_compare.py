@@ -35,7 +35,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
             """Nothing is open."""
 
     monkeypatch.setattr(comparison, "_runs", lambda *_: RunsHere())
-    monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
+    monkeypatch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
 
 
 def test_the_verdicts_are_printed_with_the_costs(

@@ -14,7 +14,7 @@ def test_plain_progress_speaks_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_IMAGES_SECONDS", 0.0)
-    with progress.paced_bar("predict", 10) as step:
+    with progress.speed_bar("predict", 10) as step:
         step(4, None)
         step(10, None)
 
@@ -32,7 +32,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "stderr", Terminal())
 
-    with progress.paced_bar("predict", 3) as step:
+    with progress.speed_bar("predict", 3) as step:
         step(3, None)
 
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
@@ -55,12 +55,12 @@ def _record(epoch: int, **measured: float) -> dict[str, Any]:
 
 def test_epochs_are_plain_lines_off_a_terminal() -> None:
     console = Console(file=io.StringIO(), width=200)
-    with progress.training_reporter(console) as reporter:
-        reporter.epochs = 2
-        reporter.decoded(1, 4)
-        reporter.decoded(4, 4)
-        reporter.epoch_ended(_record(1))
-        reporter.epoch_ended(_record(2, ap=0.5, ap50=0.75))
+    with progress.training_progress(console) as callback:
+        callback.epochs = 2
+        callback.images_decoded(1, 4)
+        callback.images_decoded(4, 4)
+        callback.after_epoch(_record(1))
+        callback.after_epoch(_record(2, ap=0.5, ap50=0.75))
 
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
         "decoded 4 training images",
@@ -71,10 +71,10 @@ def test_epochs_are_plain_lines_off_a_terminal() -> None:
 
 def test_a_terminal_shows_run_and_epoch() -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    with progress.training_reporter(console) as reporter:
-        reporter.epochs = 2
-        reporter.decoded(4, 4)
-        reporter.stepped(0, 2, 3, {"box": 1.5})
+    with progress.training_progress(console) as callback:
+        callback.epochs = 2
+        callback.images_decoded(4, 4)
+        callback.after_step(0, 2, 3, {"box": 1.5})
 
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "3/6" in shown

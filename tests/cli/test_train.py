@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 from collections.abc import Callable
@@ -12,10 +11,10 @@ import torch
 from rich.console import Console
 
 from attendet.cli import main
-from attendet.cli.progress import TrainingBars, TrainingLines, training_reporter
+from attendet.cli.progress import TrainingBars, TrainingLines, training_progress
 from attendet.cli.train import FIXED
 from attendet.training.recipe import Recipe
-from attendet.training.run import train
+from attendet.training.trainer import train
 
 TINY = [
     "--width-mult",
@@ -40,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread and no figures."""
-    monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
+    monkeypatch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
     torch.set_num_threads(1)
 
 
@@ -93,11 +92,13 @@ def test_base_weights_are_reported(
     assert main(["train", str(one_class), *words, "--pretrained", str(base.last)]) == 0
     other = capsys.readouterr().out
 
-    count = re.search(r"^base weights: 100 % \((\d+) of (\d+) tensors\)$", same, re.MULTILINE)
+    count = re.search(
+        r"^pretrained weights: 100 % copied \((\d+) of (\d+) tensors\)$", same, re.MULTILINE
+    )
     assert count is not None
     assert count[1] == count[2]
-    assert f"({int(count[1]) - 4} of {count[1]} tensors); left out: " in other
-    assert "out_p5.weight: no class in common, starts anew" in other
+    assert f"({int(count[1]) - 4} of {count[1]} tensors); not copied: " in other
+    assert "out_p5.weight: no class in common" in other
 
 
 def _copy_with_names(source: Path, target: Path, names: str) -> None:
@@ -118,9 +119,9 @@ def test_every_setting_is_a_flag_with_its_default(capsys: pytest.CaptureFixture[
 
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for field in dataclasses.fields(Recipe):
-        default = "none" if field.default is None else field.default
-        flag = f"--{field.name.replace('_', '-')} V"
+    for name, value in Recipe().as_dict().items():
+        default = "none" if value is None else value
+        flag = rf"--{name.replace('_', '-')} (X|N|\{{[\w,-]+\}})"
         assert re.search(rf"{flag} [^(]*(\([^d][^)]*\)[^(]*)*\(default: {default}\)", text), flag
 
 
@@ -141,7 +142,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Told):
         main(line.split())
 
-    del given["reporter"]
+    del given["callback"]
     assert given == {
         "data": "cells",
         "recipe": "classic",
@@ -186,8 +187,8 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--resume", "gone"], 6, "must be the folder of a run; got 'gone'"),
         (["DATA", "--resume", "run"], 6, "must be the folder of a run; got 'run'"),
         (["DATA", "--seed", str(2**64)], 2, "seed must be from 0 to 9223372036854775807"),
-        (["DATA", "--momentum", "0.5"], 2, "momentum changes nothing with optimizer adamw"),
-        (["DATA", "--ignore-iou", "0.5"], 2, "ignore_iou changes nothing with assignment dynamic"),
+        (["DATA", "--momentum", "0.5"], 2, "momentum has no effect with optimizer adamw"),
+        (["DATA", "--ignore-iou", "0.5"], 2, "ignore_iou has no effect with assignment dynamic"),
         (
             ["DATA", "--effective-batch", "5"],
             2,
@@ -258,7 +259,7 @@ def test_a_resumed_run_lets_no_flag_be_lost() -> None:
     add_arguments(parser)
     args = vars(parser.parse_args([]))
 
-    settings = {field.name for field in dataclasses.fields(Recipe)}
+    settings = set(Recipe().as_dict())
     assert set(args) - settings == {*FIXED, "data", "resume", "accelerator"}
     assert {name: args[name] for name in FIXED} == FIXED
 
@@ -266,11 +267,11 @@ def test_a_resumed_run_lets_no_flag_be_lost() -> None:
 def test_bars_show_a_run_on_a_terminal(squares: Path, tmp_path: Path) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    reporter = training_reporter(console)
+    reporter = training_progress(console)
     assert isinstance(reporter, TrainingBars)
 
     with reporter:
-        train(squares, output=tmp_path / "run", accelerator="cpu", reporter=reporter, **SETTINGS)
+        train(squares, output=tmp_path / "run", accelerator="cpu", callback=reporter, **SETTINGS)
 
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "network: yolov4-tiny" in shown
@@ -303,9 +304,9 @@ def test_an_ap_of_zero_is_shown_and_none_is_not() -> None:
     lines = TrainingLines(Console(file=screen, width=200))
     lines.epochs = 3
 
-    lines.epoch_ended(_record(ap=0.0, ap50=0.0))
-    lines.epoch_ended(_record(ap=None, ap50=None))
-    lines.epoch_ended(_record())
+    lines.after_epoch(_record(ap=0.0, ap50=0.0))
+    lines.after_epoch(_record(ap=None, ap50=None))
+    lines.after_epoch(_record())
 
     first, *others = screen.getvalue().splitlines()
     assert first == "epoch 1/3 box 0.500 9.9 images/s 2.0 GiB AP 0.000 AP50 0.000"

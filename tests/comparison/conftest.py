@@ -163,7 +163,7 @@ def runs_here(monkeypatch: pytest.MonkeyPatch) -> RunsHere:
     """What makes the runs of `study`: in this process and without figures."""
     runs = RunsHere()
     monkeypatch.setattr(comparison, "_runs", lambda *_: runs)
-    monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
+    monkeypatch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
     return runs
 
 
@@ -200,7 +200,7 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished study of three variants and two seeds, made once; do not write into it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "_runs", lambda *_: RunsHere())
-        patch.setattr("attendet.training.run.draw_run", lambda *_: None)
+        patch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         study = compare(

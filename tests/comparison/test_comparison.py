@@ -347,7 +347,7 @@ def test_a_run_that_pauses_ends_as_one_that_does_not(
         ({"margin": math.nan}, "margin must be above 0"),
         ({"budget": -1.0}, "budget must be above 0"),
         ({"attention_init": "identity"}, "Give inits"),
-        ({"recipe": Recipe(attention_init="identity")}, "the recipe says 'identity'"),
+        ({"recipe": Recipe().replace(attention_init="identity")}, "the recipe says 'identity'"),
         ({"epoch": 3}, "Did you mean 'epochs'"),
         ({"baseline": "se"}, "baseline must be one of the variants"),
         ({"runtimes": ["torch", "tflite"]}, "runtimes must be of torch, onnx, openvino"),

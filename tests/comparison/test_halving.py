@@ -61,7 +61,7 @@ def test_then_seeds_go_but_not_below_three() -> None:
 
 
 def test_seconds_are_foreseen_by_the_area_of_the_input() -> None:
-    recipe = Recipe(
+    recipe = Recipe().replace(
         epochs=8, size=256, start_size_fraction=0.5, full_size_fraction=0.5, evaluate_every=8
     )
     curve = [{"epoch": 1, "seconds": 9.0}, {"epoch": 2, "seconds": 3.515625}]
@@ -148,7 +148,7 @@ def _job(name: str, spec: str, seed: int) -> Job:
 def _schedule(budget: float, seeds: int = 3) -> tuple[dict[str, Any], _Made, Scheduler, list[str]]:
     variants = make_variants(["none", "se", "cbam", "eca", "ca"], ["p5"], ["paper"])
     jobs = {(a.name, s): _job(a.name, a.spec, s) for s in range(seeds) for a in variants}
-    recipe = Recipe(epochs=40, start_size_fraction=1.0)
+    recipe = Recipe().replace(epochs=40, start_size_fraction=1.0)
     scheduler = Scheduler(variants, variants[0], list(range(seeds)), jobs, {}, recipe)
     made = _Made(scheduler, budget)
     said: list[str] = []
@@ -182,7 +182,12 @@ def test_time_that_runs_out_leaves_runs_and_says_which() -> None:
     variants = make_variants(["none", "ca"], ["p5"], ["paper"])
     jobs = {(a.name, s): _job(a.name, a.spec, s) for s in range(3) for a in variants}
     scheduler = Scheduler(
-        variants, variants[0], [0, 1, 2], jobs, {}, Recipe(epochs=40, start_size_fraction=1.0)
+        variants,
+        variants[0],
+        [0, 1, 2],
+        jobs,
+        {},
+        Recipe().replace(epochs=40, start_size_fraction=1.0),
     )
     made = _Made(scheduler, 250)
     slowed = made.left

@@ -38,7 +38,7 @@ def _job(shapes: Path, study: Path, name: str, **changes: Any) -> Job:
         data=str(shapes),
         format=None,
         fingerprints={split: dataset.fingerprint(split) for split in dataset.splits},
-        recipe=Recipe(precision="32", **settings).as_dict(),
+        recipe=Recipe().replace(precision="32", **settings).as_dict(),
         pretrained=None,
         accelerator="cpu",
         study=str(study),

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from attendet.comparison.comparison import Study
-from attendet.training.batches import epoch_order
+from attendet.training.callback import TrainingCallback
+from attendet.training.checkpoint import RunFolder
 from attendet.training.distributed import make_fabric
-from attendet.training.events import Silent
-from attendet.training.loop import Trainer
 from attendet.training.plan import Plan, make_plan
 from attendet.training.recipe import Recipe
+from attendet.training.trainer import Trainer, epoch_order
 
 VARIANTS = ("none", "se", "cbam", "eca", "ca", "ca@stage1,stage3", "se@p5+ca@up")
 
 
 def _plan(data: Path, attention: str, seed: int = 3, **changes: Any) -> Plan:
     settings = {"size": 64, "width_mult": 0.125, "batch": 4, "mixup": 0.3, "multi_scale": 0.3}
-    recipe = Recipe(**{**settings, **changes})
+    recipe = Recipe().replace(**{**settings, **changes})
     return make_plan(data, attention=attention, recipe=recipe, seed=seed)
 
 
@@ -52,12 +52,12 @@ def test_batches_are_bit_for_bit_the_same_in_all_variants(shapes: Path) -> None:
         plan = _plan(shapes, attention, seed)
         fabric = make_fabric(accelerator="cpu", precision="32")
         fabric.launch()
-        trainer = Trainer(fabric, plan, Silent())
+        trainer = Trainer(fabric, plan, RunFolder(Path("unused")), TrainingCallback())
         drawn: list[torch.Tensor] = []
         for epoch in (0, 1):
             order = epoch_order(len(plan.cache), plan.recipe.batch, seed=seed, epoch=epoch)
             for step in range(len(order)):
-                drawn += list(trainer._batch_maker(epoch, order)(step))
+                drawn += list(trainer._make_batch(epoch, step, order[step]))
         plan.cache.close()
         return drawn
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from attendet.errors import ConfigError  # noqa: E402
 from attendet.losses import (  # noqa: E402
     DetectionLoss,
-    LossSettings,
+    LossConfig,
     Targets,
     assign_dynamic,
     compute_ciou,
@@ -24,7 +24,7 @@ ANCHOR = torch.tensor([[32.0, 32.0]])
 
 def _criterion(**settings: object) -> DetectionLoss:
     """One level of 32 px cells with one anchor of one cell's size."""
-    return DetectionLoss([ANCHOR], (32,), 1.0, LossSettings(**settings))  # type: ignore[arg-type]
+    return DetectionLoss([ANCHOR], (32,), 1.0, LossConfig(**settings))  # type: ignore[arg-type]
 
 
 def _targets(*boxes: tuple[float, float, float, float], ids: tuple[int, ...] = ()) -> Targets:
@@ -184,7 +184,7 @@ def test_each_term_teaches_its_own_logits_alone(assignment: str):
 def test_a_small_network_learns_one_image(assignment: str):
     torch.manual_seed(0)
     network = build(classes=["a", "b"], width_mult=0.125)
-    settings = LossSettings(assignment=assignment)  # type: ignore[arg-type]
+    settings = LossConfig(assignment=assignment)  # type: ignore[arg-type]
     criterion = DetectionLoss(network.level_anchors, STRIDES, network.scale_x_y, settings)
     images = torch.rand(2, 3, 64, 64)
     targets = (
@@ -299,16 +299,16 @@ def test_no_match_on_any_process_does_not_divide_by_zero():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"assignment": "clasic"}, r"assignment must be dynamic or classic.*'classic'\?"),
-        ({"box_weight": -1.0}, "box_weight must be 0 or above"),
-        ({"class_weight": float("nan")}, "class_weight must be 0 or above"),
-        ({"ignore_iou": 50}, "ignore_iou must be 0 to 1"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be 0 to below 1"),
+        ({"assignment": "clasic"}, r"assignment must be a known name.*'classic'\?"),
+        ({"box_weight": -1.0}, "box_weight must be at least 0"),
+        ({"class_weight": float("nan")}, "class_weight must be at least 0"),
+        ({"ignore_iou": 50}, "ignore_iou must be from 0 to 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be from 0 to below 1"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
-        LossSettings(**settings)  # type: ignore[arg-type]
+        LossConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_levels_must_be_as_many_as_maps():

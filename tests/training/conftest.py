@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from attendet.models import WeightsMetadata, build_from_metadata, save_weights
+from attendet.training.callback import TrainingCallback
+from attendet.training.checkpoint import RunFolder
 from attendet.training.distributed import make_fabric
-from attendet.training.events import Silent
-from attendet.training.loop import Trainer
 from attendet.training.plan import make_plan
 from attendet.training.recipe import Recipe
-from attendet.training.run import TrainingResult, train
+from attendet.training.trainer import Trainer, TrainingResult, train
 
 TINY: dict[str, Any] = {
     "width_mult": 0.125,
@@ -47,7 +47,7 @@ def tiny() -> dict[str, Any]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures at the end of a run, which take longer than the run."""
-    monkeypatch.setattr("attendet.training.run.draw_run", lambda *_: None)
+    monkeypatch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
 
 
 @pytest.fixture
@@ -65,15 +65,15 @@ def quick(squares: Path, tmp_path: Path, undrawn: None) -> Callable[..., Trainin
 
 
 @pytest.fixture
-def trainer(squares: Path) -> Callable[..., Trainer]:
+def trainer(squares: Path, tmp_path: Path) -> Callable[..., Trainer]:
     """Make a trainer of the squares with the tiny settings, some changed."""
 
     def make(*, seed: int = 0, attention: str = "ca", **changes: Any) -> Trainer:
-        recipe = Recipe(**{**TINY, **changes})
+        recipe = Recipe().replace(**{**TINY, **changes})
         plan = make_plan(squares, attention=attention, recipe=recipe, seed=seed)
         fabric = make_fabric(accelerator="cpu", precision=recipe.precision)
         fabric.launch()
-        return Trainer(fabric, plan, Silent())
+        return Trainer(fabric, plan, RunFolder(tmp_path / "run"), TrainingCallback())
 
     return make
 

@@ -14,22 +14,22 @@ from torch import nn
 from attendet.errors import ConfigError
 from attendet.models import load_weights
 from attendet.training.distributed import (
-    SharedBatchNorm2d,
+    SyncBatchNorm2d,
     make_fabric,
-    share_batch_norm,
+    sync_batch_norm,
 )
-from attendet.training.run import train
+from attendet.training.trainer import train
 
 WORKER = """
 import sys
 import torch
 import torch.distributed as dist
-from attendet.training.distributed import SharedBatchNorm2d
+from attendet.training.distributed import SyncBatchNorm2d
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
 case = torch.load(f"{folder}/case.pt")
-norm = SharedBatchNorm2d(5, momentum=0.3)
+norm = SyncBatchNorm2d(5, momentum=0.3)
 norm.load_state_dict(case["norm"])
 features = case["features"][rank::2].clone().requires_grad_()
 out = norm(features)
@@ -110,9 +110,9 @@ def test_alone_it_is_plain_batch_normalization() -> None:
     expected = network[1](network[0](images))
     network[1].reset_running_stats()
 
-    share_batch_norm(network)
+    sync_batch_norm(network)
 
-    assert [type(module) for module in network][1:] == [SharedBatchNorm2d, nn.BatchNorm1d]
+    assert [type(module) for module in network][1:] == [SyncBatchNorm2d, nn.BatchNorm1d]
     assert list(network.state_dict()) == names
     assert torch.equal(network[1](network[0](images)), expected)
 

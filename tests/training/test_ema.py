@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attendet.training.ema import WeightAverage
+from attendet.training.optimizer import WeightAverage
 
 
 def _filled(value: float) -> nn.BatchNorm2d:

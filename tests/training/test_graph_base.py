@@ -18,8 +18,8 @@ from attendet.models import load_weights, read_metadata, save_weights
 from attendet.models.graph import ARCHITECTURE
 from attendet.models.metadata import WeightsMetadata
 from attendet.models.weights import build_from_metadata
-from attendet.training.events import Silent
-from attendet.training.run import TrainingResult, train
+from attendet.training.callback import TrainingCallback
+from attendet.training.trainer import TrainingResult, train
 
 Quick = Callable[..., TrainingResult]
 
@@ -111,15 +111,15 @@ def test_a_run_takes_over_layers_anchors_and_scales(base: Path, quick: Quick) ->
 
 
 def test_a_resumed_run_keeps_its_layers(base: Path, quick: Quick, same: Any) -> None:
-    class Stop(Silent):
-        def epoch_ended(self, record: dict[str, Any]) -> None:
+    class Stop(TrainingCallback):
+        def after_epoch(self, record: dict[str, Any]) -> None:
             raise KeyboardInterrupt
 
     settings = {"pretrained": base, "attention": "none"}
     whole = quick(**settings)
     folder = base.parent / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        quick(**settings, output=folder, reporter=Stop())
+        quick(**settings, output=folder, callback=Stop())
     base.unlink()
 
     resumed = train(resume=folder, accelerator="cpu")
@@ -131,13 +131,13 @@ def test_a_resumed_run_keeps_its_layers(base: Path, quick: Quick, same: Any) -> 
 def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
     told: list[Any] = []
 
-    class Listener(Silent):
-        def planned(self, plan: Any, folder: str) -> None:
+    class Listener(TrainingCallback):
+        def before_train(self, plan: Any, folder: str) -> None:
             plan.network.eval()
             told.append(plan.network(torch.rand(2, 3, 64, 96, generator=torch.manual_seed(0))))
 
     plain, attended = (
-        quick(pretrained=base, attention=spec, epochs=1, reporter=Listener())
+        quick(pretrained=base, attention=spec, epochs=1, callback=Listener())
         for spec in ("none", "se@layer4+ca@layer0")
     )
 
@@ -174,5 +174,5 @@ def test_attention_that_names_no_layer_is_refused(
 
 
 def test_what_its_layers_say_cannot_be_overridden(base: Path, quick: Quick) -> None:
-    with pytest.raises(ConfigError, match=r"anchors and scale_x_y must be left out where the base"):
+    with pytest.raises(ConfigError, match=r"anchors and scale_x_y cannot be set with pretrained"):
         quick(pretrained=base, attention="none", anchors="data", scale_x_y=1.2)

@@ -18,8 +18,8 @@ import yaml
 from attendet.cli import main
 from attendet.data import load_dataset
 from attendet.errors import TrainingError
-from attendet.training.events import Silent
-from attendet.training.run import TrainingResult, train
+from attendet.training.callback import TrainingCallback
+from attendet.training.trainer import TrainingResult, train
 
 Quick = Callable[..., TrainingResult]
 Same = Callable[[Path, Path], bool]
@@ -29,11 +29,11 @@ class _StoppedError(Exception):
     pass
 
 
-def _stopping(epoch: int, step: int) -> Silent:
+def _stopping(epoch: int, step: int) -> TrainingCallback:
     """Break off in an epoch, counting from 0."""
 
-    class Stopper(Silent):
-        def stepped(self, now: int, at: int, steps: int, terms: dict[str, float]) -> None:
+    class Stopper(TrainingCallback):
+        def after_step(self, now: int, at: int, steps: int, terms: dict[str, float]) -> None:
             if (now, at) == (epoch, step):
                 raise _StoppedError
 
@@ -47,7 +47,7 @@ def broken_off(quick: Quick, tmp_path: Path) -> Callable[..., Path]:
     def start(epoch: int = 2, step: int = 1, **changes: Any) -> Path:
         folder = tmp_path / "broken-off"
         with pytest.raises(_StoppedError):
-            quick(epochs=4, output=folder, reporter=_stopping(epoch, step), **changes)
+            quick(epochs=4, output=folder, callback=_stopping(epoch, step), **changes)
         return folder
 
     return start
@@ -140,7 +140,9 @@ def test_data_may_have_moved_or_been_chosen_by_hand(
     mine = dataclasses.replace(mine, splits={**mine.splits, "train": mine.splits["train"][1:]})
     folder = broken_off(data=mine)
 
-    with pytest.raises(TrainingError, match="data must be what the run began with; train differs"):
+    with pytest.raises(
+        TrainingError, match="data must be the same as at the start of the run; train has changed"
+    ):
         train(resume=folder)
     resumed = train(mine, resume=folder)
 
@@ -163,8 +165,8 @@ def test_early_stopping_is_remembered(
     broken_off: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
-    never = lambda *_, **__: (dict.fromkeys(names, 0.25), [])  # noqa: E731
-    monkeypatch.setattr("attendet.training.run.validate", never)
+    never = lambda *_, **__: dict.fromkeys(names, 0.25)  # noqa: E731
+    monkeypatch.setattr("attendet.training.trainer.validate", never)
     folder = broken_off(epoch=1, patience=2)
 
     assert train(resume=folder).epochs == 3
@@ -177,7 +179,7 @@ def test_other_data_are_refused(quick: Quick, squares: Path, tmp_path: Path) -> 
     label = next((data / "labels/train").iterdir())
     label.write_text("0 0.5 0.5 0.25 0.25\n")
 
-    with pytest.raises(TrainingError, match=r"what the run began with; train differs"):
+    with pytest.raises(TrainingError, match=r"at the start of the run; train has changed"):
         train(resume=folder)
 
 

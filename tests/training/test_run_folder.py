@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attendet.errors import ConfigError, TrainingError
-from attendet.training.run_folder import REQUIRED, RunFolder, free_folder
+from attendet.training.checkpoint import REQUIRED, RunFolder, free_folder
 
 CONFIG = dict.fromkeys(REQUIRED, 0)
 
@@ -21,7 +21,7 @@ def test_the_next_free_number_is_taken(tmp_path: Path) -> None:
 def test_a_folder_is_made_once(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "a/run", CONFIG)
 
-    with pytest.raises(ConfigError, match="holds one"):
+    with pytest.raises(ConfigError, match="contains one"):
         RunFolder.create(tmp_path / "a/run", CONFIG)
     assert RunFolder.open(tmp_path / "a/run")[1] == CONFIG
 

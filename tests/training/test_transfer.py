@@ -11,7 +11,7 @@ import torch
 
 from attendet.errors import WeightsError
 from attendet.models import WeightsMetadata, build_from_metadata, load_weights
-from attendet.training.pretrained import Transfer, choose_init, transfer_weights
+from attendet.training.transfer import Transfer, choose_init, transfer_weights
 
 Saved = Callable[..., Path]
 
@@ -43,8 +43,8 @@ def test_all_tensors_go_over_to_the_same_network(saved: Saved) -> None:
     transfer, network, _ = _transfer(base, described)
 
     total = len(network.state_dict())
-    assert transfer.in_words() == f"base weights: 100 % ({total} of {total} tensors)"
-    assert transfer.fresh == transfer.left_out == transfer.in_part == ()
+    assert transfer.summary() == f"pretrained weights: 100 % copied ({total} of {total} tensors)"
+    assert transfer.fresh == transfer.skipped == transfer.partial == ()
     old = load_weights(base)[0].state_dict()
     assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
 
@@ -60,8 +60,8 @@ def test_the_same_classes_in_another_order_move_their_rows(saved: Saved) -> None
     expected_boxes, expected = old.decode(old(x))
     torch.testing.assert_close(boxes, expected_boxes)
     torch.testing.assert_close(scores, expected[..., [2, 0, 1]])
-    assert transfer.in_words().startswith("base weights: 100 % (")
-    assert transfer.in_words().endswith("in another order here, and their rows with them")
+    assert transfer.summary().startswith("pretrained weights: 100 % copied (")
+    assert transfer.summary().endswith("the rows of the classes were reordered")
 
 
 def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
@@ -69,7 +69,7 @@ def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
 
     transfer, network, before = _transfer(base, _metadata(["new", "c"]))
 
-    assert {name for name, _ in transfer.in_part} == HEADS
+    assert {name for name, _ in transfer.partial} == HEADS
     assert set(transfer.fresh) == HEADS
     old, own = load_weights(base)[0].state_dict(), network.state_dict()
     for name in HEADS:
@@ -78,10 +78,11 @@ def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
         assert torch.equal(here[:, 6], there[:, 7])  # c
         assert torch.equal(here[:, 5], before[name].view(3, 7, -1)[:, 5])  # new
     total = len(own)
-    assert transfer.in_words() == (
-        f"base weights: {100 * (total - 4) // total} % ({total - 4} of {total} tensors); "
-        "in part: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes, "
-        "objectness and c; those of new start anew"
+    assert transfer.summary() == (
+        f"pretrained weights: {100 * (total - 4) // total} % copied "
+        f"({total - 4} of {total} tensors); "
+        "partly copied: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes, "
+        "objectness and c; those of new are initialized"
     )
 
 
@@ -93,13 +94,13 @@ def test_the_head_starts_anew_for_other_classes_and_the_rest_is_kept(
 
     transfer, network, before = _transfer(base, _metadata(classes))
 
-    reasons = dict(transfer.left_out)
+    reasons = dict(transfer.skipped)
     assert set(reasons) == set(transfer.fresh) == HEADS
-    assert set(reasons.values()) == {"no class in common, starts anew"}
+    assert set(reasons.values()) == {"no class in common"}
     old, own = load_weights(base)[0].state_dict(), network.state_dict()
     for name, tensor in own.items():
         assert torch.equal(tensor, before[name] if name in HEADS else old[name])
-    assert "out_p5.bias, out_p5.weight: no class in common, starts anew" in transfer.in_words()
+    assert "out_p5.bias, out_p5.weight: no class in common" in transfer.summary()
 
 
 def test_classes_without_names_are_taken_in_their_order(saved: Saved) -> None:
@@ -109,10 +110,8 @@ def test_classes_without_names_are_taken_in_their_order(saved: Saved) -> None:
 
     old = load_weights(base)[0].state_dict()
     assert all(torch.equal(tensor, old[name]) for name, tensor in network.state_dict().items())
-    assert "100 %" in transfer.in_words()
-    assert transfer.in_words().endswith(
-        "have no names and were taken for the data's, in their order"
-    )
+    assert "100 %" in transfer.summary()
+    assert transfer.summary().endswith("have no names and were matched by position")
 
 
 # Attention ----------------------------------------------------------------------------------------
@@ -124,11 +123,11 @@ def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(sa
 
     transfer, _, _ = _transfer(base, own)
 
-    by_site = {name.split(".")[1]: why for name, why in transfer.left_out}
+    by_site = {name.split(".")[1]: why for name, why in transfer.skipped}
     assert by_site == {
-        "p4": "attention_init is 'paper' there, 'identity' here",
-        "p5": "attention at p5 is se there, cbam here",
-        "up": "attention at up is ca there, none here",
+        "p4": "attention_init is 'paper' in the file, 'identity' here",
+        "p5": "attention at p5 is se in the file, cbam here",
+        "up": "attention at up is ca in the file, none here",
     }
     assert all(name.startswith("attention.") for name in transfer.fresh)
 
@@ -159,7 +158,7 @@ def test_weights_of_which_nothing_fits_are_refused(saved: Saved) -> None:
         if name.endswith("num_batches_tracked"):  # the only tensors whose shape fits
             buffer.resize_(1)
 
-    with pytest.raises(WeightsError, match=r"nothing does .*base1\.safetensors"):
+    with pytest.raises(WeightsError, match=r"no tensor does .*base1\.safetensors"):
         transfer_weights(network, _metadata(["x"], width_mult=0.5), base)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from attendet.cli.progress import duration, progress_bar, training_reporter
+from attendet.cli.progress import duration, progress_bar, training_progress
 from attendet.data.sample_sets.digits import DEFAULT_COUNTS
 from attendet.training.recipe import load_recipe
 
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.inference import load
     from attendet.report.tables import format_value
     from attendet.training import train
-    from attendet.training.run_folder import free_folder
+    from attendet.training.checkpoint import free_folder
 
     console = Console()
     seconds: dict[str, float] = {}
@@ -111,14 +111,14 @@ def run(args: argparse.Namespace) -> int:
     counts["train"] = args.images
     with _timed(seconds, "sample set"), progress_bar("composing") as move:
         folder = make_digits(args.output / "digits", seed=args.seed, counts=counts, progress=move)
-    with _timed(seconds, "training"), training_reporter(console) as reporter:
+    with _timed(seconds, "training"), training_progress(console) as reporter:
         result = train(
             folder,
             attention=args.attention,
             recipe=RECIPE,
             seed=args.seed,
             output=free_folder(args.output, "run"),
-            reporter=reporter,
+            callback=reporter,
             **_changes(args),
         )
     data, detector = load_dataset(folder), load(result.best)

@@ -58,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
     require("torch", extra="train", purpose="attendet explain")
     if not args.no_cam:
         require("pytorch_grad_cam", extra="explain", purpose="attendet explain without --no-cam")
-    from attendet.cli.progress import paced_bar
+    from attendet.cli.progress import speed_bar
     from attendet.explain import explain, write_explanation
     from attendet.inference import Selection
     from attendet.media.sources import find_sources
 
     ConfigError.check(args.max_images >= 0, "--max-images", "0 or more", args.max_images)
     count = len(find_sources(args.images))
-    with paced_bar("explain", count) as step:
+    with speed_bar("explain", count) as step:
         explanation = explain(
             args.weights,
             args.images,

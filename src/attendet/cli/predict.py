@@ -273,7 +273,7 @@ class _Tally:
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0, or 1 where nothing was read, or something not done as asked."""
     from attendet.cli.interrupts import until_interrupted
-    from attendet.cli.progress import paced_bar
+    from attendet.cli.progress import speed_bar
     from attendet.media import predict_frames, read_frames
     from attendet.media.sinks import open_sinks
     from attendet.media.sources import find_sources
@@ -301,7 +301,7 @@ def run(args: argparse.Namespace) -> int:
             kinds, args.output, sources, on_fail=tally.unwritten.append, max_side=args.max_side
         ) as sinks,
         _live_view(args, sources) as views,
-        paced_bar("predict", total, unit) as step,
+        speed_bar("predict", total, unit) as step,
     ):
         started = time.perf_counter()
         results = predict_frames(

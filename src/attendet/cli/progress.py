@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars; off a terminal, plain lines now and then."""
+"""Progress display: bars on a terminal, else plain lines from time to time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from attendet.training.callback import TrainingCallback
+
 if TYPE_CHECKING:
     from attendet.training.plan import Plan
 
@@ -26,23 +28,23 @@ __all__ = [
     "TrainingBars",
     "TrainingLines",
     "duration",
-    "paced_bar",
+    "speed_bar",
     "progress_bar",
-    "training_reporter",
+    "training_progress",
 ]
 
 PLAIN_IMAGES_SECONDS = 5.0
-"""Without a terminal, a plain line about images appears this often."""
+"""Without a terminal, a line about images is printed this often."""
 
 PLAIN_STEP_SECONDS = 15.0
-"""Without a terminal, a plain line about steps of training appears this often."""
+"""Without a terminal, a line about training steps is printed this often."""
 
 Move = Callable[[int, int | None], None]
 
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
-    """Give a function of (done, total) that moves a bar on stderr; silent without a terminal."""
+    """Yield a function of (done, total) that updates a bar on stderr, if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
@@ -53,18 +55,18 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
 
 
 @contextmanager
-def paced_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Move]:
-    """Give a function of (done, total) that shows the pace; plain lines off a terminal.
+def speed_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Move]:
+    """Yield a function of (done, total) that shows speed: a bar, or plain lines.
 
     Args:
-        label: what is going on.
-        total: how much there is to do; None while that is not known, or never will be.
-        unit: what is counted.
+        label: text before the bar.
+        total: items in all; None if unknown.
+        unit: name of the items.
     """
     started = time.perf_counter()
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain_pace(total, unit, started)
+        yield _plain_speed(total, unit, started)
         return
     columns = (
         TextColumn(label),
@@ -83,7 +85,7 @@ def paced_bar(label: str, total: int | None, unit: str = "images") -> Iterator[M
         yield move
 
 
-def _plain_pace(total: int | None, unit: str, started: float) -> Move:
+def _plain_speed(total: int | None, unit: str, started: float) -> Move:
     last = started
 
     def move(done: int, of: int | None) -> None:
@@ -93,14 +95,14 @@ def _plain_pace(total: int | None, unit: str, started: float) -> Move:
         if now - last >= PLAIN_IMAGES_SECONDS and (whole is None or done < whole):
             last = now
             rate = done / max(now - started, 1e-9)
-            share = f"{done}/{whole}" if whole else str(done)
-            print(f"{share} {unit}, {rate:.1f} {unit}/s", file=sys.stderr)
+            count = f"{done}/{whole}" if whole else str(done)
+            print(f"{count} {unit}, {rate:.1f} {unit}/s", file=sys.stderr)
 
     return move
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person would say them.
+    """Return a readable duration.
 
     Example:
         >>> duration(75), duration(5.2)
@@ -114,16 +116,16 @@ def _losses(terms: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
 
-def training_reporter(console: Console) -> TrainingLines:
-    """Return what shows a training run: bars on a terminal, else plain lines."""
+def training_progress(console: Console) -> TrainingLines:
+    """Return the progress display of a training run: bars on a terminal, else plain lines."""
     return TrainingBars(console) if console.is_terminal else TrainingLines(console)
 
 
-class TrainingLines:
-    """Plain lines, for files and pipes; also tells what the bars show above themselves."""
+class TrainingLines(TrainingCallback):
+    """Plain lines, for files and pipes."""
 
     is_first = False
-    """Whether this process is told of the run (of several, only the first is)."""
+    """True in the process that reports the run (the first of several)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -137,17 +139,17 @@ class TrainingLines:
         return None
 
     def say(self, text: str) -> None:
-        """Print a line at once."""
+        """Print a line immediately."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         sys.stdout.flush()
 
-    def decoded(self, done: int, total: int) -> None:
-        """Say nothing until all are decoded."""
+    def images_decoded(self, done: int, total: int) -> None:
+        """Print a line when all images are decoded."""
         if done == total:
             self.say(f"decoded {total} training images")
 
-    def planned(self, plan: Plan, folder: str) -> None:
-        """Say what is about to be trained."""
+    def before_train(self, plan: Plan, folder: str) -> None:
+        """Print the data, network, anchors and folder of the run."""
         self.is_first = True
         self.epochs = plan.recipe.epochs
         counts = ", ".join(f"{name} {len(part)}" for name, part in plan.dataset.splits.items())
@@ -165,36 +167,36 @@ class TrainingLines:
         self.say(f"network: {name}, attention {attention}, input {width} x {height} px")
         anchors = plan.anchors
         of_base = plan.recipe.anchors == "base" or plan.metadata.graph
-        kept = "those of the base weights" if of_base else "the defaults"
-        own = "the data's own" if anchors.from_data else kept
+        kept = "from the pretrained weights" if of_base else "defaults"
+        own = "computed from the data" if anchors.from_data else kept
         overlaps = (
-            f" (mean best overlap {anchors.default_overlap:.3f} of the defaults, "
-            f"{anchors.data_overlap:.3f} of the data's)"
+            f" (mean best overlap {anchors.default_overlap:.3f} for the defaults, "
+            f"{anchors.data_overlap:.3f} for the data's)"
         )
         self.say(f"anchors: {own}{'' if math.isnan(anchors.data_overlap) else overlaps}")
         if plan.transfer is not None:
-            self.say(plan.transfer.in_words())
+            self.say(plan.transfer.summary())
             unlike = "; ".join(plan.unlike_base)
             self.say(
-                f"unlike the base: {unlike}"
+                f"unlike the pretrained weights: {unlike}"
                 if unlike
-                else "input, anchors, scale_x_y and batch norm: those of the base"
+                else "input, anchors, scale_x_y and batch norm: as in the pretrained weights"
             )
         self.say(f"run: {folder}")
 
-    def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
-        """Say a line now and then."""
+    def after_step(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+        """Print a line from time to time."""
         if time.monotonic() - self.last > PLAIN_STEP_SECONDS:
             self.last = time.monotonic()
             self.say(f"epoch {epoch + 1} step {step + 1}/{steps} {_losses(terms)}")
 
-    def epoch_ended(self, record: dict[str, Any]) -> None:
-        """Say a line for each epoch."""
+    def after_epoch(self, record: dict[str, Any]) -> None:
+        """Print a line per epoch."""
         self.last = time.monotonic()
         measured = record.get("ap") is not None
         ap = f" AP {record['ap']:.3f} AP50 {record['ap50']:.3f}" if measured else ""
         if record["epoch"] == 0:
-            self.say(f"before the first step:{ap or ' AP none (no boxes in val)'}")
+            self.say(f"before training:{ap or ' AP not measured (no boxes in val)'}")
             return
         self.say(
             f"epoch {record['epoch']}/{self.epochs} {_losses(record['losses'])}"
@@ -202,12 +204,12 @@ class TrainingLines:
             f" {record['memory_mib'] / 1024:.1f} GiB{ap}"
         )
 
-    def evaluated(self, done: int, total: int) -> None:
-        """Say nothing."""
+    def images_evaluated(self, done: int, total: int) -> None:
+        """Print nothing."""
 
 
 class TrainingBars(TrainingLines):
-    """Bars on a terminal, with loss terms, pace, memory and time left."""
+    """Bars on a terminal, with loss terms, speed, memory and time left."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -228,22 +230,22 @@ class TrainingBars(TrainingLines):
         self.bars.stop()
 
     def _bar(self, name: str, done: float, total: int, note: str = "") -> None:
-        self.bars.start()  # not before: of several processes only the first draws
+        self.bars.start()  # of several processes, only the first shows bars
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total, note="")
         self.bars.update(self.tasks[name], completed=done, total=total, note=note)
 
-    def decoded(self, done: int, total: int) -> None:
-        """Draw the images decoded."""
+    def images_decoded(self, done: int, total: int) -> None:
+        """Show the images decoded."""
         self._bar("decode", done, total)
 
-    def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
-        """Draw the step, and the run as a whole."""
+    def after_step(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+        """Show the step, and the whole run."""
         if "decode" in self.tasks:
             self.bars.remove_task(self.tasks.pop("decode"))
         self._bar("run", epoch * steps + step + 1, self.epochs * steps)
         self._bar("epoch", step + 1, steps, _losses(terms))
 
-    def evaluated(self, done: int, total: int) -> None:
-        """Draw the images evaluated."""
+    def images_evaluated(self, done: int, total: int) -> None:
+        """Show the images evaluated."""
         self._bar("epoch", done, total, "evaluating")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import typing
 from collections.abc import Collection
 from typing import Any
 
-from attendet.config import field_help, from_mapping, parse_value
+from attendet.config import field_help, from_mapping, parse_value, settings_of
 from attendet.training.recipe import Recipe, load_recipe
 
 __all__ = ["add_recipe_flags", "flag", "recipe_overrides"]
@@ -28,27 +27,34 @@ def add_recipe_flags(parser: argparse.ArgumentParser, *, without: Collection[str
     """Add a flag for each setting of the recipe; the text under its field is the help."""
     group = parser.add_argument_group("recipe (defaults are those of the default recipe)")
     texts = field_help(Recipe)
-    for field in dataclasses.fields(Recipe):
-        if field.name in without:
+    defaults = Recipe().as_dict()
+    for name, setting in settings_of(Recipe).items():
+        if name in without:
             continue
-        default = "none" if field.default is None else field.default
-        text = texts[field.name].replace("%", "%%")
-        group.add_argument(flag(field.name), metavar="V", help=f"{text} (default: {default})")
+        default = "none" if defaults[name] is None else defaults[name]
+        choices = typing.get_args(setting.annotation)
+        is_choice = typing.get_origin(setting.annotation) is typing.Literal
+        metavar = (
+            f"{{{','.join(choices)}}}" if is_choice else _METAVARS.get(setting.annotation, "N")
+        )
+        text = texts[name].replace("%", "%%")
+        group.add_argument(flag(name), metavar=metavar, help=f"{text} (default: {default})")
+
+
+_METAVARS = {float: "X"}
 
 
 def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were given as flags, each checked under the flag's name.
+    """Return the settings that were passed as flags, each checked under the flag's name.
 
     Raises:
-        ConfigError: if one is not of its type or out of range, or changes nothing in the recipe.
+        ConfigError: if one is not of its type, out of range, or has no effect in the recipe.
     """
-    hints = typing.get_type_hints(Recipe)
-    given: dict[str, Any] = {}
-    for field in dataclasses.fields(Recipe):
-        if (text := getattr(args, field.name, None)) is not None:
-            name = flag(field.name)
-            given[field.name] = parse_value(text, hints[field.name], name=name)
-            from_mapping(Recipe, {field.name: given[field.name]}, source=name)
-    if given:
-        load_recipe(args.recipe, given).check_effective(given)
-    return given
+    overrides: dict[str, Any] = {}
+    for name, setting in settings_of(Recipe).items():
+        if (text := getattr(args, name, None)) is not None:
+            overrides[name] = parse_value(text, setting.annotation, name=flag(name))
+            from_mapping(Recipe, {name: overrides[name]}, source=flag(name))
+    if overrides:
+        load_recipe(args.recipe, overrides).check_effective(overrides)
+    return overrides

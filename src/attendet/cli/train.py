@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from attendet.cli.progress import duration, training_reporter
+from attendet.cli.progress import duration, training_progress
 from attendet.cli.recipe_flags import add_recipe_flags, flag, recipe_overrides
 from attendet.errors import ConfigError
 from attendet.training.recipe import recipe_names
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         _check_alone(args, overrides)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    reporter = training_reporter(Console())
+    reporter = training_progress(Console())
     with reporter:
         result = train(
             args.data,
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
             accelerator=args.accelerator,
             devices=args.devices,
             nodes=args.nodes,
-            reporter=reporter,
+            callback=reporter,
             **overrides,
         )
     if not reporter.is_first:

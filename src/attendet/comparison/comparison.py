@@ -45,8 +45,8 @@ from attendet.comparison.summary import summarize, weights_of_variants
 from attendet.errors import ConfigError
 from attendet.interop.hub import local_weights
 from attendet.models import read_metadata
-from attendet.training.pretrained import follow_base
 from attendet.training.recipe import Recipe, load_recipe
+from attendet.training.transfer import follow_base
 
 __all__ = ["Study", "compare"]
 

@@ -28,11 +28,10 @@ from attendet.files import write_atomically
 from attendet.inference import load
 from attendet.models import read_metadata
 from attendet.system import describe_machine
-from attendet.training.checkpoint import read_state
-from attendet.training.events import Silent
+from attendet.training.callback import TrainingCallback
+from attendet.training.checkpoint import RunFolder, read_state
 from attendet.training.plan import Plan
-from attendet.training.run import TrainingResult, train
-from attendet.training.run_folder import RunFolder
+from attendet.training.trainer import TrainingResult, train
 
 __all__ = ["Tell", "finished_record", "measured_samples", "run_job"]
 
@@ -54,48 +53,29 @@ CURVES = ("precision_recall", "confusion")
 """Parts of the evaluation that stay in the run's folder."""
 
 
-class _Paused(Exception):  # noqa: N818
-    """Ends training after an epoch; its resume state is written by then."""
-
-
-class _Watch(Silent):
-    """Looks at a run from within, and stops it where it shall pause."""
+class _RunCallback(TrainingCallback):
+    """Keeps the plan of a run and reports its epochs."""
 
     def __init__(self, job: Job, tell: Tell) -> None:
         self.job, self.tell = job, tell
         self.plan: Plan | None = None
-        self.epochs: list[dict[str, Any]] = []
 
-    def planned(self, plan: Plan, folder: str) -> None:
-        """Check the data, and keep the plan."""
+    def before_train(self, plan: Plan, folder: str) -> None:
+        """Keep the plan, and write the digest of the initial weights once."""
         del folder
-        now = (plan.metadata.data or {})["fingerprints"]
-        if now != self.job.fingerprints:
-            raise DataError(
-                f"data must be what the study began with; its fingerprints differ "
-                f"({self.job.data}). Bring it back, or choose another --output."
-            )
         self.plan = plan
-        self._keep_base_digest(plan)
-        event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
-        if plan.transfer is not None:
-            event["base_weights"] = plan.transfer.in_words()
-        self.tell(event)
-
-    def _keep_base_digest(self, plan: Plan) -> None:
-        """Write down what weights the run begins with; one that goes on has it already."""
         path = self.job.path / BASE
         if not path.is_file() and not RunFolder(self.job.path).records():
             write_atomically(path, _line({"base_weights": base_digest(plan)}))
+        event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
+        if plan.transfer is not None:
+            event["base_weights"] = plan.transfer.summary()
+        self.tell(event)
 
-    def epoch_ended(self, record: dict[str, Any]) -> None:
-        """Tell of the epoch; stop if it is the last for now."""
-        self.epochs.append(record)
-        told = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
-        self.tell({"event": "epoch", "epochs": self.job.recipe["epochs"], **told})
-        until = self.job.until
-        if until is not None and until <= record["epoch"] < self.job.recipe["epochs"]:
-            raise _Paused
+    def after_epoch(self, record: dict[str, Any]) -> None:
+        """Report the epoch."""
+        shown = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
+        self.tell({"event": "epoch", "epochs": self.job.recipe["epochs"], **shown})
 
 
 def base_digest(plan: Plan) -> str:
@@ -141,10 +121,9 @@ def run_job(job: Job, tell: Tell) -> dict[str, Any]:
         done = finished_record(job)
         if done is not None:
             return done
-        watch = _Watch(job, tell)
-        try:
-            result = _train(job, watch)
-        except _Paused:
+        watch = _RunCallback(job, tell)
+        result = _train(job, watch)
+        if job.until is not None and job.until <= result.epochs < job.recipe["epochs"]:
             record = _paused_record(job, watch)
         else:
             tell({"event": "measuring"})
@@ -156,13 +135,15 @@ def run_job(job: Job, tell: Tell) -> dict[str, Any]:
     return record
 
 
-def _train(job: Job, watch: _Watch) -> TrainingResult:
+def _train(job: Job, watch: _RunCallback) -> TrainingResult:
     """Train from where the run stands; what cannot be gone on with is begun anew."""
     if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
         torch.cuda.reset_peak_memory_stats()
     accelerator = cast(Any, job.accelerator)
     if _can_go_on(job.path):
-        return train(resume=job.path, accelerator=accelerator, reporter=watch)
+        return train(
+            resume=job.path, accelerator=accelerator, until_epoch=job.until, callback=watch
+        )
     for entry in job.path.iterdir():
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -174,7 +155,9 @@ def _train(job: Job, watch: _Watch) -> TrainingResult:
         pretrained=job.pretrained,
         format=cast(Any, job.format),
         accelerator=accelerator,
-        reporter=watch,
+        until_epoch=job.until,
+        fingerprints=job.fingerprints,
+        callback=watch,
         # Said one by one, settings win over those of base weights.
         **{**job.recipe, "attention_init": job.variant["init"]},
     )
@@ -200,20 +183,22 @@ def _tidy(job: Job) -> None:
     (job.path / f"{other}.safetensors").unlink(missing_ok=True)
 
 
-def _plan_of(watch: _Watch) -> Plan:
+def _plan_of(watch: _RunCallback) -> Plan:
     if watch.plan is None:
         raise DataError("a run must have a plan; it has none.")
     return watch.plan
 
 
-def _detect(job: Job, watch: _Watch, weights: Path, split: str) -> tuple[Any, list[Detections]]:
+def _detect(
+    job: Job, watch: _RunCallback, weights: Path, split: str
+) -> tuple[Any, list[Detections]]:
     plan = _plan_of(watch)
     device = None if job.accelerator == "auto" else job.accelerator
     samples = measured_samples(plan.dataset.split(split))
     return samples, detect(load(weights, device=device), samples, batch=plan.recipe.batch)
 
 
-def _measured_record(job: Job, watch: _Watch, result: TrainingResult) -> dict[str, Any]:
+def _measured_record(job: Job, watch: _RunCallback, result: TrainingResult) -> dict[str, Any]:
     plan = _plan_of(watch)
     weights = result.best if job.weights == "best" else result.last
     begun = time.perf_counter()
@@ -238,7 +223,7 @@ def _measured_record(job: Job, watch: _Watch, result: TrainingResult) -> dict[st
     return record
 
 
-def _paused_record(job: Job, watch: _Watch) -> dict[str, Any]:
+def _paused_record(job: Job, watch: _RunCallback) -> dict[str, Any]:
     """Return the record of a run that waits, with its AP on the validation split."""
     epochs = RunFolder(job.path).records()
     last = epochs[-1]
@@ -257,7 +242,7 @@ def _paused_record(job: Job, watch: _Watch) -> dict[str, Any]:
     return record
 
 
-def _record(job: Job, watch: _Watch, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(job: Job, watch: _RunCallback, epochs: list[dict[str, Any]]) -> dict[str, Any]:
     plan = _plan_of(watch)
     pauses = read_json(job.path / PAUSES) or {}
     for epoch in epochs:

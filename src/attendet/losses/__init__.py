@@ -1,17 +1,5 @@
-"""Target assignment and the loss terms, returned by name."""
+"""Assignment of predictions to objects, and the detection loss."""
 
-from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
-from attendet.losses.detection import DetectionLoss, LossSettings, Targets
-from attendet.losses.overlap import compute_ciou, compute_iou
+from attendet.system import lazy_names
 
-__all__ = [
-    "DetectionLoss",
-    "Grid",
-    "LossSettings",
-    "Matches",
-    "Targets",
-    "assign_best_anchor",
-    "assign_dynamic",
-    "compute_ciou",
-    "compute_iou",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -6,62 +6,21 @@ N is the batch, M the objects an image (padded), B the predictions an image, K t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attendet.errors import ConfigError, did_you_mean
 from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
+from attendet.losses.loss_config import LossConfig
 from attendet.losses.overlap import compute_ciou, compute_iou
 from attendet.models.decode import decode_boxes, level_scales, split_raw_map
 
-__all__ = ["DetectionLoss", "LossSettings", "Targets"]
+__all__ = ["DetectionLoss", "Targets"]
 
 Targets = tuple[Tensor, Tensor, Tensor]
 """gt_boxes_xyxy (N, M, 4) in network input pixels, gt_class_ids (N, M), gt_valid (N, M), false
-where padded; what stands in padded places plays no part."""
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """How predictions are assigned and the terms weighed."""
-
-    assignment: Literal["dynamic", "classic"] = "dynamic"
-    """dynamic: the best anchor and others by cost; classic: the best anchor alone."""
-
-    box_weight: float = 5.0
-    """Weight of the box term, 1 - CIoU."""
-
-    objectness_weight: float = 1.0
-    """Weight of the objectness term."""
-
-    class_weight: float = 1.0
-    """Weight of the class term."""
-
-    ignore_iou: float = 0.5
-    """classic: a prediction that overlaps an object more than this is not called background."""
-
-    label_smoothing: float = 0.0
-    """Share of the class target that is spread over the classes."""
-
-    def __post_init__(self) -> None:
-        if self.assignment not in ("dynamic", "classic"):
-            raise ConfigError(
-                f"assignment must be dynamic or classic; got {self.assignment!r}. "
-                f"{did_you_mean(self.assignment, ('dynamic', 'classic'))}"
-            )
-        for name in ("box_weight", "objectness_weight", "class_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or above; got {getattr(self, name)!r}.")
-        if not 0 <= self.ignore_iou <= 1:
-            raise ConfigError(f"ignore_iou must be 0 to 1; got {self.ignore_iou!r}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f"label_smoothing must be 0 to below 1; got {self.label_smoothing!r}."
-            )
+where padded; padded rows are ignored."""
 
 
 class DetectionLoss:
@@ -76,7 +35,7 @@ class DetectionLoss:
         level_anchors: (A, 2) tensors of each level, pixels, on the device of the maps.
         strides: pixels per cell of each level.
         scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
-        settings: see `LossSettings`.
+        config: see `LossConfig`.
 
     Example:
         >>> from attendet.models import STRIDES, build
@@ -93,12 +52,12 @@ class DetectionLoss:
         level_anchors: Sequence[Tensor],
         strides: Sequence[int],
         scale_x_y: float | tuple[float, ...],
-        settings: LossSettings | None = None,
+        config: LossConfig | None = None,
     ) -> None:
         self.level_anchors = list(level_anchors)
         self.strides = tuple(strides)
         self.scales = level_scales(scale_x_y, len(self.strides))
-        self.settings = settings or LossSettings()
+        self.config = config or LossConfig()
 
     def __call__(
         self,
@@ -137,9 +96,9 @@ class DetectionLoss:
             gt_classes[matches.image, matches.gt],
         )
         return {
-            "box": self.settings.box_weight * (box_loss * weight).sum() / weights,
-            "objectness": self.settings.objectness_weight * objectness_loss / count,
-            "class": self.settings.class_weight * (class_loss * weight).sum() / weights,
+            "box": self.config.box_weight * (box_loss * weight).sum() / weights,
+            "objectness": self.config.objectness_weight * objectness_loss / count,
+            "class": self.config.class_weight * (class_loss * weight).sum() / weights,
         }
 
     def _predictions(self, raw_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Grid]]:
@@ -167,7 +126,7 @@ class DetectionLoss:
         grids: list[Grid],
     ) -> Matches:
         gt_boxes, gt_classes, gt_valid = targets
-        if self.settings.assignment == "classic":
+        if self.config.assignment == "classic":
             return assign_best_anchor(gt_boxes, gt_valid, grids, boxes.shape[1])
         return assign_dynamic(
             boxes.detach(),
@@ -182,14 +141,14 @@ class DetectionLoss:
     def _match_weights(self, matches: Matches, gt_valid: Tensor) -> Tensor:
         """Return the weight (P,) of each match in the box and class terms."""
         object_of = matches.image * gt_valid.shape[1] + matches.gt
-        if self.settings.assignment == "classic":
+        if self.config.assignment == "classic":
             return torch.ones_like(object_of, dtype=torch.float32)
         matches_of = torch.bincount(object_of, minlength=gt_valid.numel())
         return matches_of[object_of].to(torch.float32).rsqrt()
 
     def _box_scale(self, matched_gt: Tensor, grids: list[Grid]) -> Tensor:
         """Return the weight of each match: small objects count up to double in classic."""
-        if self.settings.assignment != "classic":
+        if self.config.assignment != "classic":
             return torch.ones_like(matched_gt[:, 0])
         padded = grids[0].height * grids[0].width * grids[0].stride ** 2
         area = (matched_gt[:, 2:] - matched_gt[:, :2]).prod(dim=-1)
@@ -206,7 +165,7 @@ class DetectionLoss:
     ) -> Tensor:
         target = torch.zeros_like(logits)
         at = (matches.image, matches.prediction)
-        if self.settings.assignment != "classic":
+        if self.config.assignment != "classic":
             target[at] = iou.detach().clamp(0, 1).to(target.dtype)
             return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         target[at] = 1.0
@@ -214,14 +173,14 @@ class DetectionLoss:
             return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         overlap = compute_iou(boxes.detach().unsqueeze(2), gt_boxes.unsqueeze(1))
         best = overlap.masked_fill(~gt_valid.unsqueeze(1), 0).amax(dim=2)
-        counted = ((best <= self.settings.ignore_iou) | (target > 0)).to(logits.dtype)
+        counted = ((best <= self.config.ignore_iou) | (target > 0)).to(logits.dtype)
         return functional.binary_cross_entropy_with_logits(
             logits, target, weight=counted, reduction="sum"
         )
 
     def _classes(self, logits: Tensor, class_ids: Tensor) -> Tensor:
         num_classes = logits.shape[-1]
-        smoothing = self.settings.label_smoothing
+        smoothing = self.config.label_smoothing
         target = functional.one_hot(class_ids, num_classes).to(logits.dtype)
         target = target * (1 - smoothing) + smoothing / num_classes
         terms = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -1,48 +1,215 @@
-"""The resume state: everything that the next epoch needs, written whole or not at all."""
+"""Folder of a run: weights, resume state, records and TensorBoard events."""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from attendet.errors import TrainingError
-from attendet.files import replacing
+from attendet.config import from_mapping
+from attendet.errors import ConfigError, TrainingError
+from attendet.files import replacing, write_atomically
+from attendet.system import require
+from attendet.training.recipe import Recipe
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["RunFolder", "free_folder", "read_state", "write_state"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a resume state of tensors and plain values; an interrupted write leaves the old one.
+    """Write a resume state of tensors and plain values atomically.
 
     Raises:
         OSError: if it cannot be written, as on a full disk.
     """
-    packed = io.BytesIO()  # PyTorch's own writer says nothing of a full disk when it meets one
+    packed = io.BytesIO()  # torch.save to a file does not report a full disk
     torch.save({"state_version": STATE_VERSION, **state}, packed)
     with replacing(path) as partial, partial.open("wb") as stream:
         stream.write(packed.getbuffer())
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return a resume state, read without running anything that the file may hold.
+    """Return a resume state, loaded without running code from the file.
 
     Raises:
         TrainingError: if it is missing, damaged or of another version.
     """
     if not path.is_file():
-        raise TrainingError(f"there is nothing to resume ({path} is missing). Train anew.")
+        raise TrainingError(f"there is nothing to resume ({path} is missing). Start a new run.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+    except Exception as error:  # a damaged pickle can raise anything
         kind = type(error).__name__
-        raise TrainingError(f"resume state is damaged ({path}; {kind}). Train anew.") from None
+        raise TrainingError(f"resume state is damaged ({path}; {kind}). Start a new run.") from None
     if not isinstance(state, dict) or state.get("state_version") != STATE_VERSION:
-        raise TrainingError(f"resume state is of another version ({path}). Train anew.")
+        raise TrainingError(f"resume state is of another version ({path}). Start a new run.")
     return state
+
+
+CONFIG = "config.yaml"
+RESULTS = "results.jsonl"
+STATE = "resume.pt"
+REQUIRED = (
+    "data",
+    "format",
+    "attention",
+    "seed",
+    "accelerator",
+    "devices",
+    "nodes",
+    "fingerprints",
+    "recipe",
+)
+"""Keys of config.yaml that a resume needs."""
+
+
+def free_folder(parent: Path, stem: str) -> Path:
+    """Return ``parent/stem``, or the first of ``stem-2``, ``stem-3``, ... that does not exist."""
+    folder = parent / stem
+    number = 2
+    while folder.exists():
+        folder = parent / f"{stem}-{number}"
+        number += 1
+    return folder
+
+
+class RunFolder:
+    """Files of one run.
+
+    Attributes:
+        path: the folder.
+        best: weights with the best AP on the validation split.
+        last: weights of the last epoch.
+        state: resume state.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best.safetensors"
+        self.last = path / "last.safetensors"
+        self.state = path / STATE
+        self._writer: Any = None
+        self._purge_step: int | None = None
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise a `ConfigError` if a path contains a run already, or is a file."""
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"output must be a folder; {path} is a file (--output).")
+        if (path / CONFIG).exists():
+            started = (path / STATE).exists()
+            advice = f"Continue it with --resume {path}, or choose" if started else "Choose"
+            raise ConfigError(
+                f"output must be a folder without a run; {path} contains one (--output). "
+                f"{advice} another folder."
+            )
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
+        """Return a new run's folder with its config.yaml.
+
+        Raises:
+            ConfigError: if the folder contains a run already.
+        """
+        cls.check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, dict[str, Any]]:
+        """Return the folder of an existing run and its configuration.
+
+        Raises:
+            TrainingError: if it contains no run.
+        """
+        try:
+            config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise TrainingError(
+                f"resume must be the folder of a run; got {str(path)!r} ({CONFIG}: {reason})."
+            ) from None
+        if not isinstance(config, dict):
+            raise TrainingError(f"{CONFIG} must be a map of settings ({path / CONFIG}).")
+        missing = [key for key in REQUIRED if key not in config]
+        if missing:
+            raise TrainingError(f"{CONFIG} lacks {', '.join(missing)} ({path / CONFIG}).")
+        return cls(path), config
+
+    def recipe(self, config: dict[str, Any]) -> Recipe:
+        """Return the settings in a configuration.
+
+        Raises:
+            TrainingError: if one is unknown or wrong, as of another version.
+        """
+        try:
+            return from_mapping(Recipe, config["recipe"], source=str(self.path / CONFIG))
+        except ConfigError as error:
+            raise TrainingError(f"{error} The run cannot be resumed; start a new one.") from None
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the epoch records so far, without a last line that a kill truncated."""
+        file = self.path / RESULTS
+        if not file.exists():
+            return []
+        records = []
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            records.append(record)
+        return records
+
+    def rewind(self, epochs: int) -> list[dict[str, Any]]:
+        """Remove what a killed run wrote after an epoch and return the records up to it."""
+        for leftover in self.path.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
+        kept = [record for record in self.records() if record["epoch"] <= epochs]
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.path / RESULTS, lines)
+        self._purge_step = epochs + 1
+        return kept
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Append an epoch's record to results.jsonl and to the TensorBoard events."""
+        with (self.path / RESULTS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+        writer = self._tensorboard()
+        for name, value in _flat(record):
+            writer.add_scalar(name, value, record["epoch"])
+        writer.flush()
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            require("tensorboard", extra="train", purpose="training")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(
+                str(self.path / "tensorboard"), purge_step=self._purge_step
+            )
+        return self._writer
+
+    def close(self) -> None:
+        """Close the TensorBoard events."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    pairs: list[tuple[str, float]] = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "epoch":
+            pairs.append((f"{prefix}{name}", float(value)))
+    return pairs

@@ -1,20 +1,26 @@
-"""Several processes: devices by Lightning Fabric, batch statistics over all of them.
+"""Several processes: Lightning Fabric, synchronized batch norm, distributed validation.
 
 C channels; statistics run over N, H and W of all processes together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from attendet.data import Sample
 from attendet.errors import ConfigError
+from attendet.evaluation import compute_metrics, detect
+from attendet.inference import Detector
+from attendet.inference.runtimes.torch_runtime import TorchRuntime
+from attendet.models import WeightsMetadata
 from attendet.system import has_bfloat16, require
 
-__all__ = ["SharedBatchNorm2d", "make_fabric", "share_batch_norm"]
+__all__ = ["SyncBatchNorm2d", "make_fabric", "sync_batch_norm", "validate"]
 
 
 def _precision(wanted: str, accelerator: str) -> str:
@@ -39,7 +45,7 @@ def make_fabric(
 
     Args:
         accelerator: auto takes CUDA, then Apple's, then the CPU.
-        devices: processes on this machine, one a device.
+        devices: processes on this machine, one per device.
         nodes: machines; start the command on each by torchrun.
         precision: ``auto``, ``32``, ``bf16`` or ``16``.
 
@@ -68,7 +74,7 @@ def make_fabric(
             precision=_precision(precision, accelerator),
         )
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"devices cannot be used as asked: {_first_sentence(error)}") from None
+        raise ConfigError(f"devices cannot be used: {_first_sentence(error)}") from None
 
 
 def _first_sentence(error: Exception) -> str:
@@ -76,7 +82,7 @@ def _first_sentence(error: Exception) -> str:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A sum over all processes; each one's share gets the sum of all gradients."""
+    """Sum over all processes; the gradient is the sum of all gradients."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -91,7 +97,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
+class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization whose training statistics run over all processes, on any device.
 
     torch's SyncBatchNorm refuses CPU tensors; this one sums count, sum and sum of squares by a
@@ -129,12 +135,46 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return normalized.to(features.dtype)
 
 
-def share_batch_norm(network: nn.Module) -> nn.Module:
-    """Return the network with every batch normalization shared between processes, in place.
+def sync_batch_norm(network: nn.Module) -> nn.Module:
+    """Return the network with synchronized batch norm, changed in place.
 
     Names, parameters and statistics stay, so its state dict loads into the plain network.
     """
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d
+            module.__class__ = SyncBatchNorm2d
     return network
+
+
+def validate(
+    fabric: Any,
+    network: nn.Module,
+    metadata: WeightsMetadata,
+    samples: tuple[Sample, ...],
+    *,
+    batch: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return the metrics of a network on a split, the same in every process.
+
+    The network runs as `attendet.load` runs it from a file, so that both give the same numbers.
+
+    Args:
+        fabric: launched Lightning Fabric; each process predicts a part of the images.
+        network: in eval mode, on the device.
+        metadata: its description.
+        samples: the split.
+        batch: images per call.
+        progress: called with the images done and their total in this process.
+    """
+    detector = Detector(TorchRuntime(network, metadata, fold=True))
+    own = samples[fabric.global_rank :: fabric.world_size]
+    found = detect(detector, own, batch=batch, progress=progress)
+    if fabric.world_size > 1:
+        parts: list[Any] = [None] * fabric.world_size
+        dist.all_gather_object(parts, found)
+        gathered: list[Any] = [None] * len(samples)
+        for rank, part in enumerate(parts):
+            gathered[rank :: fabric.world_size] = part
+        found = gathered
+    return dict(compute_metrics(samples, found, metadata.classes))

@@ -1,4 +1,4 @@
-"""From arguments to everything a run needs: data, network input, anchors, network, description."""
+"""Plan of a run: data, input size, anchors, network and metadata from the arguments."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from attendet.models import (
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
 from attendet.models.graph import Graph
 from attendet.models.weights import attention_of
-from attendet.training.pretrained import Transfer, choose_init, transfer_weights, unlike_base
 from attendet.training.recipe import Recipe
+from attendet.training.transfer import Transfer, choose_init, transfer_weights, unlike_base
 
 __all__ = ["Plan", "choose_input_hw", "make_plan"]
 
 CELL = 32
 SAME_ASPECT = 0.1
-"""Images whose aspect differs less than this share count as of one aspect."""
+"""Aspect ratios that differ by less than this fraction count as the same."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, ready to start."""
+    """Everything that a run needs."""
 
     dataset: DataSet
-    """The images with their labels; validation images that cannot be decoded are left out."""
+    """The data set, without validation images that cannot be decoded."""
 
     recipe: Recipe
     """All settings."""
@@ -50,36 +50,41 @@ class Plan:
     """Of weights, order and augmentation."""
 
     input_hw: tuple[int, int]
-    """Whole training network input, pixels."""
+    """Full input size of training, pixels."""
 
     cache: ImageCache
-    """The training images, letterboxed to the network input."""
+    """The training images, resized to the input."""
 
     anchors: AnchorChoice
     """Which anchors, and why."""
 
     network: DetectionNetwork
-    """On the CPU, in its starting state."""
+    """The initialized network, on the CPU."""
 
     metadata: WeightsMetadata
-    """Travels with the weights."""
+    """Metadata of the weights file."""
 
     transfer: Transfer | None = None
-    """Which tensors came from base weights."""
+    """Tensors copied from pretrained weights."""
 
     unlike_base: tuple[str, ...] = ()
-    """Where boxes and images are not those of the base weights, a phrase each."""
+    """Settings of boxes and images that differ from the pretrained weights."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each split of the data set."""
+        fingerprints: dict[str, str] = (self.metadata.data or {})["fingerprints"]
+        return fingerprints
 
 
 def choose_input_hw(
     samples: tuple[Sample, ...], recipe: Recipe, base: WeightsMetadata | None = None
 ) -> tuple[int, int]:
-    """Return height and width of the training network input, multiples of 32, the long side as
-    asked.
+    """Return height and width of the training input, multiples of 32.
 
-    A square network input for 640 x 480 images is a quarter gray; a network input of the images'
-    own aspect saves that quarter of the arithmetic. Where the whole network input counts
-    (``letterbox``, ``stretch``), that of base weights of this size is kept, square or not.
+    A square input for 640 x 480 images is a quarter padding; an input with the aspect ratio of the
+    images saves that quarter of the computation. With ``letterbox`` and ``stretch`` the input of
+    pretrained weights of this size is kept, square or not.
     """
     size = recipe.size
     whole = recipe.resize in ("letterbox", "stretch")
@@ -118,10 +123,10 @@ def _choose_anchors(cache: ImageCache, recipe: Recipe, seed: int) -> AnchorChoic
 
 
 def _without_unreadable(dataset: DataSet, cache: ImageCache) -> DataSet:
-    """Return the set less the validation images that cannot be decoded, all of them issues.
+    """Return the data set without the validation images that cannot be decoded.
 
-    The cache has left such training images out already. One of them must not end a run hours
-    later, when it is evaluated.
+    The cache has skipped such training images already. An unreadable validation image must not
+    end a run hours later.
     """
     samples = dataset.splits.get("val", ())
     issues = decode_issues(samples)
@@ -135,7 +140,7 @@ def _without_unreadable(dataset: DataSet, cache: ImageCache) -> DataSet:
 
 
 def _anchors_of(base: WeightsMetadata, cache: ImageCache) -> AnchorChoice:
-    """Return the anchors of base weights: their outputs count in them."""
+    """Return the anchors of pretrained weights, with which their outputs are decoded."""
     used = [anchor for level in base.level_anchors() for anchor in level]
     sizes = _object_sizes(cache)
     overlap = best_overlap(sizes, used) if len(sizes) else float("nan")
@@ -143,7 +148,7 @@ def _anchors_of(base: WeightsMetadata, cache: ImageCache) -> AnchorChoice:
 
 
 def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> WeightsMetadata:
-    """Return the description of a run with the layers of base weights, made for its classes."""
+    """Return the metadata of a run with the layers of pretrained weights for its classes."""
     metadata = dataclasses.replace(
         metadata,
         bn_eps=base.bn_eps,
@@ -174,18 +179,18 @@ def make_plan(
     format: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Return a run, ready to start.
+    """Return the plan of a run.
 
     Args:
         data: path of a data set, or the set itself.
         attention: spec such as ``ca`` or ``se@p5+ca@up``.
-        recipe: all settings; `follow_base` makes them those of base weights.
+        recipe: all settings.
         seed: of weights, order and augmentation.
         pretrained: weights file to start from.
-        base: description of what the run starts from or goes on with: its layers, epsilon of batch
-            normalization, colors and, as the recipe says, its boxes and input are the run's; that
-            of ``pretrained`` if left out.
-        format: of the data set, where it is not to be recognized.
+        base: metadata of the weights that the run starts from or resumes: the run has their layers,
+            batch norm epsilon, colors and, as the recipe states, boxes and input; default: that of
+            ``pretrained``.
+        format: of the data set; default: recognized.
         progress: called with the images decoded and their total.
 
     Raises:
@@ -196,7 +201,7 @@ def make_plan(
     if base is None and pretrained is not None:
         base = read_metadata(pretrained)
     if base is None and recipe.anchors == "base":
-        raise ConfigError("anchors must not be 'base' without base weights. Give --pretrained.")
+        raise ConfigError("anchors must not be 'base' without pretrained weights (--pretrained).")
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
     attention = canonical_attention(attention, graph)
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
@@ -211,8 +216,8 @@ def make_plan(
     if base is not None:
         metadata = _with_layers_of(base, metadata)
     blocks = {site: name for site, (name, _) in attention_of(metadata).items()}
-    start = choose_init(blocks, recipe.attention_init, base)
-    metadata = dataclasses.replace(metadata, attention_init=start)
+    init = choose_init(blocks, recipe.attention_init, base)
+    metadata = dataclasses.replace(metadata, attention_init=init)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_from_metadata(metadata)
@@ -243,7 +248,7 @@ def _describe(
     input_hw: tuple[int, int],
     anchors: AnchorChoice,
 ) -> WeightsMetadata:
-    """Return the description of a run, as if there were no base weights."""
+    """Return the metadata of a run without pretrained weights."""
     resize = recipe.resize if recipe.resize in ("letterbox", "stretch") else "rect"
     return WeightsMetadata(
         classes=dataset.classes,

@@ -1,4 +1,4 @@
-"""What changes over a run: learning rate, image size, augmentation, evaluation."""
+"""Settings that change from epoch to epoch: input size, mosaic, evaluation."""
 
 from __future__ import annotations
 
@@ -7,56 +7,32 @@ import random
 
 from attendet.training.recipe import Recipe
 
-__all__ = ["input_hw_at", "evaluates_at", "lr_share", "mosaic_at"]
+__all__ = ["evaluates_at", "input_hw_at", "mosaic_at"]
 
 CELL = 32
 """Network input sides are multiples of this, the network's largest stride."""
 
 
-def lr_share(progress: float, *, recipe: Recipe) -> float:
-    """Return the learning rate as a share of the highest.
-
-    Args:
-        progress: epochs done, with fractions: 1.5 is the middle of the second epoch.
-        recipe: gives warm-up, schedule, end and number of epochs.
-
-    Example:
-        >>> recipe = Recipe(epochs=10, warmup_epochs=1, min_lr_ratio=0.1)
-        >>> [round(lr_share(at, recipe=recipe), 3) for at in (0.5, 1, 5, 10)]
-        [0.5, 1.0, 1.0, 0.1]
-    """
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 3)
-    if progress < warmup:
-        return progress / warmup
-    start = max(warmup, recipe.epochs / 2) if recipe.schedule == "flat-cosine" else warmup
-    if progress <= start:
-        return 1.0
-    share = min(1.0, (progress - start) / max(recipe.epochs - start, 1e-9))
-    end = recipe.min_lr_ratio
-    return end + (1 - end) * (1 + math.cos(math.pi * share)) / 2
-
-
 def mosaic_at(epoch: int, *, recipe: Recipe) -> bool:
-    """Return whether mosaic and mix-up are on in an epoch (counting from 0)."""
+    """Return whether mosaic and mixup are used in an epoch (counting from 0)."""
     return epoch < recipe.epochs - math.ceil(recipe.epochs * recipe.no_aug_fraction)
 
 
-def _rounded(input_hw: tuple[int, int], share: float) -> tuple[int, int]:
-    height, width = (max(2 * CELL, round(side * share / CELL) * CELL) for side in input_hw)
+def _rounded(input_hw: tuple[int, int], fraction: float) -> tuple[int, int]:
+    height, width = (max(2 * CELL, round(side * fraction / CELL) * CELL) for side in input_hw)
     return height, width
 
 
 def input_hw_at(
     epoch: int, step: int, *, input_hw: tuple[int, int], recipe: Recipe, seed: int
 ) -> tuple[int, int]:
-    """Return the network input of one step: progressive at first, then whole, jittered by
-    multi-scale.
+    """Return the input size of one step: it grows at first; multi-scale varies it.
 
     Args:
         epoch: counting from 0.
         step: within the epoch, counting from 0.
-        input_hw: the whole network input, pixels.
-        recipe: gives ``start_size_fraction``, ``full_size_fraction`` and ``multi_scale``.
+        input_hw: full input size, pixels.
+        recipe: ``start_size_fraction``, ``full_size_fraction`` and ``multi_scale``.
         seed: of the run; the same step of the same run has the same size, resumed or not.
 
     Returns:
@@ -68,13 +44,13 @@ def input_hw_at(
         [(160, 192), (256, 320), (320, 416)]
     """
     ramp = recipe.epochs * recipe.full_size_fraction
-    share = 1.0
+    fraction = 1.0
     if recipe.start_size_fraction < 1 and epoch < ramp:
-        share = recipe.start_size_fraction + (1 - recipe.start_size_fraction) * epoch / ramp
+        fraction = recipe.start_size_fraction + (1 - recipe.start_size_fraction) * epoch / ramp
     if recipe.multi_scale > 0:
         draw = random.Random(f"{seed}/{epoch}/{step}/size").uniform(-1, 1)
-        share *= 1 + recipe.multi_scale * draw
-    return input_hw if share == 1.0 else _rounded(input_hw, share)
+        fraction *= 1 + recipe.multi_scale * draw
+    return input_hw if fraction == 1.0 else _rounded(input_hw, fraction)
 
 
 def evaluates_at(epoch: int, *, recipe: Recipe) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attendet.errors import TrainingError
 from attendet.losses import DetectionLoss
-from attendet.training.loop import Trainer
+from attendet.training.trainer import Trainer
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -32,7 +32,7 @@ def _feed_one_batch(trainer: Trainer) -> None:
 def test_an_epoch_tells_its_losses_rate_and_pace(trainer: MakeTrainer) -> None:
     run = trainer(epochs=4, warmup_epochs=0, lr=0.003)
     steps: list[dict[str, float]] = []
-    run.reporter.stepped = lambda _epoch, _step, _steps, terms: steps.append(terms)  # type: ignore[method-assign]
+    run.callback.after_step = lambda _epoch, _step, _steps, terms: steps.append(terms)  # type: ignore[method-assign]
 
     record = run.run_epoch(0)
 
@@ -41,7 +41,7 @@ def test_an_epoch_tells_its_losses_rate_and_pace(trainer: MakeTrainer) -> None:
     for name, mean in record["losses"].items():
         assert mean == pytest.approx(sum(terms[name] for terms in steps) / 3, abs=1e-6)
     assert record["images_per_second"] == pytest.approx(12 / record["seconds"], rel=0.05)
-    assert 0 <= record["outside_step_share"] <= 1
+    assert 0 <= record["overhead_fraction"] <= 1
 
 
 def test_one_batch_again_and_again_is_learnt(trainer: MakeTrainer) -> None:
@@ -89,7 +89,9 @@ def test_batches_that_are_accumulated_count_as_one(
     _feed_one_batch(plain)
 
     accumulated.run_epoch(0)
-    monkeypatch.setattr("attendet.training.loop.epoch_order", lambda *_, **__: [[0, 1, 2, 3]] * 2)
+    monkeypatch.setattr(
+        "attendet.training.trainer.epoch_order", lambda *_, **__: [[0, 1, 2, 3]] * 2
+    )
     plain.run_epoch(0)
 
     assert accumulated.average.steps == plain.average.steps == 2
@@ -109,7 +111,7 @@ def test_so_many_batches_make_a_step_that_the_nominal_one_is_seen(
 def test_gradients_are_clipped_to_their_norm(
     trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attendet.training.loop.epoch_order", lambda *_, **__: [[0, 1, 2, 3]])
+    monkeypatch.setattr("attendet.training.trainer.epoch_order", lambda *_, **__: [[0, 1, 2, 3]])
     run = trainer(
         clip_norm=0.01,
         optimizer="sgd",
@@ -151,7 +153,7 @@ def test_mosaic_is_asked_for_until_the_plain_epochs(trainer: MakeTrainer) -> Non
 def test_bf16_gives_losses_near_those_of_float32(
     trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attendet.training.loop.epoch_order", lambda *_, **__: [[0, 1, 2, 3]])
+    monkeypatch.setattr("attendet.training.trainer.epoch_order", lambda *_, **__: [[0, 1, 2, 3]])
 
     wide, narrow = (trainer(precision=name).run_epoch(0)["losses"] for name in ("32", "bf16"))
 
@@ -207,7 +209,7 @@ def test_a_state_goes_on_as_if_nothing_had_been(trainer: MakeTrainer) -> None:
     through.run_epoch(1)
 
     again = trainer(epochs=4)
-    again.load_state(state)
+    again.resume(state)
     again.run_epoch(1)
 
     assert _equal(through.network.state_dict(), again.network.state_dict())

@@ -1,4 +1,4 @@
-"""The images that a run leaves in its folder."""
+"""Figures of a finished run: curves, example detections, confusions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from attendet.report.charts import (
     training_figure,
 )
 from attendet.report.draw import draw_side_by_side, image_grid, to_jpeg
+from attendet.training.checkpoint import RunFolder
 from attendet.training.plan import Plan
-from attendet.training.run_folder import RunFolder
 
 __all__ = ["draw_run"]
 
 SHOWN = 8
-"""Validation images in the image of detections beside ground truth."""
+"""Validation images in detections.jpg."""
 
 
 def draw_run(folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]]) -> None:
-    """Draw curves, and of the best weights on the validation split detections, curves, confusions.
+    """Write the training curves, and detections and metrics of the best weights on val.
 
     Args:
-        folder: of the run; curves.png, detections.jpg, precision_recall.png and confusion.png are
-            written there.
+        folder: receives curves.png, detections.jpg, precision_recall.png and confusion.png.
         plan: the run.
-        records: one an epoch.
+        records: one per epoch.
     """
     if records:
         save_figure(training_figure(records), folder.path / "curves.png")
@@ -47,12 +46,11 @@ def draw_run(folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]]) -
     metrics = compute_metrics(samples, found, plan.dataset.classes)
     save_figure(precision_recall_figure(metrics), folder.path / "precision_recall.png")
     save_figure(confusion_figure(metrics), folder.path / "confusion.png")
-    write_atomically(folder.path / "detections.jpg", to_jpeg(_beside(samples, found)))
+    write_atomically(folder.path / "detections.jpg", to_jpeg(_example_grid(samples, found)))
 
 
-def _beside(samples: Sequence[Any], found: Sequence[Detections]) -> ImageArray:
-    """Return some images, evenly picked, with ground truth on the left and detections on the
-    right."""
+def _example_grid(samples: Sequence[Any], found: Sequence[Detections]) -> ImageArray:
+    """Return a grid of images, ground truth on the left and detections on the right."""
     picked = np.linspace(0, len(samples) - 1, min(SHOWN, len(samples))).round().astype(int)
     pairs = [
         draw_side_by_side(

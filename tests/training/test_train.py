@@ -21,9 +21,9 @@ from attendet.errors import ConfigError, TrainingError
 from attendet.losses import DetectionLoss
 from attendet.models import load_weights
 from attendet.training import Recipe, load_recipe
+from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import read_state
-from attendet.training.events import Silent
-from attendet.training.run import TrainingResult, train
+from attendet.training.trainer import TrainingResult, train
 
 Quick = Callable[..., TrainingResult]
 Same = Callable[[Path, Path], bool]
@@ -51,7 +51,7 @@ def test_the_folder_tells_what_was_run(whole: TrainingResult, squares: Path) -> 
 
     assert (config["attention"], config["seed"], config["data"]) == ("ca@p5", 5, str(squares))
     assert config["version"] == attendet.__version__
-    assert load_recipe("default", config["recipe"]) == Recipe(
+    assert load_recipe("default", config["recipe"]) == Recipe().replace(
         epochs=3, size=64, width_mult=0.125, batch=4, precision="32"
     )
 
@@ -118,7 +118,10 @@ def test_weights_describe_themselves(whole: TrainingResult, squares: Path) -> No
 
 def test_nothing_half_written_is_left(whole: TrainingResult) -> None:
     assert not list(whole.folder.glob(".*"))
-    assert set(read_state(whole.folder / "resume.pt")) == {"state_version", "trainer", "progress"}
+    assert set(read_state(whole.folder / "resume.pt")) == {
+        *("state_version", "network", "average", "average_steps", "optimizer"),
+        *("epoch", "best_ap", "best_epoch"),
+    }
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
@@ -202,11 +205,11 @@ def test_images_that_cannot_be_decoded_are_left_out(
         file.write_bytes(file.read_bytes()[:3000])
     told: list[Any] = []
 
-    class Listener(Silent):
-        def planned(self, plan: Any, folder: str) -> None:
+    class Listener(TrainingCallback):
+        def before_train(self, plan: Any, folder: str) -> None:
             told.append(plan)
 
-    result = quick(data=tmp_path / "broken", reporter=Listener())
+    result = quick(data=tmp_path / "broken", callback=Listener())
 
     assert result.ap is not None
     assert (len(told[0].cache), len(told[0].dataset.split("val"))) == (9, 3)
@@ -245,10 +248,10 @@ def test_patience_waits_for_an_evaluation(quick: Quick, monkeypatch: pytest.Monk
 def _given_ap(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[float]:
     names = ("ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
 
-    def validate(*_: object, **__: object) -> tuple[dict[str, Any], list[Any]]:
-        return {**dict.fromkeys(names, 0.0), "ap": values.pop(0)}, []
+    def validate(*_: object, **__: object) -> dict[str, Any]:
+        return {**dict.fromkeys(names, 0.0), "ap": values.pop(0)}
 
-    monkeypatch.setattr("attendet.training.run.validate", validate)
+    monkeypatch.setattr("attendet.training.trainer.validate", validate)
     return values
 
 
@@ -277,13 +280,13 @@ def test_after_a_bad_loss_the_weights_are_those_of_the_epoch_before(
         terms = honest(self, *args, **words)
         return {**terms, "box": terms["box"] * float("nan")} if calls == 8 else terms
 
-    class Keeper(Silent):
-        def epoch_ended(self, record: dict[str, Any]) -> None:
+    class Keeper(TrainingCallback):
+        def after_epoch(self, record: dict[str, Any]) -> None:
             shutil.copy(tmp_path / "bad/last.safetensors", tmp_path / f"{record['epoch']}.st")
 
     monkeypatch.setattr(DetectionLoss, "__call__", broken)
     with pytest.raises(TrainingError, match=r"epoch 3, step 2"):
-        quick(epochs=4, output=tmp_path / "bad", reporter=Keeper())
+        quick(epochs=4, output=tmp_path / "bad", callback=Keeper())
 
     assert same(tmp_path / "bad/last.safetensors", tmp_path / "2.st")
     assert (tmp_path / "bad/best.safetensors").exists()
@@ -293,22 +296,25 @@ def test_after_a_bad_loss_the_weights_are_those_of_the_epoch_before(
 def test_one_goes_on_from_pretrained_weights(quick: Quick, whole: TrainingResult) -> None:
     told: list[Any] = []
 
-    class Listener(Silent):
-        def planned(self, plan: Any, folder: str) -> None:
+    class Listener(TrainingCallback):
+        def before_train(self, plan: Any, folder: str) -> None:
             told.append(plan)
 
     fresh = quick(attention="ca@p5", epochs=1)
-    result = quick(attention="ca@p5", epochs=1, pretrained=whole.last, reporter=Listener())
+    result = quick(attention="ca@p5", epochs=1, pretrained=whole.last, callback=Listener())
 
     total = len(load_weights(whole.last)[0].state_dict())
-    assert told[0].transfer.in_words() == f"base weights: 100 % ({total} of {total} tensors)"
+    assert (
+        told[0].transfer.summary()
+        == f"pretrained weights: 100 % copied ({total} of {total} tensors)"
+    )
     assert result.records[1]["losses"] != fresh.records[0]["losses"]
 
 
 def test_a_recipe_object_is_taken_and_overridden(
     squares: Path, tmp_path: Path, undrawn: None
 ) -> None:
-    recipe = Recipe(epochs=5, size=64, width_mult=0.125, batch=4, precision="32")
+    recipe = Recipe().replace(epochs=5, size=64, width_mult=0.125, batch=4, precision="32")
 
     result = train(squares, recipe=recipe, epochs=1, output=tmp_path / "r", accelerator="cpu")
 

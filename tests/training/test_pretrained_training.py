@@ -16,11 +16,11 @@ import attendet
 from attendet.cli import main
 from attendet.data import DataSet, load_dataset
 from attendet.models import WeightsMetadata, load_weights, save_weights
-from attendet.training.events import Silent
+from attendet.training.callback import TrainingCallback
 from attendet.training.plan import Plan, make_plan
-from attendet.training.pretrained import follow_base
 from attendet.training.recipe import Recipe
-from attendet.training.run import TrainingResult, train
+from attendet.training.trainer import TrainingResult, train
+from attendet.training.transfer import follow_base
 
 Quick = Callable[..., TrainingResult]
 Saved = Callable[..., Path]
@@ -58,9 +58,9 @@ def test_attention_in_the_backbone_leaves_the_ap_of_the_base(
 
     said = capsys.readouterr().out
     total = len(load_weights(base.last)[0].state_dict())
-    assert f"\nbase weights: 100 % ({total} of {total} tensors)\n" in said
-    assert "\ninput, anchors, scale_x_y and batch norm: those of the base\n" in said
-    assert f"\nbefore the first step: AP {expected['ap']:.3f} AP50" in said
+    assert f"\npretrained weights: 100 % copied ({total} of {total} tensors)\n" in said
+    assert "\ninput, anchors, scale_x_y and batch norm: as in the pretrained weights\n" in said
+    assert f"\nbefore training: AP {expected['ap']:.3f} AP50" in said
     lines = (tmp_path / "tuned/results.jsonl").read_text().splitlines()
     first, second = map(json.loads, lines)
     assert (first["epoch"], second["epoch"]) == (0, 1)
@@ -109,8 +109,8 @@ def test_the_best_weights_are_the_base_s_until_a_later_epoch_is_better(
     base = saved(_metadata())
     values = iter([0.5, 0.2, 0.1, 0.3, 0.4])
     monkeypatch.setattr(
-        "attendet.training.run.validate",
-        lambda *_, **__: ({**dict.fromkeys(METRICS, 0.0), "ap": next(values)}, []),
+        "attendet.training.trainer.validate",
+        lambda *_, **__: {**dict.fromkeys(METRICS, 0.0), "ap": next(values)},
     )
 
     result = quick(pretrained=base, epochs=8, patience=3)
@@ -151,8 +151,8 @@ def test_a_run_broken_off_early_has_epoch_0_once(
     moment: str,
     saved: Saved,
 ) -> None:
-    class Stopper(Silent):
-        def stepped(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+    class Stopper(TrainingCallback):
+        def after_step(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
             raise _StoppedError
 
     def stop(*_: Any) -> None:
@@ -163,9 +163,9 @@ def test_a_run_broken_off_early_has_epoch_0_once(
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         if moment == "before epoch 0 is kept":
-            patch.setattr("attendet.training.run_folder.RunFolder.add_record", stop)
+            patch.setattr("attendet.training.checkpoint.RunFolder.add_record", stop)
         with pytest.raises(_StoppedError):
-            quick(pretrained=base, attention="ca@p5,stage2", output=folder, reporter=Stopper())
+            quick(pretrained=base, attention="ca@p5,stage2", output=folder, callback=Stopper())
     base.unlink()
 
     resumed = train(resume=folder, accelerator="cpu")
@@ -193,7 +193,7 @@ def test_without_validation_images_nothing_is_measured(
 
 def _plan(data: Path | DataSet, base: Path, attention: str = "none", **given: Any) -> Plan:
     metadata = load_weights(base)[1]
-    recipe = Recipe(batch=4, epochs=1, precision="32", **given)
+    recipe = Recipe().replace(batch=4, epochs=1, precision="32", **given)
     settings = follow_base(recipe, metadata, given)
     return make_plan(data, attention=attention, recipe=settings, seed=0, pretrained=base)
 
@@ -235,14 +235,14 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
 ) -> None:
     told: list[Plan] = []
 
-    class Listener(Silent):
-        def planned(self, plan: Plan, folder: str) -> None:
+    class Listener(TrainingCallback):
+        def before_train(self, plan: Plan, folder: str) -> None:
             told.append(plan)
 
     base = saved(_metadata(**UNLIKE_THE_RECIPE))
-    recipe = Recipe(scale_x_y=1.05, anchors="default", width_mult=1.0, resize="rect")
+    recipe = Recipe().replace(scale_x_y=1.05, anchors="default", width_mult=1.0, resize="rect")
     plain = {"recipe": recipe, "pretrained": base, "epochs": 1, "batch": 4, "precision": "32"}
-    quiet = {"accelerator": "cpu", "reporter": Listener(), "attention": "none"}
+    quiet = {"accelerator": "cpu", "callback": Listener(), "attention": "none"}
     train(squares, output=tmp_path / "a", **plain, **quiet)
     given = {"scale_x_y": 1.7, "anchors": "default", "size": 64, "resize": "rect"}
     train(squares, output=tmp_path / "b", **plain, **quiet, **given)
@@ -325,7 +325,7 @@ def test_attention_that_fits_stays_what_it_is_and_new_starts_as_the_identity(
         "up": "paper",
     }
     assert plan.transfer is not None
-    assert plan.transfer.left_out == ()
+    assert plan.transfer.skipped == ()
     old, new, x = load_weights(base)[0], plan.network.eval(), torch.rand(2, 3, 64, 64)
     assert all(map(torch.equal, new(x), old(x)))
     again, metadata = load_weights(save_weights(tmp_path / "b.safetensors", new, plan.metadata))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from attendet.models import build
-from attendet.training.optim import make_optimizer
-from attendet.training.recipe import Recipe
+from attendet.training.optimizer import make_optimizer
+from attendet.training.recipe import OptimizerConfig, Recipe
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -16,8 +16,8 @@ def test_only_convolution_weights_decay(name: str) -> None:
         for parameter in network.parameters():
             parameter.add_(1.0)
     before = {key: value.clone() for key, value in network.named_parameters()}
-    recipe = Recipe(optimizer=name, lr=0.1, weight_decay=0.5)  # type: ignore[arg-type]
-    optimizer = make_optimizer(network, recipe)
+    recipe = Recipe().replace(optimizer=name, lr=0.1, weight_decay=0.5)  # type: ignore[arg-type]
+    optimizer = make_optimizer(network, recipe.optimizer)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
@@ -33,7 +33,7 @@ def test_only_convolution_weights_decay(name: str) -> None:
 def test_every_parameter_is_in_one_group() -> None:
     network = build(classes=["a"], attention="se@p5+ca@up", width_mult=0.125)
 
-    groups = make_optimizer(network, Recipe()).param_groups
+    groups = make_optimizer(network, OptimizerConfig()).param_groups
 
     listed = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(listed) == sorted(id(parameter) for parameter in network.parameters())

@@ -1,8 +1,8 @@
-"""What a run takes over from base weights: settings of boxes and images, and tensors.
+"""Transfer from pretrained weights: settings of boxes and images, and tensors.
 
-A run that inits from base weights begins as the network that they are: with their anchors, their
-input and their colors, so that its first evaluation gives the base's own average precision. A flag
-of the user wins over the base, and the base over the recipe.
+A run starts as the pretrained network, with its anchors, input and colors, so that its first
+evaluation gives the average precision of the pretrained weights. A flag of the user replaces a
+setting of the pretrained weights, and these replace the recipe.
 
 A counts the anchors of a level, K the classes.
 """
@@ -42,32 +42,32 @@ BOX_TERMS = 5
 
 @dataclass(frozen=True)
 class Transfer:
-    """What was taken over from base weights, and what was not."""
+    """Tensors that were copied from pretrained weights, and those that were not."""
 
     source: str
     """The weights file."""
 
     loaded: tuple[str, ...]
-    """Tensors of the base that were taken over whole."""
+    """Tensors that were copied completely."""
 
-    left_out: tuple[tuple[str, str], ...]
-    """Tensors of the base that were not, each with the reason."""
+    skipped: tuple[tuple[str, str], ...]
+    """Tensors of the file that were not copied, each with the reason."""
 
     fresh: tuple[str, ...]
-    """Tensors of the network that start anew, wholly or in part."""
+    """Tensors of the network that keep new initial values, completely or in part."""
 
-    in_part: tuple[tuple[str, str], ...] = ()
-    """Tensors of the base of which some rows were taken over, each with which."""
+    partial: tuple[tuple[str, str], ...] = ()
+    """Tensors of which some rows were copied, each with the rows."""
 
     note: str = ""
-    """What was done about classes that the base has in another order, or without names."""
+    """How classes in another order, or without names, were matched."""
 
-    def in_words(self) -> str:
-        """Return one line: the share of the base's tensors that was taken over."""
-        total = len(self.loaded) + len(self.in_part) + len(self.left_out)
-        share = 100 * len(self.loaded) // max(total, 1)  # 100 is all of them
-        text = f"base weights: {share} % ({len(self.loaded)} of {total} tensors)"
-        for title, named in (("in part", self.in_part), ("left out", self.left_out)):
+    def summary(self) -> str:
+        """Return one line: the percentage of tensors that was copied, and the reasons."""
+        total = len(self.loaded) + len(self.partial) + len(self.skipped)
+        percent = 100 * len(self.loaded) // max(total, 1)  # 100 only if all were copied
+        text = f"pretrained weights: {percent} % copied ({len(self.loaded)} of {total} tensors)"
+        for title, named in (("partly copied", self.partial), ("not copied", self.skipped)):
             if named:
                 text += f"; {title}: {_by_reason(named)}"
         return text + (f"; {self.note}" if self.note else "")
@@ -84,15 +84,15 @@ def _by_reason(named: Sequence[tuple[str, str]]) -> str:
 
 
 def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = ()) -> Recipe:
-    """Return a recipe with the input, the boxes and the width of base weights.
+    """Return a recipe with the input, boxes and width of pretrained weights.
 
     Args:
         recipe: the settings.
-        base: description of the base weights.
-        given: names of settings that the user gave, which stay.
+        base: metadata of the pretrained weights.
+        given: names of settings that the user set, which stay.
 
     Raises:
-        ConfigError: if a setting is given that a network with layers of its own has already.
+        ConfigError: if a setting is given that the layers of the pretrained network determine.
 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), input_hw=(256, 320), scale_x_y=1.05)
@@ -100,14 +100,14 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         >>> followed.size, followed.anchors, followed.scale_x_y
         (320, 'base', 2.0)
     """
-    said = [name for name in ("anchors", "scale_x_y", "width_mult") if name in given]
-    if base.graph and said:
+    fixed = [name for name in ("anchors", "scale_x_y", "width_mult") if name in given]
+    if base.graph and fixed:
         raise ConfigError(
-            f"{' and '.join(said)} must be left out where the base weights have layers of their "
-            f"own ({base.architecture}), which say it."
+            f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
+            f"{base.architecture}, whose layers determine it. Remove it."
         )
     resize = base.preprocessing().resize
-    theirs: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "size": max(base.input_hw),
         "resize": recipe.resize
         if resize == "rect" and recipe.resize in ("auto", "rect")
@@ -116,8 +116,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         "scale_x_y": base.scale_x_y,
         "anchors": "base",
     }
-    changes = {name: value for name, value in theirs.items() if name not in given}
-    return dataclasses.replace(recipe, **changes)
+    return recipe.replace(**{name: value for name, value in changes.items() if name not in given})
 
 
 def choose_init(
@@ -125,40 +124,42 @@ def choose_init(
     wanted: Literal["auto"] | AttentionInit,
     base: WeightsMetadata | None,
 ) -> AttentionInit | dict[str, AttentionInit]:
-    """Return how the attention of a run inits, as its description says it.
+    """Return the attention init of a run, as its metadata states it.
 
     Args:
         attention: site to name of a block.
-        wanted: ``auto``: blocks that base weights bring stay what they are, new ones start as the
-            identity; without base weights all start as published. Else the start of all.
-        base: description of the base weights.
+        wanted: ``auto``: blocks of the pretrained weights keep their init, new ones are the
+            identity; without pretrained weights all are as published. Else the init of all.
+        base: metadata of the pretrained weights.
     """
     if wanted != "auto":
         return wanted
-    brought = attention_of(base) if base is not None else {}
+    existing = attention_of(base) if base is not None else {}
     new: AttentionInit = "paper" if base is None else "identity"
     inits = {
-        site: brought[site][1] if site in brought and brought[site][0] == name else new
+        site: existing[site][1] if site in existing and existing[site][0] == name else new
         for site, name in attention.items()
     }
     return common_init(inits)
 
 
 def unlike_base(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, ...]:
-    """Return where boxes and images of a run are not those of its base, a phrase each.
+    """Return the settings of boxes and images that differ from the pretrained weights.
 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), scale_x_y=1.05)
         >>> unlike_base(dataclasses.replace(base, scale_x_y=2.0), base)
         ('scale_x_y 2 (base 1.05)',)
     """
-    pairs = {name: (_shown(metadata)[name], said) for name, said in _shown(base).items()}
+    own = _input_settings(metadata)
     return tuple(
-        f"{name} {own} (base {said})" for name, (own, said) in pairs.items() if own != said
+        f"{name} {own[name]} (base {value})"
+        for name, value in _input_settings(base).items()
+        if own[name] != value
     )
 
 
-def _shown(metadata: WeightsMetadata) -> dict[str, str]:
+def _input_settings(metadata: WeightsMetadata) -> dict[str, str]:
     preprocess = metadata.preprocessing()
     rect = preprocess.resize == "rect"
     height, width = metadata.input_hw
@@ -180,17 +181,16 @@ def _shown(metadata: WeightsMetadata) -> dict[str, str]:
 def transfer_weights(
     network: DetectionNetwork, metadata: WeightsMetadata, path: str | Path
 ) -> Transfer:
-    """Copy the tensors of a weights file that resize into a network, and tell which did not and
-    why.
+    """Copy the tensors of a weights file that fit into a network, and return what was copied.
 
-    The convolutions that make the raw maps hold rows for each class. With the same classes in
-    another order their rows are put into the network's order; with some classes in common, the rows
-    of boxes, objectness and the common classes are taken over; with none, they start anew.
+    The output convolutions have rows for each class. With the same classes in another order the
+    rows are reordered; with some classes in common, the rows of boxes, objectness and the common
+    classes are copied; with none, the tensors keep their initial values.
 
     Args:
         network: is changed in place.
         metadata: its description.
-        path: the base weights.
+        path: the pretrained weights.
 
     Raises:
         WeightsError: if the file cannot be read, or nothing in it fits.
@@ -202,58 +202,58 @@ def transfer_weights(
         raise WeightsError(f"weights file is damaged ({path}): {error}") from None
     classes = _ClassRows.between(base, metadata)
     outputs = tuple(f"{name}." for name in network.output_layers())
-    gone = _unfit_attention(base, metadata)
+    changed = _changed_attention(base, metadata)
     own = network.state_dict()
     loaded: list[str] = []
-    in_part: list[tuple[str, str]] = []
-    left_out: list[tuple[str, str]] = []
+    partial: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
     for name, tensor in tensors.items():
         site = name.split(".")[1] if name.startswith("attention.") else ""
-        if site in gone:
-            left_out.append((name, gone[site]))
+        if site in changed:
+            skipped.append((name, changed[site]))
         elif name not in own:
-            left_out.append((name, "the network has no such tensor"))
+            skipped.append((name, "the network has no such tensor"))
         elif name.startswith(outputs) and tensor.dim() and not classes.same:
             if not classes.copy(tensor, own[name]):
-                left_out.append((name, classes.why_not(tensor, own[name])))
+                skipped.append((name, classes.why_not(tensor, own[name])))
             elif classes.all_common:
                 loaded.append(name)
             else:
-                in_part.append((name, classes.kept))
+                partial.append((name, classes.kept))
         elif own[name].shape != tensor.shape:
-            left_out.append((name, _shapes(tensor, own[name])))
+            skipped.append((name, _shapes(tensor, own[name])))
         else:
             own[name].copy_(tensor)
             loaded.append(name)
     if not loaded:
-        raise WeightsError(f"pretrained weights must fit the network; nothing does ({path}).")
+        raise WeightsError(f"pretrained weights must fit the network; no tensor does ({path}).")
     fresh = tuple(name for name in own if name not in loaded)
-    return Transfer(str(path), tuple(loaded), tuple(left_out), fresh, tuple(in_part), classes.note)
+    return Transfer(str(path), tuple(loaded), tuple(skipped), fresh, tuple(partial), classes.note)
 
 
 def _shapes(there: Tensor, here: Tensor) -> str:
-    return f"{tuple(there.shape)} does not fit {tuple(here.shape)}"
+    return f"shape {tuple(there.shape)} is not {tuple(here.shape)}"
 
 
-def _unfit_attention(base: WeightsMetadata, metadata: WeightsMetadata) -> dict[str, str]:
-    """Return the sites whose block in the base cannot go over, each with the reason."""
+def _changed_attention(base: WeightsMetadata, metadata: WeightsMetadata) -> dict[str, str]:
+    """Return the sites whose block differs from that of the base, each with the reason."""
     here = attention_of(metadata)
     reasons = {}
-    for site, (name, start) in attention_of(base).items():
-        own_name, own_init = here.get(site, ("none", start))
+    for site, (name, init) in attention_of(base).items():
+        own_name, own_init = here.get(site, ("none", init))
         if own_name != name:
-            reasons[site] = f"attention at {site} is {name} there, {own_name} here"
-        elif own_init != start:
-            reasons[site] = f"attention_init is {start!r} there, {own_init!r} here"
+            reasons[site] = f"attention at {site} is {name} in the file, {own_name} here"
+        elif own_init != init:
+            reasons[site] = f"attention_init is {init!r} in the file, {own_init!r} here"
     return reasons
 
 
 @dataclass(frozen=True)
 class _ClassRows:
-    """Which rows of an output convolution go where, by the names of the classes."""
+    """Mapping of the rows of an output convolution by class name."""
 
     pairs: tuple[tuple[int, int], ...]
-    """Number of a class here and there, for each that both know."""
+    """Index of each common class here and in the base."""
 
     here: int
     """K of the network."""
@@ -262,43 +262,45 @@ class _ClassRows:
     """K of the base."""
 
     same: bool = False
-    """Whether the rows can be taken as they stand."""
+    """True if the rows can be copied unchanged."""
 
     kept: str = ""
-    """The rows that are taken over, in words."""
+    """Description of the rows that are copied."""
 
     note: str = ""
-    """What is to be told of the order and the names."""
+    """Note about the order and names of the classes."""
 
     @classmethod
     def between(cls, base: WeightsMetadata, metadata: WeightsMetadata) -> _ClassRows:
         there, here = base.classes, metadata.classes
         nameless = there == tuple(f"class_{number}" for number in range(len(here)))
         if there == here or nameless:
-            told = "the base's classes have no names and were taken for the data's, in their order"
-            return cls((), len(here), len(there), same=True, note=told * (there != here))
+            note = (
+                "the classes of the pretrained weights have no names and were matched by position"
+            )
+            return cls((), len(here), len(there), same=True, note=note * nameless)
         common = [name for name in here if name in there]
         pairs = tuple((here.index(name), there.index(name)) for name in common)
         new = [name for name in here if name not in there]
-        anew = f"; those of {', '.join(new)} start anew" if new else ""
-        kept = f"rows of boxes, objectness and {', '.join(common)}{anew}"
+        rest = f"; those of {', '.join(new)} are initialized" if new else ""
+        kept = f"rows of boxes, objectness and {', '.join(common)}{rest}"
         rows = cls(pairs, len(here), len(there), kept=kept)
-        told = "classes stand in another order here, and their rows with them"
-        return dataclasses.replace(rows, note=told * rows.all_common)
+        note = "the rows of the classes were reordered"
+        return dataclasses.replace(rows, note=note * rows.all_common)
 
     @property
     def all_common(self) -> bool:
-        """Whether both know the same classes."""
+        """True if both have the same classes."""
         return len(self.pairs) == self.here == self.there
 
     def why_not(self, there: Tensor, here: Tensor) -> str:
-        """Return why `copy` took nothing over."""
+        """Return why `copy` copied nothing."""
         if not self.pairs:
-            return "no class in common, starts anew"
+            return "no class in common"
         return f"other classes, {_shapes(there, here)}"
 
     def copy(self, there: Tensor, here: Tensor) -> bool:
-        """Copy the rows in common; return whether there were any that fit."""
+        """Copy the common rows; return False if there are none that fit."""
         anchors, rest = divmod(len(here), BOX_TERMS + self.here)
         fits = not rest and len(there) == anchors * (BOX_TERMS + self.there)
         if not fits or here.shape[1:] != there.shape[1:] or not self.pairs:

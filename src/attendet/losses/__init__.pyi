@@ -1,0 +1,9 @@
+from .assignment import Grid as Grid
+from .assignment import Matches as Matches
+from .assignment import assign_best_anchor as assign_best_anchor
+from .assignment import assign_dynamic as assign_dynamic
+from .detection import DetectionLoss as DetectionLoss
+from .detection import Targets as Targets
+from .loss_config import LossConfig as LossConfig
+from .overlap import compute_ciou as compute_ciou
+from .overlap import compute_iou as compute_iou

@@ -1,0 +1,95 @@
+"""Optimizer, learning rate schedule and the moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from attendet.training.recipe import OptimizerConfig, Recipe
+
+__all__ = ["WeightAverage", "lr_factor", "make_optimizer"]
+
+
+def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimizer, with weight decay on convolution weights only.
+
+    He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay).
+    """
+    parameters = list(network.parameters())
+    groups = [
+        {
+            "params": [each for each in parameters if each.ndim > 1],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        momentum = config.momentum
+        return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999))
+
+
+def lr_factor(progress: float, *, recipe: Recipe) -> float:
+    """Return the learning rate as a fraction of the highest.
+
+    Args:
+        progress: epochs done, with fractions: 1.5 is the middle of the second epoch.
+        recipe: warm-up, schedule, final ratio and number of epochs.
+
+    Example:
+        >>> from attendet.training.recipe import load_recipe
+        >>> changes = {"epochs": 10, "warmup_epochs": 1, "min_lr_ratio": 0.1}
+        >>> recipe = load_recipe("default", changes)
+        >>> [round(lr_factor(at, recipe=recipe), 3) for at in (0.5, 1, 5, 10)]
+        [0.5, 1.0, 1.0, 0.1]
+    """
+    config, epochs = recipe.optimizer, recipe.epochs
+    warmup = min(config.warmup_epochs, epochs / 3)
+    if progress < warmup:
+        return progress / warmup
+    start = max(warmup, epochs / 2) if config.schedule == "flat-cosine" else warmup
+    if progress <= start:
+        return 1.0
+    fraction = min(1.0, (progress - start) / max(epochs - start, 1e-9))
+    end = config.min_lr_ratio
+    return end + (1 - end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+class WeightAverage:
+    """Exponential moving average of a network's weights and statistics.
+
+    Polyak and Juditsky 1992. The decay of step t is ``min(decay, (1 + t) / (10 + t))``: in short
+    runs the average covers about the last tenth of the steps.
+
+    Args:
+        network: the trained network; the average starts as its copy.
+        decay: highest decay per step, 0 to below 1; 0 keeps the average equal to the network.
+
+    Attributes:
+        network: the averaged network, in eval mode.
+        steps: updates so far.
+    """
+
+    def __init__(self, network: nn.Module, *, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's current weights."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        averages, currents = [], []
+        for average, current in zip(
+            self.network.state_dict().values(), network.state_dict().values(), strict=True
+        ):
+            if average.is_floating_point():
+                averages.append(average)
+                currents.append(current)
+            else:
+                average.copy_(current)
+        torch._foreach_lerp_(averages, currents, 1 - decay)

@@ -1,0 +1,573 @@
+"""Train a detector: `train` sets a run up, `Trainer.fit` runs its epochs and saves its weights.
+
+N is the batch size; H and W are the network input in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attendet import __version__
+from attendet.data import Augmenter, Batch, DataSet
+from attendet.errors import ConfigError, TrainingError
+from attendet.interop.hub import local_weights
+from attendet.losses import DetectionLoss
+from attendet.models import WeightsMetadata, read_metadata, save_weights
+from attendet.prefetch import map_in_threads
+from attendet.system import available_cores, peak_memory_mib
+from attendet.training.callback import TrainingCallback
+from attendet.training.checkpoint import RunFolder, free_folder, read_state, write_state
+from attendet.training.cpu import keep_freed_memory, mix_layouts
+from attendet.training.distributed import make_fabric, sync_batch_norm, validate
+from attendet.training.figures import draw_run
+from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
+from attendet.training.plan import Plan, make_plan
+from attendet.training.recipe import Recipe, load_recipe
+from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
+from attendet.training.transfer import Transfer, follow_base
+
+__all__ = ["Trainer", "TrainingResult", "epoch_order", "train"]
+
+MAX_SEED = 2**63 - 1
+
+METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
+"""Metrics that are kept in the record of an epoch."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Weights and records of a run."""
+
+    folder: Path
+    """Folder of the run."""
+
+    best: Path
+    """Weights with the best AP on the validation split; the last ones if AP was not measured."""
+
+    last: Path
+    """Weights of the last epoch."""
+
+    records: list[dict[str, Any]]
+    """One record per epoch, as in results.jsonl; with pretrained weights, theirs as epoch 0."""
+
+    ap: float | None
+    """Best AP (IoU 0.50 to 0.95) on the validation split, 0 to 1; None if not measured."""
+
+    epochs: int
+    """Epochs trained so far."""
+
+    seconds: float
+    """Wall time of this call."""
+
+    transfer: Transfer | None = None
+    """Tensors copied from pretrained weights; None without any, and for a resumed run."""
+
+
+def train(
+    data: str | Path | DataSet | None = None,
+    *,
+    attention: str | None = None,
+    recipe: str | Recipe = "default",
+    seed: int = 0,
+    output: str | Path | None = None,
+    pretrained: str | Path | None = None,
+    resume: str | Path | None = None,
+    format: str | None = None,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    until_epoch: int | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    callback: TrainingCallback | None = None,
+    **overrides: Any,
+) -> TrainingResult:
+    """Train a detector on a data set and return the paths of its weights.
+
+    The same seed on the same machine gives the same weights bit for bit, resumed or not: every
+    random number depends on seed, epoch and step alone.
+
+    Args:
+        data: path of a data set (VOC, YOLO or COCO), or the set; with ``resume`` only if it moved.
+        attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; default: that of the
+            pretrained weights, else ``ca``.
+        recipe: name of a recipe, path of a YAML file, or a `Recipe`.
+        seed: of weights, order of images and augmentation.
+        output: new folder of the run; default: ``runs/train`` with the next free number.
+        pretrained: weights file to start from. Its input, boxes and width replace those of the
+            recipe, and ``overrides`` replace them; it is evaluated before the first step.
+        resume: folder of an interrupted run; all settings come from there.
+        format: ``voc``, ``yolo`` or ``coco``; default: recognized.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: processes on this machine, one per device.
+        nodes: machines.
+        until_epoch: stop after this epoch, with a state to resume from.
+        fingerprints: split name to fingerprint that the data must have.
+        callback: receives the progress.
+        overrides: settings of the recipe by name (see `Recipe`).
+
+    Raises:
+        ConfigError: if an argument or a setting is wrong.
+        DataError: if the data cannot be read.
+        WeightsError: if the pretrained weights do not fit.
+        TrainingError: if the loss is not finite, the data has changed, or there is nothing to
+            resume.
+    """
+    started = time.perf_counter()
+    callback = callback or TrainingCallback()
+    state, config = None, None
+    base: WeightsMetadata | None = None
+    if resume is not None:
+        folder, config = RunFolder.open(Path(resume))
+        state = read_state(folder.state)
+        settings, base = folder.recipe(config), read_metadata(folder.last)
+        data = config["data"] if data is None else data
+        attention, seed, format = config["attention"], config["seed"], config["format"]
+        pretrained, devices, nodes = None, config["devices"], config["nodes"]
+        accelerator = config["accelerator"] if accelerator == "auto" else accelerator
+        fingerprints = config["fingerprints"]
+    else:
+        if data is None:
+            raise ConfigError("data must be given, or a run to resume; got neither.")
+        ConfigError.check(0 <= seed <= MAX_SEED, "seed", f"from 0 to {MAX_SEED}", seed, "--seed")
+        if output is not None:
+            RunFolder.check_free(Path(output))
+        if pretrained is not None:
+            pretrained = local_weights(pretrained)
+            base = read_metadata(pretrained)
+        settings = _settings(recipe, overrides, base)
+        if attention is None:
+            attention = "ca" if base is None else base.attention
+    fabric = _launch(settings, accelerator, devices, nodes)
+    if not fabric.is_global_zero:
+        callback = TrainingCallback()
+    plan = make_plan(
+        data,
+        attention=attention,
+        recipe=settings,
+        seed=seed,
+        pretrained=pretrained,
+        base=base,
+        format=format,
+        progress=callback.images_decoded,
+    )
+    source = (data.root if isinstance(data, DataSet) else Path(data)).resolve()
+    _check_same_data(plan, fingerprints or {}, source)
+    if config is None:
+        config = {
+            "data": str(source),
+            "format": data.format if isinstance(data, DataSet) else format,
+            "pretrained": str(pretrained) if pretrained is not None else None,
+            "accelerator": accelerator,
+            "devices": devices,
+            "nodes": nodes,
+            **_describe(plan),
+        }
+        folder = _create_folder(fabric, output, config)
+    with plan.cache:
+        trainer = Trainer(fabric, plan, folder, callback)
+        trainer.evaluates_base = bool(config.get("pretrained"))
+        if state is not None:
+            trainer.resume(state)
+        return trainer.fit(until_epoch or settings.epochs, started)
+
+
+def _settings(
+    recipe: str | Recipe, overrides: Mapping[str, Any], base: WeightsMetadata | None
+) -> Recipe:
+    """Return the settings of a new run: overrides, then pretrained weights, then the recipe."""
+    if isinstance(recipe, str):
+        settings = load_recipe(recipe, overrides)
+    else:
+        settings = load_recipe("default", {**recipe.as_dict(), **overrides})
+    return settings if base is None else follow_base(settings, base, given=overrides)
+
+
+def _launch(
+    settings: Recipe,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"],
+    devices: int,
+    nodes: int,
+) -> Any:
+    """Return Lightning Fabric, launched in each of the processes."""
+    fabric = make_fabric(
+        accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
+    )
+    processes = devices * nodes
+    if settings.batch % processes:
+        rule = f"a multiple of the {processes} processes"
+        raise ConfigError.must("batch", rule, settings.batch, "--batch")
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+        if fabric.world_size > 1:
+            torch.set_num_threads(max(1, available_cores() // devices))
+    return fabric
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    """Return the part of config.yaml that follows from the plan."""
+    described = {
+        "attention": plan.metadata.attention,
+        "seed": plan.seed,
+        "version": __version__,
+        "torch": str(torch.__version__),
+        "input_hw": list(plan.input_hw),
+        "anchors": [list(pair) for pair in plan.anchors.anchors],
+        "anchors_from_data": plan.anchors.from_data,
+        "fingerprints": dict(plan.fingerprints),
+        "recipe": plan.recipe.as_dict(),
+    }
+    if plan.transfer is not None:
+        described["base_weights"] = plan.transfer.summary()
+    return described
+
+
+def _create_folder(fabric: Any, output: str | Path | None, config: dict[str, Any]) -> RunFolder:
+    """Return the run's folder, created by the first process; all processes stop on an error."""
+    path = Path(output) if output is not None else free_folder(Path("runs"), "train")
+    path = Path(fabric.broadcast(str(path)))
+    problem = ""
+    if fabric.is_global_zero:
+        try:
+            RunFolder.create(path, config)
+        except (ConfigError, OSError) as error:
+            problem = str(error)
+    problem = fabric.broadcast(problem)
+    if problem:
+        raise ConfigError(problem)
+    return RunFolder(path)
+
+
+def _check_same_data(plan: Plan, expected: Mapping[str, str], data: Path) -> None:
+    now = plan.fingerprints
+    changed = [name for name, old in expected.items() if now.get(name) != old]
+    if changed:
+        raise TrainingError(
+            f"data must be the same as at the start of the run; {' and '.join(changed)} has "
+            f"changed ({data}). Restore it, pass its new path, or start a new run."
+        )
+
+
+def epoch_order(count: int, batch: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Return the image indices of each step of an epoch.
+
+    Every image is used once; the last batch is filled from the front of the epoch, so that all
+    batches have the same size.
+
+    Example:
+        >>> order = epoch_order(5, 2, seed=0, epoch=0)
+        >>> [len(indices) for indices in order], sorted(set(sum(order, [])))
+        ([2, 2, 2], [0, 1, 2, 3, 4])
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    steps = -(-count // batch)
+    filled = np.resize(order, steps * batch)
+    return [[int(index) for index in row] for row in filled.reshape(steps, batch)]
+
+
+class Trainer:
+    """Trains one network; `fit` runs the epochs, `run_epoch` is the loop over batches.
+
+    Args:
+        fabric: launched Lightning Fabric.
+        plan: data, network and settings.
+        folder: receives weights, state and records.
+        callback: receives the progress.
+    """
+
+    def __init__(
+        self, fabric: Any, plan: Plan, folder: RunFolder, callback: TrainingCallback
+    ) -> None:
+        recipe = plan.recipe
+        self.fabric, self.plan, self.recipe = fabric, plan, recipe
+        self.folder, self.callback = folder, callback
+        self.network = plan.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = WeightAverage(self.network, decay=recipe.optimizer.ema_decay)
+        if fabric.world_size > 1:
+            sync_batch_norm(self.network)
+        if fabric.device.type == "cpu" and fabric.strategy.precision.precision == "32-true":
+            mix_layouts(self.network)
+        optimizer = make_optimizer(self.network, recipe.optimizer)
+        self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self.criterion = DetectionLoss(
+            self.network.level_anchors,
+            self.network.strides,
+            self.network.scale_x_y,
+            recipe.loss,
+        )
+        self.augmenter = Augmenter(plan.cache, recipe.augment, device=fabric.device, seed=plan.seed)
+        self.bgr = plan.metadata.preprocessing().color == "bgr"
+        self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
+        self.evaluates_base = False
+        self.epoch = 0
+        self.best_ap, self.best_epoch = -1.0, 0
+        self.records: list[dict[str, Any]] = []
+
+    # --- epochs -----------------------------------------------------------------------------------
+
+    def fit(self, until_epoch: int, started: float) -> TrainingResult:
+        """Train up to an epoch and return the result.
+
+        Args:
+            until_epoch: epochs of the whole run after which to stop.
+            started: `time.perf_counter` at the start of the call.
+        """
+        if self.fabric.is_global_zero and not self._has_started():
+            self._save_state()  # so that a kill within the first epoch can be resumed
+        self.callback.before_train(self.plan, str(self.folder.path))
+        try:
+            if self.evaluates_base and not self._has_started():
+                self._evaluate_base()
+            while self.epoch < min(until_epoch, self.recipe.epochs) and not self._out_of_patience():
+                record = self.run_epoch(self.epoch)
+                record["memory_mib"] = _peak_memory_mib(self.fabric.device)
+                if evaluates_at(self.epoch, recipe=self.recipe):
+                    record.update(self._evaluate(self.epoch + 1))
+                self.epoch += 1
+                self._end_epoch(record)
+        finally:
+            self.folder.close()
+        if self.fabric.is_global_zero and (
+            self.epoch == self.recipe.epochs or self._out_of_patience()
+        ):
+            if not self.folder.best.exists():
+                self._save_weights(self.folder.best)
+            draw_run(self.folder, self.plan, self.records)
+        self.fabric.barrier()
+        return TrainingResult(
+            folder=self.folder.path,
+            best=self.folder.best,
+            last=self.folder.last,
+            records=self.records,
+            ap=self.best_ap if self.best_ap >= 0 else None,
+            epochs=self.epoch,
+            seconds=time.perf_counter() - started,
+            transfer=self.plan.transfer,
+        )
+
+    def _has_started(self) -> bool:
+        """Return whether an epoch, or the evaluation of pretrained weights, is done."""
+        return self.epoch > 0 or self.best_ap >= 0
+
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.patience
+        if patience is None or self.best_ap < 0 or self.epoch == 0:
+            return False
+        evaluated = evaluates_at(self.epoch - 1, recipe=self.recipe)
+        return evaluated and self.epoch - self.best_epoch >= patience
+
+    def _evaluate_base(self) -> None:
+        """Evaluate the pretrained weights before the first step, as epoch 0."""
+        started = time.perf_counter()
+        metrics = self._evaluate(0)
+        if metrics:
+            seconds = round(time.perf_counter() - started, 3)
+            self._end_epoch({"epoch": 0, "losses": {}, "seconds": seconds, **metrics})
+
+    def _evaluate(self, epoch: int) -> dict[str, Any]:
+        """Return the metrics on the validation split; save the weights if they are the best."""
+        samples = self.plan.dataset.splits.get("val")
+        if not samples:
+            return {}
+        found = validate(
+            self.fabric,
+            self.average.network,
+            self.plan.metadata,
+            samples,
+            batch=self.recipe.batch,
+            progress=self.callback.images_evaluated,
+        )
+        metrics = {name: found[name] for name in METRICS}
+        ap = metrics["ap"]  # None if the split has no box
+        if ap is not None and ap > self.best_ap:
+            self.best_ap, self.best_epoch = ap, epoch
+            self._save_weights(self.folder.best, {"split": "val", "epoch": epoch, **metrics})
+        return metrics
+
+    def _end_epoch(self, record: dict[str, Any]) -> None:
+        if self.fabric.is_global_zero:
+            self.folder.add_record(record)
+            self.records.append(record)
+            self._save_state()
+            self.callback.after_epoch(record)
+        self.fabric.barrier()
+
+    # --- weights and state ------------------------------------------------------------------------
+
+    def _save_weights(self, path: Path, measured: dict[str, Any] | None = None) -> None:
+        if self.fabric.is_global_zero:
+            metadata = dataclasses.replace(self.plan.metadata, measured=measured)
+            save_weights(path, self.average.network, metadata)
+
+    def _save_state(self) -> None:
+        """Write the last weights and the resume state."""
+        self._save_weights(self.folder.last)
+        write_state(self.folder.state, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next epoch needs, as tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
+            "average_steps": self.average.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best_ap": self.best_ap,
+            "best_epoch": self.best_epoch,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.average.network.load_state_dict(state["average"])
+        self.average.steps = state["average_steps"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.best_ap = state["epoch"], state["best_ap"]
+        self.best_epoch = state["best_epoch"]
+        if self.fabric.is_global_zero:
+            self.records = self.folder.rewind(self.epoch if self._has_started() else -1)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch (counting from 0) and return its record.
+
+        Raises:
+            TrainingError: if the loss or the weights are not finite.
+        """
+        recipe, plan = self.recipe, self.plan
+        order = epoch_order(len(plan.cache), recipe.batch, seed=plan.seed, epoch=epoch)
+        steps = len(order)
+        self._set_mode(epoch)
+        started, step_seconds = time.perf_counter(), 0.0
+        sums: dict[str, float] = {}
+        batches = map_in_threads(
+            lambda step: self._make_batch(epoch, step, order[step]),
+            range(steps),
+            ahead=2,
+            workers=1,
+            size_of=lambda _: 0,
+        )
+        for step, batch in batches:
+            step_started = time.perf_counter()
+            factor = lr_factor(epoch + (step + 1) / steps, recipe=recipe)
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.optimizer.lr * factor
+            losses = self._forward_backward(batch.result(), epoch, step, steps)
+            if self._ends_accumulation(step, steps):
+                self._optimizer_step(epoch)
+            step_seconds += time.perf_counter() - step_started
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.callback.after_step(epoch, step, steps, losses)
+        self._check_weights(epoch)
+        seconds = time.perf_counter() - started
+        return {
+            "epoch": epoch + 1,
+            "losses": {name: round(total / steps, 6) for name, total in sums.items()},
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 3),
+            "images_per_second": round(steps * recipe.batch / seconds, 3),
+            "overhead_fraction": round(1 - step_seconds / seconds, 4),
+        }
+
+    def _ends_accumulation(self, step: int, steps: int) -> bool:
+        return (step + 1) % self.accumulate == 0 or step + 1 == steps
+
+    def _make_batch(self, epoch: int, step: int, indices: list[int]) -> Batch:
+        recipe, plan = self.recipe, self.plan
+        shard = recipe.batch // self.fabric.world_size
+        return self.augmenter.batch(
+            indices,
+            epoch=epoch,
+            step=step,
+            input_hw=input_hw_at(
+                epoch, step, input_hw=plan.input_hw, recipe=recipe, seed=plan.seed
+            ),
+            mosaic_on=mosaic_at(epoch, recipe=recipe),
+            rows=slice(self.fabric.global_rank * shard, (self.fabric.global_rank + 1) * shard),
+        )
+
+    def _forward_backward(
+        self, batch: Batch, epoch: int, step: int, steps: int
+    ) -> dict[str, float]:
+        accumulated = min(self.accumulate, steps - step // self.accumulate * self.accumulate)
+        several = self.fabric.world_size > 1
+        sync = self._ends_accumulation(step, steps)
+        with self.fabric.no_backward_sync(self.model, enabled=not sync):
+            images = batch.images.flip(1) if self.bgr else batch.images
+            terms = self.criterion(
+                self.model(images), batch[1:], average_matches=self._mean if several else None
+            )
+            loss = torch.stack(list(terms.values())).sum()
+            values = torch.stack([term.detach() for term in terms.values()])
+            values = self._mean(values) if several else values  # all processes stop at the same
+            losses = dict(zip(terms, values.tolist(), strict=True))
+            if not all(math.isfinite(value) for value in losses.values()):
+                raise _not_finite("loss", losses, f"epoch {epoch + 1}, step {step + 1}")
+            self.fabric.backward(loss / accumulated)
+        return losses
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Return the mean over all processes."""
+        mean: Tensor = self.fabric.all_reduce(values, reduce_op="mean")
+        return mean
+
+    def _check_weights(self, epoch: int) -> None:
+        """Raise if the last step made the weights non-finite; no later loss would show it."""
+        tensors = self.network.state_dict().values()
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise _not_finite("weights", "others", f"end of epoch {epoch + 1}")
+
+    def _frozen_backbone(self, epoch: int) -> nn.Module | None:
+        frozen = epoch < self.recipe.freeze_backbone_epochs
+        return getattr(self.network, "backbone", None) if frozen else None
+
+    def _optimizer_step(self, epoch: int) -> None:
+        backbone = self._frozen_backbone(epoch)
+        if backbone is not None:
+            for parameter in backbone.parameters():
+                parameter.grad = None
+        if self.recipe.optimizer.clip_norm > 0:
+            self.fabric.clip_gradients(
+                self.model,
+                self.optimizer,
+                max_norm=self.recipe.optimizer.clip_norm,
+                error_if_nonfinite=False,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.network)
+
+    def _set_mode(self, epoch: int) -> None:
+        self.model.train()
+        frozen = self._frozen_backbone(epoch)
+        if frozen is not None:
+            frozen.eval()
+        backbone: nn.Module | None = getattr(self.network, "backbone", None)
+        if backbone is not None and self.fabric.world_size == 1:
+            backbone.requires_grad_(frozen is None)
+
+
+def _not_finite(name: str, got: object, where: str) -> TrainingError:
+    return TrainingError(
+        f"{name} must be finite; got {got} ({where}). The last good weights are kept. "
+        "Try a lower --lr, or --precision 32."
+    )
+
+
+def _peak_memory_mib(device: torch.device) -> int:
+    """Return the peak memory of the CUDA device, else of this process, MiB; 0 if unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device) / 2**20)
+    return peak_memory_mib() or 0
