@@ -3,12 +3,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 pytest.importorskip("jinja2")
 
+from attendet.errors import MissingExtraError
 from attendet.report import pages
 from attendet.report.pages import Cell, Image, Table, render_html, render_markdown
 
@@ -134,6 +136,13 @@ def test_pages_have_light_and_dark_colors():
 
     assert "prefers-color-scheme: dark" in html
     assert ":root[data-theme=dark]" in html
+
+
+def test_the_extra_is_named_if_jinja2_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    with pytest.raises(MissingExtraError, match=r"attendet\[train\]"):
+        render_html("test", "t", **context())
 
 
 def test_markdown_shows_images_as_files():

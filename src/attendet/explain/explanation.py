@@ -19,12 +19,7 @@ from attendet.attention.init import GateMix
 from attendet.detections import Detections
 from attendet.errors import ImageError
 from attendet.explain.cam import class_activation_maps
-from attendet.explain.gates import (
-    cells_of_image,
-    crop_to_image,
-    gated_sites,
-    record_gates,
-)
+from attendet.explain.gates import cells_of_image, crop_to_image, gated_sites, record_gates
 from attendet.explain.health import BlockHealth, GateStatistics
 from attendet.images import ImageArray
 from attendet.inference.postprocess import Selection, select_boxes, select_detections

@@ -14,11 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attendet.attention import (
-    AttentionBlock,
-    format_attention_spec,
-    parse_attention_spec,
-)
+from attendet.attention import AttentionBlock, format_attention_spec, parse_attention_spec
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError
 from attendet.evaluation import evaluate
@@ -29,13 +25,7 @@ from attendet.explain.health import BlockHealth
 from attendet.inference import Detector
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.media.sources import Source
-from attendet.models import (
-    NECK_SITES,
-    SITES,
-    DetectionNetwork,
-    WeightsMetadata,
-    YoloV4Tiny,
-)
+from attendet.models import NECK_SITES, SITES, DetectionNetwork, WeightsMetadata, YoloV4Tiny
 
 MAX_AP_LOSS = 0.2
 """Default tolerance, points of AP. Two runs that differ only in their seed differ by more: half a

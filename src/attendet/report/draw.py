@@ -119,13 +119,7 @@ def fit_text(text: str, height: int, width: int) -> str:
 
 
 def draw_text(
-    image: NDArray[np.uint8],
-    text: str,
-    *,
-    left: int,
-    top: int,
-    height: int,
-    color: Color,
+    image: NDArray[np.uint8], text: str, *, left: int, top: int, height: int, color: Color
 ) -> None:
     """Draw one line of text into an image, in place. Parts outside the image are cut.
 

@@ -13,11 +13,7 @@ from attendet import __version__
 from attendet.files import write_atomically
 from attendet.report.pages import Image, render_html, render_markdown
 from attendet.report.study import Study, read_study
-from attendet.report.study_charts import (
-    cost_charts,
-    curve_charts,
-    effect_chart,
-)
+from attendet.report.study_charts import cost_charts, curve_charts, effect_chart
 from attendet.report.study_examples import Example, find_examples
 from attendet.report.study_tables import (
     OVERALL,
