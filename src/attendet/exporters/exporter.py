@@ -110,15 +110,14 @@ def export(
         metadata: description of a network that is passed itself.
         output: folder for the file; by default that of the weights, or the current one.
         name: of the file, without suffix; by default that of the weights.
-        input_hw: height and width of the input, pixels, multiples of 32; by default those of the
-            weights.
+        input_hw: input size, pixels, multiples of 32; by default that of the weights.
         dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch);
             by default ``batch``, for ncnn ``none``.
         half: keep weights in float16: half the file size. ONNX, OpenVINO and ncnn.
         int8: quantize weights and maps by calibration; more stays in float32 if average precision
             drops too far. ONNX and OpenVINO.
-        calibrate: data set for calibration with ``int8``: its train split, or ``split`` if it has
-            none; average precision is compared on it, unless ``data`` is set.
+        calibrate: data set for calibration with ``int8`` (its train split, if it has one) and, if
+            ``data`` is not set, for average precision.
         max_ap_loss: largest loss of average precision with ``int8``, points.
         nms: append non-maximum suppression. ONNX and OpenVINO.
         confidence: lowest score of a detection, with ``nms``; 0 to 1.
@@ -134,8 +133,7 @@ def export(
 
     Raises:
         ConfigError: if a setting is wrong.
-        ExportError: if the network cannot be exported, or the file differs too much from the
-            network; no file is left under its name.
+        ExportError: if the network cannot be exported, or the file differs too much from it.
         WeightsError: if the weights file cannot be used.
         DataError: if the data cannot be read.
         MissingExtraError: if a library of the format is not installed.
