@@ -1,6 +1,6 @@
-"""attendet, or the baseline that stands for the usual project, as a candidate of peers.py.
+"""attendet, or the baseline, as a candidate of peers.py.
 
-It times each image from its file to its detections, so many images a turn.
+Measures each image from its file to its detections, a number of images per round.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import json
 import time
 from pathlib import Path
 
-from turns import Turns
+from candidates import Rounds
 
 
 def passing_confidence(candidates, scores):
-    """Return the score that so many boxes an image reach, given all scores of each image."""
+    """Return the score that this many boxes per image reach, from all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
     return float(pooled[min(candidates * len(scores), len(pooled)) - 1]) * (1 - 1e-6)
 
 
 def load_ours(args, examples):
-    """Return what predicts a file."""
+    """Return the function that predicts a file."""
     import attendet
 
     runtime = attendet.load(args.weights, args.runtime, "cpu", threads=args.threads or None).runtime
@@ -53,22 +53,22 @@ def load_usual(args, examples):
     return predictor.predict
 
 
-def take_turns(turns, predict, files, images):
-    """Time so many images each turn, until ended."""
+def run_rounds(rounds, predict, files, images):
+    """Measure this number of images per round until the end."""
     for file in files[:3]:
         predict(file)
     remaining = itertools.cycle(files)
     while True:
-        turns.wait()
-        turns.begin_epoch()
+        rounds.wait()
+        rounds.begin_epoch()
         found = 0
         for _ in range(images):
             file = next(remaining)
             begun = time.perf_counter()
             detections = predict(file)
-            turns.end_step(time.perf_counter() - begun)
+            rounds.end_step(time.perf_counter() - begun)
             found += len(detections)
-        turns.end_epoch(detections=found)
+        rounds.end_epoch(detections=found)
 
 
 def main() -> None:
@@ -84,12 +84,12 @@ def main() -> None:
     add("--boxes-before-nms", type=int, default=40)
     add("--classes", type=int, default=3, help="of the baseline")
     add("--threads", type=int, default=0)
-    add("--images", type=int, default=10, help="a turn")
+    add("--images", type=int, default=10, help="per round")
     args = parser.parse_args()
-    turns = Turns()  # before anything is imported that prints
+    rounds = Rounds()  # before anything is imported that prints
     files = json.loads(args.files.read_text())
     predict = (load_ours if args.weights else load_usual)(args, files[:5])
-    take_turns(turns, predict, files, args.images)
+    run_rounds(rounds, predict, files, args.images)
 
 
 if __name__ == "__main__":

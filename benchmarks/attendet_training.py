@@ -1,6 +1,6 @@
 """attendet's own training as a candidate of training_throughput.py, which starts it.
 
-Recipes that begin with smaller images are held to the whole size from the first epoch on.
+The image size is the full one from the first epoch on, in every recipe.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import argparse
 import resource
 import tempfile
 
-from turns import Turns
+from candidates import Rounds
 
 from attendet import train
 
 
 class Gate:
-    """Lets one epoch through each turn; hears of every step from the training loop."""
+    """Runs one epoch per round; called by the training loop at every step."""
 
     def __init__(self, batch, images):
-        self.turns = Turns()
+        self.rounds = Rounds()
         self.batch, self.images = batch, images
         self.input_hw = None
 
@@ -31,24 +31,24 @@ class Gate:
     def planned(self, plan, folder):  # noqa: ARG002
         self.input_hw = plan.input_hw
         self.images = len(plan.cache)
-        self._await_turn()
+        self._await_round()
 
     def stepped(self, epoch, step, steps, terms):  # noqa: ARG002
-        # The last batch is filled up; what counts is each image once, as with the others.
-        self.turns.end_step(min(self.batch, self.images - step * self.batch))
+        # The last batch is filled with repeated images; each image counts once, as with the others.
+        self.rounds.end_step(min(self.batch, self.images - step * self.batch))
 
     def epoch_ended(self, record):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.turns.end_epoch(
+        self.rounds.end_epoch(
             overhead_fraction=record["overhead_fraction"],
             process_memory_mib=round(peak),
             input_hw=self.input_hw,
         )
-        self._await_turn()
+        self._await_round()
 
-    def _await_turn(self):
-        self.turns.wait()
-        self.turns.begin_epoch()
+    def _await_round(self):
+        self.rounds.wait()
+        self.rounds.begin_epoch()
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/attention_cost.py --threads 2
     python benchmarks/attention_cost.py --threads 1 --clock cpu     # on a machine that is shared
 
-Every round runs every block once, in an order drawn anew, so that a slow spell of the machine and
+Every round runs every block once, in random order, so that a slow spell of the machine and
 what a neighbor left to the allocator fall on all of them; the median is printed. `copy` writes
 the map once more and is the yardstick; `ca plain` is Coordinate Attention with the same layers as
 it is usually written, over (N, C, H, W) whichever way the map lies in memory.
@@ -60,11 +60,11 @@ def medians(step, blocks, x, grad, *, rounds, clock):
     """Return milliseconds by block."""
     seconds = {name: [] for name in blocks}
     order = random.Random(0)
-    for turn in range(rounds + 2):
+    for number in range(rounds + 2):
         for name, block in order.sample(list(blocks.items()), len(blocks)):
             begun = clock()
             step(block, x, grad)
-            if turn > 1:
+            if number > 1:
                 seconds[name].append(clock() - begun)
     return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
 

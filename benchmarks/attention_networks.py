@@ -1,4 +1,4 @@
-"""What attention costs in whole networks, and whether they compute the same before the first step.
+"""Cost of attention in whole networks, and whether they compute the same before the first step.
 
     python benchmarks/attention_networks.py --output attention_networks.json
     python benchmarks/attention_networks.py --only resnet18 --blocks ca --rounds 3 --no-onnx
@@ -7,7 +7,7 @@ For each network, block and group of sites: parameters and multiply-accumulates 
 latency of one image in eager PyTorch (batch normalization not folded) and in ONNX Runtime, and
 "step 0 equal": the outputs of the attended network equal those of the network bit for bit, in
 evaluation and in training mode. Weights are random and nothing is fetched. All variants of a
-network take turns in each round, in an order drawn anew, so that a slow spell of the machine falls
+network run once in each round, in random order, so that a slow spell of the machine falls
 on all of them.
 """
 
@@ -25,9 +25,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from candidates import describe_machine, warn_of_load
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from turns import describe_machine, warn_of_load
 
 import attendet
 from attendet.models import build
@@ -60,7 +60,7 @@ def timm(name):
     return timm.create_model(name, pretrained=False)
 
 
-# Name: how it is made, side of its image, and groups of sites by a name for the table: places for
+# Name: how it is made, side of its image, and groups of sites by a name for the table: sites for
 # attendet.attend, or sites of the reference network's own spec.
 NETWORKS = {
     "YOLOv4-tiny": (
@@ -107,7 +107,7 @@ NETWORKS = {
 
 
 class Flat(nn.Module):
-    """A network that returns its maps as a tuple, whatever it holds them in."""
+    """A network that returns its maps as a tuple, from any container."""
 
     def __init__(self, network):
         super().__init__()
@@ -150,16 +150,16 @@ def starts_equal(network, attended, image):
     return True
 
 
-def put_in(plain, block, places, image):
+def put_in(plain, block, sites, image):
     """Return a copy of a network with attention."""
-    if isinstance(places, str):
-        attended = Flat(reference(f"{block}@{places}"))
+    if isinstance(sites, str):
+        attended = Flat(reference(f"{block}@{sites}"))
         lacking, unknown = attended.load_state_dict(plain.state_dict(), strict=False)
         assert not unknown
         assert all(".attention." in name for name in lacking)
         return attended
     attended = copy.deepcopy(plain)
-    attendet.attend(attended.network, dict.fromkeys(places, block), example_input=image)
+    attendet.attend(attended.network, dict.fromkeys(sites, block), example_input=image)
     return attended
 
 
@@ -170,14 +170,14 @@ def variants_of(make, side, groups, blocks):
     image = torch.rand(1, 3, side, side)
     found = {("none", ""): plain}
     for block in blocks:
-        for sites, places in groups.items():
-            attended = put_in(plain, block, places, image)
-            found[block, sites] = attended.eval()
+        for label, sites in groups.items():
+            attended = put_in(plain, block, sites, image)
+            found[block, label] = attended.eval()
     return found, image
 
 
 def exported(network, image, folder):
-    """Return a function that runs the network in ONNX Runtime, and how far off it is."""
+    """Return a function that runs the network in ONNX Runtime, and its difference from PyTorch."""
     import onnxruntime
 
     path = str(Path(folder) / "network.onnx")
@@ -186,7 +186,7 @@ def exported(network, image, folder):
         torch.onnx.export(network, (image,), path, dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Else the threads of the session that had its turn spin on while the next one runs.
+    # Otherwise the threads of the previous session spin while the next one runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     given = {session.get_inputs()[0].name: image.numpy()}
@@ -200,14 +200,14 @@ def exported(network, image, folder):
 
 
 def milliseconds(runs, rounds):
-    """Return median, 10 % and 90 % of the milliseconds of each run; all take turns."""
+    """Return median, 10 % and 90 % of the milliseconds of each run; all run alternately."""
     taken = {name: [] for name in runs}
     order = random.Random(0)
-    for turn in range(rounds + 2):
+    for number in range(rounds + 2):
         for name, run in order.sample(list(runs.items()), len(runs)):
             begun = time.perf_counter()
             run()
-            if turn > 1:
+            if number > 1:
                 taken[name].append(1e3 * (time.perf_counter() - begun))
     return {name: spread(values) for name, values in taken.items()}
 

@@ -1,15 +1,15 @@
-"""Milliseconds from a JPEG file to its detections, attendet beside its peers, in one run.
+"""Milliseconds from a JPEG file to its detections, attendet and its peers, in one run.
 
     benchmarks/peers.sh
     .venv/bin/python benchmarks/peers.py ../shared/data/bccd --weights w.onnx w_openvino
 
-Candidates are processes that take turns of --images images, in an order that turns round each
+Candidates are processes that run alternately, --images images each, in an order that reverses each
 time; while one runs, the others are stopped. All read the same files at the same input size. Peers'
 weights are random and so is attendet's without --weights; lowest scores are then set so that about
 --boxes-before-nms boxes an image go into suppression, as with a trained network. Each candidate
 uses as many threads as it likes, or --threads.
 
-attendet lays a 640 x 480 image on 416 x 320; peers on 416 x 416 unless their export is made for
+attendet resizes a 640 x 480 image to 416 x 320; peers to 416 x 416 unless their export is made for
 another shape. So that like is compared with like, each runs both ways: "letterbox" and "rect".
 """
 
@@ -26,11 +26,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from turns import Candidate, describe_machine, warn_of_load
+from candidates import Candidate, describe_machine, warn_of_load
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venvs" / "peers" / "bin" / "python"
-CANVASES = ("letterbox", "rect")
+NETWORK_INPUTS = ("letterbox", "rect")
 
 
 def random_weights(folder: Path, classes, size: int, attention: str) -> Path:
@@ -93,7 +93,7 @@ def own_candidates(args, files: Path, logs: Path, weights: list[Path]) -> list[C
             for padded in args.network_input:
                 command = [sys.executable, HERE / "attendet_prediction.py", files]
                 command += ["--weights", path, "--runtime", runtime, "--network-input", padded]
-                command += ["--size", args.size, *common_words(args)]
+                command += ["--size", args.size, *common_arguments(args)]
                 if args.weights:
                     command += ["--confidence", args.confidence]
                 name = f"attendet {path.name}, {runtime}, {padded}"
@@ -101,7 +101,7 @@ def own_candidates(args, files: Path, logs: Path, weights: list[Path]) -> list[C
     return candidates
 
 
-def common_words(args) -> list[object]:
+def common_arguments(args) -> list[object]:
     return [
         "--images",
         args.images,
@@ -115,13 +115,13 @@ def common_words(args) -> list[object]:
 def peer_candidates(args, files: Path, logs: Path, folder: Path, classes) -> list[Candidate]:
     """Return the peers' candidates; the usual project and OpenCV stretch images."""
     seed = [sys.executable, HERE / "attendet_prediction.py", files, "--size", args.size]
-    seed += ["--classes", len(classes), *common_words(args)]
+    seed += ["--classes", len(classes), *common_arguments(args)]
     candidates = [Candidate("seed baseline, torch, square", seed, logs / "seed.log")]
     peer = HERE / "peers" / "prediction.py"
     darknet = darknet_files(folder, classes, args.size)
     for padded in args.network_input:
         height = args.size if padded == "letterbox" else rect_height(args.size)
-        shape = ["--size", height, args.size, *common_words(args)]
+        shape = ["--size", height, args.size, *common_arguments(args)]
         name = f"OpenCV DNN yolov4-tiny, {padded}"
         command = [PEERS, peer, "opencv", darknet, files, *shape]
         candidates.append(Candidate(name, command, logs / f"{name}.log"))
@@ -140,16 +140,16 @@ def rect_height(size: int) -> int:
     return -(-round(size * 0.75) // 32) * 32
 
 
-def take_turns(candidates: list[Candidate], rounds: int) -> dict[str, list[dict]]:
-    """Return the answers of each candidate, one a round; the first is warm-up and left out."""
+def run_rounds(candidates: list[Candidate], rounds: int) -> dict[str, list[dict]]:
+    """Return the answers of each candidate, one a round; without the first, a warm-up."""
     answers: dict[str, list[dict]] = {candidate.name: [] for candidate in candidates}
-    for turn in range(rounds + 1):
-        for candidate in candidates if turn % 2 else candidates[::-1]:
-            answer = candidate.turn()
+    for number in range(rounds + 1):
+        for candidate in candidates if number % 2 else candidates[::-1]:
+            answer = candidate.run_round()
             answer["ms"] = [1e3 * seconds for _, seconds in answer.pop("steps")]
-            if turn:
+            if number:
                 answers[candidate.name].append(answer)
-        print(f"round {turn} of {rounds}", file=sys.stderr)
+        print(f"round {number} of {rounds}", file=sys.stderr)
     return answers
 
 
@@ -217,9 +217,9 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--size", type=int, default=416, help="long side of the network input, pixels (default 416)"
     )
-    add("--network-input", nargs="+", choices=CANVASES, default=list(CANVASES))
-    add("--rounds", type=int, default=15, help="turns of each (default 15)")
-    add("--images", type=int, default=10, help="a turn (default 10)")
+    add("--network-input", nargs="+", choices=NETWORK_INPUTS, default=list(NETWORK_INPUTS))
+    add("--rounds", type=int, default=15, help="number of rounds (default 15)")
+    add("--images", type=int, default=10, help="per round (default 10)")
     add("--boxes-before-nms", type=int, default=40, help="boxes before suppression (default 40)")
     add("--threads", type=int, default=0, help="of each (default: as it chooses)")
     add("--only", nargs="+", default=[], metavar="WORD", help="candidates whose names hold a word")
@@ -253,7 +253,7 @@ def main() -> None:
             for candidate in candidates:
                 print(f"starting {candidate.name}", file=sys.stderr)
                 candidate.start()
-            answers = take_turns(candidates, args.rounds)
+            answers = run_rounds(candidates, args.rounds)
         finally:
             for candidate in candidates:
                 candidate.close()

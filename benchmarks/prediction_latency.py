@@ -1,9 +1,9 @@
-"""Milliseconds from a JPEG file to its detections in eager PyTorch, attendet beside the usual way.
+"""Milliseconds from a JPEG file to its detections in eager PyTorch: attendet and a baseline.
 
     .venv/bin/python benchmarks/prediction_latency.py ../shared/data/bccd
 
-Both take every image one after the other in one process, in an order that turns round each time,
-so that whatever else the machine does falls on both. The usual way is seed_baseline.py. Both run
+Both take every image one after the other in one process, in an order that reverses each time,
+so that other load on the machine affects both. The baseline is seed_baseline.py. Both run
 YOLOv4-tiny with Coordinate Attention. Where weights are random (the baseline's are, attendet's are
 unless --weights) the confidence is set so that about --boxes-before-nms boxes an image pass it, as
 with a trained network.
@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from candidates import describe_machine, warn_of_load
 from seed_baseline import SeedNetwork, SeedPredictor
-from turns import describe_machine, warn_of_load
 
 import attendet
 from attendet.data import load_dataset
 from attendet.models import WeightsMetadata, build_from_metadata, save_weights
 
-OURS, USUAL = "attendet", "seed baseline"
+OURS, BASELINE = "attendet", "seed baseline"
 
 
 def random_weights(path: Path, classes: tuple[str, ...], size: int) -> Path:
@@ -37,7 +37,7 @@ def random_weights(path: Path, classes: tuple[str, ...], size: int) -> Path:
 
 
 def confidence_that_passes(boxes_before_nms, scores):
-    """Return the score that so many boxes an image reach, given all scores of each image."""
+    """Return the score that this many boxes per image reach, from all scores of each image."""
     pooled = np.sort(np.concatenate(scores))[::-1]
     return float(pooled[min(boxes_before_nms * len(scores), len(pooled)) - 1])
 
@@ -58,8 +58,8 @@ def load_ours(args, classes, examples):
     return attendet.inference.Detector(detector.runtime, confidence)
 
 
-def load_usual(args, classes, examples):
-    """Return the baseline's predictor, with random weights: it knows no weights file."""
+def load_baseline(args, classes, examples):
+    """Return the baseline's predictor, with random weights: it cannot read weights files."""
     predictor = SeedPredictor(SeedNetwork(len(classes)), size=args.size, confidence=0.0, iou=1.0)
     scores = [predictor.predict(example)[:, 4] for example in examples]
     predictor.confidence, predictor.iou = confidence_that_passes(args.boxes_before_nms, scores), 0.3
@@ -73,10 +73,10 @@ def measure(candidates, files, rounds):
     for predictor in candidates.values():
         for file in files[:5]:
             predictor.predict(file)
-    for turn in range(rounds):
+    for repeat in range(rounds):
         for number, file in enumerate(files):
             order = list(candidates.items())
-            for name, predictor in order if (turn + number) % 2 else order[::-1]:
+            for name, predictor in order if (repeat + number) % 2 else order[::-1]:
                 begun = time.perf_counter()
                 detections = predictor.predict(file)
                 times[name].append((time.perf_counter() - begun) * 1e3)
@@ -95,24 +95,24 @@ def summarize(times, found):
             "p90_ms": round(float(high), 2),
             "detections_a_image": round(found[name] / len(values), 1),
         }
-    pairs = [ours / usual for ours, usual in zip(times[OURS], times[USUAL], strict=True)]
-    table[OURS]["share_of_the_usual"] = round(
-        table[OURS]["median_ms"] / table[USUAL]["median_ms"], 3
+    pairs = [ours / theirs for ours, theirs in zip(times[OURS], times[BASELINE], strict=True)]
+    table[OURS]["ratio_to_baseline"] = round(
+        table[OURS]["median_ms"] / table[BASELINE]["median_ms"], 3
     )
-    table[OURS]["share_image_by_image"] = round(statistics.median(pairs), 3)
+    table[OURS]["ratio_image_by_image"] = round(statistics.median(pairs), 3)
     return table
 
 
 def print_table(table):
     """Print the figures as Markdown."""
-    print("| path | median, ms | 10 % to 90 %, ms | detections an image | share of the usual |")
+    print("| path | median, ms | 10 % to 90 %, ms | detections an image | ratio to baseline |")
     print("|---|--:|--:|--:|--:|")
     for name, row in table.items():
-        share = row.get("share_of_the_usual")
+        ratio = row.get("ratio_to_baseline")
         print(
             f"| {name} | {row['median_ms']:.1f} | {row['p10_ms']:.1f} to {row['p90_ms']:.1f} "
             f"| {row['detections_a_image']:.1f} "
-            f"| {'' if share is None else f'{100 * share:.1f} %'} |"
+            f"| {'' if ratio is None else f'{100 * ratio:.1f} %'} |"
         )
 
 
@@ -127,7 +127,7 @@ def parse_arguments() -> argparse.Namespace:
         "--size", type=int, default=416, help="long side of the network input, pixels (default 416)"
     )
     add("--rounds", type=int, default=6, help="times through the images (default 6)")
-    add("--images", type=int, help="the first so many alone, to try things out")
+    add("--images", type=int, help="only this number of images, for a trial")
     add("--threads", type=int, default=0, help="of PyTorch (default: as it chooses)")
     add("--weights", type=Path, metavar="FILE", help="attendet's weights (default: random)")
     add("--confidence", type=float, default=0.25, help="with --weights (default 0.25)")
@@ -148,7 +148,7 @@ def main() -> None:
     files = [sample.path for sample in dataset.split(args.split)[: args.images]]
     candidates = {
         OURS: load_ours(args, dataset.classes, files[:5]),
-        USUAL: load_usual(args, dataset.classes, files[:5]),
+        BASELINE: load_baseline(args, dataset.classes, files[:5]),
     }
     times, found = measure(candidates, files, args.rounds)
     table = summarize(times, found)

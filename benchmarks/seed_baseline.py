@@ -1,6 +1,6 @@
 """The usual YOLOv4-tiny project with Coordinate Attention, re-created as a baseline for speed.
 
-Written anew from the published formulas, in the manner of the projects that people copy: eager
+Written from the published formulas in the style of widely copied projects: eager
 PyTorch in float32 and NCHW, a loader that decodes every image again in worker processes, mosaic
 in numpy, targets filled in by loops over images and boxes, SGD, no moving average; for prediction
 PIL, a stretched network input, a network whose batch normalization is not folded, a decode for
@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 import torch
 import yaml
+from candidates import Rounds
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import nms
-from turns import Turns
 
 ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 MASKS = ((3, 4, 5), (1, 2, 3))
@@ -115,7 +115,7 @@ class SeedNetwork(nn.Module):
 
 
 def read_labels(file):
-    """Return rows of class, center and size, as shares."""
+    """Return rows of class, center and size, as fractions of the image."""
     lines = file.read_text().splitlines() if file.exists() else []
     rows = [[float(word) for word in line.split()] for line in lines if line.strip()]
     return np.array(rows, dtype=np.float32).reshape(-1, 5)
@@ -144,7 +144,7 @@ class SeedData(Dataset):
         return image.astype(np.float32), rows
 
     def placed(self, index, scale):
-        """Return one image, stretched, mirrored and laid on gray, with its boxes."""
+        """Return one image, stretched, mirrored and pasted on gray, with its boxes."""
         pil_image = Image.open(self.files[index]).convert("RGB")
         labels = Path(str(self.files[index].parent).replace("images", "labels"))
         rows = read_labels(labels / f"{self.files[index].stem}.txt")
@@ -184,7 +184,7 @@ class SeedData(Dataset):
 
 
 def clip_rows(rows, left, top, right, bottom):
-    """Return the rows (class, center, size in pixels) inside a window, cut to it."""
+    """Return the rows (class, center, size in pixels) inside a window, clipped to it."""
     kept = []
     for class_id, x, y, width, height in rows:
         x0, x1 = max(left, x - width / 2), min(right, x + width / 2)
@@ -310,7 +310,7 @@ def level_loss(raw, rows, level, num_classes):
     anchors = torch.tensor(ANCHORS, dtype=torch.float32) / stride
     boxes, terms = decode_level(raw, anchors[mask], num_classes)
     targets, empty = level_targets(rows, anchors, mask, stride, boxes.shape[:4], num_classes)
-    for number in range(len(rows)):  # a good box is not told to be background
+    for number in range(len(rows)):  # a good box is not trained as background
         if len(rows[number]):
             flat = boxes[number].detach().reshape(-1, 4)
             overlap, _ = pairwise_iou(rows[number][:, 1:] / stride, flat).max(dim=0)
@@ -333,8 +333,8 @@ def level_loss(raw, rows, level, num_classes):
 
 
 def train(data, size, batch, workers):
-    """Train one epoch each turn, until ended."""
-    turns = Turns()
+    """Train one epoch per round until the end."""
+    rounds = Rounds()
     images = SeedData(data, size)
     network = SeedNetwork(images.num_classes).train()
     optimizer = torch.optim.SGD(
@@ -344,8 +344,8 @@ def train(data, size, batch, workers):
         images, batch_size=batch, shuffle=True, num_workers=workers, collate_fn=collate
     )
     while True:
-        turns.wait()
-        turns.begin_epoch()
+        rounds.wait()
+        rounds.begin_epoch()
         for inputs, rows in loader:
             optimizer.zero_grad()
             raw_maps = network(inputs)
@@ -355,8 +355,8 @@ def train(data, size, batch, workers):
             )
             loss.backward()
             optimizer.step()
-            turns.end_step(len(inputs))
-        turns.end_epoch(loss=loss.item())
+            rounds.end_step(len(inputs))
+        rounds.end_epoch(loss=loss.item())
 
 
 # --- prediction ----------------------------------------------------------------------------------
@@ -387,14 +387,14 @@ class SeedPredictor:
         padded = np.expand_dims(np.transpose(array, (2, 0, 1)), 0)
         with torch.no_grad():
             raw_maps = self.network(torch.from_numpy(np.ascontiguousarray(padded)))
-            shares = torch.cat([self.decode(raw, i) for i, raw in enumerate(raw_maps)], 1)
-            rows = self.suppress(shares[0])
+            terms = torch.cat([self.decode(raw, i) for i, raw in enumerate(raw_maps)], 1)
+            rows = self.suppress(terms[0])
         rows[:, [0, 2]] *= image_wh[0]
         rows[:, [1, 3]] *= image_wh[1]
         return rows
 
     def decode(self, raw, level):
-        """Return (N, B, 5 + K): center and size as shares of the network input, objectness,
+        """Return (N, B, 5 + K): center and size as fractions of the network input, objectness,
         classes."""
         anchors = torch.tensor(ANCHORS, dtype=torch.float32)[list(MASKS[level])] / STRIDES[level]
         boxes, terms = decode_level(raw, anchors, self.network.num_classes)
@@ -407,11 +407,11 @@ class SeedPredictor:
         ]
         return torch.cat(parts, -1)
 
-    def suppress(self, shares):
-        """Return the rows that stay, class by class."""
-        boxes = corners(shares[:, :4])
-        class_scores, class_ids = torch.max(shares[:, 5:], 1, keepdim=True)
-        scores = shares[:, 4:5] * class_scores
+    def suppress(self, terms):
+        """Return the rows that non-maximum suppression keeps, class by class."""
+        boxes = corners(terms[:, :4])
+        class_scores, class_ids = torch.max(terms[:, 5:], 1, keepdim=True)
+        scores = terms[:, 4:5] * class_scores
         rows = torch.cat([boxes, scores, class_ids.float()], 1)[scores[:, 0] >= self.confidence]
         kept = []
         for class_id in rows[:, 5].unique():

@@ -1,8 +1,8 @@
-"""What each measure against wasted time in a CPU training step is worth.
+"""Gain of each optimization of a CPU training step.
 
     python benchmarks/training_step.py --rounds 5
 
-Four variants of the same step (YOLOv4-tiny with CA at the neck, float32) run in turn, each in a
+Four variants of the same step (YOLOv4-tiny with CA at the neck, float32) run alternately, each in a
 process of its own: as it comes, with freed memory kept, with mixed layouts, with both.
 """
 
@@ -74,9 +74,9 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(args.rounds):
         for name in VARIANTS:
-            words = [sys.executable, __file__, "--variant", name, "--steps", str(args.steps)]
-            words += ["--batch", str(args.batch), "--threads", str(args.threads)]
-            done = subprocess.run(words, check=True, capture_output=True, text=True)
+            command = [sys.executable, __file__, "--variant", name, "--steps", str(args.steps)]
+            command += ["--batch", str(args.batch), "--threads", str(args.threads)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             seconds[name] += json.loads(done.stdout.splitlines()[-1])
     plain = statistics.median(seconds["plain"])
     print(f"{'variant':<10}{'images/s':>12}{'speed-up':>10}{'least..most seconds':>24}")

@@ -1,10 +1,10 @@
-"""Images a second through the training loop, attendet beside its peers, in one interleaved run.
+"""Images a second through the training loop, attendet and its peers, in one interleaved run.
 
     benchmarks/peers.sh
     .venv/bin/python benchmarks/training_throughput.py ../shared/data/bccd
 
-Every candidate is a process of its own; they take turns of one training epoch each, in an order
-that turns round every time, frozen while the others run. The first --warmup steps of the first
+Every candidate is a process; they run alternately, one training epoch each, in an order that
+reverses every time, and are stopped while the others run. The first --warmup steps of the first
 epoch are not counted. All read the same images and labels and train at the same size and batch,
 each by its own default recipe; loading of data counts, validation does not. An image counts once
 an epoch.
@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from turns import Candidate, describe_machine, warn_of_load
+from candidates import Candidate, describe_machine, warn_of_load
 
 from attendet.data import load_dataset
 from attendet.data.convert import convert_dataset
@@ -37,7 +37,7 @@ DEFAULT_NAMES = (*OURS, "ultralytics", "seed baseline")
 
 
 def write_images(data: str, folder: Path, limit: int | None) -> Path:
-    """Write a data set in YOLO form, issues left out, and return its data.yaml."""
+    """Write a data set in YOLO layout without unreadable labels, and return its data.yaml."""
     dataset = load_dataset(data)
     splits = {name: samples[:limit] for name, samples in dataset.splits.items()}
     convert_dataset(dataclasses.replace(dataset, splits=splits), folder, "yolo")
@@ -60,27 +60,27 @@ def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
 
 
 def rate_of(answer: dict, skip: int) -> float:
-    """Return the images a second of an epoch, its first steps left out."""
+    """Return the images a second of an epoch, without its first steps."""
     steps = answer["steps"]
     skip = min(skip, len(steps) - 1)
     begun = steps[skip - 1][0] if skip else 0.0
     return sum(images for _, images in steps[skip:]) / (steps[-1][0] - begun)
 
 
-def take_turns(candidates: list[Candidate], rounds: int, warmup: int) -> dict[str, list[dict]]:
+def run_rounds(candidates: list[Candidate], rounds: int, warmup: int) -> dict[str, list[dict]]:
     """Return the answers of each candidate, one a round, with their rates."""
     for candidate in candidates:
         print(f"starting {candidate.name}", file=sys.stderr)
         candidate.start()
     answers: dict[str, list[dict]] = {candidate.name: [] for candidate in candidates}
-    for turn in range(rounds):
-        order = candidates if turn % 2 == 0 else candidates[::-1]
+    for number in range(rounds):
+        order = candidates if number % 2 == 0 else candidates[::-1]
         for candidate in order:
-            answer = candidate.turn()
-            answer["images_per_second"] = rate_of(answer, 0 if turn else warmup)
+            answer = candidate.run_round()
+            answer["images_per_second"] = rate_of(answer, 0 if number else warmup)
             answers[candidate.name].append(answer)
             rate = answer["images_per_second"]
-            print(f"round {turn + 1}: {candidate.name} {rate:.2f} images/s", file=sys.stderr)
+            print(f"round {number + 1}: {candidate.name} {rate:.2f} images/s", file=sys.stderr)
     return answers
 
 
@@ -166,7 +166,7 @@ def main() -> None:
         for name in args.only:
             log = args.output.with_suffix("") / f"{name.replace(' ', '-')}.log"
             candidates.append(Candidate(name, command_of(name, data, args), log))
-        answers = take_turns(candidates, args.rounds, args.warmup)
+        answers = run_rounds(candidates, args.rounds, args.warmup)
     finally:
         for candidate in candidates:
             candidate.close()

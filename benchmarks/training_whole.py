@@ -1,11 +1,12 @@
-"""Wall time of one whole training, beside the first epochs of the faster peer.
+"""Wall time of one whole training, compared with the first epochs of the faster peer.
 
     benchmarks/peers.sh
     .venv/bin/python benchmarks/training_whole.py ../shared/data/bccd --output runs/whole
 
 The peer trains for some epochs, validation included, before and again after our whole run, and its
-whole time is told from them: start-up, and the median of its epochs times their number. Both are
-the usual command, from the start of the program to its end, with all cores; nothing else may run.
+whole time is estimated from them: start-up, and the median of its epochs times their number. Both
+are the usual command, from the start of the program to its end, with all cores; nothing else may
+run.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from candidates import describe_machine, search_path, warn_of_load
 from training_throughput import PEERS, write_images
-from turns import describe_machine, search_path, warn_of_load
 
 HERE = Path(__file__).resolve().parent
 
@@ -56,7 +57,7 @@ def ours(args: argparse.Namespace) -> float:
 
 
 def whole(parts: list[list[float]], epochs: int) -> float:
-    """Return the seconds that all epochs of the peer take, told from some.
+    """Return the seconds that all epochs of the peer take, estimated from some.
 
     An epoch is timed from the end of the one before; the first, with the start, is apart.
     """
@@ -98,13 +99,14 @@ def main() -> None:
         "peer_epoch_ends": [before, after],
         "peer_seconds": round(expected, 1),
         "seconds": round(taken, 1),
-        "share": round(taken / expected, 4),
+        "ratio": round(taken / expected, 4),
     }
     (args.output / "whole.json").write_text(json.dumps(answer, indent=1))
     print("| training, whole | minutes | share of the peer |\n|---|--:|--:|")
     print(f"| attendet | {taken / 60:.1f} | {taken / expected:.2f} |")
     print(
-        f"| Ultralytics YOLO11n, told from {2 * args.peer_epochs} epochs | {expected / 60:.1f} | |"
+        f"| Ultralytics YOLO11n, estimated from {2 * args.peer_epochs} epochs "
+        f"| {expected / 60:.1f} | |"
     )
 
 

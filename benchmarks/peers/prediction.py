@@ -1,7 +1,7 @@
 """OpenCV and Ultralytics as candidates of peers.py, which starts this; and Ultralytics' export.
 
 Runs in the environment of benchmarks/peers.sh. Each predicts from the image's file by the call
-that its users are told to make: cv2.dnn.DetectionModel.detect, YOLO.predict.
+that its documentation recommends: cv2.dnn.DetectionModel.detect, YOLO.predict.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from turns import Turns
+from candidates import Rounds
 from ultralytics_training import go_offline
 
 
 def passing_confidence(candidates, scores):
-    """Return the score that so many boxes an image reach, given all scores of each image."""
+    """Return the score that this many boxes per image reach, from all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
     return pooled[min(candidates * len(scores), len(pooled)) - 1] * (1 - 1e-6)
 
 
 def load_opencv(args, examples):
-    """Return what predicts a file: darknet's yolov4-tiny in OpenCV's own network."""
+    """Return the function that predicts a file: darknet's yolov4-tiny in OpenCV's own network."""
     import cv2
 
     if args.threads:
@@ -45,7 +45,7 @@ def load_opencv(args, examples):
 
 
 def load_ultralytics(args, examples):
-    """Return what predicts a file: a network that Ultralytics exported, through Ultralytics."""
+    """Return the function that predicts a file: a network exported and run by Ultralytics."""
     from ultralytics import YOLO
 
     model = YOLO(str(args.model), task="detect")
@@ -70,8 +70,8 @@ def wake_up(network, files, size_hw):
     import numpy as np
     import torch
 
-    laid = np.stack([cv2.resize(cv2.imread(file), size_hw[::-1]) for file in files])
-    images = torch.from_numpy(laid).permute(0, 3, 1, 2) / 255
+    resized = np.stack([cv2.resize(cv2.imread(file), size_hw[::-1]) for file in files])
+    images = torch.from_numpy(resized).permute(0, 3, 1, 2) / 255
 
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
@@ -97,7 +97,7 @@ def wake_up(network, files, size_hw):
 
 def export(args):
     """Write a network with random weights as ONNX and OpenVINO; print where they are, as JSON."""
-    turns = Turns()
+    rounds = Rounds()
     with tempfile.TemporaryDirectory() as folder:
         go_offline(Path(folder))
         import torch
@@ -113,7 +113,7 @@ def export(args):
             wake_up(model.model, files, args.size)
             path = model.export(format=kind, imgsz=args.size, device="cpu", verbose=False)
             written[f"{name} {kind}"] = str(Path(path).resolve())
-        turns._answer({"written": written})
+        rounds._answer({"written": written})
 
 
 def main() -> None:
@@ -125,13 +125,13 @@ def main() -> None:
     add("--size", type=int, nargs=2, default=[416, 416], metavar=("H", "W"))
     add("--boxes-before-nms", type=int, default=40)
     add("--threads", type=int, default=0)
-    add("--images", type=int, default=10, help="a turn")
+    add("--images", type=int, default=10, help="per round")
     args = parser.parse_args()
     os.environ["YOLO_AUTOINSTALL"] = "false"
     if args.kind == "export":
         export(args)
         return
-    turns = Turns()  # before anything is imported that prints
+    rounds = Rounds()  # before anything is imported that prints
     files = json.loads(args.files.read_text())
     with tempfile.TemporaryDirectory() as folder:
         if args.kind == "ultralytics":
@@ -141,16 +141,16 @@ def main() -> None:
             predict(file)
         remaining = itertools.cycle(files)
         while True:
-            turns.wait()
-            turns.begin_epoch()
+            rounds.wait()
+            rounds.begin_epoch()
             found = 0
             for _ in range(args.images):
                 file = next(remaining)
                 begun = time.perf_counter()
                 detections = predict(file)
-                turns.end_step(time.perf_counter() - begun)
+                rounds.end_step(time.perf_counter() - begun)
                 found += len(detections)
-            turns.end_epoch(detections=found)
+            rounds.end_epoch(detections=found)
 
 
 if __name__ == "__main__":

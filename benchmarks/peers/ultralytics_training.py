@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from turns import Turns
+from candidates import Rounds
 
 INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
 
@@ -33,32 +33,32 @@ def go_offline(folder: Path):
 
 
 class Gate:
-    """Lets one epoch through each turn, by Ultralytics' own callbacks."""
+    """Runs one epoch per round, with Ultralytics' own callbacks."""
 
-    def __init__(self, turns, threads):
-        self.turns, self.threads = turns, threads
+    def __init__(self, rounds, threads):
+        self.rounds, self.threads = rounds, threads
 
     def on_train_start(self, trainer):  # noqa: ARG002
         if self.threads:
             import torch
 
             torch.set_num_threads(self.threads)
-        self.turns.wait()
+        self.rounds.wait()
 
     def on_train_epoch_start(self, trainer):
         self.left = len(trainer.train_loader.dataset)
-        self.turns.begin_epoch()
+        self.rounds.begin_epoch()
 
     def on_train_batch_end(self, trainer):
         done = min(trainer.batch_size, self.left)
         self.left -= done
-        self.turns.end_step(done)
+        self.rounds.end_step(done)
 
     def on_train_epoch_end(self, trainer):  # noqa: ARG002
         import torch
 
-        self.turns.end_epoch(threads=torch.get_num_threads())
-        self.turns.wait()
+        self.rounds.end_epoch(threads=torch.get_num_threads())
+        self.rounds.wait()
 
 
 EVENTS = ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end")
@@ -72,12 +72,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0, help="0: as it chooses")
     args = parser.parse_args()
-    turns = Turns()  # before anything is imported that prints
+    rounds = Rounds()  # before anything is imported that prints
     with tempfile.TemporaryDirectory() as folder:
         go_offline(Path(folder))
         from ultralytics import YOLO
 
-        gate = Gate(turns, args.threads)
+        gate = Gate(rounds, args.threads)
         model = YOLO(args.model)
         for event in EVENTS:
             model.add_callback(event, getattr(gate, event))

@@ -1,11 +1,11 @@
-"""Programs that take turns on one machine: one epoch each, frozen while the others run.
+"""Candidates that run alternately on one machine, one round each, stopped while the others run.
 
-A candidate is a process of its own, possibly of another environment. It says when it is ready and
-then trains one epoch each time it is told to. While others have their turn, its whole process group
-is stopped by SIGSTOP: loaders that read ahead neither gain time nor take it from the others.
+A candidate is a process, possibly of another environment. It answers when it is ready, and then
+once per round. While others run, its process group is stopped by SIGSTOP, so that loaders that read
+ahead neither gain time nor take it from the others.
 
-The benchmark uses `Candidate`, the candidates use `Turns`. Standard library alone: the other
-environment imports this too. POSIX alone; peak memory is read from Linux's /proc.
+The benchmark uses `Candidate`, the candidates use `Rounds`. Standard library only, since the other
+environment imports this too. POSIX only; peak memory is read from Linux's /proc.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 
 START_SECONDS = 600
-"""A candidate that is not ready by then has failed."""
+"""A candidate that is not ready in this time has failed."""
 
 
-class Turns:
-    """A candidate's side: waits for its turn, notes the times of an epoch, answers.
+class Rounds:
+    """The side of the candidate: waits for its round, records the times of an epoch, answers.
 
-    Whatever libraries print goes to standard error; standard output carries answers alone.
+    Output of libraries goes to standard error; standard output has the answers only.
     """
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Turns:
         self._started = False
 
     def wait(self):
-        """Say that everything is ready, if not said yet, and return when the turn has come."""
+        """Report once that the candidate is ready, and return when its round starts."""
         if not self._started:
             self._started = True
             self._answer({"ready": True})
@@ -50,7 +50,7 @@ class Turns:
         self._steps = []
 
     def end_step(self, images):
-        """Note that a step over so many images is done."""
+        """Record the end of a step with this number of images."""
         self._steps.append((time.perf_counter() - self._began, images))
 
     def end_epoch(self, **more):
@@ -63,12 +63,12 @@ class Turns:
 
 
 class Candidate:
-    """The benchmark's side of one candidate.
+    """The side of the benchmark.
 
     Args:
-        name: as the table calls it.
-        command: starts it.
-        log: file for what it prints.
+        name: in the table.
+        command: of the process.
+        log: file for its output.
     """
 
     def __init__(self, name, command, log: Path):
@@ -78,7 +78,7 @@ class Candidate:
         self._process = None
 
     def start(self):
-        """Start it, wait until it is ready, then freeze it."""
+        """Start it, wait until it is ready, then stop it."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as stream:
             self._process = subprocess.Popen(
@@ -94,8 +94,8 @@ class Candidate:
             self._read()
         self._signal(signal.SIGSTOP)
 
-    def turn(self):
-        """Return the answer to one turn."""
+    def run_round(self):
+        """Run one round; return the answer."""
         self._signal(signal.SIGCONT)
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -104,7 +104,7 @@ class Candidate:
         return {**answer, "memory_mib": self._peak_memory_mib()}
 
     def close(self):
-        """End it and its helpers."""
+        """End the process and its children."""
         if self._process is None:
             return
         for number in (signal.SIGKILL, signal.SIGCONT):
@@ -123,7 +123,7 @@ class Candidate:
         os.killpg(self._process.pid, number)
 
     def _peak_memory_mib(self):
-        """Return the peaks of its processes added up; pages that they share count several times."""
+        """Return the sum of the peaks of its processes; common pages count several times."""
         kib = 0
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError, ProcessLookupError):
@@ -134,7 +134,7 @@ class Candidate:
 
 
 def search_path():
-    """Return the folders that a candidate finds modules in: this one, then what is set already."""
+    """Return the module path of a candidate: this folder, then PYTHONPATH."""
     return [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 
 
@@ -153,7 +153,7 @@ def _alarm(seconds, message):
 
 
 def describe_machine():
-    """Return what a reader needs to know of this machine."""
+    """Return a description of this machine."""
     model = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -171,10 +171,10 @@ def describe_machine():
 
 
 def warn_of_load(machine):
-    """Say on standard error when other work runs on the machine."""
+    """Warn on standard error if other work runs on the machine."""
     if machine["load_before"] > 0.5:
         print(
             f"warning: load {machine['load_before']}: other work runs here, or has just ended; "
-            "the figures are not worth keeping unless it stops",
+            "the figures are not reliable",
             file=sys.stderr,
         )
