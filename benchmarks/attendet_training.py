@@ -67,7 +67,7 @@ def main() -> None:
             recipe=args.recipe,
             output=f"{folder}/run",
             reporter=Gate(args.batch, 0),
-            fit=args.resize,
+            resize=args.resize,
             size=args.size,
             batch=args.batch,
             epochs=1000,
