@@ -64,7 +64,20 @@ class ImageExplanation:
 
     def inside(self, site: str) -> dict[str, Floats]:
         """Return the gates of a site over the image, without the padding of the network input."""
-        return _inside(self.gates[site], self.transform)
+        rows, columns = self._cells(site)
+        whole = slice(None)
+        return {
+            name: gate[
+                :, rows if gate.shape[1] > 1 else whole, columns if gate.shape[2] > 1 else whole
+            ]
+            for name, gate in self.gates[site].items()
+        }
+
+    def _cells(self, site: str) -> tuple[slice, slice]:
+        """Return the rows and columns of a site's feature map that are in the image."""
+        shapes = [gate.shape for gate in self.gates[site].values()]
+        cells_hw = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+        return cells_of_image(self.transform, cells_hw)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all numbers by name, as the NPZ file holds them.
@@ -84,7 +97,7 @@ class ImageExplanation:
             "input_hw": np.array(self.transform.input_hw),
         }
         for site, gates in self.gates.items():
-            rows, columns = _cells_in_image(gates, self.transform)
+            rows, columns = self._cells(site)
             window = [rows.start, rows.stop, columns.start, columns.stop]
             arrays[f"inside/{site}"] = np.array(window)
             arrays |= {f"gate/{site}/{name}": gate for name, gate in gates.items()}
@@ -260,20 +273,3 @@ def _max_gate(block: torch.nn.Module) -> float | None:
     if isinstance(block, GateMix):
         return None
     return 2.0 if getattr(block, "init", "paper") == "identity" else 1.0
-
-
-def _cells_in_image(gates: dict[str, Floats], transform: ResizeTransform) -> tuple[slice, slice]:
-    cells_hw = tuple(max(gate.shape[axis] for gate in gates.values()) for axis in (1, 2))
-    return cells_of_image(transform, (cells_hw[0], cells_hw[1]))
-
-
-def _inside(gates: dict[str, Floats], transform: ResizeTransform) -> dict[str, Floats]:
-    rows, columns = _cells_in_image(gates, transform)
-    return {
-        name: gate[
-            :,
-            rows if gate.shape[1] > 1 else slice(None),
-            columns if gate.shape[2] > 1 else slice(None),
-        ]
-        for name, gate in gates.items()
-    }
