@@ -1,4 +1,4 @@
-"""Boxes as numpy arrays: formats, overlap, and the one non-maximum suppression.
+"""Boxes as numpy arrays: formats, IoU, and the only non-maximum suppression.
 
 The format is in the name: ``boxes_xyxy`` holds left, top, right, bottom; ``boxes_xywh`` left, top,
 width, height; ``boxes_cxcywh`` center, width, height. Units are pixels unless a name ends in
@@ -71,7 +71,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Floats) -> Floats:
 
 
 def clip_to_image(boxes_xyxy: Floats, image_hw: tuple[int, int]) -> Floats:
-    """Return (n, 4) corner boxes cut at the image's edges.
+    """Return (n, 4) corner boxes clipped to the image.
 
     Args:
         boxes_xyxy: shape (n, 4), pixels.
@@ -123,18 +123,17 @@ def non_maximum_suppression(
     iou_threshold: float = 0.5,
     max_detections: int = 300,
 ) -> NDArray[np.int64]:
-    """Return the indices of the boxes that stay, best score first, each class on its own.
+    """Return the indices of the boxes to keep, best score first, for each class separately.
 
-    A box goes when its overlap with a better kept box of its class is above ``iou_threshold``.
-    Boxes of different classes are moved apart so that one call of OpenCV's compiled routine
-    serves all classes.
+    A box is removed if its IoU with a better kept box of its class is above ``iou_threshold``. One
+    call of OpenCV's compiled function handles all classes.
 
     Args:
         boxes_xyxy: shape (n, 4), pixels.
         scores: shape (n,), 0 to 1.
         class_ids: shape (n,).
         iou_threshold: 0 to 1.
-        max_detections: the best this many stay.
+        max_detections: most boxes to keep, the best ones.
 
     Returns:
         Shape (k,), k <= min(n, max_detections).
@@ -148,12 +147,12 @@ def non_maximum_suppression(
         return np.zeros(0, dtype=np.int64)
     order = np.argsort(-np.asarray(scores), kind="stable")
     boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, dtype=np.float64))[order]
-    # OpenCV moves classes apart by the largest corner, which works from 0 upwards only, and leaves
-    # out scores of 0: it is given ranks.
+    # OpenCV separates classes by the largest corner, which works for positive coordinates only, and
+    # ignores scores of 0: it gets ranks instead.
     boxes_xywh[:, :2] -= boxes_xywh[:, :2].min(axis=0)
     ranks = np.arange(len(order), 0, -1, dtype=np.float32)
     sorted_ids = np.asarray(class_ids, dtype=np.int32)[order]
-    # Worse boxes never remove better ones: where the best few suffice, the rest is not looked at.
+    # Worse boxes never remove better ones: if the best few suffice, the rest is not compared.
     for count in (2 * max_detections, len(order)):
         kept = cv2.dnn.NMSBoxesBatched(
             boxes_xywh[:count],  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a detector returns for one image, and the forms in which others want it."""
+"""Detections of one image, and their conversion to other formats."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Detections:
         boxes_xyxy: float32, shape (n, 4): left, top, right, bottom in pixels of the image.
         scores: float32, shape (n,), 0 to 1.
         class_ids: int64, shape (n,): index into ``classes``.
-        classes: the names of all classes that the detector knows.
+        classes: names of all classes of the detector.
         image_hw: height and width of the image in pixels.
-        track_ids: int64, shape (n,): the number of the object over the frames of a video, from 1;
-            0 where it has none yet. None where nothing is tracked.
+        track_ids: int64, shape (n,): number of the object over the frames of a video, from 1; 0 if
+            it has none yet. None without tracking.
 
     Example:
         >>> found = Detections(
@@ -54,7 +54,7 @@ class Detections:
 
     @classmethod
     def empty(cls, classes: tuple[str, ...], image_hw: tuple[int, int]) -> Detections:
-        """Return detections that hold nothing."""
+        """Return no detections."""
         return cls(
             boxes_xyxy=np.zeros((0, 4), dtype=np.float32),
             scores=np.zeros(0, dtype=np.float32),
@@ -67,11 +67,11 @@ class Detections:
         return len(self.scores)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Give each detection as a plain dictionary (see `to_dicts`)."""
+        """Iterate over the detections as plain dictionaries (see `to_dicts`)."""
         return iter(self.to_dicts())
 
     def __getitem__(self, index: int | slice | NDArray[Any] | list[int]) -> Detections:
-        """Return the detections that a number, a slice, a mask or indices pick."""
+        """Return the detections of an index, a slice, a mask or several indices."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
         return Detections(
@@ -89,9 +89,9 @@ class Detections:
         return [self.classes[class_id] for class_id in self.class_ids]
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one plain dictionary a detection: class_id, name, score, box_xyxy in pixels.
+        """Return a plain dictionary per detection: class_id, name, score, box_xyxy in pixels.
 
-        Tracked ones have a ``track_id``, None where it is not known yet.
+        With tracking also ``track_id``, None if the object has none yet.
         """
         dicts = [
             {
@@ -123,7 +123,7 @@ class Detections:
         ]
 
     def to_yolo(self) -> str:
-        """Return YOLO text: a line ``class cx cy w h score`` each, in shares of the image."""
+        """Return YOLO text: one line ``class cx cy w h score`` each, as fractions of the image."""
         height, width = self.image_hw
         boxes_norm = xyxy_to_cxcywh(self.boxes_xyxy) / [width, height, width, height]
         return "".join(
@@ -132,7 +132,7 @@ class Detections:
         )
 
     def to_supervision(self) -> supervision.Detections:
-        """Return ``supervision.Detections`` with ``data["class_name"]``, and tracks if there are.
+        """Return ``supervision.Detections`` with ``data["class_name"]``, and tracks if any.
 
         Raises:
             MissingExtraError: if the ``supervision`` extra is not installed.

@@ -1,7 +1,7 @@
-"""What an exported file says about itself, readable without torch.
+"""Metadata of an exported file, readable without torch.
 
-It carries the texts of a weights file's header (`attendet.models.metadata`) and one more, which
-tells of the export.
+It has the texts of a weights file's header (`attendet.models.metadata`) and one more, the
+`ExportInfo`.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from attendet.models.metadata import WeightsMetadata
 __all__ = ["EXPORT_KEY", "ExportInfo", "parse_exported"]
 
 EXPORT_KEY = "attendet_export"
-"""Under which an exported file holds its `ExportInfo`, as JSON."""
+"""Metadata key of the `ExportInfo`, as JSON."""
 
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """What an exported file says about how it was made."""
+    """How a file was exported."""
 
     format: Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
-    """Kind of file."""
+    """Format of the file."""
 
     precision: Literal["float32", "float16", "int8"] = "float32"
-    """In what most of its weights are kept."""
+    """Precision of most of its weights."""
 
     nms: bool = False
-    """Non-maximum suppression is inside: the file gives detections, not every box."""
+    """Whether non-maximum suppression is inside: the file returns detections, not every box."""
 
     dynamic: tuple[Literal["batch", "size"], ...] = ("batch",)
-    """What may differ from call to call; without ``size``, network inputs have the input size."""
+    """Dimensions that may differ between calls; without ``size`` the input size is fixed."""
 
     confidence: float | None = None
-    """Lowest score of a detection, where suppression is inside."""
+    """Lowest score of a detection, with suppression inside."""
 
     nms_iou: float | None = None
-    """Overlap above which the worse of two boxes goes, where suppression is inside."""
+    """IoU threshold of the suppression inside."""
 
     max_detections: int | None = None
-    """Rows of an image, where suppression is inside."""
+    """Rows per image, with suppression inside."""
 
     parity: dict[str, Any] = field(default_factory=dict)
-    """How far the file was from the network when it was written."""
+    """Differences from the network when the file was written (`attendet.exporters.parity`)."""
 
     def to_header(self) -> dict[str, str]:
-        """Return the text that an exported file holds beside those of `WeightsMetadata`.
+        """Return the header entry of the export; `WeightsMetadata.to_header` returns the others.
 
         Example:
             >>> list(ExportInfo("onnx").to_header())
@@ -61,7 +61,7 @@ class ExportInfo:
 
 
 def parse_exported(header: Mapping[str, str], *, source: str) -> tuple[WeightsMetadata, ExportInfo]:
-    """Return what the texts in an exported file say about the network and about the export.
+    """Return the metadata of the network and of the export from the header of a file.
 
     Args:
         header: names to JSON texts, as `WeightsMetadata.to_header` and `ExportInfo.to_header`
@@ -72,11 +72,11 @@ def parse_exported(header: Mapping[str, str], *, source: str) -> tuple[WeightsMe
         WeightsError: if they are not ours, broken, or have an unknown key.
 
     Example:
-        >>> described = WeightsMetadata(classes=("cat",))
-        >>> told = ExportInfo("onnx", dynamic=("batch", "size"))
-        >>> header = described.to_header() | told.to_header()
-        >>> metadata, info = parse_exported(header, source="cat.onnx")
-        >>> metadata == described, info.dynamic
+        >>> metadata = WeightsMetadata(classes=("cat",))
+        >>> info = ExportInfo("onnx", dynamic=("batch", "size"))
+        >>> header = metadata.to_header() | info.to_header()
+        >>> parsed, _ = parse_exported(header, source="cat.onnx")
+        >>> parsed == metadata, info.dynamic
         (True, ('batch', 'size'))
     """
     texts = dict(header)
