@@ -30,6 +30,7 @@ next line
 {{ show.facts([(text, text)]) }}
 {{ show.table(table) }}
 {{ show.figure(image) }}
+{{ show.figure(image, text) }}
 {{ show.gallery([image]) }}
 """
 
@@ -76,8 +77,8 @@ def test_all_texts_of_a_page_are_escaped():
 
     assert tags.seen.count("script") == 1
     assert "b" not in tags.seen
-    assert tags.texts.count(NASTY) == 17
-    assert tags.hints == [NASTY] * 3
+    assert tags.texts.count(NASTY) == 18
+    assert tags.hints == [NASTY] * 4
 
 
 def test_all_texts_of_a_markdown_report_are_escaped():
@@ -100,7 +101,7 @@ def test_a_page_holds_its_images_and_allows_no_request():
     html = render_html("test", "t", **context("x", image=Image("a.svg", svg)))
 
     sources = [address for address in Tags(html).addresses if address.startswith("data:")]
-    assert [source.split(",")[0] for source in sources] == ["data:image/svg+xml;base64"] * 2
+    assert [source.split(",")[0] for source in sources] == ["data:image/svg+xml;base64"] * 3
     assert base64.b64decode(sources[0].split(",")[1]) == svg
     assert not re.search(r"https?://|url\(|@import|<link", html)
 
@@ -148,4 +149,4 @@ def test_the_extra_is_named_if_jinja2_is_missing(monkeypatch):
 def test_markdown_shows_images_as_files():
     text = render_markdown("test", "t", **context("caption"))
 
-    assert text.count("![caption](figures/a.png)\n\n*caption*\n") == 2
+    assert text.count("![caption](figures/a.png)\n\n*caption*\n") == 3

@@ -217,6 +217,7 @@ def _write_page(
         training=Image("training.png", to_png(training_figure(result.records))),
         confusion=Image("confusion.png", to_png(confusion_figure(record))),
         seconds=[(step, duration(value)) for step, value in seconds.items()],
+        total=duration(sum(seconds.values())),
         versions=[
             ("attendet", __version__),
             ("PyTorch", str(torch.__version__)),
