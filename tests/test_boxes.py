@@ -52,7 +52,7 @@ def test_formats_round_trip(boxes_xyxy: np.ndarray) -> None:
     np.testing.assert_array_equal(cxcywh_to_xyxy(xyxy_to_cxcywh(boxes_xyxy)), boxes_xyxy)
 
 
-def test_formats_leave_their_argument_alone() -> None:
+def test_conversions_do_not_change_their_argument() -> None:
     boxes = np.array([[1.0, 2.0, 5.0, 9.0]])
     before = boxes.copy()
     for change in (xyxy_to_xywh, xywh_to_xyxy, xyxy_to_cxcywh, cxcywh_to_xyxy):
@@ -62,13 +62,13 @@ def test_formats_leave_their_argument_alone() -> None:
 
 
 @pytest.mark.parametrize("change", [xyxy_to_xywh, xywh_to_xyxy, xyxy_to_cxcywh, cxcywh_to_xyxy])
-def test_formats_take_no_boxes_and_keep_float32(change) -> None:
+def test_conversions_of_no_boxes_keep_float32(change) -> None:
     assert change(np.zeros((0, 4), dtype=np.float32)).shape == (0, 4)
     assert change(np.ones((2, 4), dtype=np.float32)).dtype == np.float32
 
 
 @given(box_arrays(), sizes, sizes)
-def test_clipped_boxes_lie_inside_and_clipping_again_changes_nothing(
+def test_clipped_boxes_are_inside_and_clipping_again_changes_nothing(
     boxes: np.ndarray, height: int, width: int
 ) -> None:
     clipped = clip_to_image(boxes, (height, width))
@@ -80,13 +80,13 @@ def test_clipped_boxes_lie_inside_and_clipping_again_changes_nothing(
 
 
 @given(box_arrays(), box_arrays())
-def test_iou_is_the_plain_one(a: np.ndarray, b: np.ndarray) -> None:
+def test_iou_matches_the_plain_formula(a: np.ndarray, b: np.ndarray) -> None:
     expected = np.array([[plain_iou(one, other) for other in b] for one in a])
     np.testing.assert_allclose(iou_matrix(a, b), expected.reshape(len(a), len(b)), atol=1e-12)
 
 
 @given(box_arrays(), corners, corners, st.sampled_from([0.25, 0.5, 2.0, 8.0]))
-def test_iou_is_symmetric_and_blind_to_moving_and_scaling(
+def test_iou_is_symmetric_and_invariant_to_translation_and_scale(
     boxes: np.ndarray, right: int, down: int, scale: float
 ) -> None:
     overlap = iou_matrix(boxes, boxes)
@@ -96,7 +96,7 @@ def test_iou_is_symmetric_and_blind_to_moving_and_scaling(
     np.testing.assert_allclose(iou_matrix(moved, moved), overlap, atol=1e-12)
 
 
-def test_iou_of_hand_drawn_boxes() -> None:
+def test_iou_of_hand_worked_boxes() -> None:
     a = np.array([[0, 0, 2, 2], [5, 5, 5, 9], [3, 3, 1, 1]], dtype=np.float32)
     b = np.array([[0, 0, 2, 2], [1, 1, 3, 3], [2, 0, 4, 2], [5, 5, 5, 9]], dtype=np.float32)
     expected = [[1, 1 / 7, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
@@ -123,7 +123,7 @@ def scored_boxes(draw: st.DrawFn):
     ),
     0.3,
 )
-def test_suppression_is_the_plain_one(scored, threshold: float) -> None:
+def test_suppression_matches_the_plain_algorithm(scored, threshold: float) -> None:
     boxes, scores, class_ids = scored
     kept = non_maximum_suppression(boxes, scores, class_ids, iou_threshold=threshold)
     assert kept.dtype == np.int64
@@ -131,7 +131,7 @@ def test_suppression_is_the_plain_one(scored, threshold: float) -> None:
 
 
 @pytest.mark.parametrize("count", [700, 2500])
-def test_suppression_of_many_boxes_is_the_plain_one(count: int) -> None:
+def test_suppression_of_many_boxes_matches_the_plain_algorithm(count: int) -> None:
     rng = np.random.default_rng(count)
     centers = rng.integers(0, 400, (count, 2))
     boxes = np.hstack([centers, centers + rng.integers(5, 200, (count, 2))]).astype(np.float32)
@@ -162,7 +162,7 @@ def test_suppression_keeps_a_score_of_zero() -> None:
     assert kept.tolist() == [0, 1]
 
 
-def test_suppression_of_nothing() -> None:
+def test_suppression_of_no_boxes() -> None:
     nothing = non_maximum_suppression(
         np.zeros((0, 4), dtype=np.float32), np.zeros(0), np.zeros(0, dtype=np.int64)
     )
@@ -170,7 +170,7 @@ def test_suppression_of_nothing() -> None:
     assert nothing.dtype == np.int64
 
 
-def test_suppression_keeps_at_most_so_many() -> None:
+def test_suppression_keeps_at_most_max_detections() -> None:
     boxes = np.array([[20.0 * i, 0, 20 * i + 10, 10] for i in range(6)])
     scores = np.array([0.1, 0.6, 0.2, 0.5, 0.3, 0.4], dtype=np.float32)
     ids = np.zeros(6, dtype=np.int64)

@@ -50,7 +50,7 @@ def test_dictionaries_and_coco_entries_are_plain_json(found: Detections) -> None
         (slice(0, 0), []),
     ],
 )
-def test_picking(found: Detections, index, scores: list[float]) -> None:
+def test_indexing(found: Detections, index, scores: list[float]) -> None:
     picked = found[index]
     assert picked.scores.round(2).tolist() == pytest.approx(scores)
     assert picked.boxes_xyxy.shape == (len(scores), 4)
@@ -58,7 +58,7 @@ def test_picking(found: Detections, index, scores: list[float]) -> None:
     assert (picked.classes, picked.image_hw) == (found.classes, found.image_hw)
 
 
-def test_picking_one_by_number_keeps_the_shapes(found: Detections) -> None:
+def test_indexing_one_keeps_the_shapes(found: Detections) -> None:
     for index in (0, 2, -1):
         one = found[index]
         assert len(one) == 1
@@ -77,7 +77,7 @@ def test_coco_entries(found: Detections) -> None:
     }
 
 
-def test_yolo_text_gives_the_boxes_back(found: Detections) -> None:
+def test_yolo_text_round_trip(found: Detections) -> None:
     table = np.array([line.split() for line in found.to_yolo().splitlines()], dtype=float)
     assert table[:, 0].tolist() == found.class_ids.tolist()
     np.testing.assert_allclose(table[:, 5], found.scores, atol=1e-6)
@@ -85,7 +85,7 @@ def test_yolo_text_gives_the_boxes_back(found: Detections) -> None:
     np.testing.assert_allclose(boxes, found.boxes_xyxy, atol=2e-4)
 
 
-def test_no_detections_in_every_form() -> None:
+def test_no_detections_in_every_format() -> None:
     nothing = Detections.empty(("cat",), (10, 20))
     assert len(nothing) == 0
     assert nothing.boxes_xyxy.shape == (0, 4)
@@ -96,7 +96,7 @@ def test_no_detections_in_every_form() -> None:
     assert nothing.names == []
 
 
-def test_supervision_takes_them(found: Detections) -> None:
+def test_to_supervision(found: Detections) -> None:
     supervision = pytest.importorskip("supervision", reason="needs the supervision extra")
     theirs = found.to_supervision()
     assert isinstance(theirs, supervision.Detections)
@@ -108,7 +108,7 @@ def test_supervision_takes_them(found: Detections) -> None:
     assert found.boxes_xyxy[0, 0] == 10
 
 
-def test_supervision_takes_none() -> None:
+def test_to_supervision_of_no_detections() -> None:
     pytest.importorskip("supervision", reason="needs the supervision extra")
     theirs = Detections.empty(("cat",), (10, 20)).to_supervision()
     assert len(theirs) == 0

@@ -221,7 +221,7 @@ def test_wrong_plans_are_refused(exported: Paths, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"batches": (0,)}, "batch must be 1 or more"),
         ({"rounds": 4}, "rounds must be 5 or more; got 4"),
@@ -229,6 +229,6 @@ def test_wrong_plans_are_refused(exported: Paths, tmp_path: Path) -> None:
         ({"max_ap_loss": -1.0}, "max_ap_loss must be from 0 to 100"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         BenchSettings(**settings)

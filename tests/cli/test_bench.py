@@ -39,9 +39,9 @@ def test_a_run_prints_and_writes_the_results(
     pytest.importorskip("faster_coco_eval")
     pytest.importorskip("matplotlib")
     folder = tmp_path / "out"
-    words = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals)]
+    command = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals)]
 
-    assert main([*words, *QUICK, "--output", str(folder)]) == 0
+    assert main([*command, *QUICK, "--output", str(folder)]) == 0
 
     printed = capsys.readouterr().out
     assert "whole path, ms" in printed
@@ -56,7 +56,7 @@ def test_a_run_prints_and_writes_the_results(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("flags", "message"),
     [
         (["--runtimes", "torch"], "runtimes must be able to run the files"),
         (["--rounds", "2"], "rounds must be 5 or more"),
@@ -68,12 +68,12 @@ def test_wrong_flags_are_one_line(
     exported: Paths,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    flags: list[str],
     message: str,
 ) -> None:
     target = ["--output", str(tmp_path / "out")]
 
-    assert main(["bench", str(exported["onnx"]), *target, *words]) == 2
+    assert main(["bench", str(exported["onnx"]), *target, *flags]) == 2
 
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -86,14 +86,14 @@ def test_a_broken_image_is_skipped_and_other_classes_are_refused_at_once(
     broken = animals / "images/test/1.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    words = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals), *QUICK]
+    command = ["bench", str(exported["onnx"]), "--runtimes", "onnx", "--data", str(animals), *QUICK]
 
-    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
     assert f"skipped: {broken}: " in capsys.readouterr().out
     assert json.loads((tmp_path / "out/bench.json").read_text())["settings"]["images"] == 2
 
     (animals / "data.yaml").write_text("test: images/test\nnames: [cat, dog, hen]\n")
-    assert main([*words, "--output", str(tmp_path / "other")]) == 2
+    assert main([*command, "--output", str(tmp_path / "other")]) == 2
     assert "only in the data: 'hen'; only in the weights: 'cow'" in capsys.readouterr().err
 
 
@@ -101,9 +101,9 @@ def test_a_file_with_suppression_is_timed_at_its_own_threshold(
     exported: Paths, animals: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("faster_coco_eval")
-    words = ["bench", str(exported["best"]), "--runtimes", "onnx", "--data", str(animals)]
+    command = ["bench", str(exported["best"]), "--runtimes", "onnx", "--data", str(animals)]
 
-    assert main([*words, *QUICK, "--output", str(tmp_path)]) == 0
+    assert main([*command, *QUICK, "--output", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["ap"] is not None
 
 

@@ -25,8 +25,8 @@ def test_the_report_of_an_export(
     weights: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")
-    words = ["export", str(weights), "--format", "torchscript", "--output", str(tmp_path / "out")]
-    assert main([*words, "--data", str(squares)]) == 0
+    command = ["export", str(weights), "--format", "torchscript", "--output", str(tmp_path / "out")]
+    assert main([*command, "--data", str(squares)]) == 0
 
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (
@@ -69,6 +69,6 @@ def test_errors_are_one_line(
 
 
 def test_an_unknown_split(weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", str(weights), "--format", "onnx", "--data", str(squares)]
-    assert main([*words, "--split", "tset"]) == 2
+    command = ["export", str(weights), "--format", "onnx", "--data", str(squares)]
+    assert main([*command, "--split", "tset"]) == 2
     assert "split must be one that the data set has; got 'tset'" in capsys.readouterr().err

@@ -37,9 +37,9 @@ def _agree(network: Any, metadata: Any, inputs: Any, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("start", ["paper", "identity"])
-def test_every_attention(reference: Any, inputs: Any, spec: str, start: str) -> None:
-    _agree(*reference(spec, attention_init=start), inputs)
+@pytest.mark.parametrize("init", ["paper", "identity"])
+def test_every_attention(reference: Any, inputs: Any, spec: str, init: str) -> None:
+    _agree(*reference(spec, attention_init=init), inputs)
 
 
 @pytest.mark.parametrize(

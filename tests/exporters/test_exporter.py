@@ -140,7 +140,7 @@ def _distort(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda out: [out[0] + 0.2, out[1]], r"difference of boxes .* at most 0.1 px; got 0.2"),
         (lambda out: [out[0], out[1] * 0.9], "difference of scores"),
@@ -151,13 +151,13 @@ def _distort(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     ids=["boxes", "scores", "nan", "shape", "dtype"],
 )
 def test_a_failed_parity_check_leaves_no_file(
-    change: Any, words: str, one_level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Any, message: str, one_level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = one_level("none")
     (tmp_path / "network.torchscript").write_text("older")
     _distort(monkeypatch, change)
 
-    with pytest.raises(ExportError, match=words):
+    with pytest.raises(ExportError, match=message):
         attendet.export(network, "torchscript", metadata=metadata, output=tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["network.torchscript"]
@@ -197,7 +197,7 @@ def test_detections_and_average_precision_on_data(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"format": "onxx"}, "Did you mean 'onnx'"),
         ({"dynamic": "sizes"}, "Did you mean 'size'"),
@@ -212,9 +212,9 @@ def test_detections_and_average_precision_on_data(
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_wrong_settings_are_one_line(settings: Any, words: str, graph: Any, tmp_path: Path) -> None:
+def test_wrong_settings(settings: Any, message: str, graph: Any, tmp_path: Path) -> None:
     network, metadata = graph
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         attendet.export(network, **{"metadata": metadata, "output": tmp_path / "new", **settings})
     assert not (tmp_path / "new").exists()
 

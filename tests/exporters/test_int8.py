@@ -183,7 +183,7 @@ def test_without_average_precision_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({}, "calibrate must be a data set"),
         ({"calibrate": "x", "max_ap_loss": -1.0}, "max_ap_loss must be 0 points or more"),
@@ -192,7 +192,7 @@ def test_without_average_precision_nothing_is_written(
     ],
     ids=["no data", "negative", "half", "format"],
 )
-def test_wrong_settings(settings: Any, words: str, graph: Any, tmp_path: Path) -> None:
+def test_wrong_settings(settings: Any, message: str, graph: Any, tmp_path: Path) -> None:
     network, metadata = graph
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         attendet.export(network, metadata=metadata, output=tmp_path, int8=True, **settings)

@@ -152,7 +152,7 @@ def _limited(bright: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("looser", "words"),
+    ("looser", "message"),
     [
         ({"confidence": 0.2}, r"confidence must be at least 0.3, .* got 0.2\..* --confidence, or"),
         ({"nms_iou": 0.6}, r"nms_iou must be at most 0.5, .* got 0.6\..* another --nms-iou, or"),
@@ -163,11 +163,11 @@ def _limited(bright: Any) -> Any:
     ],
 )
 def test_thresholds_of_a_file_cannot_be_made_looser(
-    bright: Any, scene: Any, looser: dict[str, Any], words: str
+    bright: Any, scene: Any, looser: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         Detector(_limited(bright), **looser)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         Detector(_limited(bright)).predict(scene(), **looser)
 
 

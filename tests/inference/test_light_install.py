@@ -90,8 +90,8 @@ def test_the_first_detection_comes_soon(
     exported: dict[str, Path], jpeg: Path, tmp_path: Path, runtime: str
 ) -> None:
     file = exported["onnx" if runtime == "onnx" else "openvino"]
-    words = ["predict", str(file), str(jpeg), "--output", str(tmp_path), "--save", "json"]
-    command = [sys.executable, "-m", "attendet", *words]
+    arguments = ["predict", str(file), str(jpeg), "--output", str(tmp_path), "--save", "json"]
+    command = [sys.executable, "-m", "attendet", *arguments]
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

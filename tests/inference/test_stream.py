@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import resource
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,28 +162,25 @@ def test_only_a_few_sources_are_taken_ahead(bright: Any, scene: Any) -> None:
 
 
 def test_images_are_read_while_the_network_runs(bright: Any, scene: Any) -> None:
-    """A reader is seen at work during a call of the network."""
-    at_work: list[str] = []
-    together = threading.Event()
+    """The network waits for a reader, and all readers but the first wait for the network."""
+    reading, running = threading.Event(), threading.Event()
 
-    class Slow(bright):  # type: ignore[misc]
+    class Network(bright):  # type: ignore[misc]
         def run(self, inputs: NDArray[np.uint8]) -> Any:
-            at_work.append("network")
-            time.sleep(0.02)
-            if "reader" in at_work:
-                together.set()
-            at_work.remove("network")
+            running.set()
+            assert reading.wait(timeout=60)
             return super().run(inputs)
 
-    class Sluggish(Detector):
+    class Reader(Detector):
         def preprocess(self, image: Any) -> Any:
-            at_work.append("reader")
-            time.sleep(0.02)
-            at_work.remove("reader")
+            if len(image) == 64:
+                reading.set()
+                assert running.wait(timeout=60)
             return super().preprocess(image)
 
-    assert len(list(Sluggish(Slow()).stream([scene()] * 10))) == 10
-    assert together.is_set()
+    images = [scene(), scene((64, 64), (10, 10, 30, 30)), scene((64, 64), (10, 10, 30, 30))]
+
+    assert len(list(Reader(Network()).stream(images))) == 3
 
 
 def test_stopping_early_leaves_no_thread(bright: Any, scene: Any) -> None:

@@ -13,18 +13,18 @@ import json
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.errors import AttendetError
+from attendet.images import read_image
+from attendet.inference import Detector, Runtime, load
 from attendet.system import peak_memory_mib
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attendet.inference.detector import Detector
 
 __all__ = ["main"]
 
@@ -35,11 +35,8 @@ MAX_INPUTS = 16
 
 
 def _load(task: dict[str, Any]) -> Detector:
-    import attendet
-    from attendet.inference import Detector
-
     names = ("runtime", "threads", "mode", "precision")
-    loaded = attendet.load(task["weights"], device="cpu", **{name: task[name] for name in names})
+    loaded = load(task["weights"], device="cpu", **{name: task[name] for name in names})
     size = task["input_hw"] and tuple(task["input_hw"])
     return Detector(loaded.runtime, task["confidence"], input_hw=size)
 
@@ -53,14 +50,10 @@ class Measurements:
     """
 
     def __init__(self, detector: Detector, paths: Sequence[Path]) -> None:
-        from attendet.images import read_image
-
-        self._read = read_image
         self._detector = detector
         self._paths = itertools.cycle(paths)
         inputs = [detector.preprocess(read_image(path)).padded for path in paths[:MAX_INPUTS]]
-        most_common = Counter(padded.shape for padded in inputs).most_common(1)[0][0]
-        self._inputs = [padded for padded in inputs if padded.shape == most_common]
+        self._inputs = [padded for padded in inputs if padded.shape == inputs[0].shape]
         outputs = [detector.runtime.run(padded[None]) for padded in inputs]
         self._outputs = itertools.cycle(list(zip(paths, outputs, strict=False)))
 
@@ -69,14 +62,12 @@ class Measurements:
 
         def predict() -> object:
             paths = itertools.islice(self._paths, batch)
-            return self._detector.predict_batch([self._read(path) for path in paths])
+            return self._detector.predict_batch([read_image(path) for path in paths])
 
         return _repeat(predict, seconds, batch)
 
     def network(self, batch: int, seconds: float, *, mode: str) -> list[float]:
         """Measure the runtime on prepared inputs; in throughput with all workers busy."""
-        import numpy as np
-
         runtime, inputs = self._detector.runtime, itertools.cycle(self._inputs)
         batches = itertools.cycle(
             [np.stack(list(itertools.islice(inputs, batch))) for _ in range(8)]
@@ -91,7 +82,7 @@ class Measurements:
 
         def once() -> None:
             path, output = next(self._outputs)
-            transform = detector.preprocess(self._read(path)).transform
+            transform = detector.preprocess(read_image(path)).transform
             detector.postprocess(output, 0, transform)
 
         return _repeat(once, seconds)
@@ -137,7 +128,7 @@ def _repeat(function: Callable[[], object], seconds: float, images: int = 1) -> 
 
 
 def _saturate(
-    runtime: Any, batches: Iterator[NDArray[np.uint8]], seconds: float, images: int
+    runtime: Runtime, batches: Iterator[NDArray[np.uint8]], seconds: float, images: int
 ) -> list[float]:
     """Return the mean milliseconds an image while every worker of the runtime is busy.
 
@@ -182,8 +173,6 @@ def main() -> int:
     def answer(record: dict[str, Any]) -> None:
         answers.write(json.dumps(record) + "\n")
         answers.flush()
-
-    from attendet.errors import AttendetError
 
     try:
         _serve(sys.stdin.readline, answer)

@@ -75,15 +75,14 @@ def parse_exported(header: Mapping[str, str], *, source: str) -> tuple[WeightsMe
         >>> metadata = WeightsMetadata(classes=("cat",))
         >>> info = ExportInfo("onnx", dynamic=("batch", "size"))
         >>> header = metadata.to_header() | info.to_header()
-        >>> parsed, _ = parse_exported(header, source="cat.onnx")
-        >>> parsed == metadata, info.dynamic
-        (True, ('batch', 'size'))
+        >>> parse_exported(header, source="cat.onnx") == (metadata, info)
+        True
     """
     texts = dict(header)
     try:
         fields = json.loads(texts.pop(EXPORT_KEY, "null"))
         if not isinstance(fields, dict) or "format" not in fields:
-            raise ValueError(f"{EXPORT_KEY} is no map with a format")
+            raise ValueError(f"{EXPORT_KEY} is not a map with a format")
         info = from_mapping(ExportInfo, fields, source=EXPORT_KEY)
     except (ValueError, TypeError, RecursionError, ConfigError) as error:
         raise WeightsError(

@@ -73,10 +73,10 @@ def test_one_operator_is_convolution_then_activation(
 
 
 @needs_operators
-@pytest.mark.parametrize("place", ["conv_up.conv", "conv_up.act", "conv_up"])
-def test_attention_inside_a_block_is_kept(place: str) -> None:
+@pytest.mark.parametrize("site", ["conv_up.conv", "conv_up.act", "conv_up"])
+def test_attention_inside_a_block_is_kept(site: str) -> None:
     torch.manual_seed(0)
-    network = attendet.attend(_folded("none"), {place: "se"}, init="paper").eval()
+    network = attendet.attend(_folded("none"), {site: "se"}, init="paper").eval()
     network.requires_grad_(False)
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def test_attention_inside_a_block_is_kept(place: str) -> None:
         packed = pack_convolutions(network)
         found = packed(images)
 
-    assert ("conv_up.conv" in _packed_in(packed)) == (place != "conv_up.conv")
+    assert ("conv_up.conv" in _packed_in(packed)) == (site != "conv_up.conv")
     for ours, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 

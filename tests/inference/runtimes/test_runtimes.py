@@ -194,7 +194,7 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 @pytest.mark.parametrize(
-    ("file", "settings", "words"),
+    ("file", "settings", "message"),
     [
         ("onnx", {"runtime": "torch"}, "runtime must be able to run .onnx files; got 'torch'"),
         ("torch", {"runtime": "openvino"}, "attendet export w.safetensors --format openvino"),
@@ -212,9 +212,9 @@ def test_a_missing_library_is_named_with_its_extra(
     ],
 )
 def test_wrong_settings_are_refused(
-    exported: Paths, file: str, settings: dict[str, Any], words: str
+    exported: Paths, file: str, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         load(exported[file], **settings)
 
 
@@ -252,7 +252,7 @@ def _onnx_with(path: Path, **changed: str | None) -> None:
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"attendet_export": None}, "how attendet exported it"),
         ({"format": None}, "must be of layout"),
@@ -267,12 +267,12 @@ def _onnx_with(path: Path, **changed: str | None) -> None:
     ],
 )
 def test_changed_metadata_is_refused(
-    exported: Paths, tmp_path: Path, runtime: str, changed: dict[str, str | None], words: str
+    exported: Paths, tmp_path: Path, runtime: str, changed: dict[str, str | None], message: str
 ) -> None:
     path = _copied(exported["onnx"], tmp_path)
     _onnx_with(path, **changed)
 
-    with pytest.raises(WeightsError, match=words) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         load(path, runtime=runtime).predict(_images()[0])  # not all shapes are in the file
 
     assert "onnx.onnx" in str(caught.value)
@@ -292,7 +292,7 @@ def test_a_broken_onnx_file_is_refused(exported: Paths, tmp_path: Path, runtime:
     broken = {
         "cut": whole[: len(whole) // 2],
         "empty": b"",
-        "text": b"these are no weights, these are words",
+        "text": b"no weights, only text",
         "noise": np.random.default_rng(0).bytes(5000),
     }
     for name, content in broken.items():
@@ -386,11 +386,11 @@ sys.exit(" ".join(heavy & set(sys.modules)) or 0)
 def test_the_command_line_predicts_without_torch(
     exported: Paths, jpeg: Path, tmp_path: Path
 ) -> None:
-    words = ["predict", str(exported["onnx"]), str(jpeg), "--output", str(tmp_path / "out")]
+    arguments = ["predict", str(exported["onnx"]), str(jpeg), "--output", str(tmp_path / "out")]
     code = f"""
 import sys
 from attendet.cli import main
-code = main({words!r})
+code = main({arguments!r})
 sys.exit("torch" if "torch" in sys.modules else code)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -60,9 +60,9 @@ def test_folding_changes_nothing_but_rounding(inputs: Any, attention: str) -> No
     np.testing.assert_allclose(folded[1], plain[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", ["conv_up", "conv_up.conv", "conv_up.bn", "backbone.csp1"])
-def test_folding_keeps_inserted_attention(inputs: Any, place: str) -> None:
-    network = attendet.attend(_network(), {place: "se"}, init="paper")
+@pytest.mark.parametrize("site", ["conv_up", "conv_up.conv", "conv_up.bn", "backbone.csp1"])
+def test_folding_keeps_inserted_attention(inputs: Any, site: str) -> None:
+    network = attendet.attend(_network(), {site: "se"}, init="paper")
     plain = TorchRuntime(network, _metadata()).run(inputs)
     folded = TorchRuntime(network, _metadata(), fold=True).run(inputs)
 
@@ -168,7 +168,7 @@ def test_a_changed_file_is_refused(weights: Path, name: str) -> None:
 
 def test_other_files_are_refused(weights: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.safetensors"
-    text.write_text("these are no weights, these are words")
+    text.write_text("no weights, only text")
     empty = tmp_path / "empty.safetensors"
     empty.touch()
     cut = tmp_path / "cut.safetensors"
@@ -186,8 +186,8 @@ def test_other_files_are_refused(weights: Path, tmp_path: Path) -> None:
         tmp_path: "got a folder",
         tmp_path / "none.safetensors": "weights file not found",
     }
-    for path, words in cases.items():
-        with pytest.raises(WeightsError, match=words) as caught:
+    for path, message in cases.items():
+        with pytest.raises(WeightsError, match=message) as caught:
             attendet.load(path)
         assert str(path) in str(caught.value)
 
