@@ -25,6 +25,7 @@ __all__ = [
     "Setting",
     "field_help",
     "from_mapping",
+    "members_of",
     "parse_value",
     "replace_settings",
     "settings_of",
@@ -118,7 +119,8 @@ def _construct(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**top, **{group: hints[group](**inner) for group, inner in groups.items()})
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the only type."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return typing.get_args(annotation)
     return (annotation,)
@@ -160,7 +162,7 @@ def describe_type(annotation: Any) -> str:
     """
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     parts = []
-    for member in _members(annotation):
+    for member in members_of(annotation):
         if member is type(None):
             parts.append("none")
         elif typing.get_origin(member) is typing.Literal:
@@ -214,7 +216,7 @@ def parse_value(text: str, annotation: Any, *, name: str) -> Any:
         0.5
     """
     # str accepts any text, so it is tried last.
-    for member in sorted(_members(annotation), key=lambda member: member is str):
+    for member in sorted(members_of(annotation), key=lambda member: member is str):
         good, value = _parse_text(text, member)
         if good:
             return value
@@ -251,7 +253,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, source: str) -> T:
                 f"unknown setting {key!r} ({source}). {did_you_mean(str(key), settings)}"
             )
         annotation = settings[key].annotation
-        for member in _members(annotation):
+        for member in members_of(annotation):
             good, converted = _fits(value, member)
             if good:
                 checked[key] = converted

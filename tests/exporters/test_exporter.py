@@ -18,7 +18,7 @@ openvino = pytest.importorskip("openvino")
 
 import attendet  # noqa: E402
 from attendet.errors import ConfigError, ExportError  # noqa: E402
-from attendet.exporters import exporter, parity  # noqa: E402
+from attendet.exporters import exporter, parity, settings  # noqa: E402
 from attendet.inference.runtimes.torchscript_runtime import TorchScriptRuntime  # noqa: E402
 from attendet.models import (  # noqa: E402
     WeightsMetadata,
@@ -43,7 +43,7 @@ def _header_of(path: Path) -> dict[str, str]:
         return texts
 
 
-@pytest.mark.parametrize("format", exporter.FORMATS)
+@pytest.mark.parametrize("format", settings.FORMATS)
 def test_a_file_holds_its_metadata(format: Any, graph: Any, tmp_path: Path) -> None:
     if format == "ncnn":
         pytest.importorskip("ncnn")
@@ -53,7 +53,7 @@ def test_a_file_holds_its_metadata(format: Any, graph: Any, tmp_path: Path) -> N
 
     report = attendet.export(network, format, metadata=metadata, output=tmp_path, name="cats")
 
-    assert report.path == tmp_path / f"cats{exporter.FORMATS[format]}"
+    assert report.path == tmp_path / f"cats{settings.FORMATS[format]}"
     assert [path.name for path in tmp_path.iterdir()] == [report.path.name]
     header = _header_of(report.path)
     assert parse_exported(header, source="x") == (report.metadata, report.info)
@@ -237,7 +237,7 @@ def test_a_folder_with_other_files_is_not_replaced(name: str, graph: Any, tmp_pa
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).touch()
     for format in ("openvino", "onnx"):
-        if (tmp_path / f"network{exporter.FORMATS[format]}").exists():
+        if (tmp_path / f"network{settings.FORMATS[format]}").exists():
             with pytest.raises(ConfigError, match="name of an export must be new"):
                 attendet.export(network, format, metadata=metadata, output=tmp_path)
     assert (tmp_path / name).exists()

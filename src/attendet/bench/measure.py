@@ -56,16 +56,16 @@ class BenchSettings:
     """Batch sizes."""
 
     rounds: int = 7
-    """Number of rounds."""
+    """Number of rounds, 5 or more."""
 
     seconds: float = 0.7
-    """For each of the four measurements of a candidate in a round."""
+    """Seconds for each of the four measurements of a candidate in a round."""
 
     confidence: float | None = None
-    """Lowest score of a detection, 0 to 1; by default that of the file, or 0.25."""
+    """Lowest score of a detection, 0 to 1 (default: that of a file with suppression, or 0.25)."""
 
     input_hw: tuple[int, int] | None = None
-    """Input size in pixels; by default that of the files."""
+    """Input size in pixels, multiples of 32 (default: that of the files)."""
 
     max_ap_loss: float = 0.5
     """Largest difference of the fastest to the best AP of the run, points."""

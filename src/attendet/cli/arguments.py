@@ -3,9 +3,56 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Any
 
-__all__ = ["given_settings", "size_hw"]
+from attendet.config import field_help, members_of, parse_value, settings_of
+
+__all__ = ["add_settings", "flag", "given_settings", "size_hw"]
+
+FLAGS = {"input_hw": "--size", "batches": "--batch"}
+"""Flags that are named differently from their setting."""
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting.
+
+    Example:
+        >>> flag("max_ap_loss"), flag("input_hw")
+        ('--max-ap-loss', '--size')
+    """
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, config: type, *, without: Collection[str] = ()
+) -> None:
+    """Add a flag for each setting of a config; the text under its field is the help."""
+    texts = field_help(config)
+    for name, setting in settings_of(config).items():
+        if name in without:
+            continue
+        text = texts[name][0].lower() + texts[name][1:].removesuffix(".")
+        default, annotation = setting.default, setting.annotation
+        kind = next(one for one in members_of(annotation) if one is not type(None))
+        options: dict[str, Any] = {"dest": name, "default": default}
+        if annotation is bool:
+            options["action"] = "store_true"
+        elif name == "input_hw":
+            options |= {"type": size_hw, "metavar": "PX|HxW"}
+        elif typing.get_origin(kind) is tuple:
+            options |= {"type": typing.get_args(kind)[0], "nargs": "+", "metavar": "N"}
+        else:
+            choices = ",".join(typing.get_args(kind))
+            metavar = f"{{{choices}}}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
+            parse = partial(parse_value, annotation=annotation, name=flag(name))
+            options |= {"type": parse, "metavar": metavar}
+        if default not in (None, False):
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            text = f"{text} (default: {shown})"
+        parser.add_argument(flag(name), help=text.replace("%", "%%"), **options)
 
 
 def size_hw(text: str) -> tuple[int, int]:

@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attendet.cli.arguments import size_hw
+from attendet.bench.measure import BenchSettings
+from attendet.cli.arguments import add_settings
+from attendet.config import settings_of
 from attendet.errors import ConfigError, DataError, MissingExtraError, WeightsError
 
 if TYPE_CHECKING:
@@ -60,14 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="torch, onnx, openvino (default: all that are installed)",
     )
     add(
-        "--batch",
-        nargs="+",
-        type=int,
-        default=[1],
-        metavar="N",
-        help="batch sizes (default: 1)",
-    )
-    add(
         "--threads",
         nargs="+",
         type=int,
@@ -83,59 +77,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all threads on one batch, or several batches side by side (default: latency)",
     )
     add(
-        "--rounds",
-        type=int,
-        default=7,
-        metavar="N",
-        help="number of rounds, 5 or more (default: %(default)s)",
-    )
-    add(
-        "--seconds",
-        type=float,
-        default=0.7,
-        metavar="S",
-        help="for each of the four measurements in a round (default: %(default)s)",
-    )
-    add(
-        "--max-ap-loss",
-        type=float,
-        default=0.5,
-        metavar="POINTS",
-        help="largest difference of the fastest to the best AP, points (default: %(default)s)",
-    )
-    add(
-        "--confidence",
-        type=float,
-        metavar="SCORE",
-        help="lowest score of a detection while timing, 0 to 1 (default: 0.25, or that of a file "
-        "with suppression inside)",
-    )
-    add(
-        "--size",
-        type=size_hw,
-        metavar="PX|HxW",
-        help="input size in pixels, multiples of 32 (default: that of the files)",
-    )
-    add(
         "--output",
         type=Path,
         default=Path("runs/bench"),
         metavar="DIR",
         help="folder for bench.json, bench.md and bench.png (default: %(default)s)",
     )
+    add_settings(parser, BenchSettings)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
-    from attendet.bench import BenchSettings, plan_candidates, run_bench
+    from attendet.bench import plan_candidates, run_bench
     from attendet.files import write_atomically
     from attendet.report.bench import bench_table, bench_verdicts
     from attendet.report.tables import markdown_table, plain_table
 
-    batches = tuple(sorted(set(args.batch)))
-    settings = BenchSettings(
-        batches, args.rounds, args.seconds, args.confidence, args.size, args.max_ap_loss
-    )
+    values = {name: getattr(args, name) for name in settings_of(BenchSettings)}
+    settings = BenchSettings(**values | {"batches": tuple(sorted(set(args.batches)))})
     candidates = plan_candidates(
         args.weights, runtimes=args.runtimes, threads=args.threads, modes=args.mode
     )
@@ -225,7 +184,7 @@ def _ap_measure(
 
     def measure(candidate: Candidate) -> tuple[float | None, float | None]:
         loaded = load(candidate.weights, candidate.runtime, "cpu", precision=candidate.precision)
-        detector = Detector(loaded.runtime, input_hw=args.size)
+        detector = Detector(loaded.runtime, input_hw=args.input_hw)
         record: Any = evaluate(
             detector,
             samples_in_classes(samples, data.classes, detector.classes, source=data.root),

@@ -1,4 +1,3 @@
-from .exporter import DYNAMIC as DYNAMIC
-from .exporter import FORMATS as FORMATS
 from .exporter import ExportReport as ExportReport
 from .exporter import export as export
+from .settings import ExportSettings as ExportSettings

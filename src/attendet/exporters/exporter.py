@@ -10,47 +10,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from attendet.data import Sample, load_dataset
 from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.exporters.ncnn_file import NcnnRuntime
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
+from attendet.exporters.settings import FORMATS, ExportSettings, Format
 from attendet.exporters.torch_files import ProgramRuntime
 from attendet.exporters.writers import Writer, writers
-from attendet.inference import Runtime, Selection, load
+from attendet.inference import Runtime, load
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.interop.hub import hub_file, local_weights, weights_name
 from attendet.models import DetectionNetwork, load_weights
 from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["DYNAMIC", "FORMATS", "ExportReport", "Format", "export"]
-
-Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
-
-FORMATS: dict[str, str] = {
-    "onnx": ".onnx",
-    "openvino": "_openvino",
-    "torchscript": ".torchscript",
-    "torch-export": ".pt2",
-    "ncnn": "_ncnn",
-}
-"""End of the file name of each format; OpenVINO and ncnn models are folders."""
-
-OPTION_FORMATS = {
-    "half": ("onnx", "openvino", "ncnn"),
-    "int8": ("onnx", "openvino"),
-    "nms": ("onnx", "openvino"),
-}
-"""Formats that support an option."""
-
-DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
-    "none": (),
-    "batch": ("batch",),
-    "size": ("batch", "size"),
-}
-"""What may differ from call to call, by value of the setting."""
+__all__ = ["ExportReport", "export"]
 
 FOLDER_FILES = {"model.xml", "model.bin", "model.param", "attendet.json"}
 """Files in a folder that an export wrote."""
@@ -83,19 +59,8 @@ def export(
     metadata: WeightsMetadata | None = None,
     output: str | Path | None = None,
     name: str | None = None,
-    input_hw: tuple[int, int] | None = None,
-    dynamic: Literal["none", "batch", "size"] | None = None,
-    half: bool = False,
-    int8: bool = False,
-    calibrate: str | Path | None = None,
-    max_ap_loss: float = 0.5,
-    nms: bool = False,
-    confidence: float = 0.25,
-    nms_iou: float = 0.5,
-    max_detections: int = 300,
-    data: str | Path | None = None,
-    split: str = "val",
     progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> ExportReport:
     """Write a network in a format that runs without attendet's training code; return a report.
 
@@ -110,23 +75,10 @@ def export(
         metadata: description of a network that is passed itself.
         output: folder for the file; by default that of the weights, or the current one.
         name: of the file, without suffix; by default that of the weights.
-        input_hw: input size, pixels, multiples of 32; by default that of the weights.
-        dynamic: what may differ from call to call: ``none``, ``batch``, or ``size`` (and batch);
-            by default ``batch``, for ncnn ``none``.
-        half: keep weights in float16: half the file size. ONNX, OpenVINO and ncnn.
-        int8: quantize weights and maps by calibration; more stays in float32 if average precision
-            drops too far. ONNX and OpenVINO.
-        calibrate: data set for calibration with ``int8`` (its train split, if it has one) and, if
-            ``data`` is not set, for average precision.
-        max_ap_loss: largest loss of average precision with ``int8``, points.
-        nms: append non-maximum suppression. ONNX and OpenVINO.
-        confidence: lowest score of a detection, with ``nms``; 0 to 1.
-        nms_iou: IoU threshold of the suppression, with ``nms``; 0 to 1.
-        max_detections: rows per image, with ``nms``.
-        data: data set on whose images detections and average precision are compared; by default
-            synthetic images without average precision.
-        split: of the data set: train, val, test or all.
         progress: called with the number of images compared and of all.
+        **settings: the other fields of `attendet.exporters.ExportSettings`: input_hw, dynamic,
+            half, int8, calibrate, max_ap_loss, nms, confidence, nms_iou, max_detections, data,
+            split.
 
     Returns:
         The path, and the differences from the network.
@@ -138,23 +90,12 @@ def export(
         DataError: if the data cannot be read.
         MissingExtraError: if a library of the format is not installed.
     """
-    dynamic = dynamic or ("none" if format == "ncnn" else "batch")
-    _check_options(format, dynamic, {"half": half, "int8": int8, "nms": nms})
-    Selection(confidence, nms_iou, max_detections)  # raises if a threshold is out of range
-    info = ExportInfo(
-        format,
-        "int8" if int8 else "float16" if half else "float32",
-        nms,
-        DYNAMIC[dynamic],
-        *((confidence, nms_iou, max_detections) if nms else ()),
-    )
-    if int8:
-        ConfigError.check(calibrate is not None, "calibrate", "a data set for int8", calibrate)
-        ConfigError.check(max_ap_loss >= 0, "max_ap_loss", "0 points or more", max_ap_loss)
+    chosen = ExportSettings(format, **settings)
+    info = chosen.info()
     network, metadata = _load(weights, metadata)
-    metadata = _at_size(metadata, input_hw, dynamic)
-    samples, classes = _load_split(calibrate if int8 and data is None else data, split)
-    calibration = _load_split(calibrate, split, prefer_train=True)[0] if int8 else ()
+    metadata = _at_size(metadata, chosen.input_hw, info)
+    samples, classes = _load_split(chosen.data or chosen.calibrate, chosen.split)
+    calibration = _load_split(chosen.calibrate, chosen.split, prefer_train=True)[0]
     folder, stem = _destination(weights, output, name, info)
     final = folder / f"{stem}{FORMATS[format]}"
     _check_replaceable(final)
@@ -162,7 +103,7 @@ def export(
         check_parity,
         TorchRuntime(copy.deepcopy(network).cpu().float(), metadata),
         samples=samples,
-        split=split if samples else None,
+        split=chosen.split if samples else None,
         classes=classes,
         tolerance=TOLERANCES.get(info.precision),
         progress=progress,
@@ -171,7 +112,7 @@ def export(
     with TemporaryDirectory(dir=folder, prefix=".export.", ignore_cleanup_errors=True) as work:
         path = Path(work) / final.name
         tries = writers(network, metadata, info, Path(work), calibration)
-        info, parity = _write_checked(tries, path, metadata, info, check, max_ap_loss)
+        info, parity = _write_checked(tries, path, metadata, info, check, chosen.max_ap_loss)
         _move(path, final)
     size = sum(file.stat().st_size for file in _files_of(final))
     return ExportReport(final, size, metadata, info, parity)
@@ -212,22 +153,6 @@ def _write_checked(
     )
 
 
-def _check_options(format: str, dynamic: str, options: dict[str, bool]) -> None:
-    for name, value, known in (("format", format, FORMATS), ("dynamic", dynamic, DYNAMIC)):
-        if value not in known:
-            raise ConfigError.unknown(name, value, known, f"--{name}")
-    if options["half"] and options["int8"]:
-        raise ConfigError("half must be omitted for int8 (--half, --int8).")
-    for name, formats in OPTION_FORMATS.items():
-        if options[name] and format not in formats:
-            raise ConfigError(
-                f"{name} must be omitted for {format}; only {', '.join(formats)} support it "
-                f"(--{name})."
-            )
-    if format == "ncnn" and dynamic != "none":
-        raise ConfigError.must("dynamic", "'none' for ncnn", dynamic, "--dynamic")
-
-
 def _load(
     weights: str | Path | DetectionNetwork, metadata: WeightsMetadata | None
 ) -> tuple[DetectionNetwork, WeightsMetadata]:
@@ -248,11 +173,11 @@ def _load(
 
 
 def _at_size(
-    metadata: WeightsMetadata, input_hw: tuple[int, int] | None, dynamic: str
+    metadata: WeightsMetadata, input_hw: tuple[int, int] | None, info: ExportInfo
 ) -> WeightsMetadata:
     """Return the metadata of the network as exported: `rect` needs a dynamic size."""
     changed: dict[str, Any] = {"input_hw": tuple(input_hw or metadata.input_hw)}
-    if dynamic != "size" and metadata.preprocessing().resize == "rect":
+    if "size" not in info.dynamic and metadata.preprocessing().resize == "rect":
         changed["preprocess"] = {**metadata.preprocess, "resize": "letterbox"}
     return dataclasses.replace(metadata, **changed)
 

@@ -1,0 +1,145 @@
+"""Settings of an export; the text under each is its help on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from attendet.errors import ConfigError
+from attendet.inference.postprocess import Selection
+from attendet.models.export_info import ExportInfo
+
+__all__ = ["DYNAMIC", "FORMATS", "ExportSettings", "Format"]
+
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
+
+FORMATS: dict[str, str] = {
+    "onnx": ".onnx",
+    "openvino": "_openvino",
+    "torchscript": ".torchscript",
+    "torch-export": ".pt2",
+    "ncnn": "_ncnn",
+}
+"""End of the file name of each format; OpenVINO and ncnn models are folders."""
+
+OPTION_FORMATS = {
+    "half": ("onnx", "openvino", "ncnn"),
+    "int8": ("onnx", "openvino"),
+    "nms": ("onnx", "openvino"),
+}
+"""Formats that support an option."""
+
+DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
+    "none": (),
+    "batch": ("batch",),
+    "size": ("batch", "size"),
+}
+"""What may differ from call to call, by value of the setting."""
+
+NEEDS = {
+    "calibrate": ("int8",),
+    "max_ap_loss": ("int8",),
+    "confidence": ("nms",),
+    "nms_iou": ("nms",),
+    "max_detections": ("nms",),
+    "split": ("data", "calibrate"),
+}
+"""Settings that have an effect only with another one."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export, and how to compare it.
+
+    Raises:
+        ConfigError: if a value is wrong, or has no effect.
+    """
+
+    format: Format = "onnx"
+    """Format of the file."""
+
+    input_hw: tuple[int, int] | None = None
+    """Input size in pixels, multiples of 32 (default: that of the weights)."""
+
+    dynamic: Literal["none", "batch", "size"] | None = None
+    """What may differ from call to call; size means batch and size (default: batch; ncnn: none)."""
+
+    half: bool = False
+    """Keep weights in float16: half the file size (onnx, openvino, ncnn)."""
+
+    int8: bool = False
+    """Quantize weights and maps (onnx, openvino); needs --calibrate. More stays in float32 if
+    average precision drops too far."""
+
+    calibrate: str | Path | None = None
+    """With --int8: data set for calibration (its train split) and comparison."""
+
+    max_ap_loss: float = 0.5
+    """With --int8: largest loss of average precision on --split, points."""
+
+    nms: bool = False
+    """Append non-maximum suppression (onnx, openvino)."""
+
+    confidence: float = 0.25
+    """With --nms: lowest score of a detection, 0 to 1."""
+
+    nms_iou: float = 0.5
+    """With --nms: IoU threshold of the suppression, 0 to 1."""
+
+    max_detections: int = 300
+    """With --nms: rows per image."""
+
+    data: str | Path | None = None
+    """Data set on whose images detections and average precision are compared (default: synthetic
+    images, no average precision)."""
+
+    split: str = "val"
+    """Of the data set: train, val, test or all."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("format", FORMATS), ("dynamic", DYNAMIC)):
+            value = getattr(self, name)
+            if value not in (*known, *([None] if name == "dynamic" else [])):
+                raise ConfigError.unknown(name, value, known, f"--{name}")
+        for name, formats in OPTION_FORMATS.items():
+            if getattr(self, name) and self.format not in formats:
+                raise ConfigError(
+                    f"{name} must be omitted for {self.format}; only {', '.join(formats)} support "
+                    f"it (--{name})."
+                )
+        if self.half and self.int8:
+            raise ConfigError("half must be omitted for int8 (--half, --int8).")
+        if self.format == "ncnn" and self.dynamic not in (None, "none"):
+            raise ConfigError.must("dynamic", "'none' for ncnn", self.dynamic, "--dynamic")
+        for name, needed in NEEDS.items():
+            default = getattr(type(self), name)
+            if getattr(self, name) != default and not any(getattr(self, one) for one in needed):
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{name} needs {' or '.join(needed)}; alone it has no effect ({flag})."
+                )
+        if self.int8:
+            ConfigError.check(
+                self.calibrate is not None, "calibrate", "a data set for int8", self.calibrate
+            )
+            ConfigError.check(
+                self.max_ap_loss >= 0, "max_ap_loss", "0 points or more", self.max_ap_loss
+            )
+        Selection(*self.thresholds)  # raises if one is out of range
+
+    @property
+    def thresholds(self) -> tuple[float, float, int]:
+        """Confidence, IoU and number of detections of the suppression."""
+        return self.confidence, self.nms_iou, self.max_detections
+
+    def info(self) -> ExportInfo:
+        """Return the metadata of the export."""
+        dynamic = self.dynamic or ("none" if self.format == "ncnn" else "batch")
+        return ExportInfo(
+            self.format,
+            "int8" if self.int8 else "float16" if self.half else "float32",
+            self.nms,
+            DYNAMIC[dynamic],
+            *(self.thresholds if self.nms else ()),
+        )
