@@ -18,25 +18,24 @@ __all__ = ["Candidate", "plan_candidates"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run one file."""
+    """One way to run one file.
+
+    Attributes:
+        weights: the file or folder.
+        runtime: ``torch``, ``onnx`` or ``openvino``.
+        threads: processor threads of the network.
+        mode: see `attendet.inference.runtimes.base.Mode`.
+        precision: requested precision of the computation; a file of another precision keeps its
+            own.
+        label: name of the file in tables; by default its own name.
+    """
 
     weights: Path
-    """The file or folder."""
-
     runtime: str
-    """``torch``, ``onnx`` or ``openvino``."""
-
     threads: int
-    """Processor threads of the network."""
-
     mode: Mode = "latency"
-    """See `attendet.inference.runtimes.base.Mode`."""
-
     precision: str = "float32"
-    """Requested precision of the computation; a file of another precision keeps its own."""
-
     label: str = ""
-    """Name of the file in tables; by default its own name."""
 
     @property
     def file(self) -> str:

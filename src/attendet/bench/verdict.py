@@ -21,19 +21,19 @@ MIN_ROUNDS = 5
 
 
 class Verdict(TypedDict):
-    """The result of one comparison."""
+    """The result of one comparison.
+
+    Attributes:
+        fastest: name of the fastest; None if the rounds do not show one.
+        ahead: how many times as fast as the next one it is.
+        tied: candidates that do not differ from the best, by median; empty if there is a fastest.
+        reason: the reason, in a sentence.
+    """
 
     fastest: str | None
-    """Name of the fastest; None if the rounds do not show one."""
-
     ahead: float | None
-    """How many times as fast as the next one it is."""
-
     tied: list[str]
-    """Candidates that do not differ from the best, by median; empty if there is a fastest."""
-
     reason: str
-    """The reason, in a sentence."""
 
 
 def no_verdict(reason: str, tied: Sequence[str] = ()) -> Verdict:

@@ -34,22 +34,21 @@ FOLDER_FILES = {"model.xml", "model.bin", "model.param", "attendet.json"}
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The exported file, and its differences from the network."""
+    """The exported file, and its differences from the network.
+
+    Attributes:
+        path: the file, or the folder of an OpenVINO or ncnn model.
+        size_bytes: of the file, or of all files in the folder.
+        metadata: metadata of the network in the file.
+        info: metadata of the export in the file.
+        parity: result of the parity check.
+    """
 
     path: Path
-    """The file, or the folder of an OpenVINO or ncnn model."""
-
     size_bytes: int
-    """Of the file, or of all files in the folder."""
-
     metadata: WeightsMetadata
-    """Metadata of the network in the file."""
-
     info: ExportInfo
-    """Metadata of the export in the file."""
-
     parity: Parity
-    """Result of the parity check."""
 
 
 def export(

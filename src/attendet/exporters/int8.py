@@ -38,13 +38,15 @@ QUANTIZED = ("Conv", "LeakyRelu", "Relu", "MaxPool", "Concat", "Resize", "Mul", 
 
 
 class Int8Configuration(NamedTuple):
-    """Operators that stay in float32."""
+    """Operators that stay in float32.
+
+    Attributes:
+        description: for the report.
+        kept: names of the operators.
+    """
 
     description: str
-    """For the report."""
-
     kept: frozenset[str]
-    """Names of the operators."""
 
 
 def int8_configurations(graph: OnnxGraph, attention: Sequence[str]) -> Iterator[Int8Configuration]:

@@ -36,14 +36,16 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """An ONNX model, and the PyTorch module of each operator."""
+    """An ONNX model, and the PyTorch module of each operator.
+
+    Attributes:
+        model: ``onnx.ModelProto``.
+        scopes: name of an operator to the innermost module of PyTorch that contains it, such as
+            ``network.attention.p5``; empty for normalization and decode.
+    """
 
     model: Any
-    """``onnx.ModelProto``."""
-
     scopes: Mapping[str, str]
-    """Name of an operator to the innermost module of PyTorch that contains it, such as
-    ``network.attention.p5``; empty for normalization and decode."""
 
 
 def build_onnx(

@@ -46,19 +46,20 @@ RAW_IMAGES = 4
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest allowed differences between a file and the network."""
+    """Largest allowed differences between a file and the network.
+
+    Attributes:
+        box_px: of an edge of any box, clipped to the network input, pixels.
+        score: of any score.
+        detections: largest fraction of the detections of one side that the other side does not
+            have.
+        ap: of average precision, points.
+    """
 
     box_px: float
-    """Of an edge of any box, clipped to the network input, pixels."""
-
     score: float
-    """Of any score."""
-
     detections: float
-    """Largest fraction of the detections of one side that the other side does not have."""
-
     ap: float
-    """Of average precision, points."""
 
 
 TOLERANCES = {
@@ -70,40 +71,33 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences between a file and the network, as recorded in the file."""
+    """Differences between a file and the network, as recorded in the file.
+
+    Attributes:
+        max_box_px: largest difference of an edge, pixels; boxes are clipped to the network input.
+        mean_box_px: mean difference of all edges, pixels.
+        max_score: largest difference of a score.
+        mean_score: mean difference of all scores.
+        images: images whose detections were compared.
+        detections: detections of the network on them.
+        same: detections that the file has too: same class, within 1 px and 0.01.
+        extra: detections of the file that the network does not have.
+        split: split of the data set with the images; None for synthetic images.
+        ap: average precision of the network on the split, 0 to 1.
+        ap_exported: average precision of the file on the split, 0 to 1.
+    """
 
     max_box_px: float
-    """Largest difference of an edge, pixels; boxes are clipped to the network input."""
-
     mean_box_px: float
-    """Mean difference of all edges, pixels."""
-
     max_score: float
-    """Largest difference of a score."""
-
     mean_score: float
-    """Mean difference of all scores."""
-
     images: int
-    """Images whose detections were compared."""
-
     detections: int
-    """Detections of the network on them."""
-
     same: int
-    """Detections that the file has too: same class, within 1 px and 0.01."""
-
     extra: int
-    """Detections of the file that the network does not have."""
-
     split: str | None = None
-    """Split of the data set with the images; None for synthetic images."""
-
     ap: float | None = None
-    """Average precision of the network on the split, 0 to 1."""
-
     ap_exported: float | None = None
-    """Average precision of the file on the split, 0 to 1."""
 
     @property
     def ap_loss(self) -> float:

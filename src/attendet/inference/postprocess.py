@@ -24,22 +24,22 @@ MAX_CANDIDATES = 3000
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the decoded boxes become detections."""
+    """Which of the decoded boxes become detections.
+
+    Attributes:
+        confidence: lowest score of a detection, 0 to 1.
+        nms_iou: IoU threshold of non-maximum suppression within a class, 0 to 1.
+        max_detections: most detections per image, the best ones.
+        multi_label: keep a box once for every class above the confidence, not only for its best
+            class.
+        only: ids of the classes to keep; all if none.
+    """
 
     confidence: float = 0.25
-    """Lowest score of a detection, 0 to 1."""
-
     nms_iou: float = 0.5
-    """IoU threshold of non-maximum suppression within a class, 0 to 1."""
-
     max_detections: int = 300
-    """Most detections per image, the best ones."""
-
     multi_label: bool = False
-    """Keep a box once for every class above the confidence, not only for its best class."""
-
     only: tuple[int, ...] | None = None
-    """Ids of the classes to keep; all if none."""
 
     @classmethod
     def from_limits(cls, limits: object) -> Selection:

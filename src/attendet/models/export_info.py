@@ -24,31 +24,28 @@ EXPORT_KEY = "attendet_export"
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """How a file was exported."""
+    """How a file was exported.
+
+    Attributes:
+        format: format of the file.
+        precision: precision of most of its weights.
+        nms: whether non-maximum suppression is inside: the file returns detections, not every box.
+        dynamic: dimensions that may differ between calls; without ``size`` the input size is fixed.
+        confidence: lowest score of a detection, with suppression inside.
+        nms_iou: IoU threshold of the suppression inside.
+        max_detections: rows per image, with suppression inside.
+        parity: differences from the network when the file was written
+            (`attendet.exporters.parity`).
+    """
 
     format: Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
-    """Format of the file."""
-
     precision: Literal["float32", "float16", "int8"] = "float32"
-    """Precision of most of its weights."""
-
     nms: bool = False
-    """Whether non-maximum suppression is inside: the file returns detections, not every box."""
-
     dynamic: tuple[Literal["batch", "size"], ...] = ("batch",)
-    """Dimensions that may differ between calls; without ``size`` the input size is fixed."""
-
     confidence: float | None = None
-    """Lowest score of a detection, with suppression inside."""
-
     nms_iou: float | None = None
-    """IoU threshold of the suppression inside."""
-
     max_detections: int | None = None
-    """Rows per image, with suppression inside."""
-
     parity: dict[str, Any] = field(default_factory=dict)
-    """Differences from the network when the file was written (`attendet.exporters.parity`)."""
 
     def to_header(self) -> dict[str, str]:
         """Return the header entry of the export; `WeightsMetadata.to_header` returns the others.

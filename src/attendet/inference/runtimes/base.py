@@ -38,39 +38,38 @@ FileShape: TypeAlias = Sequence[int | None]
 
 @dataclass(frozen=True)
 class Limits:
-    """Settings that an exported file fixes; None where the caller is free."""
+    """Settings that an exported file fixes; None where the caller is free.
+
+    Attributes:
+        batch: N.
+        input_hw: height and width of the network input, pixels.
+        confidence: lowest score that the file returns, 0 to 1.
+        nms_iou: IoU threshold of the non-maximum suppression in the file, 0 to 1.
+        max_detections: most detections that the file returns for an image.
+    """
 
     batch: int | None = None
-    """N."""
-
     input_hw: tuple[int, int] | None = None
-    """Height and width of the network input, pixels."""
-
     confidence: float | None = None
-    """Lowest score that the file returns, 0 to 1."""
-
     nms_iou: float | None = None
-    """IoU threshold of the non-maximum suppression in the file, 0 to 1."""
-
     max_detections: int | None = None
-    """Most detections that the file returns for an image."""
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a runtime uses the machine."""
+    """How a runtime uses the machine.
+
+    Attributes:
+        device: such as ``cpu`` or ``cuda:0``; the runtime's own default if none.
+        threads: processor threads of the network; one per core if none.
+        mode: see `Mode`.
+        precision: ``float32``, or ``bfloat16`` where the processor supports it (OpenVINO only).
+    """
 
     device: str | None = None
-    """Such as ``cpu`` or ``cuda:0``; the runtime's own default if none."""
-
     threads: int | None = None
-    """Processor threads of the network; one per core if none."""
-
     mode: Mode = "latency"
-    """See `Mode`."""
-
     precision: str = "float32"
-    """``float32``, or ``bfloat16`` where the processor supports it (OpenVINO only)."""
 
     def __post_init__(self) -> None:
         threads = self.threads
@@ -82,23 +81,21 @@ class RuntimeOptions:
 
 
 class Runtime(ABC):
-    """A network that is ready to run, in any library."""
+    """A network that is ready to run, in any library.
+
+    Attributes:
+        metadata: description of the network.
+        limits: settings that the file fixes.
+        precision: of the weights: ``float32``, ``float16`` or ``int8``.
+        parallel: number of batches that run side by side.
+        usual_batch: default batch size of a stream: the fastest on this runtime.
+    """
 
     metadata: WeightsMetadata
-    """Description of the network."""
-
     limits = Limits()
-    """Settings that the file fixes."""
-
     precision: str = "float32"
-    """Of the weights: ``float32``, ``float16`` or ``int8``."""
-
     parallel: int = 1
-    """Number of batches that run side by side."""
-
     usual_batch: int = 1
-    """Default batch size of a stream: the fastest on this runtime."""
-
     _pool: ThreadPoolExecutor | None = None
 
     @abstractmethod
