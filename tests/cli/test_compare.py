@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attendet.cli import main
-from attendet.comparison import comparison
+from attendet.comparison import study as comparison
 
 TINY = shlex.split(
     "--width-mult 0.125 --size 64 --batch 4 --epochs 1 --precision 32 "
@@ -19,7 +19,7 @@ TINY = shlex.split(
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process, without figures."""
-    from attendet.comparison.worker import make_run
+    from attendet.comparison.run_job import run_and_report
 
     class RunsHere:
         slots = 1
@@ -27,7 +27,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         def make(self, jobs: Any) -> Any:
             for job in jobs:
                 events: list[dict[str, Any]] = []
-                make_run(job, events.append)
+                run_and_report(job, events.append)
                 for event in events:
                     yield job, event
 
@@ -64,7 +64,7 @@ def test_the_verdicts_are_printed_with_the_costs(
     assert main(words) == 0
 
     printed = capsys.readouterr().out
-    assert "study: 3 runs, 0 there already" in printed
+    assert "study: 3 runs, 0 done already" in printed
     assert "[3/3] ca@up seed 0: val AP" in printed
     for name in ("none", "ca@p5", "ca@up"):
         assert name in printed
@@ -84,7 +84,7 @@ def test_a_failed_run_gives_exit_code_1(
     def breaks(*args: Any, **kwargs: Any) -> Any:
         raise MemoryError("no memory is left")
 
-    monkeypatch.setattr("attendet.comparison.running.train", breaks)
+    monkeypatch.setattr("attendet.comparison.run_job.train", breaks)
 
     code = main(["compare", str(squares), "--seeds", "1", "--output", str(tmp_path / "s"), *TINY])
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from attendet.comparison import comparison
-from attendet.comparison.comparison import Study, compare
-from attendet.comparison.grid import Job
+from attendet.comparison import study as comparison
 from attendet.comparison.records import write_detections
-from attendet.comparison.worker import make_run
+from attendet.comparison.run_job import run_and_report
+from attendet.comparison.study import Study, compare
+from attendet.comparison.variants import Job
 from attendet.data import load_dataset
 from attendet.detections import Detections
 from attendet.evaluation import compute_metrics
@@ -73,7 +73,7 @@ class RunsHere:
     def make(self, jobs: Iterable[Job]) -> Iterator[Event]:
         for job in jobs:
             events: list[dict[str, Any]] = []
-            make_run(job, events.append)
+            run_and_report(job, events.append)
             self.made.append((job.variant_name, job.seed, job.until))
             for event in events:
                 yield job, event

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from attendet.comparison import cost
-from attendet.comparison.comparison import Study
 from attendet.comparison.cost import count_costs, measure_latency, pick_runtimes
+from attendet.comparison.study import Study
 from attendet.errors import ExportError, MissingExtraError
 from attendet.models import WeightsMetadata, build_from_metadata
 

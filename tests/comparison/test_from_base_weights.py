@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from attendet.comparison.comparison import Study, compare
-from attendet.comparison.progress import Quiet
+from attendet.comparison.callback import StudyCallback
+from attendet.comparison.study import Study, compare
 from attendet.errors import ConfigError
 
 Make = Callable[..., Study]
@@ -83,17 +83,17 @@ def test_attention_that_the_base_brings_stays(study: Make, finished: Study) -> N
         seeds=1,
         pretrained=finished.folder / brought["weights"],
         epochs=1,
-        reporter=told,
+        callback=told,
     )
 
     assert [record["variant_name"] for record in made.records] == ["none", "eca@p5"]
     whole, less = sorted(told.notes)
-    assert whole.startswith("eca@p5: base weights: 100 %")
-    assert "left out: attention.p5" in less
-    assert "attention at p5 is eca there, none here" in less
+    assert whole.startswith("eca@p5: pretrained weights: 100 %")
+    assert "not copied: attention.p5" in less
+    assert "attention at p5 is eca in the file, none here" in less
 
 
-class Notes(Quiet):
+class Notes(StudyCallback):
     """Remembers what is told beside the progress."""
 
     def __init__(self) -> None:

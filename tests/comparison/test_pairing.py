@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from attendet.comparison.comparison import Study
+from attendet.comparison.study import Study
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder
 from attendet.training.distributed import make_fabric
@@ -96,7 +96,7 @@ def test_the_first_loss_of_an_identity_variant_is_that_of_the_baseline(
 
     With a learning rate of almost nothing, all of the first epoch is that of the baseline.
     """
-    made = study(inits=["identity"], seeds=1, epochs=1, lr=1e-12, warmup_epochs=0.0)
+    made = study(attention_init=["identity"], seeds=1, epochs=1, lr=1e-12, warmup_epochs=0.0)
 
     losses = {record["variant_name"]: record["curve"][0]["losses"] for record in made.records}
     assert losses["eca@p4,p5,up:identity"] == pytest.approx(losses["none"], rel=1e-4)

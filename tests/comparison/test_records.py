@@ -94,7 +94,7 @@ def test_a_folder_is_worked_in_by_one_process(tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
 
-    with pytest.raises(ConfigError, match="no other process works in"), locked(tmp_path / "lock"):
+    with pytest.raises(ConfigError, match="no other process uses"), locked(tmp_path / "lock"):
         pass
 
     other.kill()  # its lock ends with it

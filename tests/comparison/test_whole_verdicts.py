@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.comparison.comparison import Study
+from attendet.comparison.study import Study
 
 Make = Callable[..., Study]
 

@@ -1,8 +1,8 @@
 """Compare attention blocks on your images: does one help, by how much, what does it cost?
 
-Trains every variant (attention x placement x start) with the same seeds under one recipe, measures
+Trains every variant (attention x sites x init) with the same seeds under one recipe, measures
 all on the same test images and says of each variant: helps, hurts, no difference larger than
---margin, or not enough seeds, and how many more would tell. The folder keeps a record a run; the
+--margin, or not enough seeds, and how many more are needed. The folder keeps a record per run; the
 same command goes on where it was stopped, and a wider grid uses the runs that are there.
 """
 
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from attendet.cli.progress import duration
 from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
+from attendet.comparison.callback import StudyCallback
 from attendet.training.recipe import recipe_names
 
 if TYPE_CHECKING:
     from attendet.comparison import Study
-    from attendet.comparison.grid import Job
+    from attendet.comparison.variants import Job
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -137,8 +138,8 @@ def _seconds(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-class _Lines:
-    """Says a line for each thing that happens to a run."""
+class _Lines(StudyCallback):
+    """Prints a line per event of a run."""
 
     def __init__(self) -> None:
         self.runs, self.ended = 0, 0
@@ -147,10 +148,10 @@ class _Lines:
         """Print a line at once."""
         print(text, flush=True)
 
-    def planned(self, runs: int, there: int, folder: str) -> None:
-        """Say how many runs there are to make."""
-        self.runs, self.ended = runs, there
-        self.say(f"study: {runs} runs, {there} there already ({folder})")
+    def before_runs(self, runs: int, done: int, folder: str) -> None:
+        """Say how many runs done are to make."""
+        self.runs, self.ended = runs, done
+        self.say(f"study: {runs} runs, {done} done already ({folder})")
 
     def run_event(self, job: Job, event: dict[str, Any]) -> None:
         """Say when a run begins, at a tenth of its epochs, and when its process is lost."""
@@ -196,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         attention=args.attention,
         sites=args.sites,
-        inits=args.attention_init,
+        attention_init=args.attention_init,
         seeds=args.seeds,
         recipe=args.recipe,
         pretrained=args.pretrained,
@@ -209,8 +210,8 @@ def run(args: argparse.Namespace) -> int:
         devices=args.devices,
         ray=args.ray,
         runtimes=args.runtimes,
-        reporter=lines,
-        command=shlex.join(["attendet", "compare", *_words()]),
+        callback=lines,
+        command=shlex.join(["attendet", "compare", *_arguments()]),
         **overrides,
     )
     for line in _result(study):
@@ -219,13 +220,13 @@ def run(args: argparse.Namespace) -> int:
     return 1 if study.summary["failed"] else 0
 
 
-def _words() -> list[str]:
-    """Return the words after ``attendet compare``."""
+def _arguments() -> list[str]:
+    """Return the arguments after ``attendet compare``."""
     return sys.argv[2:] if sys.argv[1:2] == ["compare"] else []
 
 
 def _result(study: Study) -> list[str]:
-    """Return the verdicts as lines, with costs beside."""
+    """Return the verdicts as lines, with costs."""
     from attendet.report.tables import plain_table
 
     summary = study.summary

@@ -1,4 +1,5 @@
-"""What a variant costs: parameters, arithmetic, and the time an image takes, variants in turns."""
+"""Cost of a variant: parameters, multiply-accumulates and latency, measured in interleaved
+rounds."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ RUNTIMES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
-"""What latency can be measured in: the weights as they are, and exported; with the packages that
+"""Runtimes for latency: the weights themselves, or exported; with the packages that
 exporting and running take."""
 
 WARM_UP = 3
@@ -102,9 +103,9 @@ def measure_latency(
     device: str | None = None,
     rounds: int = 30,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return how long one image takes in each variant and runtime, measured in turns.
+    """Return the latency of each variant in each runtime, measured in interleaved rounds.
 
-    In each round every detector takes one image, in an order that turns by one from round to
+    In each round every detector takes one image, in an order that rotates by one from round to
     round: what the machine does meanwhile meets all variants alike. A call is the whole way from a
     image in memory to its detections. For runtimes other than ``torch`` the weights are exported
     once, as ONNX, which all of them read, into a folder that goes away; the export is checked like
@@ -113,7 +114,7 @@ def measure_latency(
     Args:
         weights: variant to weights file.
         runtimes: names of `RUNTIMES`.
-        note: is told of a variant that cannot be exported, which then has no latency there.
+        note: receives a message for a variant that cannot be exported.
         device: of the torch runtime.
         rounds: calls of each detector that count.
 
@@ -130,14 +131,14 @@ def measure_latency(
                 continue
             try:
                 file = export(path, "onnx", output=work, name=f"variant{number}").path
-            except Exception as error:  # whatever a converter comes to, the study goes on
+            except Exception as error:  # converters can raise anything; the study continues
                 why = str(error) if isinstance(error, ExportError) else repr(error)
                 if note is not None:
                     note(f"{variant}: no latency in {' and '.join(exported)}: {why}")
                 continue
             for runtime in exported:
                 detectors[variant, runtime] = load(file, runtime=runtime)
-        seconds = _in_turns(detectors, rounds)
+        seconds = _interleaved(detectors, rounds)
     measured: dict[str, dict[str, dict[str, float]]] = {variant: {} for variant in weights}
     for (variant, runtime), values in seconds.items():
         low, median, high = np.percentile(np.array(values) * 1000, [25, 50, 75])
@@ -149,7 +150,7 @@ def measure_latency(
     return measured
 
 
-def _in_turns(
+def _interleaved(
     detectors: Mapping[tuple[str, str], Any], rounds: int
 ) -> dict[tuple[str, str], list[float]]:
     names = list(detectors)

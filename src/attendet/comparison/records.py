@@ -1,4 +1,4 @@
-"""The files of a study: a record a run, and what the study as a whole says.
+"""Files of a study: one record per run, and study.json for the study as a whole.
 
 ``runs.jsonl`` and ``study.json`` are all that a report needs (with the arrays that they name);
 ``docs/compare.md`` describes them field by field.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from attendet.detections import Detections
@@ -53,7 +54,7 @@ LAYOUT = "attendet/comparison/1"
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of runs.jsonl; a last line that a kill cut short is left out."""
+    """Return the records of runs.jsonl without a last line that a kill truncated."""
     file = folder / RUNS
     if not file.is_file():
         return []
@@ -67,7 +68,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_runs(folder: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write runs.jsonl anew, whole or not at all."""
+    """Write runs.jsonl atomically."""
     write_atomically(folder / RUNS, "".join(_line(record) for record in records))
 
 
@@ -108,7 +109,7 @@ def read_study(folder: Path) -> dict[str, Any] | None:
 
 
 def write_study(folder: Path, study: dict[str, Any]) -> None:
-    """Write study.json, whole or not at all."""
+    """Write study.json atomically."""
     content = {"layout": LAYOUT, **study}
     write_atomically(folder / STUDY, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -173,7 +174,7 @@ def write_ground_truth(
 ) -> None:
     """Write the ground truth of the images that a study measures on, in the arrays of detections.
 
-    ``difficult`` (T,) takes the place of the scores; ``paths`` (P,) are relative to the data set's
+    ``difficult`` (T,) replaces the scores; ``paths`` (P,) are relative to the data set's
     root where they lie in it.
     """
     paths = [
@@ -198,29 +199,24 @@ def write_ground_truth(
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a file's lock, which ends with the process that holds it, however that ends.
-
-    On systems without ``fcntl`` nothing is locked.
+    """Hold a lock file; the lock ends with the process that holds it.
 
     Args:
-        path: the file; it is made.
-        wait: until another process lets go; otherwise raise.
+        path: the lock file; it is created.
+        wait: wait for another process; otherwise raise.
 
     Raises:
         ConfigError: if another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise ConfigError(
-                f"output must be a folder that no other process works in; got {str(path.parent)!r} "
-                "(--output). Wait for the other, or choose another folder."
-            ) from None
-        yield
+    try:
+        with FileLock(path, timeout=-1 if wait else 0):
+            yield
+    except Timeout:
+        raise ConfigError.must(
+            "output",
+            "a folder that no other process uses",
+            str(path.parent),
+            "--output",
+            "Wait for the other process, or choose another folder.",
+        ) from None

@@ -1,6 +1,6 @@
 """Average precision of resampled test images, by weights: matching is done once.
 
-Which detection hits which ground truth is decided within each image, so drawing images anew changes
+Which detection hits which ground truth is decided within each image, so resampling images changes
 only how often each hit and miss counts. With all weights 1 the value is COCO's AP, to rounding.
 
 P images, D detections of a class, T the ten overlap thresholds, B draws.

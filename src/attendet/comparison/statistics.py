@@ -1,4 +1,4 @@
-"""What paired differences can bear: intervals, tests, and the seeds that an answer needs.
+"""Statistics of paired differences: intervals, tests and required seeds.
 
 An AP difference varies because training does (seeds) and because the test images are some of
 many. With three to five seeds a percentile bootstrap over seeds is too sure of itself, and so is a
@@ -48,7 +48,7 @@ BEYOND_COUNT = 10**8
 """Seeds that leave nothing of the noise between them."""
 
 QUANTILES = (np.arange(200) + 0.5) / 200
-"""Where the distribution of a measured variance is looked at."""
+"""Quantiles at which the distribution of a measured variance is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def paired_difference(
 
     Without ``image_variance`` this is Student's paired t interval and test. With it, the
     interval is Banerjee's (1960), which holds the ground truth at least as often as it claims
-    whatever the two variances are; p is the level at which it just ends at zero.
+    for any two variances; p is the level at which it just ends at zero.
 
     Args:
         differences: (n,), one a seed.
@@ -146,12 +146,12 @@ def paired_difference(
 def hierarchical_bootstrap(
     resampled: Floats, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a percentile interval of a mean difference, seeds and images both drawn anew.
+    """Return a percentile interval of a mean difference, seeds and images both resampled.
 
     Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (nested
     variation). In each draw the images are the same for all seeds, as they are in the study. With
     fewer than about ten seeds it is too narrow: with three, an interval called 95 % holds the
-    ground truth about 80 times in 100. It is reported beside the t interval, never used for a
+    ground truth about 80 times in 100. It is reported next to the t interval, never used for a
     verdict.
 
     Args:
@@ -226,8 +226,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 @functools.cache
-def _measured_share(seeds: int) -> Floats:
-    """Return quantiles of the variance that seeds measure, as a share of the true one."""
+def _variance_quantiles(seeds: int) -> Floats:
+    """Return quantiles of the variance that seeds measure, as a fraction of the true one."""
     return np.asarray(special.chdtri(seeds - 1, 1 - QUANTILES) / (seeds - 1))
 
 
@@ -263,15 +263,15 @@ def chance_of_answer(
     se = math.sqrt(sd**2 / seeds + image_variance)
     if se == 0:
         return 1.0
-    measured = (_measured_share(seeds) * sd**2 / seeds, seeds, image_variance, images)
+    measured = (_variance_quantiles(seeds) * sd**2 / seeds, seeds, image_variance, images)
     claim = _reach(level / comparisons, *measured)
-    room = np.clip(margin - _reach(level, *measured), 0, claim)
+    slack = np.clip(margin - _reach(level, *measured), 0, claim)
 
     def within(reach: Floats) -> Floats:
         ends = special.ndtr((reach - difference) / se), special.ndtr((-reach - difference) / se)
         return np.asarray(ends[0] - ends[1])
 
-    return float((1 - within(claim) + within(room)).mean())
+    return float((1 - within(claim) + within(slack)).mean())
 
 
 def further_seeds(

@@ -1,4 +1,4 @@
-"""What a study says as a whole: verdicts, effects in detail, costs and latency of each variant."""
+"""Summary of a study: verdicts, detailed effects, costs and latency of each variant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from attendet.comparison.records import read_detections
 from attendet.comparison.resampling import Floats, draw_images, match_classes, resampled_ap
-from attendet.comparison.running import measured_samples
+from attendet.comparison.run_job import measured_samples
 from attendet.comparison.verdicts import Paired, effect, judge
 from attendet.data import DataSet
 

@@ -38,7 +38,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """A variant beside the baseline, on the seeds that both have."""
+    """A variant compared with the baseline, on the seeds that both have."""
 
     seeds: tuple[int, ...]
     """n of them."""
@@ -90,7 +90,7 @@ def judge(variants: Mapping[str, Paired], *, margin: float) -> dict[str, dict[st
     - ``not enough seeds``: else; with the further seeds that would give a clear answer.
 
     Args:
-        variants: each variant beside the baseline.
+        variants: each variant compared with the baseline.
         margin: differences up to this count as none; AP, 0 to 1.
     """
     measured = {
@@ -204,7 +204,7 @@ def _sentence(
     more: int | None,
     too_few: int | None,
 ) -> str:
-    """Return a verdict in words; ``too_few`` are the test images where they are in the way."""
+    """Return the sentence of a verdict; ``too_few``: number of test images if that is the limit."""
     if count < 2 and word != "nothing learned":
         return (
             f"{points(difference.mean)} AP with one seed: nothing is known of the noise between "
@@ -229,11 +229,11 @@ def _sentence(
         return f"no difference larger than {100 * margin:g} AP: {measured}."
     if more is not None:
         plural = "" if more == 1 else "s"
-        return f"not enough seeds: {measured}. About {more} further seed{plural} would tell."
+        return f"not enough seeds: {measured}. About {more} further seed{plural} would decide it."
     if too_few is None:
-        return f"not enough seeds: {measured}. Even {MOST_SEEDS} seeds would hardly tell."
+        return f"not enough seeds: {measured}. Even {MOST_SEEDS} seeds would hardly decide it."
     return (
-        f"not enough seeds: {measured}. More seeds alone would not tell: the {too_few} test "
+        f"not enough seeds: {measured}. More seeds alone would not decide it: the {too_few} test "
         "images are too few."
     )
 

@@ -40,10 +40,10 @@ class Variant:
     """Name of a block, ``none``, or a spec of several blocks such as ``se@p5+ca@up``."""
 
     sites: tuple[str, ...] = ()
-    """Where it stands, in the network's order."""
+    """Sites, in the order of the network."""
 
     init: Literal["auto"] | AttentionInit = "paper"
-    """How it inits; ``auto``: see `AS_TRAINED`."""
+    """Attention init; ``auto``: see `AS_TRAINED`."""
 
     repeat: int = 1
     """2 and more: the same again with other seeds (see `REPEAT_SEEDS`)."""
@@ -64,7 +64,7 @@ class Variant:
         return canonical_attention(f"{self.attention}@{','.join(self.sites)}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the variant as it stands in records."""
+        """Return the variant as in records."""
         plain = {"attention": self.attention, "sites": list(self.sites), "init": self.init}
         return plain if self.repeat == 1 else {**plain, "repeat": self.repeat}
 
@@ -168,8 +168,8 @@ def folder_name(variant_name: str, seed: int, key: str) -> str:
         >>> folder_name("ca@p4,p5:identity", 3, "00ff" * 4)
         'ca-p4-p5-identity-seed3-00ff00ff'
     """
-    words = re.sub(r"[^a-z0-9_]+", "-", variant_name.lower()).strip("-")
-    return f"{words}-seed{seed}-{key[:8]}"
+    slug = re.sub(r"[^a-z0-9_]+", "-", variant_name.lower()).strip("-")
+    return f"{slug}-seed{seed}-{key[:8]}"
 
 
 def make_variants(
@@ -177,7 +177,7 @@ def make_variants(
 ) -> tuple[Variant, ...]:
     """Return the variants: each attention at each placement with each start.
 
-    ``none`` is one variant whatever the placements. A spec that names its own sites
+    ``none`` is one variant for all placements. A spec that names its own sites
     (``se@p5+ca@up``) stands where it says. An attention given twice is a second, independent draw
     of its variants: a study of ``none none`` shows what the noise alone does.
 
@@ -197,7 +197,7 @@ def make_variants(
     for start in () if tuple(inits) == (AS_TRAINED,) else inits:
         if start not in get_args(AttentionInit):
             raise ConfigError(
-                f"inits must be known; got {start!r} (--attention-init). "
+                f"attention_init must be known; got {start!r} (--attention-init). "
                 f"{did_you_mean(start, get_args(AttentionInit))}"
             )
     placements = list(dict.fromkeys(map(_sites_of, sites)))
@@ -242,10 +242,10 @@ def _variants_of(
 
 
 def _spelt_out(at: Mapping[str, str]) -> str:
-    places: dict[str, list[str]] = {}
+    by_block: dict[str, list[str]] = {}
     for site, block in at.items():
-        places.setdefault(block, []).append(site)
-    return "+".join(f"{block}@{','.join(sites)}" for block, sites in places.items())
+        by_block.setdefault(block, []).append(site)
+    return "+".join(f"{block}@{','.join(sites)}" for block, sites in by_block.items())
 
 
 def pick_baseline(variants: Sequence[Variant], name: str | None = None) -> Variant:

@@ -1,4 +1,4 @@
-"""One run of a study: train, or go on training, measure on the test images, leave a record."""
+"""One run of a study: train or resume, measure on the test images, write the record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,27 +17,33 @@ import torch
 
 from attendet import __version__
 from attendet.comparison.cost import count_costs
-from attendet.comparison.gates import gate_statistics
-from attendet.comparison.grid import Job
 from attendet.comparison.records import RECORD, _line, locked, read_json, write_detections
+from attendet.comparison.variants import Job
 from attendet.data import Sample
 from attendet.data.checks import decode_issues
 from attendet.detections import Detections
-from attendet.errors import ConfigError, DataError, TrainingError, WeightsError
+from attendet.errors import (
+    AttendetError,
+    ConfigError,
+    DataError,
+    TrainingError,
+    WeightsError,
+)
 from attendet.evaluation import compute_metrics, detect
+from attendet.explain import gate_health
 from attendet.files import write_atomically
 from attendet.inference import load
-from attendet.models import read_metadata
+from attendet.models import load_weights, read_metadata
 from attendet.system import describe_machine
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, read_state
 from attendet.training.plan import Plan
 from attendet.training.trainer import TrainingResult, train
 
-__all__ = ["Tell", "finished_record", "measured_samples", "run_job"]
+__all__ = ["Report", "finished_record", "measured_samples", "run_and_report", "run_job"]
 
-Tell = Callable[[dict[str, Any]], None]
-"""Is told of a run's progress, in plain values."""
+Report = Callable[[dict[str, Any]], None]
+"""Receives the events of a run as plain values."""
 
 DETECTIONS = "detections.npz"
 EVALUATION = "evaluation.json"
@@ -47,7 +54,10 @@ BASE = "base_weights.json"
 """Digest of the weights outside attention that the run began with."""
 
 KEPT = ("lock", "run.log")
-"""What stays in a run's folder when the run begins anew."""
+"""Files that stay in the folder of a run that starts again."""
+
+GATE_IMAGES = 8
+"""Test images on which gates are measured, evenly spaced."""
 
 CURVES = ("precision_recall", "confusion")
 """Parts of the evaluation that stay in the run's folder."""
@@ -56,8 +66,8 @@ CURVES = ("precision_recall", "confusion")
 class _RunCallback(TrainingCallback):
     """Keeps the plan of a run and reports its epochs."""
 
-    def __init__(self, job: Job, tell: Tell) -> None:
-        self.job, self.tell = job, tell
+    def __init__(self, job: Job, report: Report) -> None:
+        self.job, self.report = job, report
         self.plan: Plan | None = None
 
     def before_train(self, plan: Plan, folder: str) -> None:
@@ -70,12 +80,12 @@ class _RunCallback(TrainingCallback):
         event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
         if plan.transfer is not None:
             event["base_weights"] = plan.transfer.summary()
-        self.tell(event)
+        self.report(event)
 
     def after_epoch(self, record: dict[str, Any]) -> None:
         """Report the epoch."""
         shown = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
-        self.tell({"event": "epoch", "epochs": self.job.recipe["epochs"], **shown})
+        self.report({"event": "epoch", "epochs": self.job.recipe["epochs"], **shown})
 
 
 def base_digest(plan: Plan) -> str:
@@ -89,21 +99,21 @@ def base_digest(plan: Plan) -> str:
 
 
 def measured_samples(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """Return the images that can be decoded: what a study measures on."""
+    """Return the samples whose images can be decoded, on which a study measures."""
     broken = {issue.file for issue in decode_issues(samples)}
     return tuple(sample for sample in samples if sample.path not in broken)
 
 
 def finished_record(job: Job) -> dict[str, Any] | None:
-    """Return the record that an earlier run of the same key left, None if it is not finished."""
+    """Return the record of a finished run with the same key, None if there is none."""
     record = read_json(job.path / RECORD)
     if record is None or record.get("key") != job.key or record.get("stopped") is not None:
         return None
     return record
 
 
-def run_job(job: Job, tell: Tell) -> dict[str, Any]:
-    """Train and measure one run, or go on with it, and return its record.
+def run_job(job: Job, report: Report) -> dict[str, Any]:
+    """Train (or resume) and measure one run, and return its record.
 
     The record is in the run's folder (record.json) before it is returned. A run that stops at
     ``job.until`` has a record with ``stopped`` "budget" and without ``metrics``; its resume state
@@ -111,7 +121,7 @@ def run_job(job: Job, tell: Tell) -> dict[str, Any]:
 
     Args:
         job: the run.
-        tell: is told of its progress.
+        report: receives its events.
 
     Raises:
         AttendetError: if training or measuring cannot go on.
@@ -121,12 +131,12 @@ def run_job(job: Job, tell: Tell) -> dict[str, Any]:
         done = finished_record(job)
         if done is not None:
             return done
-        watch = _RunCallback(job, tell)
+        watch = _RunCallback(job, report)
         result = _train(job, watch)
         if job.until is not None and job.until <= result.epochs < job.recipe["epochs"]:
             record = _paused_record(job, watch)
         else:
-            tell({"event": "measuring"})
+            report({"event": "measuring"})
             record = _measured_record(job, watch, result)
         record["wall_seconds"] = round(time.perf_counter() - begun, 3)
         write_atomically(job.path / RECORD, _line(record))
@@ -136,11 +146,11 @@ def run_job(job: Job, tell: Tell) -> dict[str, Any]:
 
 
 def _train(job: Job, watch: _RunCallback) -> TrainingResult:
-    """Train from where the run stands; what cannot be gone on with is begun anew."""
+    """Train the run, resumed if possible."""
     if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
         torch.cuda.reset_peak_memory_stats()
     accelerator = cast(Any, job.accelerator)
-    if _can_go_on(job.path):
+    if _can_resume(job.path):
         return train(
             resume=job.path, accelerator=accelerator, until_epoch=job.until, callback=watch
         )
@@ -158,13 +168,13 @@ def _train(job: Job, watch: _RunCallback) -> TrainingResult:
         until_epoch=job.until,
         fingerprints=job.fingerprints,
         callback=watch,
-        # Said one by one, settings win over those of base weights.
+        # Passed one by one, settings replace those of pretrained weights.
         **{**job.recipe, "attention_init": job.variant["init"]},
     )
 
 
-def _can_go_on(folder: Path) -> bool:
-    """Return whether a run stands in a folder whole; one that is damaged is begun anew."""
+def _can_resume(folder: Path) -> bool:
+    """Return whether a folder contains an undamaged run that can be resumed."""
     if not (folder / "resume.pt").is_file():
         return False
     try:
@@ -177,7 +187,7 @@ def _can_go_on(folder: Path) -> bool:
 
 
 def _tidy(job: Job) -> None:
-    """Remove what a finished run needs no more: it is two thirds of its folder."""
+    """Remove the files that a finished run does not need, two thirds of its folder."""
     (job.path / "resume.pt").unlink(missing_ok=True)
     other = "last" if job.weights == "best" else "best"
     (job.path / f"{other}.safetensors").unlink(missing_ok=True)
@@ -224,7 +234,7 @@ def _measured_record(job: Job, watch: _RunCallback, result: TrainingResult) -> d
 
 
 def _paused_record(job: Job, watch: _RunCallback) -> dict[str, Any]:
-    """Return the record of a run that waits, with its AP on the validation split."""
+    """Return the record of a paused run, with its AP on the validation split."""
     epochs = RunFolder(job.path).records()
     last = epochs[-1]
     validation_seconds = None
@@ -262,12 +272,12 @@ def _record(job: Job, watch: _RunCallback, epochs: list[dict[str, Any]]) -> dict
 
 
 def failed_record(job: Job, error: str) -> dict[str, Any]:
-    """Return the record of a run that did not come to its end."""
+    """Return the record of a failed run."""
     return {**_empty_record(job), "stopped": "failed", "error": error}
 
 
 def _empty_record(job: Job) -> dict[str, Any]:
-    """Return what is known of a run before it begins."""
+    """Return the record of a run that has not started."""
     return {
         "key": job.key,
         "variant": job.variant,
@@ -302,10 +312,42 @@ def versions() -> dict[str, str]:
 
 
 def machine(accelerator: str) -> Mapping[str, Any]:
-    """Return what a run ran on."""
+    """Return the description of the machine and device."""
     on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     return {
         **describe_machine(),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def gate_statistics(weights: Path, samples: Sequence[Sample]) -> dict[str, dict[str, Any]] | None:
+    """Return the health of each attention block of a run by site, None without attention.
+
+    Args:
+        weights: weights file of a run.
+        samples: test images; a few of them are used.
+
+    Raises:
+        ImageError: if no image can be read.
+    """
+    network, metadata = load_weights(weights)
+    if not network.attention_blocks() or not samples:
+        return None
+    picked = np.linspace(0, len(samples) - 1, min(GATE_IMAGES, len(samples))).round().astype(int)
+    paths = [samples[index].path for index in dict.fromkeys(picked.tolist())]
+    health = gate_health(network, metadata, paths)
+    return {site: block.to_record() for site, block in health.items()}
+
+
+def run_and_report(job: Job, report: Report) -> None:
+    """Make a run and report how it ended: "ended" with its record, or "failed" with the error."""
+    try:
+        record = run_job(job, report)
+    except AttendetError as error:
+        report({"event": "failed", "error": str(error)})
+    except Exception as error:  # the other runs of the study continue
+        traceback.print_exc()
+        report({"event": "failed", "error": f"{type(error).__name__}: {error}"})
+    else:
+        report({"event": "ended", "record": record})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.grid import (
+from attendet.comparison.variants import (
     Job,
     Variant,
     content_key,
@@ -67,14 +67,14 @@ def test_an_variant_named_twice_is_an_independent_draw() -> None:
         ({"attention": ["none", "cbm"]}, "Did you mean 'cbam'"),
         ({"attention": ["ca"]}, "at least two variants"),
         ({"sites": ["p6"]}, "site of the network; got 'p6'"),
-        ({"inits": ["idenity"]}, "Did you mean 'identity'"),
+        ({"attention_init": ["idenity"]}, "Did you mean 'identity'"),
     ],
 )
 def test_what_is_unknown_is_named(changes: dict[str, list[str]], message: str) -> None:
-    given = {"attention": ["none", "ca"], "sites": ["p5"], "inits": ["paper"], **changes}
+    given = {"attention": ["none", "ca"], "sites": ["p5"], "attention_init": ["paper"], **changes}
 
     with pytest.raises(ConfigError, match=message):
-        make_variants(given["attention"], given["sites"], given["inits"])
+        make_variants(given["attention"], given["sites"], given["attention_init"])
 
 
 def test_the_baseline_is_none_or_the_first_or_as_named() -> None:

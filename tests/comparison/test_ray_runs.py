@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.cluster import RayRuns, carry_back, make_anywhere
-from attendet.comparison.comparison import Study, compare
-from attendet.comparison.grid import Job
+from attendet.comparison.ray_runs import RayRuns, carry_back, make_anywhere
 from attendet.comparison.records import write_study
+from attendet.comparison.study import Study, compare
+from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -77,9 +77,9 @@ def test_a_study_on_ray_is_the_study(ray_here: None, shapes: Path, tmp_path: Pat
 def test_the_run_of_a_lost_worker_is_tried_again_and_goes_on(
     ray_here: None, shapes: Path, tmp_path: Path
 ) -> None:
-    from attendet.comparison.progress import Quiet
+    from attendet.comparison.callback import StudyCallback
 
-    class Killer(Quiet):
+    class Killer(StudyCallback):
         killed = 0
         pid = 0
         lost = 0
@@ -103,7 +103,7 @@ def test_the_run_of_a_lost_worker_is_tried_again_and_goes_on(
         runtimes=("torch",),
         accelerator="cpu",
         epochs=150,
-        reporter=killer,
+        callback=killer,
         **SETTINGS,
     )
 
@@ -181,7 +181,7 @@ def test_other_data_on_a_machine_is_refused(
     event = make_anywhere(other.to_json(), made.summary["setup"], lambda _: None)
 
     assert event["event"] == "failed"
-    assert "data must be what the study began with" in event["error"]
+    assert "data must be the same as at the start" in event["error"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])

@@ -2,7 +2,7 @@
 
 Where a machine sees the study's folder, runs are made there, and one whose worker is lost goes on
 from its last whole epoch. Where it does not, the run is made in a folder of its own and its files
-are sent back; a lost one is begun anew. The data set must lie at the same path on all machines;
+are sent back; a lost one starts again. The data set must be at the same path on all machines;
 another set there is refused.
 """
 
@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from attendet.comparison.grid import Job
-from attendet.comparison.local import ATTEMPTS, RunEvent
+from attendet.comparison.processes import MAX_ATTEMPTS, RunEvent
 from attendet.comparison.records import STUDY, read_json
+from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 from attendet.files import write_atomically
 from attendet.system import require
@@ -50,12 +50,12 @@ SENT = (
 
 
 class _Board:
-    """An actor that tasks tell their progress, and that the study asks."""
+    """Ray actor that collects the events of tasks for the study."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
-    def tell(self, key: str, event: dict[str, Any]) -> None:
+    def add(self, key: str, event: dict[str, Any]) -> None:
         """Keep an event."""
         self.events.append((key, event))
 
@@ -65,15 +65,15 @@ class _Board:
         return events
 
 
-def make_anywhere(line: str, setup: dict[str, Any], tell: Any) -> dict[str, Any]:
+def make_anywhere(line: str, setup: dict[str, Any], report: Any) -> dict[str, Any]:
     """Make a run on this machine; return its last event, with its files where they are not there.
 
     Args:
         line: the job, as `Job.to_json` gives it.
         setup: of the study; the folder at the study's path is used if it holds this very study.
-        tell: is told of the progress.
+        report: receives the events.
     """
-    from attendet.comparison.worker import make_run
+    from attendet.comparison.run_job import run_and_report
 
     job = Job.from_json(line)
     ends: list[dict[str, Any]] = []
@@ -82,14 +82,14 @@ def make_anywhere(line: str, setup: dict[str, Any], tell: Any) -> dict[str, Any]
         if event["event"] in ("ended", "failed"):
             ends.append(event)
         else:
-            tell(event)
+            report(event)
 
     there = read_json(Path(job.study) / STUDY)
     if there is not None and there.get("setup") == setup:
-        make_run(job, listen)
+        run_and_report(job, listen)
         return ends[-1]
     with tempfile.TemporaryDirectory(prefix="attendet-study-") as folder:
-        make_run(dataclasses.replace(job, study=folder), listen)
+        run_and_report(dataclasses.replace(job, study=folder), listen)
         files = {
             name: (Path(folder) / job.folder / name).read_bytes()
             for name in SENT
@@ -119,7 +119,7 @@ class RayRuns:
     Args:
         address: ``auto``, ``HOST:PORT``, or ``local`` to start Ray on this machine.
         accelerator: as of the runs; with GPUs in the cluster a run takes one of them.
-        devices: runs at once; as many as the cluster's resources hold if left out.
+        devices: runs at once; default: as many as the cluster can run.
 
     Raises:
         MissingExtraError: if Ray is not installed.
@@ -142,7 +142,7 @@ class RayRuns:
         needs = {"num_cpus": max(1, cpus // self.slots), "num_gpus": 1 if on_gpu else 0}
         self._task = self.ray.remote(
             # A process of its own for each run: its memory is measured, and none is left behind.
-            max_retries=ATTEMPTS - 1,
+            max_retries=MAX_ATTEMPTS - 1,
             max_calls=1,
             **needs,
         )(_ray_task)
@@ -225,8 +225,8 @@ def _ray_task(line: str, setup: dict[str, Any], board: Any, threads: int) -> dic
     job = Job.from_json(line)
     torch.set_num_threads(threads)
 
-    def tell(event: dict[str, Any]) -> None:
-        board.tell.remote(job.key, event)
+    def report(event: dict[str, Any]) -> None:
+        board.add.remote(job.key, event)
 
-    tell({"event": "taken", "pid": os.getpid(), "at": time.time()})
-    return make_anywhere(line, setup, tell)
+    report({"event": "taken", "pid": os.getpid(), "at": time.time()})
+    return make_anywhere(line, setup, report)

@@ -1,25 +1,19 @@
-"""Compare variants of attention: lay out the grid, make its runs, judge them, leave the records."""
+"""Compare variants of attention: make the runs of a grid and give each variant a verdict."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from attendet import __version__
+from attendet.comparison.budget import Scheduler
+from attendet.comparison.callback import StudyCallback
 from attendet.comparison.cost import measure_latency, pick_runtimes
-from attendet.comparison.grid import (
-    AS_TRAINED,
-    Job,
-    Variant,
-    content_key,
-    folder_name,
-    make_variants,
-    pick_baseline,
-)
-from attendet.comparison.local import LocalRuns, device_names
-from attendet.comparison.progress import Quiet, StudyReporter
+from attendet.comparison.processes import LocalRuns, device_names
 from attendet.comparison.records import (
     GROUND_TRUTH,
     RECORD,
@@ -32,16 +26,24 @@ from attendet.comparison.records import (
     write_runs,
     write_study,
 )
-from attendet.comparison.running import (
+from attendet.comparison.run_job import (
     failed_record,
     finished_record,
     machine,
     measured_samples,
     versions,
 )
-from attendet.comparison.scheduling import Scheduler
-from attendet.comparison.source import Source, check_same
 from attendet.comparison.summary import summarize, weights_of_variants
+from attendet.comparison.variants import (
+    AS_TRAINED,
+    Job,
+    Variant,
+    content_key,
+    folder_name,
+    make_variants,
+    pick_baseline,
+)
+from attendet.data import DataSet, load_dataset
 from attendet.errors import ConfigError
 from attendet.interop.hub import local_weights
 from attendet.models import read_metadata
@@ -51,12 +53,12 @@ from attendet.training.transfer import follow_base
 __all__ = ["Study", "compare"]
 
 RESULTS = ("verdicts", "variant_summaries", "failed", "pairing", "latency", "latency_machine")
-"""What study.json holds once the runs are done."""
+"""Keys of study.json that follow from the runs."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study leaves."""
+    """Result of a study."""
 
     folder: Path
     """Folder of the study."""
@@ -65,7 +67,7 @@ class Study:
     """One record a run, as in runs.jsonl."""
 
     summary: dict[str, Any]
-    """What study.json holds."""
+    """Content of study.json."""
 
     @property
     def verdicts(self) -> dict[str, dict[str, Any]]:
@@ -79,7 +81,7 @@ def compare(
     *,
     attention: Sequence[str] = ("none", "ca"),
     sites: Sequence[str] = ("p4,p5,up",),
-    inits: Sequence[str] | None = None,
+    attention_init: Sequence[str] | None = None,
     seeds: int = 3,
     recipe: str | Recipe = "default",
     pretrained: str | Path | None = None,
@@ -92,7 +94,7 @@ def compare(
     devices: int | None = None,
     ray: str | None = None,
     runtimes: Sequence[str] | None = None,
-    reporter: StudyReporter | None = None,
+    callback: StudyCallback | None = None,
     command: str | None = None,
     **overrides: Any,
 ) -> Study:
@@ -107,8 +109,8 @@ def compare(
             one on the validation split, with the weights of the last epoch.
         attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
         sites: placements, each sites joined by commas.
-        inits: how attention inits: ``paper``, ``identity``; as in training if left out: with base
-            weights what they bring stays as it is and new blocks are the identity, else ``paper``.
+        attention_init: ``paper``, ``identity``; default: ``paper``, or with pretrained weights the
+            identity for new blocks.
         seeds: seeds of each variant, from 0 on.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`.
         pretrained: weights file that all runs start from.
@@ -117,13 +119,13 @@ def compare(
         margin: AP points (0 to 100); a difference within plus or minus this counts as none.
         output: folder of the study; runs that it holds are used.
         budget: seconds that this call may take; where the grid needs more, the variants that are
-            worse on the validation split are cut on the way. Left out: the whole grid.
+            worse on the validation split are cut on the way; default: the whole grid.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        devices: runs at once on this machine; all GPUs, or one CPU, if left out.
+        devices: runs at once on this machine; default: all GPUs, or one CPU.
         ray: address of a Ray cluster, or ``auto``, to run there; ``local`` inits one here.
         runtimes: what latency is measured in: ``torch`` (the weights as they are), ``onnx``,
-            ``openvino`` (exported); all that are installed if left out.
-        reporter: is told of the progress.
+            ``openvino`` (exported); default: all that are installed.
+        callback: receives the progress.
         command: the command line, for the records.
         overrides: settings of the recipe that win over it.
 
@@ -133,27 +135,21 @@ def compare(
         MissingExtraError: if the ``study`` or ``ray`` extra is not installed, or what a named
             runtime takes.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds must be at least 1; got {seeds} (--seeds).")
-    if not margin > 0:
-        raise ConfigError(f"margin must be above 0 AP points; got {margin} (--margin).")
-    if budget is not None and not budget > 0:
-        raise ConfigError(f"budget must be above 0 seconds; got {budget} (--budget).")
-    if "attention_init" in overrides:
-        raise ConfigError("attention_init is part of the grid here. Give inits (--attention-init).")
+    ConfigError.check(seeds >= 1, "seeds", "at least 1", seeds, "--seeds")
+    ConfigError.check(margin > 0, "margin", "above 0 AP points", margin, "--margin")
+    if budget is not None:
+        ConfigError.check(budget > 0, "budget", "above 0 seconds", budget, "--budget")
     measured_in = pick_runtimes(runtimes)
     usual = ("paper",) if pretrained is None else (AS_TRAINED,)
-    variants = make_variants(attention, sites, usual if inits is None else inits)
-    values = recipe.as_dict() if isinstance(recipe, Recipe) else None
-    settings = (
-        load_recipe("default", {**values, **overrides})
-        if values is not None
-        else load_recipe(str(recipe), overrides)
-    )
+    variants = make_variants(attention, sites, usual if attention_init is None else attention_init)
+    if isinstance(recipe, Recipe):
+        settings = load_recipe("default", {**recipe.as_dict(), **overrides})
+    else:
+        settings = load_recipe(str(recipe), overrides)
     if settings.attention_init != "auto":
         raise ConfigError(
             "attention_init is part of the grid here; the recipe says "
-            f"{settings.attention_init!r}. Take it out there, and give inits (--attention-init)."
+            f"{settings.attention_init!r}. Remove it there, and use --attention-init."
         )
     base = None if pretrained is None else local_weights(pretrained)
     if base is not None:
@@ -162,9 +158,9 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
     grid = _Grid(variants, pick_baseline(variants, baseline), range(seeds))
-    source = Source.look(data, format, settings, base)
+    source = Source.read(data, format, settings, base)
     with locked(folder / "study.lock"):
-        study = _Comparison(folder, grid, source, accelerator, reporter or Quiet())
+        study = _Comparison(folder, grid, source, accelerator, callback or StudyCallback())
         study.begin(margin / 100, budget, command)
         runs = _runs(ray, accelerator, devices)
         try:
@@ -177,7 +173,7 @@ def compare(
 def _runs(ray: str | None, accelerator: str, devices: int | None) -> Any:
     if ray is None:
         return LocalRuns(device_names(accelerator, devices))
-    from attendet.comparison.cluster import RayRuns
+    from attendet.comparison.ray_runs import RayRuns
 
     return RayRuns(ray, accelerator, devices)
 
@@ -198,11 +194,11 @@ class _Comparison:
         grid: _Grid,
         source: Source,
         accelerator: str,
-        reporter: StudyReporter,
+        callback: StudyCallback,
     ) -> None:
         self.begun = time.perf_counter()
         self.folder, self.grid, self.source = folder, grid, source
-        self.reporter, self.accelerator = reporter, accelerator
+        self.callback, self.accelerator = callback, accelerator
         self.jobs = {
             (variant.name, seed): self._job(variant, seed, accelerator)
             for seed in grid.seeds
@@ -213,7 +209,7 @@ class _Comparison:
         self.run_seconds = 0.0
         self.waiting_seconds = 0.0
         self.head: dict[str, Any] = {}
-        self.told_of_base: set[str] = set()
+        self.noted_variants: set[str] = set()
 
     def _job(self, variant: Variant, seed: int, accelerator: str) -> Job:
         source, run_seed = self.source, variant.run_seed(seed)
@@ -238,7 +234,7 @@ class _Comparison:
         )
 
     def begin(self, margin: float, budget: float | None, command: str | None) -> None:
-        """Check that the folder is free for this study, take what it holds, write what is known."""
+        """Check the folder, read the runs that it contains, write study.json."""
         before = read_study(self.folder)
         if before is not None:
             check_same(before["setup"], self.source.setup, self.folder)
@@ -256,7 +252,7 @@ class _Comparison:
         write_ground_truth(gt, self.source.dataset.root, samples, self.source.dataset.classes)
         self.head = self._head(margin, budget, command, len(samples))
         write_study(self.folder, {**self.head, **_kept_results(before, self.head)})
-        self.reporter.planned(len(self.jobs), len(self.records), str(self.folder))
+        self.callback.before_runs(len(self.jobs), len(self.records), str(self.folder))
 
     def _head(
         self, margin: float, budget: float | None, command: str | None, measured: int
@@ -292,7 +288,7 @@ class _Comparison:
         }
 
     def make_runs(self, runs: Any, budget: float | None) -> None:
-        """Make what is not there."""
+        """Make the missing runs."""
         scheduler = Scheduler(
             self.grid.variants,
             self.grid.baseline,
@@ -306,22 +302,22 @@ class _Comparison:
             self._make(runs, scheduler.pending())
             return
         deadline = self.begun + budget
-        told = scheduler.within(
+        decision = scheduler.within(
             budget,
             lambda: deadline - time.perf_counter(),
             runs.slots,
             lambda jobs: self._make(runs, jobs),
-            self.reporter.note,
+            self.callback.note,
         )
-        self.head["budget"] = {"seconds": budget, **told}
-        self.head["seeds"] = told["seeds"]
+        self.head["budget"] = {"seconds": budget, **decision}
+        self.head["seeds"] = decision["seeds"]
         for job in scheduler.cut():
             record = read_json(job.path / RECORD)
             if record is not None and record.get("key") == job.key:
                 self._keep(job, record)
 
     def _make(self, runs: Any, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
-        """Make runs; return the records of those that pause, by key."""
+        """Make runs; return the records of paused ones by key."""
         paused: dict[str, dict[str, Any]] = {}
         begun, busy = time.perf_counter(), 0.0
         for job, event in runs.make(jobs):
@@ -332,30 +328,30 @@ class _Comparison:
                     self._keep(job, record)
                 else:
                     paused[job.key] = record
-                self.reporter.run_ended(job, record)
+                self.callback.run_ended(job, record)
             elif event["event"] == "failed":
                 record = failed_record(job, event["error"])
                 self._keep(job, record)
-                self.reporter.run_ended(job, record)
+                self.callback.run_ended(job, record)
             else:
-                self._tell_of_base(job, event)
-                self.reporter.run_event(job, event)
+                self._note_transfer(job, event)
+                self.callback.run_event(job, event)
         self.run_seconds += busy
         self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / runs.slots)
         return paused
 
-    def _tell_of_base(self, job: Job, event: dict[str, Any]) -> None:
-        """Say once a variant what it took over from base weights, and what not."""
-        if "base_weights" in event and job.variant_name not in self.told_of_base:
-            self.told_of_base.add(job.variant_name)
-            self.reporter.note(f"{job.variant_name}: {event['base_weights']}")
+    def _note_transfer(self, job: Job, event: dict[str, Any]) -> None:
+        """Note once per variant which tensors came from pretrained weights."""
+        if "base_weights" in event and job.variant_name not in self.noted_variants:
+            self.noted_variants.add(job.variant_name)
+            self.callback.note(f"{job.variant_name}: {event['base_weights']}")
 
     def _keep(self, job: Job, record: dict[str, Any]) -> None:
         self.records[job.key] = record
         add_run(self.folder, record)
 
     def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
-        """Judge the runs, measure latency, write study.json: the verdicts before the latency."""
+        """Compute the verdicts, measure latency, write study.json (verdicts first)."""
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
         begun = time.perf_counter()
         summary = {**summarize(self.folder, self.head, records, self.source.dataset), "latency": {}}
@@ -365,7 +361,7 @@ class _Comparison:
         weights = weights_of_variants(self.folder, self.head, records)
         device = None if self.accelerator == "auto" else self.accelerator
         summary["latency"] = measure_latency(
-            weights, runtimes=runtimes, note=self.reporter.note, device=device
+            weights, runtimes=runtimes, note=self.callback.note, device=device
         )
         summary["latency_machine"] = dict(machine(self.accelerator))
         total = time.perf_counter() - self.begun
@@ -373,19 +369,19 @@ class _Comparison:
         summary["seconds"] = {
             "total": round(total, 3),
             "runs": round(self.run_seconds, 3),
-            "at_once": slots,
+            "slots": slots,
             "waiting": round(self.waiting_seconds, 3),
             "statistics": round(judged - begun, 3),
             "latency": round(time.perf_counter() - judged, 3),
-            "outside_runs": round(total - in_runs, 3),
-            "outside_share": round(total / in_runs - 1, 4) if in_runs > 0 else None,
+            "overhead": round(total - in_runs, 3),
+            "overhead_fraction": round(total / in_runs - 1, 4) if in_runs > 0 else None,
         }
         write_study(self.folder, summary)
         return Study(self.folder, read_runs(self.folder), summary)
 
 
 def _kept_results(before: dict[str, Any] | None, head: dict[str, Any]) -> dict[str, Any]:
-    """Return what an earlier call found, which stands until this one has found it anew."""
+    """Return the results of an earlier call, which are kept until this call has its own."""
     kept: dict[str, Any] = {"verdicts": {}, "latency": {}}
     if before is not None and all(
         before.get(name) == head[name] for name in ("baseline", "margin")
@@ -401,3 +397,103 @@ def _identity(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "folder": job.folder,
     }
+
+
+# --- setup ------------------------------------------------------------------------------------
+
+SETUP_NAMES = {
+    "data": "the data",
+    "pretrained": "--pretrained",
+    "recipe": "the recipe",
+    "version": "the version of attendet",
+    "split": "the split that is measured",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Settings that all runs of a study have in common."""
+
+    data: Path
+    """Path of the data set."""
+
+    format: str | None
+    """Of the data set, where it is not to be recognized."""
+
+    dataset: DataSet
+    """The data set."""
+
+    recipe: Recipe
+    """All settings."""
+
+    pretrained: Path | None
+    """Weights file that all runs start from."""
+
+    setup: dict[str, Any]
+    """Everything that determines the runs, as plain values; part of every content key."""
+
+    split: str
+    """Split that runs are measured on."""
+
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        format: Any,
+        recipe: Recipe,
+        pretrained: str | Path | None,
+    ) -> Source:
+        """Return the source of a study from its arguments.
+
+        Raises:
+            DataError: if the data cannot be read.
+            ConfigError: if there is nothing to measure on, or base weights have no named sites.
+            WeightsError: if the base weights cannot be read.
+        """
+        dataset = load_dataset(data, format=format)
+        split = "test" if "test" in dataset.splits else "val"
+        if split not in dataset.splits:
+            raise ConfigError(
+                f"data must have a test or a val split to measure on ({data}). "
+                "Give it more images, so that a split can be cut."
+            )
+        if all(sample.difficult.all() for sample in dataset.split(split)):
+            raise ConfigError(
+                f"data must have a box that counts in its {split} split, which is measured; it has "
+                f"none ({data}). See: attendet data check {data}"
+            )
+        digest = None
+        if pretrained is not None:
+            if read_metadata(pretrained).graph:
+                raise ConfigError(
+                    f"pretrained must be a network with named sites; got {str(pretrained)!r} "
+                    "(--pretrained), which has layers of its own."
+                )
+            content = Path(pretrained).read_bytes()
+            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        settings = {k: v for k, v in recipe.as_dict().items() if k != "attention_init"}
+        setup = {
+            "version": __version__,
+            "data": {name: dataset.fingerprint(name) for name in dataset.splits},
+            "recipe": settings,
+            "pretrained": digest,
+            "split": split,
+        }
+        base = None if pretrained is None else Path(pretrained).resolve()
+        return cls(Path(data).resolve(), format, dataset, recipe, base, setup, split)
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raise if a folder contains a study of other data or with another recipe."""
+    for name, title in SETUP_NAMES.items():
+        if before.get(name) == now[name]:
+            continue
+        what = title
+        if name == "recipe":
+            old = before.get(name) or {}
+            changed = [k for k, v in now[name].items() if old.get(k) != v]
+            what = f"--{changed[0].replace('_', '-')}" if changed else title
+        raise ConfigError(
+            f"output must be a new folder or one of the same study; {what} differs there "
+            f"({folder}). Choose another --output."
+        )

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.comparison import Study
-from attendet.comparison.grid import Job
-from attendet.comparison.local import ATTEMPTS, LocalRuns, device_names
+from attendet.comparison.processes import MAX_ATTEMPTS, LocalRuns, device_names
+from attendet.comparison.study import Study
+from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes split off")
@@ -99,12 +99,12 @@ def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
             _gone(pids[-1])
 
     lost = [event for event in seen["long"] if event["event"] == "lost"]
-    assert [event["attempt"] for event in lost] == list(range(1, ATTEMPTS + 1))
+    assert [event["attempt"] for event in lost] == list(range(1, MAX_ATTEMPTS + 1))
     assert lost[0]["why"] == "signal 9"
     assert seen["long"][-1] == {"event": "failed", "error": "its process died (signal 9)"}
     assert seen["short"][-1]["event"] == "ended"
     assert seen["short"][-1]["record"]["metrics"]["ap"] is not None
-    assert len(set(pids)) == len(pids) == ATTEMPTS + 1
+    assert len(set(pids)) == len(pids) == MAX_ATTEMPTS + 1
     epochs = [event["epoch"] for event in seen["long"] if event["event"] == "epoch"]
     assert epochs == sorted(epochs)  # each attempt goes on where the last one was
 
@@ -176,7 +176,7 @@ def test_a_study_that_is_killed_goes_on(
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
     assert again.returncode == 0, again.stderr
-    assert "2 runs, 1 there already" in again.stdout
+    assert "2 runs, 1 done already" in again.stdout
     assert done.stat().st_mtime_ns == written
     assert second.read_text().splitlines()[:2] == half
     straight = study(

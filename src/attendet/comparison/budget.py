@@ -1,0 +1,415 @@
+"""Time budget: estimated run times, successive halving and the order of runs.
+
+Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) trains all variants for a few
+epochs, keeps the better half, and goes on with those. The rungs here are those of Hyperband's
+brackets (Li et al. 2018, arXiv:1603.06560, algorithm 1, eta = 2): bracket s starts n variants at E
+/ 2^s epochs. Differences: the smallest s is taken whose runs fit the budget, the baseline is never
+cut, a variant is all its seeds, and all seeds of a variant are cut together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attendet.comparison.variants import Job, Variant
+from attendet.errors import ConfigError
+from attendet.training.recipe import Recipe
+from attendet.training.schedule import evaluates_at, input_hw_at
+
+__all__ = [
+    "PROBE_EPOCHS",
+    "Plan",
+    "Rung",
+    "Scheduler",
+    "VariantCost",
+    "ap_at",
+    "make_plan",
+    "rungs",
+    "variant_cost",
+]
+
+PROBE_EPOCHS = 2
+"""Epochs from which the seconds of a whole run are estimated; the first warms up."""
+
+ETA = 2
+LEAST_SEEDS = 3
+"""A budget is not met by fewer seeds than this (unless fewer were asked for)."""
+
+
+@dataclass(frozen=True)
+class VariantCost:
+    """Seconds that the runs of a variant take."""
+
+    epochs: tuple[float, ...]
+    """Of each epoch, with its evaluation where there is one."""
+
+    start: float
+    """Of starting, or going on with, a run, and of measuring it at the end."""
+
+    def seconds(self, first: int, last: int) -> float:
+        """Return the seconds of a run from after epoch ``first`` up to epoch ``last``."""
+        return self.start + sum(self.epochs[first:last]) if last > first else 0.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of successive halving."""
+
+    variants: int
+    """Variants that are trained up to here, without the baseline."""
+
+    until: int
+    """Epochs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Use of a budget."""
+
+    rungs: tuple[Rung, ...]
+    """One: nothing is cut."""
+
+    seeds: int
+    """Seeds of each variant."""
+
+    seconds: float
+    """Estimate of the time that it takes."""
+
+    whole_seconds: float
+    """Estimate of the time that the whole grid would take."""
+
+
+def _area(recipe: Recipe, epoch: int) -> float:
+    height, width = input_hw_at(
+        epoch, 0, input_hw=(recipe.size, recipe.size), recipe=recipe, seed=0
+    )
+    return height * width / recipe.size**2
+
+
+def variant_cost(record: Mapping[str, Any], recipe: Recipe) -> VariantCost:
+    """Return what a run of a variant will take, from the record of one that has begun.
+
+    Epochs that are still to come cost as the measured ones, by the area of their network input
+    (recipes start with small network inputs).
+    """
+    measured = [float(epoch["seconds"]) for epoch in record["curve"] if epoch["epoch"] > 0]
+    counted = range(1 if len(measured) > 1 else 0, len(measured))
+    pace = sum(measured[epoch] for epoch in counted)
+    pace /= sum(_area(recipe, epoch) for epoch in counted)
+    validation = float(record.get("validation_seconds") or 0.0)
+    epochs = tuple(
+        (measured[epoch] if epoch < len(measured) else pace * _area(recipe, epoch))
+        + (validation if evaluates_at(epoch, recipe=recipe) else 0.0)
+        for epoch in range(recipe.epochs)
+    )
+    rest = float(record["wall_seconds"]) - sum(measured)
+    return VariantCost(epochs, max(rest, 0.0))
+
+
+def rungs(variants: int, epochs: int, bracket: int) -> tuple[Rung, ...]:
+    """Return the rungs of a bracket.
+
+    Args:
+        variants: n, without the baseline.
+        epochs: E of a whole run.
+        bracket: s: how often the number of variants is halved.
+
+    Example:
+        >>> [(rung.variants, rung.until) for rung in rungs(8, 100, 2)]
+        [(8, 25), (4, 50), (2, 100)]
+    """
+    return tuple(
+        Rung(
+            max(1, variants // ETA**step),
+            min(epochs, max(PROBE_EPOCHS, math.ceil(epochs * ETA ** (step - bracket)))),
+        )
+        for step in range(bracket + 1)
+    )
+
+
+def _work(plan: Sequence[Rung], baseline: VariantCost, variants: Sequence[VariantCost]) -> float:
+    """Return the seconds of one seed; which variants stay is unknown, so each costs the mean."""
+    total = 0.0
+    reached = 0
+    for rung in plan:
+        total += baseline.seconds(reached, rung.until)
+        mean = sum(variant.seconds(reached, rung.until) for variant in variants) / max(
+            len(variants), 1
+        )
+        total += rung.variants * mean
+        reached = rung.until
+    return total
+
+
+def make_plan(
+    baseline: VariantCost,
+    variants: Sequence[VariantCost],
+    *,
+    epochs: int,
+    seeds: int,
+    budget: float,
+    slots: int = 1,
+) -> Plan:
+    """Return how a budget is best used: the whole grid, else the fewest halvings that fit.
+
+    Args:
+        baseline: what a run of the baseline takes.
+        variants: what a run of each other variant takes.
+        epochs: of a whole run.
+        seeds: of each variant; fewer are taken (down to three) where halving alone does not do.
+        budget: seconds that are left.
+        slots: runs at once.
+
+    Raises:
+        ConfigError: if not even the smallest plan fits.
+    """
+    most = int(math.log2(len(variants))) if variants else 0
+    whole = _work(rungs(len(variants), epochs, 0), baseline, variants) * seeds / slots
+    smallest = whole
+    for count in range(seeds, min(seeds, LEAST_SEEDS) - 1, -1):
+        for bracket in range(most + 1) if count == seeds else (most,):
+            plan = rungs(len(variants), epochs, bracket)
+            needed = _work(plan, baseline, variants) * count / slots
+            if needed <= budget:
+                return Plan(plan, count, needed, whole)
+            smallest = min(smallest, needed)
+    raise ConfigError(
+        f"budget must hold the smallest plan; it needs about {smallest / 60:.0f} more minutes "
+        f"and {budget / 60:.0f} are left (--budget). Give more, fewer --epochs, a smaller --size, "
+        "or fewer variants; what was trained so far stays."
+    )
+
+
+def ap_at(record: Mapping[str, Any], epoch: int) -> float:
+    """Return a run's AP on the validation split after an epoch, or the nearest one that has it.
+
+    That of the base weights, epoch 0, is no answer: variants that begin as the base all have it.
+    """
+    known = [
+        (abs(each["epoch"] - epoch), each["ap"])
+        for each in record["curve"]
+        if each["epoch"] > 0 and each.get("ap") is not None
+    ]
+    return float(min(known)[1]) if known else 0.0
+
+
+# --- the order of runs ------------------------------------------------------------------------
+
+Records = dict[str, dict[str, Any]]
+Make = Callable[[Iterable[Job]], Records]
+
+
+class Scheduler:
+    """Orders the runs of a grid: all variants of a seed before the next seed.
+
+    Args:
+        variants: of the study.
+        baseline: one of them; never cut.
+        seeds: of the study.
+        jobs: by variant's name and seed.
+        records: of the runs that are done, by key; grows while runs are made.
+        recipe: of all runs.
+        paused: records, by key, of the runs that an earlier call began and did not end.
+    """
+
+    def __init__(
+        self,
+        variants: Sequence[Variant],
+        baseline: Variant,
+        seeds: list[int],
+        jobs: Mapping[tuple[str, int], Job],
+        records: Records,
+        recipe: Recipe,
+        paused: Records | None = None,
+    ) -> None:
+        self.variants, self.baseline, self.seeds = list(variants), baseline, seeds
+        self.jobs, self.records, self.recipe = jobs, records, recipe
+        self.kept = [variant.name for variant in variants]
+        self.paused: Records = dict(paused or {})
+
+    def pending(self, until: int | None = None) -> Iterator[Job]:
+        """Yield the runs of the kept variants and seeds that are not done up to an epoch."""
+        whole = until is None or until >= self.recipe.epochs
+        for seed in self.seeds:
+            for name in self.kept:
+                job = self.jobs[name, seed]
+                if job.key in self.records:
+                    continue
+                done = self.paused.get(job.key, {}).get("epochs_done", 0)
+                if whole:
+                    yield job
+                elif until is not None and done < until:
+                    yield dataclasses.replace(job, until=until)
+
+    def cut(self) -> list[Job]:
+        """Return the runs that were started and then cut."""
+        return [
+            job
+            for job in self.jobs.values()
+            if job.key in self.paused and job.key not in self.records
+        ]
+
+    def within(
+        self,
+        budget: float,
+        left: Callable[[], float],
+        slots: int,
+        make: Make,
+        note: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Make the runs that fit the budget and return the decisions for study.json.
+
+        Args:
+            budget: seconds in all.
+            left: gives the seconds that are left.
+            slots: runs at once.
+            make: makes runs, and returns the records of those that pause.
+            note: receives messages about the decisions.
+
+        Raises:
+            ConfigError: if the budget cannot hold the smallest plan.
+        """
+        self._probe(make)
+        done = self._seconds_done() / slots
+        plan = self._plan(left() + done, slots)
+        decision: dict[str, Any] = {
+            "whole_grid_seconds": round(budget - left() + plan.whole_seconds - done, 1),
+            "planned_seconds": round(budget - left() + plan.seconds - done, 1),
+            "rungs": [{"variants": rung.variants, "epochs": rung.until} for rung in plan.rungs],
+            "cuts": [],
+            "seeds": list(self.seeds),
+            "skipped_seeds": [],
+            "out_of_time": [],
+        }
+        needed, held = decision["whole_grid_seconds"] / 60, budget / 60
+        if len(plan.rungs) > 1:
+            note(
+                f"the whole grid would take about {needed:.0f} min, the budget is {held:.0f} "
+                f"min: variants are cut after {', '.join(str(r.until) for r in plan.rungs[:-1])} "
+                "epochs"
+            )
+        keep = self._seeds_kept(plan)
+        decision["skipped_seeds"] = [seed for seed in self.seeds if seed not in keep]
+        decision["seeds"] = self.seeds = keep
+        for number, rung in enumerate(plan.rungs):
+            if number:
+                decision["cuts"] += self._cut(
+                    rung.variants, plan.rungs[number - 1].until, number, note
+                )
+            jobs = list(self.pending(rung.until))
+            self.paused |= make(self._in_time(jobs, left, decision["out_of_time"]))
+        return decision
+
+    def _probe(self, make: Make) -> None:
+        """Train one run of each variant that has none for a few epochs, to see what they take."""
+        if self.recipe.epochs <= PROBE_EPOCHS:
+            return
+        first = []
+        for variant in self.variants:
+            jobs = [self.jobs[variant.name, seed] for seed in self.seeds]
+            if not any(job.key in self.records or job.key in self.paused for job in jobs):
+                first.append(dataclasses.replace(jobs[0], until=PROBE_EPOCHS))
+        self.paused |= make(first)
+
+    def _plan(self, left: float, slots: int) -> Plan:
+        open_seeds = [
+            seed
+            for seed in self.seeds
+            if any(
+                self.jobs[variant.name, seed].key not in self.records for variant in self.variants
+            )
+        ]
+        open_variants = [variant for variant in self._others() if not self._is_done(variant)]
+        free = VariantCost((0.0,) * self.recipe.epochs, 0.0)
+        baseline = free if self._is_done(self.baseline) else self._cost(self.baseline)
+        return make_plan(
+            baseline or free,
+            [self._cost(variant) or free for variant in open_variants],
+            epochs=self.recipe.epochs,
+            seeds=max(len(open_seeds), 1),
+            budget=left,
+            slots=slots,
+        )
+
+    def _seconds_done(self) -> float:
+        """Return the seconds already spent on incomplete runs, which plans count in full."""
+        return sum(
+            variant_cost(record, self.recipe).seconds(0, record["epochs_done"])
+            for key, record in self.paused.items()
+            if key not in self.records and record["curve"]
+        )
+
+    def _others(self) -> list[Variant]:
+        return [variant for variant in self.variants if variant.name != self.baseline.name]
+
+    def _is_done(self, variant: Variant) -> bool:
+        return all(self.jobs[variant.name, seed].key in self.records for seed in self.seeds)
+
+    def _cost(self, variant: Variant) -> VariantCost | None:
+        for seed in self.seeds:
+            key = self.jobs[variant.name, seed].key
+            record = self.paused.get(key) or self.records.get(key)
+            if record is not None and record["curve"]:
+                return variant_cost(record, self.recipe)
+        return None
+
+    def _seeds_kept(self, plan: Plan) -> list[int]:
+        """Return the seeds without the last open ones that the plan does not cover."""
+        open_seeds = [
+            seed
+            for seed in self.seeds
+            if any(
+                self.jobs[variant.name, seed].key not in self.records for variant in self.variants
+            )
+        ]
+        dropped = set(open_seeds[plan.seeds :])
+        return [seed for seed in self.seeds if seed not in dropped]
+
+    def _cut(
+        self, keep: int, epochs: int, rung: int, note: Callable[[str], None]
+    ) -> list[dict[str, Any]]:
+        """Keep the variants with the best AP on the validation split; return the others."""
+        open_variants = [
+            variant
+            for variant in self._others()
+            if variant.name in self.kept and not self._is_done(variant)
+        ]
+        means = {variant.name: self._validation_ap(variant, epochs) for variant in open_variants}
+        ranked = sorted(means, key=lambda name: -means[name])
+        cut = ranked[keep:]
+        self.kept = [name for name in self.kept if name not in cut]
+        for name in cut:
+            note(f"{name} is cut after {epochs} epochs: AP {100 * means[name]:.1f} on val")
+        return [
+            {
+                "variant_name": name,
+                "rung": rung,
+                "after_epochs": epochs,
+                "val_ap": round(means[name], 6),
+                "least_kept_val_ap": round(means[ranked[keep - 1]], 6),
+            }
+            for name in cut
+        ]
+
+    def _validation_ap(self, variant: Variant, epochs: int) -> float:
+        values = []
+        for seed in self.seeds:
+            key = self.jobs[variant.name, seed].key
+            record = self.records.get(key) or self.paused.get(key)
+            if record is not None and record["curve"]:
+                values.append(ap_at(record, epochs))
+        return sum(values) / len(values) if values else 0.0
+
+    def _in_time(
+        self, jobs: Sequence[Job], left: Callable[[], float], missed: list[dict[str, Any]]
+    ) -> Iterator[Job]:
+        """Give runs while there is time; what is left then is decision of."""
+        for job in jobs:
+            if left() > 0:
+                yield job
+            else:
+                missed.append({"variant_name": job.variant_name, "seed": job.seed})

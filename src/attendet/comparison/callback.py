@@ -1,0 +1,26 @@
+"""Progress of a study, for displays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attendet.comparison.variants import Job
+
+__all__ = ["StudyCallback"]
+
+
+class StudyCallback:
+    """Receives the progress of a study; override the methods that you need."""
+
+    def before_runs(self, runs: int, done: int, folder: str) -> None:
+        """Called once with the number of runs, and of those that an earlier call has done."""
+
+    def run_event(self, job: Job, event: dict[str, Any]) -> None:
+        """Called with the events "planned", "epoch", "measuring" and "lost" of a run."""
+
+    def run_ended(self, job: Job, record: dict[str, Any]) -> None:
+        """Called when a run is complete, paused (``stopped`` is "budget") or failed."""
+
+    def note(self, text: str) -> None:
+        """Called with a message for the user."""

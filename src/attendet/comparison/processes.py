@@ -1,0 +1,202 @@
+"""Runs on the devices of this machine: one process per run, one run at a time per device.
+
+Processes come from `multiprocessing`: on Linux they are forked from a server that has loaded the
+libraries already, so that a run starts at once; elsewhere they are spawned. A process that dies
+ends its run alone, and the run is tried again from its last epoch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+from attendet.comparison.run_job import run_and_report
+from attendet.comparison.variants import Job
+from attendet.errors import ConfigError
+
+__all__ = ["MAX_ATTEMPTS", "LocalRuns", "RunEvent", "device_names"]
+
+MAX_ATTEMPTS = 3
+"""Attempts at a run whose process dies."""
+
+PRELOADED = (
+    "attendet.comparison.run_job",
+    "faster_coco_eval",
+    "lightning_fabric",
+    "torch.utils.tensorboard",
+    "matplotlib.backends.backend_agg",
+)
+"""Modules that every run needs."""
+
+RunEvent = tuple[Job, dict[str, Any]]
+"""A run and its progress; "ended" or "failed" is the last event of each run."""
+
+
+def device_names(accelerator: str, wanted: int | None) -> list[str]:
+    """Return the name of each device for runs: ``cuda:0``, or ``cpu`` as often as wanted.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        wanted: number of devices; default: all GPUs, or one CPU.
+
+    Raises:
+        ConfigError: if there are not that many.
+    """
+    ConfigError.check(wanted is None or wanted >= 1, "devices", "at least 1", wanted, "--devices")
+    gpus = _gpu_names() if accelerator in ("auto", "cuda") else []
+    if not gpus:
+        if accelerator == "cuda":
+            raise ConfigError("accelerator cuda needs a GPU; there is none (--accelerator).")
+        return ["mps" if accelerator == "mps" else "cpu"] * (wanted or 1)
+    if wanted is not None and wanted > len(gpus):
+        raise ConfigError.must("devices", f"at most {len(gpus)} here", wanted, "--devices")
+    return [f"cuda:{name}" for name in gpus[: wanted or len(gpus)]]
+
+
+def _gpu_names() -> list[str]:
+    """Return the names of the GPUs in CUDA_VISIBLE_DEVICES, without initializing one."""
+    import torch
+
+    count = torch.cuda.device_count()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed:
+        return [name.strip() for name in listed.split(",")][:count]
+    return [str(number) for number in range(count)]
+
+
+@dataclass
+class _Attempt:
+    """A run in a process of its own."""
+
+    job: Job
+    device: str
+    number: int
+    process: Any
+    ended: bool = False
+
+
+class LocalRuns:
+    """Makes runs on this machine, one at a time on each device.
+
+    Args:
+        devices: names as `device_names` returns them.
+    """
+
+    def __init__(self, devices: list[str]) -> None:
+        cpus = devices.count("cpu")
+        self.slots = len(devices)
+        self._devices = list(devices)
+        self._threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None
+        self._running: dict[Any, _Attempt] = {}
+        on_linux = sys.platform.startswith("linux")
+        self._context: Any = multiprocessing.get_context("forkserver" if on_linux else "spawn")
+        if on_linux:
+            self._context.set_forkserver_preload(list(PRELOADED))
+
+    def make(self, jobs: Iterable[Job]) -> Iterator[RunEvent]:
+        """Yield the events of runs; a job is taken when a device is free for it.
+
+        A run whose process dies is tried again, up to `MAX_ATTEMPTS` times in all.
+        """
+        waiting = iter(jobs)
+        free = list(self._devices)
+        while True:
+            while free and (job := next(waiting, None)) is not None:
+                self._start(job, free.pop(0), 1)
+            if not self._running:
+                return
+            ready: list[Any] = wait(list(self._running))
+            for connection in ready:
+                attempt = self._running[connection]
+                try:
+                    event = connection.recv()
+                except (EOFError, OSError):
+                    event = self._process_ended(connection, attempt)
+                    if event is None:
+                        free.append(attempt.device)
+                        continue
+                attempt.ended |= event["event"] in ("ended", "failed")
+                yield attempt.job, event
+                if event["event"] == "lost":
+                    yield from self._try_again(attempt, event["why"], free)
+
+    def _start(self, job: Job, device: str, number: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_run_in_process, args=(job, device, self._threads, theirs), daemon=True
+        )
+        with _without_main_module():
+            process.start()
+        theirs.close()
+        self._running[ours] = _Attempt(job, device, number, process)
+
+    def _process_ended(self, connection: Any, attempt: _Attempt) -> dict[str, Any] | None:
+        """Return the event of a process that died, None if its run was complete."""
+        del self._running[connection]
+        connection.close()
+        attempt.process.join()
+        code = attempt.process.exitcode
+        if attempt.ended:
+            return None
+        why = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        return {"event": "lost", "why": why, "attempt": attempt.number}
+
+    def _try_again(self, attempt: _Attempt, why: str, free: list[str]) -> Iterator[RunEvent]:
+        if attempt.number < MAX_ATTEMPTS:
+            self._start(attempt.job, attempt.device, attempt.number + 1)
+        else:
+            free.append(attempt.device)
+            yield attempt.job, {"event": "failed", "error": f"its process died ({why})"}
+
+    def close(self) -> None:
+        """End all processes."""
+        for connection, attempt in self._running.items():
+            attempt.process.kill()
+            attempt.process.join()
+            connection.close()
+        self._running.clear()
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep a child process from importing the script that called attendet."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _run_in_process(job: Job, device: str, threads: int | None, events: Any) -> None:
+    """Make one run and send its events; entry point of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if device.startswith("cuda:"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    job.path.mkdir(parents=True, exist_ok=True)
+    with (job.path / "run.log").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    run_and_report(job, events.send)
+    events.close()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
