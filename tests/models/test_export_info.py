@@ -44,8 +44,8 @@ def _text(**changed: object) -> str:
     ("text", "words"),
     [
         ("{", "Expecting property name"),
-        ("[]", "no map with a format"),
-        ("{}", "no map with a format"),
+        ("[]", "not a map with a format"),
+        ("{}", "not a map with a format"),
         (_text(format="tflite"), "format must be one of onnx"),
         (_text(precision=8), "precision must be one of"),
         (_text(dynamic=["depth"]), "dynamic must be"),

@@ -6,6 +6,7 @@ import argparse
 import typing
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from attendet.config import field_help, members_of, parse_value, settings_of
@@ -14,6 +15,8 @@ __all__ = ["add_settings", "flag", "given_settings", "size_hw"]
 
 FLAGS = {"input_hw": "--size", "batches": "--batch"}
 """Flags that are named differently from their setting."""
+
+METAVARS = {int: "N", float: "X", float | None: "X", str | Path | None: "PATH"}
 
 
 def flag(name: str) -> str:
@@ -46,7 +49,7 @@ def add_settings(
             options |= {"type": typing.get_args(kind)[0], "nargs": "+", "metavar": "N"}
         else:
             choices = ",".join(typing.get_args(kind))
-            metavar = f"{{{choices}}}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
+            metavar = f"{{{choices}}}" if choices else METAVARS.get(annotation, "NAME")
             parse = partial(parse_value, annotation=annotation, name=flag(name))
             options |= {"type": parse, "metavar": metavar}
         if default not in (None, False):
