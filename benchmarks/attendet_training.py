@@ -12,9 +12,10 @@ import tempfile
 from candidates import Rounds
 
 from attendet import train
+from attendet.training.callback import TrainingCallback
 
 
-class Gate:
+class RoundCallback(TrainingCallback):
     """Runs one epoch per round; called by the training loop at every step."""
 
     def __init__(self, batch, images):
@@ -22,22 +23,16 @@ class Gate:
         self.batch, self.images = batch, images
         self.input_hw = None
 
-    def decoded(self, done, total):
-        pass
-
-    def evaluated(self, done, total):
-        pass
-
-    def planned(self, plan, folder):  # noqa: ARG002
+    def before_train(self, plan, folder):  # noqa: ARG002
         self.input_hw = plan.input_hw
         self.images = len(plan.cache)
         self._await_round()
 
-    def stepped(self, epoch, step, steps, terms):  # noqa: ARG002
+    def after_step(self, epoch, step, steps, losses):  # noqa: ARG002
         # The last batch is filled with repeated images; each image counts once, as with the others.
         self.rounds.end_step(min(self.batch, self.images - step * self.batch))
 
-    def epoch_ended(self, record):
+    def after_epoch(self, record):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.rounds.end_epoch(
             overhead_fraction=record["overhead_fraction"],
@@ -66,7 +61,7 @@ def main() -> None:
             attention=args.attention,
             recipe=args.recipe,
             output=f"{folder}/run",
-            reporter=Gate(args.batch, 0),
+            callback=RoundCallback(args.batch, 0),
             resize=args.resize,
             size=args.size,
             batch=args.batch,

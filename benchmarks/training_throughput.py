@@ -32,6 +32,7 @@ from attendet.data.convert import convert_dataset
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venvs" / "peers" / "bin" / "python"
 OURS = ("attendet square", "attendet rect")
+RESIZE = {"attendet square": "letterbox", "attendet rect": "rect"}
 NAMES = (*OURS, "ultralytics", "ultralytics all cores", "seed baseline")
 DEFAULT_NAMES = (*OURS, "ultralytics", "seed baseline")
 
@@ -51,7 +52,7 @@ def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
     """Return the command that starts a candidate."""
     same = [data, "--size", args.size, "--batch", args.batch]
     if name in OURS:
-        ours = [sys.executable, HERE / "attendet_training.py", *same, "--resize", name.split()[1]]
+        ours = [sys.executable, HERE / "attendet_training.py", *same, "--resize", RESIZE[name]]
         return [*ours, "--recipe", args.recipe, "--attention", args.attention]
     if name == "seed baseline":
         return [sys.executable, HERE / "seed_baseline.py", *same]
