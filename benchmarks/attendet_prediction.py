@@ -15,10 +15,10 @@ from pathlib import Path
 from candidates import Rounds
 
 
-def passing_confidence(candidates, scores):
+def passing_confidence(boxes_before_nms, scores):
     """Return the score that this many boxes per image reach, from all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
-    return float(pooled[min(candidates * len(scores), len(pooled)) - 1]) * (1 - 1e-6)
+    return float(pooled[min(boxes_before_nms * len(scores), len(pooled)) - 1]) * (1 - 1e-6)
 
 
 def load_ours(args, examples):
@@ -35,12 +35,12 @@ def load_ours(args, examples):
     if confidence is None:
         every = {"confidence": detector.min_confidence, "nms_iou": 1.0, "max_detections": 3000}
         scores = [detector.predict(example, **every).scores for example in examples]
-        confidence = passing_confidence(args.candidates, scores)
+        confidence = passing_confidence(args.boxes_before_nms, scores)
     return attendet.Detector(runtime, confidence, 0.5, input_hw=size).predict
 
 
-def load_usual(args, examples):
-    """Return the baseline's prediction of a file; its weights are random."""
+def load_baseline(args, examples):
+    """Return the prediction function of the baseline, with random weights."""
     import torch
     from seed_baseline import SeedNetwork, SeedPredictor
 
@@ -49,7 +49,7 @@ def load_usual(args, examples):
         torch.set_num_threads(args.threads)
     predictor = SeedPredictor(SeedNetwork(args.classes), args.size, confidence=0.0, iou=1.0)
     scores = [predictor.predict(example)[:, 4].tolist() for example in examples]
-    predictor.confidence, predictor.iou = passing_confidence(args.candidates, scores), 0.5
+    predictor.confidence, predictor.iou = passing_confidence(args.boxes_before_nms, scores), 0.5
     return predictor.predict
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     rounds = Rounds()  # before anything is imported that prints
     files = json.loads(args.files.read_text())
-    predict = (load_ours if args.weights else load_usual)(args, files[:5])
+    predict = (load_ours if args.weights else load_baseline)(args, files[:5])
     run_rounds(rounds, predict, files, args.images)
 
 

@@ -18,10 +18,10 @@ from candidates import Rounds
 from ultralytics_training import go_offline
 
 
-def passing_confidence(candidates, scores):
+def passing_confidence(boxes_before_nms, scores):
     """Return the score that this many boxes per image reach, from all scores of each image."""
     pooled = sorted(itertools.chain.from_iterable(scores), reverse=True)
-    return pooled[min(candidates * len(scores), len(pooled)) - 1] * (1 - 1e-6)
+    return pooled[min(boxes_before_nms * len(scores), len(pooled)) - 1] * (1 - 1e-6)
 
 
 def load_opencv(args, examples):
@@ -36,7 +36,9 @@ def load_opencv(args, examples):
     model.setInputParams(size=(width, height), scale=1 / 255, swapRB=True)
     # Without suppression (0) every box above the lowest score comes back.
     every = [model.detect(cv2.imread(example), 1e-6, 0.0)[1] for example in examples]
-    confidence = passing_confidence(args.candidates, [list(map(float, scores)) for scores in every])
+    confidence = passing_confidence(
+        args.boxes_before_nms, [list(map(float, scores)) for scores in every]
+    )
 
     def predict(file):
         return model.detect(cv2.imread(file), confidence, 0.5)[0]
@@ -55,7 +57,7 @@ def load_ultralytics(args, examples):
         return model.predict(file, conf=confidence, iou=iou, max_det=most, **same)[0].boxes
 
     scores = [found(example, 1e-9, 1.0, 3000).conf.tolist() for example in examples]
-    confidence = passing_confidence(args.candidates, scores)
+    confidence = passing_confidence(args.boxes_before_nms, scores)
     return lambda file: found(file, confidence, 0.5, 300)
 
 
