@@ -266,10 +266,10 @@ def row(record, plain):
         return text if record is plain else f"{text} ({record[name][0] / plain[name][0]:.2f})"
 
     added = "" if record is plain else "+"
-    place = record["network"] if record is plain else f"{record['block']} at {record['sites']}"
+    label = record["network"] if record is plain else f"{record['block']} at {record['sites']}"
     equal = "" if record is plain else "yes" if record["step_0_equal"] else "NO"
     return (
-        f"| {place} | {added}{record['parameters']:,} | {added}{record['macs'] / 1e6:.2f} M | "
+        f"| {label} | {added}{record['parameters']:,} | {added}{record['macs'] / 1e6:.2f} M | "
         f"{ms('eager_ms')} | {ms('onnx_ms')} | {equal} |"
     )
 

@@ -90,12 +90,12 @@ def summarize(answers: dict[str, list[dict]]) -> dict[str, dict]:
     table = {}
     for name, records in answers.items():
         rates = [record["images_per_second"] for record in records]
-        shares = [record["overhead_fraction"] for record in records if name in OURS]
+        fractions = [record["overhead_fraction"] for record in records if name in OURS]
         table[name] = {
             "images_per_second": round(statistics.median(rates), 3),
             "lowest": round(min(rates), 3),
             "highest": round(max(rates), 3),
-            "overhead_fraction": round(statistics.median(shares), 4) if shares else None,
+            "overhead_fraction": round(statistics.median(fractions), 4) if fractions else None,
             "memory_mib": max(
                 record.get("process_memory_mib", record["memory_mib"]) for record in records
             ),
@@ -117,12 +117,12 @@ def print_table(table: dict[str, dict]) -> None:
     print("|---|--:|--:|--:|--:|--:|")
     for name, row in table.items():
         ratio = row.get("times_the_fastest_peer")
-        share = row["overhead_fraction"]
+        fraction = row["overhead_fraction"]
         print(
             f"| {name} | {row['images_per_second']:.2f} "
             f"| {row['lowest']:.2f} to {row['highest']:.2f} "
             f"| {'' if ratio is None else f'{ratio:.2f}'} "
-            f"| {'' if share is None else f'{100 * share:.1f} %'} | {row['memory_mib']} |"
+            f"| {'' if fraction is None else f'{100 * fraction:.1f} %'} | {row['memory_mib']} |"
         )
 
 

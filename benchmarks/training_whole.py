@@ -102,7 +102,7 @@ def main() -> None:
         "ratio": round(taken / expected, 4),
     }
     (args.output / "whole.json").write_text(json.dumps(answer, indent=1))
-    print("| training, whole | minutes | share of the peer |\n|---|--:|--:|")
+    print("| training, whole | minutes | ratio to the peer |\n|---|--:|--:|")
     print(f"| attendet | {taken / 60:.1f} | {taken / expected:.2f} |")
     print(
         f"| Ultralytics YOLO11n, estimated from {2 * args.peer_epochs} epochs "

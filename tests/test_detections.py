@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from attendet.boxes import cxcywh_to_xyxy
 from attendet.detections import Detections
 from attendet.errors import MissingExtraError
 
@@ -81,7 +80,9 @@ def test_yolo_text_round_trip(found: Detections) -> None:
     table = np.array([line.split() for line in found.to_yolo().splitlines()], dtype=float)
     assert table[:, 0].tolist() == found.class_ids.tolist()
     np.testing.assert_allclose(table[:, 5], found.scores, atol=1e-6)
-    boxes = cxcywh_to_xyxy(table[:, 1:5]) * [200, 100, 200, 100]
+    x, y, width, height = table[:, 1:5].T
+    edges = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    boxes = np.stack(edges, axis=1) * [200, 100, 200, 100]
     np.testing.assert_allclose(boxes, found.boxes_xyxy, atol=2e-4)
 
 

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 __all__ = [
     "clip_to_image",
-    "cxcywh_to_xyxy",
     "iou_matrix",
     "non_maximum_suppression",
-    "xywh_to_xyxy",
     "xyxy_to_cxcywh",
     "xyxy_to_xywh",
 ]
@@ -36,18 +34,6 @@ def xyxy_to_xywh(boxes_xyxy: Floats) -> Floats:
     return boxes_xywh
 
 
-def xywh_to_xyxy(boxes_xywh: Floats) -> Floats:
-    """Return corners of (n, 4) left, top, width, height boxes.
-
-    Example:
-        >>> xywh_to_xyxy(np.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
-        [[1.0, 2.0, 4.0, 6.0]]
-    """
-    boxes_xyxy = boxes_xywh.copy()
-    boxes_xyxy[:, 2:] += boxes_xywh[:, :2]
-    return boxes_xyxy
-
-
 def xyxy_to_cxcywh(boxes_xyxy: Floats) -> Floats:
     """Return center, width, height of (n, 4) corner boxes.
 
@@ -57,17 +43,6 @@ def xyxy_to_cxcywh(boxes_xyxy: Floats) -> Floats:
     """
     size = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     return np.concatenate([boxes_xyxy[:, :2] + size / 2, size], axis=1)
-
-
-def cxcywh_to_xyxy(boxes_cxcywh: Floats) -> Floats:
-    """Return corners of (n, 4) center, width, height boxes.
-
-    Example:
-        >>> cxcywh_to_xyxy(np.array([[2.5, 4.0, 3.0, 4.0]])).tolist()
-        [[1.0, 2.0, 4.0, 6.0]]
-    """
-    half = boxes_cxcywh[:, 2:] / 2
-    return np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], axis=1)
 
 
 def clip_to_image(boxes_xyxy: Floats, image_hw: tuple[int, int]) -> Floats:

@@ -1,4 +1,4 @@
-"""What several commands do with the words on their command line."""
+"""Command-line flags and argument types that several commands use."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def given_settings(
 
     Args:
         args: the parsed flags.
-        add_arguments: adds the command's flags to a parser, which then knows their defaults.
-        names: of the settings, as they stand in ``args``.
+        add_arguments: adds the flags of the command to a parser, for their defaults.
+        names: of the settings, as in ``args``.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from attendet.boxes import cxcywh_to_xyxy, iou_matrix
+from attendet.boxes import iou_matrix
 from attendet.data import load_dataset
 from attendet.data.sample_sets import digit_scenes
 from attendet.data.sample_sets import digits as module
@@ -91,7 +91,9 @@ def test_labels_are_boxes_inside_the_image_that_overlap_little(digits: Path) -> 
     for path in (digits / "labels").rglob("*.txt"):
         table = labels_of(path)
         counts.append(len(table))
-        boxes = cxcywh_to_xyxy(table[:, 1:]) * [width, height, width, height]
+        center, size = table[:, 1:3], table[:, 3:]
+        corners = np.concatenate([center - size / 2, center + size / 2], axis=1)
+        boxes = corners * [width, height, width, height]
         assert (boxes > -0.01).all()
         assert (boxes < np.array([width, height, width, height]) + 0.01).all()
         assert iou_matrix(boxes, boxes)[~np.eye(len(boxes), dtype=bool)].max(initial=0) <= 0.1
