@@ -55,7 +55,7 @@ def random_weights(folder: Path, classes, size: int, attention: str) -> Path:
 
 def darknet_files(folder: Path, classes, size: int) -> Path:
     """Write yolov4-tiny with random weights as darknet's files; return their common stem."""
-    from attendet.interop.darknet.export import export_darknet
+    from attendet.interop.darknet.convert import export_darknet
     from attendet.models import load_weights
 
     network, metadata = load_weights(random_weights(folder, classes, size, "none"))

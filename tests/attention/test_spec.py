@@ -88,7 +88,7 @@ def test_how_a_mapping_is_written(mapping, expected):
 
 
 def test_none_has_no_site():
-    with pytest.raises(ConfigError, match="Leave out the sites without one"):
+    with pytest.raises(ConfigError, match="Omit sites without a block"):
         format_attention_spec({"p5": "none"}, NECK)
 
 

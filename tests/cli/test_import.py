@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attendet.cli import main  # noqa: E402
-from attendet.interop.darknet.export import export_darknet  # noqa: E402
+from attendet.interop.darknet.convert import export_darknet  # noqa: E402
 from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
 
 CONFIG = """
@@ -89,7 +89,7 @@ def test_the_first_layers_of_a_file_of_any_name(
     assert main(["import", "small.cfg", "small.conv.1", "--cutoff", "1"]) == 0
 
     said = capsys.readouterr().out
-    assert "note         layers 1 to 2 start anew: train before predicting" in said
+    assert "note         layers 1 to 2 are newly initialized: train before predicting" in said
     assert "written: small.conv.safetensors" in said
 
 
@@ -125,12 +125,12 @@ def test_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["small.cfg", "small.weights", "a.pth"], 2, "files must be"),
         (["small.cfg", "tiny.weights"], 4, "must hold 311 values, as the configuration says; got"),
         (["small.cfg", "small.weights", "--output", "a.pt"], 2, "must end in .safetensors"),
-        (["small.cfg", "small.weights", "--color", "bgr"], 2, "--color must be left out"),
-        (["small.cfg", "small.weights", "--size", "64"], 2, "--size must be left out"),
+        (["small.cfg", "small.weights", "--color", "bgr"], 2, "--color must be omitted"),
+        (["small.cfg", "small.weights", "--size", "64"], 2, "--size must be omitted"),
         (["small.cfg", "small.weights", "--cutoff", "9"], 4, "from 1 to the 3 layers"),
-        (["a.pth", "--cutoff", "3"], 2, "--cutoff must be left out: it is for darknet files alone"),
+        (["a.pth", "--cutoff", "3"], 2, "--cutoff must be omitted: it is only for darknet files"),
         (["a.pth"], 4, "checkpoint not found (a.pth)"),
-        (["small.cfg", "small.weights", "--names", "tiny.cfg"], 2, "name must stand on each"),
+        (["small.cfg", "small.weights", "--names", "tiny.cfg"], 2, "each line must hold a name"),
     ],
 )
 def test_one_clear_line(

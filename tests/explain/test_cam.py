@@ -11,8 +11,12 @@ from attendet.explain.cam import cam_layer, class_activation_maps  # noqa: E402
 from attendet.images import Letterbox  # noqa: E402
 from attendet.inference.postprocess import Selection, select_boxes, select_detections  # noqa: E402
 from attendet.models import GraphDetector  # noqa: E402
-from attendet.models.graph import Graph  # noqa: E402
-from attendet.models.graph_layers import Convolutional, Route, Yolo  # noqa: E402
+from attendet.models.graph import (  # noqa: E402
+    Convolutional,
+    Graph,
+    Route,
+    Yolo,
+)
 
 FIT = Letterbox.for_image((64, 64), (64, 64))
 

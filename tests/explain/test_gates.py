@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from attendet.attention import attend, create_attention  # noqa: E402
+from attendet.attention.init import GateMix  # noqa: E402
 from attendet.explain import (  # noqa: E402
     cells_of_image,
     crop_to_image,
@@ -19,10 +20,10 @@ from attendet.explain import (  # noqa: E402
 from attendet.images import Letterbox, letterbox  # noqa: E402
 from attendet.inference.preprocess import Stretch  # noqa: E402
 from attendet.models import GraphDetector, YoloV4Tiny, build  # noqa: E402
-from attendet.models.graph import Graph  # noqa: E402
-from attendet.models.graph_layers import (  # noqa: E402
+from attendet.models.graph import (  # noqa: E402
     AvgPool,
     Convolutional,
+    Graph,
     ScaleChannels,
     Yolo,
 )
@@ -149,13 +150,13 @@ def test_a_block_that_runs_twice_has_two_sets_of_gates() -> None:
 
 
 def test_a_block_that_mixes_its_gates_is_one_site() -> None:
-    network = attend(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1)), {"0": "se"}, init="residual")
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), GateMix(create_attention("se", 8)))
 
     with record_gates(network.eval()) as gates:
         network(torch.rand(1, 3, 4, 4))
 
-    assert list(gates) == ["0"]
-    assert (gates["0"]["channel"] == 1).all()
+    assert list(gates) == ["1"]
+    assert (gates["1"]["channel"] == 1).all()
 
 
 def test_squeeze_and_excitation_of_darknet_layers_is_recorded() -> None:

@@ -94,15 +94,6 @@ def test_normalization_is_folded_and_blocks_are_split(reference: Any) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_residual_init_keeps_its_mix(reference: Any, inputs: Any) -> None:
-    network, metadata = reference("none")
-    attendet.attend(network, {"backbone.csp1": "ca"}, init="residual")  # type: ignore[arg-type]
-    for name, parameter in network.named_parameters():
-        if name.endswith("share"):
-            parameter.data.fill_(0.7)
-    _agree(network, metadata, inputs)
-
-
 def test_first_convolutions(reference: Any, graph: Any, one_level: Any) -> None:
     network, _ = reference("none")
     darknet, _ = graph

@@ -353,7 +353,7 @@ class DarknetFiles:
 def darknet(tmp_path: Path) -> Callable[..., DarknetFiles]:
     """Writes a configuration, by name or as text, and random weights for it."""
     from attendet.interop.darknet.cfg import parse_config
-    from attendet.models.graph_layers import Convolutional
+    from attendet.models.graph import Convolutional
 
     def write(config: str, *, name: str = "net", **options: object) -> DarknetFiles:
         text = CONFIGS.get(config, config)

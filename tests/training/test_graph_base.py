@@ -13,7 +13,7 @@ import torch
 from attendet.errors import ConfigError, WeightsError
 from attendet.explain import record_gates
 from attendet.interop.darknet.cfg import parse_config
-from attendet.interop.darknet.export import export_darknet
+from attendet.interop.darknet.convert import export_darknet
 from attendet.models import load_weights, read_metadata, save_weights
 from attendet.models.graph import ARCHITECTURE
 from attendet.models.metadata import WeightsMetadata

@@ -1,4 +1,4 @@
-"""What every attention block is: named gates, and a map multiplied by them.
+"""Base class of attention blocks: named gates, and a map multiplied by them.
 
 Letters: N images in the batch, C channels, H rows and W columns of the feature map.
 """
@@ -104,7 +104,7 @@ def apply_gate(x: Tensor, gate: Tensor, *, may_overwrite: bool = False) -> Tenso
     Args:
         x: the map, (N, C, H, W).
         gate: broadcasts to ``x``; four axes.
-        may_overwrite: ``x`` is nobody else's: the product takes its place where no gradient is
+        may_overwrite: the product may overwrite ``x`` if no gradient is
             recorded, which saves a map's worth of fresh memory.
     """
     channels_last = is_channels_last(x)

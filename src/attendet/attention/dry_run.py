@@ -1,4 +1,4 @@
-"""What each module of a network returns: one run that leaves no trace.
+"""Dry run: outputs of the modules of a network, recorded without side effects.
 
 Letters: N images, C channels, H rows, W columns.
 """
@@ -17,21 +17,21 @@ __all__ = ["DryRun", "Output", "dry_run", "entries", "is_map", "placement"]
 
 Shape: TypeAlias = tuple[int, int, int, int]
 Key: TypeAlias = str | int | None
-"""Where a map stands in an output: a key, a position, or None where the output is the map."""
+"""Position of a map in an output: a key, an index, or None if the output is the map."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What one call of a module returned."""
+    """Output of one call of a module."""
 
     shapes: dict[Key, Shape]
     """Shape of each (N, C, H, W) map in it."""
 
     device: torch.device | None
-    """Where the maps are."""
+    """Device of the maps."""
 
     text: str
-    """What it looks like."""
+    """Description of the output."""
 
     def channels(self) -> dict[Key, int]:
         """Return C of each map."""
@@ -40,13 +40,13 @@ class Output:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was seen while a network ran."""
+    """Outputs recorded during a run."""
 
     outputs: dict[int, list[Output]]
     """By the ``id`` of a watched module: what each of its calls returned."""
 
     error: Exception | None
-    """What ended the run early."""
+    """Error that ended the run early."""
 
 
 def dry_run(network: nn.Module, example_input: Any = None, *, watch: Iterable[nn.Module]) -> DryRun:
@@ -57,7 +57,7 @@ def dry_run(network: nn.Module, example_input: Any = None, *, watch: Iterable[nn
 
     Args:
         network: any network.
-        example_input: what it is called with, several arguments as a tuple; None stands for a
+        example_input: what it is called with, several arguments as a tuple; default: an
             image of zeros, (1, 3, 64, 64), where its parameters are.
         watch: modules of the network.
     """
@@ -76,7 +76,7 @@ def dry_run(network: nn.Module, example_input: Any = None, *, watch: Iterable[nn
             stack.callback(module.register_forward_hook(hook).remove)
         try:
             network(*arguments)
-        except Exception as error:  # whatever a network that is not ours raises
+        except Exception as error:  # a user's network can raise anything
             return DryRun(outputs, error)
     return DryRun(outputs, None)
 
@@ -140,17 +140,17 @@ def _describe(output: object) -> Output:
             images, channels, rows, columns = value.shape
             shapes[key] = (images, channels, rows, columns)
             device = value.device
-    return Output(shapes, device, _in_words(output))
+    return Output(shapes, device, _describe_output(output))
 
 
-def _in_words(output: object) -> str:
-    """Return what an output looks like, such as ``a float32 tensor of shape (1, 512)``."""
+def _describe_output(output: object) -> str:
+    """Return a description of an output, such as ``a float32 tensor of shape (1, 512)``."""
     if isinstance(output, Tensor):
         kind = str(output.dtype).removeprefix("torch.")
         return f"a {kind} tensor of shape {tuple(output.shape)}"
     if isinstance(output, Mapping | list | tuple):
         parts = entries(output)
-        inner = [_in_words(value) for _, value in parts[:3]]
+        inner = [_describe_output(value) for _, value in parts[:3]]
         more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
         return f"a {type(output).__name__} of {', '.join(inner) or 'nothing'}{more}"
     return "None" if output is None else f"a {type(output).__name__}"

@@ -24,8 +24,8 @@ from attendet.attention.maps import MapsAttention
 from attendet.attention.registry import AttentionInit, create_attention
 from attendet.attention.sites import (
     BlockSpec,
-    Place,
-    PlaceKey,
+    Insertion,
+    SiteKey,
     candidates,
     distinct,
     run_failed,
@@ -43,34 +43,34 @@ M = TypeVar("M", bound=nn.Module)
 
 def attend(
     network: M,
-    places: Mapping[PlaceKey, BlockSpec],
+    sites: Mapping[SiteKey, BlockSpec],
     *,
     init: AttentionInit = "identity",
     example_input: Any = None,
 ) -> M:
-    """Put attention blocks behind modules of a network, in place; return the network.
+    """Insert attention blocks after modules of a network, in place; return the network.
 
     Parameters and buffers of the network keep their names: an older state dict loads with
     ``strict=False`` and lacks the blocks alone; after `detach` it loads strictly. Optimizers made
     before do not know the blocks' parameters.
 
-    The network is run on an example to see the maps at each place, and once more to see that each
+    The network is run on an example to see the maps at each site, and once more to see that each
     block runs; its flags, statistics and torch's random numbers stay as they are.
 
     Args:
         network: any module. Attend it before it is compiled or wrapped for several devices.
-        places: where and which. A key is a qualified name (``layer3.0.conv2``; empty for the
+        sites: module to block. A key is a qualified name (``layer3.0.conv2``; empty for the
             network itself), a glob (``layer?.*.conv2``; ``*`` stays within a word, ``**`` crosses
             dots), a class (``nn.Conv2d``), or a function of name and module. A value is a block's
-            name, or name and options: ``("se", {"reduction": 8})``, ``start`` for one place among
-            them; ``none`` leaves a place alone.
+            name, or name and options: ``("se", {"reduction": 8})``, ``init`` for a single site;
+            ``none`` skips a site.
         start: ``identity``, the network computes exactly what it did until it is trained; or
             ``paper``, gates near 1/2 at first, as published.
-        example_input: what the network is called with, several arguments as a tuple. If left out, a
+        example_input: what the network is called with, several arguments as a tuple; default: a
             image of zeros, (1, 3, 64, 64), is tried.
 
     Raises:
-        ConfigError: if a place is unknown, taken, never run, or returns no (N, C, H, W) map; or a
+        ConfigError: if a site is unknown, taken, never run, or returns no (N, C, H, W) map; or a
             block is unknown. The network then is as it was.
 
     Example:
@@ -83,29 +83,29 @@ def attend(
         ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     _check_network(network)
-    chosen = [place for place in select(network, places) if place.attention != "none"]
-    for place in chosen:
-        _check_place(place)
-    seen = dry_run(network, example_input, watch=[place.module for place in chosen])
+    chosen = [each for each in select(network, sites) if each.attention != "none"]
+    for insertion in chosen:
+        _check_site(insertion)
+    seen = dry_run(network, example_input, watch=[each.module for each in chosen])
     if seen.error is not None and example_input is not None:
         raise run_failed(seen.error, example_input)
-    made = [(place, _make(network, place, init, seen)) for place in chosen]
-    inserted: list[Place] = []
+    made = [(each, _make(network, each, init, seen)) for each in chosen]
+    inserted: list[Insertion] = []
     try:
-        for place, block in made:
-            _insert(place, block)
-            inserted.append(place)
+        for insertion, block in made:
+            _insert(insertion, block)
+            inserted.append(insertion)
         if seen.error is None:
             _check_that_blocks_run(network, example_input, made)
     except BaseException:
-        for place in inserted:
-            _remove(place.module)
+        for insertion in inserted:
+            _remove(insertion.module)
         raise
     return network
 
 
 def detach(network: M) -> M:
-    """Take out of a network what `attend` put in, in place; return the network.
+    """Remove the blocks that `attend` inserted, in place; return the network.
 
     Each module gets its own class back. Blocks that are part of the network's own definition stay.
 
@@ -127,9 +127,9 @@ def detach(network: M) -> M:
 
 
 def inserted_blocks(network: nn.Module) -> dict[str, AttentionBlock]:
-    """Return the blocks that `attend` put into a network, by place.
+    """Return the blocks that `attend` inserted into a network, by site.
 
-    A place that returns several maps has a block for each: ``fpn[0]``, ``fpn[pool]``.
+    A site that returns several maps has a block for each: ``fpn[0]``, ``fpn[pool]``.
 
     Example:
         >>> network = attend(nn.Sequential(nn.Conv2d(3, 8, 1)), {"0": "se"})
@@ -146,7 +146,7 @@ def inserted_blocks(network: nn.Module) -> dict[str, AttentionBlock]:
     return found
 
 
-# What stands in the module ------------------------------------------------------------------------
+# --- the attended module ------------------------------------------------------------------------
 
 
 def _appends(module: nn.Module) -> bool:
@@ -161,15 +161,15 @@ def _is_attended(module: nn.Module) -> bool:
     )
 
 
-def _insert(place: Place, block: nn.Module) -> None:
-    module = place.module
+def _insert(insertion: Insertion, block: nn.Module) -> None:
+    module = insertion.module
     if not _appends(module):
         base: Any = type(module)
         try:
             module.__class__ = _attended_class(base)
         except TypeError as error:  # the class has rules of its own for those derived from it
             raise ConfigError(
-                f"place must be a module of an ordinary class; got {place.described()}, which "
+                f"site must be a module of an ordinary class; got {insertion.described()}, which "
                 f"cannot be derived from ({error}). Choose a module inside it."
             ) from None
     module.add_module(BLOCK_NAME, block)
@@ -229,21 +229,21 @@ def _unfit(name: str, module: nn.Module, rule: str, advice: str) -> ConfigError:
     return ConfigError(f"network must {rule}; got {type(module).__name__}{at}. {advice}")
 
 
-def _check_place(place: Place) -> None:
-    module = place.module
+def _check_site(insertion: Insertion) -> None:
+    module = insertion.module
     if _is_attended(module):
         raise ConfigError(
-            f"place must have no block yet; got {place.described()}, which is attended. "
+            f"site must have no block yet; got {insertion.described()}, which is attended. "
             "attendet.detach(network) takes blocks out."
         )
     if hasattr(module, BLOCK_NAME):
         raise ConfigError(
-            f"place must have no {BLOCK_NAME!r} of its own; got {place.described()}. "
+            f"site must have no {BLOCK_NAME!r} of its own; got {insertion.described()}. "
             "Choose a module inside it."
         )
     if not _is_ordinary(type(module)):
         raise ConfigError(
-            f"place must be a module of an ordinary class; got {place.described()}, which is "
+            f"site must be a module of an ordinary class; got {insertion.described()}, which is "
             "scripted or has its own way to be copied. Choose a module inside it."
         )
 
@@ -262,47 +262,47 @@ def _is_ordinary(cls: type[nn.Module]) -> bool:
     return not (own_copying or own_pickling or issubclass(cls, torch.jit.ScriptModule))
 
 
-def _make(network: nn.Module, place: Place, init: AttentionInit, seen: DryRun) -> nn.Module:
-    """Return the block of a place, or the blocks of all maps there."""
-    calls = seen.outputs.get(id(place.module), [])
-    channels = _channels_seen(place, calls) if calls else _channels_unseen(place, seen)
+def _make(network: nn.Module, insertion: Insertion, init: AttentionInit, seen: DryRun) -> nn.Module:
+    """Return the block of a site, or the blocks of all its maps."""
+    calls = seen.outputs.get(id(insertion.module), [])
+    channels = _channels_seen(insertion, calls) if calls else _channels_unseen(insertion, seen)
     blocks: dict[Key, AttentionBlock] = {}
     for key, count in channels.items():
-        options = {"init": init, **place.options}
-        block = create_attention(place.attention, count, **options)
+        options = {"init": init, **insertion.options}
+        block = create_attention(insertion.attention, count, **options)
         if isinstance(block, AttentionBlock):
             blocks[key] = block
     at_output = {"device": calls[0].device} if calls else {}
     made: nn.Module = blocks[None] if None in blocks else MapsAttention(blocks)
-    made.to(**{**placement(network), **at_output, **placement(place.module)})
-    return made.train(place.module.training)
+    made.to(**{**placement(network), **at_output, **placement(insertion.module)})
+    return made.train(insertion.module.training)
 
 
-def _channels_seen(place: Place, calls: list[Output]) -> dict[Key, int]:
-    """Return C of each map that a place was seen to return."""
+def _channels_seen(insertion: Insertion, calls: list[Output]) -> dict[Key, int]:
+    """Return C of each map that the site returned."""
     channels = calls[0].channels()
     if not channels:
         raise ConfigError(
-            f"place must return an (N, C, H, W) map; got {place.described()}, which returns "
-            f"{calls[0].text}. attendet.sites(network) lists the places that do."
+            f"site must return an (N, C, H, W) map; got {insertion.described()}, which returns "
+            f"{calls[0].text}. attendet.sites(network) lists the sites that do."
         )
     for call in calls[1:]:
         if call.channels() != channels:
             raise ConfigError(
-                f"place must return the same channels each time it runs; got {place.described()}, "
+                f"site must return the same channels in each run; got {insertion.described()}, "
                 f"which returns {calls[0].text}, then {call.text}. Choose a module that runs once."
             )
     return channels
 
 
-def _channels_unseen(place: Place, seen: DryRun) -> dict[Key, int]:
-    """Return C of the map of a place that was not seen to run, from the module itself."""
+def _channels_unseen(insertion: Insertion, seen: DryRun) -> dict[Key, int]:
+    """Return C of the map of a site that did not run, from the module itself."""
     if seen.error is None:
         raise ConfigError(
-            f"place must run when the network runs; got {place.described()}, which never did. "
-            "attendet.sites(network) lists the places that do."
+            f"site must run when the network runs; got {insertion.described()}, which never did. "
+            "attendet.sites(network) lists the sites that do."
         )
-    channels = _own_channels(place.module)
+    channels = _own_channels(insertion.module)
     if channels is None:
         raise run_failed(seen.error, None)
     return {None: channels}
@@ -334,19 +334,19 @@ def _own_channels(module: nn.Module) -> int | None:
 
 
 def _check_that_blocks_run(
-    network: nn.Module, example_input: Any, made: list[tuple[Place, nn.Module]]
+    network: nn.Module, example_input: Any, made: list[tuple[Insertion, nn.Module]]
 ) -> None:
-    """Raise where a block does not run exactly as often as the module that it stands behind.
+    """Raise where a block does not run exactly as often as the module before it.
 
     A module may walk over its children by itself, or have its ``forward`` replaced.
     """
-    watch = [module for place, block in made for module in (place.module, block)]
+    watch = [module for insertion, block in made for module in (insertion.module, block)]
     seen = dry_run(network, example_input, watch=watch)
-    for place, block in made:
-        runs = [len(seen.outputs.get(id(module), ())) for module in (place.module, block)]
+    for insertion, block in made:
+        runs = [len(seen.outputs.get(id(module), ())) for module in (insertion.module, block)]
         if runs[0] != runs[1] or not runs[0]:
             raise ConfigError(
-                f"place must pass its output through one block; got {place.described()}, which "
+                f"site must pass its output through one block; got {insertion.described()}, which "
                 f"runs over its children by itself or has its forward replaced (it ran {runs[0]} "
                 f"times, the block {runs[1]} times). Choose a module inside it."
             )

@@ -2,7 +2,7 @@
 
 A distribution offers blocks through the entry-point group ``attendet.attention``: the entry point's
 name is the block's name, its object the factory. Plug-ins are listed without being imported, and
-each is imported when its block is first made: a broken one harms nobody who does not ask for it.
+each is imported when its block is first made: a broken one affects only users of its block.
 Nothing here imports torch until a block is made.
 """
 
@@ -35,15 +35,14 @@ __all__ = [
 AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
 """Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
 
-AttentionInit: TypeAlias = Literal["paper", "identity", "residual"]
-"""paper: gates as published, near 1/2 at first. identity: the map passes bit for bit at first.
-residual: the same by another way, for comparison only (see `attendet.attention.init`)."""
+AttentionInit: TypeAlias = Literal["paper", "identity"]
+"""paper: gates as published, near 1/2 at first. identity: the map passes bit for bit at first."""
 
 ENTRY_POINT_GROUP = "attendet.attention"
 _NONE = "none"
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
-# Name -> where the class stands, and the options that the name stands for.
+# Name -> module and class, and the options of the name.
 _BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "se": ("blocks.se:SqueezeExcite", {}),
     "cbam": ("blocks.cbam:CBAM", {}),
@@ -65,7 +64,7 @@ def register_attention(name: str, factory: AttentionFactory, *, replace: bool = 
         replace: allow a name that is taken, a built-in one included.
 
     Raises:
-        ConfigError: if the name cannot stand in a spec, is ``none``, or is taken.
+        ConfigError: if the name cannot be used in a spec, is ``none``, or is taken.
 
     Example:
         >>> from attendet.attention import SqueezeExcite
@@ -145,11 +144,11 @@ def create_attention(
     from torch import nn
 
     from attendet.attention.base import AttentionBlock
-    from attendet.attention.init import begin
+    from attendet.attention.init import initialize
 
     if init not in get_args(AttentionInit):
         raise ConfigError(
-            f"start must be 'paper' or 'identity'; got {init!r}. "
+            f"init must be 'paper' or 'identity'; got {init!r}. "
             f"{did_you_mean(str(init), ('paper', 'identity'))}"
         )
     if name == _NONE:
@@ -163,7 +162,7 @@ def create_attention(
             f"factory of attention {name!r} must return an AttentionBlock; got "
             f"{type(block).__name__}. Subclass attendet.attention.AttentionBlock."
         )
-    return begin(block, init)
+    return initialize(block, init)
 
 
 def _factory(name: str) -> AttentionFactory:
@@ -192,7 +191,7 @@ def _check_options(
 ) -> None:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # a callable that tells nothing about itself
+    except (TypeError, ValueError):  # a callable without a signature
         return
     try:
         signature.bind(channels, **options)
@@ -211,8 +210,8 @@ def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in _BUILT_IN or not _NAME.fullmatch(point.name) or point.name == _NONE:
             warnings.warn(
-                f"attention block {point.name!r} of {_distribution(point)} is left out: the name "
-                "is built in or cannot stand in a spec.",
+                f"attention block {point.name!r} of {_distribution(point)} is ignored: the name "
+                "is built in or cannot be used in a spec.",
                 stacklevel=2,
             )
             continue
@@ -229,7 +228,7 @@ def _load_plugin(name: str, points: tuple[EntryPoint, ...]) -> AttentionFactory:
     (point,) = points
     try:
         factory = point.load()
-    except Exception as error:  # whatever a third party's import raises
+    except Exception as error:  # a third-party import can raise anything
         raise ConfigError(
             f"attention {name!r} must load from {_distribution(point)}; got "
             f"{type(error).__name__}: {error} ({point.value}). Update or uninstall it."

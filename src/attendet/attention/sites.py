@@ -1,4 +1,5 @@
-"""Places in a network: what a name, glob, class or function means, and what a block costs there.
+"""Sites in a network: modules where a block can be inserted, chosen by name, glob, class or
+function.
 
 Letters: N images, C channels, H rows, W columns.
 """
@@ -22,9 +23,9 @@ from attendet.attention.maps import MapsAttention
 from attendet.attention.registry import create_attention
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["BlockSpec", "Place", "PlaceKey", "Site", "candidates", "distinct", "select", "sites"]
+__all__ = ["BlockSpec", "Insertion", "SiteKey", "Site", "candidates", "distinct", "select", "sites"]
 
-PlaceKey: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+SiteKey: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 """A qualified name or glob, a class, or a function of name and module."""
 
 BlockSpec: TypeAlias = str | tuple[str, Mapping[str, Any]]
@@ -32,7 +33,7 @@ BlockSpec: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Place:
+class Insertion:
     """A module whose output a block shall gate."""
 
     name: str
@@ -51,14 +52,14 @@ class Place:
     """Options of the block."""
 
     def described(self) -> str:
-        """Return the place for a message."""
+        """Return the site as text for a message."""
         where = repr(self.name) if self.name else "the network itself"
         return f"{where} ({self.kind})"
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place where attention can stand, and what it costs there."""
+    """A module where attention can be inserted, with the cost of a block there."""
 
     name: str
     """Qualified name in the network; empty for the network itself."""
@@ -87,19 +88,19 @@ class Site:
 def sites(
     network: nn.Module, example_input: Any = None, *, attention: BlockSpec = "ca"
 ) -> tuple[Site, ...]:
-    """Return the places of a network where attention can stand, with shapes and cost.
+    """Return the sites of a network with shapes and the cost of a block.
 
     The network is run once and left as it was.
 
     Args:
         network: any module.
         example_input: what the network is called with, several arguments as a tuple; an image of
-            zeros, (1, 3, 64, 64), if left out. Shapes and multiply-accumulates are those of it.
-        attention: the block whose cost is told: its name, or name and options.
+            zeros, (1, 3, 64, 64), by default. Shapes and multiply-accumulates are those of it.
+        attention: the block whose cost is returned: its name, or name and options.
 
     Returns:
         One site for each module that returns (N, C, H, W) maps, in the network's order. Modules
-        inside attention blocks are left out.
+        inside attention blocks are skipped.
 
     Raises:
         ConfigError: if the network does not run on the example, or the block is unknown.
@@ -118,10 +119,10 @@ def sites(
         raise run_failed(seen.error, example_input)
     cost = functools.cache(functools.partial(_cost, name, options))
     found = []
-    for place, module in modules.items():
+    for name, module in modules.items():
         calls = seen.outputs.get(id(module), [])
         if any(call.shapes for call in calls):
-            found.append(_site(place, type(module).__name__, calls, cost))
+            found.append(_site(name, type(module).__name__, calls, cost))
     return tuple(found)
 
 
@@ -158,7 +159,7 @@ def run_failed(error: Exception, example_input: Any) -> ConfigError:
 
 
 def candidates(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a network by every name, those inside attention blocks left out."""
+    """Return the modules of a network by every name, except those inside attention blocks."""
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in network.named_modules(remove_duplicate=False):
@@ -184,7 +185,7 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
 
     Raises:
         ConfigError: if it is neither a name nor a name with options, or the options hold what the
-            place says.
+            site is.
     """
     if isinstance(block, str):
         return block, {}
@@ -193,7 +194,7 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
         if taken:
             raise ConfigError(
                 f"options of attention {block[0]!r} must not hold {' and '.join(taken)}, which the "
-                f"place says; got {dict(block[1])!r}."
+                f"site determines; got {dict(block[1])!r}."
             )
         return block[0], block[1]
     raise ConfigError(
@@ -202,48 +203,48 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def select(network: nn.Module, places: Mapping[PlaceKey, BlockSpec]) -> list[Place]:
-    """Return the places that a mapping of keys to blocks means, in its order.
+def select(network: nn.Module, requested: Mapping[SiteKey, BlockSpec]) -> list[Insertion]:
+    """Return the insertions that a mapping of keys to blocks requests, in its order.
 
     Raises:
         ConfigError: if a key means nothing, or two keys mean the same module.
     """
-    if not isinstance(places, Mapping) or not places:
+    if not isinstance(requested, Mapping) or not requested:
         raise ConfigError(
-            f"places must be a mapping of places to blocks; got {places!r}. "
+            f"sites must be a mapping of sites to blocks; got {requested!r}. "
             'Write it as in {"layer2": "ca"}.'
         )
     modules = candidates(network)
-    chosen: list[Place] = []
-    taken: dict[int, PlaceKey] = {}
-    for key, block in places.items():
+    chosen: list[Insertion] = []
+    taken: dict[int, SiteKey] = {}
+    for key, block in requested.items():
         attention, options = read_block(block)
         for name, module in _matches(key, modules):
-            place = Place(name, module, type(module).__name__, attention, options)
+            insertion = Insertion(name, module, type(module).__name__, attention, options)
             if id(module) in taken:
                 raise ConfigError(
-                    f"place must get one block; got {_shown(taken[id(module)])} and {_shown(key)} "
-                    f"for {place.described()}. Narrow one of the two."
+                    f"site must get one block; got {_shown(taken[id(module)])} and {_shown(key)} "
+                    f"for {insertion.described()}. Narrow one of the two."
                 )
             taken[id(module)] = key
-            chosen.append(place)
+            chosen.append(insertion)
     return chosen
 
 
-def _matches(key: PlaceKey, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
+def _matches(key: SiteKey, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
     if isinstance(key, str) and key in modules:
         return [(key, modules[key])]
     found = list(_meant(key, distinct(modules)))
     if found:
         return found
-    advice = "attendet.sites(network) lists the places."
+    advice = "attendet.sites(network) lists the sites."
     if isinstance(key, str):
         near = difflib.get_close_matches(key, modules, n=1)
         advice = f"{did_you_mean(key, near)} {advice}" if near else advice
-    raise ConfigError(f"place must be in the network; got {_shown(key)}, which is not. {advice}")
+    raise ConfigError(f"site must be in the network; got {_shown(key)}, which is not. {advice}")
 
 
-def _meant(key: PlaceKey, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+def _meant(key: SiteKey, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(key, str):
         pattern = key.split(".")
         return ((n, m) for n, m in modules.items() if n and _globs(n.split("."), pattern))
@@ -252,19 +253,19 @@ def _meant(key: PlaceKey, modules: Mapping[str, nn.Module]) -> Iterator[tuple[st
     if callable(key):
         return ((name, module) for name, module in modules.items() if key(name, module))
     raise ConfigError(
-        f"place must be a name, a glob, a class or a function of name and module; got {key!r}."
+        f"site must be a name, a glob, a class or a function of name and module; got {key!r}."
     )
 
 
-def _globs(words: list[str], pattern: list[str]) -> bool:
-    """Return whether a name matches a glob word by word; ``**`` stands for any number of words."""
+def _globs(names: list[str], pattern: list[str]) -> bool:
+    """Return whether a dotted name matches a glob; ``**`` matches any number of names."""
     if not pattern:
-        return not words
+        return not names
     if pattern[0] == "**":
-        return any(_globs(words[start:], pattern[1:]) for start in range(len(words) + 1))
-    first = bool(words) and fnmatch.fnmatchcase(words[0], pattern[0])
-    return first and _globs(words[1:], pattern[1:])
+        return any(_globs(names[start:], pattern[1:]) for start in range(len(names) + 1))
+    first = bool(names) and fnmatch.fnmatchcase(names[0], pattern[0])
+    return first and _globs(names[1:], pattern[1:])
 
 
-def _shown(key: PlaceKey) -> str:
+def _shown(key: SiteKey) -> str:
     return repr(key) if isinstance(key, str) else getattr(key, "__qualname__", repr(key))

@@ -26,7 +26,7 @@ def parse_attention_spec(
     """Return the name of the block at each site that has one.
 
     Args:
-        text: the spec; spaces around its words do not matter.
+        text: the spec; spaces are ignored.
         default_sites: where a block stands whose part names no site.
         sites: all sites of the network, in its order.
         known: names of blocks that exist, or None to accept any name.
@@ -51,15 +51,15 @@ def parse_attention_spec(
         return {}
     chosen: dict[str, str] = {}
     for part in text.split("+"):
-        name, at, places = (word.strip() for word in part.partition("@"))
+        name, at, listed = (item.strip() for item in part.partition("@"))
         _check_name(name, known=known, text=text)
-        for site in places.split(",") if at else default_sites:
-            _place(name, site.strip(), chosen=chosen, sites=sites, text=text)
+        for site in listed.split(",") if at else default_sites:
+            _assign(name, site.strip(), chosen=chosen, sites=sites, text=text)
     return {site: chosen[site] for site in sites if site in chosen}
 
 
 def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, ...]) -> str:
-    """Return the one spec string that stands for a mapping of sites to blocks.
+    """Return the canonical spec string of a mapping of sites to blocks.
 
     Args:
         mapping: site to block name; its order does not matter.
@@ -83,16 +83,16 @@ def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, 
     if _NONE in mapping.values():
         raise ConfigError(
             f"attention must be a mapping of sites that have a block; got {dict(mapping)!r}. "
-            "Leave out the sites without one."
+            "Omit sites without a block."
         )
     if not mapping:
         return _NONE
-    places: dict[str, list[str]] = {}
+    by_block: dict[str, list[str]] = {}
     for site in sorted(mapping):
-        places.setdefault(mapping[site], []).append(site)
-    if len(places) == 1 and set(mapping) == set(default_sites):
-        return next(iter(places))
-    return "+".join(f"{name}@{','.join(sites)}" for name, sites in places.items())
+        by_block.setdefault(mapping[site], []).append(site)
+    if len(by_block) == 1 and set(mapping) == set(default_sites):
+        return next(iter(by_block))
+    return "+".join(f"{name}@{','.join(sites)}" for name, sites in by_block.items())
 
 
 def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
@@ -110,7 +110,7 @@ def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
     if name == _NONE:
         raise ConfigError(
             f"attention must be 'none' alone or blocks at sites; got {text!r}. "
-            "Leave out the sites that shall have none."
+            "Omit the sites without a block."
         )
     if known is not None and name not in known:
         raise ConfigError(
@@ -119,7 +119,7 @@ def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
         )
 
 
-def _place(
+def _assign(
     name: str, site: str, *, chosen: dict[str, str], sites: tuple[str, ...], text: str
 ) -> None:
     if not site:
@@ -129,7 +129,7 @@ def _place(
         )
     if site not in sites:
         raise ConfigError(
-            f"attention must stand at a site of the network; got {site!r} in {text!r}. "
+            f"attention must be at a site of the network; got {site!r} in {text!r}. "
             f"{did_you_mean(site.lower(), sites)}"
         )
     if site in chosen:

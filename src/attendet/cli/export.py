@@ -60,7 +60,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export_darknet(args: argparse.Namespace) -> int:
-    from attendet.interop.darknet.export import export_darknet
+    from attendet.interop.darknet.convert import export_darknet
     from attendet.interop.hub import local_weights, weights_name
     from attendet.models import load_weights
 

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--resize",
         choices=RESIZE_MODES,
-        help="how images are laid out: rect and square keep the aspect (default: square for "
+        help="resize mode: rect and letterbox keep the aspect ratio (default: letterbox for "
         "darknet, or what letter_box in the .cfg says; stretch for checkpoints)",
     )
     darknet = parser.add_argument_group("darknet")
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="take the first N layers alone from FILE.weights, such as a backbone's; the others "
-        "start anew",
+        "are newly initialized",
     )
     checkpoint = parser.add_argument_group("PyTorch checkpoints")
     checkpoint.add_argument(
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import, tell what came, and write the weights file; return 0."""
+    """Import, write the weights file, print a summary; return 0."""
     require("torch", extra="train", purpose="importing weights")
     from attendet.models import save_weights
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None and output.exists():
         raise ConfigError(f"output must be named where {output} is there already (--output).")
     imported = _import(args, configs, source)
-    for line in _told(imported):
+    for line in _summary(imported):
         print(line)
     print(f"written: {save_weights(output, imported.network, imported.metadata)}")
     return 0
@@ -112,12 +112,12 @@ def run(args: argparse.Namespace) -> int:
 def _refuse(args: argparse.Namespace, kind: str, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(args, name) is not None:
-            raise ConfigError(f"--{name} must be left out: it is for {kind} alone.")
+            raise ConfigError(f"--{name} must be omitted: it is only for {kind}.")
 
 
 def _import(args: argparse.Namespace, configs: list[Path], source: Path) -> Imported:
     if configs:
-        from attendet.interop.darknet.importer import import_darknet
+        from attendet.interop.darknet.convert import import_darknet
 
         return import_darknet(
             configs[0], source, names=args.names, cutoff=args.cutoff, resize=args.resize
@@ -131,7 +131,7 @@ def _import(args: argparse.Namespace, configs: list[Path], source: Path) -> Impo
     return import_checkpoint(source, names=args.names, **given)
 
 
-def _told(imported: Imported) -> list[str]:
+def _summary(imported: Imported) -> list[str]:
     metadata, preprocess = imported.metadata, imported.metadata.preprocessing()
     parameters = sum(one.numel() for one in imported.network.parameters())
     height, width = metadata.input_hw

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("repository", metavar="OWNER/NAME", help="made if it is not there")
     add("--private", action="store_true", help="make a new repository private")
     add("--license", metavar="ID", help="license in the card, such as apache-2.0 (default: none)")
-    add("--replace-card", action="store_true", help="write the card anew where there is one")
+    add("--replace-card", action="store_true", help="replace an existing card")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from attendet.errors import ConfigError
 from attendet.models import DetectionNetwork, GraphDetector, YoloV4Tiny
-from attendet.models.graph import Graph
-from attendet.models.graph_layers import Convolutional
+from attendet.models.graph import Convolutional, Graph
 from attendet.system import require
 
 Floats = NDArray[np.float32]

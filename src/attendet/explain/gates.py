@@ -20,7 +20,7 @@ from attendet.attention import AttentionBlock, inserted_blocks
 from attendet.images import Letterbox
 from attendet.inference.preprocess import ResizeTransform
 from attendet.models import DetectionNetwork, GraphDetector
-from attendet.models.graph_layers import ScaleChannels
+from attendet.models.graph import ScaleChannels
 
 Floats = NDArray[np.float32]
 GateTensors = dict[str, Tensor]

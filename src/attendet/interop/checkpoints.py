@@ -43,7 +43,7 @@ _RENAMED = (
 """Patterns of their names, and ours."""
 
 _SITES = {"feat1_att": "p4", "feat2_att": "p5", "upsample_att": "up"}
-"""Their name of an attention block's place, and ours."""
+"""Names of attention blocks in these checkpoints, and our sites."""
 
 _ATTENTION: Mapping[str, Mapping[str, str]] = {
     "se": {"fc.0.weight": "reduce.weight", "fc.2.weight": "expand.weight"},
@@ -85,7 +85,7 @@ def import_checkpoint(
         names: text file with a class name a line.
         input_hw: height and width that the network was trained at, pixels.
         anchors: widths and heights in pixels; stride 32 uses numbers 3 to 5, stride 16 1 to 3.
-        resize: how its home lays images out.
+        resize: resize mode of the program that wrote it.
         color: order of the channels there.
 
     Raises:
@@ -95,8 +95,8 @@ def import_checkpoint(
     """
     path = Path(path)
     theirs = _read_state(path)
-    spec, left_out, notes = _recognize_attention(theirs, path)
-    tensors = _rename(theirs, spec, left_out, path)
+    spec, skipped, notes = _recognize_attention(theirs, path)
+    tensors = _rename(theirs, spec, skipped, path)
     num_classes, base = _sizes(tensors, path)
     metadata = WeightsMetadata(
         classes=class_names(names, num_classes, source=str(path)),
@@ -186,12 +186,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _recognize_attention(
     theirs: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, str], frozenset[str], list[str]]:
-    """Return the block at each site, places whose block is to be left out, and notes."""
+    """Return the block at each site, modules whose block is skipped, and notes."""
     spec: dict[str, str] = {}
     never_ran = []
-    for place, site in _SITES.items():
+    for module, site in _SITES.items():
         own = {
-            name.removeprefix(f"{place}.") for name in theirs if name.startswith(f"{place}.")
+            name.removeprefix(f"{module}.") for name in theirs if name.startswith(f"{module}.")
         } - {"bn.num_batches_tracked"}
         if not own:
             continue
@@ -202,43 +202,43 @@ def _recognize_attention(
         ]
         if not kinds:
             raise WeightsError(
-                f"attention must be SE, CBAM, ECA or CA; {place} holds "
+                f"attention must be SE, CBAM, ECA or CA; {module} holds "
                 f"{_listed(sorted(own))} ({path})."
             )
-        if _never_ran(theirs, place):
-            never_ran.append(place)
+        if _never_ran(theirs, module):
+            never_ran.append(module)
         else:
             spec[site] = kinds[0]
     notes = []
     if never_ran:
         notes.append(
-            f"{', '.join(never_ran)} saw no batch in training, so its home never runs it: left out"
+            f"{', '.join(never_ran)} saw no batch in training, so it is never run: skipped"
         )
     return spec, frozenset(never_ran), notes
 
 
-def _never_ran(theirs: Mapping[str, Tensor], place: str) -> bool:
+def _never_ran(theirs: Mapping[str, Tensor], module: str) -> bool:
     """Return whether a trained network's block was never trained, as its home skips it.
 
     A widely copied listing of these ports runs the blocks only for its numbers 1 to 3, so that
     Coordinate Attention, number 4, is built and saved but takes no part.
     """
-    block = theirs.get(f"{place}.bn.num_batches_tracked")
+    block = theirs.get(f"{module}.bn.num_batches_tracked")
     stem = theirs.get("backbone.conv1.bn.num_batches_tracked")
     return block is not None and stem is not None and int(block) == 0 and int(stem) > 0
 
 
 def _rename(
-    theirs: Mapping[str, Tensor], spec: Mapping[str, str], left_out: frozenset[str], path: Path
+    theirs: Mapping[str, Tensor], spec: Mapping[str, str], skipped: frozenset[str], path: Path
 ) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in theirs.items():
-        place, _, rest = name.partition(".")
-        if place in left_out:
+        module, _, rest = name.partition(".")
+        if module in skipped:
             continue
-        if place in _SITES:
-            site = _SITES[place]
+        if module in _SITES:
+            site = _SITES[module]
             own = _ATTENTION[spec[site]][rest]
             linear = own in ("reduce.weight", "expand.weight") and tensor.shape[2:] == (1, 1)
             ours[f"attention.{site}.{own}"] = tensor.flatten(1) if linear else tensor
@@ -309,9 +309,9 @@ def _theirs(name: str) -> str:
         (r"^conv_up\.", "upsample.upsample.0."),
     ):
         name = re.sub(ours, theirs, name)
-    for place, site in _SITES.items():
+    for module, site in _SITES.items():
         if name.startswith(f"attention.{site}."):
-            return f"{place} ({name.split('.', 2)[2]})"
+            return f"{module} ({name.split('.', 2)[2]})"
     return name
 
 

@@ -35,7 +35,7 @@ DEFAULT_FILE = "model.safetensors"
 CARD = "README.md"
 
 _HTTP_CLIENTS = ("httpx", "httpx2", "requests", "urllib3")
-"""Whose errors mean that nobody answered; the Hub's library has changed between them."""
+"""HTTP libraries whose errors mean no connection; versions of the Hub library differ."""
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<revision>[^/@]+))?(/(?P<file>[^@]+))?", re.ASCII)
@@ -163,7 +163,7 @@ def download(wanted: HubFile) -> Path:
     """
     library = require("huggingface_hub", extra="hub", purpose="loading from the Hugging Face Hub")
     files = [wanted.file]
-    if wanted.file.endswith(".xml"):  # OpenVINO keeps the weights beside it
+    if wanted.file.endswith(".xml"):  # OpenVINO has the weights in a second file
         files.append(wanted.file.removesuffix(".xml") + ".bin")
     try:
         paths = [
@@ -176,7 +176,7 @@ def download(wanted: HubFile) -> Path:
             )
             for file in files
         ]
-    except Exception as error:  # the library's own, and whatever its HTTP client raises
+    except Exception as error:  # errors of the library and of its HTTP client
         raise WeightsError(_why_not_fetched(library, error, wanted)) from None
     return Path(paths[0])
 
@@ -243,9 +243,9 @@ def push_to_hub(
         repo: ``owner/name``; made if it is not there.
         private: whether a repository that is made is private.
         license: identifier of the license for the card, such as ``apache-2.0``.
-        replace_card: write the card anew where there is one.
+        replace_card: replace an existing card.
         message: of the commit.
-        token: of an account that may write there; the one logged in, or ``HF_TOKEN``, if left out.
+        token: of an account that may write there; default: the logged-in one, or ``HF_TOKEN``.
 
     Raises:
         WeightsError: if the file is not ours, or the Hub takes it not: no token, no permission, no
@@ -273,7 +273,7 @@ def push_to_hub(
             ],
             commit_message=message,
         )
-    except Exception as error:  # the library's own, and whatever its HTTP client raises
+    except Exception as error:  # errors of the library and of its HTTP client
         raise WeightsError(_why_not_pushed(library, error, repo)) from None
     return f"hf://{repo}"
 

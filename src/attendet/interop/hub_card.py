@@ -23,7 +23,7 @@ def model_card(
         metadata: the description of the weights.
         repo: ``owner/name``.
         parameters: how many trained values there are.
-        license: identifier such as ``apache-2.0``; left out of the card if None.
+        license: identifier such as ``apache-2.0``; not in the card if None.
 
     Example:
         >>> card = model_card(WeightsMetadata(classes=("cell",)), "ann/cells", 5_874_116)
@@ -101,11 +101,11 @@ def _facts(metadata: WeightsMetadata, parameters: int) -> list[tuple[str, str]]:
     for split, fingerprint in (data.get("fingerprints") or {}).items():
         facts.append((f"fingerprint of {split}", f"`{fingerprint}`"))
     if isinstance(measured.get("ap"), float):
-        told = f"AP {measured['ap']:.3f}"
+        text = f"AP {measured['ap']:.3f}"
         if isinstance(measured.get("ap50"), float):
-            told += f", AP50 {measured['ap50']:.3f}"
+            text += f", AP50 {measured['ap50']:.3f}"
         chosen = " (by which the weights were chosen)" if measured.get("split") == "val" else ""
-        facts.append((f"on the {measured.get('split', 'unknown')} split{chosen}", told))
+        facts.append((f"on the {measured.get('split', 'unknown')} split{chosen}", text))
     if metadata.seed is not None:
         facts.append(("seed", str(metadata.seed)))
     if metadata.origin:

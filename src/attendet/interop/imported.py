@@ -1,4 +1,4 @@
-"""What importers have in common: what they return, and the names of the classes."""
+"""Result of an importer, and files of class names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Imported:
     """Its description."""
 
     notes: tuple[str, ...] = ()
-    """What the user should know, a sentence each."""
+    """Notes for the user."""
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     first: dict[str, int] = {}
     for number, name in enumerate(lines, start=1):
         if not name:
-            raise ConfigError(f"name must stand on each line; got an empty one ({path}:{number}).")
+            raise ConfigError(f"each line must hold a name; got an empty one ({path}:{number}).")
         if name in first:
             raise ConfigError(
                 f"names must differ; got {name!r} in lines {first[name]} and {number} ({path})."
@@ -64,7 +64,7 @@ def class_names(names: str | Path | None, num_classes: int, *, source: str) -> t
 
     Args:
         names: text file, one name a line.
-        num_classes: how many classes the network tells apart.
+        num_classes: number of classes.
         source: what says so, for errors.
 
     Raises:

@@ -90,7 +90,7 @@ def cluster_anchors(
     if not len(sizes) or not (sizes > 0).all():
         raise ConfigError(
             f"sizes_wh must be sizes above 0 of one object or more; got {len(sizes)} objects, "
-            f"the smallest side {sizes.min(initial=np.inf):g} px. Leave out boxes without size."
+            f"the smallest side {sizes.min(initial=np.inf):g} px. Remove boxes without size."
         )
     generator = np.random.default_rng(seed)
     if len(sizes) > MOST_SIZES:
@@ -111,8 +111,8 @@ def _cluster_once(
     while len(centers) < count:
         distance = (1 - _shape_iou(sizes, centers).max(axis=1)).clip(min=0) ** 2
         total = distance.sum()
-        shares = distance / total if total > 0 else np.full(len(sizes), 1 / len(sizes))
-        centers = np.vstack([centers, sizes[generator.choice(len(sizes), p=shares)]])
+        weights = distance / total if total > 0 else np.full(len(sizes), 1 / len(sizes))
+        centers = np.vstack([centers, sizes[generator.choice(len(sizes), p=weights)]])
     best, greatest = centers.copy(), 0.0
     member = np.full(len(sizes), -1)
     for _ in range(rounds):
@@ -146,7 +146,7 @@ class AnchorChoice:
     """Mean best overlap of the anchors from the data."""
 
     from_data: bool
-    """Whether the data's own anchors are used."""
+    """True if the anchors were computed from the data."""
 
 
 def choose_anchors(

@@ -30,8 +30,8 @@ def split_raw_map(raw_map: Tensor, num_anchors: int) -> RawLevel:
     """
     n, channels, height, width = raw_map.shape
     terms = channels // num_anchors
-    laid = raw_map.permute(0, 2, 3, 1).reshape(n, height, width, num_anchors, terms).float()
-    return laid[..., :4], laid[..., 4], laid[..., 5:]
+    cells = raw_map.permute(0, 2, 3, 1).reshape(n, height, width, num_anchors, terms).float()
+    return cells[..., :4], cells[..., 4], cells[..., 5:]
 
 
 def decode_boxes(

@@ -1,4 +1,4 @@
-"""What every detection network is: raw maps, and the one decode of them.
+"""Base class of detection networks: raw maps, and their decode.
 
 N is the batch, A the anchors of a level, B the boxes of all levels, K the classes.
 """
@@ -65,7 +65,7 @@ class DetectionNetwork(nn.Module, ABC):
         """
         if not isinstance(init, str) and set(init) != set(spec):
             raise ConfigError(
-                f"attention_init must name a start for each site that has attention, "
+                f"attention_init must name an init for each site with attention, "
                 f"{', '.join(spec) or 'none here'}; got {dict(init)!r}."
             )
         self.attention = nn.ModuleDict(
@@ -109,7 +109,7 @@ class DetectionNetwork(nn.Module, ABC):
 
     @property
     def attention_init(self) -> AttentionInit | dict[str, AttentionInit]:
-        """How the attention blocks started: one word for all, or by site where they differ."""
+        """Init of the attention blocks: one for all, or by site if they differ."""
         return common_init(
             {site: cast(AttentionInit, b.init) for site, b in self.attention_blocks().items()}
         )
@@ -138,7 +138,7 @@ class DetectionNetwork(nn.Module, ABC):
         """
 
     def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return boxes and scores of raw maps, in float32 whatever the maps are in.
+        """Return boxes and scores of raw maps, always in float32.
 
         Args:
             raw_maps: what `forward` returned.

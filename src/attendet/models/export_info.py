@@ -24,7 +24,7 @@ EXPORT_KEY = "attendet_export"
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """How a file was exported.
+    """Export settings of a file.
 
     Attributes:
         format: format of the file.

@@ -1,25 +1,331 @@
-"""A darknet network as a list of layers that are checked against each other. Needs no torch.
+"""Layers of a darknet network as plain values with shape rules, and the graph of them. No torch.
 
-Shapes are channels, height, width; A the anchors of a level, K the classes.
+A layer takes the outputs of earlier layers, counted from 0 as in the configuration file; -1 is the
+image. Shapes are (channels, height, width); A anchors per level, K classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from attendet.errors import ConfigError
-from attendet.models.graph_layers import Convolutional, Layer, Shape, Yolo, layer_from_mapping
+from attendet.config import from_mapping
+from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["ARCHITECTURE", "Graph"]
+__all__ = [
+    "ACTIVATIONS",
+    "ARCHITECTURE",
+    "Activation",
+    "AvgPool",
+    "Convolutional",
+    "Dropout",
+    "Graph",
+    "LAYERS",
+    "Layer",
+    "MaxPool",
+    "Route",
+    "ScaleChannels",
+    "Shape",
+    "Shortcut",
+    "Upsample",
+    "Yolo",
+    "layer_from_mapping",
+]
+
+Shape = tuple[int, int, int]
+Activation = Literal["leaky", "linear", "relu", "mish", "swish", "logistic"]
+ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")
+
+
+def _check(name: str, value: object, good: bool, rule: str) -> None:
+    ConfigError.check(good, name, rule, value)
+
+
+@dataclass(frozen=True)
+class Layer(ABC):
+    """One layer: which maps it takes, and the shape of what it gives."""
+
+    kind: ClassVar[str]
+    takes_previous: ClassVar[bool] = True
+
+    def sources(self, index: int) -> tuple[int, ...]:
+        """Return the layers whose maps this one takes at position ``index``."""
+        return (index - 1, *self.others()) if self.takes_previous else self.others()
+
+    def others(self) -> tuple[int, ...]:
+        """Return the layers that it names."""
+        return ()
+
+    @abstractmethod
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape of the output.
+
+        Raises:
+            ConfigError: if the layer cannot take such maps.
+        """
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the layer as JSON takes it."""
+        values = dataclasses.asdict(self)
+        lists = {name: list(one) for name, one in values.items() if isinstance(one, tuple)}
+        return {"kind": self.kind, **values, **lists}
+
+
+@dataclass(frozen=True)
+class Convolutional(Layer):
+    """A convolution, batch normalization if asked for, and an activation."""
+
+    kind: ClassVar[str] = "convolutional"
+
+    filters: int = 1
+    size: int = 1
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    batch_normalize: bool = False
+    activation: Activation = "logistic"
+
+    def __post_init__(self) -> None:
+        for name in ("filters", "size", "stride", "groups"):
+            value = getattr(self, name)
+            _check(name, value, value >= 1, "at least 1")
+        _check("padding", self.padding, self.padding >= 0, "at least 0")
+        whole = self.filters % self.groups == 0
+        _check("groups", self.groups, whole, f"a divisor of the {self.filters} filters")
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return (filters, ...)."""
+        channels, *sides = inputs[0]
+        _check("groups", self.groups, channels % self.groups == 0, f"a divisor of {channels} maps")
+        height, width = ((side + 2 * self.padding - self.size) // self.stride + 1 for side in sides)
+        _check("size", self.size, min(height, width) >= 1, f"at most the map, {sides}")
+        return self.filters, height, width
+
+    def parameters(self, in_channels: int) -> int:
+        """Return how many values the weights file holds for this layer."""
+        per_filter = 4 if self.batch_normalize else 1
+        return self.filters * (per_filter + in_channels // self.groups * self.size**2)
+
+
+@dataclass(frozen=True)
+class MaxPool(Layer):
+    """A maximum over windows; the padding is that of both sides together, the smaller half first.
+
+    Beyond the map nothing counts, so a padded window is a smaller window.
+    """
+
+    kind: ClassVar[str] = "maxpool"
+
+    size: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("size", "stride"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        most = 2 * (self.size - 1)
+        _check("padding", self.padding, 0 <= self.padding <= most, f"from 0 to {most}")
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape, with as many channels as before."""
+        channels, *sides = inputs[0]
+        height, width = ((side + self.padding - self.size) // self.stride + 1 for side in sides)
+        _check("size", self.size, min(height, width) >= 1, f"at most the map, {sides}")
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class AvgPool(Layer):
+    """The mean of each channel over the whole map."""
+
+    kind: ClassVar[str] = "avgpool"
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return (C, 1, 1)."""
+        return inputs[0][0], 1, 1
+
+
+@dataclass(frozen=True)
+class Route(Layer):
+    """Concatenated maps; of each map only one of ``groups`` equal parts, if several."""
+
+    kind: ClassVar[str] = "route"
+    takes_previous: ClassVar[bool] = False
+
+    layers: tuple[int, ...] = ()
+    groups: int = 1
+    group_id: int = 0
+
+    def __post_init__(self) -> None:
+        _check("layers", list(self.layers), bool(self.layers), "one layer or more")
+        _check("groups", self.groups, self.groups >= 1, "at least 1")
+        known = 0 <= self.group_id < self.groups
+        _check("group_id", self.group_id, known, f"below the number of groups, {self.groups}")
+
+    def others(self) -> tuple[int, ...]:
+        """Return the layers."""
+        return self.layers
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the sum of the channels."""
+        for channels, height, width in inputs:
+            _check("groups", self.groups, channels % self.groups == 0, f"a divisor of {channels}")
+            same = (height, width) == inputs[0][1:]
+            _check("layers", [one[1:] for one in inputs], same, "of maps of one height and width")
+        return sum(one[0] // self.groups for one in inputs), *inputs[0][1:]
+
+
+@dataclass(frozen=True)
+class Shortcut(Layer):
+    """The map before plus those of other layers, and an activation.
+
+    Of a map with more channels the first ones are added; one with fewer is added to the first.
+    """
+
+    kind: ClassVar[str] = "shortcut"
+
+    layers: tuple[int, ...] = ()
+    activation: Activation = "linear"
+
+    def __post_init__(self) -> None:
+        _check("from", list(self.layers), bool(self.layers), "one layer or more")
+
+    def others(self) -> tuple[int, ...]:
+        """Return the layers that are added."""
+        return self.layers
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape of the map before."""
+        sides = inputs[0][1:]
+        same = all(one[1:] == sides for one in inputs)
+        _check("from", list(inputs[1:]), same, f"of maps of height and width {sides}")
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class Upsample(Layer):
+    """Each value repeated ``stride`` times along both axes."""
+
+    kind: ClassVar[str] = "upsample"
+
+    stride: int = 2
+
+    def __post_init__(self) -> None:
+        _check("stride", self.stride, 1 <= self.stride <= 32, "from 1 to 32")
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape, larger by the stride."""
+        channels, height, width = inputs[0]
+        return channels, height * self.stride, width * self.stride
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """In training each value is zero with this probability; in prediction nothing happens."""
+
+    kind: ClassVar[str] = "dropout"
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check("probability", self.probability, 0 <= self.probability < 1, "from 0 to below 1")
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape as it was."""
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class ScaleChannels(Layer):
+    """The map of another layer times the (C, 1, 1) gate before, and an activation."""
+
+    kind: ClassVar[str] = "scale_channels"
+
+    layer: int = 0
+    activation: Activation = "linear"
+
+    def others(self) -> tuple[int, ...]:
+        """Return the layer of the map."""
+        return (self.layer,)
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape of the map."""
+        gate, features = inputs
+        rule = f"of a map with a gate ({features[0]}, 1, 1) before this layer"
+        _check("from", gate, gate == (features[0], 1, 1), rule)
+        return features
+
+
+@dataclass(frozen=True)
+class Yolo(Layer):
+    """An output of the network: the map before it holds the raw predictions of one level.
+
+    Classes, anchors and masks of the levels are in `attendet.models.WeightsMetadata`.
+    """
+
+    kind: ClassVar[str] = "yolo"
+
+    scale_x_y: float | None = None
+    """Stretch of this level's centers, where it differs from the others'."""
+
+    def __post_init__(self) -> None:
+        good = self.scale_x_y is None or 0 < self.scale_x_y <= 10
+        _check("scale_x_y", self.scale_x_y, good, "above 0, at most 10")
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape as it was."""
+        return inputs[0]
+
+
+LAYERS: Mapping[str, type[Layer]] = {
+    layer.kind: layer
+    for layer in (
+        Convolutional,
+        MaxPool,
+        AvgPool,
+        Route,
+        Shortcut,
+        Upsample,
+        Dropout,
+        ScaleChannels,
+        Yolo,
+    )
+}
+"""The layers by the name of their section."""
+
+
+def layer_from_mapping(values: Mapping[str, Any], *, source: str) -> Layer:
+    """Return the layer that `Layer.to_mapping` wrote.
+
+    Args:
+        values: ``kind`` and the fields.
+        source: where the values came from, for errors.
+
+    Raises:
+        ConfigError: if the kind or a field is unknown, or a value is not what it must be.
+
+    Example:
+        >>> layer_from_mapping({"kind": "upsample", "stride": 2}, source="here")
+        Upsample(stride=2)
+    """
+    fields = dict(values)
+    kind = fields.pop("kind", None)
+    if not isinstance(kind, str) or kind not in LAYERS:
+        raise ConfigError(
+            f"kind of a layer must be a known one; got {kind!r} ({source}). "
+            f"{did_you_mean(str(kind), LAYERS)}"
+        )
+    return from_mapping(LAYERS[kind], fields, source=source)
+
 
 ARCHITECTURE = "darknet-graph"
 """Name of the architecture in a weights file that holds a `Graph`."""
 
 LARGEST_STRIDE = 32
-"""Canvases are multiples of this many pixels."""
+"""Input sides are multiples of this, pixels."""
 
 Where = Callable[[int], str]
 
@@ -58,9 +364,9 @@ class Graph:
         return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, Yolo))
 
     def sites(self) -> tuple[str, ...]:
-        """Return where attention may stand: behind the layers, ``layer0`` and so on.
+        """Return the sites of attention: after the layers, ``layer0`` and so on.
 
-        The raw maps themselves, before the [yolo] layers, are no such place.
+        The raw maps themselves, before the [yolo] layers, are no sites.
         """
         outputs = self.yolo_layers
         raw = {source for index in outputs for source in self.layers[index].sources(index)}
@@ -163,7 +469,7 @@ class Graph:
             anchor_counts: A of each output.
 
         Raises:
-            ConfigError: if something else than a convolution stands before an output.
+            ConfigError: if something else than a convolution precedes an output.
         """
         layers = list(self.layers)
         for index, anchors in zip(self.yolo_layers, anchor_counts, strict=True):

@@ -16,10 +16,10 @@ from attendet.attention import AttentionInit
 from attendet.errors import ConfigError
 from attendet.models.backbone import LEAKY_SLOPE
 from attendet.models.detector import DetectionNetwork
-from attendet.models.graph import Graph
-from attendet.models.graph_layers import (
+from attendet.models.graph import (
     Convolutional,
     Dropout,
+    Graph,
     Layer,
     MaxPool,
     Route,

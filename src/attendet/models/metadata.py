@@ -1,4 +1,4 @@
-"""What a weights file says about itself, readable without torch.
+"""Metadata of a weights file, readable without torch.
 
 A weights file is one ``.safetensors``; its header maps names to JSON texts, one for each field of
 `WeightsMetadata`. The network is rebuilt from the file alone.
@@ -53,7 +53,7 @@ DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the network's input."""
+    """Preprocessing of an image to the network input."""
 
     resize: ResizeMode = "rect"
     """rect: scaled to the long side, the network input no larger than needed; square: letterboxed
@@ -186,7 +186,7 @@ class WeightsMetadata:
         return tuple(tuple(self.anchors[index] for index in mask) for mask in self.anchor_masks)
 
     def to_header(self) -> dict[str, str]:
-        """Return the texts that stand in the file's header.
+        """Return the entries of the file header.
 
         Returns:
             Field name to JSON text, and ``format``, the name and version of the layout.
@@ -208,7 +208,7 @@ class WeightsMetadata:
             source: name of the file, for errors.
 
         Returns:
-            The description; what a later version of this layout may leave out keeps its default.
+            The description; missing optional fields keep their defaults.
 
         Raises:
             WeightsError: if it is not ours, of another layout, broken, has a key that is unknown

@@ -47,7 +47,7 @@ ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 
 
 def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
-    """Return the network that a description tells of, freshly initialized.
+    """Return a newly initialized network from its metadata.
 
     The seed of torch's generator decides the weights. Attention is initialized last: one seed
     gives all networks of a comparison the same weights outside their attention blocks.

@@ -20,18 +20,18 @@ from attendet.models.detector import DetectionNetwork
 __all__ = ["NECK_SITES", "SITES", "STRIDES", "YoloV4Tiny"]
 
 SITES = ("stage1", "stage2", "stage3", "p4", "p5", "up")
-"""Where attention may stand. stage1..3: after each CSP block, inside the backbone. p4, p5: on the
+"""Sites of attention. stage1..3: after each CSP block, inside the backbone. p4, p5: on the
 backbone's two outputs as the neck sees them. up: after the neck's upsample."""
 
 NECK_SITES = ("p4", "p5", "up")
-"""Where attention stands when a spec names no site: it leaves the backbone's features alone."""
+"""Sites of a spec without sites: the features of the backbone are not changed."""
 
 STRIDES = (32, 16)
 """Pixels per cell of the two levels."""
 
 OBJECT_PRIOR = 0.01
-"""Share of boxes that hold an object at the start of training (Lin et al. 2017, Focal Loss,
-arXiv:1708.02002, section 4.1): the head's biases start there."""
+"""Prior probability of an object, used to initialize the objectness bias (Lin et al. 2017, Focal
+Loss, arXiv:1708.02002, section 4.1): the head's biases start there."""
 
 
 class YoloV4Tiny(DetectionNetwork):
@@ -155,6 +155,6 @@ def _check_layout(
     for site in attention:
         if site not in SITES:
             raise ConfigError(
-                f"attention must stand at a site of the network; got {site!r}. "
+                f"attention must be at a site of the network; got {site!r}. "
                 f"{did_you_mean(site, SITES)}"
             )

@@ -21,9 +21,9 @@ from attendet.errors import ConfigError
         ({"stage1": "caa"}, "must be the name of a block; got 'caa'"),
         ({"stage1": 4}, "a name or a pair of name and options; got 4"),
         ({"stage1": ("se", {"rediction": 2})}, "options of attention 'se'"),
-        ({3: "ca"}, "place must be a name, a glob, a class or a function.*; got 3"),
-        ({}, r"places must be a mapping of places to blocks; got \{\}"),
-        ("ca", "places must be a mapping of places to blocks; got 'ca'"),
+        ({3: "ca"}, "site must be a name, a glob, a class or a function.*; got 3"),
+        ({}, r"sites must be a mapping of sites to blocks; got \{\}"),
+        ("ca", "sites must be a mapping of sites to blocks; got 'ca'"),
         ({"fc": "ca"}, r"got 'fc' \(Linear\), which returns a float32 tensor of shape \(1, 5\)"),
         ({"": "ca"}, r"got the network itself \(Network\), which returns a float32 tensor"),
         ({"spare": "ca"}, r"got 'spare' \(Conv2d\), which never did"),
@@ -133,7 +133,7 @@ def test_a_class_that_cannot_be_derived_from_changes_nothing():
 
 
 def test_options_that_the_place_says_are_refused(network_class):
-    with pytest.raises(ConfigError, match="must not hold channels, which the place says"):
+    with pytest.raises(ConfigError, match="must not hold channels, which the site determines"):
         attendet.attend(network_class(), {"stage1": ("se", {"channels": 8})})
 
 

@@ -11,12 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attendet.errors import ConfigError
-from attendet.interop.darknet.cfg import parse_config, read_config
-from attendet.interop.darknet.cfg_text import format_config
-from attendet.models.graph import Graph
-from attendet.models.graph_layers import (
+from attendet.interop.darknet.cfg import format_config, parse_config, read_config
+from attendet.models.graph import (
     LAYERS,
     Convolutional,
+    Graph,
     MaxPool,
     Route,
     Upsample,
@@ -99,17 +98,17 @@ def test_letter_box(letter_box: int) -> None:
     [
         ("[net]", "[network1]", "must begin with section [net]; got [network1] (net.cfg:1)"),
         ("width=64", "width=60", "[net] width must be a multiple of 32"),
-        ("width=64", "channels=1\nwidth=64", "[net] channels must be 3 or left out"),
+        ("width=64", "channels=1\nwidth=64", "[net] channels must be 3 or omitted"),
         ("width=64\n", "", "[net] width must be given; got none (net.cfg:1)"),
         ("filters=18", "filters=x", "filters must be a whole number; got 'x' (net.cfg:5)"),
         ("filters=18", "filters=0", "filters must be at least 1; got 0 (net.cfg:4)."),
         ("filters=18", "filters=17", "[yolo] must follow 18 filters, 3 anchors x (5 + 1 classes)"),
-        ("filters=18", "filters=18\nfilters=21", "given once; it stands in lines 5 and 6"),
+        ("filters=18", "filters=18\nfilters=21", "given once; it is in lines 5 and 6"),
         ("stride=32", "stride=64", "[yolo] must have cells of 1, 2, 4, 8, 16 or 32 pixels"),
         ("stride=32", "stride=3", "[yolo] must have cells of 1, 2, 4, 8, 16 or 32 pixels"),
         ("stride=32", "stride=32\ngroups=2", "[convolutional] groups must be a divisor of 3"),
-        ("stride=32", "stride=32\ndilation=2", "dilation must be 1 or left out"),
-        ("stride=32", "stride=32\nshare_index=0", "share_index must be -1000000000 or left out"),
+        ("stride=32", "stride=32\ndilation=2", "dilation must be 1 or omitted"),
+        ("stride=32", "stride=32\nshare_index=0", "share_index must be -1000000000 or omitted"),
         ("stride=32", "stride_x=32\nstride_y=16", "stride_y must be the same as stride_x, 32"),
         ("linear", "laeky", "got 'laeky' (net.cfg:9). Did you mean 'leaky'?"),
         ("[yolo]", "[region]", "got [region] (net.cfg:10)"),
@@ -118,7 +117,7 @@ def test_letter_box(letter_box: int) -> None:
         ("[yolo]", "[route]\nlayers=-2\n[yolo]", "[route] layers must be layers before layer 1"),
         ("[yolo]", "[shortcut]\nfrom=1\n[yolo]", "[shortcut] from must be layers before layer 1"),
         ("[yolo]", "[upsample]\nstride=64\n[yolo]", "stride must be from 1 to 32; got 64"),
-        ("[yolo]", "[upsample]\nscale=2\n[yolo]", "scale must be 1 or left out"),
+        ("[yolo]", "[upsample]\nscale=2\n[yolo]", "scale must be 1 or omitted"),
         ("[yolo]", "[scale_channels]\nfrom=0\n[yolo]", "a gate (18, 1, 1) before this layer"),
         ("anchors=10", "anchors=-10", "anchors must be pairs of width and height"),
         ("anchors=10,14,", "anchors=10,", "anchors must be pairs of width and height"),
@@ -127,7 +126,7 @@ def test_letter_box(letter_box: int) -> None:
         ("anchors=10,14, 23,27, 37,58\n", "", "[yolo] anchors must be given"),
         ("classes=1", "classes=1\nmask=0,1,7", "mask must be numbers of the 3 anchors"),
         ("classes=1", "classes=0", "classes must be at least 1"),
-        ("classes=1", "classes=1\nnew_coords=1", "new_coords must be 0 or left out"),
+        ("classes=1", "classes=1\nnew_coords=1", "new_coords must be 0 or omitted"),
         ("classes=1", "classes=1\nscale_x_y=0", "scale_x_y must be above 0"),
         ("classes=1", "classes=1\n[maxpool]\n", "must not take the output of [yolo], layer 1"),
         ("[yolo]", "[yolo", "section must be a name in [ ]; got '[yolo' (net.cfg:10)"),

@@ -15,8 +15,7 @@ import attendet
 torch = pytest.importorskip("torch")
 
 from attendet.errors import WeightsError  # noqa: E402
-from attendet.interop.darknet.export import export_darknet  # noqa: E402
-from attendet.interop.darknet.importer import import_darknet  # noqa: E402
+from attendet.interop.darknet.convert import export_darknet, import_darknet  # noqa: E402
 from attendet.models import WeightsMetadata, build_from_metadata  # noqa: E402
 
 

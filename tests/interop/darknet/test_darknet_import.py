@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from attendet.errors import ConfigError, WeightsError  # noqa: E402
 from attendet.inference import Detector, load  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime, fold_batch_norm  # noqa: E402
-from attendet.interop.darknet.importer import import_darknet  # noqa: E402
+from attendet.interop.darknet.convert import import_darknet  # noqa: E402
 from attendet.models import (  # noqa: E402
     YoloV4Tiny,
     build_from_metadata,
@@ -164,7 +164,7 @@ def test_a_part_of_the_file_fills_the_first_layers(darknet: Callable[..., Any]) 
     assert torch.equal(part.network.out_p5.weight, same.network.out_p5.weight)
     assert not torch.equal(part.network.out_p5.weight, other.network.out_p5.weight)
     assert part.metadata.origin["cutoff"] == 27
-    assert "layers 27 to 37 start anew: train before predicting" in part.notes
+    assert "layers 27 to 37 are newly initialized: train before predicting" in part.notes
 
 
 def _of(network: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor]:
@@ -231,7 +231,7 @@ def test_notes(darknet: Callable[..., Any], tiny: Callable[..., str]) -> None:
 
     notes = import_darknet(files.config, files.weights).notes
 
-    assert notes[0].endswith("are passed over: [net] momentun (line 8)")
+    assert notes[0].endswith("are ignored: [net] momentun (line 8)")
     assert "--names" in notes[1]
 
 
@@ -272,7 +272,7 @@ def test_a_graph_learns(darknet: Callable[..., Any], images: torch.Tensor) -> No
         ({"attention": "ca"}, "attention must name layers in a darknet-graph; got 'ca'"),
         (
             {"attention": "ca@layer0", "attention_init": {"layer1": "paper"}},
-            "must name a start for",
+            "must name an init for",
         ),
         ({"architecture": "yolov4-tiny"}, "anchor_masks|graph must hold the layers"),
         ({"graph": None, "anchor_masks": ((0,), (1,))}, "graph must hold the layers"),

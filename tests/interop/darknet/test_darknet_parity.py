@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from attendet.interop.darknet.importer import import_darknet  # noqa: E402
+from attendet.interop.darknet.convert import import_darknet  # noqa: E402
 
 Array = NDArray[np.float64]
 NAMES = ("reference", "pyramid", "gated", "partial")

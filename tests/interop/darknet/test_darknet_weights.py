@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from attendet.errors import WeightsError
 from attendet.interop.darknet.weights import DarknetHeader, read_weights, write_weights
-from attendet.models.graph import Graph
-from attendet.models.graph_layers import Convolutional, Yolo
+from attendet.models.graph import Convolutional, Graph, Yolo
 
 GRAPH = Graph(
     (

@@ -1,4 +1,4 @@
-"""CBAM: a gate for every channel, then a gate for every place."""
+"""CBAM: a gate per channel, then a gate per position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CBAM"]
 
 
 class CBAM(AttentionBlock):
-    """Gate channels first, then places of the channel-gated map.
+    """Gate channels first, then positions of the channel-gated map.
 
     Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018,
     arXiv:1807.06521, equations 1-3. Channel gate: the global mean and the global maximum go through
@@ -47,7 +47,7 @@ class CBAM(AttentionBlock):
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the logits of each channel and of each place."""
+        """Return the layers that make the logits of each channel and of each position."""
         return (self.expand, self.spatial)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

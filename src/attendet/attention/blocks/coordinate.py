@@ -35,7 +35,7 @@ class CoordinateAttention(AttentionBlock):
     """Gate every row and every column, so that the block knows where along each axis things are.
 
     Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021,
-    arXiv:2103.02907, equations 4-9: the means over W and over H are laid end to end (H + W long),
+    arXiv:2103.02907, equations 4-9: the means over W and over H are concatenated (H + W long),
     go through one 1x1 convolution, batch norm and a non-linearity, are taken apart again, and a
     1x1 convolution each and a sigmoid make the gates: ``y = x * height * width``. Preset
     ``authors`` is the authors' code (r = 32, h-swish, biases). Where we differ: the default
@@ -74,7 +74,7 @@ class CoordinateAttention(AttentionBlock):
         chosen = _PRESETS[preset]
         if reduction is not None and hidden_channels is not None:
             raise ConfigError(
-                f"reduction must be left out when hidden_channels is given; got {reduction!r}. "
+                f"reduction must not be combined with hidden_channels; got {reduction!r}. "
                 "Give one of the two."
             )
         if hidden_channels is None:
@@ -104,7 +104,7 @@ class CoordinateAttention(AttentionBlock):
 
 
 def _axis_means(x: Tensor) -> Tensor:
-    """Return the means over W, then those over H, laid end to end: (N, C, H + W, 1)."""
+    """Return the means over W, then those over H, concatenated: (N, C, H + W, 1)."""
     if is_channels_last(x):
         nhwc = x.permute(0, 2, 3, 1)
         means = torch.cat([nhwc.mean(2), nhwc.mean(1)], dim=1)

@@ -13,7 +13,7 @@ __all__ = ["EfficientChannelAttention"]
 
 
 class EfficientChannelAttention(AttentionBlock):
-    """Gate every channel by the global means of the few channels beside it.
+    """Gate every channel by the global means of a few neighboring channels.
 
     Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
     Networks", CVPR 2020, arXiv:1910.03151, equations 5-12: ``sigmoid(conv1d(z))`` along the

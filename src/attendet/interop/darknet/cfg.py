@@ -1,23 +1,24 @@
-"""Darknet configuration files, read. Needs no torch.
+"""darknet configuration files: read (`parse_config`) and written (`format_config`). Needs no torch.
 
-Only what the forward pass depends on is kept; options of training are passed over. What would
-change the network and is not computed here is an error that names section and line.
+Only options that the forward pass depends on are kept; those of training are ignored. An option
+that would change the network and is not supported is an error that names section and line.
+``[section]`` starts a section; blanks are ignored; ``#`` and ``;`` start a comment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from attendet.errors import ConfigError, did_you_mean
-from attendet.interop.darknet.sections import Section, SectionError, parse_sections, read_text
-from attendet.models.graph import Graph
-from attendet.models.graph_layers import (
+from attendet.models.graph import (
     ACTIVATIONS,
     AvgPool,
     Convolutional,
     Dropout,
+    Graph,
     Layer,
     MaxPool,
     Route,
@@ -27,13 +28,203 @@ from attendet.models.graph_layers import (
     Yolo,
 )
 
-__all__ = ["DarknetConfig", "parse_config", "read_config"]
+__all__ = [
+    "DarknetConfig",
+    "Section",
+    "SectionError",
+    "format_config",
+    "parse_config",
+    "parse_sections",
+    "read_config",
+    "read_text",
+]
+
+MOST_BYTES = 4 * 1024 * 1024
+LARGEST = 2**31 - 1
+
+
+class SectionError(ConfigError):
+    """An option of a section is not what it must be; the text names file and line."""
+
+
+@dataclass
+class Section:
+    """One section: its options are read by name, and those left over can be named."""
+
+    kind: str
+    line: int
+    source: str
+    number_of_layer: int = -1
+    """Counted from 0; -1 for the first section, [net]."""
+    options: dict[str, tuple[str, int]] = field(default_factory=dict)
+    repeated: dict[str, int] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+
+    def where(self, key: str | None = None) -> str:
+        """Return file and line of an option, or of the section."""
+        line = self.options[key][1] if key in self.options else self.line
+        return f"{self.source}:{line}"
+
+    def fail(self, key: str, rule: str) -> SectionError:
+        """Return the error that an option breaks a rule."""
+        got = repr(self.options[key][0]) if key in self.options else "none"
+        return SectionError(f"[{self.kind}] {key} must be {rule}; got {got} ({self.where(key)}).")
+
+    def text(self, key: str, default: str | None) -> str:
+        """Return an option as text.
+
+        Args:
+            key: name of the option.
+            default: value of a missing option; None: it is required.
+        """
+        self.read.add(key)
+        if key in self.repeated:
+            raise SectionError(
+                f"[{self.kind}] {key} must be given once; it is in lines "
+                f"{self.options[key][1]} and {self.repeated[key]} ({self.source})."
+            )
+        if key not in self.options:
+            if default is None:
+                raise self.fail(key, "given")
+            return default
+        return self.options[key][0]
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """Return an option as a whole number of 32 bits."""
+        return self.integers(key, None if default is None else str(default), single=True)[0]
+
+    def integers(
+        self, key: str, default: str | None = None, *, single: bool = False
+    ) -> tuple[int, ...]:
+        """Return an option as whole numbers with commas between them."""
+        rule = "a whole number" if single else "whole numbers with commas between"
+        items = self.text(key, default).rstrip(",").split(",")
+        digits = [word.removeprefix("-").removeprefix("+") for word in items]
+        if (single and len(items) != 1) or not all(
+            word.isascii() and word.isdigit() and len(word) < 12 for word in digits
+        ):
+            raise self.fail(key, rule)
+        values = tuple(map(int, items))
+        if any(abs(value) > LARGEST for value in values):
+            raise self.fail(key, rule)
+        return values
+
+    def numbers(self, key: str, default: str | None = None) -> tuple[float, ...]:
+        """Return an option as finite numbers with commas between them."""
+        try:
+            values = tuple(map(float, self.text(key, default).rstrip(",").split(",")))
+        except ValueError:
+            raise self.fail(key, "numbers with commas between") from None
+        if not all(map(math.isfinite, values)):
+            raise self.fail(key, "finite")
+        return values
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return an option as one finite number."""
+        values = self.numbers(key, None if default is None else repr(default))
+        if len(values) != 1:
+            raise self.fail(key, "one number")
+        return values[0]
+
+    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        """Return an option that is one of several choices."""
+        value = self.text(key, default)
+        known = tuple(choices)
+        if value not in known:
+            raise SectionError(
+                f"[{self.kind}] {key} must be a supported one; got {value!r} "
+                f"({self.where(key)}). {did_you_mean(value, known)}"
+            )
+        return value
+
+    def fixed(self, key: str, value: str, *, why: str = "nothing else is supported") -> None:
+        """Raise unless an option is missing or has this value."""
+        if self.text(key, value) != value:
+            raise self.fail(key, f"{value} or omitted: {why}")
+
+    def left_over(self, harmless: Collection[str]) -> list[str]:
+        """Return the options that nothing has read, less the harmless ones, with their lines."""
+        return [
+            f"[{self.kind}] {key} (line {line})"
+            for key, (_, line) in self.options.items()
+            if key not in self.read and key not in harmless
+        ]
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        ConfigError: if it is missing, no text, or far too long for one.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"configuration cannot be read: {error.strerror or error} ({path})."
+        ) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:  # comments may be in any encoding; all else is ASCII
+        text = content.decode("latin-1") if b"[net" in content else "\0"
+    if len(content) > MOST_BYTES or "\0" in text:
+        raise ConfigError(
+            f"configuration must be a text file, [net] and the layers; this is none ({path}). "
+            "Give FILE.cfg first, then FILE.weights."
+        )
+    return text
+
+
+def parse_sections(text: str, *, source: str) -> list[Section]:
+    """Return the sections of a configuration.
+
+    Args:
+        text: the whole configuration.
+        source: name of the file, for errors.
+
+    Raises:
+        ConfigError: naming the first line that is neither a section nor an option.
+
+    Example:
+        >>> (net,) = parse_sections("[net]  # settings\\nwidth = 416", source="a.cfg")
+        >>> net.kind, net.integer("width")
+        ('net', 416)
+    """
+    sections: list[Section] = []
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = "".join(raw.replace(";", "#").split("#")[0].split())
+        if not line:
+            continue
+        if line.startswith("["):
+            if not line.endswith("]") or len(line) < 3:
+                raise ConfigError(
+                    f"section must be a name in [ ]; got {_short(raw)} ({source}:{number})."
+                )
+            sections.append(Section(line[1:-1].lower(), number, source, len(sections) - 1))
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not key or not sections:
+            rule = "key=value below a [section]"
+            raise ConfigError(f"line must be {rule}; got {_short(raw)} ({source}:{number}).")
+        options = sections[-1].options
+        if key in options and options[key][0] != value:
+            sections[-1].repeated[key] = number
+        options.setdefault(key, (value, number))
+    return sections
+
+
+def _short(line: str) -> str:
+    text = line.strip()
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
 
 Anchors = tuple[tuple[float, float], ...]
 
 HARMLESS: Mapping[str, frozenset[str]] = {
-    kind: frozenset(words.split())
-    for kind, words in {
+    kind: frozenset(names.split())
+    for kind, names in {
         "net": """
             adam angle aspect attention augment_speed b1 b2 badlabels_rejection_percentage batch
             blur burn_in contrastive crop cutmix decay dynamic_minibatch ema_alpha eps
@@ -59,21 +250,21 @@ HARMLESS: Mapping[str, frozenset[str]] = {
 }
 """Options that the forward pass does not depend on, by section."""
 
-NOT_COMPUTED = (
+UNSUPPORTED = (
     *("antialiasing", "assisted_excitation", "bin_output", "binary", "deform", "dot", "flipped"),
     *("rotate", "stretch", "stretch_sway", "sway", "transpose", "xnor"),
 )
 """Options of [convolutional] that change the forward pass when they are not 0."""
 
 NOT_SHARED = "-1000000000"
-"""What darknet takes for a layer with weights of its own; 0 would be those of the first layer."""
+"""Value of darknet for a layer with its own weights; 0 means those of the first layer."""
 
 COMMON_HARMLESS = frozenset({"dontload", "onlyforward", "smooth", "stopbackward", "train_only_bn"})
 
 
 @dataclass(frozen=True)
 class DarknetConfig:
-    """What a configuration file says about a network."""
+    """Network of a configuration file."""
 
     graph: Graph
     """The layers."""
@@ -94,7 +285,7 @@ class DarknetConfig:
     """Stretch of the center's sigmoid, where a level does not state its own."""
 
     letter_box: bool | None = None
-    """Whether prediction keeps the aspect; None if the file does not say."""
+    """True if prediction letterboxes images; None if the file does not say."""
 
     lines: tuple[int, ...] = ()
     """Line of each layer's section."""
@@ -105,7 +296,7 @@ class DarknetConfig:
 
 @dataclass(frozen=True)
 class _Level:
-    """What one [yolo] section says."""
+    """Settings of one [yolo] section."""
 
     section: Section
     num_classes: int
@@ -186,7 +377,7 @@ def _read_layers(sections: Sequence[Section]) -> tuple[tuple[Layer, ...], list[_
     for section in sections:
         if section.kind not in _READERS:
             raise ConfigError(
-                f"section must be a layer that attendet computes; got [{section.kind}] "
+                f"section must be a supported layer; got [{section.kind}] "
                 f"({section.where()}). {did_you_mean(section.kind, _READERS)}"
             )
         try:
@@ -223,7 +414,7 @@ def _absolute(section: Section, key: str) -> tuple[int, ...]:
 
 def _convolutional(section: Section) -> Layer:
     section.fixed("dilation", "1")
-    for key in NOT_COMPUTED:
+    for key in UNSUPPORTED:
         section.fixed(key, "0")
     section.fixed("share_index", NOT_SHARED)
     size = section.integer("size", 1)
@@ -265,7 +456,7 @@ def _shortcut(section: Section) -> Layer:
 
 def _upsample(section: Section) -> Layer:
     if section.number("scale", 1) != 1:
-        raise section.fail("scale", "1 or left out: attendet computes nothing else")
+        raise section.fail("scale", "1 or omitted: nothing else is supported")
     return Upsample(section.integer("stride", 2))
 
 
@@ -314,8 +505,8 @@ def _read_level(section: Section) -> _Level:
     if len(numbers) % 2 or not all(0 < side < 1e5 for side in numbers):
         raise section.fail("anchors", "pairs of width and height in pixels, above 0")
     anchors = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-    everyone = ",".join(map(str, range(len(anchors))))
-    mask = section.integers("mask", everyone)
+    all_anchors = ",".join(map(str, range(len(anchors))))
+    mask = section.integers("mask", all_anchors)
     if not all(0 <= number < len(anchors) for number in mask):
         raise section.fail("mask", f"numbers of the {len(anchors)} anchors, from 0")
     scale = section.number("scale_x_y", 1.0)
@@ -357,3 +548,67 @@ def _with_scales(graph: Graph, scales: Sequence[float]) -> Graph:
     for index, scale in zip(graph.yolo_layers, scales, strict=True):
         layers[index] = Yolo(scale)
     return Graph(tuple(layers))
+
+
+def format_config(config: DarknetConfig) -> str:
+    """Return the text of a configuration that `parse_config` reads as the same network.
+
+    Args:
+        config: what to write; ``lines`` and ``unread`` play no part.
+    """
+    height, width = config.input_hw
+    blocks = [_block("net", {"batch": 1, "width": width, "height": height, "channels": 3})]
+    if config.letter_box is not None:
+        blocks[0] += f"letter_box={int(config.letter_box)}\n"
+    level = 0
+    for index, layer in enumerate(config.graph.layers):
+        options: dict[str, object]
+        if isinstance(layer, Yolo):
+            options = {
+                "mask": ",".join(map(str, config.anchor_masks[level])),
+                "anchors": ", ".join(f"{_number(w)},{_number(h)}" for w, h in config.anchors),
+                "classes": config.num_classes,
+                "num": len(config.anchors),
+                "scale_x_y": _number(layer.scale_x_y or config.scale_x_y),
+            }
+            level += 1
+        else:
+            options = _options(layer, index)
+        blocks.append(_block(layer.kind, options))
+    return "\n".join(blocks)
+
+
+def _number(value: float) -> str:
+    return repr(int(value) if value == int(value) else value)
+
+
+def _block(kind: str, options: Mapping[str, object]) -> str:
+    return f"[{kind}]\n" + "".join(f"{key}={value}\n" for key, value in options.items())
+
+
+def _options(layer: Layer, index: int) -> dict[str, object]:
+    match layer:
+        case Convolutional():
+            options: dict[str, object] = {"batch_normalize": 1} if layer.batch_normalize else {}
+            options |= {"filters": layer.filters, "size": layer.size, "stride": layer.stride}
+            same = layer.padding == layer.size // 2
+            options |= {"pad": 1} if same else {"padding": layer.padding}
+            options |= {"groups": layer.groups} if layer.groups > 1 else {}
+            return options | {"activation": layer.activation}
+        case MaxPool():
+            return {"size": layer.size, "stride": layer.stride, "padding": layer.padding}
+        case Route():
+            options = {"layers": ",".join(str(one - index) for one in layer.layers)}
+            if layer.groups > 1:
+                options |= {"groups": layer.groups, "group_id": layer.group_id}
+            return options
+        case Shortcut():
+            options = {"from": ",".join(str(one - index) for one in layer.layers)}
+            return options | {"activation": layer.activation}
+        case ScaleChannels():
+            return {"from": layer.layer - index, "activation": layer.activation}
+        case Upsample():
+            return {"stride": layer.stride}
+        case Dropout():
+            return {"probability": _number(layer.probability)}
+    return {}

@@ -19,20 +19,19 @@ from numpy.typing import NDArray
 
 from attendet.errors import WeightsError
 from attendet.files import write_atomically
-from attendet.models.graph import Graph
-from attendet.models.graph_layers import Convolutional
+from attendet.models.graph import Convolutional, Graph
 
 __all__ = ["ConvolutionArrays", "DarknetHeader", "read_weights", "write_weights"]
 
 Array = NDArray[np.float32]
 
 NEWEST = 1000
-"""A major or minor version from here on stands for another order of the values."""
+"""A major or minor version from here on means another order of the values."""
 
 
 @dataclass(frozen=True)
 class DarknetHeader:
-    """What a weights file says before its values."""
+    """Header of a weights file."""
 
     major: int = 0
     minor: int = 2
@@ -47,11 +46,11 @@ class DarknetHeader:
 
     @property
     def wide(self) -> bool:
-        """Whether the number of images takes 8 bytes."""
+        """True if the number of images takes 8 bytes."""
         return self.major * 10 + self.minor >= 2
 
     def to_bytes(self) -> bytes:
-        """Return the header as it stands in a file."""
+        """Return the header as bytes."""
         layout = "<iiiq" if self.wide else "<iiii"
         return struct.pack(layout, self.major, self.minor, self.revision, self.seen)
 
@@ -160,7 +159,7 @@ def _check_size(path: Path, size: int, counts: Sequence[int], cutoff: int | None
     if rest == 0 and fits:
         text += f" It fits the first {fits[-1]} layers: --cutoff {fits[-1]}."
     else:
-        text += " Give the configuration that it was trained with, or get the file anew."
+        text += " Give the configuration that it was trained with, or get the file again."
     raise WeightsError(text)
 
 
