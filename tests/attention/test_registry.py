@@ -166,7 +166,7 @@ def test_two_plug_ins_of_one_name_are_refused_by_their_distributions(install):
 
 def test_a_plug_in_cannot_take_a_built_in_name(install):
     install("bold-attention", "bold_attention", GOOD, {"ca": "bold_attention:Half"})
-    with pytest.warns(UserWarning, match="'ca' of 'bold-attention' is left out"):
+    with pytest.warns(UserWarning, match="'ca' of 'bold-attention' is ignored"):
         assert attention_names()[-1] == "ca-authors"
     assert isinstance(create_attention("ca", 8), CoordinateAttention)
 

@@ -185,7 +185,7 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
 
     Raises:
         ConfigError: if it is neither a name nor a name with options, or the options hold what the
-            site is.
+            site determines.
     """
     if isinstance(block, str):
         return block, {}
