@@ -227,51 +227,52 @@ def compare_outputs(
     Raises:
         ExportError: if outputs have other shapes or types.
     """
-    compare = _compare_boxes if exported.limits.max_detections is None else _compare_detections
-    differences = [
-        compare(reference.run(inputs), exported.run(inputs), exported, inputs) for inputs in batches
-    ]
-    figures = []
-    for parts in zip(*differences, strict=True):
-        values = np.concatenate([part.ravel() for part in parts]).astype(np.float64)
-        figures += [float(np.max(values, initial=0)), float(values.sum() / max(1, len(values)))]
-    max_box, mean_box, max_score, mean_score = figures
-    return max_box, mean_box, max_score, mean_score
+    box_parts, score_parts = [], []
+    for inputs in batches:
+        expected, found = reference.run(inputs), exported.run(inputs)
+        input_hw = (inputs.shape[1], inputs.shape[2])
+        if exported.limits.max_detections is None:
+            differences = _compare_boxes(expected, found, input_hw)
+        else:
+            differences = _compare_detections(expected, found, input_hw, exported)
+        box_parts.append(differences[0].ravel())
+        score_parts.append(differences[1].ravel())
+    boxes, scores = (np.concatenate(parts, dtype=np.float64) for parts in (box_parts, score_parts))
+    return (
+        float(boxes.max(initial=0)),
+        float(boxes.sum() / max(1, len(boxes))),
+        float(scores.max(initial=0)),
+        float(scores.sum() / max(1, len(scores))),
+    )
 
 
 def _compare_boxes(
-    expected: Output, found: Output, exported: Runtime, inputs: NDArray[np.uint8]
+    expected: Output, found: Output, input_hw: tuple[int, int]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the differences of all boxes, clipped to the network input, and of all scores."""
-    del exported
     for one, wanted in zip(found, expected, strict=True):
         if one.shape != wanted.shape or one.dtype != wanted.dtype:
             raise ExportError(
-                f"outputs must be {wanted.dtype} {wanted.shape}; got {one.dtype} {one.shape} "
-                f"for network inputs {inputs.shape}. Nothing was written."
+                f"outputs must be {wanted.dtype} {wanted.shape}; got {one.dtype} {one.shape}. "
+                "Nothing was written."
             )
-    input_hw = (inputs.shape[1], inputs.shape[2])
     boxes, wanted = (clip_to_image(each[0].reshape(-1, 4), input_hw) for each in (found, expected))
     return np.abs(boxes - wanted), np.abs(found[1] - expected[1])
 
 
 def _compare_detections(
-    expected: Output, found: Output, exported: Runtime, inputs: NDArray[np.uint8]
+    expected: Output, found: Output, input_hw: tuple[int, int], exported: Runtime
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the differences to the nearest detection of the same class in the file.
 
     Rows of nearly equal scores may be in another order.
     """
-    input_hw = (inputs.shape[1], inputs.shape[2])
     transform, selection = Stretch(input_hw, input_hw), Selection.from_limits(exported.limits)
+    classes = exported.metadata.classes
     box_parts, score_parts = [], []
-    for row in range(len(inputs)):
-        wanted, ours = (
-            select_detections(
-                output[0][row], output[1][row], transform, exported.metadata.classes, selection
-            )
-            for output in (expected, found)
-        )
+    for rows in zip(*expected, *found, strict=True):
+        wanted = select_detections(rows[0], rows[1], transform, classes, selection)
+        ours = select_detections(rows[2], rows[3], transform, classes, selection)
         if len(wanted) == 0 or len(ours) == 0:
             missing = np.full(max(len(wanted), len(ours)), np.inf)
             box_parts.append(missing)
