@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
+    from rich.console import Console
+
     from attendet.bench import plan_candidates, run_bench
     from attendet.files import write_atomically
     from attendet.report.bench import bench_table, bench_verdicts
@@ -99,13 +101,16 @@ def run(args: argparse.Namespace) -> int:
         args.weights, runtimes=args.runtimes, threads=args.threads, modes=args.mode
     )
     data = None if args.data is None else _load_data(args)
-    with tempfile.TemporaryDirectory() as folder, _status() as progress:
+    status = Console(stderr=True).status("bench")  # nothing if stderr is not a terminal
+    with tempfile.TemporaryDirectory() as folder, status:
         if data is None:
             paths, measure_ap = write_images(Path(folder)), None
         else:
             paths = [sample.path for sample in data[1]]
             measure_ap = _ap_measure(args, candidates, *data)
-        record = run_bench(candidates, paths, settings, measure_ap=measure_ap, progress=progress)
+        record = run_bench(
+            candidates, paths, settings, measure_ap=measure_ap, progress=status.update
+        )
     record["data"] = None if data is None else {"root": str(data[0].root), "split": args.split}
     header, rows = bench_table(record)
     lines = [*bench_verdicts(record), *_notes(record)]
@@ -119,19 +124,6 @@ def run(args: argparse.Namespace) -> int:
     ]
     print(f"written: {', '.join(path.name for path in written)} in {args.output}")
     return 0
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows the current step on the stderr of a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("bench") as status:
-        yield status.update
 
 
 def write_images(folder: Path, count: int = IMAGES) -> list[Path]:
