@@ -76,7 +76,7 @@ def test_a_zone_counts_who_is_inside_and_who_came() -> None:
     assert inside == [0, 0, 1, 1, 2, 2, 2, 1, 1, 0]
     assert counter.counts["most"] == 2
     assert counter.counts["visits"] == 2
-    assert counter.words == "inside 0, at most 2, 2 visits"
+    assert counter.text == "inside 0, at most 2, 2 visits"
 
 
 def test_a_zone_needs_no_tracks() -> None:

@@ -137,7 +137,7 @@ def test_without_on_skip_what_cannot_be_read_is_an_error(folder: Path) -> None:
 def test_numbers_and_words_are_checked_at_once(folder: Path) -> None:
     with pytest.raises(ConfigError, match="every and ahead must be 1 or more; got 0"):
         read_frames(folder, every=0)
-    with pytest.raises(ConfigError, match="either all words or all found"):
+    with pytest.raises(ConfigError, match="either all paths or all"):
         read_frames([Source("a", Path("a")), "b"])
 
 
@@ -309,7 +309,7 @@ def test_an_address_without_a_good_image_is_one_clear_line(web: str, page: str, 
 
 
 def test_a_server_that_trickles_is_given_up(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attendet.media.web import fetch_image_bytes
+    from attendet.media.web_images import fetch_image_bytes
 
     with pytest.raises(ImageError, match=r"no whole answer after 0\.3 s"):
         fetch_image_bytes(Source("slow", f"{web}/slow.jpg"), max_bytes=10**6, timeout=0.3)

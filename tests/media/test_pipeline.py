@@ -11,7 +11,7 @@ import pytest
 from attendet.errors import ConfigError, MissingExtraError
 from attendet.inference import Detector, stream
 from attendet.inference.runtimes.base import Limits
-from attendet.media import Frame, Watch, predict_frames, read_frames
+from attendet.media import Frame, FrameOptions, predict_frames, read_frames
 from attendet.media.sources import Skipped, Source
 
 STREET = Source("street", Path("street.mp4"), "video")
@@ -64,8 +64,8 @@ def test_wanted_classes_and_tiles_reach_the_detector(bright: Any, scene: Any) ->
     runtime = bright(input_hw=(96, 96))
     frame = Frame(Source("a", Path("a.png")), scene((200, 300), (100, 50, 160, 90)))
 
-    (cats,) = predict_frames(Detector(runtime), [frame], Watch(only=["cat"]))
-    (tiled,) = predict_frames(Detector(runtime), [frame], Watch(tile=160, overlap=0.5))
+    (cats,) = predict_frames(Detector(runtime), [frame], FrameOptions(only=["cat"]))
+    (tiled,) = predict_frames(Detector(runtime), [frame], FrameOptions(tile=160, overlap=0.5))
 
     assert len(cats.detections) == 0  # its best class is dog
     assert sum(shape[0] for shape in runtime.shapes) == 1 + 2 * 3 + 1
@@ -76,7 +76,7 @@ def test_tracks_and_counts_begin_anew_with_each_video(bright: Any, scene: Any) -
     pytest.importorskip("trackers")
     plaza = Source("plaza", Path("plaza.mp4"), "video")
     frames = [*_frames(scene, 30), *_frames(scene, 30, plaza)]
-    watch = Watch(lines=[(96, 96, 96, 0)], zones=[(60, 0, 140, 0, 140, 96, 60, 96)])
+    watch = FrameOptions(lines=[(96, 96, 96, 0)], zones=[(60, 0, 140, 0, 140, 96, 60, 96)])
 
     results = list(predict_frames(Detector(bright(input_hw=(96, 192))), frames, watch))
 
@@ -96,7 +96,9 @@ def test_images_that_stand_alone_are_one_sequence(bright: Any, scene: Any) -> No
         for number, frame in enumerate(_frames(scene, 4))
     ]
 
-    results = list(predict_frames(Detector(bright(input_hw=(96, 192))), frames, Watch(track=True)))
+    results = list(
+        predict_frames(Detector(bright(input_hw=(96, 192))), frames, FrameOptions(track=True))
+    )
 
     assert [one.detections.track_ids.tolist() for one in results] == [[0], [1], [1], [1]]
 
@@ -105,7 +107,7 @@ def test_the_confidence_stays_what_was_asked_for(bright: Any, scene: Any) -> Non
     pytest.importorskip("trackers")
     detector = Detector(bright(input_hw=(96, 192)), confidence=0.95)
 
-    results = list(predict_frames(detector, _frames(scene, 4), Watch(track=True)))
+    results = list(predict_frames(detector, _frames(scene, 4), FrameOptions(track=True)))
 
     assert [len(one.detections) for one in results] == [0, 0, 0, 0]
 
@@ -124,7 +126,7 @@ def test_objects_are_followed_no_lower_than_the_file_can_tell(
         asked.append(rule["confidence"]) or stream(*words, **rule)
     )
 
-    results = list(predict_frames(detector, _frames(scene, 3), Watch(track=True)))
+    results = list(predict_frames(detector, _frames(scene, 3), FrameOptions(track=True)))
 
     assert asked == [pytest.approx(lowest)]
     assert [one.detections.track_ids.tolist() for one in results] == [[0], [1], [1]]
@@ -132,7 +134,7 @@ def test_objects_are_followed_no_lower_than_the_file_can_tell(
 
 # --- lines and zones that do not fit -----------------------------------------------------------
 
-ZONE = Watch(zones=[(0, 0, 150, 0, 150, 90)])
+ZONE = FrameOptions(zones=[(0, 0, 150, 0, 150, 90)])
 
 
 def _of_size(name: str, image_hw: tuple[int, int], count: int = 3) -> list[Frame]:
@@ -201,24 +203,27 @@ def test_a_camera_that_a_zone_does_not_fit_is_not_waited_for(bright: Any) -> Non
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Watch(tile=5), "tile must be 32"),
-        (lambda: Watch(tile=64, overlap=1.0), "overlap must be"),
-        (lambda: Watch(only=[]), "only must name at least one class; got none"),
+        (lambda: FrameOptions(tile=5), "tile must be 32"),
+        (lambda: FrameOptions(tile=64, overlap=1.0), "overlap must be"),
+        (lambda: FrameOptions(only=[]), "only must name at least one class; got none"),
     ],
     ids=["tile", "overlap", "only"],
 )
-def test_what_is_wrong_is_said_at_once(make: Callable[[], Watch], words: str) -> None:
+def test_what_is_wrong_is_said_at_once(make: Callable[[], FrameOptions], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make()
 
 
 @pytest.mark.parametrize(
     ("module", "watch"),
-    [("trackers", Watch(track=True)), ("supervision", Watch(zones=[(0, 0, 9, 0, 9, 9)]))],
+    [
+        ("trackers", FrameOptions(track=True)),
+        ("supervision", FrameOptions(zones=[(0, 0, 9, 0, 9, 9)])),
+    ],
     ids=["track", "zone"],
 )
 def test_what_needs_an_extra_says_which_at_once(
-    bright: Any, monkeypatch: pytest.MonkeyPatch, module: str, watch: Watch
+    bright: Any, monkeypatch: pytest.MonkeyPatch, module: str, watch: FrameOptions
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     extra = "track" if watch.track else "supervision"

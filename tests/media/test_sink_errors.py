@@ -12,7 +12,8 @@ import pytest
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError
-from attendet.media import Frame, Result, drawn_sinks
+from attendet.media import Frame, Result
+from attendet.media import sinks as drawn_sinks
 from attendet.media.sinks import SINKS, open_sinks
 from attendet.media.sources import Source
 

@@ -337,7 +337,7 @@ def test_a_source_video_is_never_written_over(tmp_path: Path) -> None:
     here = Source("street", tmp_path / "street.mp4", "video")
     for kind in ("annotated", "video"):
         with (
-            pytest.raises(ConfigError, match="take the place"),
+            pytest.raises(ConfigError, match="replace a source"),
             open_sinks([kind], tmp_path, [here]),
         ):
             pass

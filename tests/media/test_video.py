@@ -18,8 +18,7 @@ av = pytest.importorskip("av")
 from attendet.errors import DataError  # noqa: E402
 from attendet.media import Frame, read_frames  # noqa: E402
 from attendet.media.sources import Skipped, Source  # noqa: E402
-from attendet.media.video import open_video  # noqa: E402
-from attendet.media.video_writer import VideoWriter  # noqa: E402
+from attendet.media.video import VideoWriter, open_video  # noqa: E402
 
 MakeVideo = Callable[..., Path]
 

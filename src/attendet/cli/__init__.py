@@ -1,7 +1,7 @@
 """The command line: one module a command, imported only when that command is called.
 
 A command module has ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is the help
-text. This package is the only place of attendet that prints.
+text. This package is the only part of attendet that prints.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"attendet: {message}. See: {self.prog} --help\n")
 
     def check_known(self, words: Sequence[str]) -> None:
-        """Leave with the nearest known flag where there are words that nobody asked for."""
+        """Exit with the nearest known flag if there are unknown arguments."""
         if not words:
             return
         word = words[0].split("=")[0]
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: the words after ``attendet``; those of the process if left out.
+        arguments: those after ``attendet``; default: those of the process.
 
     Returns:
         0, or the exit code of the error's class (see `attendet.errors`); 2 for a wrong flag.

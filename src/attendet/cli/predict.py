@@ -26,7 +26,7 @@ from attendet.errors import ConfigError
 if TYPE_CHECKING:
     from attendet.inference import Detector
     from attendet.inference.runtimes.base import Mode
-    from attendet.media import LiveOptions, Result, Watch
+    from attendet.media import FrameOptions, LiveOptions, Result
     from attendet.media.sinks import Sink
     from attendet.media.sources import Skipped, Source
 
@@ -130,7 +130,7 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
         "--overlap",
         type=float,
         default=0.2,
-        metavar="SHARE",
+        metavar="FRACTION",
         help="with --tile: of a tile's side that the next one overlaps, 0 to 0.9 "
         "(default: %(default)s)",
     )
@@ -237,7 +237,7 @@ def _numbers(text: str) -> list[float]:
 
 @dataclass
 class _Tally:
-    """What has been done, and what could not be."""
+    """Counts of processed items, and errors."""
 
     every: int = 1
     images: int = 0
@@ -318,10 +318,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if tally.done and not (tally.unwritten or tally.has_misfits) else 1
 
 
-def _watch(args: argparse.Namespace) -> Watch:
-    from attendet.media import Watch
+def _watch(args: argparse.Namespace) -> FrameOptions:
+    from attendet.media import FrameOptions
 
-    return Watch(
+    return FrameOptions(
         tile=args.tile,
         overlap=args.overlap,
         track=args.track,
@@ -339,13 +339,13 @@ def _live(args: argparse.Namespace) -> LiveOptions:
         reconnect=args.reconnect,
         timeout=args.timeout,
         stop_after=args.stop_after,
-        on_event=_tell,
+        on_event=_print_event,
     )
 
 
-def _tell(words: str) -> None:
-    # A progress bar puts a stderr of its own in place while it is shown: it is looked up here.
-    print(words, file=sys.stderr, flush=True)
+def _print_event(text: str) -> None:
+    # A progress bar replaces sys.stderr while it is shown, so it is looked up here.
+    print(text, file=sys.stderr, flush=True)
 
 
 def _detector(args: argparse.Namespace, sources: Sequence[Source]) -> Detector:
@@ -406,10 +406,10 @@ def _take(
 
 def _summarize(detector: Detector, tally: _Tally, seconds: float) -> None:
     parts = [(tally.images, "image"), (tally.frames, "frame")]
-    told = [f"{count} {_plural(word, count)}" for count, word in parts if count]
+    done = [f"{count} {_plural(word, count)}" for count, word in parts if count]
     unit = "frames" if tally.frames else "images"
     rate = tally.done / max(seconds, 1e-9)
-    print(f"{', '.join(told) or '0 images'} in {seconds:.1f} s ({rate:.1f} {unit}/s)")
+    print(f"{', '.join(done) or '0 images'} in {seconds:.1f} s ({rate:.1f} {unit}/s)")
     if tally.dropped:
         print(f"{tally.dropped} {_plural('frame', tally.dropped)} dropped to stay live")
     total = tally.counts.total()
@@ -419,17 +419,17 @@ def _summarize(detector: Detector, tally: _Tally, seconds: float) -> None:
             print(f"  {name:<16} {tally.counts[name]}")
     for label, counts in tally.counted.items():
         for count in counts:
-            print(f"  {label}: {_count_words(count)}")
+            print(f"  {label}: {_count_text(count)}")
     _name_issues("skipped", [one.reason for one in tally.skipped if not one.frames])
     _name_issues("not read to the end", [one.reason for one in tally.skipped if one.frames])
     _name_issues("not written", tally.unwritten)
 
 
-def _count_words(count: Mapping[str, Any]) -> str:
-    place = next(iter(count))
-    at = ",".join(f"{value:g}" for value in count[place])
-    numbers = ", ".join(f"{name} {value}" for name, value in count.items() if name != place)
-    return f"{place} {at}: {numbers}"
+def _count_text(count: Mapping[str, Any]) -> str:
+    kind = next(iter(count))
+    at = ",".join(f"{value:g}" for value in count[kind])
+    numbers = ", ".join(f"{name} {value}" for name, value in count.items() if name != kind)
+    return f"{kind} {at}: {numbers}"
 
 
 def _name_issues(what: str, issues: Sequence[str]) -> None:

@@ -52,5 +52,5 @@ def check_needs(
         )
     if args.batch is not None and args.tile is not None:
         raise ConfigError(
-            "--batch must be left out with --tile, where the tiles of one image run together."
+            "--batch must be omitted with --tile: the tiles of an image are one batch."
         )

@@ -1,4 +1,4 @@
-"""Objects that cross a line or stand in a zone, counted by the library ``supervision``."""
+"""Objects that cross a line or are in a zone, counted with ``supervision``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class LineCounter:
         }
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The counts for people."""
         return f"in {self._zone.in_count} out {self._zone.out_count}"
 
@@ -162,7 +162,7 @@ class ZoneCounter:
         return {**counts, "visits": self._visits} if self._is_tracked else counts
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The counts for people."""
         visits = f", {self._visits} visits" if self._is_tracked else ""
         return f"inside {self._inside}, at most {self._most}{visits}"

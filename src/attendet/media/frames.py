@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attendet.errors import ConfigError, DataError, ImageError
 from attendet.images import ImageArray, read_image
-from attendet.media.live import LiveOptions, LiveReader
+from attendet.media.live_stream import LiveOptions, LiveReader
 from attendet.media.sources import Skipped, Source, find_sources
 from attendet.media.video import open_video, to_image
 from attendet.prefetch import map_in_threads, read_in_thread
@@ -32,7 +32,7 @@ class Frame:
     Attributes:
         source: where it comes from.
         image: uint8 RGB of shape (H, W, 3).
-        index: its number in the source, from 0; frames that were left out count too.
+        index: its number in the source, from 0; skipped frames count too.
         seconds: time since the source's first frame; None for an image that stands alone.
         total: how many frames of the source are given, as far as its file says.
     """
@@ -45,17 +45,17 @@ class Frame:
 
     @property
     def is_still(self) -> bool:
-        """Whether it is an image that stands alone."""
+        """True for an image that is not part of a video."""
         return self.seconds is None
 
     @property
     def name(self) -> str:
-        """What its results are filed under: ``slide``, or ``street/000012`` in a video."""
+        """Name of its results: ``slide``, or ``street/000012`` in a video."""
         return self.source.name if self.is_still else f"{self.source.name}/{self.index:06d}"
 
 
 def read_frames(
-    words: str | Path | Source | Sequence[str | Path | Source],
+    paths: str | Path | Source | Sequence[str | Path | Source],
     *,
     every: int = 1,
     on_skip: OnSkip | None = None,
@@ -64,13 +64,13 @@ def read_frames(
 ) -> Generator[Frame, None, None]:
     """Give the frames of images, videos, cameras, streams and addresses, one by one.
 
-    Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory stays flat whatever the
-    length. A camera or stream gives its newest frame and is connected again when it breaks.
+    Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory stays flat however long
+    the length. A camera or stream gives its newest frame and is connected again when it breaks.
 
     Args:
-        words: what to read (see `attendet.media.sources.find_sources`), or sources.
+        paths: what to read (see `attendet.media.sources.find_sources`), or sources.
         every: of a video, camera or stream, give each first of so many frames.
-        on_skip: told of each source that cannot be read, or not to its end, and the others go on;
+        on_skip: called with each source that cannot be read, or not to its end;
             without it that is an error.
         live: how cameras and streams are read.
         ahead: frames that are read ahead, at most.
@@ -79,7 +79,7 @@ def read_frames(
         The frames, sources in the order named.
 
     Raises:
-        DataError: if a source cannot be read and ``on_skip`` is left out, or there is none.
+        DataError: if a source cannot be read and there is no ``on_skip``, or there is none.
         ConfigError: if a word or a number is not what it must be.
         MissingExtraError: if there is a video or stream and the extra ``video`` is not installed.
 
@@ -92,19 +92,19 @@ def read_frames(
     """
     if every < 1 or ahead < 1:
         raise ConfigError(f"every and ahead must be 1 or more; got {every} and {ahead}.")
-    sources = _sources(words)
+    sources = _sources(paths)
     if any(source.kind in ("video", "stream", "address") for source in sources):
         require("av", extra="video", purpose="reading and writing videos")
     return _read_frames(sources, every, on_skip or _raise, live or LiveOptions(), ahead)
 
 
-def _sources(words: str | Path | Source | Sequence[str | Path | Source]) -> list[Source]:
-    if isinstance(words, str | Path | Source):
-        words = [words]
-    found = [one for one in words if isinstance(one, Source)]
-    rest = [one for one in words if not isinstance(one, Source)]
+def _sources(paths: str | Path | Source | Sequence[str | Path | Source]) -> list[Source]:
+    if isinstance(paths, str | Path | Source):
+        paths = [paths]
+    found = [one for one in paths if isinstance(one, Source)]
+    rest = [one for one in paths if not isinstance(one, Source)]
     if found and rest:
-        raise ConfigError("sources must be either all words or all found already; got both.")
+        raise ConfigError("sources must be either all paths or all `Source` objects; got both.")
     return found or find_sources(rest)
 
 
@@ -131,7 +131,7 @@ def _resolved(source: Source, on_skip: OnSkip, timeout: float) -> Source | None:
     """Return an address as what its server says that it is."""
     if source.kind != "address":
         return source
-    from attendet.media.web import gives_image
+    from attendet.media.web_images import gives_image
 
     try:
         kind = gives_image(source, timeout=timeout)
@@ -189,7 +189,7 @@ def read_images(
 
     Args:
         sources: images: files, http(s) addresses, or standard input.
-        on_skip: told of each image that cannot be read; the others go on.
+        on_skip: called with each image that cannot be read.
         ahead: images that are read ahead, at most; fewer where they are large.
         workers: reading threads.
 
@@ -227,7 +227,7 @@ def _read_still(source: Source) -> ImageArray:
                 "(standard input)."
             )
         return read_image(content, name="standard input")
-    from attendet.media.web import fetch_image_bytes
+    from attendet.media.web_images import fetch_image_bytes
 
     content = fetch_image_bytes(source, max_bytes=MAX_IMAGE_BYTES)
     return read_image(content, name=source.label)

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
-from attendet.media.video_writer import scale_down
+from attendet.media.video import scale_down
 from attendet.report.draw import to_jpeg
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ img {{ display: block; margin: auto; max-width: 100vw; max-height: 100vh; }}</st
 class LiveView:
     """Shows the latest result at ``http://127.0.0.1:PORT/``; a sink that writes no file.
 
-    Frames are encoded only while somebody looks.
+    Frames are encoded only while a browser is connected.
 
     Args:
         port: of the page; 0 for any that is free.
@@ -67,7 +67,7 @@ class LiveView:
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """Address of the page."""
         return f"http://{HOST}:{self._server.server_address[1]}/"
 
     @property
@@ -99,7 +99,7 @@ class LiveView:
         self._thread.join()
 
     def look(self, change: int) -> None:
-        """Count somebody who begins (1) or ends (-1) to look."""
+        """Count a viewer that connects (1) or disconnects (-1)."""
         with self._changed:
             self._viewers += change
 

@@ -19,25 +19,25 @@ from attendet.media.counting import LineCounter, ZoneCounter
 from attendet.media.frames import Frame
 from attendet.media.sources import Skipped, Source
 from attendet.media.tiling import predict_tiled, tile_windows
-from attendet.media.tracking import LOW_SHARE, Tracker
+from attendet.media.tracking import LOW_FRACTION, Tracker
 
 if TYPE_CHECKING:
     from attendet.inference.detector import Detector
 
-__all__ = ["Result", "Watch", "predict_frames"]
+__all__ = ["Result", "FrameOptions", "predict_frames"]
 
 MARK_COLOR = (255, 255, 255)
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What is done with each frame."""
+class FrameOptions:
+    """Options for each frame."""
 
     tile: int | None = None
     """Look at images in tiles of this many pixels; at the whole image alone if None."""
 
     overlap: float = 0.2
-    """Share of its side by which a tile overlaps the next, 0 to 0.9."""
+    """Fraction of its side by which a tile overlaps the next, 0 to 0.9."""
 
     track: bool = False
     """Give objects numbers that stay with them from frame to frame; lines need it and set it."""
@@ -55,17 +55,17 @@ class Watch:
         if self.tile is not None:
             tile_windows((1, 1), self.tile, self.overlap)
         if self.only is not None and len(self.only) == 0:
-            raise ConfigError("only must name at least one class; got none. Leave it out for all.")
+            raise ConfigError("only must name at least one class; got none. Remove it for all.")
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What was found in one frame.
+    """Result of one frame.
 
     Attributes:
         frame: the frame.
         detections: in its pixels.
-        counters: lines and zones of the frame's source, as they stand at the latest result.
+        counters: lines and zones of the frame's source, at the latest result.
         counts: what they counted up to this frame.
     """
 
@@ -106,7 +106,7 @@ def _draw_counter(image: ImageArray, counter: LineCounter | ZoneCounter) -> None
     cv2.polylines(image, [points], closed, MARK_COLOR, line, cv2.LINE_AA)
     letter = max(10, round((height * width) ** 0.5 / 40))
     left, top = np.clip(points.min(axis=0) + line + 2, 0, (width - 1, height - 1)).tolist()
-    text = fit_text(counter.words, letter, width - left)
+    text = fit_text(counter.text, letter, width - left)
     if text:
         band_h, band_w = text_mask(text, letter).shape
         image[top : top + band_h, left : left + band_w] = 0
@@ -116,7 +116,7 @@ def _draw_counter(image: ImageArray, counter: LineCounter | ZoneCounter) -> None
 def predict_frames(
     detector: Detector,
     frames: Iterable[Frame],
-    watch: Watch | None = None,
+    options: FrameOptions | None = None,
     *,
     batch: int | None = None,
     on_skip: Callable[[Skipped], None] | None = None,
@@ -124,17 +124,17 @@ def predict_frames(
     """Give the result of each frame, in order.
 
     Frames of images and video files run while the next ones are read (`Detector.stream`); those
-    of cameras and streams at once. Tracks and counts begin anew with each video; images that
+    of cameras and streams at once. Tracks and counts start again with each video; images that
     stand alone are taken for one video.
 
     Args:
         detector: any detector.
         frames: such as those of `attendet.media.frames.read_frames`.
-        watch: what is done with each frame; detection alone if left out.
+        options: for each frame; default: detection only.
         batch: frames of one network input shape that go through the network together, at most; see
             `Detector.stream`.
-        on_skip: told of each source whose images a line or zone does not transform, and the others
-            go on; without it that is an error.
+        on_skip: called with each source whose images a line or zone does not fit; without it that
+        is an error.
 
     Raises:
         ConfigError: if a class, a line or a zone is not what it must be.
@@ -142,10 +142,10 @@ def predict_frames(
     """
     if batch is not None and batch < 1:
         raise ConfigError(f"batch must be 1 or more; got {batch!r}.")
-    watch = watch or Watch()
-    watcher = _Watcher(detector, watch)
+    options = options or FrameOptions()
+    watcher = _Watcher(detector, options)
     fitting = _fitting(frames, watcher.counters, on_skip)
-    found = _detect(detector, fitting, watch, watcher.confidence, batch)
+    found = _detect(detector, fitting, options, watcher.confidence, batch)
     with closing(found):
         for frame, detections in found:
             yield watcher.result(frame, detections)
@@ -191,18 +191,18 @@ def _fits(
 def _detect(
     detector: Detector,
     frames: Iterable[Frame],
-    watch: Watch,
+    options: FrameOptions,
     confidence: float | None,
     batch: int | None,
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Give each frame with what is in it; what is live does not wait for the next one."""
-    rule: dict[str, Any] = {"confidence": confidence, "only": watch.only}
+    rule: dict[str, Any] = {"confidence": confidence, "only": options.only}
     for is_live, some in itertools.groupby(frames, lambda frame: frame.source.is_live):
-        if watch.tile is not None:
+        if options.tile is not None:
             for frame in some:
                 yield (
                     frame,
-                    predict_tiled(detector, frame.image, watch.tile, watch.overlap, **rule),
+                    predict_tiled(detector, frame.image, options.tile, options.overlap, **rule),
                 )
         elif is_live:
             for frame in some:
@@ -216,14 +216,14 @@ def _detect(
 
 
 class _Watcher:
-    """Tracks and counts over the frames of one source, and anew over those of the next."""
+    """Tracks and counts over the frames of one source, restarted for the next source."""
 
-    def __init__(self, detector: Detector, watch: Watch) -> None:
-        self._watch = watch
-        self._tracks = watch.track or bool(watch.lines)
+    def __init__(self, detector: Detector, options: FrameOptions) -> None:
+        self._watch = options
+        self._tracks = options.track or bool(options.lines)
         self._sure = detector.selection.confidence
         # A file with suppression inside gives nothing below its own confidence.
-        low = max(detector.min_confidence, LOW_SHARE * self._sure)
+        low = max(detector.min_confidence, LOW_FRACTION * self._sure)
         self.confidence = low if self._tracks else None
         self._source: Source | None = None
         self._begin()  # says at once what is missing or wrong

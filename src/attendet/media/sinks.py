@@ -1,7 +1,8 @@
-"""Where results go: JSON, JSON lines, CSV, YOLO text, COCO results, images, videos.
+"""Results as files: JSON, JSON lines, CSV, YOLO text, COCO results, annotated images, videos,
+crops.
 
-A file appears under its final name only when it is whole. What cannot be written (the disk is
-full, say) is told and dropped; the other files go on.
+Written here rather than with supervision's sinks: frames of videos keep their own times (variable
+frame rate), files appear complete or not at all, and a failing sink does not stop the others.
 """
 
 from __future__ import annotations
@@ -9,33 +10,242 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from attendet.errors import AttendetError, ConfigError, did_you_mean
-from attendet.files import write_atomically
-from attendet.media.drawn_sinks import (
-    AnnotatedSink,
-    CropSink,
-    ImageSink,
-    UnfinishedError,
-    VideoSink,
-)
-from attendet.media.partial_file import PartialFile
+import numpy as np
+
+from attendet.errors import AttendetError, ConfigError, ImageError, did_you_mean
+from attendet.files import replacing, write_atomically
+from attendet.images import ImageArray
 from attendet.media.pipeline import Result
 from attendet.media.sources import Source
+from attendet.media.video import VideoWriter
+from attendet.report.draw import to_jpeg
+from attendet.system import require
 
 __all__ = [
     "SINKS",
+    "AnnotatedSink",
     "CocoSink",
+    "CropSink",
     "CsvSink",
+    "ImageSink",
     "JsonLinesSink",
     "JsonSink",
+    "PartialFile",
     "Sink",
+    "UnfinishedError",
+    "VideoSink",
     "YoloSink",
     "open_sinks",
 ]
+
+
+class _DroppedError(Exception):
+    """Makes `attendet.files.replacing` leave no file."""
+
+
+class PartialFile:
+    """A file that gets its final name when it is finished, for writers that outlive one block.
+
+    Args:
+        path: the file that is to be there in the end; folders on the way are made.
+
+    Attributes:
+        path: its final name.
+        partial: where to write for now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._replacing = replacing(path)
+        self.partial = self._replacing.__enter__()
+
+    def finish(self) -> None:
+        """Give the file its final name.
+
+        Raises:
+            OSError: if that cannot be done; the file is gone then.
+        """
+        self._replacing.__exit__(None, None, None)
+
+    def drop(self) -> None:
+        """Remove the file."""
+        dropped = _DroppedError()
+        self._replacing.__exit__(type(dropped), dropped, None)
+
+
+JPEG_QUALITY = 92
+JPEG_MAX_SIDE = 65500
+
+
+def _write_jpeg(path: Path, image: ImageArray, label: str) -> None:
+    height, width = image.shape[:2]
+    if max(height, width) > JPEG_MAX_SIDE:
+        raise ImageError(
+            f"a drawn image must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
+            f"{width} x {height} ({label}). Save as json instead."
+        )
+    write_atomically(path, to_jpeg(image, JPEG_QUALITY))
+
+
+class UnfinishedError(OSError):
+    """The video before could not be finished, and is dropped; the result has yet to be written."""
+
+
+class ImageSink:
+    """Images with boxes and names drawn: ``NAME.jpg``; of a video ``frames/NAME/000012.jpg``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = self._path = folder
+
+    def write(self, result: Result) -> None:
+        """Draw and file one frame.
+
+        Raises:
+            ImageError: if it is too wide or high for a JPEG.
+        """
+        frame = result.frame
+        folder = self._folder if frame.is_still else self._folder / "frames"
+        self._path = folder / f"{frame.name}.jpg"
+        _write_jpeg(self._path, result.annotated, frame.source.label)
+
+    def drop(self) -> str:
+        """Name the latest image: each stands alone."""
+        return str(self._path)
+
+    def close(self, *, whole: bool) -> None:
+        """Do nothing: each image is filed already."""
+
+
+class CropSink:
+    """Each object cut out of its image: ``crops/CLASS/NAME-1.jpg``, without anything drawn.
+
+    Of a video it is ``crops/CLASS/NAME/000012-1.jpg``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = self._path = folder / "crops"
+
+    def write(self, result: Result) -> None:
+        """File the objects of one frame, numbered from the best score on."""
+        image, found = result.frame.image, result.detections
+        height, width = image.shape[:2]
+        corners = np.concatenate(
+            [np.floor(found.boxes_xyxy[:, :2]), np.ceil(found.boxes_xyxy[:, 2:])], axis=1
+        ).astype(int)
+        kinds = [re.sub(r"[^\w .-]+|^\.+$", "_", name) or "_" for name in found.names]
+        regions = zip(kinds, corners.tolist(), strict=True)
+        for number, (kind, (left, top, right, bottom)) in enumerate(regions, start=1):
+            left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+            crop = image[top : max(bottom, top + 1), left : max(right, left + 1)]
+            self._path = self._folder / kind / f"{result.frame.name}-{number}.jpg"
+            _write_jpeg(self._path, crop, result.frame.source.label)
+
+    def drop(self) -> str:
+        """Name the latest crop: each stands alone."""
+        return str(self._path)
+
+    def close(self, *, whole: bool) -> None:
+        """Do nothing: each crop is filed already."""
+
+
+class VideoSink:
+    """Videos with boxes and names drawn, ``NAME.mp4`` each, frames at their own times.
+
+    Still images are skipped. One video is written at a time.
+    """
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        require("av", extra="video", purpose="reading and writing videos")
+        self._folder, self._max_side = folder, max_side
+        self._source: Source | None = None
+        self._file: PartialFile | None = None
+        self._writer: VideoWriter | None = None
+        self._path = folder
+
+    def write(self, result: Result) -> None:
+        """Add one frame to the video of its source.
+
+        Raises:
+            UnfinishedError: if the video before cannot be finished.
+            OSError: if it cannot be written; the rest of this source is then skipped.
+        """
+        frame = result.frame
+        if frame.source != self._source:
+            try:
+                self.close(whole=True)
+            except Exception as error:
+                raise UnfinishedError(str(error)) from error
+            self._source = frame.source
+            if not frame.is_still:
+                self._path = self._folder / f"{frame.source.name}.mp4"
+                self._file = PartialFile(self._path)
+                self._writer = VideoWriter(self._file.partial, max_side=self._max_side)
+        if self._writer is not None and frame.seconds is not None:
+            self._writer.write(result.annotated, frame.seconds)
+
+    def drop(self) -> str:
+        """Drop the video in the making; the next source begins a new one."""
+        writer, self._writer = self._writer, None
+        file, self._file = self._file, None
+        try:
+            if writer is not None:
+                writer.abandon()
+        finally:
+            if file is not None:
+                file.drop()
+        return str(self._path)
+
+    def close(self, *, whole: bool) -> None:
+        """Finish the video in the making, or drop it.
+
+        Raises:
+            OSError: if it cannot be finished; it is dropped then.
+        """
+        if not whole or self._writer is None or self._file is None:
+            self.drop()
+            return
+        try:
+            self._writer.close()
+        except BaseException:
+            self.drop()
+            raise
+        file, self._writer, self._file = self._file, None, None
+        file.finish()
+
+
+class AnnotatedSink:
+    """Images as `ImageSink` and videos as `VideoSink` draw them."""
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        self._folder, self._max_side = folder, max_side
+        self._images = ImageSink(folder)
+        self._videos: VideoSink | None = None
+        self._latest: ImageSink | VideoSink = self._images
+
+    def write(self, result: Result) -> None:
+        """Draw and file one frame."""
+        if self._videos is None and not result.frame.is_still:
+            self._videos = VideoSink(self._folder, self._max_side)
+        if self._videos is not None:
+            self._latest = self._videos
+            self._videos.write(result)
+        if result.frame.is_still:
+            self._latest = self._images
+            self._images.write(result)
+
+    def drop(self) -> str:
+        """Drop the video in the making, if there is one; name what was written to."""
+        return self._latest.drop()
+
+    def close(self, *, whole: bool) -> None:
+        """Finish the video in the making, or drop it."""
+        if self._videos is not None:
+            self._videos.close(whole=whole)
 
 
 class Sink(Protocol):
@@ -141,10 +351,10 @@ class CsvSink(_OneFile):
     def write(self, result: Result) -> None:
         """Add the rows of one frame."""
         frame = result.frame
-        place = ["", ""] if frame.is_still else [frame.index, _seconds(frame.seconds)]
+        position = ["", ""] if frame.is_still else [frame.index, _seconds(frame.seconds)]
         for entry in result.detections.to_dicts():
-            told = [entry["class_id"], entry["name"], entry["score"], *entry["box_xyxy"]]
-            self._table.writerow([frame.source.label, *told, *place, entry.get("track_id")])
+            columns = [entry["class_id"], entry["name"], entry["score"], *entry["box_xyxy"]]
+            self._table.writerow([frame.source.label, *columns, *position, entry.get("track_id")])
 
 
 def _seconds(seconds: float | None) -> float | None:
@@ -231,7 +441,7 @@ SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
 
 
 class _Guarded:
-    """A sink that tells what it could not write, and goes on."""
+    """A sink that reports a file that cannot be written, and continues with the others."""
 
     def __init__(self, kind: str, sink: Sink, on_fail: Callable[[str], None]) -> None:
         self._kind, self._sink, self._on_fail = kind, sink, on_fail
@@ -242,7 +452,7 @@ class _Guarded:
         except UnfinishedError as error:
             self._fail(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             self.write(result)
-        except Exception as error:  # of whatever kind: it must not cost what the others hold
+        except Exception as error:  # any error: the other sinks continue
             self._fail(error)
 
     def drop(self) -> str:
@@ -290,7 +500,7 @@ def open_sinks(
         names: some of `SINKS`.
         folder: where results go; made if it is missing.
         sources: what is to come; none of it is ever written over.
-        on_fail: told of each file that cannot be written, and the others go on; without it that is
+        on_fail: called with each file that cannot be written; without it that is
             an error.
         max_side: videos with a longer side are scaled down to this many pixels; None: never.
 
@@ -298,7 +508,7 @@ def open_sinks(
         The sinks, in the order of their names.
 
     Raises:
-        ConfigError: if a name is unknown, or a result would take the place of a source.
+        ConfigError: if a name is unknown, or a result would replace a source.
         MissingExtraError: if videos are wanted and the extra ``video`` is not installed.
     """
     for name in names:
@@ -320,7 +530,7 @@ def open_sinks(
 
 
 def _close(sinks: Sequence[Sink], *, whole: bool) -> list[BaseException]:
-    """Close every sink, whatever becomes of the others; return what went wrong."""
+    """Close every sink and return the errors."""
     errors: list[BaseException] = []
     for sink in sinks:
         try:
@@ -340,6 +550,5 @@ def _check_targets(names: Sequence[str], folder: Path, sources: Sequence[Source]
             target = folder / f"{source.name}{suffix}"
             if target.resolve() in originals:
                 raise ConfigError(
-                    f"output must not take the place of a source; got {target}. "
-                    "Choose another output folder."
+                    f"output must not replace a source; got {target}. Choose another output folder."
                 )

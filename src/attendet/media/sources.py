@@ -1,4 +1,4 @@
-"""What is to be looked at: images, videos, cameras, streams and addresses, by the words for them.
+"""Sources of images: files, folders, patterns, lists, videos, cameras, streams and URLs.
 
 Nothing is opened here but folders and lists; `attendet.media.frames` reads what is found.
 """
@@ -36,7 +36,7 @@ class Source:
     Attributes:
         name: file name without suffix, made unique among the sources of one call; results are
             filed under it.
-        path: the file; of others the words that named them: an address, ``camera:0``, or ``-``
+        path: the file; otherwise the argument: an address, ``camera:0``, or ``-``
             for an image on standard input.
         kind: what it is. An ``address`` is http(s) whose end does not say what it gives: the
             server is asked when it is opened.
@@ -48,12 +48,12 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What to call it in messages and results: its path, without a user and password."""
+        """Name in messages and results: the path, without user and password."""
         return _without_user(str(self.path))
 
     @property
     def is_live(self) -> bool:
-        """Whether it goes on until someone stops it: a camera or a stream."""
+        """True for a camera or a stream, which has no end."""
         return self.kind in ("camera", "stream")
 
 
@@ -68,7 +68,7 @@ class Skipped:
 
     Attributes:
         path: what names it (see `Source.label`).
-        reason: why, in words that name it.
+        reason: the reason, with the name of the source.
         frames: how many frames came before it broke off; 0 where nothing could be read.
     """
 
@@ -77,8 +77,8 @@ class Skipped:
     frames: int = 0
 
 
-def find_sources(words: Sequence[str | Path]) -> list[Source]:
-    """Return the sources that words name, each once, in the order named.
+def find_sources(arguments: Sequence[str | Path]) -> list[Source]:
+    """Return the sources of command-line arguments, each once, in order.
 
     - a file: a video by its suffix, any other is taken for an image. It stays even if it is
       missing, so that reading it can say so;
@@ -93,8 +93,8 @@ def find_sources(words: Sequence[str | Path]) -> list[Source]:
 
     Raises:
         DataError: if a folder, pattern or list names nothing to read, or there is nothing at all.
-        ConfigError: if an address is of an unknown kind or broken, or others stand beside a live
-            source.
+        ConfigError: if an address is of an unknown kind or broken, or others are combined with a
+            live source.
 
     Example:
         >>> [(one.name, one.kind) for one in find_sources(["a.jpg", "http://host/street.mp4"])]
@@ -103,8 +103,8 @@ def find_sources(words: Sequence[str | Path]) -> list[Source]:
         'rtsp://host:554/lobby'
     """
     found: dict[str, tuple[Path | str, Kind]] = {}
-    for word in words:
-        for path, kind in _expand(word):
+    for argument in arguments:
+        for path, kind in _expand(argument):
             key = os.path.abspath(path) if isinstance(path, Path) else path  # noqa: PTH100 (links stay apart)
             found.setdefault(key, (path, kind))
     if not found:
@@ -121,12 +121,12 @@ def find_sources(words: Sequence[str | Path]) -> list[Source]:
     return sources
 
 
-def _expand(word: str | Path) -> list[tuple[Path | str, Kind]]:
-    path = Path(word)
-    if isinstance(word, str):
-        named = _by_word(word)
+def _expand(argument: str | Path) -> list[tuple[Path | str, Kind]]:
+    path = Path(argument)
+    if isinstance(argument, str):
+        named = _by_word(argument)
         if named is not None:
-            return [(word, named)]
+            return [(argument, named)]
     if path.is_dir():
         found = sorted(one for one in path.iterdir() if _is_readable(one) and one.is_file())
         if not found:
@@ -148,27 +148,27 @@ def _expand(word: str | Path) -> list[tuple[Path | str, Kind]]:
     return [(path, _kind_of(path))]
 
 
-def _by_word(word: str) -> Kind | None:
+def _by_word(argument: str) -> Kind | None:
     """Return the kind of what is no file: standard input, a camera, an address."""
-    if word == "-":
+    if argument == "-":
         return "image"
-    if word.startswith("camera:"):
-        device = word.removeprefix("camera:")
+    if argument.startswith("camera:"):
+        device = argument.removeprefix("camera:")
         if not (device.isdecimal() or device.startswith("/dev/")):
             raise ConfigError(
-                f"a camera must be a number or a device; got {word!r}. Such as camera:0."
+                f"a camera must be a number or a device; got {argument!r}. Such as camera:0."
             )
         return "camera"
-    if word.isdecimal() and not Path(word).exists():
+    if argument.isdecimal() and not Path(argument).exists():
         return "camera"
-    scheme, separator, rest = word.partition("://")
+    scheme, separator, rest = argument.partition("://")
     if not separator or not scheme.isalnum() or len(scheme) < 2 or not rest:
         return None
     try:
-        parts = urlsplit(_without_user(word))
+        parts = urlsplit(_without_user(argument))
     except ValueError as error:
         raise ConfigError(
-            f"an address must name a host; got {_without_user(word)!r} ({error}). Check it."
+            f"an address must name a host; got {_without_user(argument)!r} ({error}). Check it."
         ) from None
     if scheme.lower() in STREAM_SCHEMES:
         return "stream"
@@ -199,16 +199,16 @@ def _read_list(path: Path) -> list[tuple[Path | str, Kind]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"list must be UTF-8 text, a path a line ({path}).") from None
-    words = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not words:
+    arguments = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not arguments:
         raise DataError(f"list must name at least one image; got none ({path}).")
     entries: list[tuple[Path | str, Kind]] = []
-    for word in words:
-        named = _by_word(word) if "://" in word else None
+    for argument in arguments:
+        named = _by_word(argument) if "://" in argument else None
         if named is not None:
-            entries.append((word, named))
+            entries.append((argument, named))
             continue
-        entry = Path(word)
+        entry = Path(argument)
         here = _is_file(entry) and not _is_file(path.parent / entry)
         entry = entry if here else path.parent / entry
         entries.append((entry, _kind_of(entry)))

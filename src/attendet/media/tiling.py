@@ -31,11 +31,11 @@ __all__ = ["merge_tiles", "predict_tiled", "tile_windows"]
 BATCH = 16
 """Tiles that run together."""
 
-EDGE_SHARE = 0.01
-"""A box that ends within this share of a tile's side from an inner edge counts as cut there."""
+EDGE_FRACTION = 0.01
+"""A box that ends within this fraction of a tile's side from an inner edge counts as cut there."""
 
 COVERED = 0.5
-"""A cut box goes if a whole one of its class covers this share of it."""
+"""A cut box goes if a whole one of its class covers this fraction of it."""
 
 MAX_PIECES = 1000
 """Cut boxes that are looked at, at most, the best."""
@@ -54,7 +54,7 @@ def tile_windows(
     Args:
         image_hw: height and width of the image, pixels.
         tile: side of a tile, pixels; shorter where the image is.
-        overlap: share of its side by which a tile overlaps the next, at least; 0 to 0.9.
+        overlap: fraction of its side by which a tile overlaps the next, at least; 0 to 0.9.
 
     Returns:
         Shape (t, 4): left, top, right, bottom, row by row.
@@ -82,7 +82,7 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
         return [0]
     step = max(1, int(tile * (1 - overlap)))
     count = -(-(length - tile) // step) + 1
-    return [round(place * (length - tile) / (count - 1)) for place in range(count)]
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
 
 
 def predict_tiled(
@@ -101,8 +101,8 @@ def predict_tiled(
         image: uint8 RGB, shape (H, W, 3).
         tile: side of a tile, pixels of the image. It is scaled to the detector's input: a tile
             of the input's size shows the network each pixel.
-        overlap: share of its side by which a tile overlaps the next, 0 to 0.9; objects up to this
-            size are whole in some tile.
+        overlap: fraction of its side by which a tile overlaps the next, 0 to 0.9; objects up to
+            this size are whole in some tile.
         whole: look at the whole image too, for objects larger than a tile.
         **selection: as for `Detector.predict_batch`; ``max_detections`` counts for each tile.
 
@@ -159,9 +159,9 @@ def merge_tiles(
     is_cut = np.asarray(boxes.cut.any(axis=1))
     solid = boxes[~is_cut].suppressed(nms_iou)
     pieces = boxes[is_cut].best(MAX_PIECES)
-    pieces = _join(pieces[_covered_share(pieces, solid) < COVERED])
+    pieces = _join(pieces[_covered_fraction(pieces, solid) < COVERED])
     # Of an object that lies in the overlap of two rows a part may have been joined to no whole.
-    pieces = pieces[~pieces.cut.any(axis=1) | (_covered_share(pieces, pieces) < COVERED)]
+    pieces = pieces[~pieces.cut.any(axis=1) | (_covered_fraction(pieces, pieces) < COVERED)]
     merged = solid.with_more(pieces).suppressed(nms_iou)
     return Detections(
         boxes_xyxy=merged.xyxy,
@@ -215,13 +215,13 @@ def _cut_sides(
 ) -> NDArray[np.bool_]:
     """Return, shape (n, 4), which sides of each box end at an inner edge of its tile."""
     size = (tiles[:, 2:] - tiles[:, :2]).min(axis=1, initial=2**31)
-    near = np.maximum(EDGE_SHARE * size, 2.0)[:, None]
+    near = np.maximum(EDGE_FRACTION * size, 2.0)[:, None]
     inner = tiles != np.array([0, 0, image_hw[1], image_hw[0]])
     cut: NDArray[np.bool_] = inner & (np.abs(boxes - tiles) <= near)
     return cut
 
 
-def _covered_share(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
+def _covered_fraction(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
     """Return, shape (n,), the most that a larger box of its class covers of each box, 0 to 1."""
     most = np.zeros(len(boxes))
     other_area = _area(others.xyxy)
@@ -230,9 +230,9 @@ def _covered_share(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
         xyxy, area = boxes.xyxy[part, None], _area(boxes.xyxy[part])[:, None]
         low = np.maximum(xyxy[..., :2], others.xyxy[:, :2])
         high = np.minimum(xyxy[..., 2:], others.xyxy[:, 2:])
-        share = (high - low).clip(min=0).prod(axis=2) / np.maximum(area, 1e-9)
+        fraction = (high - low).clip(min=0).prod(axis=2) / np.maximum(area, 1e-9)
         able = (boxes.class_ids[part, None] == others.class_ids) & (other_area > area)
-        most[part] = np.where(able, share, 0).max(axis=1, initial=0)
+        most[part] = np.where(able, fraction, 0).max(axis=1, initial=0)
     return most
 
 
@@ -245,7 +245,7 @@ def _join(pieces: _Boxes) -> _Boxes:
     """Return cut boxes with the pieces of one object made one box, which has the best score.
 
     Two pieces belong together if one is cut where the other begins: they overlap across the edge,
-    and lie along it at the same place. First those beside each other are joined, then the rows
+    and are at the same position along it. First those next to each other are joined, then the rows
     above each other; large objects reach over several tiles.
     """
     for _ in range(len(pieces)):

@@ -11,13 +11,13 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.system import require
 
-__all__ = ["LOW_SHARE", "Tracker"]
+__all__ = ["LOW_FRACTION", "Tracker"]
 
-LOW_SHARE = 0.4
-"""An object that is followed may fall to this share of the confidence (0.25: 0.1)."""
+LOW_FRACTION = 0.4
+"""A tracked object is kept down to this fraction of the confidence (0.25: 0.1)."""
 
 FRAME_RATE = 30.0
-"""Frames/s in which ``trackers`` counts, whatever the video has."""
+"""Frames/s in which ``trackers`` counts, for every video."""
 
 
 class Tracker:
@@ -29,7 +29,7 @@ class Tracker:
 
     Args:
         confidence: score that a new object needs, 0 to 1. Known objects are followed down to
-            `LOW_SHARE` of it: give `update` the detections from there on.
+            `LOW_FRACTION` of it: give `update` the detections from there on.
         patience: seconds for which an object that is not seen is remembered.
 
     Raises:
@@ -59,7 +59,7 @@ class Tracker:
         """Return the detections of the next frame with ``track_ids``.
 
         Args:
-            detections: of the frame, from `LOW_SHARE` of the confidence on.
+            detections: of the frame, from `LOW_FRACTION` of the confidence on.
             seconds: its time, in order; None where frames have none: then each counts alike.
 
         Returns:

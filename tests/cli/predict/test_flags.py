@@ -21,7 +21,7 @@ Capture = pytest.CaptureFixture[str]
     [
         (["--overlap", 7], "--overlap needs --tile; alone it changes nothing."),
         (["--port", 80], "--port needs --show; alone it changes nothing."),
-        (["--tile", 64, "--batch", 7], "--batch must be left out with --tile"),
+        (["--tile", 64, "--batch", 7], "--batch must be omitted with --tile"),
         (
             ["--save", "json", "--max-side", 64],
             "--max-side needs --save annotated or video, or --show",

@@ -332,7 +332,7 @@ def test_what_cannot_be_written_is_told_and_the_code_says_so(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("attendet.media.drawn_sinks.write_atomically", full)
+    monkeypatch.setattr("attendet.media.sinks.write_atomically", full)
 
     assert run(shots, "--save", "annotated,json") == 1
 

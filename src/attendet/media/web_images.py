@@ -41,7 +41,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         after = super().redirect_request(req, fp, code, msg, headers, newurl)
         authorization = req.get_header("Authorization")
         here, there = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
-        if after is not None and authorization and here[:2] == there[:2]:  # no other host is told
+        if after is not None and authorization and here[:2] == there[:2]:  # not sent to other hosts
             after.add_unredirected_header("Authorization", authorization)
         return after
 
@@ -54,8 +54,8 @@ def _split_user(address: str) -> tuple[str, str | None]:
     if not at:
         return address, None
     name, _, password = user.partition(":")
-    words = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}".encode()
-    return scheme + separator + host + rest[end:], f"Basic {base64.b64encode(words).decode()}"
+    credentials = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}".encode()
+    return scheme + separator + host + rest[end:], f"Basic {base64.b64encode(credentials).decode()}"
 
 
 @contextmanager

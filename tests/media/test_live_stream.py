@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("av")
 
 from attendet.errors import ConfigError, DataError
-from attendet.media import LiveOptions, live, read_frames
+from attendet.media import LiveOptions, live_stream, read_frames
 from attendet.media.sources import Skipped, Source
 
 QUICK = {"timeout": 2.0}
@@ -24,7 +24,7 @@ QUICK = {"timeout": 2.0}
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(live_stream, "FIRST_DELAY", 0.05)
 
 
 def test_a_stream_over_http_gives_its_frames(camera_server: Any) -> None:
@@ -151,19 +151,19 @@ def test_a_lost_stream_is_tried_for_the_whole_time_that_was_given(
     monkeypatch: pytest.MonkeyPatch, reconnect: float
 ) -> None:
     clock, tries = Clock(), []
-    monkeypatch.setattr(live, "time", clock)
-    monkeypatch.setattr(live, "FIRST_DELAY", 0.5)
+    monkeypatch.setattr(live_stream, "time", clock)
+    monkeypatch.setattr(live_stream, "FIRST_DELAY", 0.5)
 
     @contextmanager
-    def once(*_: object) -> Iterator[tuple[Iterator[live.Take], None]]:
+    def once(*_: object) -> Iterator[tuple[Iterator[live_stream.Take], None]]:
         tries.append(clock.now)
         if len(tries) > 1:
             raise DataError("stream cannot be read (x): connection refused.")
         yield iter([lambda: np.zeros((4, 4, 3), dtype=np.uint8)]), None
 
-    monkeypatch.setattr(live, "_open", once)
+    monkeypatch.setattr(live_stream, "_open", once)
     options = LiveOptions(reconnect=reconnect, drop=False)
-    reader = live.LiveReader(Source("x", "rtsp://x/y", "stream"), options)
+    reader = live_stream.LiveReader(Source("x", "rtsp://x/y", "stream"), options)
     reader._stop = clock  # type: ignore[assignment]
 
     with pytest.raises(DataError, match=f"refused; given up after {reconnect:.1f} s without it"):
@@ -348,7 +348,7 @@ class Camera:
 
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> type[Camera]:
-    monkeypatch.setattr(live.cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(live_stream.cv2, "VideoCapture", Camera)
     monkeypatch.setattr(Camera, "opened", [])
     return Camera
 

@@ -30,7 +30,7 @@ STEADY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """How cameras and streams are read."""
+    """Options for cameras and streams."""
 
     drop: bool = True
     """Drop frames that come while the detector is busy, so that it is never behind."""
@@ -45,7 +45,7 @@ class LiveOptions:
     """Seconds from the first frame after which reading ends, whether frames come or not."""
 
     on_event: Callable[[str], None] | None = None
-    """Told, from another thread, when a source breaks and when it is back."""
+    """Called, from another thread, when a source is lost and when it is back."""
 
     def __post_init__(self) -> None:
         if not (self.reconnect >= 0 and self.timeout > 0):  # neither holds of NaN
@@ -56,7 +56,7 @@ class LiveOptions:
         if not self.stop_after > 0:
             raise ConfigError(
                 f"stop_after must be above 0 seconds; got {self.stop_after!r}. "
-                "Leave it out to go on until interrupted."
+                "Remove it to read until interrupted."
             )
 
 
@@ -135,7 +135,7 @@ class LiveReader:
                 lost_at = now
                 if now - opened_at > STEADY_SECONDS:
                     delay = FIRST_DELAY
-                self._tell(f"{self._source.label} is lost: {reason.rstrip('.')}. Trying again.")
+                self._report(f"{self._source.label} is lost: {reason.rstrip('.')}. Trying again.")
             away = now - lost_at
             if self._count == 0 or away >= self._options.reconnect:
                 raise DataError(reason if self._count == 0 else self._given_up(reason, away))
@@ -146,7 +146,8 @@ class LiveReader:
         """Return why the source broke, or None where it came to an end of its own.
 
         Raises:
-            DataError: if it is a stored video that breaks off: a new attempt would begin anew.
+            DataError: if it is a stored video that breaks off: a new attempt would start from the
+            beginning.
         """
         before = self._count
         reason = f"{self._source.kind} ended ({self._source.label})."
@@ -172,7 +173,7 @@ class LiveReader:
             self._started = now
             self._buffer.until = now + self._options.stop_after
         elif lost_at is not None:
-            self._tell(f"{self._source.label} is back after {now - lost_at:.1f} s.")
+            self._report(f"{self._source.label} is back after {now - lost_at:.1f} s.")
         frame = _LiveFrame(take, self._count, now - self._started)
         self._count += 1
         return self._buffer.put(frame) and not self._stop.is_set()
@@ -182,9 +183,9 @@ class LiveReader:
             return reason
         return f"{reason.rstrip('.')}; given up after {away:.1f} s without it."
 
-    def _tell(self, words: str) -> None:
+    def _report(self, text: str) -> None:
         if self._options.on_event is not None and self._options.reconnect > 0:
-            self._options.on_event(words)
+            self._options.on_event(text)
 
 
 @contextmanager
