@@ -16,7 +16,7 @@ __all__ = ["add_settings", "flag", "given_settings", "size_hw"]
 FLAGS = {"input_hw": "--size", "batches": "--batch"}
 """Flags that are named differently from their setting."""
 
-METAVARS = {int: "N", float: "X", float | None: "X", str | Path | None: "PATH"}
+METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X", str | Path | None: "PATH"}
 
 
 def flag(name: str) -> str:
@@ -30,9 +30,20 @@ def flag(name: str) -> str:
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, config: type, *, without: Collection[str] = ()
+    parser: argparse._ActionsContainer,
+    config: type,
+    *,
+    without: Collection[str] = (),
+    suppress: bool = False,
 ) -> None:
-    """Add a flag for each setting of a config; the text under its field is the help."""
+    """Add a flag for each setting of a config; the text under its field is the help.
+
+    Args:
+        parser: parser or argument group.
+        config: dataclass of the settings.
+        without: settings that get no flag.
+        suppress: omitted flags are absent from the parsed arguments, instead of their defaults.
+    """
     texts = field_help(config)
     for name, setting in settings_of(config).items():
         if name in without:
@@ -40,7 +51,8 @@ def add_settings(
         text = texts[name][0].lower() + texts[name][1:].removesuffix(".")
         default, annotation = setting.default, setting.annotation
         kind = next(one for one in members_of(annotation) if one is not type(None))
-        options: dict[str, Any] = {"dest": name, "default": default}
+        options: dict[str, Any] = {"dest": name}
+        options["default"] = argparse.SUPPRESS if suppress else default
         if annotation is bool:
             options["action"] = "store_true"
         elif name == "input_hw":
@@ -52,7 +64,7 @@ def add_settings(
             metavar = f"{{{choices}}}" if choices else METAVARS.get(annotation, "NAME")
             parse = partial(parse_value, annotation=annotation, name=flag(name))
             options |= {"type": parse, "metavar": metavar}
-        if default not in (None, False):
+        if default is not None and default is not False:
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text = f"{text} (default: {shown})"
         parser.add_argument(flag(name), help=text.replace("%", "%%"), **options)

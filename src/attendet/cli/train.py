@@ -14,8 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
+from attendet.cli.arguments import flag
 from attendet.cli.progress import duration, training_progress
-from attendet.cli.recipe_flags import add_recipe_flags, flag, recipe_overrides
+from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
 from attendet.errors import ConfigError
 from attendet.training.recipe import recipe_names
 
