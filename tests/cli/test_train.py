@@ -113,7 +113,10 @@ def _copy_with_names(source: Path, target: Path, names: str) -> None:
     )
 
 
-def test_every_setting_is_a_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_is_a_flag_with_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # argparse also breaks lines at hyphens
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])
 

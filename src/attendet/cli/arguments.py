@@ -64,7 +64,9 @@ def add_settings(
             metavar = f"{{{choices}}}" if choices else METAVARS.get(annotation, "NAME")
             parse = partial(parse_value, annotation=annotation, name=flag(name))
             options |= {"type": parse, "metavar": metavar}
-        if default is not None and default is not False:
+        if default is None and suppress:
+            text = f"{text} (default: none)"
+        elif default is not None and default is not False:
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text = f"{text} (default: {shown})"
         parser.add_argument(flag(name), help=text.replace("%", "%%"), **options)

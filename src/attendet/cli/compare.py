@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.comparison import compare
     from attendet.report import write_report
 
-    overrides = recipe_overrides(args)
+    overrides = recipe_overrides(args, without=("attention_init",))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     lines = _Lines()
     study = compare(

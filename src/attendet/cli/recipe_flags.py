@@ -19,13 +19,18 @@ def add_recipe_flags(parser: argparse.ArgumentParser, *, without: Collection[str
     add_settings(group, Recipe, without=without, suppress=True)
 
 
-def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
+def recipe_overrides(args: argparse.Namespace, *, without: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings that were passed as flags, each checked under the flag's name.
+
+    Args:
+        args: the parsed flags.
+        without: settings that got no flag of the recipe, as in `add_recipe_flags`.
 
     Raises:
         ConfigError: if one is out of range, or has no effect in the recipe.
     """
-    overrides = {name: getattr(args, name) for name in settings_of(Recipe) if name in args}
+    names = [name for name in settings_of(Recipe) if name in args and name not in without]
+    overrides = {name: getattr(args, name) for name in names}
     for name, value in overrides.items():
         from_mapping(Recipe, {name: value}, source=flag(name))
     if overrides:
