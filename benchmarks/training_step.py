@@ -29,7 +29,8 @@ def measure(variant: str, threads: int, batch: int, steps: int) -> list[float]:
 
     from attendet.losses import DetectionLoss
     from attendet.models import STRIDES, build
-    from attendet.training.cpu import keep_freed_memory, mix_layouts
+    from attendet.system import keep_freed_memory
+    from attendet.training.cpu import mix_layouts
 
     memory, layouts = VARIANTS[variant]
     if memory:

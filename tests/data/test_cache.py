@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attendet.data.cache import ImageCache, available_memory
+from attendet.data.cache import ImageCache
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError, DataError
 from attendet.images import Letterbox, letterbox, read_image
 from attendet.inference.preprocess import resize_to_input
+from attendet.system import available_memory
 
 
 def make_sample(
@@ -148,7 +149,7 @@ def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])
 def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, monkeypatch, system):
-    monkeypatch.setattr("attendet.data.cache._FOLDER_VARIABLE", "XDG_CACHE_HOME")
+    monkeypatch.setattr("attendet.system.CACHE_VARIABLE", "XDG_CACHE_HOME")
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "roomy"))
     with ImageCache(samples, (32, 32), memory_fraction=0) as cache:

@@ -22,6 +22,7 @@ from typing import Any
 from attendet.comparison.run_job import run_and_report
 from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
+from attendet.system import process_start_method
 
 __all__ = ["MAX_ATTEMPTS", "LocalRuns", "RunEvent", "device_names"]
 
@@ -97,9 +98,9 @@ class LocalRuns:
         self._devices = list(devices)
         self._threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None
         self._running: dict[Any, _Attempt] = {}
-        on_linux = sys.platform.startswith("linux")
-        self._context: Any = multiprocessing.get_context("forkserver" if on_linux else "spawn")
-        if on_linux:
+        method = process_start_method()
+        self._context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
             self._context.set_forkserver_preload(list(PRELOADED))
 
     def make(self, jobs: Iterable[Job]) -> Iterator[RunEvent]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,15 +20,20 @@ from numpy.typing import NDArray
 from attendet.data.sample import Issue, Sample
 from attendet.errors import ConfigError, DataError, ImageError
 from attendet.images import Letterbox, letterbox, read_image, stretched
+from attendet.system import (
+    CACHE_VARIABLE,
+    available_memory,
+    cache_folder,
+    reserve_file,
+    unlink_if_possible,
+)
 
-__all__ = ["ImageCache", "available_memory"]
+__all__ = ["ImageCache"]
 
 ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
-_ASSUMED_MEMORY = 4 * 1024**3
-_FOLDER_VARIABLE = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-_FOLDER_ADVICE = f"Set {_FOLDER_VARIABLE} to a folder with enough space"
+_FOLDER_ADVICE = f"Set {CACHE_VARIABLE} to a folder with enough space"
 
 
 class ImageCache:
@@ -102,7 +106,9 @@ class ImageCache:
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArrays
         if np.prod(shape, dtype=np.int64) > memory_fraction * available_memory():
-            self.images, self._remove_file = _mapped_file(shape, _cache_folder(folder), self)
+            self.images, self._remove_file = _mapped_file(
+                shape, Path(folder or cache_folder()), self
+            )
         else:
             self.images, self._remove_file = np.empty(shape, dtype=np.uint8), None
         self.stretch = stretch
@@ -190,57 +196,6 @@ def _unreadable(sample: Sample, error: ImageError) -> Issue:
     )
 
 
-def available_memory() -> int:
-    """Return the bytes of memory that a process may still take, within its container's limit.
-
-    4 GiB are assumed if the system does not say.
-    """
-    available = _system_memory()
-    limit, used = (
-        _read_int(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current")
-    )
-    if limit is not None and used is not None:
-        available = min(available, max(0, limit - used))
-    return available
-
-
-def _system_memory() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import psutil
-    except ImportError:
-        return _ASSUMED_MEMORY
-    return int(psutil.virtual_memory().available)
-
-
-def _read_int(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # no such limit, or the word "max"
-        return None
-
-
-def _cache_folder(folder: str | Path | None) -> Path:
-    """Return the folder given, or the user's cache directory for attendet."""
-    if folder is not None:
-        return Path(folder)
-    stated = os.environ.get(_FOLDER_VARIABLE)
-    if stated:
-        return Path(stated) / "attendet"
-    if sys.platform == "win32":
-        base = Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
-    return base / "attendet"
-
-
 def _mapped_file(
     shape: tuple[int, ...], folder: Path, owner: object
 ) -> tuple[ImageArrays, Callable[[], object] | None]:
@@ -256,10 +211,10 @@ def _mapped_file(
             )
         handle, name = tempfile.mkstemp(prefix="images-", suffix=".cache", dir=folder)
         try:
-            _reserve(handle, size)
+            reserve_file(handle, size)
             images: ImageArrays = np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
         except OSError:
-            _unlink(name)
+            unlink_if_possible(name)
             raise
         finally:
             os.close(handle)
@@ -267,23 +222,6 @@ def _mapped_file(
         raise DataError(
             f"the image cache cannot be written to {folder}: {error}. {_FOLDER_ADVICE}."
         ) from None
-    try:
-        Path(name).unlink()
-    except OSError:  # Windows keeps the file of a live mapping
-        return images, weakref.finalize(owner, _unlink, name)
-    return images, None
-
-
-def _reserve(handle: int, size: int) -> None:
-    """Give a file its size, on the disk too where the system can: a full disk shows at once."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, size)
-    else:
-        os.truncate(handle, size)
-
-
-def _unlink(name: str) -> None:
-    try:
-        Path(name).unlink(missing_ok=True)
-    except OSError:  # still mapped by a live view
-        return
+    if unlink_if_possible(name):
+        return images, None
+    return images, weakref.finalize(owner, unlink_if_possible, name)

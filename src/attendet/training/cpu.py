@@ -1,12 +1,10 @@
-"""Faster training steps on CPUs: memory that stays allocated, and layouts of weight gradients.
+"""Faster training steps on CPUs: memory layouts of weight gradients.
 
 N, C, H, W are batch, channels, height and width.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from typing import Any
 
 import torch
@@ -15,30 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-__all__ = ["MixedLayoutConv2d", "keep_freed_memory", "mix_layouts"]
-
-M_TRIM_THRESHOLD = -1
-M_MMAP_MAX = -4
-NEVER = 2**31 - 1
-
-
-def keep_freed_memory() -> bool:
-    """Make glibc keep large freed blocks for the next step; return whether it does.
-
-    A training step on the CPU frees and allocates the same hundreds of megabytes again and again.
-    By default glibc returns each large block to the system, which then clears every page again:
-    about a sixth of the time of a step on one core (2.8 to 3.4 images/s, measured by
-    ``benchmarks/training_step.py``). The memory of the process then stays at its peak. Other C
-    libraries are not changed.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
-
+__all__ = ["MixedLayoutConv2d", "mix_layouts"]
 
 _Pair = tuple[int, int]
 

@@ -24,10 +24,10 @@ from attendet.interop.hub import local_weights
 from attendet.losses import DetectionLoss
 from attendet.models import WeightsMetadata, read_metadata, save_weights
 from attendet.prefetch import map_in_threads
-from attendet.system import available_cores, peak_memory_mib
+from attendet.system import available_cores, keep_freed_memory, peak_memory_mib
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, free_folder, read_state, write_state
-from attendet.training.cpu import keep_freed_memory, mix_layouts
+from attendet.training.cpu import mix_layouts
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
 from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
