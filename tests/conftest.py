@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures and options of all tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import os
+import runpy
 import threading
 import time
 import warnings
@@ -27,6 +28,41 @@ from attendet.models.metadata import WeightsMetadata
 # Machines differ in speed, so no deadline; in continuous integration the same examples each time.
 settings.register_profile("attendet", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("attendet")
+
+SIMULATED_CPU = Path(__file__).resolve().parent / "simulated_cpu"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a simulated CPU."""
+    group = parser.getgroup("attendet")
+    group.addoption(
+        "--simulate-cpu",
+        choices=("avx2", "bf16"),
+        help="instructions that attendet sees: AVX2 alone, or AVX-512 with VNNI and bfloat16",
+    )
+    group.addoption("--simulate-cores", type=int, help="number of cores that Python reports")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up the simulated CPU for this process and all that tests start.
+
+    With ``avx2`` PyTorch and oneDNN use no AVX-512 (nor VNNI and bfloat16) either. ``bf16`` and a
+    number of cores change only what attendet is told; other libraries run as they can. ONNX Runtime
+    cannot be told.
+    """
+    cpu, cores = config.getoption("--simulate-cpu"), config.getoption("--simulate-cores")
+    if cpu is None and cores is None:
+        return
+    if cpu == "avx2":
+        os.environ.update(ONEDNN_MAX_CPU_ISA="AVX2", ATEN_CPU_CAPABILITY="avx2")
+    if cpu is not None:
+        os.environ["ATTENDET_TEST_CPUINFO"] = str(SIMULATED_CPU / f"{cpu}.txt")
+    if cores is not None:
+        os.environ["ATTENDET_TEST_CORES"] = str(cores)
+    folders = [str(SIMULATED_CPU), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder)
+    runpy.run_path(str(SIMULATED_CPU / "sitecustomize.py"))
+
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
