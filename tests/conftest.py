@@ -47,8 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up the simulated CPU for this process and all that tests start.
 
     With ``avx2`` PyTorch and oneDNN use no AVX-512 (nor VNNI and bfloat16) either. ``bf16`` and a
-    number of cores change only what attendet is told; other libraries run as they can. ONNX Runtime
-    cannot be told.
+    number of cores change only what attendet reads; other libraries are not limited. ONNX Runtime
+    cannot be limited.
     """
     cpu, cores = config.getoption("--simulate-cpu"), config.getoption("--simulate-cores")
     if cpu is None and cores is None:

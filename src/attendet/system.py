@@ -57,7 +57,7 @@ def available_cores() -> int:
 
 
 def has_bfloat16() -> bool:
-    """Return whether the processor multiplies in bfloat16 (AVX512-BF16, AMX), as Linux tells."""
+    """Return whether the processor multiplies in bfloat16 (AVX512-BF16, AMX), as Linux reports."""
     return bool(BFLOAT16_FLAGS & set(_cpuinfo().split()))
 
 
