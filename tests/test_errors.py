@@ -16,7 +16,7 @@ def test_every_error_is_public_and_of_one_tree() -> None:
     assert {cls.__name__ for cls in CLASSES} | {"did_you_mean"} == set(errors.__all__)
 
 
-def test_exit_codes_tell_the_branches_apart() -> None:
+def test_exit_codes_distinguish_the_branches() -> None:
     branches = [cls for cls in CLASSES if AttendetError in cls.__bases__]
     codes = [cls.exit_code for cls in branches]
     assert len(set(codes)) == len(codes)

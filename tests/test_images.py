@@ -113,7 +113,7 @@ def test_every_format_becomes_uint8_rgb(form: str, mode: str) -> None:
         np.testing.assert_allclose(image[-5, -5], BLUE, atol=4)
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_becomes_white() -> None:
     rgba = np.zeros((8, 8, 4), dtype=np.uint8)
     rgba[:4] = [255, 0, 0, 255]
     rgba[4:6] = [255, 0, 0, 0]
@@ -122,13 +122,13 @@ def test_transparency_is_laid_on_white() -> None:
     np.testing.assert_allclose(rows, [RED, (255, 255, 255), (127, 127, 127)], atol=1)
 
 
-def test_gray_with_alpha_is_laid_on_white() -> None:
+def test_gray_with_alpha_becomes_white() -> None:
     la = np.array([[[50, 255], [50, 0]]], dtype=np.uint8)
     image = read_image(encode(Image.fromarray(la, "LA"), "PNG"))
     assert image.tolist() == [[[50] * 3, [255] * 3]]
 
 
-def test_palette_with_transparency_is_laid_on_white() -> None:
+def test_palette_with_transparency_becomes_white() -> None:
     pil_image = Image.new("P", (2, 1))
     pil_image.putpalette([10, 20, 30, 40, 50, 60])
     pil_image.putdata([0, 1])

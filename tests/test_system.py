@@ -21,7 +21,7 @@ def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_processors_are_told_by_what_linux_says(cpuinfo: Path) -> None:
+def test_processors_are_counted_from_what_linux_reports(cpuinfo: Path) -> None:
     cpuinfo.write_text(INTEL)
     assert machine.describe_machine()["processor"] == "Xeon: 8 @ 2 GHz"
     assert machine.has_bfloat16()

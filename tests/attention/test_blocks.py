@@ -342,7 +342,7 @@ def test_a_block_of_ones_own_needs_gates_alone():
         AttentionBlock(3)
 
 
-def test_coordinate_attention_tells_places_apart_where_squeeze_excite_cannot():
+def test_coordinate_attention_distinguishes_positions_where_squeeze_excite_cannot():
     x = torch.zeros(1, 16, 6, 6)
     x[:, :, random.Random(0).randrange(6), 4] = 5.0
     gates = make("ca").eval().gates(x)

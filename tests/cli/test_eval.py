@@ -113,7 +113,7 @@ def test_classes_without_boxes_in_the_data_are_noted(discs, loads, capsys):
     assert "no boxes of: star" in capsys.readouterr().out
 
 
-def test_a_broken_image_is_left_out_and_named(discs, loads, tmp_path, capsys):
+def test_a_broken_image_is_skipped_and_named(discs, loads, tmp_path, capsys):
     loads(BrightRuntime(("disc", "ring")))
     broken = discs / "images" / "test" / "test1.png"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -121,7 +121,7 @@ def test_a_broken_image_is_left_out_and_named(discs, loads, tmp_path, capsys):
     assert main(["eval", "w", str(discs), "--output", str(tmp_path / "record.json")]) == 0
 
     said = capsys.readouterr().out
-    assert f"left out     image is truncated or broken ({broken})" in said
+    assert f"skipped      image is truncated or broken ({broken})" in said
     assert "images     3 (0 without ground truth; 1 more cannot be read)" in said
     counts = json.loads((tmp_path / "record.json").read_text())["metrics"]["counts"]
     assert (counts["images"], counts["images_unreadable"]) == (3, 1)

@@ -93,7 +93,7 @@ def test_the_first_layers_of_a_file_of_any_name(
     assert "written: small.conv.safetensors" in said
 
 
-def test_what_was_imported_is_told_and_predicts(
+def test_the_import_is_reported_and_the_file_predicts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import cv2

@@ -28,9 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(path, build_from_metadata(metadata), metadata)
 
 
-def test_the_text_tells_what_the_file_holds(
-    weights: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_text_describes_the_file(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(weights)]) == 0
 
     said = capsys.readouterr().out

@@ -54,7 +54,7 @@ def run(squares: Path, tmp_path: Path) -> Callable[..., int]:
     return call
 
 
-def test_a_run_off_a_terminal_is_told_in_plain_lines(
+def test_progress_without_a_terminal_is_plain_lines(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--epochs", "2", "--attention", "se@p5") == 0
@@ -283,7 +283,7 @@ def test_bars_show_a_run_on_a_terminal(squares: Path, tmp_path: Path) -> None:
     assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.getvalue()
 
 
-def test_bars_draw_nothing_where_nothing_is_told() -> None:
+def test_bars_draw_nothing_without_progress() -> None:
     screen = io.StringIO()
 
     with TrainingBars(Console(file=screen, force_terminal=True)):

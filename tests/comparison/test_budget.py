@@ -45,7 +45,7 @@ def test_a_smaller_budget_takes_the_fewest_halvings_that_fit() -> None:
     assert plan.seconds == 900
 
 
-def test_devices_share_the_work() -> None:
+def test_devices_divide_the_work() -> None:
     plan = make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=400, slots=4)
 
     assert plan.seconds == 1500 / 4

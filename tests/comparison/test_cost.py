@@ -148,7 +148,7 @@ def test_latency_in_real_runtimes(finished: Study) -> None:
     assert all(0 < each["low_ms"] <= each["median_ms"] for each in taken.values())
 
 
-def test_without_their_packages_runtimes_are_left_out_or_named(
+def test_without_their_packages_runtimes_are_skipped_or_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there = importlib.util.find_spec

@@ -109,7 +109,7 @@ def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
     assert epochs == sorted(epochs)  # each attempt goes on where the last one was
 
 
-def test_a_run_that_raises_is_told_of_and_its_trace_is_kept(
+def test_a_run_that_raises_is_reported_and_its_trace_is_kept(
     runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
 ) -> None:
     bad = Job.from_json(_job(shapes, tmp_path, "bad").to_json().replace(str(shapes), "/nowhere"))

@@ -52,7 +52,7 @@ def test_damaged_detections_are_named(tmp_path: Path) -> None:
         read_detections(tmp_path / "detections.npz")
 
 
-def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_a_line_that_a_kill_cut_short_is_ignored(tmp_path: Path) -> None:
     write_runs(tmp_path, [{"key": "a"}, {"key": "b"}])
     add_run(tmp_path, {"key": "c"})
     with (tmp_path / RUNS).open("a") as stream:

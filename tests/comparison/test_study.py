@@ -98,7 +98,7 @@ def test_the_gt_is_kept_beside(finished: Study, shapes: Path) -> None:
     assert gt["boxes_xyxy"].shape == (gt["counts"].sum(), 4)
 
 
-def test_the_summary_tells_what_was_studied(finished: Study) -> None:
+def test_the_summary_describes_the_study(finished: Study) -> None:
     summary = read_study(finished.folder)
 
     assert summary is not None
@@ -153,7 +153,7 @@ def test_gates_are_described_where_there_are_any(finished: Study) -> None:
     assert block["sentence"]
 
 
-def test_the_time_outside_of_the_runs_is_told(finished: Study) -> None:
+def test_the_time_outside_of_the_runs_is_recorded(finished: Study) -> None:
     seconds = finished.summary["seconds"]
 
     assert seconds["total"] == pytest.approx(seconds["runs"] + seconds["overhead"], abs=0.01)
@@ -245,7 +245,7 @@ def test_moved_data_is_the_same_data(
     assert made_up.made == []
 
 
-def test_a_run_that_failed_is_told_of_and_tried_again(made_up: Any, study: Make) -> None:
+def test_a_run_that_failed_is_reported_and_tried_again(made_up: Any, study: Make) -> None:
     made_up.broken = {("eca@p4,p5,up", 1)}
     first = study()
     failed = [record for record in first.records if record["stopped"] == "failed"]

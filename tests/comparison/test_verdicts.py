@@ -90,7 +90,7 @@ def test_more_variants_ask_for_more_evidence() -> None:
     assert verdict["p_holm"] == pytest.approx(7 * verdict["p"])
 
 
-def test_one_seed_is_told_apart_from_a_number() -> None:
+def test_one_seed_is_refused_a_verdict() -> None:
     verdict = _one([0.03])
 
     assert verdict["low"] is verdict["high"] is verdict["p"] is verdict["further_seeds"] is None
@@ -214,7 +214,7 @@ def test_what_images_do_to_one_seed_is_counted_once(
         assert claimed >= 0.05 - 3 * error + 0.005
 
 
-def test_the_images_are_not_blamed_for_what_seeds_can_tell() -> None:
+def test_more_images_are_not_asked_for_where_more_seeds_suffice() -> None:
     """Images that move each seed by itself average out with more seeds."""
     verdict = judge({"ca": _study(np.random.default_rng(3), 3, alike=0.0, own=0.05)}, margin=0.005)[
         "ca"

@@ -283,7 +283,7 @@ def test_without_augmentation_a_batch_is_the_cache(noise):
     assert plain.gt_class_ids.tolist() == [[0], [5], [0]]
 
 
-def test_plain_on_another_input_is_letterboxed_anew(bright):
+def test_plain_on_another_input_is_letterboxed_again(bright):
     batch = Augmenter(bright, STILL, device="cpu", seed=0).plain([0, 4], input_hw=(48, 96))
     content = bright.images[4][:, 34:94]
     expected, fit = letterbox(content, (48, 96))

@@ -61,7 +61,7 @@ def test_holds_the_letterboxed_images_in_order(samples, tmp_path, memory_fractio
             assert fit == expected_fit
 
 
-def test_stretched_images_lie_as_prediction_lays_them(samples):
+def test_stretched_images_match_prediction(samples):
     cache = ImageCache(samples, (80, 96), stretch=True)
 
     for row, sample in enumerate(cache.samples):

@@ -87,7 +87,7 @@ def test_difficult_boxes_are_marked(tmp_path, to):
     assert again.split("train")[0].difficult.tolist() == [False, True]
 
 
-def test_difficult_boxes_are_left_out_of_yolo_and_counted(tmp_path):
+def test_difficult_boxes_are_skipped_for_yolo_and_counted(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9], [20, 20, 40, 40]])]})
     dataset.split("train")[0].difficult[1] = True
     done = convert_dataset(dataset, tmp_path / "out", "yolo")
@@ -127,7 +127,7 @@ def test_names_with_wide_spaces_keep_their_boxes(tmp_path):
     assert given.split("train")[0].class_ids.tolist() == [0]
 
 
-def test_links_share_the_image(tmp_path):
+def test_links_point_to_the_same_image(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9]])]})
     convert_dataset(dataset, tmp_path / "out", "voc", link=True)
     assert (tmp_path / "out/JPEGImages/0.png").samefile(tmp_path / "0.png")

@@ -70,7 +70,7 @@ def test_a_cut_is_stratified(files):
         assert abs(rare - 20 * share) <= 2
 
 
-def test_files_equal_in_size_and_ends_are_still_told_apart(tmp_path):
+def test_files_equal_in_size_and_ends_are_still_distinguished(tmp_path):
     for name, middle in {"a": b"x", "b": b"y", "c": b"x"}.items():
         (tmp_path / name).write_bytes(b"." * 10_000 + middle + b"." * 10_000)
     groups = group_identical(sorted(tmp_path.iterdir()))

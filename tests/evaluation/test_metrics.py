@@ -72,7 +72,7 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
         "images": 5,
         "images_unreadable": 0,
         "images_without_gt": 0,
-        "gts": 5,
+        "gt": 5,
         "difficult": 0,
         "detections": 5,
     }
@@ -87,7 +87,7 @@ def test_classes_that_the_detector_alone_knows_have_no_average(bright_boxes):
     record = evaluate(PixelDetector(("c", "b", "a")), bright_boxes, classes=("a", "b"))
 
     assert record["ap"] == 1.0
-    assert {name: row["gts"] for name, row in record["per_class"].items()} == {
+    assert {name: row["gt"] for name, row in record["per_class"].items()} == {
         "c": 0,
         "b": 0,
         "a": 5,
@@ -95,7 +95,7 @@ def test_classes_that_the_detector_alone_knows_have_no_average(bright_boxes):
     assert record["per_class"]["c"]["ap"] is None
 
 
-def test_a_image_that_cannot_be_read_is_left_out_and_told(bright_boxes):
+def test_an_image_that_cannot_be_read_is_skipped_and_reported(bright_boxes):
     whole = bright_boxes[1].path.read_bytes()
     bright_boxes[1].path.write_bytes(whole[: len(whole) // 2])
     told, steps = [], []
@@ -142,7 +142,7 @@ def test_a_batch_of_none_is_an_error(bright_boxes):
         evaluate(PixelDetector(), bright_boxes, classes=("a", "b"), batch=0)
 
 
-def test_record_is_json_and_laid_out_as_declared(random_case):
+def test_record_is_json_with_the_declared_keys(random_case):
     samples, detections, classes = random_case(0, images=6)
     record = compute_metrics(samples, detections, classes)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -151,7 +151,7 @@ def test_record_is_json_and_laid_out_as_declared(random_case):
     assert set(never) == set(ClassRecord.__annotations__)
     assert never["ap"] is never["voc_every_point"] is never["best_f1"] is None
     assert record["confusion"]["labels"] == [*classes, "background"]
-    rows = [row for row in record["per_class"].values() if row["gts"]]
+    rows = [row for row in record["per_class"].values() if row["gt"]]
     mean = sum(row["voc_every_point"] for row in rows) / len(rows)
     assert record["voc"]["every_point"] == pytest.approx(mean)
     assert sum(row["difficult"] for row in rows) == record["counts"]["difficult"] > 0

@@ -88,7 +88,7 @@ def test_published_case_of_object_detection_metrics(shared_cases, make_sample, m
     assert round(100 * eleven, 2) == 26.84
 
 
-def test_every_detection_of_a_difficult_gt_is_left_out(make_sample, make_found):
+def test_every_detection_of_a_difficult_gt_is_ignored(make_sample, make_found):
     sample = make_sample([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0], difficult=[0, 1])
     boxes = [[50, 50, 60, 60], [50, 50, 60, 61], [0, 0, 10, 10]]
     matches = match_detections([sample], [make_found(boxes, [0, 0, 0], [0.9, 0.8, 0.7], ("a",))])

@@ -128,7 +128,7 @@ def test_a_zone_outside_the_image_is_refused(corner: tuple[float, float]) -> Non
 
 
 @pytest.mark.parametrize("line", [(250, 0, 250, 90), (0, 101, 200, 101), (-9, -9, -1, 50)])
-def test_a_line_beside_the_image_is_told(line: tuple[float, ...]) -> None:
+def test_a_line_beside_the_image_is_reported(line: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="must meet the image of 200 x 100 pixels; got"):
         LineCounter(line).check((100, 200))
 

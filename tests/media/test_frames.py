@@ -23,7 +23,7 @@ from attendet.media.sources import Skipped, Source, find_sources
 from attendet.prefetch import Buffer, read_in_thread
 
 
-def test_images_come_in_order_and_broken_ones_are_told(folder: Path) -> None:
+def test_images_come_in_order_and_broken_ones_are_reported(folder: Path) -> None:
     skipped: list[Skipped] = []
     listed = find_sources([folder, folder / "gone.jpg"])
 
@@ -343,7 +343,7 @@ def test_a_password_is_not_sent_on_to_another_host(web: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["gone.jpg", "gone", "away.jpg"])
-def test_no_message_about_an_address_tells_its_password(web: str, page: str) -> None:
+def test_no_message_about_an_address_contains_its_password(web: str, page: str) -> None:
     with pytest.raises(DataError) as caught:
         list(read_frames(f"{web}/{page}".replace("://", "://me:hunter@2@")))
 

@@ -201,7 +201,7 @@ def test_a_stream_that_was_never_there_is_one_clear_line_at_once(address: str) -
     assert time.monotonic() - started < 5
 
 
-def test_a_password_is_never_told() -> None:
+def test_a_password_is_never_shown() -> None:
     with pytest.raises(DataError) as caught:
         list(read_frames("rtsp://admin:hunter2@127.0.0.1:9/x", live=LiveOptions(timeout=2.0)))
 
@@ -272,7 +272,7 @@ def serve() -> Iterator[Serve]:
 
 @pytest.mark.parametrize("page", ["view", "street.mp4"])
 @pytest.mark.parametrize("line", ["breaks", "holds"])
-def test_a_stored_video_that_is_cut_off_is_read_once_and_its_end_told(
+def test_a_stored_video_that_is_cut_off_is_read_once_and_reported(
     make_video: Callable[..., Path], serve: Serve, page: str, line: str
 ) -> None:
     whole = make_video(frames=250, options={"movflags": "faststart"}).read_bytes()
@@ -384,7 +384,7 @@ def test_a_missing_camera_is_one_clear_line(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().err == ""  # OpenCV would say more
 
 
-def test_a_camera_that_never_gives_a_frame_is_told_when_the_time_is_up(
+def test_a_camera_without_frames_is_reported_after_the_timeout(
     monkeypatch: pytest.MonkeyPatch, camera: type[Camera]
 ) -> None:
     monkeypatch.setattr(Camera, "read", lambda self: time.sleep(60))

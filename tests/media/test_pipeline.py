@@ -72,7 +72,7 @@ def test_wanted_classes_and_tiles_reach_the_detector(bright: Any, scene: Any) ->
     np.testing.assert_allclose(tiled.detections.boxes_xyxy, [[100, 50, 160, 90]], atol=2)
 
 
-def test_tracks_and_counts_begin_anew_with_each_video(bright: Any, scene: Any) -> None:
+def test_tracks_and_counts_restart_with_each_video(bright: Any, scene: Any) -> None:
     pytest.importorskip("trackers")
     plaza = Source("plaza", Path("plaza.mp4"), "video")
     frames = [*_frames(scene, 30), *_frames(scene, 30, plaza)]
@@ -113,7 +113,7 @@ def test_the_confidence_stays_what_was_asked_for(bright: Any, scene: Any) -> Non
 
 
 @pytest.mark.parametrize(("confidence", "lowest"), [(None, 0.3), (0.8, 0.32)])
-def test_objects_are_followed_no_lower_than_the_file_can_tell(
+def test_tracking_uses_no_score_below_that_of_the_file(
     bright: Any, scene: Any, confidence: float | None, lowest: float
 ) -> None:
     pytest.importorskip("trackers")
@@ -143,7 +143,7 @@ def _of_size(name: str, image_hw: tuple[int, int], count: int = 3) -> list[Frame
     return [Frame(source, image, number, number / 25) for number in range(count)]
 
 
-def test_a_video_that_a_zone_does_not_fit_is_left_out_and_the_others_go_on(
+def test_a_video_that_a_zone_does_not_fit_is_skipped_and_the_others_go_on(
     bright: Any,
 ) -> None:
     pytest.importorskip("supervision")
@@ -160,7 +160,7 @@ def test_a_video_that_a_zone_does_not_fit_is_left_out_and_the_others_go_on(
     )
 
 
-def test_images_that_a_zone_does_not_fit_are_left_out_wherever_they_stand(bright: Any) -> None:
+def test_images_that_a_zone_does_not_fit_are_skipped_at_any_position(bright: Any) -> None:
     pytest.importorskip("supervision")
     small, large = np.zeros((50, 60, 3), np.uint8), np.zeros((96, 192, 3), np.uint8)
     frames = [

@@ -89,7 +89,7 @@ def test_whatever_goes_wrong_in_one_sink_costs_its_file_alone(
     assert len(json.loads((tmp_path / "detections.json").read_text())["images"]) == 2
 
 
-def test_a_file_that_cannot_even_be_dropped_is_told(
+def test_a_file_that_cannot_even_be_removed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _brittle(monkeypatch, close=OSError("no room"), drop=OSError("no right"))
@@ -117,7 +117,7 @@ def test_without_a_listener_the_others_are_filed_and_the_first_error_raised(
     assert _written(tmp_path) == ["detections.csv", "detections.json"]
 
 
-def test_a_run_that_breaks_off_tells_why_and_not_what_else_failed(
+def test_a_run_that_breaks_off_reports_its_first_error_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _brittle(monkeypatch, close=ValueError("second"))

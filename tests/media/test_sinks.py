@@ -240,7 +240,7 @@ def test_frames_are_filed_under_their_video(tmp_path: Path, image: NDArray[np.ui
     ]
 
 
-def test_text_tells_frame_time_track_and_counts(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+def test_text_has_frame_time_track_and_counts(tmp_path: Path, image: NDArray[np.uint8]) -> None:
     counts = [{"line": [0.0, 0.0, 9.0, 9.0], "in": 1, "out": 2}]
     with open_sinks(["json", "jsonl", "csv", "coco"], tmp_path, [STREET]) as sinks:
         for number in range(2):
@@ -373,7 +373,7 @@ class FullDisk:
         self.monkeypatch.setattr(target, full)
 
 
-def test_what_cannot_be_written_is_told_and_the_rest_goes_on(
+def test_a_file_that_cannot_be_written_is_reported_and_the_rest_goes_on(
     tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[str] = []

@@ -61,7 +61,7 @@ def test_a_missing_image_stays_to_be_reported(tmp_path: Path) -> None:
     assert _names(find_sources([tmp_path / "gone.jpg"])) == ["gone.jpg"]
 
 
-def test_names_of_one_stem_are_told_apart() -> None:
+def test_names_of_one_stem_stay_distinct() -> None:
     paths = ["x/a.png", "y/a.png", "a-2.png", "z/A.jpg", "b.png"]
 
     names = [source.name for source in find_sources(paths)]
@@ -159,7 +159,7 @@ def test_a_list_may_hold_addresses(tmp_path: Path) -> None:
     ]
 
 
-def test_a_label_tells_no_password() -> None:
+def test_a_label_contains_no_password() -> None:
     assert Source("a", "rtsp://me:secret@host/x", "stream").label == "rtsp://host/x"
     assert Source("a", "http://host?mail=a@b", "address").label == "http://host?mail=a@b"
     assert Source("a", "rtsp://me:p@ss@host:9/x@y", "stream").label == "rtsp://host:9/x@y"

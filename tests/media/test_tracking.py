@@ -73,7 +73,7 @@ def test_detections_of_one_time_and_without_times_are_taken() -> None:
     assert _ids(same) == _ids(untimed) == [1]
 
 
-def test_tracked_detections_tell_their_numbers() -> None:
+def test_tracked_detections_have_track_numbers() -> None:
     tracker = Tracker()
     first = tracker.update(_found([10]), 0.0)
     second = tracker.update(_found([10, 200]), 0.04)

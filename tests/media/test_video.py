@@ -131,7 +131,7 @@ def _read(path: Path) -> tuple[list[Frame], list[Skipped]]:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
-def test_of_a_truncated_video_what_is_there_is_read_and_the_end_told(
+def test_a_truncated_video_is_read_to_its_end_and_reported(
     make_video: MakeVideo, name: str
 ) -> None:
     options = {"movflags": "faststart"} if name.endswith("mp4") else {}
@@ -216,7 +216,7 @@ def test_a_whole_video_of_few_long_frames_does_not_end_early(tmp_path: Path) -> 
     assert skipped == []
 
 
-def test_damage_in_the_middle_costs_frames_and_is_told(make_video: MakeVideo) -> None:
+def test_damage_in_the_middle_costs_frames_and_is_reported(make_video: MakeVideo) -> None:
     path = make_video("a.mkv", frames=100, codec="mpeg4")
     content = bytearray(path.read_bytes())
     middle = len(content) // 2

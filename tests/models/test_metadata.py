@@ -249,7 +249,7 @@ def test_reading_needs_no_torch(tmp_path: Path):
     assert "pip install 'attendet[train]'" in done.stdout
 
 
-def test_the_rooms_names_are_listed_and_others_refused():
+def test_unknown_names_are_refused_with_the_known_ones():
     import attendet.models
 
     assert set(dir(attendet.models)) == set(attendet.models.__all__)

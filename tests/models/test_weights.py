@@ -154,7 +154,7 @@ def test_the_file_keeps_the_attention_init(tmp_path: Path):
     assert all(map(torch.equal, loaded(images), network(images)))
 
 
-def test_blocks_that_started_differently_are_told_apart(tmp_path: Path):
+def test_blocks_that_started_differently_are_distinguished(tmp_path: Path):
     starts: Any = {"p5": "paper", "up": "identity"}
     metadata = dataclasses.replace(METADATA, attention="ca@p5,up", attention_init=starts)
     network = _network(metadata)

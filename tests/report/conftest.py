@@ -44,10 +44,10 @@ def _metrics(ap: float, rng: np.random.Generator) -> dict[str, Any]:
         "ap75": near(ap + 0.05),
         **{name: near(ap - 0.1) for name in names},
         "per_class": {
-            name: {"ap": near(ap + shift), "ap50": near(ap + 0.3), "gts": 60}
+            name: {"ap": near(ap + shift), "ap50": near(ap + 0.3), "gt": 60}
             for name, shift in zip(CLASSES, (-0.1, 0.0, 0.1), strict=True)
         },
-        "counts": {"images": 6, "gts": 18, "detections": 40},
+        "counts": {"images": 6, "gt": 18, "detections": 40},
     }
 
 

@@ -12,12 +12,12 @@ RECORD = {
             "ar_100": 0.25,
             "voc_every_point": 0.7,
             "voc_11_point": 0.8,
-            "gts": 3,
+            "gt": 3,
             "detections": 9,
         }
     },
     "voc": {"iou": 0.5, "every_point": 0.7, "eleven_point": None},
-    "counts": {"gts": 3, "detections": 9},
+    "counts": {"gt": 3, "detections": 9},
 }
 
 

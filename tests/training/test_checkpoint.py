@@ -36,7 +36,7 @@ def test_layouts_come_back_too(tmp_path: Path) -> None:
     assert read_state(tmp_path / "resume.pt")["weight"].stride() == weight.stride()
 
 
-def test_a_full_disk_is_told_as_such_and_leaves_the_old_state(
+def test_a_full_disk_is_reported_and_keeps_the_old_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_state(tmp_path / "resume.pt", {"epoch": 1})

@@ -205,6 +205,6 @@ def test_two_processes_stop_and_go_on_together(flags: list[str], tmp_path: Path)
     _check_like_one_process(folder, tmp_path / "alone")
 
 
-def test_processes_must_share_the_batch_evenly(squares: Path) -> None:
+def test_processes_must_divide_the_batch_evenly(squares: Path) -> None:
     with pytest.raises(ConfigError, match=r"multiple of the 3 processes; got 16 \(--batch\)"):
         train(squares, accelerator="cpu", devices=3)

@@ -44,7 +44,7 @@ def test_no_decay_follows_the_network() -> None:
     assert torch.equal(average.network.weight, _filled(0.1).weight)
 
 
-def test_counters_are_copied_and_the_network_is_left_alone() -> None:
+def test_counters_are_copied_and_the_network_is_unchanged() -> None:
     network = _filled(1.0)
     average = WeightAverage(network, decay=0.9)
     network.train()(torch.zeros(2, 1, 2, 2))

@@ -74,7 +74,7 @@ def test_anchors_are_the_default_ones_or_the_data_s(plan: Callable[..., Plan]) -
     assert all(5 < side < 35 for pair in own.anchors.anchors for side in pair)
 
 
-def test_the_description_tells_data_and_preprocessing(plan: Callable[..., Plan]) -> None:
+def test_the_description_has_data_and_preprocessing(plan: Callable[..., Plan]) -> None:
     made = plan(attention="ca@p4,p5,up", resize="letterbox", seed=4)
 
     metadata = made.metadata

@@ -83,7 +83,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     assert load_recipe(str(tmp_path / "mine.yaml")) == Recipe()
 
 
-def test_a_missing_file_and_an_unknown_name_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_unknown_name_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read .*gone\.yaml"):
         load_recipe(str(tmp_path / "gone.yaml"))
     with pytest.raises(ConfigError, match="Did you mean 'classic'"):

@@ -17,7 +17,7 @@ import yaml
 
 from attendet.cli import main
 from attendet.data import load_dataset
-from attendet.errors import TrainingError
+from attendet.errors import ConfigError, TrainingError
 from attendet.training.callback import TrainingCallback
 from attendet.training.trainer import TrainingResult, train
 
@@ -149,6 +149,22 @@ def test_data_may_have_moved_or_been_chosen_by_hand(
     assert same(resumed.last, quick(mine, epochs=4).last)
     elsewhere = train(tmp_path / "moved", resume=quick(epochs=2).folder)
     assert elsewhere.epochs == 2
+
+
+def test_a_run_stops_at_until_epoch_and_resumes(quick: Quick, same: Same, tmp_path: Path) -> None:
+    first = quick(epochs=4, until_epoch=2, output=tmp_path / "stopped")
+
+    assert first.epochs == 2
+    assert same(train(resume=first.folder).last, quick(epochs=4).last)
+    with pytest.raises(ConfigError, match="until_epoch must be at least 1; got 0"):
+        quick(until_epoch=0)
+
+
+def test_a_resumed_run_checks_the_fingerprints_that_were_asked_for(quick: Quick) -> None:
+    folder = quick(epochs=1).folder
+
+    with pytest.raises(TrainingError, match=r"data must be the same .* val has changed"):
+        train(resume=folder, fingerprints={"val": "0" * 16})
 
 
 def test_a_finished_run_has_nothing_left_to_do(quick: Quick, same: Same, tmp_path: Path) -> None:

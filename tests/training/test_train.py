@@ -46,7 +46,7 @@ def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingRe
     )
 
 
-def test_the_folder_tells_what_was_run(whole: TrainingResult, squares: Path) -> None:
+def test_the_folder_records_what_was_run(whole: TrainingResult, squares: Path) -> None:
     config = yaml.safe_load((whole.folder / "config.yaml").read_text())
 
     assert (config["attention"], config["seed"], config["data"]) == ("ca@p5", 5, str(squares))
@@ -196,7 +196,7 @@ def test_a_validation_image_without_gt_is_no_trouble(
     assert result.records[-1]["ap"] is None
 
 
-def test_images_that_cannot_be_decoded_are_left_out(
+def test_images_that_cannot_be_decoded_are_skipped(
     squares: Path, tmp_path: Path, quick: Quick
 ) -> None:
     shutil.copytree(squares, tmp_path / "broken")

@@ -29,7 +29,7 @@ def _feed_one_batch(trainer: Trainer) -> None:
     trainer.augmenter.batch = lambda *_, **__: batch  # type: ignore[method-assign]
 
 
-def test_an_epoch_tells_its_losses_rate_and_pace(trainer: MakeTrainer) -> None:
+def test_an_epoch_reports_losses_lr_and_speed(trainer: MakeTrainer) -> None:
     run = trainer(epochs=4, warmup_epochs=0, lr=0.003)
     steps: list[dict[str, float]] = []
     run.callback.after_step = lambda _epoch, _step, _steps, terms: steps.append(terms)  # type: ignore[method-assign]

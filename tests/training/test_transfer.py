@@ -87,7 +87,7 @@ def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
 
 
 @pytest.mark.parametrize("classes", [["x"], ["x", "y", "z"]])
-def test_the_head_starts_anew_for_other_classes_and_the_rest_is_kept(
+def test_the_head_is_initialized_for_other_classes_and_the_rest_is_kept(
     classes: list[str], saved: Saved
 ) -> None:
     base = saved(_metadata(["a", "b", "c"]))
@@ -117,7 +117,7 @@ def test_classes_without_names_are_taken_in_their_order(saved: Saved) -> None:
 # Attention ----------------------------------------------------------------------------------------
 
 
-def test_attention_of_another_kind_start_or_place_is_left_out_with_the_reason(saved: Saved) -> None:
+def test_attention_of_another_kind_init_or_site_is_skipped_with_the_reason(saved: Saved) -> None:
     base = saved(_metadata(attention="ca@p4,up+se@p5"))
     own = _metadata(attention="cbam@p5+ca@p4", attention_init={"p4": "identity", "p5": "identity"})
 

@@ -178,7 +178,7 @@ def _insert(insertion: Insertion, block: nn.Module) -> None:
 def _remove(module: nn.Module) -> None:
     if not _appends(module):
         module.__class__ = vars(type(module))["_attended"]
-    # A new mapping, as a shallow copy of the module shares the old one.
+    # A new mapping: a shallow copy of the module refers to the old one.
     module._modules = {k: child for k, child in module._modules.items() if k != BLOCK_NAME}
 
 

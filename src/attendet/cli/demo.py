@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         page = _write_page(args, data, result, detector, record, seconds)
     lines = (
         f"test: AP {format_value(record['ap'])}, AP50 {format_value(record['ap50'])} "
-        f"({record['counts']['images']} images, {record['counts']['gts']} digits), "
+        f"({record['counts']['images']} images, {record['counts']['gt']} digits), "
         f"{duration(sum(seconds.values()))} in all",
         f"weights: {result.best}",
         f"report: {page}",

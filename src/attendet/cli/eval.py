@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, fingerprint):
         print(line)
-    left_out: list[ImageError] = []
+    skipped: list[ImageError] = []
     with progress_bar("evaluate", len(samples)) as step:
         record = evaluate(
             detector,
@@ -111,10 +111,10 @@ def run(args: argparse.Namespace) -> int:
             nms_iou=args.nms_iou,
             max_detections=detector.selection.max_detections,
             progress=step,
-            on_skip=lambda _, error: left_out.append(error),
+            on_skip=lambda _, error: skipped.append(error),
         )
-    for error in left_out:
-        print(f"left out     {error}")
+    for error in skipped:
+        print(f"skipped      {error}")
     print()
     print(plain_table(*class_table(record)))
     for line in _summary(record):
@@ -165,7 +165,7 @@ def _summary(record: Any) -> list[str]:
         f"AR at most   {recalls}",
         f"images     {counts['images']} ({counts['images_without_gt']} without ground truth"
         f"{unreadable})",
-        f"boxes        {counts['gts']} true, {counts['difficult']} difficult (ignored), "
+        f"boxes        {counts['gt']} ground truth, {counts['difficult']} difficult (ignored), "
         f"{counts['detections']} detected",
         f"time         inference {seconds['inference']:.1f} s ({rate:.1f} images/s), "
         f"metrics {seconds['metrics']:.2f} s",

@@ -34,18 +34,18 @@ def confusion_matrix(
     confidence: float = 0.25,
     iou_threshold: float = 0.5,
 ) -> NDArray[np.int64]:
-    """Return how often each true class was detected as each class.
+    """Return how often each ground-truth class was detected as each class.
 
     In each image, ground truth and detections are paired whatever their class, largest overlap
     first, each at most once. The last row holds detections without a ground truth, the last column
-    ground truth without a detection. Difficult ground truth, and detections paired with them, are
-    left out.
+    ground truth without a detection. Difficult ground truth, and detections paired with it, is
+    ignored.
 
     Args:
         samples: the images with their ground truth.
         detections: one `Detections` a sample.
         class_count: number of classes K.
-        confidence: detections with a lower score are left out.
+        confidence: detections with a lower score are ignored.
         iou_threshold: least overlap of a pair.
 
     Returns:

@@ -151,7 +151,7 @@ def _add_class_numbers(
             row["voc_every_point"] = average_precision(*ends, "every-point")
             row["voc_11_point"] = average_precision(*ends, "11-point")
         row["best_f1"] = None if curve is None else best_f1([curve])
-        row["gts"] = matches.gt_count(class_id)
+        row["gt"] = matches.gt_count(class_id)
         row["difficult"] = int((difficult == class_id).sum())
         row["detections"] = int((matches.class_ids == class_id).sum())
 
@@ -161,7 +161,7 @@ def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
         "images": len(samples),
         "images_unreadable": 0,
         "images_without_gt": sum(len(sample.class_ids) == 0 for sample in samples),
-        "gts": int((~matches.gt_difficult).sum()),
+        "gt": int((~matches.gt_difficult).sum()),
         "difficult": int(matches.gt_difficult.sum()),
         "detections": len(matches.scores),
     }
@@ -215,11 +215,11 @@ def detect(
             works on this one.
         batch: images a call of the detector.
         confidence: least score of a detection.
-        iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
-        max_detections: most detections an image.
+        nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
+        None. max_detections: most detections an image.
         progress: called with images done and images in all after each batch.
-        on_skip: told of each image that cannot be read, which is left out; without it the error
-            is raised.
+        on_skip: called with each image that cannot be read and its error; the image is skipped.
+            Without it the error is raised.
 
     Raises:
         ImageError: if an image cannot be read.
@@ -265,12 +265,12 @@ def evaluate(
             that the detector alone knows have no average.
         batch: images a call of the detector.
         confidence: least score of a detection; average precision needs it low.
-        iou: overlap above which non-maximum suppression drops a box; the detector's own if None.
-        max_detections: most detections an image (COCO counts the best 100 of each class).
+        nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
+        None. max_detections: most detections an image (COCO counts the best 100 of each class).
         curves: whether to add precision-recall curves and the confusion matrix.
         progress: called with images done and images in all after each batch.
-        on_skip: told of each image that cannot be read, which is left out; without it the error
-            is raised.
+        on_skip: called with each image that cannot be read and its error; the image is skipped.
+            Without it the error is raised.
 
     Returns:
         The record; see `attendet.evaluation.record.Record` for its layout.

@@ -36,7 +36,7 @@ class ClassRecord(TypedDict):
     voc_every_point: float | None
     voc_11_point: float | None
     best_f1: BestF1 | None
-    gts: int
+    gt: int
     difficult: int
     detections: int
 
@@ -55,7 +55,7 @@ class Counts(TypedDict):
     images: int
     images_unreadable: int
     images_without_gt: int
-    gts: int
+    gt: int
     difficult: int
     detections: int
 

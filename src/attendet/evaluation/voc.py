@@ -1,8 +1,8 @@
 """Average precision by the rules of Pascal VOC, at any overlap threshold.
 
-A detection belongs to the ground truth of its class and image that it covers best. It is right
-when the overlap is at least the threshold and no better-scored detection has claimed that ground
-truth; it is left out of the count when that ground truth is difficult.
+A detection is matched to the ground truth of its class and image with the greatest overlap. It is a
+true positive if the overlap is at least the threshold and no detection with a higher score has the
+same match. It is ignored if that ground truth is difficult.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Floats = NDArray[np.float64]
 
 
 def true_positives(matches: Matches, iou_threshold: float) -> tuple[NDArray[np.bool_], Floats]:
-    """Return which detections are right, and the scores of those that count.
+    """Return which detections are true positives, and the scores of those not ignored.
 
     Args:
         matches: the detections of one class, best score first.
         iou_threshold: 0 to 1; an overlap of exactly this much is enough.
 
     Returns:
-        Right or wrong and score, shape (k,) each, best score first; detections of difficult ground
-        truth are left out.
+        True positive or not, and score, shape (k,) each, best score first, without the detections
+        of difficult ground truth.
     """
     hit = (matches.best_gt >= 0) & (matches.best_iou >= iou_threshold)
     hit_gt = matches.best_gt[hit]

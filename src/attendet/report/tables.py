@@ -39,7 +39,7 @@ def class_table(record: Mapping[str, Any]) -> TextTable:
         "voc_every_point": voc["every_point"],
         "voc_11_point": voc["eleven_point"],
     }
-    columns = ["gts", "detections", "ap", "ap50", "ap75", "ar_100"]
+    columns = ["gt", "detections", "ap", "ap50", "ap75", "ar_100"]
     columns += ["voc_every_point", "voc_11_point"]
     rows = [
         [name, *(format_value(row[column]) for column in columns)]

@@ -123,6 +123,8 @@ def train(
             resume.
     """
     started = time.perf_counter()
+    if until_epoch is not None and until_epoch < 1:
+        raise ConfigError.must("until_epoch", "at least 1", until_epoch)
     callback = callback or TrainingCallback()
     state, config = None, None
     base: WeightsMetadata | None = None
@@ -134,7 +136,6 @@ def train(
         attention, seed, format = config["attention"], config["seed"], config["format"]
         pretrained, devices, nodes = None, config["devices"], config["nodes"]
         accelerator = config["accelerator"] if accelerator == "auto" else accelerator
-        fingerprints = config["fingerprints"]
     else:
         if data is None:
             raise ConfigError("data must be given, or a run to resume; got neither.")
@@ -162,6 +163,8 @@ def train(
     )
     source = (data.root if isinstance(data, DataSet) else Path(data)).resolve()
     _check_same_data(plan, fingerprints or {}, source)
+    if config is not None:
+        _check_same_data(plan, config["fingerprints"], source)
     if config is None:
         config = {
             "data": str(source),
@@ -248,13 +251,13 @@ def _create_folder(fabric: Any, output: str | Path | None, config: dict[str, Any
     return RunFolder(path)
 
 
-def _check_same_data(plan: Plan, expected: Mapping[str, str], data: Path) -> None:
+def _check_same_data(plan: Plan, expected: Mapping[str, str], source: Path) -> None:
     now = plan.fingerprints
     changed = [name for name, old in expected.items() if now.get(name) != old]
     if changed:
         raise TrainingError(
             f"data must be the same as at the start of the run; {' and '.join(changed)} has "
-            f"changed ({data}). Restore it, pass its new path, or start a new run."
+            f"changed ({source}). Restore it, pass its new path, or start a new run."
         )
 
 

@@ -89,7 +89,7 @@ def test_detach_gives_back_exactly_what_was(x, network_class, settled, four_plac
     attendet.attend(network, four_places)
 
 
-def test_isinstance_and_repr_still_tell_what_the_module_is(network_class):
+def test_isinstance_and_repr_still_name_the_module(network_class):
     network = attendet.attend(network_class(), {"stem.0": "ca"})
     assert isinstance(network.stem[0], nn.Conv2d)
     assert "AttendedConv2d(" in repr(network)

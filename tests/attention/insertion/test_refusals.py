@@ -155,7 +155,7 @@ class TwoInputs(nn.Module):
         return out
 
 
-def test_channels_come_from_the_module_where_it_tells_them(residual_class):
+def test_channels_come_from_the_module_where_it_has_them(residual_class):
     network = attendet.attend(
         TwoInputs(residual_class(8)), {"body": "ca", "mix.conv": "se", "mix.bn": "eca"}
     )

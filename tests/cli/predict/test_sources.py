@@ -298,7 +298,7 @@ def test_a_drawn_video_too_wide_for_its_format_costs_no_other_file(
     ]
 
 
-def test_a_broken_stream_is_told_while_it_runs(
+def test_a_broken_stream_is_reported_while_it_runs(
     run: Predict, camera_server: Any, capsys: Capture
 ) -> None:
     pytest.importorskip("av")
@@ -312,7 +312,7 @@ def test_a_broken_stream_is_told_while_it_runs(
     assert "is back after" in said
 
 
-def test_the_live_view_tells_where_it_is(
+def test_the_live_view_prints_its_address(
     run: Predict, make_video: Callable[..., Path], capsys: Capture
 ) -> None:
     pytest.importorskip("av")
@@ -322,7 +322,7 @@ def test_the_live_view_tells_where_it_is(
     assert capsys.readouterr().out.startswith("live view: http://127.0.0.1:")
 
 
-def test_what_cannot_be_written_is_told_and_the_code_says_so(
+def test_files_that_cannot_be_written_are_reported_with_an_exit_code(
     run: Predict,
     shots: Path,
     tmp_path: Path,

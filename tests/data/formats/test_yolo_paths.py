@@ -197,7 +197,7 @@ def test_labels_of_images_that_no_list_names_are_no_strays(tmp_path, put):
     assert load_dataset(tmp_path).issues == ()
 
 
-def test_hidden_folders_are_passed_over(cells, put):
+def test_hidden_folders_are_ignored(cells, put):
     put(cells / "train" / "images" / ".ipynb_checkpoints" / "a-checkpoint.png")
     (cells / "data.yaml").write_text("train: train/images\nval: valid/images\nnames: [cat]\n")
     dataset = load_dataset(cells)

@@ -118,7 +118,7 @@ def test_a_scene_depends_on_its_number_alone(make: Make, digits: Path, tmp_path:
             assert (fewer / file).read_bytes() == (digits / file).read_bytes()
 
 
-def test_splits_share_no_writing_and_no_pixel(writings) -> None:
+def test_splits_have_no_writer_and_no_pixel_in_common(writings) -> None:
     _, labels = writings
     assert np.bincount(labels).tolist() == [500] * 10
     for one, other in combinations(COUNTS, 2):
@@ -187,7 +187,7 @@ def test_a_complete_set_is_used_as_it_is(make: Make, digits: Path) -> None:
     ],
     ids=["image", "label", "data.yaml", "manifest"],
 )
-def test_a_damaged_set_is_made_anew(make: Make, tmp_path: Path, damage) -> None:
+def test_a_damaged_set_is_made_again(make: Make, tmp_path: Path, damage) -> None:
     counts = {"train": 4, "test": 1}
     folder = make(tmp_path / "set", counts=counts)
     whole = hash_of(folder)
@@ -229,7 +229,7 @@ def test_progress_counts_the_images(make: Make, tmp_path: Path) -> None:
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_other_files_are_left_alone(make: Make, tmp_path: Path) -> None:
+def test_other_files_are_kept(make: Make, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="got other files"):
         make(tmp_path)

@@ -194,7 +194,7 @@ def test_an_import_leaves_the_random_numbers_alone(darknet: Callable[..., Any]) 
         ("", "stretch", "stretch"),
     ],
 )
-def test_how_images_are_laid_out(
+def test_how_images_are_resized(
     option: str, resize: Any, expected: str, darknet: Callable[..., Any], tiny: Callable[..., str]
 ) -> None:
     files = darknet(tiny().replace("channels=3", f"channels=3\n{option}"))

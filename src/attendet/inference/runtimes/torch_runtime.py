@@ -137,7 +137,7 @@ def usual_batch(device: torch.device) -> int:
 def parallel_batches(options: RuntimeOptions, device: torch.device) -> int:
     """Return how many batches PyTorch runs side by side: one per core in throughput on a CPU.
 
-    With one batch at a time all threads of PyTorch share it. If images are read meanwhile, the
+    With one batch at a time all threads of PyTorch work on it. If images are read meanwhile, the
     readers take a core from them and the remaining threads wait at every operator: on 2 cores a
     stream gave 19 images/s that way and 28 with two batches side by side (batches of 4, 416 px,
     docs/benchmarks.md).
