@@ -53,6 +53,8 @@ def test_the_verdicts_are_printed_with_the_costs(
         "--sites",
         "p5",
         "up",
+        "--attention-init",
+        "identity",
         "--seeds",
         "1",
         "--output",
@@ -65,7 +67,7 @@ def test_the_verdicts_are_printed_with_the_costs(
 
     printed = capsys.readouterr().out
     assert "study: 3 runs, 0 done already" in printed
-    assert "[3/3] ca@up seed 0: val AP" in printed
+    assert "[3/3] ca@up:identity seed 0: val AP" in printed
     for name in ("none", "ca@p5", "ca@up"):
         assert name in printed
     assert "baseline" in printed
@@ -97,6 +99,7 @@ def test_a_failed_run_gives_exit_code_1(
     [
         ("--attention none cbm", "Did you mean 'cbam'?"),
         ("--sites p6", "site of the network"),
+        ("--attention-init zero", "identity"),
         ("--seeds 0", "seeds must be at least 1; got 0 (--seeds)"),
         ("--budget soon", "must be like 45m, 2h or 1h30m; got 'soon'"),
         ("--epochs many", "--epochs"),

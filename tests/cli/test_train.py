@@ -197,7 +197,11 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
             2,
             "effective_batch must be 0, or at least batch (16)",
         ),
-        (["--resume", "run", "--seed=1", "--lr=1"], 2, "must stand without --seed, --lr:"),
+        (
+            ["--resume", "run", "--seed=1", "--lr=1"],
+            2,
+            "must be the only setting; got --seed, --lr too",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_and_no_folder(

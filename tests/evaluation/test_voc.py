@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from attendet.errors import ConfigError
 from attendet.evaluation.matching import match_detections
-from attendet.evaluation.voc import average_precision, precision_recall, voc_ap
+from attendet.evaluation.voc import average_precision, precision_recall, true_positives
 
 
 def reference_ap(samples, detections, class_id, threshold):
@@ -53,6 +53,15 @@ def reference_ap(samples, detections, class_id, threshold):
     for rank, mark in enumerate(marks):
         area += max(envelope[rank:]) / total if mark else 0.0
     return area
+
+
+def voc_ap(matches, class_id, *, iou_threshold=0.5, interpolation="every-point"):
+    """Return the average precision of one class, or None without ground truth that counts."""
+    count = matches.gt_count(class_id)
+    if count == 0:
+        return None
+    right, _ = true_positives(matches.of_class(class_id), iou_threshold)
+    return average_precision(*precision_recall(right, count), interpolation)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])

@@ -24,8 +24,7 @@ pytest.importorskip("huggingface_hub")
 torch = pytest.importorskip("torch")
 
 from attendet.errors import ConfigError, MissingExtraError, WeightsError  # noqa: E402
-from attendet.interop.hub import HubFile, hub_file, local_weights, push_to_hub  # noqa: E402
-from attendet.interop.hub_card import model_card  # noqa: E402
+from attendet.interop.hub import HubFile, hub_file, local_weights, model_card, push_to_hub  # noqa: E402
 from attendet.models import (  # noqa: E402
     WeightsMetadata,
     build_from_metadata,

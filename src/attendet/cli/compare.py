@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--attention-init",
         nargs="+",
-        metavar="START",
+        metavar="INIT",
         help="init of attention: paper, identity (default: identity in --pretrained weights, "
         "else paper)",
     )

@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=FIXED["seed"],
-        help="of everything random (default: %(default)s)",
+        metavar="N",
+        help="seed of weights, image order and augmentation (default: %(default)s)",
     )
     add("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/train)")
     add(
@@ -95,8 +96,8 @@ def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
     given += [flag(name) for name in overrides]
     if given:
         raise ConfigError(
-            f"--resume must stand without {', '.join(given)}: all settings come from the folder "
-            f"of the run ({args.resume}). Leave out the rest."
+            f"--resume must be the only setting; got {', '.join(given)} too. All settings come "
+            f"from the folder of the run ({args.resume}). Remove the other flags."
         )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attendet.errors import ConfigError
 from attendet.evaluation.matching import Matches
 
-__all__ = ["Interpolation", "average_precision", "precision_recall", "true_positives", "voc_ap"]
+__all__ = ["Interpolation", "average_precision", "precision_recall", "true_positives"]
 
 Interpolation = Literal["every-point", "11-point"]
 Floats = NDArray[np.float64]
@@ -96,25 +96,3 @@ def average_precision(
         first = np.searchsorted(recall, np.arange(11) / 10 - 1e-12)
         return float(envelope[first].mean())
     raise ConfigError(f"interpolation must be 'every-point' or '11-point'; got {interpolation!r}.")
-
-
-def voc_ap(
-    matches: Matches,
-    class_id: int,
-    *,
-    iou_threshold: float = 0.5,
-    interpolation: Interpolation = "every-point",
-) -> float | None:
-    """Return the average precision of one class, or None if it has no ground truth that counts.
-
-    Args:
-        matches: detections and ground truth of all images.
-        class_id: which class.
-        iou_threshold: least overlap of a right detection, 0 to 1.
-        interpolation: ``"every-point"`` or ``"11-point"``.
-    """
-    gt_count = matches.gt_count(class_id)
-    if gt_count == 0:
-        return None
-    right, _ = true_positives(matches.of_class(class_id), iou_threshold)
-    return average_precision(*precision_recall(right, gt_count), interpolation)
