@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["p4,p5,up"],
         metavar="SITES",
-        help="placements of each block, sites joined by commas (default: p4,p5,up)",
+        help="sites of each block, joined by commas (default: p4,p5,up)",
     )
     add(
         "--attention-init",

@@ -49,22 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.001,
         metavar="SCORE",
-        help="lowest score that counts, 0 to 1; averages need it low (default: %(default)s)",
+        help="lowest score of a detection, 0 to 1; AP needs it low (default: %(default)s)",
     )
     add(
         "--nms-iou",
         type=float,
         default=0.5,
         metavar="IOU",
-        help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: %(default)s)",
+        help="IoU threshold of non-maximum suppression, 0 to 1 (default: %(default)s)",
     )
     add(
         "--max-detections",
         type=int,
         metavar="N",
-        help="at most this many an image (default: 300; fewer if a file with suppression inside "
-        "gives fewer)",
+        help="most detections per image (default: 300, or that of a file with NMS inside)",
     )
     add(
         "--size",
@@ -72,9 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)",
     )
-    add("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
-    add("--runtime", default="auto", metavar="NAME", help="what runs the network (default: auto)")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    add("--output", type=Path, metavar="FILE", help="JSON file for the record")
+    add(
+        "--runtime",
+        default="auto",
+        metavar="{auto,torch,onnx,openvino}",
+        help="auto: the fastest installed one that runs the file (default: auto)",
+    )
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
 
 
 def run(args: argparse.Namespace) -> int:

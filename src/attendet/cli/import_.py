@@ -1,8 +1,8 @@
-"""Make a weights file of files from elsewhere: darknet's, or a PyTorch checkpoint.
+"""Convert darknet files or a PyTorch checkpoint to a weights file.
 
 FILE.cfg FILE.weights: darknet. The layers of YOLOv4-tiny become the reference network, other
 detectors a network with the layers of their configuration. FILE.pth: a state dict of one of the
-wide-spread YOLOv4-tiny ports; attention is recognized. Nothing in a checkpoint is executed.
+widely used YOLOv4-tiny projects; attention is recognized. Nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A SOURCE is an image or video file, a folder, a pattern such as 'shots/*.jpg', a .txt list of
 paths, an http(s) address of an image, video or stream, an rtsp address, 0 or camera:0 for a
-camera, or - for an image on standard input. What cannot be read is named at the end and left
-out; the rest is done. A camera or stream goes on until Ctrl-C; its results are kept.
+camera, or - for an image on standard input. Sources that cannot be read are skipped
+and listed at the end. A camera or stream runs until Ctrl-C; its results are kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SAVE_KINDS = "annotated, image, video, crops, json, jsonl, csv, yolo, coco"
 MOST_LINES = 20
-"""So many issues are named one by one; the others are counted."""
+"""Issues that are printed one by one; the others are counted."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="image, video, folder, pattern, list, camera, address or - (see above)",
     )
-    _add_selection(parser.add_argument_group("what counts"))
+    _add_selection(parser.add_argument_group("detections"))
     _add_results(parser.add_argument_group("results"))
     _add_following(parser.add_argument_group("large images, tracks and counts"))
     _add_reading(parser.add_argument_group("videos, cameras and streams"))
-    _add_running(parser.add_argument_group("how it runs"))
+    _add_running(parser.add_argument_group("runtime"))
 
 
 def _add_selection(group: argparse._ArgumentGroup) -> None:
@@ -58,27 +58,26 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "--confidence",
         type=float,
         metavar="SCORE",
-        help="lowest score that counts, 0 to 1 (default: 0.25, or that of a file with suppression)",
+        help="lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)",
     )
     group.add_argument(
         "--nms-iou",
         type=float,
         metavar="IOU",
-        help="of two boxes of a class that overlap more, the better stays, 0 to 1 "
-        "(default: 0.5, or that of a file with suppression)",
+        help="IoU threshold of non-maximum suppression, 0 to 1 (default: 0.5, or that of a file "
+        "with NMS inside)",
     )
     group.add_argument(
         "--max-detections",
         type=int,
         metavar="N",
-        help="at most this many an image, or a tile (default: 300, or that of a file with "
-        "suppression)",
+        help="most detections per image or tile (default: 300, or that of a file with NMS inside)",
     )
     group.add_argument(
         "--classes",
         type=names,
         metavar="NAME[,NAME]",
-        help="classes that are wanted (default: all)",
+        help="classes to detect (default: all)",
     )
 
 
@@ -108,14 +107,14 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--show",
         action="store_true",
-        help="show what is found while it runs, as a page in the browser of this machine",
+        help="show the detections while the command runs, on a page in the browser of this machine",
     )
     group.add_argument(
         "--port",
         type=int,
         default=0,
         metavar="N",
-        help="with --show: of that page (default: any free one)",
+        help="with --show: port of that page (default: any free one)",
     )
 
 
@@ -124,20 +123,20 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
         "--tile",
         type=int,
         metavar="PX",
-        help="look at images in tiles of this many pixels as well (default: only whole)",
+        help="detect in tiles of this many pixels, too (default: in the whole image only)",
     )
     group.add_argument(
         "--overlap",
         type=float,
         default=0.2,
         metavar="FRACTION",
-        help="with --tile: of a tile's side that the next one overlaps, 0 to 0.9 "
+        help="with --tile: overlap of neighboring tiles as a fraction of their side, 0 to 0.9 "
         "(default: %(default)s)",
     )
     group.add_argument(
         "--track",
         action="store_true",
-        help="number objects from frame to frame (needs the extra `track`)",
+        help="track objects over frames; each gets a number (needs the extra `track`)",
     )
     group.add_argument(
         "--count-line",
@@ -145,7 +144,7 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="X1,Y1,X2,Y2",
-        help="count objects that cross this line, in pixels; tracks them; may be repeated",
+        help="count objects that cross this line, in pixels; implies --track; may be repeated",
     )
     group.add_argument(
         "--count-zone",
@@ -163,26 +162,26 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="take every Nth frame (default: %(default)s)",
+        help="use every Nth frame only (default: %(default)s)",
     )
     group.add_argument(
         "--stop-after",
         type=float,
         default=math.inf,
         metavar="SECONDS",
-        help="of a camera or stream, then stop (default: at Ctrl-C)",
+        help="stop a camera or stream after this time (default: at Ctrl-C)",
     )
     group.add_argument(
         "--all-frames",
         action="store_true",
-        help="of a camera or stream too, even if it falls behind (default: the newest)",
+        help="use all frames of a camera or stream, even if they are late (default: the newest)",
     )
     group.add_argument(
         "--reconnect",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="how long to try a broken camera or stream again; inf: for ever, 0: not at all "
+        help="time to reconnect to a broken camera or stream; inf: no limit, 0: do not reconnect "
         "(default: %(default)g)",
     )
     group.add_argument(
@@ -190,7 +189,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="silence after which a stream counts as broken (default: %(default)g)",
+        help="time without data after which a stream counts as broken (default: %(default)g)",
     )
 
 
@@ -205,14 +204,14 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help="images that run together; not with --tile; of cameras and streams always 1 "
-        "(default: what suits the runtime)",
+        help="images per batch; not with --tile; 1 for cameras and streams (default: depends on "
+        "the runtime)",
     )
     group.add_argument(
         "--runtime",
         default="auto",
-        metavar="NAME",
-        help="torch, onnx or openvino (default: the fastest installed one that runs the file)",
+        metavar="{auto,torch,onnx,openvino}",
+        help="auto: the fastest installed one that runs the file (default: auto)",
     )
     group.add_argument(
         "--mode",
@@ -221,10 +220,10 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         "(default: latency for one image, tiles, cameras and streams, else throughput)",
     )
     group.add_argument(
-        "--threads", type=int, metavar="N", help="of the network (default: one a core)"
+        "--threads", type=int, metavar="N", help="threads of the network (default: one per core)"
     )
     group.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)"
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)"
     )
 
 
