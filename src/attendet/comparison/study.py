@@ -122,7 +122,7 @@ def compare(
             worse on the validation split are cut on the way; default: the whole grid.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: runs at once on this machine; default: all GPUs, or one CPU.
-        ray: address of a Ray cluster, or ``auto``, to run there; ``local`` inits one here.
+        ray: address of a Ray cluster, or ``auto``, to run there; ``local`` starts one here.
         runtimes: what latency is measured in: ``torch`` (the weights as they are), ``onnx``,
             ``openvino`` (exported); default: all that are installed.
         callback: receives the progress.

@@ -19,8 +19,8 @@ from attendet.models import NECK_SITES, SITES, canonical_attention
 __all__ = ["Variant", "Job", "content_key", "make_variants", "pick_baseline"]
 
 AS_TRAINED = "auto"
-"""Start of variants in base weights where none is asked for, as `Recipe.attention_init` has it:
-blocks that the base brings stay what they are, new ones are the identity."""
+"""Init of variants from pretrained weights by default, as in `Recipe.attention_init`: blocks of the
+weights are kept, new ones are the identity."""
 
 REPEAT_SEEDS = 10_000
 """A variant named a second time takes its seeds from this number on, so that it is an independent
@@ -149,7 +149,7 @@ def content_key(setup: Mapping[str, Any], spec: str, init: str, seed: int) -> st
     Args:
         setup: what all runs of a study have in common; plain values.
         spec: the attention spec.
-        start: how attention inits.
+        init: attention init.
         seed: of training.
 
     Example:
@@ -175,7 +175,7 @@ def folder_name(variant_name: str, seed: int, key: str) -> str:
 def make_variants(
     attention: Sequence[str], sites: Sequence[str], inits: Sequence[str]
 ) -> tuple[Variant, ...]:
-    """Return the variants: each attention at each placement with each start.
+    """Return the variants: each attention at each placement with each init.
 
     ``none`` is one variant for all placements. A spec that names its own sites
     (``se@p5+ca@up``) stands where it says. An attention given twice is a second, independent draw
@@ -187,18 +187,18 @@ def make_variants(
         inits: ``paper``, ``identity``; or `AS_TRAINED` alone.
 
     Raises:
-        ConfigError: if a name, a site or a start is unknown, or there are not two variants.
+        ConfigError: if a name, a site or an init is unknown, or there are not two variants.
 
     Example:
         >>> made = make_variants(["none", "ca"], ["p4,p5,up", "stage3"], ["paper"])
         >>> [variant.name for variant in made]
         ['none', 'ca@p4,p5,up', 'ca@stage3']
     """
-    for start in () if tuple(inits) == (AS_TRAINED,) else inits:
-        if start not in get_args(AttentionInit):
+    for init in () if tuple(inits) == (AS_TRAINED,) else inits:
+        if init not in get_args(AttentionInit):
             raise ConfigError(
-                f"attention_init must be known; got {start!r} (--attention-init). "
-                f"{did_you_mean(start, get_args(AttentionInit))}"
+                f"attention_init must be known; got {init!r} (--attention-init). "
+                f"{did_you_mean(init, get_args(AttentionInit))}"
             )
     placements = list(dict.fromkeys(map(_sites_of, sites)))
     variants: list[Variant] = []
@@ -230,15 +230,15 @@ def _variants_of(
 ) -> list[Variant]:
     if name == "none":
         return [Variant("none")]
-    kinds = [cast(Any, start) for start in inits]
+    kinds = [cast(Any, init) for init in inits]
     if "@" in name or "+" in name:
         at = parse_attention_spec(
             name, default_sites=NECK_SITES, sites=SITES, known=attention_names()
         )
         blocks = set(at.values())
         word = next(iter(blocks)) if len(blocks) == 1 else _spelt_out(at)
-        return [Variant(word, tuple(at), start) for start in kinds]
-    return [Variant(name, sites, start) for sites in placements for start in kinds]
+        return [Variant(word, tuple(at), init) for init in kinds]
+    return [Variant(name, sites, init) for sites in placements for init in kinds]
 
 
 def _spelt_out(at: Mapping[str, str]) -> str:
