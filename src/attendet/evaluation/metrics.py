@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -30,6 +30,7 @@ from attendet.evaluation.matching import (
 from attendet.evaluation.record import Counts, Record
 from attendet.evaluation.voc import average_precision
 from attendet.images import read_image
+from attendet.prefetch import map_in_threads
 
 if TYPE_CHECKING:
     from attendet.data.sample import Sample
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchDetector", "compute_metrics", "detect", "evaluate"]
 
 VOC_IOU = 0.5
+
 READERS = 2
+"""Threads that read images."""
 
 OnSkip: TypeAlias = "Callable[[Sample, ImageError], None]"
 
@@ -171,29 +174,25 @@ def _batches(
     samples: Sequence[Sample], batch: int, on_skip: OnSkip | None
 ) -> Iterator[list[NDArray[np.uint8]]]:
     """Give the images in batches; the next batch is read while this one is used."""
-    starts = range(0, len(samples), batch)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
-
-        def begin(start: int) -> list[tuple[Sample, Any]]:
-            members = samples[start : start + batch]
-            return [(sample, readers.submit(read_image, sample.path)) for sample in members]
-
-        coming = begin(0)
-        try:
-            for start in starts:
-                images = []
-                for sample, future in coming:
-                    try:
-                        images.append(future.result())
-                    except ImageError as error:
-                        if on_skip is None:
-                            raise
-                        on_skip(sample, error)
-                coming = begin(start + batch)
+    images: list[NDArray[np.uint8]] = []
+    reading = map_in_threads(
+        lambda sample: read_image(sample.path),
+        samples,
+        ahead=2 * batch,
+        workers=READERS,
+        size_of=lambda image: image.nbytes,
+    )
+    with contextlib.closing(reading):
+        for number, (sample, future) in enumerate(reading, 1):
+            try:
+                images.append(future.result())
+            except ImageError as error:
+                if on_skip is None:
+                    raise
+                on_skip(sample, error)
+            if number % batch == 0 or number == len(samples):
                 yield images
-        finally:
-            for _, future in coming:
-                future.cancel()
+                images = []
 
 
 def detect(
