@@ -164,7 +164,7 @@ def test_16_bit_color_keeps_its_range(suffix: str, tmp_path: Path) -> None:
         (np.array([[0, 100, 255]], dtype=np.int32), [0, 100, 255]),
         (np.array([[0, 32896, 70000]], dtype=np.int32), [0, 128, 255]),
     ],
-    ids=["shares", "bytes", "odd floats", "32-bit bytes", "32-bit"],
+    ids=["fractions", "bytes", "odd floats", "32-bit bytes", "32-bit"],
 )
 def test_float_and_32_bit_gray(values: np.ndarray, expected: list[int]) -> None:
     image = read_image(encode(Image.fromarray(values), "TIFF"))
@@ -251,11 +251,11 @@ def test_jpeg_with_something_behind_it_is_read() -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP"])
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.98])
-def test_truncated_files_are_errors(form: str, share: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 0.6, 0.9, 0.98])
+def test_truncated_files_are_errors(form: str, fraction: float, tmp_path: Path) -> None:
     content = encode(noise(), form)
     path = tmp_path / "cut.jpg"
-    path.write_bytes(content[: int(len(content) * share)])
+    path.write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(ImageError, match=r"(truncated or broken|cannot be read) \(.*cut\.jpg"):
         read_image(path)
 

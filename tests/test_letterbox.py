@@ -34,10 +34,13 @@ def test_letterbox_fits_whole_and_touches_two_edges(
 
 @given(st.tuples(sides, sides), inputs, st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=5))
 def test_letterbox_maps_boxes_there_and_back(
-    image_hw: tuple[int, int], input_hw: tuple[int, int], shares: list[tuple[float, ...]]
+    image_hw: tuple[int, int], input_hw: tuple[int, int], relative_boxes: list[tuple[float, ...]]
 ) -> None:
     fit = Letterbox.for_image(image_hw, input_hw)
-    boxes = np.array(shares, dtype=np.float64).reshape(-1, 4) * [*image_hw[::-1], *image_hw[::-1]]
+    boxes = np.array(relative_boxes, dtype=np.float64).reshape(-1, 4) * [
+        *image_hw[::-1],
+        *image_hw[::-1],
+    ]
     np.testing.assert_allclose(fit.to_image(fit.to_input(boxes)), boxes, rtol=1e-9, atol=1e-6)
 
 

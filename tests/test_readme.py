@@ -54,7 +54,7 @@ class Block:
     extra: tuple[str, ...]
 
     def lines(self) -> list[list[str]]:
-        """The words of each command, continued lines joined, prompts and comments left out."""
+        """The words of each command, continued lines joined, prompts and comments removed."""
         code = self.code.replace("\\\n", " ")
         commands = (
             shlex.split(line.removeprefix("$ "), comments=True) for line in code.split("\n")

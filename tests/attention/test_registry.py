@@ -34,7 +34,7 @@ def _fresh_registry() -> Iterator[None]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that lays a distribution with entry points onto the import path."""
+    """Return a function that puts a distribution with entry points on the import path."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def lay(distribution: str, module: str, source: str, entries: dict[str, str]) -> None:

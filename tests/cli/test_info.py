@@ -39,7 +39,7 @@ def test_the_text_describes_the_file(weights: Path, capsys: pytest.CaptureFixtur
     assert facts["resize"] == "rect"
     assert facts["ap50"] == "0.1235"
     assert facts["train"] == "205"
-    assert "recipe" not in facts  # the file tells of none
+    assert "recipe" not in facts  # the file has none
 
 
 def test_json_is_one_object_that_counts_the_parameters(

@@ -131,18 +131,18 @@ def test_every_setting_is_a_flag_with_its_default(
 def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
-    class Told(Exception):  # noqa: N818
+    class PlanMade(Exception):  # noqa: N818
         pass
 
     def spy(data: str, **words: Any) -> None:
         given.update(words, data=data)
-        raise Told
+        raise PlanMade
 
     monkeypatch.setattr("attendet.training.train", spy)
     line = "train cells --recipe classic --attention cbam --seed 4 --output out --format voc"
     line += " --pretrained base.safetensors --devices 2 --nodes 3 --lr 1e-3 --patience none"
     line += " --accelerator cpu --schedule cosine --epochs=9 --attention-init identity"
-    with pytest.raises(Told):
+    with pytest.raises(PlanMade):
         main(line.split())
 
     del given["callback"]

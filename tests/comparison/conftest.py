@@ -87,7 +87,7 @@ class RunsMadeUp(RunsHere):
 
     Attributes:
         shake: variant to the standard deviation, pixels, of a detection's edges.
-        noise: the share by which the shaking differs between seeds.
+        noise: the fraction by which the shaking differs between seeds.
         broken: runs that fail: variant and seed.
         shift: of the seeds, for another study of the same grid.
     """

@@ -151,24 +151,24 @@ def _schedule(budget: float, seeds: int = 3) -> tuple[dict[str, Any], _Made, Sch
     scheduler = Scheduler(variants, variants[0], list(range(seeds)), jobs, {}, recipe)
     made = _Made(scheduler, budget)
     said: list[str] = []
-    told = scheduler.within(budget, lambda: made.left, 1, made, said.append)
-    return told, made, scheduler, said
+    summary = scheduler.within(budget, lambda: made.left, 1, made, said.append)
+    return summary, made, scheduler, said
 
 
 def test_all_is_run_where_the_budget_holds_it() -> None:
-    told, made, scheduler, said = _schedule(1000)
+    summary, made, scheduler, said = _schedule(1000)
 
-    assert told["cuts"] == told["skipped_seeds"] == said == []
+    assert summary["cuts"] == summary["skipped_seeds"] == said == []
     assert len(scheduler.records) == 15
     assert set(made.epochs.values()) == {40}
 
 
 def test_the_worse_half_is_cut_and_the_baseline_never() -> None:
-    told, made, scheduler, said = _schedule(400)
+    summary, made, scheduler, said = _schedule(400)
 
-    assert [cut["variant_name"] for cut in told["cuts"]] == ["cbam@p5", "se@p5", "eca@p5"]
-    assert [cut["after_epochs"] for cut in told["cuts"]] == [10, 10, 20]
-    assert told["cuts"][0]["val_ap"] < told["cuts"][0]["least_kept_val_ap"]
+    assert [cut["variant_name"] for cut in summary["cuts"]] == ["cbam@p5", "se@p5", "eca@p5"]
+    assert [cut["after_epochs"] for cut in summary["cuts"]] == [10, 10, 20]
+    assert summary["cuts"][0]["val_ap"] < summary["cuts"][0]["least_kept_val_ap"]
     assert {name.split("/")[0] for name in scheduler.records} == {"none", "ca@p5"}
     assert len(scheduler.records) == 6
     assert {made.epochs[f"eca@p5/{seed}"] for seed in range(3)} == {20}
@@ -194,9 +194,9 @@ def test_time_that_runs_out_leaves_runs_and_says_which() -> None:
     def left() -> float:
         return made.left - (0 if made.left > slowed - 100 else 130)  # others use the machine, too
 
-    told = scheduler.within(250, left, 1, made, lambda _: None)
+    summary = scheduler.within(250, left, 1, made, lambda _: None)
 
-    assert told["out_of_time"] == [
+    assert summary["out_of_time"] == [
         {"variant_name": "ca@p5", "seed": 1},
         {"variant_name": "none", "seed": 2},
         {"variant_name": "ca@p5", "seed": 2},
@@ -207,10 +207,10 @@ def test_runs_that_are_there_are_not_made_again() -> None:
     _, _, scheduler, _ = _schedule(1000)
     again = _Made(scheduler, 10)
 
-    told = scheduler.within(10, lambda: again.left, 1, again, lambda _: None)
+    summary = scheduler.within(10, lambda: again.left, 1, again, lambda _: None)
 
     assert again.order == []
-    assert told["cuts"] == []
+    assert summary["cuts"] == []
 
 
 def test_all_variants_of_a_seed_come_before_the_next_seed() -> None:
@@ -244,9 +244,9 @@ def test_what_an_earlier_call_trained_is_not_planned_again() -> None:
     made = _Made(again, rest + 30)
     made.epochs = dict(trained)
 
-    told = again.within(rest + 30, lambda: made.left, 1, made, lambda _: None)
+    summary = again.within(rest + 30, lambda: made.left, 1, made, lambda _: None)
 
-    assert told["cuts"] == told["out_of_time"] == []
-    assert told["planned_seconds"] <= rest + 30
+    assert summary["cuts"] == summary["out_of_time"] == []
+    assert summary["planned_seconds"] <= rest + 30
     assert len(again.records) == 15
     assert made.left == pytest.approx(30)

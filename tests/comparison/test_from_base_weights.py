@@ -76,25 +76,25 @@ def test_a_flag_wins_over_base_weights_in_every_run(study: Make, finished: Study
 
 def test_attention_that_the_base_brings_stays(study: Make, finished: Study) -> None:
     brought = next(each for each in finished.records if each["variant_name"] == "eca@p5")
-    told = Notes()
+    callback = Notes()
 
     made = study(
         attention=["none", "eca@p5"],
         seeds=1,
         pretrained=finished.folder / brought["weights"],
         epochs=1,
-        callback=told,
+        callback=callback,
     )
 
     assert [record["variant_name"] for record in made.records] == ["none", "eca@p5"]
-    whole, less = sorted(told.notes)
+    whole, less = sorted(callback.notes)
     assert whole.startswith("eca@p5: pretrained weights: 100 %")
     assert "not copied: attention.p5" in less
     assert "attention at p5 is eca in the file, none here" in less
 
 
 class Notes(StudyCallback):
-    """Remembers what is told beside the progress."""
+    """Remembers the notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -45,12 +45,18 @@ def test_a_run_is_made_by_ray(
     job = _job_of(finished, shapes, tmp_path / "study")
     runs = RayRuns("local", "cpu", None)
 
-    told = [event for _, event in runs.make([job])]
+    events = [event for _, event in runs.make([job])]
 
-    assert [event["event"] for event in told] == ["planned", "epoch", "epoch", "measuring", "ended"]
-    assert told[0]["pid"] != os.getpid()
+    assert [event["event"] for event in events] == [
+        "planned",
+        "epoch",
+        "epoch",
+        "measuring",
+        "ended",
+    ]
+    assert events[0]["pid"] != os.getpid()
     record = finished.records[0]
-    assert told[-1]["record"]["metrics"]["ap"] == record["metrics"]["ap"]
+    assert events[-1]["record"]["metrics"]["ap"] == record["metrics"]["ap"]
     assert (job.path / "detections.npz").is_file()
 
 
@@ -118,9 +124,9 @@ def test_a_machine_that_does_not_see_the_folder_sends_the_files(
 ) -> None:
     made, record = finished, finished.records[0]
     job = _job_of(made, shapes, tmp_path / "far")
-    told: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
 
-    event = make_anywhere(job.to_json(), made.summary["setup"], told.append)
+    event = make_anywhere(job.to_json(), made.summary["setup"], events.append)
 
     assert event["event"] == "ended"
     assert not job.path.exists()
@@ -133,7 +139,7 @@ def test_a_machine_that_does_not_see_the_folder_sends_the_files(
         "results.jsonl",
     }
     assert "files" not in bare
-    assert {each["event"] for each in told} == {"planned", "epoch", "measuring"}
+    assert {each["event"] for each in events} == {"planned", "epoch", "measuring"}
 
 
 def test_a_machine_that_sees_the_folder_works_in_it(

@@ -91,7 +91,7 @@ def _studies(
 
 
 def _missed(values: np.ndarray, variances: np.ndarray, *, level: float = 0.05) -> float:
-    """Return the share of studies whose interval does not hold the true difference, zero."""
+    """Return the fraction of studies whose interval does not hold the true difference, zero."""
     results = [
         paired_difference(value, image_variance=variance, images=72, confidence=1 - level)
         for value, variance in zip(values, variances, strict=True)

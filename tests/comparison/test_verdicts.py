@@ -121,7 +121,7 @@ def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "hierarchical_bootstrap", lambda *_: (0.0, 0.0))
 
 
-def _share_of_claims(
+def _fraction_of_claims(
     studies: int, seeds: int, variants: int, *, true: float, sd: float, image_sd: float
 ) -> tuple[float, float]:
     """Simulate whole studies; return how many say helps or hurts of any variant, and of the
@@ -147,13 +147,13 @@ def _share_of_claims(
 def test_simulated_studies_of_nothing_claim_something_at_most_five_times_in_a_hundred(
     words_alone: None, seeds: int
 ) -> None:
-    any_claim, _ = _share_of_claims(300, seeds, 4, true=0.0, sd=0.01, image_sd=0.004)
+    any_claim, _ = _fraction_of_claims(300, seeds, 4, true=0.0, sd=0.01, image_sd=0.004)
 
     assert any_claim <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
 
 
 def test_simulated_studies_of_a_real_gain_show_it(words_alone: None) -> None:
-    _, first = _share_of_claims(100, 5, 4, true=0.04, sd=0.01, image_sd=0.004)
+    _, first = _fraction_of_claims(100, 5, 4, true=0.04, sd=0.01, image_sd=0.004)
 
     assert first > 0.8
 
@@ -163,7 +163,7 @@ def test_simulated_studies_of_a_real_gain_show_it(words_alone: None) -> None:
 def test_the_false_positive_rate_over_many_studies(
     words_alone: None, seeds: int, image_sd: float
 ) -> None:
-    any_claim, _ = _share_of_claims(3000, seeds, 4, true=0.0, sd=0.01, image_sd=image_sd)
+    any_claim, _ = _fraction_of_claims(3000, seeds, 4, true=0.0, sd=0.01, image_sd=image_sd)
 
     # where images and seeds matter alike, the interval errs to the wide side
     assert 0.005 <= any_claim <= 0.062

@@ -14,7 +14,7 @@ Box = tuple[str, float, float, float, float]
 
 @pytest.fixture
 def image() -> Callable[..., Path]:
-    """Write an image of noise, 40 wide and 30 high unless told, different for each path."""
+    """Write an image of noise, 40 wide and 30 high by default, different for each path."""
 
     def write(path: Path, width: int = 40, height: int = 30, *, orientation: int = 1) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ STILL = AugmentConfig(
 LIVELY = AugmentConfig(
     mosaic=0.6, mixup=0.4, degrees=20, shear=8, flip_ud=0.5, rotate90=0.5, hue=0.1
 )
-CANVAS_HW = (96, 128)
+INPUT_HW = (96, 128)
 MakeCache = Callable[[list[np.ndarray], list[list[list[float]]]], ImageCache]
 
 
@@ -52,7 +52,7 @@ def one_thread():
 def make_cache(tmp_path_factory) -> MakeCache:
     """Return a cache of given images and boxes on a network input of 96 x 128."""
 
-    def make(images, boxes, input_hw=CANVAS_HW):
+    def make(images, boxes, input_hw=INPUT_HW):
         folder: Path = tmp_path_factory.mktemp("images")
         samples = []
         for number, (image, of_image) in enumerate(zip(images, boxes, strict=True)):
@@ -185,7 +185,7 @@ def test_mosaic_quarters_meet_at_the_center(make_cache):
     image = np.zeros((96, 128, 3), dtype=np.uint8)
     cache = make_cache([image], [[[100, 70, 120, 90], [0, 0, 10, 10]]])
     augment = dataclasses.replace(STILL, mosaic=1)
-    plan = make_plan(CacheTable(cache), augment, [0], seed=0, epoch=0, step=0, input_hw=CANVAS_HW)
+    plan = make_plan(CacheTable(cache), augment, [0], seed=0, epoch=0, step=0, input_hw=INPUT_HW)
     x, y = plan.centers_xy[0]
     # Top left the image ends at the center: its far corner shows; top right it begins there.
     expected = [
@@ -214,7 +214,7 @@ def test_boxes_cut_too_far_are_dropped(make_cache, limits, kept):
     boxes = [[108.0, 0.0, 208.0, 40.0], [20.0, 20.0, 60.0, 60.0], [64.0, 0.0, 74.0, 40.0]]
     augment = dataclasses.replace(STILL, **limits)
     table = CacheTable(make_cache([image], [boxes]))
-    plan = make_plan(table, augment, [0], seed=0, epoch=0, step=0, input_hw=CANVAS_HW)
+    plan = make_plan(table, augment, [0], seed=0, epoch=0, step=0, input_hw=INPUT_HW)
     assert plan.valid[0].sum() == kept
 
 
@@ -300,7 +300,7 @@ def test_mixed_in_images_bring_their_boxes(make_cache):
     augment = dataclasses.replace(STILL, mixup=1)
     batch = Augmenter(cache, augment, device="cpu", seed=0).batch([0] * 8, epoch=0, step=0)
     plan = make_plan(
-        CacheTable(cache), augment, [0] * 8, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
+        CacheTable(cache), augment, [0] * 8, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     partners = plan.sources[:, 4]
     assert set(partners) == {0, 1}
@@ -309,7 +309,7 @@ def test_mixed_in_images_bring_their_boxes(make_cache):
         expected = 200 * partner * (1 - plan.blends[row]) / 255
         torch.testing.assert_close(
             batch.images[row],
-            torch.full((3, *CANVAS_HW), float(expected)),
+            torch.full((3, *INPUT_HW), float(expected)),
             rtol=0,
             atol=1 / 255,
         )
@@ -333,7 +333,7 @@ def test_mosaic_off_leaves_out_mixing_too(noise):
 def test_probabilities(noise, field, changed):
     augment = dataclasses.replace(STILL, **{field: 0.3})
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 1000, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
+        CacheTable(noise), augment, [0] * 1000, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     assert abs(changed(plan).mean() - 0.3) < 0.05
 
@@ -352,14 +352,14 @@ def test_quarter_turns_fill_the_input(noise):
 def test_colors_keep_luma_and_grays(noise):
     augment = dataclasses.replace(STILL, hue=0.2, saturation=0.6)
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
+        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     np.testing.assert_allclose(plan.colors.sum(-1), 1, atol=1e-5)
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(luma @ plan.colors, np.tile(luma, (50, 1)), atol=1e-5)
     augment = dataclasses.replace(STILL, value=0.5)
     plan = make_plan(
-        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=CANVAS_HW
+        CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     gains = plan.colors[:, 0, 0]
     np.testing.assert_allclose(plan.colors, gains[:, None, None] * np.eye(3), atol=1e-5)

@@ -68,7 +68,7 @@ def assert_same(again: DataSet, dataset: DataSet, atol: float) -> None:
 @given(arrays=st.lists(box_arrays(), min_size=2, max_size=4))
 def test_round_trip(tmp_path_factory, to, arrays):
     folder = tmp_path_factory.mktemp("round")
-    # At least one box, or there would be nothing to tell a data set by.
+    # At least one box, or there would be nothing to recognize a data set by.
     first = np.array([[1, 2, 30.5, 40]], dtype=np.float32)
     dataset = make(folder, {"train": [first, *arrays[1:]], "val": arrays[:1]})
     convert_dataset(dataset, folder / "out", to)

@@ -135,4 +135,4 @@ def test_describe_counts(tmp_path, voc_folder):
 def test_bccd_loads_in_a_moment(shared_data: Path):
     start = time.process_time()
     load_dataset(shared_data / "bccd")
-    assert time.process_time() - start < 2  # 0.3 s on an idle core; room for a busy machine
+    assert time.process_time() - start < 2  # 0.3 s on an idle core; slack for a busy machine

@@ -15,7 +15,7 @@ from attendet.data.splits import cut, group_identical, read_splits, write_splits
 from attendet.errors import DataError
 
 CAT, DOG = ("cat", 1, 1, 9, 9), ("dog", 1, 1, 9, 9)
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
 def sample(path: Path, *class_ids: int) -> Sample:
@@ -42,7 +42,7 @@ def files(tmp_path_factory):
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 60))
 def test_a_cut_is_a_partition_that_keeps_identical_images_together(files, seed, count):
     samples = [sample(path, index % 4) for index, path in enumerate(files[:count])]
-    splits = cut(samples, SHARES, seed=seed)
+    splits = cut(samples, FRACTIONS, seed=seed)
     names = Counter(key for part in keys(splits).values() for key in part)
     assert names == Counter(each.key for each in samples)
     side = {key: name for name, part in keys(splits).items() for key in part}
@@ -56,18 +56,20 @@ def test_a_cut_is_a_partition_that_keeps_identical_images_together(files, seed, 
 
 def test_a_cut_depends_on_the_seed_and_not_on_the_order(files):
     samples = [sample(path, index % 4) for index, path in enumerate(files)]
-    first = keys(cut(samples, SHARES, seed=1))
-    assert keys(cut(samples[::-1], SHARES, seed=1)) == first
-    assert keys(cut(samples, SHARES, seed=2)) != first
+    first = keys(cut(samples, FRACTIONS, seed=1))
+    assert keys(cut(samples[::-1], FRACTIONS, seed=1)) == first
+    assert keys(cut(samples, FRACTIONS, seed=2)) != first
 
 
 def test_a_cut_is_stratified(files):
     samples = [sample(path, *([0] if index % 3 else [1])) for index, path in enumerate(files)]
-    for part, share in (
-        (cut(samples, SHARES, seed=s)[name], SHARES[name]) for s in range(5) for name in SHARES
+    for part, fraction in (
+        (cut(samples, FRACTIONS, seed=s)[name], FRACTIONS[name])
+        for s in range(5)
+        for name in FRACTIONS
     ):
         rare = sum(1 in each.class_ids for each in part)
-        assert abs(rare - 20 * share) <= 2
+        assert abs(rare - 20 * fraction) <= 2
 
 
 def test_files_equal_in_size_and_ends_are_still_distinguished(tmp_path):

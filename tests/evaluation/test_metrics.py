@@ -98,21 +98,21 @@ def test_classes_that_the_detector_alone_knows_have_no_average(bright_boxes):
 def test_an_image_that_cannot_be_read_is_skipped_and_reported(bright_boxes):
     whole = bright_boxes[1].path.read_bytes()
     bright_boxes[1].path.write_bytes(whole[: len(whole) // 2])
-    told, steps = [], []
+    skipped, steps = [], []
     ways = {"classes": ("a", "b"), "batch": 2}
 
     record = evaluate(
         PixelDetector(("a", "b")),
         bright_boxes,
         **ways,
-        on_skip=lambda sample, error: told.append((sample, str(error))),
+        on_skip=lambda sample, error: skipped.append((sample, str(error))),
         progress=lambda done, total: steps.append((done, total)),
     )
 
     assert record["ap"] == 1.0
     assert (record["counts"]["images"], record["counts"]["images_unreadable"]) == (4, 1)
-    assert [sample for sample, _ in told] == [bright_boxes[1]]
-    assert str(bright_boxes[1].path) in told[0][1]
+    assert [sample for sample, _ in skipped] == [bright_boxes[1]]
+    assert str(bright_boxes[1].path) in skipped[0][1]
     assert steps == [(2, 5), (4, 5), (5, 5)]
     with pytest.raises(ImageError):
         evaluate(PixelDetector(("a", "b")), bright_boxes, **ways)

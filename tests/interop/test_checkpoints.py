@@ -1,7 +1,7 @@
 """PyTorch checkpoints of the YOLOv4-tiny ports, against a module tree with their key layout.
 
-The tree is written from the layout of the keys and the published blocks; it shares no code with the
-package.
+The tree is written from the layout of the keys and the published blocks; it has no code in common
+with the package.
 """
 
 from __future__ import annotations

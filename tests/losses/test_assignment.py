@@ -287,7 +287,7 @@ def test_the_first_of_two_equal_labels_keeps_the_predictions():
 def test_the_smaller_object_wins_its_cell_in_classic():
     case = _case(0)
     found = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
-    # Objects 0 and 1 of image 1 share cell and best anchor; it stands on both levels.
+    # Objects 0 and 1 of image 1 have the same cell and best anchor, which both levels have.
     assert (found.gt[found.image == 1] == 1).sum() == 2
     assert not (found.gt[found.image == 1] == 0).any()
 

@@ -71,10 +71,10 @@ def test_all_frames_are_kept_on_request(camera_server: Any) -> None:
 
 def test_a_stream_that_breaks_comes_back(camera_server: Any) -> None:
     camera_server.per_connection = 30
-    told: list[str] = []
+    messages: list[str] = []
     frames = read_frames(
         camera_server.address,
-        live=LiveOptions(drop=False, on_event=told.append, reconnect=20, **QUICK),
+        live=LiveOptions(drop=False, on_event=messages.append, reconnect=20, **QUICK),
     )
 
     got = [next(frames) for _ in range(70)]
@@ -82,13 +82,13 @@ def test_a_stream_that_breaks_comes_back(camera_server: Any) -> None:
 
     assert [frame.index for frame in got] == list(range(70))
     assert camera_server.connections >= 3
-    assert [("lost" in words, "back after" in words) for words in told[:4]] == [
+    assert [("lost" in words, "back after" in words) for words in messages[:4]] == [
         (True, False),
         (False, True),
         (True, False),
         (False, True),
     ]
-    assert all(camera_server.address in words for words in told)
+    assert all(camera_server.address in words for words in messages)
 
 
 def test_a_stream_that_is_down_for_a_while_comes_back(camera_server: Any) -> None:
@@ -122,9 +122,9 @@ def test_a_stream_that_stays_away_is_given_up(camera_server: Any) -> None:
     rest = list(frames)
 
     assert 1 <= len(rest) < 20
-    told = re.search(r"given up after ([\d.]+) s without it", skipped[0].reason)
-    assert told is not None
-    assert 0.4 <= float(told[1]) < 3
+    match = re.search(r"given up after ([\d.]+) s without it", skipped[0].reason)
+    assert match is not None
+    assert 0.4 <= float(match[1]) < 3
     assert skipped[0].frames == 1 + len(rest)
 
 
@@ -288,11 +288,11 @@ def test_a_stored_video_that_is_cut_off_is_read_once_and_reported(
     lefts = [int(np.flatnonzero(frame.image[30, :, 0] > 128)[0]) for frame in got[:50]]
     assert lefts == [(4 * number) % 72 for number in range(50)]
     assert [frame.index for frame in got] == list(range(len(got)))
-    (told,) = skipped
-    assert told.frames == len(got) > 50
+    (entry,) = skipped
+    assert entry.frames == len(got) > 50
     words = {"breaks": "video breaks off", "holds": "video is damaged or cut off"}
-    assert words[line] in told.reason
-    assert address in told.reason
+    assert words[line] in entry.reason
+    assert address in entry.reason
 
 
 @pytest.mark.parametrize("page", ["view", "street.mp4"])

@@ -106,16 +106,16 @@ def test_a_stream_gives_its_frames_in_time(rtsp: RtspServer) -> None:
 
 
 def test_a_stream_whose_server_dies_comes_back(rtsp: RtspServer) -> None:
-    told: list[str] = []
-    options = LiveOptions(drop=False, timeout=2, reconnect=60, on_event=told.append)
+    messages: list[str] = []
+    options = LiveOptions(drop=False, timeout=2, reconnect=60, on_event=messages.append)
     frames = read_frames(rtsp.address, live=options)
     before = [next(frames) for _ in range(5)]
 
     rtsp.stop()
     threading.Timer(1.0, rtsp.start).start()
-    while not any("back after" in words for words in told):
+    while not any("back after" in words for words in messages):
         last = next(frames)
     frames.close()
 
     assert last.index >= before[-1].index
-    assert "is lost" in told[0]
+    assert "is lost" in messages[0]

@@ -70,7 +70,7 @@ def _fill(folder: Path, **options: Any) -> None:
             ValueError("an odd\n value"),
             "brittle.txt could not be written: ValueError an odd value.",
         ),
-        (OSError("no room"), "brittle.txt could not be written: no room."),
+        (OSError("disk full"), "brittle.txt could not be written: disk full."),
         (KeyError(), "brittle.txt could not be written: KeyError."),
         (ConfigError("there is no encoder."), "there is no encoder."),
     ],
@@ -92,12 +92,12 @@ def test_whatever_goes_wrong_in_one_sink_costs_its_file_alone(
 def test_a_file_that_cannot_even_be_removed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _brittle(monkeypatch, close=OSError("no room"), drop=OSError("no right"))
+    _brittle(monkeypatch, close=OSError("disk full"), drop=OSError("no right"))
     failed: list[str] = []
 
     _fill(tmp_path, on_fail=failed.append)
 
-    assert failed == ["a result of --save brittle could not be written: no room."]
+    assert failed == ["a result of --save brittle could not be written: disk full."]
     assert _written(tmp_path) == ["detections.csv", "detections.json"]
 
 

@@ -113,11 +113,11 @@ def test_memory_stays_flat_however_long_the_video(make_video: MakeVideo) -> None
         "late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(count, (late - early) // 1024)\n"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
 
-    count, grown_mib = map(int, told.stdout.split())
+    count, grown_mib = map(int, result.stdout.split())
     assert count == 90
     assert grown_mib < 20  # 70 frames more are 62 MiB
 

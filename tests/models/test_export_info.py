@@ -14,7 +14,7 @@ from attendet.models.metadata import WeightsMetadata
 
 METADATA = WeightsMetadata(classes=("cat", "dog"), attention="ca@p5", input_hw=(64, 96))
 
-shares = st.none() | st.floats(0, 1)
+fractions = st.none() | st.floats(0, 1)
 
 
 @given(
@@ -24,8 +24,8 @@ shares = st.none() | st.floats(0, 1)
         precision=st.sampled_from(["float32", "float16", "int8"]),
         nms=st.booleans(),
         dynamic=st.sampled_from([(), ("batch",), ("size",), ("batch", "size")]),
-        confidence=shares,
-        nms_iou=shares,
+        confidence=fractions,
+        nms_iou=fractions,
         max_detections=st.none() | st.integers(1, 1000),
         parity=st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)),
     )

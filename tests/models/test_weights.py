@@ -199,7 +199,7 @@ Tensors = dict[str, "torch.Tensor"]
 
 
 def _rewrite(file: Path, tensors: Callable[[Tensors], object] = id, **header: str | None) -> Path:
-    """Write the file anew with changed tensors or changed metadata texts."""
+    """Write the file again with changed tensors or changed metadata texts."""
     content = safetensors.torch.load_file(file)
     tensors(content)
     with safetensors.safe_open(file, framework="pt") as opened:

@@ -86,7 +86,7 @@ def tensors() -> Callable[[Path], dict[str, Tensor]]:
 
 @pytest.fixture
 def same() -> Callable[[Path, Path], bool]:
-    """Tell whether two weights files hold the same tensors bit for bit."""
+    """Return whether two weights files hold the same tensors bit for bit."""
 
     def compare(first: Path, second: Path) -> bool:
         one, other = safetensors.torch.load_file(first), safetensors.torch.load_file(second)
@@ -97,7 +97,7 @@ def same() -> Callable[[Path, Path], bool]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[WeightsMetadata], Path]:
-    """Write weights that a description tells of; every tensor differs from a new network's."""
+    """Write the weights of a description; every tensor differs from a new network's."""
 
     def save(metadata: WeightsMetadata) -> Path:
         torch.manual_seed(1)

@@ -169,7 +169,7 @@ def test_two_processes_train_as_one(flags: list[str], tmp_path: Path) -> None:
     )
 
     _check_like_one_process(folders[1], folders[0])
-    # The first process alone tells and writes: each line once, and one file of events.
+    # Only the first process prints and writes: each line once, and one file of events.
     for text in (one, two):
         assert text.count("epoch 3/3 ") == text.count("weights: ") == 1
     assert len(list((folders[1] / "tensorboard").iterdir())) == 1

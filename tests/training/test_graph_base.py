@@ -129,19 +129,19 @@ def test_a_resumed_run_keeps_its_layers(base: Path, quick: Quick, same: Any) -> 
 
 
 def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
-    told: list[Any] = []
+    outputs: list[Any] = []
 
     class Listener(TrainingCallback):
         def before_train(self, plan: Any, folder: str) -> None:
             plan.network.eval()
-            told.append(plan.network(torch.rand(2, 3, 64, 96, generator=torch.manual_seed(0))))
+            outputs.append(plan.network(torch.rand(2, 3, 64, 96, generator=torch.manual_seed(0))))
 
     plain, attended = (
         quick(pretrained=base, attention=spec, epochs=1, callback=Listener())
         for spec in ("none", "se@layer4+ca@layer0")
     )
 
-    assert all(map(torch.equal, *told))  # the identity, as it is put into base weights
+    assert all(map(torch.equal, *outputs))  # the identity, as it is put into base weights
     network, metadata = load_weights(attended.last)
     assert (metadata.attention, metadata.attention_init) == ("ca@layer0+se@layer4", "identity")
     assert [block.channels for block in network.attention_blocks().values()] == [8, 8]

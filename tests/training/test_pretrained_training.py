@@ -233,11 +233,11 @@ def test_boxes_and_images_are_those_of_the_base(squares: Path, resize: str, save
 def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
     squares: Path, undrawn: None, tmp_path: Path, saved: Saved
 ) -> None:
-    told: list[Plan] = []
+    plans: list[Plan] = []
 
     class Listener(TrainingCallback):
         def before_train(self, plan: Plan, folder: str) -> None:
-            told.append(plan)
+            plans.append(plan)
 
     base = saved(_metadata(**UNLIKE_THE_RECIPE))
     recipe = Recipe().replace(scale_x_y=1.05, anchors="default", width_mult=1.0, resize="rect")
@@ -247,7 +247,7 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
     given = {"scale_x_y": 1.7, "anchors": "default", "size": 64, "resize": "rect"}
     train(squares, output=tmp_path / "b", **plain, **quiet, **given)
 
-    followed, own = told
+    followed, own = plans
     assert followed.unlike_base == ()
     assert followed.recipe.scale_x_y == 1.3
     assert own.metadata.scale_x_y == 1.7

@@ -12,21 +12,23 @@ from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
 
 
 @pytest.mark.parametrize(
-    ("progress", "share"),
+    ("progress", "factor"),
     # Warm-up over 2 of 10 epochs; then 0.1 + 0.9 (1 + cos(pi x)) / 2, x from 0 to 1 over 8 epochs.
     [(0.5, 0.25), (2, 1.0), (4, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2), (6, 0.55), (10, 0.1)],
 )
-def test_cosine_after_warm_up(progress: float, share: float) -> None:
+def test_cosine_after_warm_up(progress: float, factor: float) -> None:
     recipe = Recipe().replace(epochs=10, schedule="cosine", warmup_epochs=2, min_lr_ratio=0.1)
 
-    assert lr_factor(progress, recipe=recipe) == pytest.approx(share)
+    assert lr_factor(progress, recipe=recipe) == pytest.approx(factor)
 
 
-@pytest.mark.parametrize(("progress", "share"), [(0.5, 0.5), (1, 1), (5, 1), (7.5, 0.6), (10, 0.2)])
-def test_flat_for_the_first_half_then_cosine(progress: float, share: float) -> None:
+@pytest.mark.parametrize(
+    ("progress", "factor"), [(0.5, 0.5), (1, 1), (5, 1), (7.5, 0.6), (10, 0.2)]
+)
+def test_flat_for_the_first_half_then_cosine(progress: float, factor: float) -> None:
     recipe = Recipe().replace(epochs=10, schedule="flat-cosine", warmup_epochs=1, min_lr_ratio=0.2)
 
-    assert lr_factor(progress, recipe=recipe) == pytest.approx(share)
+    assert lr_factor(progress, recipe=recipe) == pytest.approx(factor)
 
 
 def test_warm_up_takes_at_most_a_third_of_a_short_run() -> None:

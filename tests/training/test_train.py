@@ -203,17 +203,17 @@ def test_images_that_cannot_be_decoded_are_skipped(
     for name in ("train/train03.png", "val/val01.png"):
         file = tmp_path / "broken/images" / name
         file.write_bytes(file.read_bytes()[:3000])
-    told: list[Any] = []
+    plans: list[Any] = []
 
     class Listener(TrainingCallback):
         def before_train(self, plan: Any, folder: str) -> None:
-            told.append(plan)
+            plans.append(plan)
 
     result = quick(data=tmp_path / "broken", callback=Listener())
 
     assert result.ap is not None
-    assert (len(told[0].cache), len(told[0].dataset.split("val"))) == (9, 3)
-    assert {issue.file.name for issue in told[0].dataset.issues} == {"train03.png", "val01.png"}
+    assert (len(plans[0].cache), len(plans[0].dataset.split("val"))) == (9, 3)
+    assert {issue.file.name for issue in plans[0].dataset.issues} == {"train03.png", "val01.png"}
     assert train(resume=result.folder).epochs == 2
 
 
@@ -294,18 +294,18 @@ def test_after_a_bad_loss_the_weights_are_those_of_the_epoch_before(
 
 
 def test_one_goes_on_from_pretrained_weights(quick: Quick, whole: TrainingResult) -> None:
-    told: list[Any] = []
+    plans: list[Any] = []
 
     class Listener(TrainingCallback):
         def before_train(self, plan: Any, folder: str) -> None:
-            told.append(plan)
+            plans.append(plan)
 
     fresh = quick(attention="ca@p5", epochs=1)
     result = quick(attention="ca@p5", epochs=1, pretrained=whole.last, callback=Listener())
 
     total = len(load_weights(whole.last)[0].state_dict())
     assert (
-        told[0].transfer.summary()
+        plans[0].transfer.summary()
         == f"pretrained weights: 100 % copied ({total} of {total} tensors)"
     )
     assert result.records[1]["losses"] != fresh.records[0]["losses"]

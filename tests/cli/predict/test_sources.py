@@ -271,11 +271,11 @@ def test_a_password_appears_in_no_result_and_no_message(
     thread.join()
 
     said = capsys.readouterr()
-    told = [(tmp_path / "out" / f"detections.{kind}").read_text() for kind in ("json", "csv")]
+    results = [(tmp_path / "out" / f"detections.{kind}").read_text() for kind in ("json", "csv")]
     assert len(titles) == 1
-    for text in (*titles, *told, said.out + said.err):
+    for text in (*titles, *results, said.out + said.err):
         assert "er2" not in text
-    assert all(camera_server.address in text for text in (*titles, *told))
+    assert all(camera_server.address in text for text in (*titles, *results))
 
 
 def test_a_drawn_video_too_wide_for_its_format_costs_no_other_file(

@@ -47,9 +47,9 @@ def test_imported_files_go_out_as_they_came(
     again = import_darknet(config, weights, names=names)
     assert again.metadata.graph == imported.metadata.graph
     assert again.metadata.level_anchors() == imported.metadata.level_anchors()
-    left_out = {"anchors", "anchor_masks", "origin"}
+    skipped = {"anchors", "anchor_masks", "origin"}
     for field in dataclasses.fields(WeightsMetadata):
-        if field.name not in left_out:
+        if field.name not in skipped:
             expected = getattr(imported.metadata, field.name)
             assert getattr(again.metadata, field.name) == expected, field.name
 

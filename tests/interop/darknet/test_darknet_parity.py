@@ -68,15 +68,15 @@ def _convolve(x: Array, options: dict[str, str], values: _Values) -> Array:
     filters, size = int(options.get("filters", 1)), int(options.get("size", 1))
     stride, groups = int(options.get("stride", 1)), int(options.get("groups", 1))
     pad = size // 2 if options.get("pad") == "1" else int(options.get("padding", 0))
-    share, each = x.shape[0] // groups, filters // groups
+    group, each = x.shape[0] // groups, filters // groups
     bias = values.take(filters)
     norm = [values.take(filters) for _ in range(3)] if "batch_normalize" in options else None
-    weights = values.take(filters, share, size, size)
+    weights = values.take(filters, group, size, size)
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
     rows, columns = ((side + 2 * pad - size) // stride + 1 for side in x.shape[1:])
     out = np.empty((filters, rows, columns))
     for f in range(filters):
-        part = padded[f // each * share : (f // each + 1) * share]
+        part = padded[f // each * group : (f // each + 1) * group]
         for i in range(rows):
             for j in range(columns):
                 window = part[:, i * stride : i * stride + size, j * stride : j * stride + size]
