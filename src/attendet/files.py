@@ -1,15 +1,38 @@
-"""Atomic writes: files and folders appear complete or not at all."""
+"""Files of a folder by suffix; atomic writes: files and folders appear complete or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "replacing_folder", "write_atomically"]
+__all__ = [
+    "files_with_suffix",
+    "is_resource_fork",
+    "replacing",
+    "replacing_folder",
+    "write_atomically",
+]
+
+
+def is_resource_fork(path: Path) -> bool:
+    """Return whether a file is a ``._NAME``, which macOS writes beside NAME on other disks."""
+    return path.name.startswith("._")
+
+
+def files_with_suffix(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files directly in a folder with one of the suffixes, in name order.
+
+    Letter case of the suffix does not count. Resource forks of macOS are ignored.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not is_resource_fork(path) and path.is_file()
+    )
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from attendet.errors import ImageError
+from attendet.files import files_with_suffix
 
 __all__ = [
     "MAX_PIXELS",
@@ -35,7 +36,8 @@ __all__ = [
 ImageArray = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
+    | {".gif", ".ppm", ".pgm"}
 )
 MAX_PIXELS = 178_956_970
 """A larger image is refused before it is decoded: Pillow's own limit, 512 MiB of RGB."""
@@ -49,14 +51,28 @@ PAD_VALUE = 114
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files directly in a folder, by suffix, in name order."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    return files_with_suffix(folder, IMAGE_SUFFIXES)
 
 
 _opening = threading.Lock()  # warnings.catch_warnings is not safe in threads
+
+
+def _what_else(source: Path | bytes) -> str:
+    """Return what a file is that is no image, and what to do."""
+    content = source
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            content = file.read(64)
+    head = bytes(content[:64]).lstrip().lower()
+    if not head:
+        return "the file is empty. Copy it again."
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "the file is HEIC. Convert it to JPEG."
+    if head.startswith((b"<!doctype", b"<html")):
+        return "the file is a web page. Download the image again."
+    if head.startswith(b"version https://git-lfs"):
+        return "the file stands for one in Git LFS. Run 'git lfs pull'."
+    return "the file is no image of a known kind."
 
 
 def _open(source: Path | bytes, name: str) -> Image.Image:
@@ -70,6 +86,8 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
         raise ImageError(
             f"image must have at most {MAX_PIXELS} pixels; got more ({name}). Scale it down first."
         ) from None
+    except UnidentifiedImageError:
+        raise ImageError(f"image cannot be read ({name}): {_what_else(source)}") from None
     except Exception as error:  # on broken files Pillow's readers raise almost anything
         raise ImageError(
             f"image cannot be read ({name}): {error or type(error).__name__}"

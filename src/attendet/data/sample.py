@@ -6,6 +6,7 @@ A format's reader returns a `Reading`; `attendet.data.checks` turns its images i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -228,7 +229,10 @@ def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Issue]]:
         text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-        message = "text must be UTF-8; read as Latin-1"
+        message = "text must be UTF-8; read as Latin-1. Save it as UTF-8"
         issues.append(Issue(path, None, "wrong-encoding", message, "kept"))
-    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    # str.splitlines also breaks at characters that are part of a name in other encodings. Text
+    # mode of Windows writes \r\r\n where the text already had \r\n.
+    written = re.split(r"\r*\n|\r", text)
+    lines = ((number, line.strip()) for number, line in enumerate(written, start=1))
     return [(number, line) for number, line in lines if line], issues

@@ -67,6 +67,25 @@ def group_identical(paths: Iterable[Path]) -> list[list[Path]]:
     return done
 
 
+def _source(path: Path) -> Path:
+    """Return the image that a file is a copy of; Roboflow names copies ``NAME.rf.HASH.jpg``."""
+    return path.with_name(path.name.rpartition(".rf.")[0] or path.name)
+
+
+def _group_sources(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return files grouped so that identical ones, and copies of one image, are together."""
+    groups: dict[Path, list[Path]] = {}
+    for group in group_identical(paths):
+        joined = group
+        for source in dict.fromkeys(map(_source, group)):
+            other = groups.get(source)
+            if other is not None and other is not joined:
+                joined = other + joined
+        for path in joined:
+            groups[_source(path)] = joined
+    return list({id(group): group for group in groups.values()}.values())
+
+
 def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]:
     """Return the pairs of identical images that lie in two different splits."""
     holders: dict[Path, list[tuple[str, str]]] = {}
@@ -94,8 +113,9 @@ def _draw(seed: int, key: str) -> bytes:
 def cut(
     samples: Sequence[Sample], fractions: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Sample, ...]]:
-    """Return samples cut into splits by seed, stratified by class, identical images together.
+    """Return samples cut into splits by seed, stratified by class.
 
+    Identical images stay together, and so do the augmented copies that Roboflow made of one image.
     Images are ordered by their rarest class and, within it, by a number drawn
     from the seed; then each goes to the split that lacks most. So every split gets its part of
     every class, as far as whole images allow.
@@ -113,7 +133,7 @@ def cut(
     for sample in samples:
         of_path.setdefault(sample.path, []).append(sample)
     groups = [
-        [sample for path in paths for sample in of_path[path]] for paths in group_identical(of_path)
+        [sample for path in paths for sample in of_path[path]] for paths in _group_sources(of_path)
     ]
     images_with = Counter(int(c) for sample in samples for c in set(sample.class_ids.tolist()))
 

@@ -15,6 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from attendet.errors import ConfigError, DataError, did_you_mean
+from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES
 
 __all__ = ["STREAM_SCHEMES", "VIDEO_SUFFIXES", "Kind", "Skipped", "Source", "find_sources"]
@@ -128,7 +129,7 @@ def _expand(argument: str | Path) -> list[tuple[Path | str, Kind]]:
         if named is not None:
             return [(argument, named)]
     if path.is_dir():
-        found = sorted(one for one in path.iterdir() if _is_readable(one) and one.is_file())
+        found = files_with_suffix(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
         if not found:
             raise DataError(
                 f"folder must hold images or videos; got none directly in it ({path}). "
@@ -187,7 +188,7 @@ def _by_word(argument: str) -> Kind | None:
 
 
 def _is_readable(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not is_resource_fork(path)
 
 
 def _kind_of(path: Path) -> Kind:

@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from attendet.data.sample import (
     SPLITS,
@@ -27,6 +28,7 @@ from attendet.data.sample import (
     split_folders,
 )
 from attendet.errors import DataError
+from attendet.files import files_with_suffix
 
 __all__ = ["LOOKED_FOR", "read_coco", "recognize_coco"]
 
@@ -64,8 +66,8 @@ def _json_files(folder: Path) -> dict[str, Path]:
     if parts:
         return parts
     for folder_ in (folder / "annotations", folder / "Annotations", folder):
-        found = sorted(folder_.glob("*.json")) if folder_.is_dir() else []
-        files = [path for path in found if path.name != SPLITS_FILE]
+        found = files_with_suffix(folder_, (".json",)) if folder_.is_dir() else []
+        files = [path for path in found if path.name != SPLITS_FILE and _is_coco(path)]
         files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
         instances = [path for path in files if path.name.startswith("instances_")]
         files = instances or files
@@ -86,12 +88,20 @@ def recognize_coco(folder: Path) -> str | None:
     """Return what in a folder speaks for COCO; None if nothing does."""
     folders = (folder, folder / "annotations", folder / "Annotations")
     for folder_ in (*folders, *split_folders(folder).values()):
-        for path in sorted(folder_.glob("*.json")) if folder_.is_dir() else []:
-            with path.open("rb") as file:
-                head = file.read(1 << 16)
-            if any(word in head for word in (b'"images"', b'"annotations"', b'"categories"')):
+        for path in files_with_suffix(folder_, (".json",)) if folder_.is_dir() else []:
+            if _is_coco(path):
                 return path.relative_to(folder).as_posix()
     return None
+
+
+def _is_coco(path: Path) -> bool:
+    """Return whether a JSON file begins as COCO does; categories alone may be notes on YOLO."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    goes_on = len(head) == 1 << 16
+    return any(word in head for word in (b'"images"', b'"annotations"')) or (
+        goes_on and b'"categories"' in head
+    )
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -118,17 +128,19 @@ def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
     ``supercategory`` and no annotation has it.
     """
     try:
-        rows = sorted(document["categories"], key=lambda row: row["id"])
-        names = {row["id"]: class_name(str(row["name"])) for row in rows}
+        named = {_number(row["id"]): class_name(str(row["name"])) for row in document["categories"]}
+        names = dict(sorted(named.items()))
         parents = {
-            row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]
+            row.get("supercategory")
+            for row in document["categories"]
+            if row.get("supercategory") != row["name"]
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"each category must have an id and a name; got {error!r} ({path})."
         ) from None
     used = {
-        row["category_id"]
+        _number(row["category_id"])
         for row in document["annotations"]
         if isinstance(row, dict) and isinstance(row.get("category_id"), int | str)
     }
@@ -148,14 +160,25 @@ class _ImageFinder:
         self.folders = [folder_ for folder_ in dict.fromkeys(folders) if folder_.is_dir()]
 
     def find(self, file_name: str) -> Path | None:
-        """Return the image; the folder that held one is tried first for the next."""
+        """Return the image; the folder that held one is tried first for the next.
+
+        A URL is tried as written and decoded; Label Studio names local files ``?d=folder/name``.
+        """
         plain = file_name.replace("\\", "/")
-        for name in dict.fromkeys((plain, Path(plain).name)):
+        decoded = unquote(plain).partition("?d=")[2] or unquote(plain)
+        names = (plain, Path(plain).name, decoded, Path(decoded).name)
+        for name in dict.fromkeys(name for name in names if name):
             for index, folder_ in enumerate(self.folders):
                 if (folder_ / name).is_file():
                     self.folders.insert(0, self.folders.pop(index))
                     return folder_ / name
         return None
+
+
+def _number(written: Any) -> Any:
+    """Return an id as a number where it is one written as text, else as it is."""
+    is_number = isinstance(written, str) and written.isdecimal() and str(int(written)) == written
+    return int(written) if is_number else written
 
 
 def _size(row: dict[str, Any]) -> tuple[int, int] | None:
@@ -174,7 +197,7 @@ def _images_of(
     images: dict[Any, Labeled | None] = {}
     for index, row in enumerate(document["images"]):
         try:
-            number, name = row["id"], str(row["file_name"])
+            number, name = _number(row["id"]), str(row["file_name"])
             known = number in images
         except (KeyError, TypeError) as error:
             message = f"images[{index}] must have an id and a file_name; got {error!r}"
@@ -193,7 +216,7 @@ def _images_of(
 
 
 def _box(row: dict[str, Any], names: dict[Any, str]) -> Box:
-    category = row["category_id"]
+    category = _number(row["category_id"])
     label = names.get(category, f"category id {category}")
     return Box(read_xyxy(row), label, None, read_crowd(row))
 
@@ -217,7 +240,7 @@ def _read_file(path: Path, root: Path) -> tuple[list[Labeled], dict[Any, str], l
         with suppress(KeyError, TypeError):
             where = f"annotation id {row['id']!r}"
         try:
-            number, box = row["image_id"], _box(row, names)
+            number, box = _number(row["image_id"]), _box(row, names)
             image = images.get(number, _MISSING)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             message = f"{where}: {_describe(error)}"

@@ -6,6 +6,8 @@ Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from xml.parsers import expat
@@ -23,22 +25,42 @@ from attendet.data.sample import (
     split_folders,
 )
 from attendet.errors import DataError
+from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES, image_files
 
 __all__ = ["LOOKED_FOR", "read_voc", "recognize_voc"]
 
 LOOKED_FOR = "VOC: Annotations/*.xml with JPEGImages/, VOCdevkit/VOC2007/, or *.xml next to images"
 
+_XML = "*.[xX][mM][lL]"
 _XML_FOLDERS = ("annotations", "xmls", "labels")
 _IMAGE_FOLDERS = ("jpegimages", "images")
 _CLASS_FILES = ("classes.txt", "labels.txt")
+
+_FLAG = re.compile(r"\s+-?[01]$")
+"""Of a line in a list of one class: whether an image shows it."""
 
 Folders = tuple[Path, Path]
 """Folder of XML files, folder of images."""
 
 
-def _has_xml(folder: Path) -> bool:
-    return next(folder.glob("*.[xX][mM][lL]"), None) is not None
+def _has_xml(folder: Path, pattern: str) -> bool:
+    return any(not is_resource_fork(path) for path in folder.glob(pattern))
+
+
+def _xml_files(folders: Folders) -> dict[str, Path]:
+    """Return path within the folder of XML files, without suffix, to XML file.
+
+    Folders below count where the folder of images has them too, or no XML file lies above them.
+    """
+    xml_folder, image_folder = folders
+    files = files_with_suffix(xml_folder, (".xml",))
+    if xml_folder != image_folder:
+        inner = [path for path in sorted(xml_folder.rglob("[!.]*")) if path.is_dir()]
+        both = [path for path in inner if (image_folder / path.relative_to(xml_folder)).is_dir()]
+        for each in both if files or both else inner:
+            files += files_with_suffix(each, (".xml",))
+    return {path.relative_to(xml_folder).with_suffix("").as_posix(): path for path in files}
 
 
 def _label_folders(folder: Path) -> Folders | None:
@@ -46,9 +68,9 @@ def _label_folders(folder: Path) -> Folders | None:
     inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     images = next((inner[name] for name in _IMAGE_FOLDERS if name in inner), folder)
     for name in _XML_FOLDERS:
-        if name in inner and _has_xml(inner[name]):
+        if name in inner and _has_xml(inner[name], f"**/{_XML}"):
             return inner[name], images
-    return (folder, folder) if _has_xml(folder) else None
+    return (folder, folder) if _has_xml(folder, _XML) else None
 
 
 def _devkits(folder: Path) -> list[Path]:
@@ -95,21 +117,30 @@ class _Reader:
     def _meant(self, image: Path, xml: Path, filename: str) -> Path:
         """Return which of the images of one stem (``a.jpg``, ``a.png``) an XML file means."""
         twins = self._twins[image.with_suffix("")]
-        named = PurePosixPath(filename.replace("\\", "/")).name
+        named = _file_name(filename)
         meant = next((path for path in twins if path.name == named), image)
         for twin in twins:
             if twin != meant:
                 self._issue(twin, None, "missing-label", f"{xml.name} is that of {meant.name}")
         return meant
 
-    def labeled(self, xml: Path, images: Path) -> Labeled | None:
-        """Return the image of one XML file with its boxes; None if either cannot be had."""
+    def labeled(self, name: str, xml: Path, images: Path) -> Labeled | None:
+        """Return the image of one XML file with its boxes; None if either cannot be had.
+
+        Args:
+            name: path of the XML file in its folder, without suffix.
+            xml: the file.
+            images: folder of images; those of ``sub/name`` lie in its ``sub`` if it has one.
+        """
         annotation = read_annotation(xml)
         if isinstance(annotation, Issue):
             self.reading.issues.append(annotation)
             return None
+        inner = (images / name).parent
+        images = inner if inner.is_dir() else images
         there = self.images(images)
-        image = there.get(xml.stem) or there.get(_stem(annotation.filename))
+        named = _file_name(annotation.filename)
+        image = there.get(xml.stem) or there.get(Path(named).stem) or there.get(named)
         if image is None:
             self._issue(xml, None, "missing-image", f"no image {xml.stem}.* in {images}")
             return None
@@ -120,28 +151,32 @@ class _Reader:
     def folder(self, folders: Folders) -> list[Labeled]:
         """Return every image of a folder that has labels; the others are issues."""
         xml_folder, image_folder = folders
-        files = sorted(path for path in xml_folder.iterdir() if path.suffix.lower() == ".xml")
-        found = [self.labeled(xml, image_folder) for xml in files]
+        files = _xml_files(folders)
+        self.images(image_folder)
+        found = [self.labeled(name, xml, image_folder) for name, xml in files.items()]
         kept = [each for each in found if each is not None]
-        used = {each.image.stem for each in kept} | {xml.stem for xml in files}
-        for stem, image in self.images(image_folder).items():
-            if stem not in used:
-                self._issue(image, None, "missing-label", f"no {stem}.xml in {xml_folder}")
+        used = {each.image.with_suffix("") for each in kept}
+        used |= {image_folder / name for name in files}
+        for folder, images in self._images.items():
+            for stem, image in images.items():
+                if folder.is_relative_to(image_folder) and folder / stem not in used:
+                    self._issue(image, None, "missing-label", f"no {stem}.xml in {xml_folder}")
         return merge_repeated(kept, self.reading.issues)
 
     def listed(self, list_file: Path, folders: Folders) -> list[Labeled]:
         """Return the images that a split's list names, in its order."""
         xml_folder, image_folder = folders
-        there = {path.stem: path for path in xml_folder.iterdir() if path.suffix.lower() == ".xml"}
+        there = _xml_files(folders)
+        known = there.keys() | self.images(image_folder).keys()
         lines, issues = read_lines(list_file)
         self.reading.issues += issues
         kept: dict[str, Labeled | None] = {}
         for line, written in lines:
-            name = _listed_name(written, there)
+            name = _listed_name(written, known)
             if name in kept:
                 self._issue(list_file, line, "repeated-image", f"{name!r} is listed twice")
             elif name in there:
-                kept[name] = self.labeled(there[name], image_folder)
+                kept[name] = self.labeled(name, there[name], image_folder)
             elif name in self.images(image_folder):
                 self._issue(list_file, line, "missing-label", f"no {name}.xml in {xml_folder}")
             else:
@@ -150,19 +185,21 @@ class _Reader:
         return merge_repeated(found, self.reading.issues)
 
 
-def _stem(name: str) -> str:
-    """Return a file name without folders (of any system) and suffix."""
-    return Path(name.replace("\\", "/")).stem
+def _file_name(written: str) -> str:
+    """Return a file name without folders, of any system."""
+    return PurePosixPath(written.replace("\\", "/")).name
 
 
-def _listed_name(written: str, there: dict[str, Path]) -> str:
-    """Return the image's name on a line such as ``000012``, ``000012  1`` or ``000012.jpg``."""
-    if written in there:
-        return written
-    first = written.split()[0]
-    if first not in there and Path(first).suffix.lower() in IMAGE_SUFFIXES:
-        return _stem(first)
-    return first
+def _listed_name(written: str, known: Collection[str]) -> str:
+    """Return the name on a line such as ``000012``, ``000012  1``, ``my 12.jpg`` or ``a/12``."""
+    plain = written.replace("\\", "/")
+    for name in dict.fromkeys((plain, _FLAG.sub("", plain))):
+        path = PurePosixPath(name)
+        stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+        for each in (name, str(stem), stem.name):
+            if each in known:
+                return each
+    return _FLAG.sub("", plain)
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
@@ -186,10 +223,24 @@ def _devkit_root(folder: Path) -> Path:
     return devkits[0] if devkits else folder
 
 
+def _by_folder(images: list[Labeled], folders: dict[str, Path]) -> dict[str, list[Labeled]]:
+    """Return split name to the images in its folder; nothing where an image lies in none."""
+    pools: dict[str, list[Labeled]] = {}
+    for each in images:
+        split = next((s for s, folder in folders.items() if each.image.is_relative_to(folder)), "")
+        pools.setdefault(split, []).append(each)
+    return {} if "" in pools else pools
+
+
+def _names(folders: Iterable[Path]) -> str:
+    return " ".join(f"{folder.name}/" for folder in folders)
+
+
 def read_voc(path: Path) -> Reading:
     """Return the labels of a Pascal VOC folder.
 
-    Splits are those of ``ImageSets/Main``, else of folders train/ val/ test/, else none. Class
+    Splits are those of ``ImageSets/Main``, else of folders train/ val/ test/ (around the images
+    or inside their folder), else none. Class
     names are those of a ``classes.txt`` or ``labels.txt`` in the root, else not stated.
 
     Args:
@@ -210,13 +261,16 @@ def read_voc(path: Path) -> Reading:
             reading.pools[split] = reader.listed(list_file, folders)
         reading.source = "ImageSets/Main" if lists else ""
         if not lists:
-            reading.pools["all"] = reader.folder(folders)
+            images = reader.folder(folders)
+            inner = split_folders(folders[1]) if folders[0] != folders[1] else {}
+            reading.pools = _by_folder(images, inner) or {"all": images}
+            if "all" not in reading.pools:
+                reading.source = f"folders {_names(inner[split] for split in reading.pools)}"
     else:
         found = {name: part for name, part in parts.items() if part}
         for split, part in found.items():
             reading.pools[split] = reader.folder(part)
-        names = " ".join(f"{split_folders(root)[name].name}/" for name in found)
-        reading.source = f"folders {names}" if found else ""
+        reading.source = f"folders {_names(split_folders(root)[name] for name in found)}"
     if not reading.pools:
         raise DataError(f"no XML labels found ({root}). Looked for {LOOKED_FOR}.")
     key_root = folders[1] if folders else root
@@ -236,6 +290,15 @@ def read_voc(path: Path) -> Reading:
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _LEAVES = frozenset({*_CORNERS, "name", "difficult", "filename", "width", "height"})
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
+_WIDER = {
+    **dict.fromkeys((b"gb2312", b"gbk", b"gb18030"), "gb18030"),
+    **dict.fromkeys((b"big5", b"cp950"), "cp950"),
+    **dict.fromkeys((b"shift_jis", b"shift-jis", b"sjis", b"cp932"), "cp932"),
+    **dict.fromkeys((b"euc-kr", b"cp949"), "cp949"),
+}
+"""Encodings that expat does not know, each decoded by the widest of its family."""
+
 _MAX_BYTES = 64 * 1024 * 1024
 """A larger file is no annotation; it is refused before it is read."""
 
@@ -264,10 +327,10 @@ class _RefusedError(Exception):
 class _Handler:
     """Collects the few elements that matter; everything else, such as ``part``, is ignored."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str | None) -> None:
         self.path = path
         self.found = Annotation()
-        self.parser = expat.ParserCreate()
+        self.parser = expat.ParserCreate(encoding)
         self.parser.buffer_text = True
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
@@ -285,7 +348,8 @@ class _Handler:
 
     def _start(self, tag: str, _: dict[str, str]) -> None:
         if not self._open and tag.lower() != "annotation":
-            raise _RefusedError(f"root element must be 'annotation'; got {tag!r}")
+            export = " (CVAT's own XML: export as Pascal VOC)" if tag == "annotations" else ""
+            raise _RefusedError(f"root element must be 'annotation'; got {tag!r}{export}")
         self._open.append(tag)
         if tag in _LEAVES:
             self._text.clear()
@@ -372,9 +436,11 @@ def read_annotation(path: Path) -> Annotation | Issue:
     except OSError as error:
         message = f"cannot be read: {error.strerror or error}"
         return Issue(path, None, "broken-label", message, "skipped image")
-    handler = _Handler(path)
+    declared = _DECLARED.match(content)
+    encoding = _WIDER.get(declared[1].lower()) if declared else None
+    handler = _Handler(path, "utf-8" if encoding else None)
     try:
-        handler.parser.Parse(content, True)
+        handler.parser.Parse(content.decode(encoding) if encoding else content, True)
     except _RefusedError as error:
         line = handler.parser.CurrentLineNumber
         return Issue(path, line, "broken-label", str(error), "skipped image")
@@ -382,7 +448,8 @@ def read_annotation(path: Path) -> Annotation | Issue:
         # Text in another encoding than the declared one shows as an invalid token.
         invalid = error.code == expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]
         kind = "wrong-encoding" if invalid and not _is_utf8(content) else "broken-label"
-        message = f"XML: {expat.ErrorString(error.code)}"
+        wrong = "not in the encoding that it declares, UTF-8 by default; save it so"
+        message = f"XML: {wrong if kind == 'wrong-encoding' else expat.ErrorString(error.code)}"
         return Issue(path, error.lineno, kind, message, "skipped image")
     except (LookupError, ValueError) as error:  # an encoding that Python does not know
         return Issue(path, 1, "wrong-encoding", f"XML: {error}", "skipped image")

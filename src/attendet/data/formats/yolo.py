@@ -38,6 +38,7 @@ from attendet.data.sample import (
     split_folders,
 )
 from attendet.errors import DataError
+from attendet.files import files_with_suffix
 from attendet.images import IMAGE_SUFFIXES, image_files
 
 __all__ = ["LOOKED_FOR", "read_yolo", "recognize_yolo"]
@@ -117,6 +118,10 @@ class _Reader:
             DataError: if no image has a label file.
         """
         reading = self.reading
+        orphans = [
+            Issue(path, None, "missing-image", "no image for this label file", "skipped image")
+            for path in self.finder.orphans()
+        ]
         bare = []
         for split, pool in reading.pools.items():
             if pool and not any(each.labels.is_file() for each in pool):
@@ -125,13 +130,9 @@ class _Reader:
         if len(bare) == sum(bool(pool) for pool in reading.pools.values()):
             raise DataError(
                 f"no label files found ({reading.root}). Looked for {LOOKED_FOR}."
-                f" {list_issues(bare + reading.issues)}"
+                f" {list_issues(bare + orphans + reading.issues)}"
             )
-        reading.issues += bare
-        reading.issues += [
-            Issue(path, None, "missing-image", "no image for this label file", "skipped image")
-            for path in self.finder.orphans()
-        ]
+        reading.issues += bare + orphans
         reading.source = source
         assign_keys((each for pool in reading.pools.values() for each in pool), reading.root)
         return reading
@@ -276,7 +277,7 @@ def yaml_file(folder: Path) -> Path | None:
             return folder / name
     found = [
         path
-        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+        for path in files_with_suffix(folder, (".yaml", ".yml"))
         if any(line.startswith(("train:", "val:")) for _, line in read_lines(path)[0])
     ]
     return found[0] if len(found) == 1 else None
@@ -368,9 +369,9 @@ def darknet_file(folder: Path) -> Path | None:
     """Return darknet's description of a set: ``obj.data``, or one ``.data`` beside a ``.names``."""
     if (folder / "obj.data").is_file():
         return folder / "obj.data"
-    if not any(folder.glob("*.names")):
+    if not files_with_suffix(folder, (".names",)):
         return None
-    found = sorted(folder.glob("*.data"))
+    found = files_with_suffix(folder, (".data",))
     return found[0] if len(found) == 1 else None
 
 
@@ -391,15 +392,29 @@ def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
         document["nc"] = int(fields["classes"])
     stated = fields.get("names", "")
     found_at, _ = find_entry(stated, path.parent, path.parent) if stated else (None, None)
-    found_at = found_at or next(iter(sorted(path.parent.glob("*.names"))), None)
+    found_at = found_at or next(iter(files_with_suffix(path.parent, (".names",))), None)
     if found_at and found_at.is_file():
-        name_lines, found_issues = read_lines(found_at)
-        issues += found_issues
-        document["names"] = [name for _, name in name_lines] or None
+        document["names"] = read_names(found_at, issues) or None
     else:
         message = f"names: {stated!r} is not there; classes go by their numbers"
         issues.append(Issue(path, None, "class-names", message, "kept"))
     return document
+
+
+def read_names(path: Path, issues: list[Issue]) -> dict[int, str]:
+    """Return class id to name from a file of names, a name a line.
+
+    As in darknet and labelImg, a class id is the line's number from 0, blank lines included; the
+    id of a blank line, or of darknet's ``dont_show``, has no name.
+    """
+    lines, found_issues = read_lines(path)
+    issues += found_issues
+    names = {line - 1: class_name(text) for line, text in lines if text != "dont_show"}
+    last = max(names, default=-1)
+    for line in sorted({number + 1 for number in range(last)} - {line for line, _ in lines}):
+        message = f"line is blank, so class id {line - 1} has no name; remove it if it is no class"
+        issues.append(Issue(path, line, "class-names", message, "kept"))
+    return names
 
 
 def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
@@ -416,14 +431,12 @@ def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
     ]
     if not files:
         return None
-    lines, found_issues = read_lines(files[0])
-    issues += found_issues
-    names = [text for _, text in lines]
+    names = read_names(files[0], issues)
     for other in files[1:]:
-        if other.name == files[0].name and [text for _, text in read_lines(other)[0]] != names:
+        if other.name == files[0].name and read_names(other, []) != names:
             message = f"other class names than in {files[0]}, which count"
             issues.append(Issue(other, None, "class-names", message, "kept"))
-    return {number: class_name(name) for number, name in enumerate(names)}
+    return names
 
 
 # --- one line ------------------------------------------------------------------------------------
@@ -447,6 +460,12 @@ def _corners(numbers: list[float], keypoint_fields: int) -> Corners:
         )
     if len(numbers) == 4:
         return _corners_of_box(numbers)
+    if len(numbers) == 5:
+        raise ValueError("line must hold a class and 4 numbers; got a 6th field. Remove scores")
+    visible = numbers[6::3]
+    if len(numbers) % 3 == 1 and 2 in visible and set(visible) <= {0, 1, 2}:
+        shape = [len(visible), 3]
+        raise ValueError(f"line must hold points; got keypoints. State kpt_shape: {shape}")
     if len(numbers) >= 6 and len(numbers) % 2 == 0:
         columns, rows = numbers[0::2], numbers[1::2]
         if not all(map(math.isfinite, numbers)):
@@ -474,7 +493,12 @@ def read_box(
         OverflowError: if the class id is infinite.
     """
     fields = text.split()
-    number = float(fields[0])
+    if "," in text:
+        raise ValueError(f"numbers must have spaces between and decimal points; got {text[:40]!r}")
+    try:
+        number = float(fields[0])
+    except ValueError:
+        number = math.nan
     if not number.is_integer():
         raise ValueError(f"class id must be a whole number; got {fields[0]!r}")
     xyxy = _corners([float(word) for word in fields[1:]], keypoint_fields)

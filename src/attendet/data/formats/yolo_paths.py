@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from attendet.data.sample import Issue, read_lines
+from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES, image_files
 
 __all__ = [
@@ -41,7 +42,7 @@ def text_files(folder: Path) -> dict[str, Path]:
     """Return stem to ``.txt`` file (or ``.TXT``) of a folder; empty if there is no such folder."""
     if not folder.is_dir():
         return {}
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".txt"}
+    return {path.stem: path for path in files_with_suffix(folder, (".txt",))}
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -50,6 +51,7 @@ def images_below(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
+        and not is_resource_fork(path)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
         and path.is_file()
     )
@@ -71,6 +73,7 @@ class LabelFinder:
         self._texts: dict[Path, dict[str, Path]] = {}
         self._folders: dict[Path, tuple[list[Path], Path]] = {}
         self._served: dict[Path, set[Path]] = {}
+        self._beside: set[Path] = set()
 
     def find(self, image: Path) -> Path:
         """Return an image's label file; where it would belong if it is nowhere."""
@@ -81,6 +84,8 @@ class LabelFinder:
         found_at = next((each for each in folders_ if image.stem in self._listed(each)), home)
         if found_at != folder:
             self._served.setdefault(found_at, set()).add(folder)
+        else:
+            self._beside.add(folder)
         return self._listed(found_at).get(image.stem, found_at / f"{image.stem}.txt")
 
     def _listed(self, folder: Path) -> dict[str, Path]:
@@ -89,8 +94,14 @@ class LabelFinder:
         return self._texts[folder]
 
     def orphans(self) -> list[Path]:
-        """Return the label files without an image, in ``labels`` folders used or in the root's."""
+        """Return the label files without an image: in ``labels`` folders used or in the root's, and
+        beside images, where other text files may lie as well.
+        """
         found: set[Path] = set()
+        for folder in self._beside:
+            stems = {path.stem for path in image_files(folder)}
+            rest = [path for stem, path in self._listed(folder).items() if stem not in stems]
+            found |= {path for path in rest if _is_label(path)}
         for found_at, folders in self._served.items():
             stems = {path.stem for folder in folders for path in image_files(folder)}
             found |= {path for stem, path in self._listed(found_at).items() if stem not in stems}
@@ -105,6 +116,11 @@ class LabelFinder:
             stems = {path.stem for path in image_files(twin)} if twin.is_dir() else set()
             found |= {path for stem, path in text_files(found_at).items() if stem not in stems}
         return sorted(path for path in found if path.name not in NAME_FILES)
+
+
+def _is_label(path: Path) -> bool:
+    lines, _ = read_lines(path)
+    return bool(lines) and re.fullmatch(r"\d+(\s+[\d.eE+-]+){4,}", lines[0][1]) is not None
 
 
 def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
