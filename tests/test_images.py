@@ -177,10 +177,22 @@ def test_cmyk_jpeg_becomes_rgb() -> None:
     np.testing.assert_allclose(image[-5, -5], BLUE, atol=6)
 
 
-def test_of_an_animation_the_first_frame_is_read() -> None:
-    first = corners_image()
-    content = encode(first, "GIF", save_all=True, append_images=[Image.new("RGB", (60, 40))])
-    np.testing.assert_allclose(read_image(content)[5, 5], RED, atol=4)
+# MPO: https://github.com/ultralytics/yolov5/issues/2446
+@pytest.mark.parametrize("form", ["GIF", "MPO", "PNG", "WEBP"])
+def test_of_several_frames_the_first_is_read(form: str, tmp_path: Path) -> None:
+    more = {"save_all": True, "append_images": [Image.new("RGB", (60, 40))]}
+    path = tmp_path / "DJI_0180.JPG"
+    path.write_bytes(encode(corners_image(), form, **more))
+    np.testing.assert_allclose(read_image(path)[5, 5], RED, atol=4)
+    assert read_image_hw(path) == (40, 60)
+
+
+# https://github.com/apple/turicreate/issues/2526
+@pytest.mark.parametrize("form", ["BMP", "PNG", "WEBP", "TIFF", "GIF"])
+def test_the_content_decides_and_not_the_suffix(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "10073.jpg"
+    path.write_bytes(encode(corners_image(), form))
+    np.testing.assert_allclose(read_image(path)[5, 5], RED, atol=4)
 
 
 def test_black_and_white_becomes_rgb() -> None:
@@ -278,8 +290,12 @@ def test_jpeg_that_breaks_in_the_middle_is_left_to_pillow() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot be read"),
-        (b"hello", "cannot be read"),
+        (b"", "the file is empty"),
+        (b"hello", "no image of a known kind"),
+        # https://github.com/replicate/lora-training/issues/2
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC. Convert it to JPEG"),
+        (b"\n<!DOCTYPE html><title>404</title>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\xff\xd8\xff", "cannot be read"),
         (b"\xff\xd8\xff\xd9", "cannot be read"),
         (b"\x89PNG\r\n\x1a\n", "cannot be read"),
@@ -292,6 +308,9 @@ def test_jpeg_that_breaks_in_the_middle_is_left_to_pillow() -> None:
     ids=[
         "zero bytes",
         "text",
+        "heic",
+        "html",
+        "git lfs",
         "jpeg head",
         "no jpeg",
         "png head",
@@ -411,7 +430,9 @@ def test_reading_in_threads_leaves_the_warning_filters_alone() -> None:
 
 
 def test_image_files_are_picked_by_suffix_in_order(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "c.txt", "d.jpeg", ".hidden"):
+    # ._NAME is what macOS writes: https://github.com/alinlab/CSI/issues/31
+    for name in ("b.JPG", "a.png", "c.txt", "d.jpeg", ".hidden", "._a.png", "e.jfif"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG", "d.jpeg"]
+    names = ["a.png", "b.JPG", "d.jpeg", "e.jfif"]
+    assert [path.name for path in image_files(tmp_path)] == names

@@ -59,11 +59,12 @@ _opening = threading.Lock()  # warnings.catch_warnings is not safe in threads
 
 def _what_else(source: Path | bytes) -> str:
     """Return what a file is that is no image, and what to do."""
-    content = source
-    if isinstance(source, Path):
+    if isinstance(source, bytes):
+        head = source[:64]
+    else:
         with source.open("rb") as file:
-            content = file.read(64)
-    head = bytes(content[:64]).lstrip().lower()
+            head = file.read(64)
+    head = head.lstrip().lower()
     if not head:
         return "the file is empty. Copy it again."
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):

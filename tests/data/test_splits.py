@@ -61,6 +61,23 @@ def test_a_cut_depends_on_the_seed_and_not_on_the_order(files):
     assert keys(cut(samples, FRACTIONS, seed=2)) != first
 
 
+# As in https://github.com/bnsreenu/digitalsreeni-image-annotator/pull/93
+@pytest.mark.parametrize("seed", range(3))
+def test_augmented_copies_of_one_image_stay_together(tmp_path, seed):
+    names = [f"{source}_jpg.rf.{copy}f.jpg" for source in range(20) for copy in range(3)]
+    paths = [tmp_path / name for name in names] + [tmp_path / "other.jpg"]
+    for path in paths:
+        path.write_text(path.name)
+    paths[-1].write_text(paths[4].name)  # the same image as a copy of source 1
+    splits = cut([sample(path, 0) for path in paths], {"train": 0.85, "val": 0.15}, seed=seed)
+    sources = {
+        name: {key.split("_jpg.rf.")[0] for key in part} for name, part in keys(splits).items()
+    }
+    assert not sources["train"] & sources["val"]
+    assert all(("1" in part) == ("other" in part) for part in sources.values())
+    assert 6 <= len(splits["val"]) <= 13
+
+
 def test_a_cut_is_stratified(files):
     samples = [sample(path, *([0] if index % 3 else [1])) for index, path in enumerate(files)]
     for part, fraction in (

@@ -29,7 +29,8 @@ NEAR_DUPLICATE_IOU = 0.9
 ISSUE_KINDS: dict[str, str] = {
     "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its image",
     "class-count": "number of class names disagrees with the stated count; the names count",
-    "class-names": "file of class names that is missing or says otherwise than the one that counts",
+    "class-names": "file of class names that is missing, has a blank line, or says otherwise than "
+    "the one that counts",
     "identical-images": "the same image in two splits; kept, since the split is the set's own",
     "missing-label": "image without its label file; skipped (YOLO: background, and an issue only "
     "where a whole split has no label file)",

@@ -50,7 +50,8 @@ def recognize_format(path: Path) -> Format:
     shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
     looked = "".join(f"\n  {line}" for line in _LOOKED_FOR)
     raise DataError(
-        f"no labels recognized in {path}; found {shown or 'nothing'}. Looked for:{looked}"
+        f"no labels recognized in {path}; found {shown or 'nothing'}. Looked for:{looked}\n"
+        "Export labels of other formats (LabelMe, VIA, CreateML, CSV) as one of these."
     )
 
 
