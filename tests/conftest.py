@@ -380,3 +380,68 @@ def folder(tmp_path: Path, scene: Scene) -> Path:
     (made / "d.jpg").write_bytes(whole[: len(whole) // 2])
     (made / "notes.md").write_text("no image")
     return made
+
+
+Route = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+class FileServer:
+    """A web server on the loopback address; ``routes`` says what each path answers."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                if self.path in outer.routes:
+                    outer.routes[self.path](self)
+                else:
+                    self.send_error(404)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def give(self, path: str, body: bytes, *, length: int | str | None = "true") -> str:
+        def route(handler: http.server.BaseHTTPRequestHandler) -> None:
+            handler.send_response(200)
+            if length is not None:
+                handler.send_header(
+                    "Content-Length", str(len(body) if length == "true" else length)
+                )
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        self.routes[path] = route
+        return self.url + path
+
+    def redirect(self, path: str, target: str) -> str:
+        def route(handler: http.server.BaseHTTPRequestHandler) -> None:
+            handler.send_response(302)
+            handler.send_header("Location", target)
+            handler.end_headers()
+
+        self.routes[path] = route
+        return self.url + path
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """Web server on the loopback address."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    running = FileServer()
+    yield running
+    running.close()

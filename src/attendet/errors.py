@@ -14,6 +14,7 @@ __all__ = [
     "AttendetError",
     "ConfigError",
     "DataError",
+    "DownloadError",
     "ExportError",
     "MissingExtraError",
     "ImageError",
@@ -83,6 +84,10 @@ class DataError(AttendetError):
     """A data set cannot be read, or holds nothing that can be used."""
 
     exit_code = 3
+
+
+class DownloadError(DataError):
+    """A file cannot be downloaded, or is not the published one."""
 
 
 class ImageError(DataError):

@@ -30,6 +30,7 @@ COMMANDS = {
     "bench": "measure the speed of files and runtimes on this machine",
     "data": "check, describe, convert or get a data set",
     "info": "describe a weights file",
+    "weights": "list and download pretrained weights by name",
     "import": "convert darknet files or PyTorch checkpoints to a weights file",
     "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, ncnn or darknet",
     "push": "upload a weights file to the Hugging Face Hub",

@@ -92,13 +92,17 @@ def run(args: argparse.Namespace) -> int:
 
     from attendet.bench import plan_candidates, run_bench
     from attendet.files import write_atomically
+    from attendet.interop.hub import local_weights
     from attendet.report.bench import bench_table, bench_verdicts
     from attendet.report.tables import markdown_table, plain_table
 
     values = {name: getattr(args, name) for name in settings_of(BenchSettings)}
     settings = BenchSettings(**values | {"batches": tuple(sorted(set(args.batches)))})
     candidates = plan_candidates(
-        args.weights, runtimes=args.runtimes, threads=args.threads, modes=args.mode
+        [local_weights(path) for path in args.weights],
+        runtimes=args.runtimes,
+        threads=args.threads,
+        modes=args.mode,
     )
     data = None if args.data is None else _load_data(args)
     status = Console(stderr=True).status("bench")  # nothing if stderr is not a terminal

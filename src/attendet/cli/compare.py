@@ -93,7 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)",
     )
-    add("--pretrained", type=Path, metavar="FILE", help="weights file that all runs start from")
+    add(
+        "--pretrained",
+        type=Path,
+        metavar="FILE",
+        help="weights that all runs start from: a file, hf://owner/name, or a name of: attendet "
+        "weights list",
+    )
     add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
     add(
         "--accelerator",

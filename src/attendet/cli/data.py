@@ -236,7 +236,7 @@ def _get(args: argparse.Namespace) -> int:
         with progress_bar("composing", None) as move:
             path = make_digits(folder, seed=args.seed, progress=move)
     else:
-        from attendet.data.sample_sets.download import get_bccd
+        from attendet.data.sample_sets.bccd import get_bccd
 
         with progress_bar("downloading", None) as move:
             path = get_bccd(folder, progress=move)

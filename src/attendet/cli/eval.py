@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
-from attendet.cli.arguments import size_hw
+from attendet.cli.arguments import EXPORTED_HELP, size_hw
 from attendet.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LAYOUT = "attendet/evaluation/1"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help="weights file")
+    add("weights", type=Path, metavar="WEIGHTS", help=EXPORTED_HELP)
     add("data", type=Path, metavar="DATA", help="data set")
     add(
         "--split",

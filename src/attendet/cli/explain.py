@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from attendet.cli.arguments import WEIGHTS_HELP
 from attendet.errors import ConfigError
 from attendet.system import require
 
@@ -19,7 +20,7 @@ from attendet.system import require
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
+    add("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
     add("images", nargs="+", metavar="IMAGE", help="image, folder, pattern, list")
     add(
         "--output",

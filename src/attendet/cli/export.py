@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attendet.cli.arguments import add_settings, flag, given_settings
+from attendet.cli.arguments import WEIGHTS_HELP, add_settings, flag, given_settings
 from attendet.config import settings_of
 from attendet.errors import ConfigError
 from attendet.exporters.settings import FORMATS, ExportSettings
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
+    add("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
     add("--format", required=True, choices=[*FORMATS, "darknet"], help="format to write")
     add(
         "--output",

@@ -11,10 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from attendet.cli.arguments import WEIGHTS_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

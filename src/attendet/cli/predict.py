@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attendet.cli.arguments import size_hw
+from attendet.cli.arguments import EXPORTED_HELP, size_hw
 from attendet.cli.predict_flags import check_needs, names
 from attendet.errors import ConfigError
 
@@ -37,9 +37,7 @@ MOST_LINES = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument(
-        "weights", type=Path, metavar="WEIGHTS", help="weights file, or an exported one"
-    )
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=EXPORTED_HELP)
     parser.add_argument(
         "sources",
         nargs="+",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from attendet.cli.arguments import WEIGHTS_HELP
 from attendet.errors import ConfigError
 from attendet.system import require
 
@@ -18,7 +19,7 @@ from attendet.system import require
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
+    add("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
     add("--data", type=Path, required=True, metavar="DATA", help="data set")
     add(
         "--split",

@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pretrained",
         type=Path,
         metavar="FILE",
-        help="weights file, or hf://owner/name, to start from; its input, boxes and width win over "
-        "--recipe, and flags win over them",
+        help="weights to start from: a file, hf://owner/name, or a name of: attendet weights list; "
+        "their input, boxes and width win over --recipe, and flags win over them",
     )
     add("--resume", type=Path, metavar="DIR", help="folder of an interrupted run to go on with")
     add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")

@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote
 import yaml
 
 from attendet import __version__
-from attendet.errors import AttendetError, ConfigError, WeightsError
+from attendet.errors import AttendetError, ConfigError, WeightsError, did_you_mean
+from attendet.interop.zoo import zoo_entries, zoo_weights
 from attendet.models.metadata import (
     WeightsMetadata,
     count_parameters,
@@ -122,11 +123,11 @@ def _may_mean_the_hub(text: str, repo: str) -> bool:
 
 
 def weights_name(source: str | Path) -> str:
-    """Return what files made from weights are called: their own name, or the repository's.
+    """Return the name for files made from weights: that of the file, or of the repository.
 
     Example:
-        >>> weights_name("runs/best.safetensors")
-        'best'
+        >>> weights_name("runs/best.safetensors"), weights_name("yolo-fastest-xl")
+        ('best', 'yolo-fastest-xl')
         >>> weights_name("hf://ann/cells-v1.5"), weights_name("hf://ann/cells/small.safetensors")
         ('cells-v1.5', 'small')
     """
@@ -137,18 +138,35 @@ def weights_name(source: str | Path) -> str:
 
 
 def local_weights(source: str | Path) -> Path:
-    """Return where the weights lie on this machine; those of the Hub are fetched if need be.
+    """Return the path of weights on this machine; they are downloaded at first use if need be.
 
     Args:
-        source: a path, or an address as `hub_file` takes it.
+        source: a path; a name of `attendet.interop.zoo` (a file or an OpenVINO folder of this
+            name here wins); or
+            an address of the Hub as `hub_file` reads it.
 
     Raises:
-        WeightsError: if it is neither a path that is there nor a file of the Hub that can be had.
+        WeightsError: if there is no such file or name, or it cannot be downloaded.
         MissingExtraError: if it is an ``hf://`` address and the Hub's library is not installed.
     """
     wanted = hub_file(source)
     if wanted is None:
-        return Path(source)
+        path = Path(source)
+        if path.name != str(source) or path.suffix:
+            return path
+        if path.is_file() or (path / "model.xml").is_file():
+            return path
+        if path.name not in zoo_entries():
+            if path.exists():
+                return path
+            raise WeightsError.must(
+                "weights",
+                "a file, a folder with model.xml, hf://owner/name or a name of: attendet weights "
+                "list",
+                path.name,
+                advice=did_you_mean(path.name, zoo_entries()),
+            )
+        return zoo_weights(path.name)
     if not _SCHEME.match(str(source)):
         try:
             return download(wanted)

@@ -56,8 +56,8 @@ class Preprocess:
     """Preprocessing of an image to the network input."""
 
     resize: ResizeMode = "rect"
-    """rect: scaled to the long side, the network input no larger than needed; square: letterboxed
-    into the whole input size; stretch: scaled to the input size without keeping the aspect."""
+    """rect: scaled to the long side, the network input no larger than needed; letterbox: scaled
+    and padded to the input size; stretch: scaled to it without keeping the aspect ratio."""
 
     color: Color = "rgb"
     """Order of the channels."""

@@ -1,27 +1,20 @@
-"""Download of public data sets: size limits, safe unpacking, checksums."""
+"""The BCCD blood cell data set: download, safe unpacking of the archive, checksum."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import shutil
 import stat
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 
-from attendet import __version__
-from attendet.errors import ConfigError, DataError
-from attendet.files import replacing, replacing_folder
+from attendet.download import Progress, download
+from attendet.errors import DataError
+from attendet.files import replacing_folder
 
-__all__ = ["BCCD_URL", "download", "get_bccd", "safe_unpack"]
-
-Progress = Callable[[int, int | None], None]
+__all__ = ["BCCD_URL", "get_bccd", "safe_unpack"]
 
 BCCD_URL = (
     "https://github.com/Shenggan/BCCD_Dataset/archive/d272fb14cdff6e473fafeeeba32aba5f560e9e43.zip"
@@ -33,8 +26,6 @@ _BCCD_SHA256 = "9358971741c3024a99b84f230651fabb7f0d28dad10b752e0732c9798b99391a
 _BCCD_PATTERNS = ("Annotations/*.xml", "ImageSets/Main/*.txt", "JPEGImages/*.jpg")
 _BCCD_MAX_BYTES = 64 * 1024 * 1024
 _BCCD_MAX_FILES = 5000
-
-_CHUNK = 1 << 16
 
 
 def get_bccd(folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:
@@ -111,90 +102,6 @@ def content_sha256(folder: Path, patterns: tuple[str, ...]) -> str:
     for name in sorted(files):
         total.update(name.encode() + b"\0" + hashlib.sha256(files[name].read_bytes()).digest())
     return total.hexdigest()
-
-
-def download(
-    url: str,
-    path: Path,
-    *,
-    max_bytes: int,
-    progress: Progress | None = None,
-    timeout: float = 30.0,
-) -> Path:
-    """Download a file and return its path; nothing is left behind on an error.
-
-    Args:
-        url: http or https; redirects to other schemes are refused.
-        path: file to write.
-        max_bytes: longer responses are refused.
-        progress: called with bytes received and bytes in total (None while unknown).
-        timeout: seconds without data before giving up.
-
-    Raises:
-        ConfigError: if the URL is not http or https.
-        DataError: if there is no response, an error response, or one too long or cut off.
-    """
-    if not url.startswith(("https://", "http://")):
-        raise ConfigError.must("url", "an http:// or https:// address", url)
-    request = urllib.request.Request(url, headers={"User-Agent": f"attendet/{__version__}"})
-    opener = urllib.request.build_opener(_HttpOnly)
-    try:
-        with (
-            replacing(path) as partial,
-            opener.open(request, timeout=timeout) as response,
-            partial.open("wb") as file,
-        ):
-            _receive(response, file, url, max_bytes, progress)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise DataError(
-            f"download failed: HTTP {error.code} {error.reason} ({url}). Check the address."
-        ) from None
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
-        reason = getattr(e, "reason", None) or e or type(e).__name__
-        raise DataError(
-            f"download failed: {reason} ({url}). Check the network connection and try again."
-        ) from None
-    return path
-
-
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects to other schemes."""
-
-    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
-        """Return the redirected request."""
-        if not args[-1].startswith(("https://", "http://")):
-            raise urllib.error.URLError(f"redirect to {args[-1].partition(':')[0]!r} refused")
-        return super().redirect_request(*args)
-
-
-def _receive(
-    response: http.client.HTTPResponse,
-    file: IO[bytes],
-    url: str,
-    max_bytes: int,
-    progress: Progress | None,
-) -> None:
-    length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else None
-    received = 0
-    while (total or 0) <= max_bytes and received <= max_bytes:
-        chunk = response.read(_CHUNK)
-        if not chunk:
-            break
-        file.write(chunk)
-        received += len(chunk)
-        if progress is not None:
-            progress(received, total)
-    if max(total or 0, received) > max_bytes:
-        raise DataError(
-            f"download must be at most {max_bytes} bytes; got {total or 'more'} ({url}). "
-            "Check the address."
-        )
-    if total is not None and received < total:
-        raise DataError(
-            f"download was cut off after {received} of {total} bytes ({url}). Try again."
-        )
 
 
 def safe_unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> Path:

@@ -1,0 +1,128 @@
+"""List, download or describe pretrained weights that are known by name.
+
+attendet weights list                    names, sizes, published results
+attendet weights info yolo-fastest-xl    all that is known of one, and whether it is here
+attendet weights get yolo-fastest-xl     download and convert it now; prints the path
+
+A name can be used wherever a weights file is asked for; the first use downloads it to the user's
+cache directory, or to ATTENDET_CACHE. ATTENDET_MIRROR is put before each address.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attendet.errors import ConfigError
+from attendet.interop.zoo import ZooEntry, cache_folder, cached_weights, zoo_entries, zoo_weights
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
+        sub = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+        sub.set_defaults(action=action)
+        return sub
+
+    listing = command("list", "List the names with sizes and published results", _list)
+    info = command("info", "Show all that is known of one name", _info)
+    get = command("get", "Download and convert weights now, and print their path", _get)
+    for sub in (info, get):
+        sub.add_argument("name", metavar="NAME", help="a name of: attendet weights list")
+    for sub in (listing, info):
+        sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    action: Callable[[argparse.Namespace], int] = args.action
+    return action(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    entries = zoo_entries()
+    if args.json:
+        print(json.dumps([_facts(entry) for entry in entries.values()], indent=2))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "parameters", "input", "classes", "attention", "published", "here"):
+        right = column in ("parameters", "classes")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column == "name")
+    for entry in entries.values():
+        height, width = entry.input_hw
+        table.add_row(
+            entry.name,
+            f"{entry.parameters:,}",
+            f"{width} x {height}",
+            str(len(entry.classes)),
+            entry.attention,
+            "; ".join(f"{one['data']} {one['metric']} {one['value']}" for one in entry.figures),
+            "yes" if cached_weights(entry) else "no",
+        )
+    console = Console()
+    if not console.is_terminal:  # one line per row in files and pipes
+        console.width = 200
+    console.print(table)
+    return 0
+
+
+def _facts(entry: ZooEntry) -> dict[str, Any]:
+    facts = dataclasses.asdict(entry)
+    path = cached_weights(entry)
+    facts["path"] = None if path is None else str(path)
+    return facts
+
+
+def _info(args: argparse.Namespace) -> int:
+    entry = _entry(args.name)
+    if args.json:
+        print(json.dumps(_facts(entry), indent=2))
+        return 0
+    height, width = entry.input_hw
+    path = cached_weights(entry)
+    rows = [
+        ("name", f"{entry.name}: {entry.summary}"),
+        ("network", f"{entry.architecture}, attention {entry.attention}"),
+        ("parameters", f"{entry.parameters:,}"),
+        ("images", f"{width} x {height} px, {entry.resize}, {entry.color}"),
+        ("classes", f"{len(entry.classes)}: {', '.join(entry.classes)}"),
+        *(
+            ("published", f"{one['metric']} {one['value']} on {one['data']} ({one['source']})")
+            for one in entry.figures
+        ),
+        ("source", f"{entry.source}, license: {entry.license}"),
+    ]
+    for file in entry.files:
+        size = "size not known" if file.bytes is None else f"{file.bytes:,} bytes"
+        digest = "checksum not known" if file.sha256 is None else f"sha256 {file.sha256}"
+        rows.append(("file", f"{file.url}, {size}, {digest}"))
+    place = f"not yet; goes to {cache_folder() / entry.name}" if path is None else str(path)
+    rows.append(("here", place))
+    for name, text in rows:
+        print(f"{name:<12}{text}")
+    return 0
+
+
+def _get(args: argparse.Namespace) -> int:
+    path = zoo_weights(_entry(args.name).name)
+    print(path)
+    if sys.stderr.isatty():
+        print(f"use it by name: attendet predict {args.name} IMAGE", file=sys.stderr)
+    return 0
+
+
+def _entry(name: str) -> ZooEntry:
+    if name not in zoo_entries():
+        raise ConfigError.unknown("name", name, zoo_entries())
+    return zoo_entries()[name]

@@ -1,0 +1,161 @@
+"""Download of one file: size limit, checksum, resumed after a broken connection, atomic."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from attendet import __version__
+from attendet.errors import ConfigError, DownloadError
+
+__all__ = ["Progress", "download"]
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes received and the bytes in total, None while unknown."""
+
+ATTEMPTS = 3
+"""Connections to try if one breaks off after some bytes."""
+
+_CHUNK = 1 << 16
+
+
+class _InterruptedError(Exception):
+    """The connection broke off; the bytes received so far are kept."""
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    max_bytes: int,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+    timeout: float = 30.0,
+) -> Path:
+    """Download a file and return its path.
+
+    The file appears complete or not at all. If the connection breaks off, the received bytes are
+    kept as ``NAME.part``, and the next call goes on from there if the server still has the same
+    file (its strong ETag; RFC 9110, section 13.1.5).
+
+    Args:
+        url: http or https; redirects to other schemes are refused.
+        path: file to write.
+        max_bytes: longer responses are refused.
+        sha256: of the complete file, 64 hexadecimal digits; not checked if None.
+        progress: called with bytes received and bytes in total (None while unknown).
+        timeout: seconds without data before giving up.
+
+    Raises:
+        ConfigError: if the URL is not http or https.
+        DownloadError: if there is no response, an error response, one too long or cut off, or the
+            checksum differs.
+    """
+    if not url.startswith(("https://", "http://")):
+        raise ConfigError.must("url", "an http:// or https:// address", url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.etag")
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _fetch(url, part, tag, max_bytes, progress, timeout)
+            break
+        except _InterruptedError as error:
+            if attempt == ATTEMPTS:
+                raise DownloadError(f"{error} ({url}). Try again: it goes on from there.") from None
+        except DownloadError:
+            _remove(part, tag)
+            raise
+    if sha256 is not None:
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            _remove(part, tag)
+            raise DownloadError(
+                f"download must have the sha256 {sha256[:16]}...; got {found[:16]}... ({url}). "
+                "The file was changed, or replaced on the way. Try again, or another network."
+            )
+    tag.unlink(missing_ok=True)
+    part.replace(path)
+    return path
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _fetch(
+    url: str, part: Path, tag: Path, max_bytes: int, progress: Progress | None, timeout: float
+) -> None:
+    """Receive the file, or the rest of it, into ``part``."""
+    have = part.stat().st_size if part.exists() and tag.exists() else 0
+    headers = {"User-Agent": f"attendet/{__version__}"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
+    opener = urllib.request.build_opener(_HttpOnly)
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
+            start = have if response.status == 206 else 0
+            etag = response.headers.get("ETag", "")
+            if etag.startswith('"'):
+                tag.write_text(etag, encoding="utf-8")
+            with part.open("ab" if start else "wb") as file:
+                _receive(response, file, url, start, max_bytes, progress)
+                file.flush()
+                os.fsync(file.fileno())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise DownloadError(
+            f"download failed: HTTP {error.code} {error.reason} ({url}). Check the address."
+        ) from None
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
+        reason = getattr(e, "reason", None) or e or type(e).__name__
+        if part.exists() and part.stat().st_size > have:
+            raise _InterruptedError(f"download was cut off: {reason}") from None
+        raise DownloadError(
+            f"download failed: {reason} ({url}). Check the network connection and try again."
+        ) from None
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects to other schemes."""
+
+    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+        """Return the redirected request."""
+        if not args[-1].startswith(("https://", "http://")):
+            raise urllib.error.URLError(f"redirect to {args[-1].partition(':')[0]!r} refused")
+        return super().redirect_request(*args)
+
+
+def _receive(
+    response: http.client.HTTPResponse,
+    file: IO[bytes],
+    url: str,
+    start: int,
+    max_bytes: int,
+    progress: Progress | None,
+) -> None:
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    received = start
+    while (total or 0) <= max_bytes and received <= max_bytes:
+        chunk = response.read(_CHUNK)
+        if not chunk:
+            break
+        file.write(chunk)
+        received += len(chunk)
+        if progress is not None:
+            progress(received, total)
+    if max(total or 0, received) > max_bytes:
+        raise DownloadError(
+            f"download must be at most {max_bytes} bytes; got {total or 'more'} ({url}). "
+            "Check the address."
+        )
+    if total is not None and received < total:
+        raise _InterruptedError(f"download was cut off after {received} of {total} bytes")

@@ -1,0 +1,278 @@
+"""Pretrained weights by name: public files, downloaded once, converted and kept in a cache.
+
+The table is ``zoo.toml``. A name stands wherever a weights file does: in `attendet.load`, in
+``--pretrained``, on the command line. The files are kept below `cache_folder`; afterwards no
+network is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from attendet.download import download
+from attendet.errors import DownloadError, WeightsError
+from attendet.files import write_atomically
+from attendet.models.metadata import Color, ResizeMode, WeightsMetadata, read_metadata
+from attendet.system import require
+
+__all__ = [
+    "RemoteFile",
+    "ZooEntry",
+    "cache_folder",
+    "cached_weights",
+    "zoo_entries",
+    "zoo_weights",
+]
+
+MAX_BYTES = 200 * 1024 * 1024
+"""Limit of a download whose size is not in the table; the largest known file has 24 MB."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a publisher."""
+
+    url: str
+    """Its address, https."""
+
+    sha256: str | None = None
+    """64 hexadecimal digits; None if not known."""
+
+    bytes: int | None = None
+    """Its size; None if not known."""
+
+    @property
+    def name(self) -> str:
+        """Last part of the address."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """Weights of the table."""
+
+    name: str
+    summary: str
+    """One line for lists."""
+
+    source: str
+    """Address of the project that published them."""
+
+    license: str
+    architecture: str
+    parameters: int
+    """Trained values, without the statistics of batch normalization."""
+
+    input_hw: tuple[int, int]
+    """Height and width that the network was trained at, pixels."""
+
+    resize: ResizeMode
+    color: Color
+    classes: tuple[str, ...]
+    attention: str
+    figures: tuple[dict[str, Any], ...]
+    """Published results: data, metric, value in percent, source."""
+
+    file: RemoteFile
+    """darknet's ``.weights``, or a PyTorch state dict."""
+
+    config: RemoteFile | None = None
+    """darknet's ``.cfg``; None for a PyTorch state dict."""
+
+    cutoff: int | None = None
+    """Layers that the file holds; None for all."""
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        """The files to download."""
+        return (self.file,) if self.config is None else (self.config, self.file)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits over the entry: converted weights of an older entry are
+        replaced."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+@cache
+def zoo_entries() -> dict[str, ZooEntry]:
+    """Return the entries of the table by name, in its order.
+
+    Example:
+        >>> zoo_entries()["yolo-fastest-xl"].parameters
+        898686
+    """
+    text = (resources.files("attendet.interop") / "zoo.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    return {
+        name: _entry(name, dict(row), table["classes"]) for name, row in table["weights"].items()
+    }
+
+
+def _entry(name: str, row: dict[str, Any], classes: dict[str, list[str]]) -> ZooEntry:
+    config = row.pop("config", None)
+    return ZooEntry(
+        name=name,
+        file=RemoteFile(**row.pop("file")),
+        config=None if config is None else RemoteFile(**config),
+        classes=tuple(classes[row.pop("classes")]),
+        input_hw=tuple(row.pop("input_hw")),
+        figures=tuple(row.pop("figures")),
+        **row,
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded weights: ``ATTENDET_CACHE``, or the user's cache
+    directory."""
+    return Path(os.environ.get("ATTENDET_CACHE") or user_cache_path("attendet", appauthor=False))
+
+
+def cached_weights(entry: ZooEntry) -> Path | None:
+    """Return the converted weights of an entry in the cache, None if they are not there."""
+    path = cache_folder() / entry.name / f"{entry.name}.safetensors"
+    try:
+        origin = read_metadata(path).origin or {}
+    except WeightsError:
+        return None
+    return path if origin.get("entry") == entry.digest else None
+
+
+def zoo_weights(name: str) -> Path:
+    """Return the weights file of a name of the table; it is downloaded and converted at first use.
+
+    ``ATTENDET_MIRROR`` is the address of a mirror: it is put before each address, as download
+    proxies take them (``https://mirror.example/https://github.com/...``).
+
+    Args:
+        name: key of `zoo_entries`.
+
+    Raises:
+        WeightsError: if a file cannot be downloaded, or is not the published one.
+        MissingExtraError: if torch, which converts, is not installed.
+    """
+    entry = zoo_entries()[name]
+    found = cached_weights(entry)
+    if found is not None:
+        return found
+    require("torch", extra="train", purpose=f"converting the weights {name}")
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            return cached_weights(entry) or _convert(entry, folder)
+    except OSError as error:
+        raise WeightsError(
+            f"weights cannot be written to the cache: {error.strerror or error} ({folder}). "
+            "Set ATTENDET_CACHE to a folder that can be written to."
+        ) from None
+
+
+def _convert(entry: ZooEntry, folder: Path) -> Path:
+    """Download the files of an entry, check them, and write its weights file."""
+    from attendet.interop.checkpoints import import_checkpoint
+    from attendet.interop.darknet.convert import import_darknet
+    from attendet.models import save_weights
+
+    _obtain(entry, folder)
+    weights = folder / entry.file.name
+    if entry.config is not None:
+        config = folder / entry.config.name
+        imported = import_darknet(config, weights, cutoff=entry.cutoff, resize=entry.resize)
+    else:
+        imported = import_checkpoint(
+            weights, input_hw=entry.input_hw, resize=entry.resize, color=entry.color
+        )
+    metadata = dataclasses.replace(
+        imported.metadata,
+        origin={
+            **(imported.metadata.origin or {}),
+            "zoo": entry.name,
+            "entry": entry.digest,
+            "source": entry.source,
+            "license": entry.license,
+        },
+    )
+    _check(entry, metadata, sum(one.numel() for one in imported.network.parameters()))
+    metadata = dataclasses.replace(metadata, classes=entry.classes)
+    return save_weights(folder / f"{entry.name}.safetensors", imported.network, metadata)
+
+
+def _check(entry: ZooEntry, metadata: WeightsMetadata, parameters: int) -> None:
+    """Raise if the converted network is not the one of the table."""
+    for what, found, wanted in (
+        ("architecture", metadata.architecture, entry.architecture),
+        ("parameters", parameters, entry.parameters),
+        ("classes", len(metadata.classes), len(entry.classes)),
+        ("input", tuple(metadata.input_hw), entry.input_hw),
+        ("attention", metadata.attention, entry.attention),
+    ):
+        if found != wanted:
+            raise WeightsError(
+                f"{what} of {entry.file.name} must be {wanted}; got {found} ({entry.file.url}). "
+                "This is another file than the table describes."
+            )
+
+
+def _obtain(entry: ZooEntry, folder: Path) -> None:
+    """Download the files of an entry that are not in its folder, and check them."""
+    mirror = os.environ.get("ATTENDET_MIRROR", "").rstrip("/")
+    for file in entry.files:
+        path = folder / file.name
+        if not path.exists():
+            url = f"{mirror}/{file.url}" if mirror else file.url
+            try:
+                _download_with_bar(file, url, path)
+            except DownloadError as error:
+                missing = [one for one in entry.files if not (folder / one.name).exists()]
+                by_hand = "; ".join(f"{one.url} as {folder / one.name}" for one in missing)
+                raise WeightsError(f"{error} Or save by hand: {by_hand}.") from None
+        _check_digest(file, path)
+
+
+def _download_with_bar(file: RemoteFile, url: str, path: Path) -> None:
+    console = Console(stderr=True)
+    console.print(f"downloading {url} to {path.parent}", highlight=False, soft_wrap=True)
+    columns = (TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(file.name, total=file.bytes)
+        download(
+            url,
+            path,
+            max_bytes=file.bytes or MAX_BYTES,
+            sha256=file.sha256,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _check_digest(file: RemoteFile, path: Path) -> None:
+    """Compare a file's digest with the table, or else with that of the first download."""
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    record = path.with_name(f"{path.name}.sha256")
+    known = file.sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
+    if known is None:
+        write_atomically(record, f"{found}\n")
+        message = f"{path.name}: checksum not known; recorded sha256 {found}"
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+    elif found != known:
+        source = "in the table" if file.sha256 else f"of the first download, in {record.name}"
+        raise WeightsError(
+            f"file must have the sha256 {known[:16]}... ({source}); got {found[:16]}... ({path}). "
+            "Remove it to download it again."
+        )
