@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +29,11 @@ __all__ = [
     "Sample",
     "assign_keys",
     "class_name",
+    "decoded_name",
     "list_issues",
     "merge_repeated",
     "read_lines",
+    "spellings",
     "split_folders",
 ]
 
@@ -160,6 +164,24 @@ def class_name(text: str) -> str:
         'red cell'
     """
     return " ".join(text.split())
+
+
+def decoded_name(name: str) -> str:
+    """Return a file name decoded from a URL and in one form of Unicode.
+
+    Tools write ``%20`` for a space, and macOS may store an accented letter as two characters.
+
+    Example:
+        >>> decoded_name("caf%C3%A9") == decoded_name("cafe\u0301") == "caf\u00e9"
+        True
+    """
+    return unicodedata.normalize("NFC", unquote(name))
+
+
+def spellings(name: str) -> list[str]:
+    """Return a file name as written, decoded, and as macOS may store it, each once."""
+    decoded = decoded_name(name)
+    return list(dict.fromkeys((name, decoded, unicodedata.normalize("NFD", decoded))))
 
 
 def list_issues(issues: Sequence[Issue]) -> str:

@@ -6,6 +6,7 @@ Every image is 40 x 30, and every box is (10, 7.5, 30, 22.5) in pixels.
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -14,6 +15,7 @@ from attendet.data import load_dataset
 from attendet.errors import DataError
 
 IMAGE = None
+NFD_NAME = "images/e\u0301.png"
 LINE = "0 0.5 0.5 0.5 0.5\n"
 GB2312 = '<?xml version="1.0" encoding="gb2312"?>\n'
 XYXY = [10.0, 7.5, 30.0, 22.5]
@@ -35,8 +37,9 @@ def xml(name="cat", filename="{}.jpg", extra=""):
     return (
         f"<annotation><filename>{filename}</filename><path>C:\\me\\{filename}</path>"
         "<size><width>40</width><height>30</height><depth>3</depth></size>"
-        f"<object><name>{name}</name>{extra}<bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
-        f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object></annotation>"
+        # Roboflow's order: https://github.com/datitran/raccoon_dataset/issues/130
+        f"<object><name>{name}</name>{extra}<bndbox><xmin>{left}</xmin><xmax>{right}</xmax>"
+        f"<ymin>{top}</ymin><ymax>{bottom}</ymax></bndbox></object></annotation>"
     )
 
 
@@ -153,6 +156,42 @@ READ = {
         pairs("ab", "images/{}.v2.jpg", "Annotations/x{}.xml", xml(filename="{}.v2")),
         {"a.v2": "cat", "b.v2": "cat"},
         [],
+    ),
+    # https://github.com/HumanSignal/labelImg/issues/59
+    "no-size": (
+        pairs("ab", "{}.jpg", "{}.xml", re.sub(r"\d+</(width|height)", r"0</\1", xml())),
+        {"a": "cat", "b": "cat"},
+        [],
+    ),
+    # https://github.com/HumanSignal/label-studio/issues/1266
+    "labels-named-as-urls": (
+        {
+            **{"images/décran 1.png": IMAGE, "labels/d%C3%A9cran%201.txt": LINE},
+            **pairs("b", "images/{}.png", "labels/{}.txt"),
+        },
+        {"images/b": "0", "images/décran 1": "0"},
+        [],
+    ),
+    # https://github.com/llmsresearch/paperbanana/pull/240
+    "names-of-macos": (
+        {
+            **{NFD_NAME: IMAGE, "labels/é.txt": LINE},
+            **{"images/b.png": IMAGE, "labels/b.txt": LINE},
+            "train.txt": "images/é.png\nimages/b.png\n",
+        },
+        {"images/b": "0", NFD_NAME.removesuffix(".png"): "0"},
+        [],
+    ),
+    "names-of-macos-coco": (
+        {NFD_NAME: IMAGE, "images/b.png": IMAGE, "labels.json": coco(["é.png", "b.png"])},
+        {"images/b": "cat", NFD_NAME.removesuffix(".png"): "cat"},
+        [],
+    ),
+    # https://github.com/cvat-ai/cvat/issues/7523
+    "one-label-file-of-two-images": (
+        {**pairs("a", "{}.png", "{}.txt"), "a.jpg": IMAGE},
+        {"a.jpg": "0", "a.png": "0"},
+        ["shared-labels"],
     ),
     # https://github.com/bubbliiiing/efficientdet-pytorch/issues/16
     "spaces-in-lists": (

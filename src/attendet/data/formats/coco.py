@@ -13,7 +13,6 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from attendet.data.sample import (
     SPLITS,
@@ -25,6 +24,7 @@ from attendet.data.sample import (
     assign_keys,
     class_name,
     merge_repeated,
+    spellings,
     split_folders,
 )
 from attendet.errors import DataError
@@ -162,12 +162,11 @@ class _ImageFinder:
     def find(self, file_name: str) -> Path | None:
         """Return the image; the folder that held one is tried first for the next.
 
-        A URL is tried as written and decoded; Label Studio names local files ``?d=folder/name``.
+        Label Studio names local files ``?d=folder/name``.
         """
-        plain = file_name.replace("\\", "/")
-        decoded = unquote(plain).partition("?d=")[2] or unquote(plain)
-        names = (plain, Path(plain).name, decoded, Path(decoded).name)
-        for name in dict.fromkeys(name for name in names if name):
+        plain = file_name.replace("\\", "/").rpartition("?d=")[2]
+        names = (each for name in spellings(plain) for each in (name, Path(name).name))
+        for name in dict.fromkeys(names):
             for index, folder_ in enumerate(self.folders):
                 if (folder_ / name).is_file():
                     self.folders.insert(0, self.folders.pop(index))

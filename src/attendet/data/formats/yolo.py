@@ -33,6 +33,7 @@ from attendet.data.sample import (
     Reading,
     assign_keys,
     class_name,
+    decoded_name,
     list_issues,
     read_lines,
     split_folders,
@@ -57,7 +58,9 @@ def _has_labels(folder: Path) -> bool:
             for path in labels.rglob("*")
         )
     texts = text_files(folder)
-    return any(path.stem in texts for path in image_files(folder))
+    return any(
+        path.stem in texts or decoded_name(path.stem) in texts for path in image_files(folder)
+    )
 
 
 def recognize_yolo(folder: Path) -> str | None:
@@ -81,6 +84,7 @@ class _Reader:
         self.names = names
         self.keypoint_fields = keypoint_fields
         self.finder = LabelFinder(root)
+        self.image_of: dict[Path, Path] = {}
         if names is not None:
             self.reading.names = tuple(names[number] for number in sorted(names))
 
@@ -90,6 +94,10 @@ class _Reader:
         found = Labeled(image, file, [], relative=True)
         if not file.is_file():
             return found
+        first = self.image_of.setdefault(file, image)
+        if first != image:
+            message = f"label file {file.name} is that of {first.name} too"
+            self.reading.issues.append(Issue(image, None, "shared-labels", message, "kept"))
         lines, issues = read_lines(file)
         self.reading.issues += issues
         for line, text in lines:

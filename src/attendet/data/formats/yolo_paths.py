@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from attendet.data.sample import Issue, read_lines
+from attendet.data.sample import Issue, decoded_name, read_lines, spellings
 from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES, image_files
 
@@ -39,10 +39,19 @@ def inner_folder(folder: Path, name: str) -> Path | None:
 
 
 def text_files(folder: Path) -> dict[str, Path]:
-    """Return stem to ``.txt`` file (or ``.TXT``) of a folder; empty if there is no such folder."""
+    """Return stem, as written and decoded, to ``.txt`` file (or ``.TXT``) of a folder.
+
+    Returns:
+        Empty if there is no such folder.
+    """
     if not folder.is_dir():
         return {}
-    return {path.stem: path for path in files_with_suffix(folder, (".txt",))}
+    files = files_with_suffix(folder, (".txt",))
+    return {decoded_name(path.stem): path for path in files} | {path.stem: path for path in files}
+
+
+def _stems(folder: Path) -> set[str]:
+    return {decoded_name(path.stem) for path in image_files(folder)}
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -60,8 +69,8 @@ def images_below(folder: Path) -> list[Path]:
 class LabelFinder:
     """Finds the label file of each image; every folder is listed once.
 
-    Where ``images`` stands in an image's path, its labels are in ``labels`` at that found_at. Else
-    they are beside the image, in a ``labels`` folder beside its folder, or in one inside it.
+    Where an image's path has ``images``, its labels are in ``labels`` there. Else they are beside
+    the image, in a ``labels`` folder beside its folder, or in one inside it.
 
     Args:
         root: folder of the data set; outside of it no ``labels`` folder is looked for, unless the
@@ -81,30 +90,33 @@ class LabelFinder:
         if folder not in self._folders:
             self._folders[folder] = _label_folders(folder, self.root)
         folders_, home = self._folders[folder]
-        found_at = next((each for each in folders_ if image.stem in self._listed(each)), home)
+        stems = (image.stem, decoded_name(image.stem))
+        found = ((each, self._listed(each).get(stem)) for each in folders_ for stem in stems)
+        found_at, file = next(((each, file) for each, file in found if file), (home, None))
         if found_at != folder:
             self._served.setdefault(found_at, set()).add(folder)
         else:
             self._beside.add(folder)
-        return self._listed(found_at).get(image.stem, found_at / f"{image.stem}.txt")
+        return file or found_at / f"{image.stem}.txt"
 
     def _listed(self, folder: Path) -> dict[str, Path]:
         if folder not in self._texts:
             self._texts[folder] = text_files(folder)
         return self._texts[folder]
 
+    def _without(self, folder: Path, stems: set[str]) -> set[Path]:
+        """Return the text files of a folder that no image of these decoded stems belongs to."""
+        files = self._listed(folder).values()
+        return {path for path in files if decoded_name(path.stem) not in stems}
+
     def orphans(self) -> list[Path]:
-        """Return the label files without an image: in ``labels`` folders used or in the root's, and
-        beside images, where other text files may lie as well.
-        """
+        """Return the label files without an image, in folders used and in ``labels`` of the
+        root."""
         found: set[Path] = set()
         for folder in self._beside:
-            stems = {path.stem for path in image_files(folder)}
-            rest = [path for stem, path in self._listed(folder).items() if stem not in stems]
-            found |= {path for path in rest if _is_label(path)}
+            found |= {path for path in self._without(folder, _stems(folder)) if _is_label(path)}
         for found_at, folders in self._served.items():
-            stems = {path.stem for folder in folders for path in image_files(folder)}
-            found |= {path for stem, path in self._listed(found_at).items() if stem not in stems}
+            found |= self._without(found_at, {s for folder in folders for s in _stems(folder)})
         labels = inner_folder(self.root, "labels") or self.root / "labels"
         twins = inner_folder(self.root, "images") or self.root
         inner = [path for path in labels.rglob("*") if path.is_dir()]
@@ -113,12 +125,12 @@ class LabelFinder:
             if found_at in self._served or any(part.startswith(".") for part in inside.parts):
                 continue
             twin = twins / inside
-            stems = {path.stem for path in image_files(twin)} if twin.is_dir() else set()
-            found |= {path for stem, path in text_files(found_at).items() if stem not in stems}
+            found |= self._without(found_at, _stems(twin) if twin.is_dir() else set())
         return sorted(path for path in found if path.name not in NAME_FILES)
 
 
 def _is_label(path: Path) -> bool:
+    """Return whether a text file begins with a line of YOLO; beside images others may lie."""
     lines, _ = read_lines(path)
     return bool(lines) and re.fullmatch(r"\d+(\s+[\d.eE+-]+){4,}", lines[0][1]) is not None
 
@@ -217,7 +229,8 @@ def listed_images(list_file: Path, root: Path, issues: list[Issue]) -> list[Path
     bases = list(dict.fromkeys((list_file.parent, root)))
     images: dict[Path, None] = {}
     for line, text in lines:
-        ends = [Path(text), Path(text.replace("\\", "/")), *_tails(text)]
+        tails = (end for name in spellings(text) for end in _tails(name))
+        ends = [Path(text), Path(text.replace("\\", "/")), *tails]
         tries = (base / end for end in ends for base in bases)
         path = next((resolved(each) for each in tries if _is_there(each) and each.is_file()), None)
         if path is None:
