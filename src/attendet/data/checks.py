@@ -42,7 +42,7 @@ ISSUE_KINDS: dict[str, str] = {
     "outside": "box wholly outside the image; dropped",
     "partly-outside": "box more than 1 px outside the image; clipped to the image",
     "repeated-image": "image there twice in one split; counted once, with the boxes of both",
-    "shared-labels": "image that shares its label file with another one of its name; kept",
+    "shared-labels": "image with the label file of another image of its name; kept",
     "size-mismatch": "image size stated by the label is not the image's; boxes kept as written",
     "truncated-image": "image whose pixels cannot be decoded; skipped",
     "unclear-path": "entry with ../ that fits two places; the one inside the data set is taken",
