@@ -74,7 +74,7 @@ class RunsHere:
         for job in jobs:
             events: list[dict[str, Any]] = []
             run_and_report(job, events.append)
-            self.made.append((job.variant_name, job.seed, job.until))
+            self.made.append((job.variant.name, job.seed, job.until))
             for event in events:
                 yield job, event
 
@@ -101,8 +101,8 @@ class RunsMadeUp(RunsHere):
 
     def make(self, jobs: Iterable[Job]) -> Iterator[Event]:
         for job in jobs:
-            self.made.append((job.variant_name, job.seed, job.until))
-            if (job.variant_name, job.seed) in self.broken:
+            self.made.append((job.variant.name, job.seed, job.until))
+            if (job.variant.name, job.seed) in self.broken:
                 yield job, {"event": "failed", "error": "loss is not finite"}
                 continue
             record = self._record(job)
@@ -113,7 +113,7 @@ class RunsMadeUp(RunsHere):
         data = load_dataset(job.data)
         samples = data.split(job.split)
         rng = np.random.default_rng(job.run_seed + self.shift)
-        shake = self.shake.get(job.variant_name, 2.0) * (1 + self.noise * rng.normal())
+        shake = self.shake.get(job.variant.name, 2.0) * (1 + self.noise * rng.normal())
         found = [
             Detections(
                 (each.boxes_xyxy + rng.normal(0, shake, each.boxes_xyxy.shape)).astype("f4"),
@@ -126,7 +126,7 @@ class RunsMadeUp(RunsHere):
         ]
         write_detections(job.path / "detections.npz", [each.key for each in samples], found)
         metrics = dict(compute_metrics(samples, found, data.classes, curves=False))
-        epochs = job.until or job.recipe["epochs"]
+        epochs = job.until or job.setup["recipe"]["epochs"]
         pauses = job.until is not None
         curve = [
             {"epoch": epoch + 1, "seconds": 1.0, "ap": metrics["ap"] * epoch / 10}
@@ -134,9 +134,7 @@ class RunsMadeUp(RunsHere):
         ]
         return {
             "key": job.key,
-            "variant": job.variant,
-            "variant_name": job.variant_name,
-            "seed": job.seed,
+            **job.identity(),
             "run_seed": job.run_seed,
             "metrics": None if pauses else metrics,
             "split": job.split,
@@ -149,7 +147,6 @@ class RunsMadeUp(RunsHere):
             "base_weights": f"{job.run_seed:016}",
             "epochs_done": epochs,
             "stopped": "budget" if pauses else None,
-            "folder": job.folder,
             "detections": f"{job.folder}/detections.npz",
             "gates": None,
             "weights": f"{job.folder}/best.safetensors",

@@ -110,9 +110,9 @@ class _Made:
             done = self.epochs.get(job.key, 0)
             self.left -= until - done
             self.epochs[job.key] = until
-            self.order.append((job.variant_name, job.seed))
+            self.order.append((job.variant.name, job.seed))
             curve = [
-                {"epoch": e + 1, "seconds": 1.0, "ap": QUALITY[job.variant_name] * (e + 1) / 40}
+                {"epoch": e + 1, "seconds": 1.0, "ap": QUALITY[job.variant.name] * (e + 1) / 40}
                 for e in range(until)
             ]
             record = {"curve": curve, "epochs_done": until, "wall_seconds": until - done}
@@ -123,32 +123,31 @@ class _Made:
         return paused
 
 
-def _job(name: str, spec: str, seed: int) -> Job:
-    return Job(
-        key=f"{name}/{seed}",
-        variant={},
-        variant_name=name,
-        spec=spec,
-        seed=seed,
-        run_seed=seed,
-        data="",
-        format=None,
-        fingerprints={},
-        recipe={},
-        pretrained=None,
-        accelerator="cpu",
-        study="",
-        folder="",
-        split="test",
-        weights="best",
-    )
+Jobs = dict[tuple[str, int], Job]
+
+
+def _jobs(attention: list[str], seeds: int) -> Jobs:
+    variants = make_variants(attention, ["p5"], ["paper"])
+    return {
+        (variant.name, seed): Job(
+            variant=variant,
+            seed=seed,
+            setup={},
+            data="",
+            format=None,
+            pretrained=None,
+            accelerator="cpu",
+            study="",
+        )
+        for seed in range(seeds)
+        for variant in variants
+    }
 
 
 def _schedule(budget: float, seeds: int = 3) -> tuple[dict[str, Any], _Made, Scheduler, list[str]]:
-    variants = make_variants(["none", "se", "cbam", "eca", "ca"], ["p5"], ["paper"])
-    jobs = {(a.name, s): _job(a.name, a.spec, s) for s in range(seeds) for a in variants}
+    jobs = _jobs(["none", "se", "cbam", "eca", "ca"], seeds)
     recipe = Recipe().replace(epochs=40, start_size_fraction=1.0)
-    scheduler = Scheduler(variants, variants[0], list(range(seeds)), jobs, {}, recipe)
+    scheduler = Scheduler(jobs, "none", recipe, {}, {})
     made = _Made(scheduler, budget)
     said: list[str] = []
     summary = scheduler.within(budget, lambda: made.left, 1, made, said.append)
@@ -169,25 +168,18 @@ def test_the_worse_half_is_cut_and_the_baseline_never() -> None:
     assert [cut["variant_name"] for cut in summary["cuts"]] == ["cbam@p5", "se@p5", "eca@p5"]
     assert [cut["after_epochs"] for cut in summary["cuts"]] == [10, 10, 20]
     assert summary["cuts"][0]["val_ap"] < summary["cuts"][0]["least_kept_val_ap"]
-    assert {name.split("/")[0] for name in scheduler.records} == {"none", "ca@p5"}
+    done = {name for (name, _), job in scheduler.jobs.items() if job.key in scheduler.records}
+    assert done == {"none", "ca@p5"}
     assert len(scheduler.records) == 6
-    assert {made.epochs[f"eca@p5/{seed}"] for seed in range(3)} == {20}
-    assert {job.variant_name for job in scheduler.cut()} == {"cbam@p5", "se@p5", "eca@p5"}
+    assert {made.epochs[scheduler.jobs["eca@p5", seed].key] for seed in range(3)} == {20}
+    assert {job.variant.name for job in scheduler.cut()} == {"cbam@p5", "se@p5", "eca@p5"}
     assert "variants are cut after 10, 20 epochs" in said[0]
     assert made.left >= 0
 
 
 def test_time_that_runs_out_leaves_runs_and_says_which() -> None:
-    variants = make_variants(["none", "ca"], ["p5"], ["paper"])
-    jobs = {(a.name, s): _job(a.name, a.spec, s) for s in range(3) for a in variants}
-    scheduler = Scheduler(
-        variants,
-        variants[0],
-        [0, 1, 2],
-        jobs,
-        {},
-        Recipe().replace(epochs=40, start_size_fraction=1.0),
-    )
+    recipe = Recipe().replace(epochs=40, start_size_fraction=1.0)
+    scheduler = Scheduler(_jobs(["none", "ca"], 3), "none", recipe, {}, {})
     made = _Made(scheduler, 250)
     slowed = made.left
 
@@ -214,11 +206,9 @@ def test_runs_that_are_there_are_not_made_again() -> None:
 
 
 def test_all_variants_of_a_seed_come_before_the_next_seed() -> None:
-    variants = make_variants(["none", "ca"], ["p5"], ["paper"])
-    jobs = {(a.name, s): _job(a.name, a.spec, s) for s in range(2) for a in variants}
-    scheduler = Scheduler(variants, variants[0], [0, 1], jobs, {}, Recipe())
+    scheduler = Scheduler(_jobs(["none", "ca"], 2), "none", Recipe(), {}, {})
 
-    order = [(job.variant_name, job.seed) for job in scheduler.pending()]
+    order = [(job.variant.name, job.seed) for job in scheduler.pending()]
 
     assert order == [("none", 0), ("ca@p5", 0), ("none", 1), ("ca@p5", 1)]
 
@@ -232,15 +222,8 @@ def test_what_an_earlier_call_trained_is_not_planned_again() -> None:
         for job in scheduler.jobs.values()
         if job.key not in scheduler.records
     )
-    again = Scheduler(
-        scheduler.variants,
-        scheduler.baseline,
-        [0, 1, 2],
-        scheduler.jobs,
-        scheduler.records,
-        scheduler.recipe,
-        {k: r for k, r in scheduler.paused.items() if k not in scheduler.records},
-    )
+    paused = {k: r for k, r in scheduler.paused.items() if k not in scheduler.records}
+    again = Scheduler(scheduler.jobs, "none", scheduler.recipe, scheduler.records, paused)
     made = _Made(again, rest + 30)
     made.epochs = dict(trained)
 

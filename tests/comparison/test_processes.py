@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,35 +17,30 @@ import pytest
 
 from attendet.comparison.processes import MAX_ATTEMPTS, LocalRuns, device_names
 from attendet.comparison.study import Study
-from attendet.comparison.variants import Job
+from attendet.comparison.variants import Job, Variant
 from attendet.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes split off")
 
 
-def _job(shapes: Path, study: Path, name: str, **changes: Any) -> Job:
+def _job(shapes: Path, study: Path, seed: int = 0, **changes: Any) -> Job:
     from attendet.data import load_dataset
     from attendet.training.recipe import Recipe
 
     dataset = load_dataset(shapes)
     settings: dict[str, Any] = {"width_mult": 0.125, "size": 64, "batch": 4, "epochs": 1, **changes}
+    recipe = Recipe().replace(precision="32", **settings).as_dict()
+    del recipe["attention_init"]
+    fingerprints = {split: dataset.fingerprint(split) for split in dataset.splits}
     return Job(
-        key=name,
-        variant={"attention": "none", "sites": [], "init": "paper"},
-        variant_name=name,
-        spec="none",
-        seed=0,
-        run_seed=0,
+        variant=Variant("none"),
+        seed=seed,
+        setup={"data": fingerprints, "recipe": recipe, "split": "test"},
         data=str(shapes),
         format=None,
-        fingerprints={split: dataset.fingerprint(split) for split in dataset.splits},
-        recipe=Recipe().replace(precision="32", **settings).as_dict(),
         pretrained=None,
         accelerator="cpu",
         study=str(study),
-        folder=f"runs/{name}",
-        split="test",
-        weights="best",
     )
 
 
@@ -86,33 +82,33 @@ def _gone(pid: int, seconds: float = 20) -> bool:
 def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
     runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
 ) -> None:
-    jobs = [_job(shapes, tmp_path, "long", epochs=400), _job(shapes, tmp_path, "short")]
-    seen: dict[str, list[dict[str, Any]]] = {"long": [], "short": []}
+    long, short = jobs = [_job(shapes, tmp_path, epochs=400), _job(shapes, tmp_path)]
+    seen: dict[str, list[dict[str, Any]]] = {long.key: [], short.key: []}
     pids: list[int] = []
 
     for job, event in runs(1).make(iter(jobs)):
         seen[job.key].append(event)
         if event["event"] == "planned":
             pids.append(event["pid"])
-        if event["event"] == "epoch" and job.key == "long" and event["epoch"] >= 3:
+        if event["event"] == "epoch" and job.key == long.key and event["epoch"] >= 3:
             os.kill(pids[-1], signal.SIGKILL)
             _gone(pids[-1])
 
-    lost = [event for event in seen["long"] if event["event"] == "lost"]
+    lost = [event for event in seen[long.key] if event["event"] == "lost"]
     assert [event["attempt"] for event in lost] == list(range(1, MAX_ATTEMPTS + 1))
     assert lost[0]["why"] == "signal 9"
-    assert seen["long"][-1] == {"event": "failed", "error": "its process died (signal 9)"}
-    assert seen["short"][-1]["event"] == "ended"
-    assert seen["short"][-1]["record"]["metrics"]["ap"] is not None
+    assert seen[long.key][-1] == {"event": "failed", "error": "its process died (signal 9)"}
+    assert seen[short.key][-1]["event"] == "ended"
+    assert seen[short.key][-1]["record"]["metrics"]["ap"] is not None
     assert len(set(pids)) == len(pids) == MAX_ATTEMPTS + 1
-    epochs = [event["epoch"] for event in seen["long"] if event["event"] == "epoch"]
+    epochs = [event["epoch"] for event in seen[long.key] if event["event"] == "epoch"]
     assert epochs == sorted(epochs)  # each attempt goes on where the last one was
 
 
 def test_a_run_that_raises_is_reported_and_its_trace_is_kept(
     runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
 ) -> None:
-    bad = Job.from_json(_job(shapes, tmp_path, "bad").to_json().replace(str(shapes), "/nowhere"))
+    bad = dataclasses.replace(_job(shapes, tmp_path), data="/nowhere")
 
     (*_, (_, last)) = runs(1).make([bad])
 
@@ -124,9 +120,9 @@ def test_a_run_that_raises_is_reported_and_its_trace_is_kept(
 def test_two_devices_work_at_once(
     runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
 ) -> None:
-    jobs = [_job(shapes, tmp_path, f"run{number}", epochs=20) for number in range(2)]
+    jobs = [_job(shapes, tmp_path, seed, epochs=20) for seed in range(2)]
 
-    order = [job.key for job, event in runs(2).make(jobs) if event["event"] in ("epoch", "ended")]
+    order = [job.seed for job, event in runs(2).make(jobs) if event["event"] in ("epoch", "ended")]
 
     assert order != sorted(order)  # the events of the two come mixed
 

@@ -12,7 +12,7 @@ import pytest
 from attendet.comparison.ray_runs import RayRuns, carry_back, make_anywhere
 from attendet.comparison.records import write_study
 from attendet.comparison.study import Study, compare
-from attendet.comparison.variants import Job
+from attendet.comparison.variants import Job, Variant
 from attendet.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -126,7 +126,7 @@ def test_a_machine_that_does_not_see_the_folder_sends_the_files(
     job = _job_of(made, shapes, tmp_path / "far")
     events: list[dict[str, Any]] = []
 
-    event = make_anywhere(job.to_json(), made.summary["setup"], events.append)
+    event = make_anywhere(job, events.append)
 
     assert event["event"] == "ended"
     assert not job.path.exists()
@@ -149,31 +149,22 @@ def test_a_machine_that_sees_the_folder_works_in_it(
     job = _job_of(made, shapes, tmp_path / "near")
     write_study(tmp_path / "near", {"setup": made.summary["setup"]})
 
-    event = make_anywhere(job.to_json(), made.summary["setup"], lambda _: None)
+    event = make_anywhere(job, lambda _: None)
 
     assert "files" not in event
     assert (job.path / "record.json").is_file()
 
 
 def _job_of(made: Study, shapes: Path, folder: Path) -> Job:
-    record, summary = made.records[0], made.summary
     return Job(
-        key=record["key"],
-        variant=record["variant"],
-        variant_name=record["variant_name"],
-        spec="none",
+        variant=Variant("none"),
         seed=0,
-        run_seed=0,
+        setup=made.summary["setup"],
         data=str(shapes),
         format=None,
-        fingerprints=summary["setup"]["data"],
-        recipe=summary["recipe"],
         pretrained=None,
         accelerator="cpu",
         study=str(folder),
-        folder=record["folder"],
-        split="test",
-        weights="best",
     )
 
 
@@ -182,9 +173,10 @@ def test_other_data_on_a_machine_is_refused(
 ) -> None:
     made = finished
     job = _job_of(made, shapes, tmp_path / "far")
-    other = dataclasses.replace(job, fingerprints={**job.fingerprints, "train": "00" * 8})
+    data = {**job.setup["data"], "train": "00" * 8}
+    other = dataclasses.replace(job, setup={**job.setup, "data": data})
 
-    event = make_anywhere(other.to_json(), made.summary["setup"], lambda _: None)
+    event = make_anywhere(other, lambda _: None)
 
     assert event["event"] == "failed"
     assert "data must be the same as at the start" in event["error"]

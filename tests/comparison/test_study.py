@@ -14,7 +14,7 @@ import pytest
 from attendet.comparison.records import read_detections, read_runs, read_study
 from attendet.comparison.run_job import run_job
 from attendet.comparison.study import Study, compare
-from attendet.comparison.variants import Job
+from attendet.comparison.variants import Job, Variant
 from attendet.data import load_dataset
 from attendet.errors import ConfigError
 from attendet.evaluation.metrics import compute_metrics
@@ -305,24 +305,16 @@ def test_a_budget_cuts_variants_and_the_records_say_so(made_up: Any, study: Make
 def test_a_run_that_pauses_ends_as_one_that_does_not(
     finished: Study, runs_here: Any, shapes: Path, tmp_path: Path
 ) -> None:
-    straight = finished.records[1]
+    straight, setup = finished.records[1], finished.summary["setup"]
     job = Job(
-        key=straight["key"],
-        variant=straight["variant"],
-        variant_name=straight["variant_name"],
-        spec="ca",
+        variant=Variant("ca", ("p4", "p5", "up")),
         seed=0,
-        run_seed=0,
+        setup={**setup, "recipe": {**setup["recipe"], "evaluate_every": 2}},
         data=str(shapes),
         format=None,
-        fingerprints=finished.summary["setup"]["data"],
-        recipe={**finished.summary["recipe"], "evaluate_every": 2},
         pretrained=None,
         accelerator="cpu",
         study=str(tmp_path),
-        folder="runs/paused",
-        split="test",
-        weights="best",
     )
 
     paused = run_job(dataclasses.replace(job, until=1), lambda _: None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from typing import Any
 
 import pytest
@@ -18,6 +19,19 @@ from attendet.errors import ConfigError
 
 def _names(*attention: str, sites: Any = ("p4,p5,up",), inits: Any = ("paper",)) -> list[str]:
     return [variant.name for variant in make_variants(attention, sites, inits)]
+
+
+def _job(variant: Variant, seed: int = 1) -> Job:
+    return Job(
+        variant=variant,
+        seed=seed,
+        setup={"split": "test", "data": {"train": "aa"}, "recipe": {"lr": 1e-3}},
+        data="/cells",
+        format=None,
+        pretrained=None,
+        accelerator="cpu",
+        study="/study",
+    )
 
 
 def test_each_block_stands_at_each_placement_with_each_start_and_none_once() -> None:
@@ -57,7 +71,7 @@ def test_an_variant_named_twice_is_an_independent_draw() -> None:
 
     assert (first.name, second.name) == ("none", "none#2")
     assert first.spec == second.spec == "none"
-    seeds = {variant.run_seed(seed) for variant in (first, second) for seed in range(100)}
+    seeds = {_job(each, seed).run_seed for each in (first, second) for seed in range(100)}
     assert len(seeds) == 200
 
 
@@ -106,28 +120,11 @@ def test_a_key_depends_on_all_that_decides_a_run_and_on_nothing_else() -> None:
     assert all(first != second for first, second in itertools.combinations(keys, 2))
 
 
-def test_a_job_travels_as_one_line() -> None:
-    job = Job(
-        key="00",
-        variant=Variant("ca", ("p5",)).as_dict(),
-        variant_name="ca@p5",
-        spec="ca@p5",
-        seed=1,
-        run_seed=1,
-        data="/cells",
-        format=None,
-        fingerprints={"train": "aa"},
-        recipe={"lr": 1e-3},
-        pretrained=None,
-        accelerator="cpu",
-        study="/study",
-        folder="runs/x",
-        split="test",
-        weights="best",
-    )
+def test_a_job_can_be_sent_to_another_process() -> None:
+    job = _job(Variant("ca", ("p5",)))
 
-    assert "\n" not in job.to_json()
-    assert Job.from_json(job.to_json()) == job
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert pickle.loads(pickle.dumps(job)).key == job.key
 
 
 def test_folder_names_hold_no_odd_character() -> None:

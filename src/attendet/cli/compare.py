@@ -161,7 +161,7 @@ class _Lines(StudyCallback):
 
     def run_event(self, job: Job, event: dict[str, Any]) -> None:
         """Say when a run begins, at a tenth of its epochs, and when its process is lost."""
-        name = f"{job.variant_name} seed {job.seed}"
+        name = f"{job.variant.name} seed {job.seed}"
         if event["event"] == "planned":
             self.say(f"{name}: training")
         elif event["event"] == "lost":
@@ -174,7 +174,7 @@ class _Lines(StudyCallback):
 
     def run_ended(self, job: Job, record: dict[str, Any]) -> None:
         """Say how a run ended."""
-        name = f"{job.variant_name} seed {job.seed}"
+        name = f"{job.variant.name} seed {job.seed}"
         if record["stopped"] == "failed":
             self.say(f"{name}: failed: {record['error']}")
         elif record["stopped"] is None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attendet.comparison.variants import Job, Variant
+from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 from attendet.training.recipe import Recipe
 from attendet.training.schedule import evaluates_at, input_hw_at
@@ -83,31 +84,27 @@ class Plan:
     """Estimate of the time that the whole grid would take."""
 
 
-def _area(recipe: Recipe, epoch: int) -> float:
-    height, width = input_hw_at(
-        epoch, 0, input_hw=(recipe.size, recipe.size), recipe=recipe, seed=0
-    )
-    return height * width / recipe.size**2
-
-
 def variant_cost(record: Mapping[str, Any], recipe: Recipe) -> VariantCost:
     """Return what a run of a variant will take, from the record of one that has begun.
 
     Epochs that are still to come cost as the measured ones, by the area of their network input
     (recipes start with small network inputs).
     """
+    whole_hw = (recipe.size, recipe.size)
+    areas = [
+        math.prod(input_hw_at(epoch, 0, input_hw=whole_hw, recipe=recipe, seed=0))
+        for epoch in range(recipe.epochs)
+    ]
     measured = [float(epoch["seconds"]) for epoch in record["curve"] if epoch["epoch"] > 0]
-    counted = range(1 if len(measured) > 1 else 0, len(measured))
-    pace = sum(measured[epoch] for epoch in counted)
-    pace /= sum(_area(recipe, epoch) for epoch in counted)
+    warm = 1 if len(measured) > 1 else 0
+    pace = sum(measured[warm:]) / sum(areas[warm : len(measured)])
+    seconds = measured + [pace * area for area in areas[len(measured) :]]
     validation = float(record.get("validation_seconds") or 0.0)
     epochs = tuple(
-        (measured[epoch] if epoch < len(measured) else pace * _area(recipe, epoch))
-        + (validation if evaluates_at(epoch, recipe=recipe) else 0.0)
-        for epoch in range(recipe.epochs)
+        each + (validation if evaluates_at(epoch, recipe=recipe) else 0.0)
+        for epoch, each in enumerate(seconds)
     )
-    rest = float(record["wall_seconds"]) - sum(measured)
-    return VariantCost(epochs, max(rest, 0.0))
+    return VariantCost(epochs, max(float(record["wall_seconds"]) - sum(measured), 0.0))
 
 
 def rungs(variants: int, epochs: int, bracket: int) -> tuple[Rung, ...]:
@@ -133,14 +130,12 @@ def rungs(variants: int, epochs: int, bracket: int) -> tuple[Rung, ...]:
 
 def _work(plan: Sequence[Rung], baseline: VariantCost, variants: Sequence[VariantCost]) -> float:
     """Return the seconds of one seed; which variants stay is unknown, so each costs the mean."""
-    total = 0.0
-    reached = 0
+    total, reached = 0.0, 0
     for rung in plan:
         total += baseline.seconds(reached, rung.until)
-        mean = sum(variant.seconds(reached, rung.until) for variant in variants) / max(
-            len(variants), 1
-        )
-        total += rung.variants * mean
+        if variants:
+            costs = [variant.seconds(reached, rung.until) for variant in variants]
+            total += rung.variants * statistics.fmean(costs)
         reached = rung.until
     return total
 
@@ -200,6 +195,8 @@ def ap_at(record: Mapping[str, Any], epoch: int) -> float:
 # --- the order of runs ------------------------------------------------------------------------
 
 Records = dict[str, dict[str, Any]]
+"""Records of runs by key."""
+
 Make = Callable[[Iterable[Job]], Records]
 
 
@@ -207,51 +204,41 @@ class Scheduler:
     """Orders the runs of a grid: all variants of a seed before the next seed.
 
     Args:
-        variants: of the study.
-        baseline: one of them; never cut.
-        seeds: of the study.
-        jobs: by variant's name and seed.
-        records: of the runs that are done, by key; grows while runs are made.
+        jobs: of the study, by variant's name and seed.
+        baseline: name of a variant; never cut.
         recipe: of all runs.
-        paused: records, by key, of the runs that an earlier call began and did not end.
+        records: of the runs that are done; grows while runs are made.
+        paused: records of the runs that an earlier call began and did not end; grows as well.
     """
 
     def __init__(
         self,
-        variants: Sequence[Variant],
-        baseline: Variant,
-        seeds: list[int],
         jobs: Mapping[tuple[str, int], Job],
-        records: Records,
+        baseline: str,
         recipe: Recipe,
-        paused: Records | None = None,
+        records: Records,
+        paused: Records,
     ) -> None:
-        self.variants, self.baseline, self.seeds = list(variants), baseline, seeds
-        self.jobs, self.records, self.recipe = jobs, records, recipe
-        self.kept = [variant.name for variant in variants]
-        self.paused: Records = dict(paused or {})
+        self.jobs, self.baseline, self.recipe = jobs, baseline, recipe
+        self.records, self.paused = records, paused
+        self.kept = list(dict.fromkeys(name for name, _ in jobs))
+        self.seeds = list(dict.fromkeys(seed for _, seed in jobs))
 
     def pending(self, until: int | None = None) -> Iterator[Job]:
         """Yield the runs of the kept variants and seeds that are not done up to an epoch."""
-        whole = until is None or until >= self.recipe.epochs
+        if until is not None and until >= self.recipe.epochs:
+            until = None
         for seed in self.seeds:
             for name in self.kept:
                 job = self.jobs[name, seed]
-                if job.key in self.records:
-                    continue
-                done = self.paused.get(job.key, {}).get("epochs_done", 0)
-                if whole:
-                    yield job
-                elif until is not None and done < until:
+                trained = self.paused.get(job.key, {}).get("epochs_done", 0)
+                if job.key not in self.records and (until is None or trained < until):
                     yield dataclasses.replace(job, until=until)
 
     def cut(self) -> list[Job]:
         """Return the runs that were started and then cut."""
-        return [
-            job
-            for job in self.jobs.values()
-            if job.key in self.paused and job.key not in self.records
-        ]
+        begun = self.paused.keys() - self.records.keys()
+        return [job for job in self.jobs.values() if job.key in begun]
 
     def within(
         self,
@@ -273,67 +260,76 @@ class Scheduler:
         Raises:
             ConfigError: if the budget cannot hold the smallest plan.
         """
-        self._probe(make)
+        if self.recipe.epochs > PROBE_EPOCHS:
+            self.paused |= make(self._probes())
         done = self._seconds_done() / slots
-        plan = self._plan(left() + done, slots)
+        open_seeds = [
+            seed
+            for seed in self.seeds
+            if any(self.jobs[name, seed].key not in self.records for name in self.kept)
+        ]
+        plan = make_plan(
+            self._cost(self.baseline),
+            [self._cost(name) for name in self._open_variants()],
+            epochs=self.recipe.epochs,
+            seeds=max(len(open_seeds), 1),
+            budget=left() + done,
+            slots=slots,
+        )
+        skipped = open_seeds[plan.seeds :]
+        self.seeds = [seed for seed in self.seeds if seed not in skipped]
         decision: dict[str, Any] = {
             "whole_grid_seconds": round(budget - left() + plan.whole_seconds - done, 1),
             "planned_seconds": round(budget - left() + plan.seconds - done, 1),
             "rungs": [{"variants": rung.variants, "epochs": rung.until} for rung in plan.rungs],
             "cuts": [],
             "seeds": list(self.seeds),
-            "skipped_seeds": [],
+            "skipped_seeds": skipped,
             "out_of_time": [],
         }
-        needed, held = decision["whole_grid_seconds"] / 60, budget / 60
         if len(plan.rungs) > 1:
             note(
-                f"the whole grid would take about {needed:.0f} min, the budget is {held:.0f} "
-                f"min: variants are cut after {', '.join(str(r.until) for r in plan.rungs[:-1])} "
-                "epochs"
+                f"the whole grid would take about {decision['whole_grid_seconds'] / 60:.0f} min, "
+                f"the budget is {budget / 60:.0f} min: variants are cut after "
+                f"{', '.join(str(rung.until) for rung in plan.rungs[:-1])} epochs"
             )
-        keep = self._seeds_kept(plan)
-        decision["skipped_seeds"] = [seed for seed in self.seeds if seed not in keep]
-        decision["seeds"] = self.seeds = keep
         for number, rung in enumerate(plan.rungs):
             if number:
-                decision["cuts"] += self._cut(
-                    rung.variants, plan.rungs[number - 1].until, number, note
-                )
+                after = plan.rungs[number - 1].until
+                decision["cuts"] += self._cut(rung.variants, after, number, note)
             jobs = list(self.pending(rung.until))
-            self.paused |= make(self._in_time(jobs, left, decision["out_of_time"]))
+            self.paused |= make(_in_time(jobs, left, decision["out_of_time"]))
         return decision
 
-    def _probe(self, make: Make) -> None:
-        """Train one run of each variant that has none for a few epochs, to see what they take."""
-        if self.recipe.epochs <= PROBE_EPOCHS:
-            return
-        first = []
-        for variant in self.variants:
-            jobs = [self.jobs[variant.name, seed] for seed in self.seeds]
-            if not any(job.key in self.records or job.key in self.paused for job in jobs):
-                first.append(dataclasses.replace(jobs[0], until=PROBE_EPOCHS))
-        self.paused |= make(first)
+    def _probes(self) -> Iterator[Job]:
+        """Yield the first few epochs of a run of each variant that has none, to see their cost."""
+        begun = self.records.keys() | self.paused.keys()
+        for name in self.kept:
+            jobs = self._jobs_of(name)
+            if not any(job.key in begun for job in jobs):
+                yield dataclasses.replace(jobs[0], until=PROBE_EPOCHS)
 
-    def _plan(self, left: float, slots: int) -> Plan:
-        open_seeds = [
-            seed
-            for seed in self.seeds
-            if any(
-                self.jobs[variant.name, seed].key not in self.records for variant in self.variants
-            )
-        ]
-        open_variants = [variant for variant in self._others() if not self._is_done(variant)]
-        free = VariantCost((0.0,) * self.recipe.epochs, 0.0)
-        baseline = free if self._is_done(self.baseline) else self._cost(self.baseline)
-        return make_plan(
-            baseline or free,
-            [self._cost(variant) or free for variant in open_variants],
-            epochs=self.recipe.epochs,
-            seeds=max(len(open_seeds), 1),
-            budget=left,
-            slots=slots,
-        )
+    def _jobs_of(self, name: str) -> list[Job]:
+        return [self.jobs[name, seed] for seed in self.seeds]
+
+    def _is_done(self, name: str) -> bool:
+        return all(job.key in self.records for job in self._jobs_of(name))
+
+    def _open_variants(self) -> list[str]:
+        return [name for name in self.kept if name != self.baseline and not self._is_done(name)]
+
+    def _begun(self, name: str) -> list[dict[str, Any]]:
+        """Return the records of the runs of a variant that have trained."""
+        known = self.paused | self.records
+        found = [known.get(job.key) for job in self._jobs_of(name)]
+        return [record for record in found if record is not None and record["curve"]]
+
+    def _cost(self, name: str) -> VariantCost:
+        """Return what another run of a variant takes; nothing if all are done or none has begun."""
+        begun = self._begun(name)
+        if self._is_done(name) or not begun:
+            return VariantCost((0.0,) * self.recipe.epochs, 0.0)
+        return variant_cost(begun[0], self.recipe)
 
     def _seconds_done(self) -> float:
         """Return the seconds already spent on incomplete runs, which plans count in full."""
@@ -343,42 +339,14 @@ class Scheduler:
             if key not in self.records and record["curve"]
         )
 
-    def _others(self) -> list[Variant]:
-        return [variant for variant in self.variants if variant.name != self.baseline.name]
-
-    def _is_done(self, variant: Variant) -> bool:
-        return all(self.jobs[variant.name, seed].key in self.records for seed in self.seeds)
-
-    def _cost(self, variant: Variant) -> VariantCost | None:
-        for seed in self.seeds:
-            key = self.jobs[variant.name, seed].key
-            record = self.paused.get(key) or self.records.get(key)
-            if record is not None and record["curve"]:
-                return variant_cost(record, self.recipe)
-        return None
-
-    def _seeds_kept(self, plan: Plan) -> list[int]:
-        """Return the seeds without the last open ones that the plan does not cover."""
-        open_seeds = [
-            seed
-            for seed in self.seeds
-            if any(
-                self.jobs[variant.name, seed].key not in self.records for variant in self.variants
-            )
-        ]
-        dropped = set(open_seeds[plan.seeds :])
-        return [seed for seed in self.seeds if seed not in dropped]
-
     def _cut(
         self, keep: int, epochs: int, rung: int, note: Callable[[str], None]
     ) -> list[dict[str, Any]]:
         """Keep the variants with the best AP on the validation split; return the others."""
-        open_variants = [
-            variant
-            for variant in self._others()
-            if variant.name in self.kept and not self._is_done(variant)
-        ]
-        means = {variant.name: self._validation_ap(variant, epochs) for variant in open_variants}
+        means = {}
+        for name in self._open_variants():
+            aps = [ap_at(record, epochs) for record in self._begun(name)]
+            means[name] = statistics.fmean(aps) if aps else 0.0
         ranked = sorted(means, key=lambda name: -means[name])
         cut = ranked[keep:]
         self.kept = [name for name in self.kept if name not in cut]
@@ -395,21 +363,13 @@ class Scheduler:
             for name in cut
         ]
 
-    def _validation_ap(self, variant: Variant, epochs: int) -> float:
-        values = []
-        for seed in self.seeds:
-            key = self.jobs[variant.name, seed].key
-            record = self.records.get(key) or self.paused.get(key)
-            if record is not None and record["curve"]:
-                values.append(ap_at(record, epochs))
-        return sum(values) / len(values) if values else 0.0
 
-    def _in_time(
-        self, jobs: Sequence[Job], left: Callable[[], float], missed: list[dict[str, Any]]
-    ) -> Iterator[Job]:
-        """Give runs while there is time; what is left then is decision of."""
-        for job in jobs:
-            if left() > 0:
-                yield job
-            else:
-                missed.append({"variant_name": job.variant_name, "seed": job.seed})
+def _in_time(
+    jobs: Sequence[Job], left: Callable[[], float], missed: list[dict[str, Any]]
+) -> Iterator[Job]:
+    """Yield runs while there is time, and note those that there is no time for."""
+    for job in jobs:
+        if left() > 0:
+            yield job
+        else:
+            missed.append({"variant_name": job.variant.name, "seed": job.seed})

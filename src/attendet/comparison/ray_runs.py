@@ -65,17 +65,15 @@ class _Board:
         return events
 
 
-def make_anywhere(line: str, setup: dict[str, Any], report: Any) -> dict[str, Any]:
+def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
     """Make a run on this machine; return its last event, with its files where they are not there.
 
     Args:
-        line: the job, as `Job.to_json` gives it.
-        setup: of the study; the folder at the study's path is used if it holds this very study.
+        job: the run; the folder at its study's path is used if it holds this very study.
         report: receives the events.
     """
     from attendet.comparison.run_job import run_and_report
 
-    job = Job.from_json(line)
     ends: list[dict[str, Any]] = []
 
     def listen(event: dict[str, Any]) -> None:
@@ -85,7 +83,7 @@ def make_anywhere(line: str, setup: dict[str, Any], report: Any) -> dict[str, An
             report(event)
 
     there = read_json(Path(job.study) / STUDY)
-    if there is not None and there.get("setup") == setup:
+    if there is not None and there.get("setup") == job.setup:
         run_and_report(job, listen)
         return ends[-1]
     with tempfile.TemporaryDirectory(prefix="attendet-study-") as folder:
@@ -177,9 +175,7 @@ class RayRuns:
                 if job is None:
                     more = False
                     break
-                setup = (read_json(Path(job.study) / STUDY) or {}).get("setup", {})
-                handle = self._task.remote(job.to_json(), setup, self._board, self._threads)
-                running[handle] = job
+                running[self._task.remote(job, self._board, self._threads)] = job
             if not running:
                 return
             done, _ = self.ray.wait(list(running), num_returns=1, timeout=LOOKS_EVERY)
@@ -218,15 +214,14 @@ class RayRuns:
                 self.ray.kill(self._board)
 
 
-def _ray_task(line: str, setup: dict[str, Any], board: Any, threads: int) -> dict[str, Any]:
+def _ray_task(job: Job, board: Any, threads: int) -> dict[str, Any]:
     """Make a run; what Ray runs on a worker."""
     import torch
 
-    job = Job.from_json(line)
     torch.set_num_threads(threads)
 
     def report(event: dict[str, Any]) -> None:
         board.add.remote(job.key, event)
 
     report({"event": "taken", "pid": os.getpid(), "at": time.time()})
-    return make_anywhere(line, setup, report)
+    return make_anywhere(job, report)

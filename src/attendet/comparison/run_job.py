@@ -8,9 +8,9 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from attendet.detections import Detections
 from attendet.errors import (
     AttendetError,
     ConfigError,
-    DataError,
     TrainingError,
     WeightsError,
 )
@@ -40,7 +39,7 @@ from attendet.training.checkpoint import RunFolder, read_state
 from attendet.training.plan import Plan
 from attendet.training.trainer import TrainingResult, train
 
-__all__ = ["Report", "finished_record", "measured_samples", "run_and_report", "run_job"]
+__all__ = ["Report", "measured_samples", "record_of", "run_and_report", "run_job"]
 
 Report = Callable[[dict[str, Any]], None]
 """Receives the events of a run as plain values."""
@@ -64,17 +63,14 @@ CURVES = ("precision_recall", "confusion")
 
 
 class _RunCallback(TrainingCallback):
-    """Keeps the plan of a run and reports its epochs."""
+    """Reports the plan and the epochs of a run."""
 
     def __init__(self, job: Job, report: Report) -> None:
         self.job, self.report = job, report
-        self.plan: Plan | None = None
 
     def before_train(self, plan: Plan, folder: str) -> None:
-        """Keep the plan, and write the digest of the initial weights once."""
-        del folder
-        self.plan = plan
-        path = self.job.path / BASE
+        """Report the plan, and write the digest of the initial weights once."""
+        path = Path(folder) / BASE
         if not path.is_file() and not RunFolder(self.job.path).records():
             write_atomically(path, _line({"base_weights": base_digest(plan)}))
         event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
@@ -85,7 +81,8 @@ class _RunCallback(TrainingCallback):
     def after_epoch(self, record: dict[str, Any]) -> None:
         """Report the epoch."""
         shown = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
-        self.report({"event": "epoch", "epochs": self.job.recipe["epochs"], **shown})
+        epochs = self.job.setup["recipe"]["epochs"]
+        self.report({"event": "epoch", "epochs": epochs, **shown})
 
 
 def base_digest(plan: Plan) -> str:
@@ -104,12 +101,10 @@ def measured_samples(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
     return tuple(sample for sample in samples if sample.path not in broken)
 
 
-def finished_record(job: Job) -> dict[str, Any] | None:
-    """Return the record of a finished run with the same key, None if there is none."""
+def record_of(job: Job) -> dict[str, Any] | None:
+    """Return the record in the folder of a run, None if there is none with the same key."""
     record = read_json(job.path / RECORD)
-    if record is None or record.get("key") != job.key or record.get("stopped") is not None:
-        return None
-    return record
+    return record if record is not None and record.get("key") == job.key else None
 
 
 def run_job(job: Job, report: Report) -> dict[str, Any]:
@@ -128,16 +123,15 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     with locked(job.path / "lock", wait=True):
-        done = finished_record(job)
-        if done is not None:
+        done = record_of(job)
+        if done is not None and done["stopped"] is None:
             return done
-        watch = _RunCallback(job, report)
-        result = _train(job, watch)
-        if job.until is not None and job.until <= result.epochs < job.recipe["epochs"]:
-            record = _paused_record(job, watch)
+        result = _train(job, _RunCallback(job, report))
+        if job.until is not None and job.until <= result.epochs < job.setup["recipe"]["epochs"]:
+            record = _paused_record(job, result)
         else:
             report({"event": "measuring"})
-            record = _measured_record(job, watch, result)
+            record = _measured_record(job, result)
         record["wall_seconds"] = round(time.perf_counter() - begun, 3)
         write_atomically(job.path / RECORD, _line(record))
         if record["stopped"] is None:
@@ -145,31 +139,32 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
     return record
 
 
-def _train(job: Job, watch: _RunCallback) -> TrainingResult:
+def _train(job: Job, callback: TrainingCallback) -> TrainingResult:
     """Train the run, resumed if possible."""
     if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
         torch.cuda.reset_peak_memory_stats()
-    accelerator = cast(Any, job.accelerator)
+    settings: dict[str, Any] = {
+        "accelerator": job.accelerator,
+        "until_epoch": job.until,
+        "callback": callback,
+    }
     if _can_resume(job.path):
-        return train(
-            resume=job.path, accelerator=accelerator, until_epoch=job.until, callback=watch
-        )
+        return train(resume=job.path, **settings)
     for entry in job.path.iterdir():
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return train(
         job.data,
-        attention=job.spec,
+        attention=job.variant.spec,
         seed=job.run_seed,
         output=job.path,
         pretrained=job.pretrained,
-        format=cast(Any, job.format),
-        accelerator=accelerator,
-        until_epoch=job.until,
-        fingerprints=job.fingerprints,
-        callback=watch,
+        format=job.format,
+        fingerprints=job.setup["data"],
         # Passed one by one, settings replace those of pretrained weights.
-        **{**job.recipe, "attention_init": job.variant["init"]},
+        **job.setup["recipe"],
+        attention_init=job.variant.init,
+        **settings,
     )
 
 
@@ -193,26 +188,17 @@ def _tidy(job: Job) -> None:
     (job.path / f"{other}.safetensors").unlink(missing_ok=True)
 
 
-def _plan_of(watch: _RunCallback) -> Plan:
-    if watch.plan is None:
-        raise DataError("a run must have a plan; it has none.")
-    return watch.plan
-
-
-def _detect(
-    job: Job, watch: _RunCallback, weights: Path, split: str
-) -> tuple[Any, list[Detections]]:
-    plan = _plan_of(watch)
+def _detect(job: Job, plan: Plan, weights: Path, split: str) -> tuple[Any, list[Detections]]:
     device = None if job.accelerator == "auto" else job.accelerator
     samples = measured_samples(plan.dataset.split(split))
     return samples, detect(load(weights, device=device), samples, batch=plan.recipe.batch)
 
 
-def _measured_record(job: Job, watch: _RunCallback, result: TrainingResult) -> dict[str, Any]:
-    plan = _plan_of(watch)
+def _measured_record(job: Job, result: TrainingResult) -> dict[str, Any]:
+    plan = result.plan
     weights = result.best if job.weights == "best" else result.last
     begun = time.perf_counter()
-    samples, found = _detect(job, watch, weights, job.split)
+    samples, found = _detect(job, plan, weights, job.split)
     detected = time.perf_counter()
     metrics: dict[str, Any] = dict(compute_metrics(samples, found, plan.metadata.classes))
     metrics["seconds"] = {
@@ -221,39 +207,38 @@ def _measured_record(job: Job, watch: _RunCallback, result: TrainingResult) -> d
     }
     write_detections(job.path / DETECTIONS, [sample.key for sample in samples], found)
     write_atomically(job.path / EVALUATION, _line(metrics))
-    kept = {name: value for name, value in metrics.items() if name not in CURVES}
-    record = _record(job, watch, result.records)
-    record.update(
-        metrics=kept,
-        detections=f"{job.folder}/{DETECTIONS}",
-        evaluation=f"{job.folder}/{EVALUATION}",
-        weights=f"{job.folder}/{weights.name}",
-        gates=gate_statistics(weights, samples),
-    )
-    return record
+    return {
+        **_record(job, plan, result.records),
+        "metrics": {name: value for name, value in metrics.items() if name not in CURVES},
+        "detections": f"{job.folder}/{DETECTIONS}",
+        "evaluation": f"{job.folder}/{EVALUATION}",
+        "weights": f"{job.folder}/{weights.name}",
+        "gates": gate_statistics(weights, samples),
+    }
 
 
-def _paused_record(job: Job, watch: _RunCallback) -> dict[str, Any]:
+def _paused_record(job: Job, result: TrainingResult) -> dict[str, Any]:
     """Return the record of a paused run, with its AP on the validation split."""
-    epochs = RunFolder(job.path).records()
-    last = epochs[-1]
+    plan, last = result.plan, result.records[-1]
     validation_seconds = None
-    if last.get("ap") is None and "val" in _plan_of(watch).dataset.splits:
+    if last.get("ap") is None and "val" in plan.dataset.splits:
         begun = time.perf_counter()
-        samples, found = _detect(job, watch, job.path / "last.safetensors", "val")
-        classes = _plan_of(watch).metadata.classes
-        ap = compute_metrics(samples, found, classes, curves=False)["ap"]
+        samples, found = _detect(job, plan, result.last, "val")
+        ap = compute_metrics(samples, found, plan.metadata.classes, curves=False)["ap"]
         pauses = {**(read_json(job.path / PAUSES) or {}), str(last["epoch"]): ap or 0.0}
         write_atomically(job.path / PAUSES, _line(pauses))
         validation_seconds = round(time.perf_counter() - begun, 3)
-    record = _record(job, watch, epochs)
+    record = _record(job, plan, result.records)
     val_ap = record["curve"][-1].get("ap")
-    record.update(stopped="budget", val_ap=val_ap, validation_seconds=validation_seconds)
-    return record
+    return {
+        **record,
+        "stopped": "budget",
+        "val_ap": val_ap,
+        "validation_seconds": validation_seconds,
+    }
 
 
-def _record(job: Job, watch: _RunCallback, epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    plan = _plan_of(watch)
+def _record(job: Job, plan: Plan, epochs: list[dict[str, Any]]) -> dict[str, Any]:
     pauses = read_json(job.path / PAUSES) or {}
     for epoch in epochs:
         if str(epoch["epoch"]) in pauses:
@@ -280,9 +265,7 @@ def _empty_record(job: Job) -> dict[str, Any]:
     """Return the record of a run that has not started."""
     return {
         "key": job.key,
-        "variant": job.variant,
-        "variant_name": job.variant_name,
-        "seed": job.seed,
+        **job.identity(),
         "run_seed": job.run_seed,
         "metrics": None,
         "split": job.split,
@@ -293,7 +276,6 @@ def _empty_record(job: Job) -> dict[str, Any]:
         "macs": None,
         "epochs_done": 0,
         "stopped": None,
-        "folder": job.folder,
         "detections": None,
         "gates": None,
         "versions": versions(),
@@ -311,7 +293,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def machine(accelerator: str) -> Mapping[str, Any]:
+def machine(accelerator: str) -> dict[str, Any]:
     """Return the description of the machine and device."""
     on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     return {

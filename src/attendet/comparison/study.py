@@ -16,10 +16,8 @@ from attendet.comparison.cost import measure_latency, pick_runtimes
 from attendet.comparison.processes import LocalRuns, device_names
 from attendet.comparison.records import (
     GROUND_TRUTH,
-    RECORD,
     add_run,
     locked,
-    read_json,
     read_runs,
     read_study,
     write_ground_truth,
@@ -28,22 +26,20 @@ from attendet.comparison.records import (
 )
 from attendet.comparison.run_job import (
     failed_record,
-    finished_record,
     machine,
     measured_samples,
+    record_of,
     versions,
 )
 from attendet.comparison.summary import summarize, weights_of_variants
 from attendet.comparison.variants import (
     AS_TRAINED,
     Job,
-    Variant,
-    content_key,
-    folder_name,
     make_variants,
+    measured_weights,
     pick_baseline,
 )
-from attendet.data import DataSet, load_dataset
+from attendet.data import DataSet, Sample, load_dataset
 from attendet.errors import ConfigError
 from attendet.interop.hub import local_weights
 from attendet.models import read_metadata
@@ -157,17 +153,47 @@ def compare(
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
-    grid = _Grid(variants, pick_baseline(variants, baseline), range(seeds))
-    source = Source.read(data, format, settings, base)
+    chosen_baseline = pick_baseline(variants, baseline)
+    dataset = load_dataset(data, format=format)
+    setup = _setup(data, dataset, settings, base)
+    jobs = {
+        (variant.name, seed): Job(
+            variant=variant,
+            seed=seed,
+            setup=setup,
+            data=str(Path(data).resolve()),
+            format=format,
+            pretrained=None if base is None else str(base.resolve()),
+            accelerator=accelerator,
+            study=str(folder.resolve()),
+        )
+        for seed in range(seeds)
+        for variant in variants
+    }
+    head = {
+        "command": command,
+        "setup": setup,
+        "data": _describe(dataset, setup),
+        "recipe": settings.as_dict(),
+        "pretrained": None if base is None else base.name,
+        "baseline": chosen_baseline.name,
+        "seeds": list(range(seeds)),
+        "variants": [{"name": variant.name, **variant.as_dict()} for variant in variants],
+        "margin": margin / 100,
+        "weights": measured_weights(setup["split"]),
+        "budget": None if budget is None else {"seconds": budget},
+        "gt": GROUND_TRUTH,
+        "versions": versions(),
+    }
     with locked(folder / "study.lock"):
-        study = _Comparison(folder, grid, source, accelerator, callback or StudyCallback())
-        study.begin(margin / 100, budget, command)
+        study = _Comparison(folder, dataset, jobs, head, callback or StudyCallback())
+        study.begin()
         runs = _runs(ray, accelerator, devices)
         try:
-            study.make_runs(runs, budget)
+            study.make_runs(runs, settings, budget)
         finally:
             runs.close()
-        return study.finish(measured_in, slots=runs.slots)
+        return study.finish(measured_in, accelerator, slots=runs.slots)
 
 
 def _runs(ray: str | None, accelerator: str, devices: int | None) -> Any:
@@ -178,126 +204,54 @@ def _runs(ray: str | None, accelerator: str, devices: int | None) -> Any:
     return RayRuns(ray, accelerator, devices)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    variants: tuple[Variant, ...]
-    baseline: Variant
-    seeds: Sequence[int]
-
-
 class _Comparison:
-    """A study in its folder."""
+    """A study in its folder: what is known before the runs, and the records of the runs."""
 
     def __init__(
         self,
         folder: Path,
-        grid: _Grid,
-        source: Source,
-        accelerator: str,
+        dataset: DataSet,
+        jobs: Mapping[tuple[str, int], Job],
+        head: dict[str, Any],
         callback: StudyCallback,
     ) -> None:
         self.begun = time.perf_counter()
-        self.folder, self.grid, self.source = folder, grid, source
-        self.callback, self.accelerator = callback, accelerator
-        self.jobs = {
-            (variant.name, seed): self._job(variant, seed, accelerator)
-            for seed in grid.seeds
-            for variant in grid.variants
-        }
+        self.folder, self.jobs, self.head, self.callback = folder, jobs, head, callback
+        self.dataset = dataset
+        self.samples: tuple[Sample, ...] = ()
         self.records: dict[str, dict[str, Any]] = {}
         self.paused: dict[str, dict[str, Any]] = {}
         self.run_seconds = 0.0
         self.waiting_seconds = 0.0
-        self.head: dict[str, Any] = {}
         self.noted_variants: set[str] = set()
 
-    def _job(self, variant: Variant, seed: int, accelerator: str) -> Job:
-        source, run_seed = self.source, variant.run_seed(seed)
-        key = content_key(source.setup, variant.spec, variant.init, run_seed)
-        return Job(
-            key=key,
-            variant=variant.as_dict(),
-            variant_name=variant.name,
-            spec=variant.spec,
-            seed=seed,
-            run_seed=run_seed,
-            data=str(source.data),
-            format=source.format,
-            fingerprints=source.setup["data"],
-            recipe=source.recipe.as_dict(),
-            pretrained=None if source.pretrained is None else str(source.pretrained),
-            accelerator=accelerator,
-            study=str(self.folder.resolve()),
-            folder=f"runs/{folder_name(variant.name, run_seed, key)}",
-            split=source.split,
-            weights="best" if source.split == "test" else "last",
-        )
-
-    def begin(self, margin: float, budget: float | None, command: str | None) -> None:
+    def begin(self) -> None:
         """Check the folder, read the runs that it contains, write study.json."""
         before = read_study(self.folder)
         if before is not None:
-            check_same(before["setup"], self.source.setup, self.folder)
+            _check_same(before["setup"], self.head["setup"], self.folder)
         for job in self.jobs.values():
-            record = finished_record(job)
-            if record is not None:  # the variant may have had another name
-                self.records[job.key] = {**record, **_identity(job)}
+            record = record_of(job)
+            if record is None:
                 continue
-            begun = read_json(job.path / RECORD)
-            if begun is not None and begun.get("key") == job.key and begun["stopped"] == "budget":
-                self.paused[job.key] = {**begun, **_identity(job)}
+            record |= job.identity()  # the variant may have had another name
+            if record["stopped"] is None:
+                self.records[job.key] = record
+            elif record["stopped"] == "budget":
+                self.paused[job.key] = record
         write_runs(self.folder, self.records.values())
-        samples = measured_samples(self.source.dataset.split(self.source.split))
+        data = self.head["data"]
+        self.samples = measured_samples(self.dataset.split(data["measured_split"]))
+        data["measured_images"] = len(self.samples)
         gt = self.folder / GROUND_TRUTH
-        write_ground_truth(gt, self.source.dataset.root, samples, self.source.dataset.classes)
-        self.head = self._head(margin, budget, command, len(samples))
+        write_ground_truth(gt, self.dataset.root, self.samples, self.dataset.classes)
         write_study(self.folder, {**self.head, **_kept_results(before, self.head)})
         self.callback.before_runs(len(self.jobs), len(self.records), str(self.folder))
 
-    def _head(
-        self, margin: float, budget: float | None, command: str | None, measured: int
-    ) -> dict[str, Any]:
-        source, dataset = self.source, self.source.dataset
-        return {
-            "command": command,
-            "setup": source.setup,
-            "data": {
-                "root": str(dataset.root),
-                "format": dataset.format,
-                "fingerprint": source.setup["data"][source.split],
-                "fingerprints": source.setup["data"],
-                "splits": {name: len(part) for name, part in dataset.splits.items()},
-                "split_source": dataset.split_source,
-                "classes": list(dataset.classes),
-                "issues": len(dataset.issues),
-                "measured_split": source.split,
-                "measured_images": measured,
-            },
-            "recipe": source.recipe.as_dict(),
-            "pretrained": None if source.pretrained is None else source.pretrained.name,
-            "baseline": self.grid.baseline.name,
-            "seeds": list(self.grid.seeds),
-            "variants": [
-                {"name": variant.name, **variant.as_dict()} for variant in self.grid.variants
-            ],
-            "margin": margin,
-            "weights": "best" if source.split == "test" else "last",
-            "budget": None if budget is None else {"seconds": budget},
-            "gt": GROUND_TRUTH,
-            "versions": versions(),
-        }
-
-    def make_runs(self, runs: Any, budget: float | None) -> None:
+    def make_runs(self, runs: Any, recipe: Recipe, budget: float | None) -> None:
         """Make the missing runs."""
-        scheduler = Scheduler(
-            self.grid.variants,
-            self.grid.baseline,
-            list(self.grid.seeds),
-            self.jobs,
-            self.records,
-            self.source.recipe,
-            self.paused,
-        )
+        baseline = self.head["baseline"]
+        scheduler = Scheduler(self.jobs, baseline, recipe, self.records, self.paused)
         if budget is None:
             self._make(runs, scheduler.pending())
             return
@@ -312,9 +266,7 @@ class _Comparison:
         self.head["budget"] = {"seconds": budget, **decision}
         self.head["seeds"] = decision["seeds"]
         for job in scheduler.cut():
-            record = read_json(job.path / RECORD)
-            if record is not None and record.get("key") == job.key:
-                self._keep(job, record)
+            self._keep(job, self.paused[job.key])
 
     def _make(self, runs: Any, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
         """Make runs; return the records of paused ones by key."""
@@ -334,36 +286,32 @@ class _Comparison:
                 self._keep(job, record)
                 self.callback.run_ended(job, record)
             else:
-                self._note_transfer(job, event)
+                if "base_weights" in event and job.variant.name not in self.noted_variants:
+                    self.noted_variants.add(job.variant.name)
+                    self.callback.note(f"{job.variant.name}: {event['base_weights']}")
                 self.callback.run_event(job, event)
         self.run_seconds += busy
         self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / runs.slots)
         return paused
 
-    def _note_transfer(self, job: Job, event: dict[str, Any]) -> None:
-        """Note once per variant which tensors came from pretrained weights."""
-        if "base_weights" in event and job.variant_name not in self.noted_variants:
-            self.noted_variants.add(job.variant_name)
-            self.callback.note(f"{job.variant_name}: {event['base_weights']}")
-
     def _keep(self, job: Job, record: dict[str, Any]) -> None:
         self.records[job.key] = record
         add_run(self.folder, record)
 
-    def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
+    def finish(self, runtimes: Sequence[str], accelerator: str, *, slots: int) -> Study:
         """Compute the verdicts, measure latency, write study.json (verdicts first)."""
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
         begun = time.perf_counter()
-        summary = {**summarize(self.folder, self.head, records, self.source.dataset), "latency": {}}
+        summary = {**summarize(self.folder, self.head, records, self.samples), "latency": {}}
         judged = time.perf_counter()
         write_runs(self.folder, records)
         write_study(self.folder, summary)
         weights = weights_of_variants(self.folder, self.head, records)
-        device = None if self.accelerator == "auto" else self.accelerator
+        device = None if accelerator == "auto" else accelerator
         summary["latency"] = measure_latency(
             weights, runtimes=runtimes, note=self.callback.note, device=device
         )
-        summary["latency_machine"] = dict(machine(self.accelerator))
+        summary["latency_machine"] = machine(accelerator)
         total = time.perf_counter() - self.begun
         in_runs = self.run_seconds / slots
         summary["seconds"] = {
@@ -390,15 +338,6 @@ def _kept_results(before: dict[str, Any] | None, head: dict[str, Any]) -> dict[s
     return kept
 
 
-def _identity(job: Job) -> dict[str, Any]:
-    return {
-        "variant": job.variant,
-        "variant_name": job.variant_name,
-        "seed": job.seed,
-        "folder": job.folder,
-    }
-
-
 # --- setup ------------------------------------------------------------------------------------
 
 SETUP_NAMES = {
@@ -410,80 +349,59 @@ SETUP_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """Settings that all runs of a study have in common."""
+def _setup(
+    data: str | Path, dataset: DataSet, recipe: Recipe, pretrained: Path | None
+) -> dict[str, Any]:
+    """Return everything that determines the runs, as plain values; part of every content key.
 
-    data: Path
-    """Path of the data set."""
-
-    format: str | None
-    """Of the data set, where it is not to be recognized."""
-
-    dataset: DataSet
-    """The data set."""
-
-    recipe: Recipe
-    """All settings."""
-
-    pretrained: Path | None
-    """Weights file that all runs start from."""
-
-    setup: dict[str, Any]
-    """Everything that determines the runs, as plain values; part of every content key."""
-
-    split: str
-    """Split that runs are measured on."""
-
-    @classmethod
-    def read(
-        cls,
-        data: str | Path,
-        format: Any,
-        recipe: Recipe,
-        pretrained: str | Path | None,
-    ) -> Source:
-        """Return the source of a study from its arguments.
-
-        Raises:
-            DataError: if the data cannot be read.
-            ConfigError: if there is nothing to measure on, or base weights have no named sites.
-            WeightsError: if the base weights cannot be read.
-        """
-        dataset = load_dataset(data, format=format)
-        split = "test" if "test" in dataset.splits else "val"
-        if split not in dataset.splits:
+    Raises:
+        ConfigError: if there is nothing to measure on, or base weights have no named sites.
+        WeightsError: if the base weights cannot be read.
+    """
+    split = "test" if "test" in dataset.splits else "val"
+    if split not in dataset.splits:
+        raise ConfigError(
+            f"data must have a test or a val split to measure on ({data}). "
+            "Give it more images, so that a split can be cut."
+        )
+    if all(sample.difficult.all() for sample in dataset.split(split)):
+        raise ConfigError(
+            f"data must have a box that counts in its {split} split, which is measured; it has "
+            f"none ({data}). See: attendet data check {data}"
+        )
+    digest = None
+    if pretrained is not None:
+        if read_metadata(pretrained).graph:
             raise ConfigError(
-                f"data must have a test or a val split to measure on ({data}). "
-                "Give it more images, so that a split can be cut."
+                f"pretrained must be a network with named sites; got {str(pretrained)!r} "
+                "(--pretrained), which has layers of its own."
             )
-        if all(sample.difficult.all() for sample in dataset.split(split)):
-            raise ConfigError(
-                f"data must have a box that counts in its {split} split, which is measured; it has "
-                f"none ({data}). See: attendet data check {data}"
-            )
-        digest = None
-        if pretrained is not None:
-            if read_metadata(pretrained).graph:
-                raise ConfigError(
-                    f"pretrained must be a network with named sites; got {str(pretrained)!r} "
-                    "(--pretrained), which has layers of its own."
-                )
-            content = Path(pretrained).read_bytes()
-            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        settings = {k: v for k, v in recipe.as_dict().items() if k != "attention_init"}
-        setup = {
-            "version": __version__,
-            "data": {name: dataset.fingerprint(name) for name in dataset.splits},
-            "recipe": settings,
-            "pretrained": digest,
-            "split": split,
-        }
-        base = None if pretrained is None else Path(pretrained).resolve()
-        return cls(Path(data).resolve(), format, dataset, recipe, base, setup, split)
+        digest = hashlib.blake2b(pretrained.read_bytes(), digest_size=16).hexdigest()
+    return {
+        "version": __version__,
+        "data": {name: dataset.fingerprint(name) for name in dataset.splits},
+        "recipe": {k: v for k, v in recipe.as_dict().items() if k != "attention_init"},
+        "pretrained": digest,
+        "split": split,
+    }
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def _describe(dataset: DataSet, setup: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what study.json says of the data set."""
+    return {
+        "root": str(dataset.root),
+        "format": dataset.format,
+        "fingerprint": setup["data"][setup["split"]],
+        "fingerprints": setup["data"],
+        "splits": {name: len(part) for name, part in dataset.splits.items()},
+        "split_source": dataset.split_source,
+        "classes": list(dataset.classes),
+        "issues": len(dataset.issues),
+        "measured_split": setup["split"],
+    }
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Raise if a folder contains a study of other data or with another recipe."""
     for name, title in SETUP_NAMES.items():
         if before.get(name) == now[name]:

@@ -11,9 +11,8 @@ import numpy as np
 
 from attendet.comparison.records import read_detections
 from attendet.comparison.resampling import Floats, draw_images, match_classes, resampled_ap
-from attendet.comparison.run_job import measured_samples
 from attendet.comparison.verdicts import Paired, effect, judge
-from attendet.data import DataSet
+from attendet.data import Sample
 
 __all__ = ["summarize", "weights_of_variants"]
 
@@ -29,7 +28,7 @@ def summarize(
     folder: Path,
     head: Mapping[str, Any],
     records: Sequence[Record],
-    dataset: DataSet,
+    samples: Sequence[Sample],
 ) -> dict[str, Any]:
     """Return what study.json holds, less latency and seconds.
 
@@ -37,10 +36,10 @@ def summarize(
         folder: of the study.
         head: what was known before the runs.
         records: of the runs.
-        dataset: what was trained and measured on.
+        samples: the images that the runs were measured on.
     """
     measured = _measured(records)
-    verdicts = _verdicts(folder, head, measured, dataset)
+    verdicts = _verdicts(folder, head, measured, samples)
     for cut in (head["budget"] or {}).get("cuts", []):
         if verdicts.get(cut["variant_name"], {}).get("verdict") is None:
             verdicts[cut["variant_name"]] = _cut_verdict(cut)
@@ -76,15 +75,16 @@ def _verdicts(
     folder: Path,
     head: Mapping[str, Any],
     measured: Mapping[tuple[str, int], Record],
-    dataset: DataSet,
+    samples: Sequence[Sample],
 ) -> dict[str, dict[str, Any]]:
     baseline = head["baseline"]
-    samples = measured_samples(dataset.split(head["data"]["measured_split"]))
     weights = draw_images(len(samples), DRAWS)
     drawn: dict[tuple[str, int], Floats] = {}
     for run, record in measured.items():
         _, found = read_detections(folder / record["detections"])
-        drawn[run] = resampled_ap(match_classes(samples, found, len(dataset.classes)), weights)
+        drawn[run] = resampled_ap(
+            match_classes(samples, found, len(head["data"]["classes"])), weights
+        )
     pairs: dict[str, Paired] = {}
     for variant in head["variants"]:
         name = variant["name"]

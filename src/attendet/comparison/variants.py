@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -68,44 +69,25 @@ class Variant:
         plain = {"attention": self.attention, "sites": list(self.sites), "init": self.init}
         return plain if self.repeat == 1 else {**plain, "repeat": self.repeat}
 
-    def run_seed(self, seed: int) -> int:
-        """Return the seed that training takes for one of the study's seeds."""
-        return seed + REPEAT_SEEDS * (self.repeat - 1)
-
 
 @dataclass(frozen=True)
 class Job:
     """One run, with all that a process elsewhere needs to make it; plain values only."""
 
-    key: str
-    """Content key: the same key is the same run."""
-
-    variant: dict[str, Any]
-    """As `Variant.as_dict` gives it."""
-
-    variant_name: str
-    """The variant in one word."""
-
-    spec: str
-    """The attention spec that training takes."""
+    variant: Variant
+    """What is trained."""
 
     seed: int
     """Of the study; the variants of one seed are paired."""
 
-    run_seed: int
-    """Of training."""
+    setup: dict[str, Any]
+    """What all runs of the study have in common; see `attendet.comparison.study`."""
 
     data: str
     """Path of the data set."""
 
     format: str | None
     """Of the data set, where it is not to be recognized."""
-
-    fingerprints: dict[str, str]
-    """Of the data's splits; a process that finds other data refuses."""
-
-    recipe: dict[str, Any]
-    """All settings."""
 
     pretrained: str | None
     """Weights file to start from."""
@@ -116,31 +98,52 @@ class Job:
     study: str
     """Folder of the study."""
 
-    folder: str
-    """Folder of the run, relative to that of the study."""
-
-    split: str
-    """Split that the run is measured on."""
-
-    weights: str
-    """``best`` or ``last``: which weights are measured."""
-
     until: int | None = None
     """Stop after this epoch, to go on later; None: train to the end."""
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Content key: the same key is the same run."""
+        return content_key(self.setup, self.variant.spec, self.variant.init, self.run_seed)
+
+    @property
+    def run_seed(self) -> int:
+        """Seed of training."""
+        return self.seed + REPEAT_SEEDS * (self.variant.repeat - 1)
+
+    @property
+    def split(self) -> str:
+        """Split that the run is measured on."""
+        return str(self.setup["split"])
+
+    @property
+    def weights(self) -> str:
+        """``best`` or ``last``: which weights are measured."""
+        return measured_weights(self.split)
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run, relative to that of the study."""
+        return f"runs/{folder_name(self.variant.name, self.run_seed, self.key)}"
 
     @property
     def path(self) -> Path:
         """Folder of the run."""
         return Path(self.study) / self.folder
 
-    def to_json(self) -> str:
-        """Return the job as one line."""
-        return json.dumps(dataclasses.asdict(self))
+    def identity(self) -> dict[str, Any]:
+        """Return the fields of a record that say which run of the study it is."""
+        return {
+            "variant": self.variant.as_dict(),
+            "variant_name": self.variant.name,
+            "seed": self.seed,
+            "folder": self.folder,
+        }
 
-    @classmethod
-    def from_json(cls, line: str) -> Job:
-        """Return the job that `to_json` wrote."""
-        return cls(**json.loads(line))
+
+def measured_weights(split: str) -> str:
+    """Return which weights are measured on a split: the best on val must not be measured there."""
+    return "best" if split == "test" else "last"
 
 
 def content_key(setup: Mapping[str, Any], spec: str, init: str, seed: int) -> str:

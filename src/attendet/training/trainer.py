@@ -34,7 +34,7 @@ from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
 from attendet.training.plan import Plan, make_plan
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
-from attendet.training.transfer import Transfer, follow_base
+from attendet.training.transfer import follow_base
 
 __all__ = ["Trainer", "TrainingResult", "epoch_order", "train"]
 
@@ -69,8 +69,8 @@ class TrainingResult:
     seconds: float
     """Wall time of this call."""
 
-    transfer: Transfer | None = None
-    """Tensors copied from pretrained weights; None without any, and for a resumed run."""
+    plan: Plan
+    """What was trained on what; its image cache is closed."""
 
 
 def train(
@@ -355,7 +355,7 @@ class Trainer:
             ap=self.best_ap if self.best_ap >= 0 else None,
             epochs=self.epoch,
             seconds=time.perf_counter() - started,
-            transfer=self.plan.transfer,
+            plan=self.plan,
         )
 
     def _has_started(self) -> bool:
