@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attendet.comparison import verdicts
-from attendet.comparison.statistics import detectable_difference
+from attendet.comparison.statistics import Noise, detectable_difference
 from attendet.comparison.verdicts import Paired, judge
 
 DRAWS = 200
@@ -174,7 +174,7 @@ def test_the_page_says_what_so_many_seeds_can_show() -> None:
     seeds = (2, 3, 4, 5, 7, 10, 15)
 
     for words, variants in (("one variant beside the baseline", 1), ("four variants", 4)):
-        cells = [detectable_difference(n, sd=1.0, comparisons=variants) for n in seeds]
+        cells = [detectable_difference(n, Noise(1.0, comparisons=variants)) for n in seeds]
         row = " | ".join(f"{cell:.1f}" for cell in cells)
         assert f"| {words} | {row} |" in page
 

@@ -12,18 +12,17 @@ n seeds, B draws of the test images, m comparisons.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 __all__ = [
+    "Noise",
     "PairedDifference",
-    "SignFlip",
     "chance_of_answer",
     "detectable_difference",
     "further_seeds",
@@ -35,10 +34,12 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-ALL_FLIPS_UP_TO = 16
-"""Seeds up to which all sign flips are counted; beyond, some are drawn."""
+MOST_FLIPS = 100_000
+"""Sign flips that are counted; of more, so many are drawn."""
 
-DRAWN_FLIPS = 100_000
+LEVEL = 0.05
+"""Chance of any false "helps" or "hurts" in a study of variants that all equal the baseline."""
+
 POWER = 0.8
 """Wanted chance of a clear answer."""
 
@@ -143,10 +144,8 @@ def paired_difference(
     return PairedDifference(mean, mean - reach, mean + reach, p, sd, seed_se, image_se)
 
 
-def hierarchical_bootstrap(
-    resampled: Floats, *, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Return a percentile interval of a mean difference, seeds and images both resampled.
+def hierarchical_bootstrap(resampled: Floats) -> tuple[float, float]:
+    """Return a 95 % percentile interval of a mean difference, seeds and images both resampled.
 
     Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (nested
     variation). In each draw the images are the same for all seeds, as they are in the study. With
@@ -156,27 +155,15 @@ def hierarchical_bootstrap(
 
     Args:
         resampled: (n, B): the difference of each seed on each draw of the images.
-        confidence: of the interval.
-        seed: of the draws.
     """
     seeds, draws = resampled.shape
-    rng = np.random.default_rng(seed)
-    picked = rng.integers(0, seeds, size=(seeds, draws))
+    picked = np.random.default_rng(0).integers(0, seeds, size=(seeds, draws))
     means = np.take_along_axis(resampled, picked, axis=0).mean(axis=0)
-    low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.nanquantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class SignFlip:
-    """A sign-flip test."""
-
-    p: float
-    least_p: float
-    """The smallest p that so many seeds can give."""
-
-
-def sign_flip_test(differences: Sequence[float] | Floats, *, seed: int = 0) -> SignFlip:
+def sign_flip_test(differences: Sequence[float] | Floats) -> float:
     """Return the two-sided p of the permutation test that flips the sign of each difference.
 
     Fisher 1935, The Design of Experiments, section 21. If variant and baseline are alike, each
@@ -186,24 +173,22 @@ def sign_flip_test(differences: Sequence[float] | Floats, *, seed: int = 0) -> S
 
     Args:
         differences: (n,), one a seed.
-        seed: of the drawn flips.
 
     Example:
         >>> sign_flip_test([1.0, 2.0, 3.0, 4.0, 5.0])
-        SignFlip(p=0.0625, least_p=0.0625)
+        0.0625
     """
-    values = np.asarray(differences, dtype=np.float64)
-    count = len(values)
-    if count <= ALL_FLIPS_UP_TO:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=count)))
-        extra = 0
-    else:
-        rng = np.random.default_rng(seed)
-        signs = rng.choice((1.0, -1.0), size=(DRAWN_FLIPS, count))
-        extra = 1
-    reached = np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12) - 1e-15
-    p = (int(reached.sum()) + extra) / (len(signs) + extra)
-    return SignFlip(float(p), min(1.0, 2.0 ** (1 - count)))
+    if len(differences) < 2:
+        return 1.0
+    test = stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.abs(np.sum(values, axis=axis)),
+        permutation_type="samples",
+        n_resamples=MOST_FLIPS,
+        alternative="greater",
+        random_state=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -225,23 +210,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What moves a measured difference besides the attention, and how many are judged."""
+
+    sd: float
+    """Standard deviation between seeds."""
+
+    image_variance: float = 0.0
+    """Variance of the mean over draws of the images; more seeds do not help against it."""
+
+    images: int = 2
+    """Number of test images."""
+
+    comparisons: int = 1
+    """Variants that are judged together; the level is divided by them."""
+
+
 @functools.cache
 def _variance_quantiles(seeds: int) -> Floats:
     """Return quantiles of the variance that seeds measure, as a fraction of the true one."""
     return np.asarray(special.chdtri(seeds - 1, 1 - QUANTILES) / (seeds - 1))
 
 
-def chance_of_answer(
-    seeds: int,
-    *,
-    difference: float,
-    sd: float,
-    margin: float,
-    image_variance: float = 0.0,
-    images: int = 2,
-    comparisons: int = 1,
-    level: float = 0.05,
-) -> float:
+def chance_of_answer(seeds: int, noise: Noise, *, difference: float, margin: float) -> float:
     """Return the chance that a study gives a clear verdict, if these values are the true ones.
 
     Clear is: the difference is shown not to be zero, or shown to lie within plus or minus
@@ -251,21 +243,22 @@ def chance_of_answer(
 
     Args:
         seeds: n, at least 2.
+        noise: true noise.
         difference: true mean difference.
-        sd: true standard deviation between seeds.
         margin: of no difference.
-        image_variance: variance of the mean over draws of the images; more seeds do not help
-            against it.
-        images: number of test images.
-        comparisons: variants that are judged together; the level is divided by them.
-        level: of a false claim.
     """
-    se = math.sqrt(sd**2 / seeds + image_variance)
+    seed_variance = noise.sd**2 / seeds
+    se = math.sqrt(seed_variance + noise.image_variance)
     if se == 0:
         return 1.0
-    measured = (_variance_quantiles(seeds) * sd**2 / seeds, seeds, image_variance, images)
-    claim = _reach(level / comparisons, *measured)
-    slack = np.clip(margin - _reach(level, *measured), 0, claim)
+    sources = (
+        _variance_quantiles(seeds) * seed_variance,
+        seeds,
+        noise.image_variance,
+        noise.images,
+    )
+    claim = _reach(LEVEL / noise.comparisons, *sources)
+    slack = np.clip(margin - _reach(LEVEL, *sources), 0, claim)
 
     def within(reach: Floats) -> Floats:
         ends = special.ndtr((reach - difference) / se), special.ndtr((-reach - difference) / se)
@@ -274,18 +267,8 @@ def chance_of_answer(
     return float((1 - within(claim) + within(slack)).mean())
 
 
-def further_seeds(
-    now: int,
-    *,
-    difference: float,
-    sd: float,
-    margin: float,
-    image_variance: float = 0.0,
-    images: int = 2,
-    comparisons: int = 1,
-    power: float = POWER,
-) -> int | None:
-    """Return how many more seeds give a clear verdict with a chance of ``power``.
+def further_seeds(now: int, noise: Noise, *, difference: float, margin: float) -> int | None:
+    """Return how many more seeds give a clear verdict with a chance of `POWER`.
 
     It takes what was measured for the ground truth, so with few seeds it is a rough guide.
 
@@ -294,16 +277,7 @@ def further_seeds(
     """
 
     def clear(seeds: int) -> bool:
-        chance = chance_of_answer(
-            seeds,
-            difference=difference,
-            sd=sd,
-            margin=margin,
-            image_variance=image_variance,
-            images=images,
-            comparisons=comparisons,
-        )
-        return chance >= power
+        return chance_of_answer(seeds, noise, difference=difference, margin=margin) >= POWER
 
     low, high = max(now, 1), max(now + 1, 2)
     while not clear(high):
@@ -316,44 +290,21 @@ def further_seeds(
     return high - now
 
 
-def detectable_difference(
-    seeds: int,
-    *,
-    sd: float,
-    image_variance: float = 0.0,
-    images: int = 2,
-    comparisons: int = 1,
-    level: float = 0.05,
-    power: float = POWER,
-) -> float:
-    """Return the smallest true difference that a study like this shows with a chance of ``power``.
+def detectable_difference(seeds: int, noise: Noise) -> float:
+    """Return the smallest true difference that a study like this shows with a chance of `POWER`.
 
     Args:
         seeds: n, at least 2.
-        sd: standard deviation between seeds.
-        image_variance: variance of the mean over draws of the images.
-        images: number of test images.
-        comparisons: variants that are judged together.
-        level: of a false claim.
-        power: wanted chance.
+        noise: true noise.
 
     Example:
-        >>> [round(detectable_difference(seeds, sd=0.01), 3) for seeds in (3, 5, 10)]
+        >>> [round(detectable_difference(seeds, Noise(0.01)), 3) for seeds in (3, 5, 10)]
         [0.033, 0.017, 0.010]
     """
-    se = math.sqrt(sd**2 / seeds + image_variance)
-    low, high = 0.0, 200 * se * comparisons
+    se = math.sqrt(noise.sd**2 / seeds + noise.image_variance)
+    low, high = 0.0, 200 * se * noise.comparisons
     for _ in range(40):
         middle = (low + high) / 2
-        chance = chance_of_answer(
-            seeds,
-            difference=middle,
-            sd=sd,
-            margin=0.0,
-            image_variance=image_variance,
-            images=images,
-            comparisons=comparisons,
-            level=level,
-        )
-        low, high = (middle, high) if chance < power else (low, middle)
+        shown = chance_of_answer(seeds, noise, difference=middle, margin=0.0) >= POWER
+        low, high = (low, middle) if shown else (middle, high)
     return high

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from attendet.comparison.statistics import (
     BEYOND_COUNT,
+    LEVEL,
     MOST_SEEDS,
     POWER,
+    Noise,
     PairedDifference,
     chance_of_answer,
     detectable_difference,
@@ -24,16 +26,13 @@ from attendet.comparison.statistics import (
     sign_flip_test,
 )
 
-__all__ = ["LEVEL", "Paired", "judge"]
+__all__ = ["Paired", "judge"]
 
 Floats = NDArray[np.float64]
 
 LEARNED = 0.02
 """AP below which variant and baseline have learned next to nothing: being alike then means
 nothing."""
-
-LEVEL = 0.05
-"""Chance of any false "helps" or "hurts" in a study of variants that all equal the baseline."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,45 +117,25 @@ def _verdict(
     word = _word(difference, adjusted, margin)
     if max(variant.ap.mean(), variant.baseline_ap.mean()) < LEARNED:
         word = "nothing learned"
-    flip = sign_flip_test(variant.differences)
-    more, detectable, in_the_way = None, None, False
-    if count > 1:
-        noise = {
-            "sd": difference.sd,
-            "image_variance": variant.image_variance,
-            "images": variant.images,
-            "comparisons": comparisons,
-        }
-        detectable = detectable_difference(count, **noise)  # type: ignore[arg-type]
-        if word == "not enough seeds":
-            more = further_seeds(
-                count,
-                difference=difference.mean,
-                margin=margin,
-                **noise,  # type: ignore[arg-type]
-            )
-            chance = chance_of_answer(
-                BEYOND_COUNT,
-                difference=difference.mean,
-                margin=margin,
-                **noise,  # type: ignore[arg-type]
-            )
-            in_the_way = more is None and chance < POWER
+    noise = Noise(difference.sd, variant.image_variance, variant.images, comparisons)
+    more, too_few = None, None
+    if word == "not enough seeds" and count > 1:
+        more = further_seeds(count, noise, difference=difference.mean, margin=margin)
+        chance = chance_of_answer(BEYOND_COUNT, noise, difference=difference.mean, margin=margin)
+        too_few = variant.images if more is None and chance < POWER else None
     low, high = (
         hierarchical_bootstrap(variant.resampled) if variant.resampled.size else (math.nan,) * 2
     )
     return {
         "verdict": word,
-        "text": _sentence(
-            word, difference, margin, count, more, variant.images if in_the_way else None
-        ),
+        "text": _sentence(word, difference, margin, count, more, too_few),
         "difference": difference.mean,
         "low": _finite(difference.low),
         "high": _finite(difference.high),
         "p": _finite(difference.p),
         "p_holm": adjusted,
-        "sign_flip_p": flip.p,
-        "sign_flip_least_p": flip.least_p,
+        "sign_flip_p": sign_flip_test(variant.differences),
+        "sign_flip_least_p": 2.0 ** (1 - count),
         "bootstrap_low": _finite(low),
         "bootstrap_high": _finite(high),
         "seed_sd": _finite(difference.sd),
@@ -168,7 +147,7 @@ def _verdict(
         "baseline_ap": float(variant.baseline_ap.mean()),
         "margin": margin,
         "further_seeds": more,
-        "detectable": detectable,
+        "detectable": detectable_difference(count, noise) if count > 1 else None,
     }
 
 
