@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_xywh
@@ -79,8 +80,11 @@ def _match_class(
         mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MAX_DETECTIONS]
         if not len(mine):
             continue
-        overlap = _overlap(found.boxes_xyxy[mine], sample.boxes_xyxy[wanted], difficult)
-        hit, skip = _match_image(overlap, difficult)
+        boxes = (found.boxes_xyxy[mine], sample.boxes_xyxy[wanted])
+        overlap = coco_mask.iou(
+            *(xyxy_to_xywh(part.astype(np.float64)) for part in boxes), difficult.astype(np.uint8)
+        )
+        hit, skip = _match_image(np.reshape(overlap, (len(mine), len(difficult))), difficult)
         images.append(np.full(len(mine), number))
         scores.append(found.scores[mine].astype(np.float64))
         right.append(hit)
@@ -92,25 +96,6 @@ def _match_class(
         ignored=np.concatenate(ignored, axis=1)[:, order],
         gts=gts,
     )
-
-
-def _overlap(
-    found_xyxy: NDArray[np.float32],
-    gt_xyxy: NDArray[np.float32],
-    difficult: NDArray[np.bool_],
-) -> Floats:
-    """Return COCO's overlaps: by the union, with a difficult ground truth by the detection's own
-    area."""
-    found = xyxy_to_xywh(found_xyxy.astype(np.float64))[:, None]
-    gt = xyxy_to_xywh(gt_xyxy.astype(np.float64))[None]
-    ends = np.minimum(found[..., :2] + found[..., 2:], gt[..., :2] + gt[..., 2:])
-    sides = (ends - np.maximum(found[..., :2], gt[..., :2])).clip(min=0)
-    shared = sides[..., 0] * sides[..., 1]
-    found_area = found[..., 2] * found[..., 3]
-    union = found_area + gt[..., 2] * gt[..., 3] - shared
-    whole = np.where(difficult[None], found_area, union)
-    overlap: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-    return overlap
 
 
 def _match_image(

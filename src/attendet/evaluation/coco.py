@@ -8,7 +8,7 @@ by the detection's own area, so a detection of a part of a difficult object is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,72 +23,48 @@ if TYPE_CHECKING:
 
 __all__ = ["coco_metrics"]
 
+SUMMARY = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
+)
+"""COCO's twelve numbers, in the order of its summary."""
+
 IOU_50, IOU_75 = 0, 5
 """Where the thresholds 0.50 and 0.75 stand among 0.50, 0.55 ... 0.95."""
 
-AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
-"""Where each range of areas stands."""
+ALL_AREAS, MOST_DETECTIONS = 0, -1
+"""Where all sizes of objects, and the limit of 100 detections, stand."""
 
-MAX_DETECTIONS = {1: 0, 10: 1, 100: 2}
-"""Most detections of a class and image, and where that limit stands."""
-
-
-def _annotation_columns(
-    boxes_xyxy: NDArray[np.floating], class_ids: NDArray[np.int64]
-) -> tuple[list[list[float]], list[float], list[int]]:
-    boxes_xywh = xyxy_to_xywh(boxes_xyxy.astype(np.float64))
-    areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-    return boxes_xywh.tolist(), areas.tolist(), (class_ids + 1).tolist()
+Boxes = tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.floating], NDArray[np.bool_]]
+"""Boxes (xyxy), class ids, scores, and which are difficult, of one image."""
 
 
-def _gt_annotations(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _annotations(images: Iterable[Boxes]) -> list[dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
-    for image_id, sample in enumerate(samples, 1):
-        columns = _annotation_columns(sample.boxes_xyxy, sample.class_ids)
-        for box, area, category, crowd in zip(
-            *columns, sample.difficult.astype(int).tolist(), strict=True
-        ):
+    for image_id, (boxes_xyxy, *columns) in enumerate(images, 1):
+        boxes_xywh = xyxy_to_xywh(boxes_xyxy.astype(np.float64)).tolist()
+        rows = zip(boxes_xywh, *(column.tolist() for column in columns), strict=True)
+        for box, class_id, score, difficult in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": category,
+                    "category_id": class_id + 1,
                     "bbox": box,
-                    "area": area,
-                    "iscrowd": crowd,
+                    "area": box[2] * box[3],
+                    "score": score,
+                    "iscrowd": int(difficult),
                 }
             )
     return annotations
 
 
-def _best_of_each_class(found: Detections, limit: int) -> Detections:
-    """Return the best ``limit`` detections of each class, which are all that COCO looks at."""
-    if len(found) <= limit:
-        return found
+def _best_of_each_class(found: Detections) -> Detections:
+    """Return the best 100 detections of each class, which are all that COCO looks at."""
     order = np.lexsort((np.arange(len(found)), -found.scores, found.class_ids))
     ids = found.class_ids[order]
     rank = np.arange(len(ids)) - np.searchsorted(ids, ids)
-    return found[np.sort(order[rank < limit])]
-
-
-def _found_annotations(detections: Sequence[Detections]) -> list[dict[str, Any]]:
-    annotations: list[dict[str, Any]] = []
-    for image_id, every in enumerate(detections, 1):
-        found = _best_of_each_class(every, max(MAX_DETECTIONS))
-        columns = _annotation_columns(found.boxes_xyxy, found.class_ids)
-        for box, area, category, score in zip(*columns, found.scores.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": box,
-                    "area": area,
-                    "score": score,
-                    "iscrowd": 0,
-                }
-            )
-    return annotations
+    return found[np.sort(order[rank < 100])]
 
 
 def _silent(*_: object) -> None:
@@ -97,30 +73,33 @@ def _silent(*_: object) -> None:
 
 def _run_evaluator(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision (thresholds, recalls, classes, areas, limits) and recall (without recalls).
-
-    Both are -1 where there is no ground truth.
-    """
+) -> Any:
+    """Return faster-coco-eval's evaluator after its work."""
     package = require("faster_coco_eval", extra="train", purpose="evaluation")
-    if not samples or not classes:
-        nothing = np.full((10, 101, len(classes), 4, 3), -1.0)
-        return nothing, nothing[:, 0]
-    sheets = []
-    for entries in (_gt_annotations(samples), _found_annotations(detections)):
-        sheet = {
-            "images": [
-                {"id": image_id, "height": sample.image_hw[0], "width": sample.image_hw[1]}
-                for image_id, sample in enumerate(samples, 1)
-            ],
-            "categories": [{"id": index, "name": name} for index, name in enumerate(classes, 1)],
-            "annotations": entries,
-        }
-        sheets.append(package.COCO(sheet, print_function=_silent))
+    gt = _annotations(
+        (each.boxes_xyxy, each.class_ids, np.ones(len(each.class_ids)), each.difficult)
+        for each in samples
+    )
+    found = _annotations(
+        (each.boxes_xyxy, each.class_ids, each.scores, np.zeros(len(each), dtype=np.bool_))
+        for each in map(_best_of_each_class, detections)
+    )
+    head = {
+        "images": [
+            {"id": image_id, "height": sample.image_hw[0], "width": sample.image_hw[1]}
+            for image_id, sample in enumerate(samples, 1)
+        ],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(classes, 1)],
+    }
+    sheets = [
+        package.COCO({**head, "annotations": entries}, print_function=_silent)
+        for entries in (gt, found)
+    ]
     evaluator = package.COCOeval_faster(*sheets, iouType="bbox", print_function=_silent)
     evaluator.evaluate()
     evaluator.accumulate()
-    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
+    evaluator.summarize()
+    return evaluator
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
@@ -148,27 +127,23 @@ def coco_metrics(
     Raises:
         MissingExtraError: if faster-coco-eval is not installed.
     """
-    precision, recall = _run_evaluator(samples, detections, classes)
-    best = MAX_DETECTIONS[100]
-    metrics: dict[str, Any] = {
-        "ap": _mean(precision[:, :, :, AREAS["all"], best]),
-        "ap50": _mean(precision[IOU_50, :, :, AREAS["all"], best]),
-        "ap75": _mean(precision[IOU_75, :, :, AREAS["all"], best]),
-    }
-    sizes = ("small", "medium", "large")
-    metrics |= {f"ap_{size}": _mean(precision[:, :, :, AREAS[size], best]) for size in sizes}
-    metrics |= {
-        f"ar_{limit}": _mean(recall[:, :, AREAS["all"], index])
-        for limit, index in MAX_DETECTIONS.items()
-    }
-    metrics |= {f"ar_{size}": _mean(recall[:, :, AREAS[size], best]) for size in sizes}
-    metrics["per_class"] = {
+    if samples and classes:
+        evaluator = _run_evaluator(samples, detections, classes)
+        summary = [_mean(np.array([value])) for value in evaluator.stats[: len(SUMMARY)]]
+        precision, recall = (np.asarray(evaluator.eval[name]) for name in ("precision", "recall"))
+    else:
+        summary = [None] * len(SUMMARY)
+        precision = np.full((10, 101, len(classes), 1, 1), -1.0)
+        recall = precision[:, 0]
+    precision = precision[:, :, :, ALL_AREAS, MOST_DETECTIONS]
+    recall = recall[:, :, ALL_AREAS, MOST_DETECTIONS]
+    per_class = {
         name: {
-            "ap": _mean(precision[:, :, index, AREAS["all"], best]),
-            "ap50": _mean(precision[IOU_50, :, index, AREAS["all"], best]),
-            "ap75": _mean(precision[IOU_75, :, index, AREAS["all"], best]),
-            "ar_100": _mean(recall[:, index, AREAS["all"], best]),
+            "ap": _mean(precision[:, :, index]),
+            "ap50": _mean(precision[IOU_50, :, index]),
+            "ap75": _mean(precision[IOU_75, :, index]),
+            "ar_100": _mean(recall[:, index]),
         }
         for index, name in enumerate(classes)
     }
-    return metrics
+    return {**dict(zip(SUMMARY, summary, strict=True)), "per_class": per_class}
