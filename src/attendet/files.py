@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "files_with_suffix",
     "is_resource_fork",
+    "json_line",
+    "read_json_lines",
     "replacing",
     "replacing_folder",
     "write_atomically",
@@ -114,3 +118,24 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """Return a record as one line of a JSON Lines file.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file without a last line that a kill truncated."""
+    records: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records

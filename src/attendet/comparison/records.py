@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError, DataError
-from attendet.files import replacing, write_atomically
+from attendet.files import json_line, read_json_lines, replacing, write_atomically
+from attendet.report.study import LAYOUT, RUNS, STUDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,45 +44,27 @@ __all__ = [
     "write_ground_truth",
 ]
 
-RUNS = "runs.jsonl"
-STUDY = "study.json"
 GROUND_TRUTH = "ground_truth.npz"
 RECORD = "record.json"
 """The record of one run, in the run's folder: what is here need not be run again."""
 
-LAYOUT = "attendet/comparison/1"
-"""Name and version of the layout."""
-
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """Return the records of runs.jsonl without a last line that a kill truncated."""
-    file = folder / RUNS
-    if not file.is_file():
-        return []
-    records = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    return read_json_lines(folder / RUNS)
 
 
 def write_runs(folder: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write runs.jsonl atomically."""
-    write_atomically(folder / RUNS, "".join(_line(record) for record in records))
+    write_atomically(folder / RUNS, "".join(map(json_line, records)))
 
 
 def add_run(folder: Path, record: dict[str, Any]) -> None:
     """Append one record to runs.jsonl."""
     with (folder / RUNS).open("a", encoding="utf-8") as stream:
-        stream.write(_line(record))
+        stream.write(json_line(record))
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -114,10 +97,6 @@ def write_study(folder: Path, study: dict[str, Any]) -> None:
     write_atomically(folder / STUDY, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)])
-
-
 def write_detections(path: Path, keys: Sequence[str], found: Sequence[Detections]) -> None:
     """Write the detections of images as flat arrays.
 
@@ -125,19 +104,29 @@ def write_detections(path: Path, keys: Sequence[str], found: Sequence[Detections
     detections of each image, and over all images ``boxes_xyxy`` (D, 4) float32 pixels,
     ``scores`` (D,) float32, ``class_ids`` (D,); ``classes`` (K,) are their names.
     """
-    first = found[0].classes if found else ()
+    scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in found)])
+    _write_boxes(path, keys, found[0].classes if found else (), found, scores=scores)
+
+
+def _write_boxes(
+    path: Path,
+    keys: Sequence[str],
+    classes: Sequence[str],
+    images: Sequence[Sample] | Sequence[Detections],
+    **columns: NDArray[Any],
+) -> None:
     with replacing(path) as partial, partial.open("wb") as stream:
         np.savez_compressed(
             stream,
             keys=np.array(keys, dtype=np.str_),
-            classes=np.array(first, dtype=np.str_),
-            image_hw=np.array([each.image_hw for each in found], dtype=np.int64).reshape(-1, 2),
-            counts=np.array([len(each) for each in found], dtype=np.int64),
+            classes=np.array(classes, dtype=np.str_),
+            image_hw=np.array([each.image_hw for each in images], dtype=np.int64).reshape(-1, 2),
+            counts=np.array([len(each.class_ids) for each in images], dtype=np.int64),
             boxes_xyxy=np.concatenate(
-                [np.zeros((0, 4), np.float32), *(each.boxes_xyxy for each in found)]
+                [np.zeros((0, 4), np.float32), *(each.boxes_xyxy for each in images)]
             ),
-            scores=np.concatenate([np.zeros(0, np.float32), *(each.scores for each in found)]),
-            class_ids=np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in found)]),
+            class_ids=np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in images)]),
+            **columns,  # type: ignore[arg-type]
         )
 
 
@@ -150,7 +139,7 @@ def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        offsets = _offsets(arrays["counts"])
+        offsets = np.cumsum([0, *arrays["counts"]])
         classes = tuple(str(name) for name in arrays["classes"])
         found = [
             Detections(
@@ -181,20 +170,9 @@ def write_ground_truth(
         str(sample.path.relative_to(root)) if sample.path.is_relative_to(root) else str(sample.path)
         for sample in samples
     ]
-    with replacing(path) as partial, partial.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            keys=np.array([sample.key for sample in samples], dtype=np.str_),
-            paths=np.array(paths, dtype=np.str_),
-            classes=np.array(classes, dtype=np.str_),
-            image_hw=np.array([sample.image_hw for sample in samples], np.int64).reshape(-1, 2),
-            counts=np.array([len(sample.class_ids) for sample in samples], dtype=np.int64),
-            boxes_xyxy=np.concatenate(
-                [np.zeros((0, 4), np.float32), *(sample.boxes_xyxy for sample in samples)]
-            ),
-            class_ids=np.concatenate([np.zeros(0, np.int64), *(s.class_ids for s in samples)]),
-            difficult=np.concatenate([np.zeros(0, np.bool_), *(s.difficult for s in samples)]),
-        )
+    difficult = np.concatenate([np.zeros(0, np.bool_), *(each.difficult for each in samples)])
+    keys = [sample.key for sample in samples]
+    _write_boxes(path, keys, classes, samples, paths=np.array(paths, np.str_), difficult=difficult)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 
 from attendet import __version__
 from attendet.comparison.cost import count_costs
-from attendet.comparison.records import RECORD, _line, locked, read_json, write_detections
+from attendet.comparison.records import RECORD, locked, read_json, write_detections
 from attendet.comparison.variants import Job
 from attendet.data import Sample
 from attendet.data.checks import decode_issues
@@ -30,7 +30,7 @@ from attendet.errors import (
 )
 from attendet.evaluation import compute_metrics, detect
 from attendet.explain import gate_health
-from attendet.files import write_atomically
+from attendet.files import json_line, write_atomically
 from attendet.inference import load
 from attendet.models import load_weights, read_metadata
 from attendet.system import describe_machine
@@ -72,7 +72,7 @@ class _RunCallback(TrainingCallback):
         """Report the plan, and write the digest of the initial weights once."""
         path = Path(folder) / BASE
         if not path.is_file() and not RunFolder(self.job.path).records():
-            write_atomically(path, _line({"base_weights": base_digest(plan)}))
+            write_atomically(path, json_line({"base_weights": base_digest(plan)}))
         event: dict[str, Any] = {"event": "planned", "pid": os.getpid()}
         if plan.transfer is not None:
             event["base_weights"] = plan.transfer.summary()
@@ -133,7 +133,7 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
             report({"event": "measuring"})
             record = _measured_record(job, result)
         record["wall_seconds"] = round(time.perf_counter() - begun, 3)
-        write_atomically(job.path / RECORD, _line(record))
+        write_atomically(job.path / RECORD, json_line(record))
         if record["stopped"] is None:
             _tidy(job)
     return record
@@ -206,7 +206,7 @@ def _measured_record(job: Job, result: TrainingResult) -> dict[str, Any]:
         "metrics": time.perf_counter() - detected,
     }
     write_detections(job.path / DETECTIONS, [sample.key for sample in samples], found)
-    write_atomically(job.path / EVALUATION, _line(metrics))
+    write_atomically(job.path / EVALUATION, json_line(metrics))
     return {
         **_record(job, plan, result.records),
         "metrics": {name: value for name, value in metrics.items() if name not in CURVES},
@@ -226,7 +226,7 @@ def _paused_record(job: Job, result: TrainingResult) -> dict[str, Any]:
         samples, found = _detect(job, plan, result.last, "val")
         ap = compute_metrics(samples, found, plan.metadata.classes, curves=False)["ap"]
         pauses = {**(read_json(job.path / PAUSES) or {}), str(last["epoch"]): ap or 0.0}
-        write_atomically(job.path / PAUSES, _line(pauses))
+        write_atomically(job.path / PAUSES, json_line(pauses))
         validation_seconds = round(time.perf_counter() - begun, 3)
     record = _record(job, plan, result.records)
     val_ap = record["curve"][-1].get("ap")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, TrainingError
-from attendet.files import replacing, write_atomically
+from attendet.files import json_line, read_json_lines, replacing, write_atomically
 from attendet.system import require
 from attendet.training.recipe import Recipe
 
@@ -157,32 +156,21 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the epoch records so far, without a last line that a kill truncated."""
-        file = self.path / RESULTS
-        if not file.exists():
-            return []
-        records = []
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            records.append(record)
-        return records
+        return read_json_lines(self.path / RESULTS)
 
     def rewind(self, epochs: int) -> list[dict[str, Any]]:
         """Remove what a killed run wrote after an epoch and return the records up to it."""
         for leftover in self.path.glob(".*.part"):
             leftover.unlink(missing_ok=True)
         kept = [record for record in self.records() if record["epoch"] <= epochs]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.path / RESULTS, lines)
+        write_atomically(self.path / RESULTS, "".join(map(json_line, kept)))
         self._purge_step = epochs + 1
         return kept
 
     def add_record(self, record: dict[str, Any]) -> None:
         """Append an epoch's record to results.jsonl and to the TensorBoard events."""
         with (self.path / RESULTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(json_line(record))
         writer = self._tensorboard()
         for name, value in _flat(record):
             writer.add_scalar(name, value, record["epoch"])
