@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from attendet.cli import main  # noqa: E402
 from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
+from attendet.models.graph import Convolutional, Graph, Yolo  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,24 @@ def test_the_text_describes_the_file(weights: Path, capsys: pytest.CaptureFixtur
     assert facts["ap50"] == "0.1235"
     assert facts["train"] == "205"
     assert "recipe" not in facts  # the file has none
+
+
+def test_the_sites_of_a_network_with_its_own_layers_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = [Convolutional(8, 3, 2, 1) for _ in range(5)]
+    graph = Graph((*layers, Convolutional(6, activation="linear"), Yolo()))
+    metadata = WeightsMetadata(
+        classes=("cell",),
+        architecture="darknet-graph",
+        graph=graph.to_mappings(),
+        anchors=((20, 20),),
+        anchor_masks=((0,),),
+        input_hw=(64, 64),
+    )
+    path = save_weights(tmp_path / "g.safetensors", build_from_metadata(metadata), metadata)
+    assert main(["info", str(path)]) == 0
+    assert "  stage2  layer 2, 8 channels, stride 8" in capsys.readouterr().out.splitlines()
 
 
 def test_json_is_one_object_that_counts_the_parameters(

@@ -161,7 +161,7 @@ def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ca", r"must name layers in a darknet-graph; got 'ca' .* as in ca@layer4, or"),
+        ("ca", r"must name its sites in a network without named ones; got 'ca' .* as in ca@"),
         ("ca@p5", r"got 'p5' in 'ca@p5'"),
         ("ca@layer1", r"got 'layer1' in .* Did you mean"),  # the raw map itself
     ],

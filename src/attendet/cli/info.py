@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; return 0."""
     from attendet.interop.hub import local_weights
+    from attendet.models.graph import Graph
+    from attendet.models.graph_sites import describe_sites
     from attendet.models.metadata import count_parameters, read_metadata, read_tensor_shapes
 
     args.weights = local_weights(args.weights)
@@ -33,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         "parameters": count_parameters(read_tensor_shapes(args.weights)),
         **dataclasses.asdict(metadata),
     }
+    if metadata.graph:
+        facts["sites"] = describe_sites(Graph.from_mappings(metadata.graph))
     print(json.dumps(facts, indent=2) if args.json else _as_text(facts))
     return 0
 
@@ -47,6 +51,10 @@ def _as_text(facts: dict[str, Any]) -> str:
     shown["anchors"] = " ".join(f"{width:g},{height:g}" for width, height in facts["anchors"])
     if facts["graph"]:
         shown["graph"] = f"{len(facts['graph'])} layers"
+        shown["sites"] = {
+            name: f"layer {one['layer']}, {one['channels']} channels, stride {one['stride']}"
+            for name, one in facts["sites"].items()
+        }
     shown["anchor_masks"] = " ".join(str(list(mask)) for mask in facts["anchor_masks"])
     return "\n".join(_lines(shown))
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attendet.attention import AttentionBlock, format_attention_spec, parse_attention_spec
+from attendet.attention import AttentionBlock, format_attention_spec
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError
 from attendet.evaluation import evaluate
@@ -25,7 +25,9 @@ from attendet.explain.health import BlockHealth
 from attendet.inference import Detector
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.media.sources import Source
-from attendet.models import NECK_SITES, SITES, DetectionNetwork, WeightsMetadata, YoloV4Tiny
+from attendet.models import DetectionNetwork, WeightsMetadata
+from attendet.models.graph import Graph
+from attendet.models.weights import attention_of, attention_sites
 
 MAX_AP_LOSS = 0.2
 """Default tolerance, points of AP. Two runs that differ only in their seed differ by more: half a
@@ -178,16 +180,12 @@ def _reason_to_keep(
 
 def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> WeightsMetadata:
     """Return the metadata with the remaining attention, and without the measured AP."""
-    if not isinstance(network, YoloV4Tiny):
+    before = {site: name for site, (name, _) in attention_of(metadata).items()}
+    left = {site: name for site, name in before.items() if site in network.attention_blocks()}
+    if left == before:
         return metadata
-    parsed = parse_attention_spec(
-        metadata.attention, default_sites=NECK_SITES, sites=SITES, known=None
-    )
-    blocks = network.attention_blocks()
-    left = {site: name for site, name in parsed.items() if site in blocks}
-    if left == parsed:
-        return metadata
-    spec = format_attention_spec(left, NECK_SITES)
+    graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
+    spec = format_attention_spec(left, attention_sites(graph)[1])
     return dataclasses.replace(metadata, attention=spec, measured=None)
 
 

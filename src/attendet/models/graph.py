@@ -363,19 +363,6 @@ class Graph:
         """Numbers of the output layers."""
         return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, Yolo))
 
-    def sites(self) -> tuple[str, ...]:
-        """Return the sites of attention: after the layers, ``layer0`` and so on.
-
-        The raw maps themselves, before the [yolo] layers, are no sites.
-        """
-        outputs = self.yolo_layers
-        raw = {source for index in outputs for source in self.layers[index].sources(index)}
-        return tuple(
-            f"layer{index}"
-            for index in range(len(self.layers))
-            if index not in raw and index not in outputs
-        )
-
     def shapes(
         self, input_hw: tuple[int, int], *, channels: int = 3, where: Where = _layer_number
     ) -> list[Shape]:

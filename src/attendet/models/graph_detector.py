@@ -28,6 +28,7 @@ from attendet.models.graph import (
     Upsample,
     Yolo,
 )
+from attendet.models.graph_sites import backbone_layers, graph_sites
 from attendet.models.yolov4_tiny import OBJECT_PRIOR
 
 __all__ = ["DarknetConvolution", "GraphDetector"]
@@ -162,7 +163,7 @@ class GraphDetector(DetectionNetwork):
         num_classes: K.
         anchors: of each [yolo] layer: widths and heights in pixels.
         input_hw: height and width of its input, pixels, from which the strides follow.
-        attention: site to name of a block; sites are ``layer0`` and so on, see `Graph.sites`.
+        attention: site to name of a block; for sites see `attendet.models.graph_sites`.
         attention_init: ``paper`` or ``identity``, for all sites or for each that has a block.
         scale_x_y: stretch of the center's sigmoid, where a level does not state its own.
         bn_eps: epsilon of batch normalization.
@@ -203,9 +204,16 @@ class GraphDetector(DetectionNetwork):
             source: index for index, sources in enumerate(self._sources) for source in sources
         }
         self._initialize()
+        sites = graph_sites(graph)
         widths = [shape[0] for shape in graph.shapes(input_hw)]
-        by_site = {f"layer{index}": count for index, count in enumerate(widths)}
+        by_site = {name: widths[site.layer] for name, site in sites.items()}
         self._add_attention(attention or {}, by_site, attention_init)
+        self._sites = {name: sites[name] for name in self.attention}
+
+    @property
+    def backbone(self) -> nn.ModuleList:
+        """The layers that make the last map of the backbone; see `backbone_layers`."""
+        return nn.ModuleList(self.layers[index] for index in sorted(backbone_layers(self.graph)))
 
     def output_layers(self) -> tuple[str, ...]:
         """Return the names of the layers before the [yolo] layers."""
@@ -245,20 +253,39 @@ class GraphDetector(DetectionNetwork):
 
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
         maps = {-1: images}
+        gated: dict[tuple[int, int], Tensor] = {}  # by layer and reader, where readers differ
         raw_maps = []
         for index, (layer, module) in enumerate(zip(self.graph.layers, self.layers, strict=True)):
-            inputs = [maps[source] for source in self._sources[index]]
+            sources = self._sources[index]
+            inputs = [gated.pop((source, index), maps[source]) for source in sources]
             if isinstance(layer, Yolo):
                 raw_maps.append(inputs[0])
             elif index in self._last_use:
-                site, made = f"layer{index}", module(*inputs)
-                if record is not None and site in self.attention:
-                    record[site] = made
-                maps[index] = self._attend(site, made)
-            for source in self._sources[index]:
+                maps[index] = module(*inputs)
+                self._attend_layer(index, maps, gated, record)
+            for source in sources:
                 if self._last_use[source] == index:
                     maps.pop(source, None)
         return raw_maps
+
+    def _attend_layer(
+        self,
+        index: int,
+        maps: dict[int, Tensor],
+        gated: dict[tuple[int, int], Tensor],
+        record: dict[str, Tensor] | None,
+    ) -> None:
+        """Gate the map of a layer at its sites, for all layers that read it or for some."""
+        for name, site in self._sites.items():
+            if site.layer != index:
+                continue
+            if record is not None:
+                record[name] = maps[index]
+            made = self._attend(name, maps[index])
+            if site.readers is None:
+                maps[index] = made
+            else:
+                gated |= {(index, reader): made for reader in site.readers}
 
 
 def _check_levels(

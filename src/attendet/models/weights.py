@@ -26,6 +26,7 @@ from attendet.models.detector import DetectionNetwork, common_init
 from attendet.models.graph import ARCHITECTURE as DARKNET_GRAPH
 from attendet.models.graph import Graph
 from attendet.models.graph_detector import GraphDetector
+from attendet.models.graph_sites import default_sites, graph_sites
 from attendet.models.metadata import (
     DEFAULT_ANCHORS,
     DEFAULT_MASKS,
@@ -36,6 +37,7 @@ from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 __all__ = [
     "attention_of",
+    "attention_sites",
     "build",
     "build_from_metadata",
     "canonical_attention",
@@ -152,13 +154,28 @@ def build(
     return cast(YoloV4Tiny, build_from_metadata(metadata))
 
 
+def attention_sites(graph: Graph | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the sites of a network, and those of a spec without sites.
+
+    Args:
+        graph: of a network with layers of its own; the reference network if None.
+
+    Example:
+        >>> attention_sites()
+        (('stage1', 'stage2', 'stage3', 'p4', 'p5', 'up'), ('p4', 'p5', 'up'))
+    """
+    if graph is None:
+        return SITES, NECK_SITES
+    sites = graph_sites(graph)
+    return tuple(sites), default_sites(sites)
+
+
 def canonical_attention(spec: str, graph: Graph | None = None) -> str:
     """Return an attention spec in its one canonical spelling.
 
     Args:
         spec: such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
-        graph: of a network with layers of its own: its sites are ``layer0`` and so on, none of them
-            the default.
+        graph: of a network with layers of its own (see `attendet.models.graph_sites`).
 
     Raises:
         ConfigError: if a block or a site is unknown.
@@ -167,21 +184,18 @@ def canonical_attention(spec: str, graph: Graph | None = None) -> str:
         >>> canonical_attention("ca@p4,p5,up")
         'ca'
     """
-    return format_attention_spec(_parse_attention(spec, graph), () if graph else NECK_SITES)
+    return format_attention_spec(_parse_attention(spec, graph), attention_sites(graph)[1])
 
 
 def _parse_attention(spec: str, graph: Graph | None) -> dict[str, str]:
     """Return the block at each site that has one, of the reference network or of a graph."""
-    known = attention_names()
-    if graph is None:
-        return parse_attention_spec(spec, default_sites=NECK_SITES, sites=SITES, known=known)
-    sites = graph.sites()
-    if any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
+    sites, usual = attention_sites(graph)
+    if not usual and any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
         raise ConfigError(
-            f"attention must name layers in a {DARKNET_GRAPH}; got {spec!r} (--attention). "
-            f"Write it as in ca@{sites[-1]}, or give --attention none."
+            f"attention must name its sites in a network without named ones; got {spec!r} "
+            f"(--attention). Write it as in ca@{sites[-1]}, or give --attention none."
         )
-    return parse_attention_spec(spec, default_sites=(), sites=sites, known=known)
+    return parse_attention_spec(spec, default_sites=usual, sites=sites, known=attention_names())
 
 
 def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionInit]]:

@@ -269,7 +269,7 @@ def test_a_graph_learns(darknet: Callable[..., Any], images: torch.Tensor) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"attention": "ca"}, "attention must name layers in a darknet-graph; got 'ca'"),
+        ({"attention": "ca@p6"}, r"attention must be at a site of the network; got 'p6'"),
         (
             {"attention": "ca@layer0", "attention_init": {"layer1": "paper"}},
             "must name an init for",

@@ -1,0 +1,213 @@
+"""Named attention sites of a network with layers of its own, found from its graph.
+
+The names are those of the reference network: ``stage1`` and so on in the backbone, ``p3``, ``p4``,
+``p5`` on the backbone's maps as the neck sees them, ``up`` after the upsample. Any other layer is
+``layer14``, counted from 0 as in the configuration file.
+
+The layers that make the last map of the backbone are the backbone, the other ones the neck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from attendet.models.graph import (
+    LARGEST_STRIDE,
+    Graph,
+    MaxPool,
+    Route,
+    Shortcut,
+    Upsample,
+)
+
+__all__ = ["Site", "backbone_layers", "default_sites", "describe_sites", "graph_sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a block is inserted."""
+
+    layer: int
+    """The block gates the output of this layer."""
+
+    readers: frozenset[int] | None = None
+    """Layers that take the gated map; None for all that take the map."""
+
+
+def graph_sites(graph: Graph) -> dict[str, Site]:
+    """Return the sites of a graph by name, the named ones first, in the order of the layers.
+
+    The raw maps, before the [yolo] layers, are no sites.
+
+    Example:
+        >>> from attendet.models.graph import Convolutional, Yolo
+        >>> layers = (Convolutional(8, 3, 4, 1), Convolutional(6, 3, 1, 1), Yolo())
+        >>> graph_sites(Graph(layers))
+        {'stage1': Site(layer=0, readers=None), 'layer0': Site(layer=0, readers=None)}
+    """
+    raw = {source for index in graph.yolo_layers for source in graph.layers[index].sources(index)}
+    layers = {
+        f"layer{index}": Site(index)
+        for index in range(len(graph.layers))
+        if index not in raw and index not in graph.yolo_layers
+    }
+    named = {
+        name: site
+        for name, site in _Paths(graph).named_sites().items()
+        if f"layer{site.layer}" in layers
+    }
+    return dict(sorted(named.items(), key=lambda item: item[1].layer)) | layers
+
+
+def default_sites(sites: Mapping[str, Site]) -> tuple[str, ...]:
+    """Return the sites of a spec without sites: those of the neck, ``p4``, ``p5``, ``up``."""
+    return tuple(name for name in sites if name.startswith(("p", "up")))
+
+
+def backbone_layers(graph: Graph) -> frozenset[int]:
+    """Return the layers that make the last map of the backbone; none without an upsample."""
+    return _Paths(graph).backbone
+
+
+def describe_sites(graph: Graph) -> dict[str, dict[str, int]]:
+    """Return layer, channels and stride (pixels per cell) of the named sites of a graph."""
+    side = 32 * LARGEST_STRIDE
+    shapes = graph.shapes((side, side))
+    return {
+        name: {
+            "layer": site.layer,
+            "channels": shapes[site.layer][0],
+            "stride": side // shapes[site.layer][1],
+        }
+        for name, site in graph_sites(graph).items()
+        if not name.startswith("layer")
+    }
+
+
+class _Paths:
+    """Ancestors, dominators and strides of the layers of a graph; layer -1 is the image."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.layers = graph.layers
+        self.outputs = graph.yolo_layers
+        self.sources = [layer.sources(index) for index, layer in enumerate(graph.layers)]
+        side = 32 * LARGEST_STRIDE
+        self.strides = [side // height for _, height, _ in graph.shapes((side, side))]
+        self.readers: dict[int, set[int]] = {}
+        for index, sources in enumerate(self.sources):
+            for source in sources:
+                self.readers.setdefault(source, set()).add(index)
+
+    @cached_property
+    def ancestors(self) -> list[frozenset[int]]:
+        """The layers that each layer depends on, itself among them."""
+        found: list[frozenset[int]] = []
+        for index, sources in enumerate(self.sources):
+            inherited = (found[source] for source in sources if source >= 0)
+            found.append(frozenset({index}).union(*inherited))
+        return found
+
+    @cached_property
+    def dominators(self) -> list[frozenset[int]]:
+        """The layers that are on every path from the image to each layer, itself among them."""
+        found: list[frozenset[int]] = []
+        for index, sources in enumerate(self.sources):
+            above = [found[source] if source >= 0 else frozenset[int]() for source in sources]
+            common = frozenset.intersection(*above) if above else frozenset[int]()
+            found.append(common | {index})
+        return found
+
+    @cached_property
+    def upsamples(self) -> list[int]:
+        return [i for i, layer in enumerate(self.layers) if isinstance(layer, Upsample)]
+
+    @cached_property
+    def backbone(self) -> frozenset[int]:
+        last = self._last_of_backbone(self.upsamples[0]) if self.upsamples else -1
+        return self.ancestors[last] if last >= 0 else frozenset()
+
+    def named_sites(self) -> dict[str, Site]:
+        if not self.backbone:
+            end = self.sources[self.outputs[0] - 1][0]
+            return self._stages(end) if end >= 0 and not self.upsamples else {}
+        sites = self._stages(max(self.backbone))
+        for number, upsample in enumerate(self.upsamples, start=1):
+            sites[f"up{number}" if number > 1 else "up"] = Site(upsample)
+            for lateral in self._laterals(upsample):
+                shared = self.ancestors[lateral] & self.backbone
+                if shared:
+                    self._add_level(sites, max(shared))
+        self._add_level(sites, max(self.backbone))
+        return sites
+
+    def _stages(self, last: int) -> dict[str, Site]:
+        """Return the end of each stride of the backbone from 4 on, but for the last map itself."""
+        on_path = self.dominators[last]
+        sites = {}
+        for stride in sorted({self.strides[index] for index in on_path} - {1, 2}):
+            end = self._end_of_block([i for i in on_path if self.strides[i] == stride])
+            if end != last or len(self.outputs) == 1:
+                sites[f"stage{int(math.log2(stride)) - 1}"] = Site(end)
+        return sites
+
+    def _add_level(self, sites: dict[str, Site], layer: int) -> None:
+        level = f"p{int(math.log2(self.strides[layer]))}"
+        sites.setdefault(level, Site(layer, frozenset(self.readers[layer] - self.backbone)))
+
+    def _end_of_block(self, path: Sequence[int]) -> int:
+        """Return the last layer of a path that ends a residual or cross-stage block, else the last.
+
+        Where a downsampling layer first widens its input (MobileNetV2), the block ends before.
+        """
+        return max((index for index in path if self._joins(index)), default=max(path))
+
+    def _joins(self, index: int) -> bool:
+        layer = self.layers[index]
+        several = isinstance(layer, Route) and len(set(self.sources[index])) > 1
+        return isinstance(layer, Shortcut) or (several and not self._pools(index))
+
+    def _pools(self, index: int) -> bool:
+        """Return whether a concatenation holds one map pooled in several ways (He 2015, SPP)."""
+        return len({self._before_pooling(source) for source in self.sources[index]}) == 1
+
+    def _before_pooling(self, index: int) -> int:
+        while index >= 0 and len(self.sources[index]) == 1:
+            layer = self.layers[index]
+            keeps_size = isinstance(layer, MaxPool) and layer.stride == 1
+            if not keeps_size and not isinstance(layer, Route):
+                break
+            index = self.sources[index][0]
+        return index
+
+    def _last_of_backbone(self, upsample: int) -> int:
+        """Return the layer of the last map of the backbone, from the first upsample upwards.
+
+        The neck begins with the layer whose output goes on both to the upsample and elsewhere.
+        """
+        path = self.ancestors[upsample]
+        index = self.sources[upsample][0]
+        while index >= 0 and len(self.sources[index]) == 1 and self.readers[index] <= path:
+            index = self.sources[index][0]
+        if index < 0:
+            return index
+        deepest = self.strides[index]
+        above = [i for i in self.dominators[index] - {index} if self.strides[i] == deepest]
+        if not above:
+            return index
+        joins = [i for i in above if self._joins(i)]
+        return max(joins) if joins else self._before_pooling(max(above))
+
+    def _laterals(self, upsample: int) -> list[int]:
+        """Return the other inputs of the layer that merges an upsampled map."""
+        path = {upsample}
+        for index in range(upsample + 1, len(self.layers)):
+            sources = self.sources[index]
+            if not path & set(sources):
+                continue
+            if len(sources) > 1:
+                return [source for source in sources if source not in path and source >= 0]
+            path.add(index)
+        return []
