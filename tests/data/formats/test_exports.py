@@ -254,6 +254,17 @@ READ = {
         {"16.28": "cat", "16.29": "cat"},
         [],
     ),
+    # https://github.com/cvat-ai/cvat/issues/6443
+    "archive-in-a-folder": (
+        {
+            **pairs("ab", "out/cells/obj_train_data/{}.png", "out/cells/obj_train_data/{}.txt"),
+            **{"out/cells/obj.names": "cat\n", "__MACOSX/out/cells/._obj.names": APPLE_DOUBLE},
+            "out/cells/obj.data": "train = data/train.txt\nnames = data/obj.names\n",
+            "out/cells/train.txt": "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n",
+        },
+        {"obj_train_data/a": "cat", "obj_train_data/b": "cat"},
+        [],
+    ),
     # https://github.com/ultralytics/yolov5/issues/256
     "images-twice-in-the-path": (
         {

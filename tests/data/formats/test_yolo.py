@@ -197,6 +197,10 @@ def test_a_wrong_count_of_classes_and_a_missing_split_are_issues(yolo):
     [
         ("train: [\n", "must be YAML"),
         ("- a\n", "must hold keys"),
+        ("train:images/train\nnames:[cat]\n", "must hold keys.*with a space"),
+        ('nc: 1\ntrain: "C:\\data\\train"\n', r"unknown escape character.*yaml:2.*with /"),
+        ("names:\n\t- cat\n", r"cannot start any token.*yaml:2.*no tab"),
+        ("train: images/train\nnames: cat, dog\n", "names must be a list"),
         ("train: images/train\nnames: cat: dog\n", "must be YAML"),
         ("train: images/train\nnames: [[cat]]\n", "names must be a list"),
         ("train: {a: b}\nnames: [cat]\n", "train must be a path"),

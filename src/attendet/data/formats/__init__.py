@@ -39,7 +39,8 @@ def recognize_format(path: Path) -> Format:
             return "yolo"
         if suffix == ".json":
             return "coco"
-        raise DataError(f"data set must be a folder, a data.yaml or a .json; got {str(path)!r}.")
+        rule = "a folder, a data.yaml or a .json"
+        raise DataError.must("data set", rule, str(path), advice="Unpack an archive first.")
     found = {name: evidence for name, look in _RECOGNIZERS.items() if (evidence := look(path))}
     if len(found) == 1:
         return next(iter(found))
@@ -67,7 +68,19 @@ def read_labels(path: Path, format: Format | None = None) -> Reading:
             f"format must be one of {', '.join(FORMATS)}; got {format!r} (--format). "
             f"{did_you_mean(format, FORMATS)}"
         )
+    path = path if format else _unpacked(path)
     chosen = format or recognize_format(path)
     if not path.exists():
         raise DataError(f"data set not found ({path}). Check the path.")
     return _READERS[chosen](path)
+
+
+def _unpacked(path: Path) -> Path:
+    """Return the one folder in a folder that holds nothing else, as archives may unpack to."""
+    while path.is_dir() and not any(look(path) for look in _RECOGNIZERS.values()):
+        inner = [each for each in path.iterdir() if each.name != "__MACOSX"]
+        inner = [each for each in inner if not each.name.startswith(".")]
+        if len(inner) != 1 or not inner[0].is_dir():
+            break
+        path = inner[0]
+    return path

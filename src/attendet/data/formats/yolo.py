@@ -150,8 +150,8 @@ def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> R
     """Return the images that the entries of a data.yaml or obj.data name, with their labels."""
     root, issues = reader.reading.root, reader.reading.issues
     count = document.get("nc")
-    if reader.names is not None and count is not None and count != len(reader.names):
-        message = f"the stated count is {count!r}, but there are {len(reader.names)} names"
+    if reader.names is not None and count is not None and str(count) != str(len(reader.names)):
+        message = f"the stated count is {count}, but there are {len(reader.names)} names"
         issues.append(Issue(path, None, "class-count", message, "kept"))
     for split, keys in _SPLIT_KEYS.items():
         for entry in as_list(next((document[key] for key in keys if document.get(key)), None)):
@@ -265,6 +265,7 @@ def read_yolo(path: Path) -> Reading:
 # --- data.yaml and obj.data ----------------------------------------------------------------------
 
 _SCALARS = (str, int, float)
+_YAML_ADVICE = "Write 'key: value' with a space and no tab, and paths with / or without quotes."
 _PLAIN_TAGS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
@@ -305,11 +306,18 @@ def load_yaml(path: Path) -> dict[str, object]:
             loader.dispose()
     except FileNotFoundError:
         raise DataError(f"data set not found ({path}). Check the path.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DataError.must(
+            "data.yaml", "YAML", error.problem, f"{path}:{line}", _YAML_ADVICE
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise DataError(f"data.yaml must be YAML in UTF-8 ({path}): {text}") from None
     if not isinstance(document, dict):
-        raise DataError(f"data.yaml must hold keys such as train and names ({path}).")
+        raise DataError(
+            f"data.yaml must hold keys such as train and names ({path}). {_YAML_ADVICE}"
+        )
     return document
 
 
@@ -344,7 +352,8 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
     # Only plain scalars: nested aliases of YAML could grow without bound when written out.
     plain = all(isinstance(n, int) and isinstance(name, _SCALARS) for n, name in found.items())
     twice = isinstance(names, dict) and len(found) < len(names)
-    if not plain or twice or (names is not None and not found):
+    listed = isinstance(names, str) and "," in names
+    if not plain or twice or listed or (names is not None and not found):
         raise DataError(
             f"names must be a list of class names or a mapping from class id to name, each id "
             f"once; got {type(names).__name__} ({path})."
