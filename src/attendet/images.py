@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from attendet.errors import ImageError
-from attendet.files import files_with_suffix
+from attendet.files import files_with_suffix, is_resource_fork
 
 __all__ = [
     "MAX_PIXELS",
@@ -27,6 +27,7 @@ __all__ = [
     "from_pil",
     "letterbox",
     "image_files",
+    "images_below",
     "read_orientation",
     "read_image",
     "read_image_hw",
@@ -52,6 +53,18 @@ PAD_VALUE = 114
 def image_files(folder: Path) -> list[Path]:
     """Return the image files directly in a folder, by suffix, in name order."""
     return files_with_suffix(folder, IMAGE_SUFFIXES)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images below a folder, without those in hidden folders (``.cache``)."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not is_resource_fork(path)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+        and path.is_file()
+    )
 
 
 _opening = threading.Lock()  # warnings.catch_warnings is not safe in threads

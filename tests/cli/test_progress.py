@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from attendet.cli import progress
+from attendet.data.dataset import DataSet
+from attendet.data.sample import Action, Issue
 
 
 def test_plain_progress_speaks_now_and_then(
@@ -67,6 +70,16 @@ def test_epochs_are_plain_lines_off_a_terminal() -> None:
         "epoch 1/2 box 1.500 objectness 0.250 12.3 images/s 2.0 GiB",
         "epoch 2/2 box 1.500 objectness 0.250 12.3 images/s 2.0 GiB AP 0.500 AP50 0.750",
     ]
+
+
+def test_issues_of_the_data_are_counted_by_what_was_done() -> None:
+    actions: list[Action] = ["dropped", "dropped", "kept", "skipped image"]
+    issues = tuple(Issue(Path("a.txt"), 1, "broken-label", "", action) for action in actions)
+    dataset = DataSet(Path("my cells"), "yolo", ("cat",), {}, issues, (), "")
+    assert progress._issues(dataset) == (
+        "data: 4 issues in images or labels (boxes dropped: 2, images skipped: 1); see: "
+        "attendet data check 'my cells'"
+    )
 
 
 def test_a_terminal_shows_run_and_epoch() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from rich.progress import (
 from attendet.training.callback import TrainingCallback
 
 if TYPE_CHECKING:
+    from attendet.data.dataset import DataSet
     from attendet.training.plan import Plan
 
 __all__ = [
@@ -121,6 +124,15 @@ def training_progress(console: Console) -> TrainingLines:
     return TrainingBars(console) if console.is_terminal else TrainingLines(console)
 
 
+def _issues(dataset: DataSet) -> str:
+    actions = Counter(issue.action for issue in dataset.issues)
+    return (
+        f"data: {len(dataset.issues)} issues in images or labels (boxes dropped: "
+        f"{actions['dropped']}, images skipped: {actions['skipped image']}); see: "
+        f"attendet data check {shlex.quote(str(dataset.root))}"
+    )
+
+
 class TrainingLines(TrainingCallback):
     """Plain lines, for files and pipes."""
 
@@ -158,10 +170,7 @@ class TrainingLines(TrainingCallback):
             f"{plan.dataset.split_source})"
         )
         if plan.dataset.issues:
-            self.say(
-                f"data: {len(plan.dataset.issues)} issues in images or labels; see: "
-                f"attendet data check {plan.dataset.root}"
-            )
+            self.say(_issues(plan.dataset))
         height, width = plan.input_hw
         name, attention = plan.metadata.architecture, plan.metadata.attention
         self.say(f"network: {name}, attention {attention}, input {width} x {height} px")

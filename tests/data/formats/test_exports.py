@@ -135,6 +135,17 @@ READ = {
         {"images/90fb-a": "cat", "images/90fb-b": "cat"},
         [],
     ),
+    # https://github.com/Koldim2001/COCO_to_YOLOv8/issues/2
+    "cvat-coco-folders": (
+        {
+            **dict.fromkeys(("images/Train/Data/a.bmp", "images/Train/Data/b.bmp"), IMAGE),
+            **dict.fromkeys(("images/Train/x/c.bmp", "images/Train/y/c.bmp"), IMAGE),
+            "images/Validation/d.bmp": IMAGE,
+            "annotations/instances_Train.json": coco(["Data/a.bmp", "b.bmp", "c.bmp", "d.bmp"]),
+        },
+        {"images/Train/Data/a": "cat", "images/Train/Data/b": "cat"},
+        ["missing-image", "missing-image"],
+    ),
     # https://github.com/HumanSignal/label-studio/issues/4903
     # https://github.com/AntonMu/TrainYourOwnYOLO/issues/214
     "urls-as-file-names": (

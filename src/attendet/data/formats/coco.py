@@ -23,12 +23,14 @@ from attendet.data.sample import (
     Reading,
     assign_keys,
     class_name,
+    decoded_name,
     merge_repeated,
     spellings,
     split_folders,
 )
 from attendet.errors import DataError
 from attendet.files import files_with_suffix
+from attendet.images import images_below
 
 __all__ = ["LOOKED_FOR", "read_coco", "recognize_coco"]
 
@@ -148,7 +150,7 @@ def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
 
 
 class _ImageFinder:
-    """Finds the images of one JSON file: in its folder or the usual folders around it."""
+    """Finds the images of one JSON file: in its folder, the usual folders around it, or below."""
 
     def __init__(self, path: Path, root: Path) -> None:
         stem = path.stem.removeprefix("instances_")
@@ -158,9 +160,15 @@ class _ImageFinder:
             for name in (stem, split, ""):
                 folders += [base / "images" / name, base / name]
         self.folders = [folder_ for folder_ in dict.fromkeys(folders) if folder_.is_dir()]
+        own = [folder_ for folder_ in self.folders if folder_.name in (stem, split)]
+        around = root if path.parent.name.lower() == "annotations" else path.parent
+        self._home = own[0] if own else around
+        self._below: dict[str, list[Path]] = {}
 
     def find(self, file_name: str) -> Path | None:
         """Return the image; the folder that held one is tried first for the next.
+
+        If no folder has it, the only image of that name in a folder below is returned.
 
         Label Studio names local files ``?d=folder/name``.
         """
@@ -171,7 +179,11 @@ class _ImageFinder:
                 if (folder_ / name).is_file():
                     self.folders.insert(0, self.folders.pop(index))
                     return folder_ / name
-        return None
+        if not self._below:
+            for path in images_below(self._home):
+                self._below.setdefault(decoded_name(path.name), []).append(path)
+        found = self._below.get(decoded_name(Path(plain).name), [])
+        return found[0] if len(found) == 1 else None
 
 
 def _number(written: Any) -> Any:

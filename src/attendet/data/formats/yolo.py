@@ -18,7 +18,6 @@ from attendet.data.formats.yolo_paths import (
     NAME_FILES,
     LabelFinder,
     find_entry,
-    images_below,
     inner_folder,
     listed_images,
     resolved,
@@ -40,7 +39,7 @@ from attendet.data.sample import (
 )
 from attendet.errors import DataError
 from attendet.files import files_with_suffix
-from attendet.images import IMAGE_SUFFIXES, image_files
+from attendet.images import IMAGE_SUFFIXES, image_files, images_below
 
 __all__ = ["LOOKED_FOR", "read_yolo", "recognize_yolo"]
 

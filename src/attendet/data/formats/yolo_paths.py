@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from attendet.data.sample import Issue, decoded_name, read_lines, spellings
-from attendet.files import files_with_suffix, is_resource_fork
-from attendet.images import IMAGE_SUFFIXES, image_files
+from attendet.files import files_with_suffix
+from attendet.images import image_files
 
 __all__ = [
     "NAME_FILES",
@@ -16,7 +16,6 @@ __all__ = [
     "find_entry",
     "inner_folder",
     "listed_images",
-    "images_below",
     "resolved",
     "text_files",
 ]
@@ -52,18 +51,6 @@ def text_files(folder: Path) -> dict[str, Path]:
 
 def _stems(folder: Path) -> set[str]:
     return {decoded_name(path.stem) for path in image_files(folder)}
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Return the images below a folder, without those in hidden folders (``.cache``)."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not is_resource_fork(path)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
-        and path.is_file()
-    )
 
 
 class LabelFinder:
