@@ -27,7 +27,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         def make(self, jobs: Any) -> Any:
             for job in jobs:
                 events: list[dict[str, Any]] = []
-                run_and_report(job, events.append)
+                events.append(run_and_report(job, events.append))
                 for event in events:
                     yield job, event
 

@@ -73,7 +73,7 @@ class RunsHere:
     def make(self, jobs: Iterable[Job]) -> Iterator[Event]:
         for job in jobs:
             events: list[dict[str, Any]] = []
-            run_and_report(job, events.append)
+            events.append(run_and_report(job, events.append))
             self.made.append((job.variant.name, job.seed, job.until))
             for event in events:
                 yield job, event

@@ -192,7 +192,7 @@ def _run_in_process(job: Job, device: str, threads: int | None, events: Any) -> 
     with (job.path / "run.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    run_and_report(job, events.send)
+    events.send(run_and_report(job, events.send))
     events.close()
 
 

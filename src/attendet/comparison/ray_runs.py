@@ -9,11 +9,12 @@ another set there is refused.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import socket
 import tempfile
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from attendet.comparison.processes import MAX_ATTEMPTS, RunEvent
 from attendet.comparison.records import STUDY, read_json
+from attendet.comparison.run_job import KEPT, run_and_report
 from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 from attendet.files import write_atomically
@@ -34,36 +36,6 @@ LOOKS_EVERY = 0.5
 REACHED_IN = 10.0
 """Seconds in which a cluster must take a connection."""
 
-SENT = (
-    "record.json",
-    "detections.npz",
-    "evaluation.json",
-    "best.safetensors",
-    "last.safetensors",
-    "results.jsonl",
-    "config.yaml",
-    "base_weights.json",
-    "pauses.json",
-    "resume.pt",
-)
-"""Files that come back from a machine that does not see the study's folder."""
-
-
-class _Board:
-    """Ray actor that collects the events of tasks for the study."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def add(self, key: str, event: dict[str, Any]) -> None:
-        """Keep an event."""
-        self.events.append((key, event))
-
-    def take(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the events since the last call."""
-        events, self.events = self.events, []
-        return events
-
 
 def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
     """Make a run on this machine; return its last event, with its files where they are not there.
@@ -72,28 +44,17 @@ def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
         job: the run; the folder at its study's path is used if it holds this very study.
         report: receives the events.
     """
-    from attendet.comparison.run_job import run_and_report
-
-    ends: list[dict[str, Any]] = []
-
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] in ("ended", "failed"):
-            ends.append(event)
-        else:
-            report(event)
-
     there = read_json(Path(job.study) / STUDY)
     if there is not None and there.get("setup") == job.setup:
-        run_and_report(job, listen)
-        return ends[-1]
+        return run_and_report(job, report)
     with tempfile.TemporaryDirectory(prefix="attendet-study-") as folder:
-        run_and_report(dataclasses.replace(job, study=folder), listen)
+        last = run_and_report(dataclasses.replace(job, study=folder), report)
         files = {
-            name: (Path(folder) / job.folder / name).read_bytes()
-            for name in SENT
-            if (Path(folder) / job.folder / name).is_file()
+            path.name: path.read_bytes()
+            for path in (Path(folder) / job.folder).iterdir()
+            if path.is_file() and path.name not in KEPT
         }
-    return {**ends[-1], "files": files}
+    return {**last, "files": files}
 
 
 def carry_back(job: Job, event: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +105,9 @@ class RayRuns:
             max_calls=1,
             **needs,
         )(_ray_task)
-        self._board = self.ray.remote(num_cpus=0)(_Board).remote()
+        self._events = require("ray.util.queue", extra="ray", purpose="compare --ray").Queue(
+            actor_options={"num_cpus": 0}
+        )
         self._threads = needs["num_cpus"]
 
     def _connect(self, address: str) -> None:
@@ -167,15 +130,10 @@ class RayRuns:
         """Give the events of runs as they come; at most `slots` are under way."""
         coming = iter(jobs)
         running: dict[Any, Job] = {}
-        starts: dict[str, int] = {}
-        more = True
+        starts: Counter[str] = Counter()
         while True:
-            while more and len(running) < self.slots:
-                job = next(coming, None)
-                if job is None:
-                    more = False
-                    break
-                running[self._task.remote(job, self._board, self._threads)] = job
+            for job in itertools.islice(coming, self.slots - len(running)):
+                running[self._task.remote(job, self._events, self._threads)] = job
             if not running:
                 return
             done, _ = self.ray.wait(list(running), num_returns=1, timeout=LOOKS_EVERY)
@@ -185,18 +143,17 @@ class RayRuns:
                 job = running.pop(handle)
                 yield job, self._outcome(job, handle)
 
-    def _progress(self, by_key: dict[str, Job], starts: dict[str, int]) -> Iterator[RunEvent]:
-        events: deque[tuple[str, dict[str, Any]]] = deque(self.ray.get(self._board.take.remote()))
-        for key, event in events:
+    def _progress(self, by_key: dict[str, Job], starts: Counter[str]) -> Iterator[RunEvent]:
+        for key, event in self._events.get_nowait_batch(self._events.qsize()):
             if key not in by_key:
                 continue
-            if event["event"] == "taken":
-                starts[key] = starts.get(key, 0) + 1
-                if starts[key] > 1:
-                    why = "its worker is gone"
-                    yield by_key[key], {"event": "lost", "why": why, "attempt": starts[key] - 1}
+            if event["event"] != "taken":
+                yield by_key[key], event
                 continue
-            yield by_key[key], event
+            starts[key] += 1
+            if starts[key] > 1:
+                why = "its worker is gone"
+                yield by_key[key], {"event": "lost", "why": why, "attempt": starts[key] - 1}
 
     def _outcome(self, job: Job, handle: Any) -> dict[str, Any]:
         try:
@@ -211,17 +168,17 @@ class RayRuns:
             self.ray.shutdown()
         else:
             with suppress(self.ray.exceptions.RayError):
-                self.ray.kill(self._board)
+                self._events.shutdown(force=True)
 
 
-def _ray_task(job: Job, board: Any, threads: int) -> dict[str, Any]:
+def _ray_task(job: Job, events: Any, threads: int) -> dict[str, Any]:
     """Make a run; what Ray runs on a worker."""
     import torch
 
     torch.set_num_threads(threads)
 
     def report(event: dict[str, Any]) -> None:
-        board.add.remote(job.key, event)
+        events.put((job.key, event))
 
     report({"event": "taken", "pid": os.getpid(), "at": time.time()})
     return make_anywhere(job, report)

@@ -322,14 +322,12 @@ def gate_statistics(weights: Path, samples: Sequence[Sample]) -> dict[str, dict[
     return {site: block.to_record() for site, block in health.items()}
 
 
-def run_and_report(job: Job, report: Report) -> None:
-    """Make a run and report how it ended: "ended" with its record, or "failed" with the error."""
+def run_and_report(job: Job, report: Report) -> dict[str, Any]:
+    """Make a run and return its last event: "ended" with its record, or "failed" with the error."""
     try:
-        record = run_job(job, report)
+        return {"event": "ended", "record": run_job(job, report)}
     except AttendetError as error:
-        report({"event": "failed", "error": str(error)})
+        return {"event": "failed", "error": str(error)}
     except Exception as error:  # the other runs of the study continue
         traceback.print_exc()
-        report({"event": "failed", "error": f"{type(error).__name__}: {error}"})
-    else:
-        report({"event": "ended", "record": record})
+        return {"event": "failed", "error": f"{type(error).__name__}: {error}"}

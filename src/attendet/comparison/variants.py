@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from attendet.attention import AttentionInit, attention_names, parse_attention_spec
+from attendet.attention import (
+    AttentionInit,
+    attention_names,
+    format_attention_spec,
+    parse_attention_spec,
+)
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models import NECK_SITES, SITES, canonical_attention
 
@@ -203,52 +208,34 @@ def make_variants(
                 f"attention_init must be known; got {init!r} (--attention-init). "
                 f"{did_you_mean(init, get_args(AttentionInit))}"
             )
-    placements = list(dict.fromkeys(map(_sites_of, sites)))
-    variants: list[Variant] = []
-    for name in attention:
-        canonical_attention(name)
-        variants += _variants_of(name, placements, tuple(dict.fromkeys(inits)))
     seen: Counter[Variant] = Counter()
-    numbered = []
-    for variant in variants:
-        seen[variant] += 1
-        numbered.append(dataclasses.replace(variant, repeat=seen[variant]))
-    if len(numbered) < 2:
+    variants = []
+    for name in attention:
+        for variant in _variants_of(name, sites, inits):
+            seen[variant] += 1
+            variants.append(dataclasses.replace(variant, repeat=seen[variant]))
+    if len(variants) < 2:
         raise ConfigError(
             f"attention must give at least two variants to compare; got {list(attention)} "
             "(--attention). Give none and another, say."
         )
-    return tuple(numbered)
+    return tuple(variants)
 
 
-def _sites_of(placement: str) -> tuple[str, ...]:
-    chosen = parse_attention_spec(
-        f"ca@{placement}", default_sites=NECK_SITES, sites=SITES, known=None
-    )
-    return tuple(chosen)
-
-
-def _variants_of(
-    name: str, placements: list[tuple[str, ...]], inits: tuple[str, ...]
-) -> list[Variant]:
+def _variants_of(name: str, placements: Sequence[str], inits: Sequence[str]) -> list[Variant]:
+    """Return the variants of one name or spec, each once."""
     if name == "none":
         return [Variant("none")]
-    kinds = [cast(Any, init) for init in inits]
-    if "@" in name or "+" in name:
+    has_sites = "@" in name or "+" in name
+    variants = []
+    for spec in [name] if has_sites else [f"{name}@{placement}" for placement in placements]:
         at = parse_attention_spec(
-            name, default_sites=NECK_SITES, sites=SITES, known=attention_names()
+            spec, default_sites=NECK_SITES, sites=SITES, known=attention_names()
         )
         blocks = set(at.values())
-        word = next(iter(blocks)) if len(blocks) == 1 else _spelt_out(at)
-        return [Variant(word, tuple(at), init) for init in kinds]
-    return [Variant(name, sites, init) for sites in placements for init in kinds]
-
-
-def _spelt_out(at: Mapping[str, str]) -> str:
-    by_block: dict[str, list[str]] = {}
-    for site, block in at.items():
-        by_block.setdefault(block, []).append(site)
-    return "+".join(f"{block}@{','.join(sites)}" for block, sites in by_block.items())
+        block = blocks.pop() if len(blocks) == 1 else format_attention_spec(at, ())
+        variants += [Variant(block, tuple(at), cast(Any, init)) for init in inits]
+    return list(dict.fromkeys(variants))
 
 
 def pick_baseline(variants: Sequence[Variant], name: str | None = None) -> Variant:

@@ -8,6 +8,5 @@ JSON holds.
 from __future__ import annotations
 
 from attendet.evaluation.metrics import compute_metrics, detect, evaluate
-from attendet.evaluation.record import Record
 
-__all__ = ["Record", "compute_metrics", "detect", "evaluate"]
+__all__ = ["compute_metrics", "detect", "evaluate"]

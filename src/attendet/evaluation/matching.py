@@ -57,13 +57,12 @@ class Matches:
     def of_class(self, class_id: int) -> Matches:
         """Return the detections of one class; ground truth keep their indices."""
         mask = self.class_ids == class_id
-        return Matches(
-            self.scores[mask],
-            self.class_ids[mask],
-            self.best_iou[mask],
-            self.best_gt[mask],
-            self.gt_class_ids,
-            self.gt_difficult,
+        return replace(
+            self,
+            scores=self.scores[mask],
+            class_ids=self.class_ids[mask],
+            best_iou=self.best_iou[mask],
+            best_gt=self.best_gt[mask],
         )
 
     def gt_count(self, class_id: int) -> int:
@@ -94,8 +93,11 @@ def class_map(found: Sequence[str], wanted: Sequence[str]) -> Ids:
             f"got {names_on_one_side('the detector', found, 'the data', wanted)}. "
             "Rename the classes of the data, or use weights trained on them."
         )
-    position = {name: index for index, name in enumerate(wanted)}
-    return np.array([position[name] for name in found], dtype=np.int64)
+    return _positions(found, wanted)
+
+
+def _positions(names: Sequence[str], wanted: Sequence[str]) -> Ids:
+    return np.array([wanted.index(name) for name in names], dtype=np.int64)
 
 
 def samples_in_classes(
@@ -124,8 +126,7 @@ def samples_in_classes(
         )
     if tuple(classes) == tuple(wanted):
         return list(samples)
-    position = {name: index for index, name in enumerate(wanted)}
-    ids = np.array([position[name] for name in classes], dtype=np.int64)
+    ids = _positions(classes, wanted)
     return [replace(sample, class_ids=ids[sample.class_ids]) for sample in samples]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,38 +27,23 @@ from attendet.evaluation.matching import (
     match_detections,
     samples_in_classes,
 )
-from attendet.evaluation.record import Counts, Record
-from attendet.evaluation.voc import average_precision
+from attendet.evaluation.voc import Interpolation, average_precision
 from attendet.images import read_image
 from attendet.prefetch import map_in_threads
 
 if TYPE_CHECKING:
     from attendet.data.sample import Sample
     from attendet.detections import Detections
+    from attendet.inference import Detector
 
-__all__ = ["BatchDetector", "compute_metrics", "detect", "evaluate"]
+__all__ = ["compute_metrics", "detect", "evaluate"]
 
 VOC_IOU = 0.5
 
 READERS = 2
 """Threads that read images."""
 
-OnSkip: TypeAlias = "Callable[[Sample, ImageError], None]"
-
-
-class BatchDetector(Protocol):
-    """What `evaluate` asks of a detector."""
-
-    def predict_batch(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        confidence: float | None = None,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        multi_label: bool = False,
-    ) -> Sequence[Detections]:
-        """Return the detections of each image, in pixels of the image."""
+OnSkip = Callable[["Sample", ImageError], None]
 
 
 def compute_metrics(
@@ -68,7 +53,7 @@ def compute_metrics(
     *,
     curves: bool = True,
     confidence: float = 0.25,
-) -> Record:
+) -> dict[str, Any]:
     """Return COCO and VOC average precision, counts, curves and confusions of detections.
 
     For honest averages, detections must reach down to a low score (0.001). Those whose class names
@@ -82,7 +67,7 @@ def compute_metrics(
         confidence: least score of a detection in the confusion matrix.
 
     Returns:
-        The record; see `attendet.evaluation.record.Record` for its layout.
+        The record; ``docs/evaluation.md`` lists its keys.
 
     Raises:
         ConfigError: if numbers of samples and detections differ, or class names do.
@@ -94,13 +79,13 @@ def compute_metrics(
         )
     detections = _with_classes(detections, classes)
     matches = match_detections(samples, detections)
-    every_curve = {
-        name: class_curve(matches, index, iou_threshold=VOC_IOU)
-        for index, name in enumerate(classes)
-    }
-    known = {name: curve for name, curve in every_curve.items() if curve is not None}
     record = coco_metrics(samples, detections, classes)
-    _add_class_numbers(record["per_class"], matches, every_curve)
+    known: dict[str, ClassCurve] = {}
+    for class_id, (name, row) in enumerate(record["per_class"].items()):
+        curve = class_curve(matches, class_id, iou_threshold=VOC_IOU)
+        if curve is not None:
+            known[name] = curve
+        row |= _class_numbers(matches, class_id, curve)
     rows = record["per_class"].values()
     record["voc"] = {
         "iou": VOC_IOU,
@@ -108,7 +93,14 @@ def compute_metrics(
         "eleven_point": _mean([row["voc_11_point"] for row in rows]),
     }
     record["best_f1"] = best_f1(list(known.values()))
-    record["counts"] = _counts(samples, matches)
+    record["counts"] = {
+        "images": len(samples),
+        "images_unreadable": 0,
+        "images_without_gt": sum(len(sample.class_ids) == 0 for sample in samples),
+        "gt": int((~matches.gt_difficult).sum()),
+        "difficult": int(matches.gt_difficult.sum()),
+        "detections": len(matches.scores),
+    }
     if curves:
         record["precision_recall"] = {"iou": VOC_IOU, "per_class": pr_curves(known)}
         counts = confusion_matrix(samples, detections, len(classes), confidence=confidence)
@@ -118,23 +110,17 @@ def compute_metrics(
             "confidence": confidence,
             "iou": 0.5,
         }
-    return cast(Record, record)
+    return record
 
 
 def _with_classes(detections: Sequence[Detections], classes: Sequence[str]) -> Sequence[Detections]:
     """Return detections whose class ids count in ``classes``."""
     wanted = tuple(classes)
-    maps: dict[tuple[str, ...], NDArray[np.int64]] = {}
-    renamed = []
-    for found in detections:
-        if found.classes == wanted:
-            renamed.append(found)
-            continue
-        if found.classes not in maps:
-            maps[found.classes] = class_map(found.classes, wanted)
-        ids = maps[found.classes][found.class_ids]
-        renamed.append(replace(found, class_ids=ids, classes=wanted))
-    return renamed
+    maps = {names: class_map(names, wanted) for names in {found.classes for found in detections}}
+    return [
+        replace(found, class_ids=maps[found.classes][found.class_ids], classes=wanted)
+        for found in detections
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -142,31 +128,20 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(present) / len(present) if present else None
 
 
-def _add_class_numbers(
-    rows: dict[str, dict[str, Any]], matches: Matches, curves: dict[str, ClassCurve | None]
-) -> None:
-    difficult = matches.gt_class_ids[matches.gt_difficult]
-    for class_id, (name, row) in enumerate(rows.items()):
-        curve = curves[name]
-        row["voc_every_point"] = row["voc_11_point"] = None
-        if curve is not None:
-            ends = (curve.precision, curve.recall)
-            row["voc_every_point"] = average_precision(*ends, "every-point")
-            row["voc_11_point"] = average_precision(*ends, "11-point")
-        row["best_f1"] = None if curve is None else best_f1([curve])
-        row["gt"] = matches.gt_count(class_id)
-        row["difficult"] = int((difficult == class_id).sum())
-        row["detections"] = int((matches.class_ids == class_id).sum())
+def _class_numbers(matches: Matches, class_id: int, curve: ClassCurve | None) -> dict[str, Any]:
+    def average(interpolation: Interpolation) -> float | None:
+        if curve is None:
+            return None
+        return average_precision(curve.precision, curve.recall, interpolation)
 
-
-def _counts(samples: Sequence[Sample], matches: Matches) -> Counts:
+    of_class = matches.gt_class_ids == class_id
     return {
-        "images": len(samples),
-        "images_unreadable": 0,
-        "images_without_gt": sum(len(sample.class_ids) == 0 for sample in samples),
-        "gt": int((~matches.gt_difficult).sum()),
-        "difficult": int(matches.gt_difficult.sum()),
-        "detections": len(matches.scores),
+        "voc_every_point": average("every-point"),
+        "voc_11_point": average("11-point"),
+        "best_f1": None if curve is None else best_f1([curve]),
+        "gt": matches.gt_count(class_id),
+        "difficult": int((of_class & matches.gt_difficult).sum()),
+        "detections": int((matches.class_ids == class_id).sum()),
     }
 
 
@@ -196,7 +171,7 @@ def _batches(
 
 
 def detect(
-    detector: BatchDetector,
+    detector: Detector,
     samples: Sequence[Sample],
     *,
     batch: int = 16,
@@ -240,7 +215,7 @@ def detect(
 
 
 def evaluate(
-    detector: BatchDetector,
+    detector: Detector,
     samples: Sequence[Sample],
     *,
     classes: Sequence[str],
@@ -251,7 +226,7 @@ def evaluate(
     curves: bool = True,
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
-) -> Record:
+) -> dict[str, Any]:
     """Return the record of a detector on images, with the seconds that it took.
 
     Images are read from their files, the next batch while the detector works on this one. A box
@@ -272,7 +247,7 @@ def evaluate(
             Without it the error is raised.
 
     Returns:
-        The record; see `attendet.evaluation.record.Record` for its layout.
+        The record; ``docs/evaluation.md`` lists its keys.
 
     Raises:
         ConfigError: if a setting is out of range or the detector does not know a class.
