@@ -97,12 +97,15 @@ def _class_table(
     else:
         names = tuple(sorted(label for label in labels if isinstance(label, str)))
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice or not names:
-        found = f"{twice[0]!r} twice" if twice else "none"
-        issues = f" {list_issues(reading.issues)}" if reading.issues else ""
+    issues = f" {list_issues(reading.issues)}" if reading.issues else ""
+    if twice:
         raise DataError(
-            f"class names must be there, each once; got {found} ({reading.root}).{issues}"
+            f"each class name must be there once; got {twice[0]!r} twice ({reading.root}).{issues}"
         )
+    if not names:
+        files = sorted({each.labels for pool in reading.pools.values() for each in pool})
+        shown = f"none in {len(files)} label files, such as {files[0]}" if files else "none"
+        raise DataError(f"data set must hold boxes; got {shown} ({reading.root}).{issues}")
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
     if reading.names is None:  # else a number is a class that the set does not name
         table |= {number: number for number in numbers if number < len(names)}

@@ -56,7 +56,11 @@ def coco(file_names, number=int):
                 }
                 for n in range(len(file_names))
             ],
-            "categories": [{"id": 0, "name": "cat"}, {"id": "1", "name": "dog"}],
+            "categories": [
+                {"id": "3", "name": "_background_"},  # github.com/wkentaro/labelme/pull/377
+                {"id": 0, "name": "cat"},
+                {"id": "1", "name": "dog"},
+            ],
         }
     )
 
@@ -151,7 +155,9 @@ READ = {
     "urls-as-file-names": (
         {
             **dict.fromkeys(("images/my (a).jpg", "images/b.jpg"), IMAGE),
-            "result.json": coco(["my%20(a).jpg", "/data/local-files/?d=shots%2Fb.jpg"]),
+            "result.json": coco(
+                ["https://my.host/up/my%20(a).jpg?key=1", "/data/local-files/?d=shots%2Fb.jpg"]
+            ),
         },
         {"images/b": "cat", "images/my (a)": "cat"},
         [],
@@ -208,12 +214,29 @@ READ = {
     "spaces-in-lists": (
         {
             **pairs(("GS (1)", "图 2", "c d"), "JPEGImages/{}.jpg", "Annotations/{}.xml", xml()),
-            "ImageSets/Main/train.txt": "GS (1)\n图 2.jpg\n",
+            "ImageSets/Main/train.txt": "GS (1)\nJPEGImages/图 2.jpg\n",
             "ImageSets/Main/val.txt": "c d  1\r\n",
         },
         {"GS (1)": "cat", "c d": "cat", "图 2": "cat"},
         [],
     ),
+    # https://github.com/PaddlePaddle/PaddleX/pull/96
+    "paddle-lists": (
+        {
+            **VOC,
+            "ImageSets/Main/train.txt": "JPEGImages/a.jpg Annotations/a.xml\n",
+            "ImageSets/Main/val.txt": "/home/me/JPEGImages/b.jpg\n",
+        },
+        {"a": "cat", "b": "cat"},
+        [],
+    ),
+    # https://github.com/HumanSignal/labelImg/issues/952
+    "empty-classes": (
+        {**pairs("ab", "{}.jpg", "{}.txt"), "classes.txt": "\n"},
+        {"a": "0", "b": "0"},
+        ["class-names"],
+    ),
+    "empty-classes-voc": ({**VOC, "classes.txt": ""}, {"a": "cat", "b": "cat"}, []),
     # https://github.com/cvat-ai/cvat/issues/6443
     "cvat-voc-folders": (
         {
@@ -326,6 +349,7 @@ def test_what_is_read(tmp_path, image, files, expected, kinds):
     }
     found = {key: dataset.classes[sample.class_ids[0]] for key, sample in samples.items()}
     assert found == expected
+    assert "_background_" not in dataset.classes
     assert [issue.kind for issue in dataset.issues] == kinds
     assert main(["data", "check", str(tmp_path)]) == 0
 
@@ -380,6 +404,17 @@ def test_split_folders_inside_the_folders_of_voc(tmp_path, image):
     assert dataset.issues == ()
 
 
+# https://github.com/AlexeyAB/darknet/issues/2990
+@pytest.mark.parametrize(("last", "shifted"), [("2", True), ("1", False), ("0", False)])
+def test_class_ids_that_count_from_1_are_reported(tmp_path, image, last, shifted):
+    files = {"images/a.png": IMAGE, "images/b.png": IMAGE, "classes.txt": "cat\ndog\n"}
+    files |= {"labels/a.txt": f"1{LINE[1:]}", "labels/b.txt": f"{last}{LINE[1:]}"}
+    write(tmp_path, files, image)
+    issues = load_dataset(tmp_path, require_train=False).issues
+    said = [issue.file.name for issue in issues if "count from 1" in issue.message]
+    assert said == (["b.txt"] if shifted else [])
+
+
 # https://github.com/HumanSignal/labelImg/issues/364
 @pytest.mark.parametrize(
     ("file", "content", "said"),
@@ -395,6 +430,13 @@ def test_text_that_needs_the_user_says_what_to_do(tmp_path, image, file, content
     assert [issue.file.name for issue in dataset.issues if said in issue.message] == [
         file.rpartition("/")[2]
     ]
+
+
+def test_a_set_of_no_boxes_says_so(tmp_path, image):
+    upper = xml().replace("object", "Object")
+    write(tmp_path, pairs("ab", "{}.jpg", "{}.xml", upper), image)
+    with pytest.raises(DataError, match=r"must hold boxes; got none in 2 label files.*a\.xml"):
+        load_dataset(tmp_path)
 
 
 # https://github.com/microsoft/VoTT/issues/760

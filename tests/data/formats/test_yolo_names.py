@@ -108,5 +108,5 @@ def test_a_shape_of_keypoints_that_makes_no_sense_is_an_error(numbered, shape):
 
 def test_lines_that_cannot_be_read_are_named_where_no_class_is_left(numbered):
     root = numbered([0], "", "0.5 0.5 0.5 0.5 0.9")
-    with pytest.raises(DataError, match=r"(?s)class names must be there.*a\.txt:1: broken-label"):
+    with pytest.raises(DataError, match=r"(?s)must hold boxes; got none.*a\.txt:1: broken-label"):
         load_dataset(root)

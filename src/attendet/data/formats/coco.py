@@ -38,6 +38,7 @@ LOOKED_FOR = "COCO: annotations/*.json, train/_annotations.coco.json, or one .js
 
 _ROBOFLOW = "_annotations.coco.json"
 _SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|test)(?![a-z])")
+_NO_CLASSES = ("_background_", "__background__", "__ignore__")
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 
 
@@ -124,10 +125,10 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 
 def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
-    """Return category id to name in id order, without a parent category that labels nothing.
+    """Return category id to name in id order, without those that are no class and label nothing.
 
     Exports of Roboflow begin with a category of that kind: the others name it as their
-    ``supercategory`` and no annotation has it.
+    ``supercategory`` and no annotation has it. LabelMe's begin with one of the background.
     """
     try:
         named = {_number(row["id"]): class_name(str(row["name"])) for row in document["categories"]}
@@ -146,7 +147,8 @@ def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
         for row in document["annotations"]
         if isinstance(row, dict) and isinstance(row.get("category_id"), int | str)
     }
-    return {number: name for number, name in names.items() if number in used or name not in parents}
+    no_classes = {*parents, *_NO_CLASSES}
+    return {n: name for n, name in names.items() if n in used or name not in no_classes}
 
 
 class _ImageFinder:
@@ -173,6 +175,7 @@ class _ImageFinder:
         Label Studio names local files ``?d=folder/name``.
         """
         plain = file_name.replace("\\", "/").rpartition("?d=")[2]
+        plain = plain.partition("?")[0] if "://" in plain else plain
         names = (each for name in spellings(plain) for each in (name, Path(name).name))
         for name in dict.fromkeys(names):
             for index, folder_ in enumerate(self.folders):

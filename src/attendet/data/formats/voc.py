@@ -193,7 +193,7 @@ def _file_name(written: str) -> str:
 def _listed_name(written: str, known: Collection[str]) -> str:
     """Return the name on a line such as ``000012``, ``000012  1``, ``my 12.jpg`` or ``a/12``."""
     plain = written.replace("\\", "/")
-    for name in dict.fromkeys((plain, _FLAG.sub("", plain))):
+    for name in dict.fromkeys((plain, _FLAG.sub("", plain), plain.split()[0])):
         path = PurePosixPath(name)
         stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
         for each in (name, str(stem), stem.name):
@@ -278,10 +278,8 @@ def read_voc(path: Path) -> Reading:
     for name in _CLASS_FILES:
         if (root / name).is_file():
             lines, issues = read_lines(root / name)
-            reading.names, reading.issues = (
-                tuple(class_name(text) for _, text in lines),
-                reading.issues + issues,
-            )
+            reading.names = tuple(class_name(text) for _, text in lines) or None
+            reading.issues += issues
             break
     return reading
 

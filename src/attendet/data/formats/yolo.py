@@ -140,9 +140,24 @@ class _Reader:
                 f" {list_issues(bare + orphans + reading.issues)}"
             )
         reading.issues += bare + orphans
+        self._report_shifted_ids()
         reading.source = source
         assign_keys((each for pool in reading.pools.values() for each in pool), reading.root)
         return reading
+
+    def _report_shifted_ids(self) -> None:
+        """Report class ids that fit the names only if they are counted from 1."""
+        names = self.names or {}
+        images = [each for pool in self.reading.pools.values() for each in pool]
+        used = {box.label for each in images for box in each.boxes}
+        unnamed = {label for label in used if isinstance(label, int)}
+        if len(used) > 1 and unnamed == {len(names)} and names.get(0) not in used:
+            message = (
+                f"class ids go up to {len(names)} and 0 is not used, with {len(names)} names; ids "
+                "count from 0: if these count from 1, each stands for the class before"
+            )
+            file = next(e.labels for e in images if any(b.label in unnamed for b in e.boxes))
+            self.reading.issues.insert(0, Issue(file, None, "class-names", message, "kept"))
 
 
 def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> Reading:
@@ -426,6 +441,9 @@ def read_names(path: Path, issues: list[Issue]) -> dict[int, str]:
     lines, found_issues = read_lines(path)
     issues += found_issues
     names = {line - 1: class_name(text) for line, text in lines if text != "dont_show"}
+    if not names:
+        message = "file holds no class name; classes go by their numbers"
+        issues.append(Issue(path, None, "class-names", message, "kept"))
     last = max(names, default=-1)
     for line in sorted({number + 1 for number in range(last)} - {line for line, _ in lines}):
         message = f"line is blank, so class id {line - 1} has no name; remove it if it is no class"
@@ -452,7 +470,7 @@ def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
         if other.name == files[0].name and read_names(other, []) != names:
             message = f"other class names than in {files[0]}, which count"
             issues.append(Issue(other, None, "class-names", message, "kept"))
-    return names
+    return names or None
 
 
 # --- one line ------------------------------------------------------------------------------------
