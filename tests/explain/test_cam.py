@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("pytorch_grad_cam")
 
 from attendet.explain.cam import cam_layer, class_activation_maps  # noqa: E402
 from attendet.images import Letterbox  # noqa: E402
@@ -58,28 +57,47 @@ def test_no_detection_gives_no_map(tiny, padded):
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["default", "head"])
-def test_the_map_is_layer_cam_of_the_summed_scores(tiny, padded, head):
+def test_the_map_is_that_of_the_grad_cam_library(tiny, padded, head):
+    library = pytest.importorskip("pytorch_grad_cam")
     network, _ = tiny("se@p5")
     boxes_xyxy, scores = outputs(network, padded)
     rows = detected_rows(boxes_xyxy, scores, Selection(0.2))
-
     layer = network.head_p5 if head else cam_layer(network)
+
     maps = class_activation_maps(network, padded, rows, layer=layer if head else None)
 
-    assert set(maps) == set(rows)
+    class Scores(torch.nn.Module):
+        def forward(self, images):
+            return self.network.decode(self.network(images))[1]
+
+    model = Scores().eval()
+    model.network = network
     images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2) / 255
+    assert set(maps) == set(rows)
+    with library.LayerCAM(model, [layer]) as reference:
+        for class_id, wanted in rows.items():
+            target = lambda every, wanted=wanted, k=class_id: every[wanted, k].sum()  # noqa: E731
+            expected = reference(images, [target])[0]  # scaled to 0..1
+            values = maps[class_id]
+            scaled = (values - values.min()) / (np.ptp(values) + 1e-7)
+            np.testing.assert_allclose(scaled, expected, atol=1e-3)
+    assert max(values.max() for values in maps.values()) > 0
+
+
+def test_the_map_is_in_units_of_the_summed_score(tiny, padded):
+    """Equation 5 worked on the only cell that a layer of one cell has."""
+    network, _ = tiny()
+    rows = np.arange(2)
     kept = []
-    hook = layer.register_forward_hook(lambda *parts: kept.append(parts[2]))
-    every = network.decode(network(images))[1][0]
+    hook = network.conv_p5.register_forward_hook(lambda *call: kept.append(call[2]))
+    score = network.decode(network(torch.from_numpy(padded)[None].permute(0, 3, 1, 2) / 255))[1]
     hook.remove()
-    highest = 0.0
-    for class_id, wanted in rows.items():
-        (gradient,) = torch.autograd.grad(every[wanted, class_id].sum(), kept, retain_graph=True)
-        part = (gradient.clamp(min=0) * kept[0]).sum(1)[0].clamp(min=0).detach().numpy()
-        expected = cv2.resize(part, (64, 64))
-        highest = max(highest, expected.max())
-        np.testing.assert_allclose(maps[class_id], expected, rtol=1e-4, atol=1e-7)
-    assert highest > 0
+    (slope,) = torch.autograd.grad(score[0, rows, 0].sum(), kept[0])
+
+    found = class_activation_maps(network, padded, {0: rows}, layer=network.conv_p5)[0]
+
+    cells = (slope.clamp(min=0) * kept[0]).sum(1)[0].clamp(min=0).detach().numpy()
+    np.testing.assert_allclose(found, cv2.resize(cells, (64, 64)), rtol=1e-4, atol=1e-7)
 
 
 def test_the_network_is_unchanged_afterwards(tiny, padded):

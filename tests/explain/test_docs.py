@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("pytorch_grad_cam")
 
 from attendet.attention import attend  # noqa: E402
 from attendet.models import (  # noqa: E402

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("pytorch_grad_cam")
 
 from attendet.errors import ConfigError, ImageError  # noqa: E402
 from attendet.explain import (  # noqa: E402

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -106,8 +109,6 @@ def test_no_image_is_an_error():
 
 
 def test_the_record_is_plain_json():
-    import json
-
-    record = health([{"channel": np.full((8, 1, 1), 0.5)}] * 2).to_record()
+    record = asdict(health([{"channel": np.full((8, 1, 1), 0.5)}] * 2))
 
     assert json.loads(json.dumps(record, allow_nan=False))["gates"]["channel"]["mean"] == 0.5

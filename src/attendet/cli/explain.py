@@ -57,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain the images, write the page and print the verdicts on the gates; return 0."""
     require("torch", extra="train", purpose="attendet explain")
-    if not args.no_cam:
-        require("pytorch_grad_cam", extra="explain", purpose="attendet explain without --no-cam")
     from attendet.cli.progress import speed_bar
     from attendet.explain import explain, write_explanation
     from attendet.inference import Selection

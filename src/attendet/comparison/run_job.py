@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import platform
@@ -319,7 +320,7 @@ def gate_statistics(weights: Path, samples: Sequence[Sample]) -> dict[str, dict[
     picked = np.linspace(0, len(samples) - 1, min(GATE_IMAGES, len(samples))).round().astype(int)
     paths = [samples[index].path for index in dict.fromkeys(picked.tolist())]
     health = gate_health(network, metadata, paths)
-    return {site: block.to_record() for site, block in health.items()}
+    return {site: dataclasses.asdict(block) for site, block in health.items()}
 
 
 def run_and_report(job: Job, report: Report) -> dict[str, Any]:

@@ -5,10 +5,7 @@ N, B, K, H and W are images, decoded boxes, classes, rows and columns of the net
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -19,7 +16,6 @@ from torch import Tensor, nn
 from attendet.errors import ConfigError
 from attendet.models import DetectionNetwork, GraphDetector, YoloV4Tiny
 from attendet.models.graph import Convolutional, Graph
-from attendet.system import require
 
 Floats = NDArray[np.float32]
 
@@ -71,8 +67,8 @@ def class_activation_maps(
     """Return for each class how much each pixel raised the scores of its detections.
 
     Layer-CAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for
-    Localization", IEEE TIP 30, equation 5) by the grad-cam library, but not scaled to 1. The target
-    of a class is the sum of the scores of all its detections.
+    Localization", IEEE TIP 30, equation 5), but not scaled to 1. The target of a class is the sum
+    of the scores of all its detections.
 
     Args:
         network: in eval mode; parameters and gradients are not changed.
@@ -82,66 +78,24 @@ def class_activation_maps(
 
     Returns:
         Class number to map, shape (H, W), 0 and up, in units of the summed score.
-
-    Raises:
-        MissingExtraError: if grad-cam is not installed.
     """
     if not rows:
         return {}
-    library = require("pytorch_grad_cam", extra="explain", purpose="class activation maps")
     weights = next(network.parameters())
     images = torch.from_numpy(np.ascontiguousarray(padded))[None].permute(0, 3, 1, 2)
-    images = images.to(weights.device, weights.dtype) / 255
-    maps: dict[int, Floats] = {}
-    with _frozen(network), torch.enable_grad():
-        cam = library.LayerCAM(_Scores(network), [layer or cam_layer(network)])
-        cam.compute_input_gradient = True  # the parameters are frozen
-        cam.compute_cam_per_layer = lambda *_: _weighted_map(cam.activations_and_grads)
-        cam.aggregate_multi_layers = lambda values: cv2.resize(values, padded.shape[1::-1])
-        try:
-            for class_id, detected in rows.items():
-                selected = torch.from_numpy(detected).to(weights.device)
-                target = partial(_summed_score, rows=selected, class_id=class_id)
-                maps[class_id] = cam(images, [target])
-        finally:
-            cam.activations_and_grads.release()
-    return maps
-
-
-def _weighted_map(kept: Any) -> Floats:
-    """Return the map of the layer, in units of the score."""
-    activations, gradients = kept.activations[0], kept.gradients[0]
-    weighted = (gradients.clamp(min=0) * activations).sum(dim=1)[0].clamp(min=0)
-    return np.asarray(weighted.float().numpy(), dtype=np.float32)
-
-
-class _Scores(nn.Module):
-    """A network that returns the scores of all decoded boxes, (N, B, K)."""
-
-    def __init__(self, network: DetectionNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network.decode(self.network(images))[1]
-
-
-def _summed_score(scores: Tensor, rows: Tensor, class_id: int) -> Tensor:
-    """Return the sum of a class's scores over some boxes of one image, scores (B, K)."""
-    return scores[rows, class_id].sum()
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Disable gradients of all parameters, and restore their state at the end."""
-    before = [
-        (parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()
-    ]
+    images = (images.to(weights.device, weights.dtype) / 255).requires_grad_()
+    calls: list[Tensor] = []
+    hook = (layer or cam_layer(network)).register_forward_hook(lambda *call: calls.append(call[2]))
     try:
-        for parameter, _, _ in before:
-            parameter.requires_grad_(False)
-        yield
+        with torch.enable_grad():
+            scores = network.decode(network(images))[1][0]  # (B, K)
     finally:
-        for parameter, asked, gradient in before:
-            parameter.requires_grad_(asked)
-            parameter.grad = gradient
+        hook.remove()
+    maps: dict[int, Floats] = {}
+    for class_id, detected in rows.items():
+        target = scores[torch.from_numpy(detected).to(weights.device), class_id].sum()
+        (gradient,) = torch.autograd.grad(target, calls[0], retain_graph=True)
+        weighted = (gradient.clamp(min=0) * calls[0].detach()).sum(dim=1)[0].clamp(min=0)
+        values = weighted.float().cpu().numpy()
+        maps[class_id] = np.asarray(cv2.resize(values, padded.shape[1::-1]), dtype=np.float32)
+    return maps

@@ -142,7 +142,7 @@ def explain(
     Args:
         weights: a weights file of attendet.
         sources: images, folders, patterns or lists, as for `attendet predict`.
-        cam: compute class activation maps (needs the ``explain`` extra).
+        cam: compute class activation maps.
         max_images: images whose gates and maps are kept; the statistics include all images.
         selection: which boxes are detections; default: confidence 0.25, NMS IoU 0.5.
         device: such as ``cpu`` or ``cuda:0``; default: a GPU if there is one.
@@ -151,7 +151,6 @@ def explain(
     Raises:
         WeightsError: if the weights file is missing or not one of attendet.
         ImageError: if no image can be read.
-        MissingExtraError: if ``cam`` is set and grad-cam is not installed.
     """
     network, metadata = load_weights(local_weights(weights))
     return explain_network(
@@ -244,9 +243,9 @@ def _explain_image(
 ) -> ImageExplanation:
     metadata = runtime.metadata
     preprocess = metadata.preprocessing()
-    padded, transform = resize_to_input(image, metadata.input_hw, preprocess.resize)
-    if preprocess.color == "bgr":
-        padded = np.ascontiguousarray(padded[..., ::-1])
+    padded, transform = resize_to_input(
+        image, metadata.input_hw, preprocess.resize, preprocess.color
+    )
     with record_gates(network) as recorded, torch.inference_mode():
         boxes_xyxy, scores = (output[0] for output in runtime.run(padded[None]))
         gates = {

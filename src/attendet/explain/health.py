@@ -6,12 +6,14 @@ C, h and w are channels, rows and columns of a gate; each is 1 if the gate is co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache, reduce
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from attendet.errors import ConfigError
 
@@ -97,10 +99,6 @@ class BlockHealth:
     closed_channels: int
     verdict: Verdict
     sentence: str
-
-    def to_record(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 class _GateSummary:
@@ -262,19 +260,9 @@ def _sentence(verdict: Verdict, product: GateNumbers, gates: Mapping[str, GateNu
     return sentences[verdict]
 
 
-@lru_cache(maxsize=256)
-def _interpolation(length: int) -> NDArray[np.float64]:
-    """Return the matrix (16, length) that samples a gate at the centers of 16 equal parts."""
-    middles = (np.arange(GRID) + 0.5) * length / GRID - 0.5
-    columns = [np.interp(middles, np.arange(length), unit) for unit in np.eye(length)]
-    return np.stack(columns, axis=1)
-
-
 def _to_grid(gate: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return a gate (C, h, w) on the grid, each axis of length 16; an axis of length 1 stays."""
-    values = gate.astype(np.float64)
-    if values.shape[1] > 1:
-        values = np.einsum("gh,chw->cgw", _interpolation(values.shape[1]), values)
-    if values.shape[2] > 1:
-        values = np.einsum("gw,chw->chg", _interpolation(values.shape[2]), values)
-    return values
+    size = [GRID if length > 1 else 1 for length in gate.shape[1:]]
+    values = torch.from_numpy(gate.astype(np.float64))[None]
+    on_grid: NDArray[np.float64] = interpolate(values, size=size, mode="bilinear")[0].numpy()
+    return on_grid

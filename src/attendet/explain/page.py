@@ -6,6 +6,7 @@ import io
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
         "version": __version__,
         "images": explanation.count,
         "skipped": [one.reason for one in explanation.skipped],
-        "blocks": {site: one.to_record() for site, one in health.items()},
+        "blocks": {site: asdict(one) for site, one in health.items()},
     }
     write_atomically(folder / "health.json", json.dumps(record, indent=1) + "\n")
     write_atomically(folder / "statistics.npz", _to_npz(_statistics_arrays(explanation)))
