@@ -11,6 +11,7 @@ from pathlib import Path
 from attendet.data.checks import check_image
 from attendet.data.formats import read_labels
 from attendet.data.sample import (
+    MOST_CLASSES,
     SPLITS,
     SPLITS_FILE,
     Format,
@@ -87,7 +88,7 @@ def _class_table(
 ) -> tuple[tuple[str, ...], dict[str | int, int]]:
     """Return the class names, and the class id of each label that is known."""
     labels = {box.label for pool in reading.pools.values() for each in pool for box in each.boxes}
-    numbers = sorted(label for label in labels if isinstance(label, int) and label >= 0)
+    numbers = sorted(n for n in labels if isinstance(n, int) and 0 <= n < MOST_CLASSES)
     if classes is not None:
         names = tuple(class_name(name) for name in classes)
     elif reading.names is not None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "MOST_CLASSES",
     "SPLITS",
     "SPLITS_FILE",
     "Action",
@@ -41,6 +42,9 @@ Format = Literal["voc", "yolo", "coco"]
 Action = Literal["dropped", "clipped", "kept", "skipped image"]
 
 _ISSUES_SHOWN = 5
+
+MOST_CLASSES = 10_000
+"""A class id of this size or more is an error in a label, where no names say otherwise."""
 
 SPLITS = ("train", "val", "test")
 SPLITS_FILE = "attendet-splits.json"

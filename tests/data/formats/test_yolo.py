@@ -201,6 +201,7 @@ def test_a_wrong_count_of_classes_and_a_missing_split_are_issues(yolo):
         ('nc: 1\ntrain: "C:\\data\\train"\n', r"unknown escape character.*yaml:2.*with /"),
         ("names:\n\t- cat\n", r"cannot start any token.*yaml:2.*no tab"),
         ("train: images/train\nnames: cat, dog\n", "names must be a list"),
+        ("train: images/train\nnc: 99999999999\n", "nc must be 1 to 10000"),
         ("train: images/train\nnames: cat: dog\n", "must be YAML"),
         ("train: images/train\nnames: [[cat]]\n", "names must be a list"),
         ("train: {a: b}\nnames: [cat]\n", "train must be a path"),

@@ -66,6 +66,12 @@ def test_class_ids_count_along_classes_given_where_the_set_names_none(numbered):
     assert unknown(dataset) == ["c"]
 
 
+def test_a_huge_class_id_without_names_is_unknown(numbered):
+    dataset = load_dataset(numbered([0, 10**20, 1], ""))
+    assert dataset.classes == ("0", "1")
+    assert unknown(dataset) == ["b"]
+
+
 @pytest.mark.parametrize("names", ["[on, off, 2024-01-01]", "{0: on, 1: off, 2: 2024-01-01}"])
 def test_plain_words_stay_words(numbered, names):
     dataset = load_dataset(numbered([0, 1, 2], f"names: {names}"))

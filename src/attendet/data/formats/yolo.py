@@ -24,6 +24,7 @@ from attendet.data.formats.yolo_paths import (
     text_files,
 )
 from attendet.data.sample import (
+    MOST_CLASSES,
     SPLITS,
     SPLITS_FILE,
     Box,
@@ -375,7 +376,10 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
     if found:
         return {int(number): class_name(str(name)) for number, name in found.items()}
     count = document.get("nc")
-    return {n: str(n) for n in range(count)} if isinstance(count, int) else None
+    if not isinstance(count, int):
+        return None
+    DataError.check(0 < count <= MOST_CLASSES, "nc", f"1 to {MOST_CLASSES}", count, path)
+    return {n: str(n) for n in range(count)}
 
 
 def keypoint_fields_of(document: dict[str, object], path: Path) -> int:
