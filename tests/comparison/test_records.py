@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from attendet.comparison.records import (
-    RUNS,
-    STUDY,
     add_run,
     locked,
     read_detections,
@@ -22,6 +20,7 @@ from attendet.comparison.records import (
 )
 from attendet.detections import Detections
 from attendet.errors import ConfigError, DataError
+from attendet.report.study import RUNS, STUDY
 
 
 def _detections(count: int) -> Detections:

@@ -21,18 +21,6 @@ from attendet.errors import ConfigError
 from attendet.training.recipe import Recipe
 from attendet.training.schedule import evaluates_at, input_hw_at
 
-__all__ = [
-    "PROBE_EPOCHS",
-    "Plan",
-    "Rung",
-    "Scheduler",
-    "VariantCost",
-    "ap_at",
-    "make_plan",
-    "rungs",
-    "variant_cost",
-]
-
 PROBE_EPOCHS = 2
 """Epochs from which the seconds of a whole run are estimated; the first warms up."""
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attendet.comparison.variants import Job
 
-__all__ = ["StudyCallback"]
-
 
 class StudyCallback:
     """Receives the progress of a study; override the methods that you need."""

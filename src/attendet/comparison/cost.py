@@ -20,8 +20,6 @@ from attendet.inference import load
 from attendet.models import WeightsMetadata, build_from_metadata
 from attendet.system import require
 
-__all__ = ["RUNTIMES", "count_costs", "measure_latency", "pick_runtimes"]
-
 RUNTIMES = {
     "torch": (),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),

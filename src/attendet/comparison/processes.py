@@ -24,8 +24,6 @@ from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 from attendet.system import process_start_method
 
-__all__ = ["MAX_ATTEMPTS", "LocalRuns", "RunEvent", "device_names"]
-
 MAX_ATTEMPTS = 3
 """Attempts at a run whose process dies."""
 

@@ -28,22 +28,6 @@ if TYPE_CHECKING:
 
     from attendet.data import Sample
 
-__all__ = [
-    "RECORD",
-    "RUNS",
-    "STUDY",
-    "GROUND_TRUTH",
-    "add_run",
-    "locked",
-    "read_detections",
-    "read_runs",
-    "read_study",
-    "write_detections",
-    "write_runs",
-    "write_study",
-    "write_ground_truth",
-]
-
 GROUND_TRUTH = "ground_truth.npz"
 RECORD = "record.json"
 """The record of one run, in the run's folder: what is here need not be run again."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from attendet.data import Sample
     from attendet.detections import Detections
 
-__all__ = ["ClassHits", "draw_images", "match_classes", "resampled_ap"]
-
 Floats = NDArray[np.float64]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

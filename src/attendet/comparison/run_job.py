@@ -40,8 +40,6 @@ from attendet.training.checkpoint import RunFolder, read_state
 from attendet.training.plan import Plan
 from attendet.training.trainer import TrainingResult, train
 
-__all__ = ["Report", "measured_samples", "record_of", "run_and_report", "run_job"]
-
 Report = Callable[[dict[str, Any]], None]
 """Receives the events of a run as plain values."""
 

@@ -20,18 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-__all__ = [
-    "Noise",
-    "PairedDifference",
-    "chance_of_answer",
-    "detectable_difference",
-    "further_seeds",
-    "hierarchical_bootstrap",
-    "holm",
-    "paired_difference",
-    "sign_flip_test",
-]
-
 Floats = NDArray[np.float64]
 
 MOST_FLIPS = 100_000

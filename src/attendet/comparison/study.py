@@ -46,8 +46,6 @@ from attendet.models import read_metadata
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.transfer import follow_base
 
-__all__ = ["Study", "compare"]
-
 RESULTS = ("verdicts", "variant_summaries", "failed", "pairing", "latency", "latency_machine")
 """Keys of study.json that follow from the runs."""
 
@@ -138,10 +136,7 @@ def compare(
     measured_in = pick_runtimes(runtimes)
     usual = ("paper",) if pretrained is None else (AS_TRAINED,)
     variants = make_variants(attention, sites, usual if attention_init is None else attention_init)
-    if isinstance(recipe, Recipe):
-        settings = load_recipe("default", {**recipe.as_dict(), **overrides})
-    else:
-        settings = load_recipe(str(recipe), overrides)
+    settings = load_recipe(recipe, overrides)
     if settings.attention_init != "auto":
         raise ConfigError(
             "attention_init is part of the grid here; the recipe says "

@@ -14,8 +14,6 @@ from attendet.comparison.resampling import Floats, draw_images, match_classes, r
 from attendet.comparison.verdicts import Paired, effect, judge
 from attendet.data import Sample
 
-__all__ = ["summarize", "weights_of_variants"]
-
 DRAWS = 1000
 """Draws of the test images."""
 

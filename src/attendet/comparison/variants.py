@@ -22,8 +22,6 @@ from attendet.attention import (
 from attendet.errors import ConfigError, did_you_mean
 from attendet.models import NECK_SITES, SITES, canonical_attention
 
-__all__ = ["Variant", "Job", "content_key", "make_variants", "pick_baseline"]
-
 AS_TRAINED = "auto"
 """Init of variants from pretrained weights by default, as in `Recipe.attention_init`: blocks of the
 weights are kept, new ones are the identity."""

@@ -26,8 +26,6 @@ from attendet.comparison.statistics import (
     sign_flip_test,
 )
 
-__all__ = ["Paired", "judge"]
-
 Floats = NDArray[np.float64]
 
 LEARNED = 0.02

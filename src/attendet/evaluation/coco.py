@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from attendet.data.sample import Sample
     from attendet.detections import Detections
 
-__all__ = ["coco_metrics"]
-
 SUMMARY = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from attendet.data.sample import Sample
     from attendet.detections import Detections
 
-__all__ = ["BACKGROUND", "ClassCurve", "best_f1", "class_curve", "confusion_matrix", "pr_curves"]
-
 BACKGROUND = "background"
 RECALLS = np.linspace(0.0, 1.0, 101)
 CONFIDENCES = np.arange(1, 1000) / 1000

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from attendet.data.sample import Sample
     from attendet.detections import Detections
 
-__all__ = [
-    "Matches",
-    "class_map",
-    "greedy_pairs",
-    "match_detections",
-    "names_on_one_side",
-    "samples_in_classes",
-]
-
 Ids = NDArray[np.int64]
 
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from attendet.detections import Detections
     from attendet.inference import Detector
 
-__all__ = ["compute_metrics", "detect", "evaluate"]
-
 VOC_IOU = 0.5
 
 READERS = 2

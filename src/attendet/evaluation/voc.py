@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from attendet.errors import ConfigError
 from attendet.evaluation.matching import Matches
 
-__all__ = ["Interpolation", "average_precision", "precision_recall", "true_positives"]
-
 Interpolation = Literal["every-point", "11-point"]
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attendet.training.plan import Plan
 
-__all__ = ["TrainingCallback"]
-
 
 class TrainingCallback:
     """Receives the progress of a run; override the methods that you need."""

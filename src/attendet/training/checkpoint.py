@@ -15,8 +15,6 @@ from attendet.files import json_line, read_json_lines, replacing, write_atomical
 from attendet.system import require
 from attendet.training.recipe import Recipe
 
-__all__ = ["RunFolder", "free_folder", "read_state", "write_state"]
-
 STATE_VERSION = 2
 
 

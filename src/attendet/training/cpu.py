@@ -13,8 +13,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-__all__ = ["MixedLayoutConv2d", "mix_layouts"]
-
 _Pair = tuple[int, int]
 
 

@@ -20,8 +20,6 @@ from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.models import WeightsMetadata
 from attendet.system import has_bfloat16, require
 
-__all__ = ["SyncBatchNorm2d", "make_fabric", "sync_batch_norm", "validate"]
-
 
 def _precision(wanted: str, accelerator: str) -> str:
     if wanted == "auto":

@@ -22,8 +22,6 @@ from attendet.report.draw import draw_side_by_side, image_grid, to_jpeg
 from attendet.training.checkpoint import RunFolder
 from attendet.training.plan import Plan
 
-__all__ = ["draw_run"]
-
 SHOWN = 8
 """Validation images in detections.jpg."""
 

@@ -10,8 +10,6 @@ from torch import nn
 
 from attendet.training.recipe import OptimizerConfig, Recipe
 
-__all__ = ["WeightAverage", "lr_factor", "make_optimizer"]
-
 
 def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return the optimizer, with weight decay on convolution weights only.

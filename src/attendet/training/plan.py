@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from attendet.data import DataSet, ImageCache, Sample, load_dataset
 from attendet.data.checks import decode_issues
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, TrainingError
 from attendet.images import common_aspect
 from attendet.models import (
     DEFAULT_ANCHORS,
@@ -28,8 +28,6 @@ from attendet.models.graph import Graph
 from attendet.models.weights import attention_of
 from attendet.training.recipe import Recipe
 from attendet.training.transfer import Transfer, choose_init, transfer_weights, unlike_base
-
-__all__ = ["Plan", "choose_input_hw", "make_plan"]
 
 CELL = 32
 SAME_ASPECT = 0.1
@@ -177,6 +175,7 @@ def make_plan(
     pretrained: str | Path | None = None,
     base: WeightsMetadata | None = None,
     format: str | None = None,
+    fingerprints: Iterable[tuple[str, str]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of a run.
@@ -191,11 +190,13 @@ def make_plan(
             batch norm epsilon, colors and, as the recipe states, boxes and input; default: that of
             ``pretrained``.
         format: of the data set; default: recognized.
+        fingerprints: split name and fingerprint, each of which the data must have.
         progress: called with the images decoded and their total.
 
     Raises:
         DataError: if the data cannot be read.
         ConfigError: if a spec or a setting is wrong.
+        TrainingError: if the data has changed.
         WeightsError: if the pretrained weights do not fit.
     """
     if base is None and pretrained is not None:
@@ -205,6 +206,14 @@ def make_plan(
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
     attention = canonical_attention(attention, graph)
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
+    found = {name: dataset.fingerprint(name) for name in dataset.splits}
+    changed = [name for name, old in fingerprints if found.get(name) != old]
+    if changed:
+        source = (data.root if isinstance(data, DataSet) else Path(data)).resolve()
+        raise TrainingError(
+            f"data must be the same as at the start of the run; {' and '.join(dict.fromkeys(changed))} has "
+            f"changed ({source}). Restore it, pass its new path, or start a new run."
+        )
     train = dataset.split("train")
     input_hw = choose_input_hw(train, recipe, base)
     cache = ImageCache(train, input_hw, stretch=recipe.resize == "stretch", progress=progress)
@@ -212,7 +221,27 @@ def make_plan(
         anchors = _anchors_of(base, cache)
     else:
         anchors = _choose_anchors(cache, recipe, seed)
-    metadata = _describe(dataset, attention, recipe, seed, input_hw, anchors)
+    data_facts = {
+        "fingerprints": found,
+        "images": {name: len(samples) for name, samples in dataset.splits.items()},
+        "split_source": dataset.split_source,
+    }
+    metadata = WeightsMetadata(
+        classes=dataset.classes,
+        attention=attention,
+        input_hw=input_hw,
+        anchors=anchors.anchors,
+        anchor_masks=anchors.masks,
+        scale_x_y=recipe.scale_x_y,
+        width_mult=recipe.width_mult,
+        preprocess={
+            "resize": recipe.resize if recipe.resize in ("letterbox", "stretch") else "rect",
+            "color": "rgb",
+        },
+        recipe=recipe.as_dict(),
+        seed=seed,
+        data=data_facts,
+    )
     if base is not None:
         metadata = _with_layers_of(base, metadata)
     blocks = {site: name for site, (name, _) in attention_of(metadata).items()}
@@ -221,49 +250,20 @@ def make_plan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_from_metadata(metadata)
-    plan = Plan(
-        _without_unreadable(dataset, cache),
-        recipe,
-        seed,
-        input_hw,
-        cache,
-        anchors,
-        network,
-        metadata,
-    )
-    if pretrained is None or base is None:
-        return plan
-    return dataclasses.replace(
-        plan,
-        transfer=transfer_weights(network, metadata, pretrained),
-        unlike_base=unlike_base(metadata, base),
-    )
-
-
-def _describe(
-    dataset: DataSet,
-    attention: str,
-    recipe: Recipe,
-    seed: int,
-    input_hw: tuple[int, int],
-    anchors: AnchorChoice,
-) -> WeightsMetadata:
-    """Return the metadata of a run without pretrained weights."""
-    resize = recipe.resize if recipe.resize in ("letterbox", "stretch") else "rect"
-    return WeightsMetadata(
-        classes=dataset.classes,
-        attention=attention,
-        input_hw=input_hw,
-        anchors=anchors.anchors,
-        anchor_masks=anchors.masks,
-        scale_x_y=recipe.scale_x_y,
-        width_mult=recipe.width_mult,
-        preprocess={"resize": resize, "color": "rgb"},
-        recipe=recipe.as_dict(),
+    transfer: Transfer | None = None
+    unlike: tuple[str, ...] = ()
+    if pretrained is not None and base is not None:
+        transfer = transfer_weights(network, metadata, pretrained)
+        unlike = unlike_base(metadata, base)
+    return Plan(
+        dataset=_without_unreadable(dataset, cache),
+        recipe=recipe,
         seed=seed,
-        data={
-            "fingerprints": {name: dataset.fingerprint(name) for name in dataset.splits},
-            "images": {name: len(samples) for name, samples in dataset.splits.items()},
-            "split_source": dataset.split_source,
-        },
+        input_hw=input_hw,
+        cache=cache,
+        anchors=anchors,
+        network=network,
+        metadata=metadata,
+        transfer=transfer,
+        unlike_base=unlike,
     )

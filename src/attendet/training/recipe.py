@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,8 @@ from attendet.data.augment_plan import AugmentConfig
 from attendet.errors import ConfigError, did_you_mean
 from attendet.losses.loss_config import LossConfig
 
-__all__ = ["OptimizerConfig", "Recipe", "load_recipe", "recipe_names"]
+RECIPES = Path(__file__).parent / "recipes"
+"""Folder of the recipes in the package."""
 
 _NEEDS = {"momentum": ("optimizer", "sgd"), "ignore_iou": ("assignment", "classic")}
 """Settings that have an effect only with a certain value of another setting."""
@@ -191,40 +191,34 @@ class Recipe:
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the recipes in the package."""
-    folder = resources.files("attendet.training") / "recipes"
-    return tuple(
-        sorted(
-            entry.name.removesuffix(".yaml")
-            for entry in folder.iterdir()
-            if entry.name.endswith(".yaml")
-        )
-    )
+    return tuple(sorted(file.stem for file in RECIPES.glob("*.yaml")))
 
 
-def _read(name_or_path: str) -> tuple[str, str]:
-    if name_or_path.endswith((".yaml", ".yml")):
-        try:
-            return Path(name_or_path).read_text(encoding="utf-8"), name_or_path
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"recipe cannot be read ({name_or_path}): {error}") from None
-    if name_or_path not in recipe_names():
-        raise ConfigError.must(
-            "recipe",
-            "a name or a .yaml file",
-            name_or_path,
-            advice=did_you_mean(name_or_path, recipe_names()),
-        )
-    file = resources.files("attendet.training") / "recipes" / f"{name_or_path}.yaml"
-    return file.read_text(encoding="utf-8"), f"recipe {name_or_path}"
+def _read(name_or_path: str) -> Recipe:
+    path, source = Path(name_or_path), name_or_path
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_path not in recipe_names():
+            rule, advice = "a name or a .yaml file", did_you_mean(name_or_path, recipe_names())
+            raise ConfigError.must("recipe", rule, name_or_path, advice=advice)
+        path, source = RECIPES / f"{name_or_path}.yaml", f"recipe {name_or_path}"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe cannot be read ({source}): {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe is not YAML ({source}): {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe must be a map of settings; got {values!r} ({source}).")
+    return from_mapping(Recipe, values, source=source)
 
 
 def load_recipe(
-    name_or_path: str = "default", overrides: Mapping[str, Any] | None = None
+    recipe: str | Recipe = "default", overrides: Mapping[str, Any] | None = None
 ) -> Recipe:
     """Return a recipe of the package or of a YAML file, with some settings changed.
 
     Args:
-        name_or_path: a name of `recipe_names`, or a path that ends in ``.yaml``.
+        recipe: a name of `recipe_names`, a path that ends in ``.yaml``, or a `Recipe`.
         overrides: setting to value; these win.
 
     Raises:
@@ -238,16 +232,8 @@ def load_recipe(
         ...
         attendet.errors.ConfigError: unknown setting 'epoch' (overrides). Did you mean 'epochs'?
     """
-    text, source = _read(name_or_path)
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe is not YAML ({source}): {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe must be a map of settings; got {values!r} ({source}).")
-    recipe = from_mapping(Recipe, values, source=source)
+    settings = recipe if isinstance(recipe, Recipe) else _read(str(recipe))
     if not overrides:
-        return recipe
-    checked = from_mapping(Recipe, dict(overrides), source="overrides")
-    values = checked.as_dict()
-    return recipe.replace(**{name: values[name] for name in overrides if name in values})
+        return settings
+    checked = from_mapping(Recipe, dict(overrides), source="overrides").as_dict()
+    return settings.replace(**{name: checked[name] for name in overrides if name in checked})

@@ -7,8 +7,6 @@ import random
 
 from attendet.training.recipe import Recipe
 
-__all__ = ["evaluates_at", "input_hw_at", "mosaic_at"]
-
 CELL = 32
 """Network input sides are multiples of this, the network's largest stride."""
 

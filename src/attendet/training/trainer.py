@@ -36,8 +36,6 @@ from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
 from attendet.training.transfer import follow_base
 
-__all__ = ["Trainer", "TrainingResult", "epoch_order", "train"]
-
 MAX_SEED = 2**63 - 1
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
@@ -127,6 +125,7 @@ def train(
         raise ConfigError.must("until_epoch", "at least 1", until_epoch)
     callback = callback or TrainingCallback()
     state, config = None, None
+    expected = list((fingerprints or {}).items())
     base: WeightsMetadata | None = None
     if resume is not None:
         folder, config = RunFolder.open(Path(resume))
@@ -136,6 +135,7 @@ def train(
         attention, seed, format = config["attention"], config["seed"], config["format"]
         pretrained, devices, nodes = None, config["devices"], config["nodes"]
         accelerator = config["accelerator"] if accelerator == "auto" else accelerator
+        expected += config["fingerprints"].items()
     else:
         if data is None:
             raise ConfigError("data must be given, or a run to resume; got neither.")
@@ -145,7 +145,9 @@ def train(
         if pretrained is not None:
             pretrained = local_weights(pretrained)
             base = read_metadata(pretrained)
-        settings = _settings(recipe, overrides, base)
+        settings = load_recipe(recipe, overrides)
+        if base is not None:
+            settings = follow_base(settings, base, given=overrides)
         if attention is None:
             attention = "ca" if base is None else base.attention
     fabric = _launch(settings, accelerator, devices, nodes)
@@ -159,15 +161,12 @@ def train(
         pretrained=pretrained,
         base=base,
         format=format,
+        fingerprints=expected,
         progress=callback.images_decoded,
     )
-    source = (data.root if isinstance(data, DataSet) else Path(data)).resolve()
-    _check_same_data(plan, fingerprints or {}, source)
-    if config is not None:
-        _check_same_data(plan, config["fingerprints"], source)
     if config is None:
         config = {
-            "data": str(source),
+            "data": str((data.root if isinstance(data, DataSet) else Path(data)).resolve()),
             "format": data.format if isinstance(data, DataSet) else format,
             "pretrained": str(pretrained) if pretrained is not None else None,
             "accelerator": accelerator,
@@ -182,17 +181,6 @@ def train(
         if state is not None:
             trainer.resume(state)
         return trainer.fit(until_epoch or settings.epochs, started)
-
-
-def _settings(
-    recipe: str | Recipe, overrides: Mapping[str, Any], base: WeightsMetadata | None
-) -> Recipe:
-    """Return the settings of a new run: overrides, then pretrained weights, then the recipe."""
-    if isinstance(recipe, str):
-        settings = load_recipe(recipe, overrides)
-    else:
-        settings = load_recipe("default", {**recipe.as_dict(), **overrides})
-    return settings if base is None else follow_base(settings, base, given=overrides)
 
 
 def _launch(
@@ -249,16 +237,6 @@ def _create_folder(fabric: Any, output: str | Path | None, config: dict[str, Any
     if problem:
         raise ConfigError(problem)
     return RunFolder(path)
-
-
-def _check_same_data(plan: Plan, expected: Mapping[str, str], source: Path) -> None:
-    now = plan.fingerprints
-    changed = [name for name, old in expected.items() if now.get(name) != old]
-    if changed:
-        raise TrainingError(
-            f"data must be the same as at the start of the run; {' and '.join(changed)} has "
-            f"changed ({source}). Restore it, pass its new path, or start a new run."
-        )
 
 
 def epoch_order(count: int, batch: int, *, seed: int, epoch: int) -> list[list[int]]:
