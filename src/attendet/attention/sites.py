@@ -142,9 +142,15 @@ def _cost(
     parameters = sum(parameter.numel() for parameter in block.parameters())
     if not isinstance(block, AttentionBlock):
         return parameters, 0
+    gate_count = len(block.gates(x))
+    return parameters, count_macs(block.gates, x) + gate_count * x.numel()
+
+
+def count_macs(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
+    """Return the multiply-accumulates of the convolutions and matrix products of a call."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        gates = block.gates(x)
-    return parameters, counter.get_total_flops() // 2 + len(gates) * x.numel()
+        run(*inputs)
+    return counter.get_total_flops() // 2
 
 
 def run_failed(error: Exception, example_input: Any) -> ConfigError:

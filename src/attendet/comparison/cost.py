@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from attendet.attention.sites import count_macs
 from attendet.errors import ConfigError, ExportError, did_you_mean
 from attendet.exporters import export
 from attendet.inference import load
@@ -54,12 +54,8 @@ def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
     with torch.device("meta"):
         network = build_from_metadata(metadata).eval()
         padded = torch.empty(1, 3, *metadata.input_hw)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(padded)
-    return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "macs": counter.get_total_flops() // 2,
-    }
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": parameters, "macs": count_macs(network, padded)}
 
 
 def pick_runtimes(runtimes: Sequence[str] | None) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from attendet.attention import AttentionBlock, format_attention_spec
+from attendet.attention.sites import count_macs
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError
 from attendet.evaluation import evaluate
@@ -212,11 +212,10 @@ def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
         else:
             gate_macs += arguments[1].numel()
 
+    macs = count_macs(on_meta, images)
+    for module in gated_sites(on_meta).values():
+        module.register_forward_hook(count)
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            on_meta(images)
-        for module in gated_sites(on_meta).values():
-            module.register_forward_hook(count)
         on_meta(images)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters, counter.get_total_flops() // 2 + gate_macs)
+    return Cost(parameters, macs + gate_macs)

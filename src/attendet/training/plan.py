@@ -207,11 +207,11 @@ def make_plan(
     attention = canonical_attention(attention, graph)
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
     found = {name: dataset.fingerprint(name) for name in dataset.splits}
-    changed = [name for name, old in fingerprints if found.get(name) != old]
+    changed = dict.fromkeys(name for name, old in fingerprints if found.get(name) != old)
     if changed:
         source = (data.root if isinstance(data, DataSet) else Path(data)).resolve()
         raise TrainingError(
-            f"data must be the same as at the start of the run; {' and '.join(dict.fromkeys(changed))} has "
+            f"data must be the same as at the start of the run; {' and '.join(changed)} has "
             f"changed ({source}). Restore it, pass its new path, or start a new run."
         )
     train = dataset.split("train")
