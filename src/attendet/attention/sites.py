@@ -150,7 +150,7 @@ def count_macs(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
     """Return the multiply-accumulates of the convolutions and matrix products of a call."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(*inputs)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def run_failed(error: Exception, example_input: Any) -> ConfigError:
