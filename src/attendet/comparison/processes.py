@@ -119,14 +119,10 @@ class LocalRuns:
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):
-                    event = self._process_ended(connection, attempt)
-                    if event is None:
-                        free.append(attempt.device)
-                        continue
+                    yield from self._process_ended(connection, free)
+                    continue
                 attempt.ended |= event["event"] in ("ended", "failed")
                 yield attempt.job, event
-                if event["event"] == "lost":
-                    yield from self._try_again(attempt, event["why"], free)
 
     def _start(self, job: Job, device: str, number: int) -> None:
         ours, theirs = self._context.Pipe()
@@ -138,18 +134,17 @@ class LocalRuns:
         theirs.close()
         self._running[ours] = _Attempt(job, device, number, process)
 
-    def _process_ended(self, connection: Any, attempt: _Attempt) -> dict[str, Any] | None:
-        """Return the event of a process that died, None if its run was complete."""
-        del self._running[connection]
+    def _process_ended(self, connection: Any, free: list[str]) -> Iterator[RunEvent]:
+        """Free the device of a process that ended; if its run did not end, try it again."""
+        attempt = self._running.pop(connection)
         connection.close()
         attempt.process.join()
-        code = attempt.process.exitcode
         if attempt.ended:
-            return None
+            free.append(attempt.device)
+            return
+        code = attempt.process.exitcode
         why = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-        return {"event": "lost", "why": why, "attempt": attempt.number}
-
-    def _try_again(self, attempt: _Attempt, why: str, free: list[str]) -> Iterator[RunEvent]:
+        yield attempt.job, {"event": "lost", "why": why, "attempt": attempt.number}
         if attempt.number < MAX_ATTEMPTS:
             self._start(attempt.job, attempt.device, attempt.number + 1)
         else:

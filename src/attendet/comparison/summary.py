@@ -13,6 +13,7 @@ from attendet.comparison.records import read_detections
 from attendet.comparison.resampling import Floats, draw_images, match_classes, resampled_ap
 from attendet.comparison.verdicts import Paired, effect, judge
 from attendet.data import Sample
+from attendet.report.study import value_at
 
 DRAWS = 1000
 """Draws of the test images."""
@@ -102,7 +103,11 @@ def _verdicts(
         )
     verdicts = judge(pairs, margin=head["margin"])
     for name, verdict in verdicts.items():
-        verdict["effects"] = _effects(name, baseline, pairs[name].seeds, measured)
+        seeds = pairs[name].seeds
+        verdict["effects"] = _effects(
+            [measured[name, seed]["metrics"] for seed in seeds],
+            [measured[baseline, seed]["metrics"] for seed in seeds],
+        )
     return verdicts
 
 
@@ -110,28 +115,25 @@ def _ap(record: Record) -> float:
     return float(record["metrics"]["ap"] or 0.0)
 
 
-def _effects(
-    name: str, baseline: str, seeds: Sequence[int], measured: Mapping[tuple[str, int], Record]
-) -> dict[str, Any]:
-    """Return the differences by overlap, by size and by class, with intervals over seeds."""
+def _effects(variant: Sequence[Record], baseline: Sequence[Record]) -> dict[str, Any]:
+    """Return the differences by overlap, by size and by class, with intervals over seeds.
 
-    def metrics(variant: str) -> list[Any]:
-        return [measured[variant, seed]["metrics"] for seed in seeds]
+    Args:
+        variant: metrics of each seed.
+        baseline: metrics of the same seeds.
+    """
 
-    def compared(pick: Any) -> dict[str, Any] | None:
-        values = [[pick(each) for each in metrics(variant)] for variant in (name, baseline)]
-        if any(value is None for row in values for value in row):
-            return None
-        return effect(*values)
+    def known(keys: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+        effects = {}
+        for name, path in keys.items():
+            values = [[value_at(each, *path) for each in side] for side in (variant, baseline)]
+            if all(value is not None for side in values for value in side):
+                effects[name] = effect(*values)
+        return effects
 
-    parts = {part: compared(lambda each, part=part: each[part]) for part in PARTS}
-    classes = {
-        label: compared(lambda each, label=label: each["per_class"][label]["ap"])
-        for label in metrics(name)[0]["per_class"]
-    }
     return {
-        "parts": {part: found for part, found in parts.items() if found is not None},
-        "per_class": {label: found for label, found in classes.items() if found is not None},
+        "parts": known({part: (part,) for part in PARTS}),
+        "per_class": known({name: ("per_class", name, "ap") for name in variant[0]["per_class"]}),
     }
 
 

@@ -170,8 +170,10 @@ class RunFolder:
         with (self.path / RESULTS).open("a", encoding="utf-8") as stream:
             stream.write(json_line(record))
         writer = self._tensorboard()
-        for name, value in _flat(record):
-            writer.add_scalar(name, value, record["epoch"])
+        losses = {f"losses/{name}": value for name, value in record["losses"].items()}
+        for name, value in (record | losses).items():
+            if isinstance(value, int | float) and name != "epoch":
+                writer.add_scalar(name, float(value), record["epoch"])
         writer.flush()
 
     def _tensorboard(self) -> Any:
@@ -189,13 +191,3 @@ class RunFolder:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    pairs: list[tuple[str, float]] = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "epoch":
-            pairs.append((f"{prefix}{name}", float(value)))
-    return pairs
