@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from attendet.comparison.callback import StudyCallback
 from attendet.comparison.study import Study, compare
 from attendet.errors import ConfigError
+from attendet.models import WeightsMetadata, build_from_metadata, read_metadata, save_weights
+from attendet.models.graph import Convolutional, Graph, Route, Upsample, Yolo
 
 Make = Callable[..., Study]
 
@@ -42,6 +45,42 @@ def test_a_study_from_base_weights_is_made_whole(study: Make, finished: Study) -
         )
     first = [record["curve"][0]["ap"] for record in made.records]
     assert first[0] == first[1]  # new attention begins as the identity
+
+
+def test_a_study_from_weights_with_layers_of_their_own(
+    runs_here: Any, finished: Study, shapes: Path, tmp_path: Path
+) -> None:
+    classes = read_metadata(finished.folder / finished.records[0]["weights"]).classes
+    conv = partial(Convolutional, size=3, padding=1, batch_normalize=True, activation="leaky")
+    head = Convolutional((5 + len(classes)), activation="linear")
+    layers = [conv(8, stride=2) for _ in range(5)] + [conv(8), conv(8), head, Yolo()]
+    layers += [Route((5,)), Upsample(2), Route((10, 3)), conv(8), head, Yolo()]
+    metadata = WeightsMetadata(
+        classes=classes,
+        architecture="darknet-graph",
+        graph=Graph(tuple(layers)).to_mappings(),
+        anchors=((40.0, 40.0), (20.0, 20.0)),
+        anchor_masks=((0,), (1,)),
+        input_hw=(64, 64),
+    )
+    base = save_weights(tmp_path / "base.safetensors", build_from_metadata(metadata), metadata)
+
+    made = compare(
+        shapes,
+        attention=["none", "ca", "se@stage3"],
+        seeds=1,
+        pretrained=base,
+        output=tmp_path / "study",
+        accelerator="cpu",
+        runtimes=("torch",),
+        epochs=1,
+    )
+
+    assert made.summary["failed"] == []
+    names = [record["variant_name"] for record in made.records]
+    assert names == ["none", "ca@p4,p5,up", "se@stage3"]
+    measured = read_metadata(made.folder / made.records[1]["weights"])
+    assert (measured.architecture, measured.attention) == ("darknet-graph", "ca")
 
 
 def test_base_weights_say_what_no_flag_does(

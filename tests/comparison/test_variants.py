@@ -63,10 +63,10 @@ def test_sites_in_any_order_are_one_placement() -> None:
 def test_the_neck_is_the_bare_name_for_training() -> None:
     (_, ca) = make_variants(["none", "ca"], ["up,p5,p4"], ["paper"])
 
-    assert (ca.name, ca.spec) == ("ca@p4,p5,up", "ca")
+    assert (ca.name, ca.spec) == ("ca@p4,p5,up", "ca@p4,p5,up")
 
 
-def test_an_variant_named_twice_is_an_independent_draw() -> None:
+def test_a_variant_named_twice_is_an_independent_draw() -> None:
     first, second = make_variants(["none", "none"], ["p5"], ["paper"])
 
     assert (first.name, second.name) == ("none", "none#2")

@@ -171,8 +171,8 @@ def test_training_starts_from_a_name(mirror: Any, tmp_path: Path, squares: Path)
         batch=2,
         output=tmp_path / "run",
     )
-    assert result.transfer is not None
-    assert result.transfer.loaded
+    assert result.plan.transfer is not None
+    assert result.plan.transfer.loaded
     assert read_metadata(result.last).architecture == "darknet-graph"
 
 

@@ -87,20 +87,22 @@ def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
 
 
 @pytest.mark.parametrize("classes", [["x"], ["x", "y", "z"]])
-def test_the_head_is_initialized_for_other_classes_and_the_rest_is_kept(
+def test_boxes_and_objectness_are_copied_for_other_classes(
     classes: list[str], saved: Saved
 ) -> None:
     base = saved(_metadata(["a", "b", "c"]))
 
     transfer, network, before = _transfer(base, _metadata(classes))
 
-    reasons = dict(transfer.skipped)
-    assert set(reasons) == set(transfer.fresh) == HEADS
-    assert set(reasons.values()) == {"no class in common"}
     old, own = load_weights(base)[0].state_dict(), network.state_dict()
-    for name, tensor in own.items():
-        assert torch.equal(tensor, before[name] if name in HEADS else old[name])
-    assert "out_p5.bias, out_p5.weight: no class in common" in transfer.summary()
+    assert {name for name, _ in transfer.partial} == set(transfer.fresh) == HEADS
+    for name in HEADS:
+        here, new = (x[name].view(3, 5 + len(classes), -1) for x in (own, before))
+        assert torch.equal(here[:, :5], old[name].view(3, 8, -1)[:, :5])
+        assert torch.equal(here[:, 5:], new[:, 5:])
+    for name in set(own) - HEADS:
+        assert torch.equal(own[name], old[name])
+    assert "rows of boxes and objectness; those of x" in transfer.summary()
 
 
 def test_classes_without_names_are_taken_in_their_order(saved: Saved) -> None:

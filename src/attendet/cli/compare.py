@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--sites",
         nargs="+",
-        default=["p4,p5,up"],
         metavar="SITES",
-        help="sites of each block, joined by commas (default: p4,p5,up)",
+        help="sites of each block, joined by commas (default: those of the neck, p4,p5,up)",
     )
     add(
         "--attention-init",

@@ -43,6 +43,7 @@ from attendet.data import DataSet, Sample, load_dataset
 from attendet.errors import ConfigError
 from attendet.interop.hub import local_weights
 from attendet.models import read_metadata
+from attendet.models.graph import Graph
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.transfer import follow_base
 
@@ -74,7 +75,7 @@ def compare(
     data: str | Path,
     *,
     attention: Sequence[str] = ("none", "ca"),
-    sites: Sequence[str] = ("p4,p5,up",),
+    sites: Sequence[str] | None = None,
     attention_init: Sequence[str] | None = None,
     seeds: int = 3,
     recipe: str | Recipe = "default",
@@ -102,7 +103,8 @@ def compare(
         data: path of a data set (VOC, YOLO or COCO). Runs are measured on its test split; without
             one on the validation split, with the weights of the last epoch.
         attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
-        sites: placements, each sites joined by commas.
+        sites: placements, each sites joined by commas; default: ``p4,p5,up``, or all sites of the
+            neck of pretrained weights with other layers.
         attention_init: ``paper``, ``identity``; default: ``paper``, or with pretrained weights the
             identity for new blocks.
         seeds: seeds of each variant, from 0 on.
@@ -135,16 +137,19 @@ def compare(
         ConfigError.check(budget > 0, "budget", "above 0 seconds", budget, "--budget")
     measured_in = pick_runtimes(runtimes)
     usual = ("paper",) if pretrained is None else (AS_TRAINED,)
-    variants = make_variants(attention, sites, usual if attention_init is None else attention_init)
+    base = None if pretrained is None else local_weights(pretrained)
+    metadata = None if base is None else read_metadata(base)
+    graph = Graph.from_mappings(metadata.graph) if metadata and metadata.graph else None
+    inits = usual if attention_init is None else attention_init
+    variants = make_variants(attention, sites, inits, graph)
     settings = load_recipe(recipe, overrides)
     if settings.attention_init != "auto":
         raise ConfigError(
             "attention_init is part of the grid here; the recipe says "
             f"{settings.attention_init!r}. Remove it there, and use --attention-init."
         )
-    base = None if pretrained is None else local_weights(pretrained)
-    if base is not None:
-        settings = follow_base(settings, read_metadata(base), given=overrides)
+    if metadata is not None:
+        settings = follow_base(settings, metadata, given=overrides)
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
@@ -350,7 +355,7 @@ def _setup(
     """Return everything that determines the runs, as plain values; part of every content key.
 
     Raises:
-        ConfigError: if there is nothing to measure on, or base weights have no named sites.
+        ConfigError: if there is nothing to measure on.
         WeightsError: if the base weights cannot be read.
     """
     split = "test" if "test" in dataset.splits else "val"
@@ -366,11 +371,6 @@ def _setup(
         )
     digest = None
     if pretrained is not None:
-        if read_metadata(pretrained).graph:
-            raise ConfigError(
-                f"pretrained must be a network with named sites; got {str(pretrained)!r} "
-                "(--pretrained), which has layers of its own."
-            )
         digest = hashlib.blake2b(pretrained.read_bytes(), digest_size=16).hexdigest()
     return {
         "version": __version__,

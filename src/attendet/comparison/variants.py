@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -20,7 +20,9 @@ from attendet.attention import (
     parse_attention_spec,
 )
 from attendet.errors import ConfigError, did_you_mean
-from attendet.models import NECK_SITES, SITES, canonical_attention
+from attendet.models import canonical_attention
+from attendet.models.graph import Graph
+from attendet.models.weights import attention_sites
 
 AS_TRAINED = "auto"
 """Init of variants from pretrained weights by default, as in `Recipe.attention_init`: blocks of the
@@ -64,8 +66,8 @@ class Variant:
     def spec(self) -> str:
         """The attention spec that training takes."""
         if "@" in self.attention or not self.sites:
-            return canonical_attention(self.attention)
-        return canonical_attention(f"{self.attention}@{','.join(self.sites)}")
+            return self.attention
+        return f"{self.attention}@{','.join(self.sites)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the variant as in records."""
@@ -179,7 +181,10 @@ def folder_name(variant_name: str, seed: int, key: str) -> str:
 
 
 def make_variants(
-    attention: Sequence[str], sites: Sequence[str], inits: Sequence[str]
+    attention: Sequence[str],
+    sites: Sequence[str] | None,
+    inits: Sequence[str],
+    graph: Graph | None = None,
 ) -> tuple[Variant, ...]:
     """Return the variants: each attention at each placement with each init.
 
@@ -189,8 +194,9 @@ def make_variants(
 
     Args:
         attention: names of blocks, or specs.
-        sites: placements, each sites joined by commas.
+        sites: placements, each sites joined by commas; None for those of the network's neck.
         inits: ``paper``, ``identity``; or `AS_TRAINED` alone.
+        graph: layers of pretrained weights that are not the reference network.
 
     Raises:
         ConfigError: if a name, a site or an init is unknown, or there are not two variants.
@@ -206,10 +212,17 @@ def make_variants(
                 f"attention_init must be known; got {init!r} (--attention-init). "
                 f"{did_you_mean(init, get_args(AttentionInit))}"
             )
+    known, usual = attention_sites(graph)
+    if sites is None:
+        sites = [",".join(usual)] if usual else []
+    parse = functools.partial(
+        parse_attention_spec, default_sites=usual, sites=known, known=attention_names()
+    )
     seen: Counter[Variant] = Counter()
     variants = []
     for name in attention:
-        for variant in _variants_of(name, sites, inits):
+        canonical_attention(name, graph)
+        for variant in _variants_of(name, parse, sites, inits):
             seen[variant] += 1
             variants.append(dataclasses.replace(variant, repeat=seen[variant]))
     if len(variants) < 2:
@@ -220,16 +233,19 @@ def make_variants(
     return tuple(variants)
 
 
-def _variants_of(name: str, placements: Sequence[str], inits: Sequence[str]) -> list[Variant]:
+def _variants_of(
+    name: str,
+    parse: Callable[[str], dict[str, str]],
+    placements: Sequence[str],
+    inits: Sequence[str],
+) -> list[Variant]:
     """Return the variants of one name or spec, each once."""
     if name == "none":
         return [Variant("none")]
     has_sites = "@" in name or "+" in name
     variants = []
     for spec in [name] if has_sites else [f"{name}@{placement}" for placement in placements]:
-        at = parse_attention_spec(
-            spec, default_sites=NECK_SITES, sites=SITES, known=attention_names()
-        )
+        at = parse(spec)
         blocks = set(at.values())
         block = blocks.pop() if len(blocks) == 1 else format_attention_spec(at, ())
         variants += [Variant(block, tuple(at), cast(Any, init)) for init in inits]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +20,6 @@ from typing import Any
 
 from filelock import FileLock
 from platformdirs import user_cache_path
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attendet.download import download
 from attendet.errors import DownloadError, WeightsError
@@ -244,6 +243,10 @@ def _obtain(entry: ZooEntry, folder: Path) -> None:
 
 
 def _download_with_bar(file: RemoteFile, url: str, path: Path) -> None:
+    # Imported here: the light runtimes load this module and must start fast.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     console.print(f"downloading {url} to {path.parent}", highlight=False, soft_wrap=True)
     columns = (TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -268,8 +271,7 @@ def _check_digest(file: RemoteFile, path: Path) -> None:
     known = file.sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
     if known is None:
         write_atomically(record, f"{found}\n")
-        message = f"{path.name}: checksum not known; recorded sha256 {found}"
-        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+        print(f"{path.name}: checksum not known; recorded sha256 {found}", file=sys.stderr)
     elif found != known:
         source = "in the table" if file.sha256 else f"of the first download, in {record.name}"
         raise WeightsError(

@@ -100,7 +100,8 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         >>> followed.size, followed.anchors, followed.scale_x_y
         (320, 'base', 2.0)
     """
-    fixed = [name for name in ("anchors", "scale_x_y", "width_mult") if name in given]
+    of_layers = {"anchors": "base", "scale_x_y": base.scale_x_y, "width_mult": base.width_mult}
+    fixed = [k for k, own in of_layers.items() if k in given and getattr(recipe, k) != own]
     if base.graph and fixed:
         raise ConfigError(
             f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
@@ -112,9 +113,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         "resize": recipe.resize
         if resize == "rect" and recipe.resize in ("auto", "rect")
         else _RESIZE_OF_BASE[resize],
-        "width_mult": base.width_mult,
-        "scale_x_y": base.scale_x_y,
-        "anchors": "base",
+        **of_layers,
     }
     return recipe.replace(**{name: value for name, value in changes.items() if name not in given})
 
@@ -183,9 +182,8 @@ def transfer_weights(
 ) -> Transfer:
     """Copy the tensors of a weights file that fit into a network, and return what was copied.
 
-    The output convolutions have rows for each class. With the same classes in another order the
-    rows are reordered; with some classes in common, the rows of boxes, objectness and the common
-    classes are copied; with none, the tensors keep their initial values.
+    The output convolutions have rows for boxes, objectness and each class. The rows of boxes,
+    objectness and of common classes are copied; those of other classes keep their initial values.
 
     Args:
         network: is changed in place.
@@ -215,7 +213,7 @@ def transfer_weights(
             skipped.append((name, "the network has no such tensor"))
         elif name.startswith(outputs) and tensor.dim() and not classes.same:
             if not classes.copy(tensor, own[name]):
-                skipped.append((name, classes.why_not(tensor, own[name])))
+                skipped.append((name, f"other classes, {_shapes(tensor, own[name])}"))
             elif classes.all_common:
                 loaded.append(name)
             else:
@@ -283,7 +281,8 @@ class _ClassRows:
         pairs = tuple((here.index(name), there.index(name)) for name in common)
         new = [name for name in here if name not in there]
         rest = f"; those of {', '.join(new)} are initialized" if new else ""
-        kept = f"rows of boxes, objectness and {', '.join(common)}{rest}"
+        copied = ["boxes", "objectness", *common]
+        kept = f"rows of {', '.join(copied[:-1])} and {copied[-1]}{rest}"
         rows = cls(pairs, len(here), len(there), kept=kept)
         note = "the rows of the classes were reordered"
         return dataclasses.replace(rows, note=note * rows.all_common)
@@ -293,17 +292,14 @@ class _ClassRows:
         """True if both have the same classes."""
         return len(self.pairs) == self.here == self.there
 
-    def why_not(self, there: Tensor, here: Tensor) -> str:
-        """Return why `copy` copied nothing."""
-        if not self.pairs:
-            return "no class in common"
-        return f"other classes, {_shapes(there, here)}"
-
     def copy(self, there: Tensor, here: Tensor) -> bool:
-        """Copy the common rows; return False if there are none that fit."""
+        """Copy the rows of boxes, objectness and common classes; return False if they do not fit.
+
+        Boxes and objectness of unknown classes carry over better than new rows (docs/training.md).
+        """
         anchors, rest = divmod(len(here), BOX_TERMS + self.here)
         fits = not rest and len(there) == anchors * (BOX_TERMS + self.there)
-        if not fits or here.shape[1:] != there.shape[1:] or not self.pairs:
+        if not fits or here.shape[1:] != there.shape[1:]:
             return False
         source = there.view(anchors, BOX_TERMS + self.there, *there.shape[1:])
         target = here.view(anchors, BOX_TERMS + self.here, *here.shape[1:])
