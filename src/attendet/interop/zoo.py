@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -271,7 +270,10 @@ def _check_digest(file: RemoteFile, path: Path) -> None:
     known = file.sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
     if known is None:
         write_atomically(record, f"{found}\n")
-        print(f"{path.name}: checksum not known; recorded sha256 {found}", file=sys.stderr)
+        from rich.console import Console
+
+        message = f"{path.name}: checksum not known; recorded sha256 {found}"
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
     elif found != known:
         source = "in the table" if file.sha256 else f"of the first download, in {record.name}"
         raise WeightsError(
