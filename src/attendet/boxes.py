@@ -11,14 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "clip_to_image",
-    "iou_matrix",
-    "non_maximum_suppression",
-    "xyxy_to_cxcywh",
-    "xyxy_to_xywh",
-]
-
 Floats = NDArray[np.floating]
 
 

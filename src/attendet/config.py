@@ -21,17 +21,6 @@ from typing import Any, TypeVar
 
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = [
-    "Setting",
-    "field_help",
-    "from_mapping",
-    "members_of",
-    "parse_value",
-    "replace_settings",
-    "settings_of",
-    "to_mapping",
-]
-
 T = TypeVar("T")
 
 # YAML 1.1 takes a number without a point, such as 1e-3, for text.

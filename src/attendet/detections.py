@@ -15,8 +15,6 @@ from attendet.system import require
 if TYPE_CHECKING:
     import supervision
 
-__all__ = ["Detections"]
-
 
 @dataclass(frozen=True, eq=False)
 class Detections:

@@ -14,8 +14,6 @@ from typing import IO, Any
 from attendet import __version__
 from attendet.errors import ConfigError, DownloadError
 
-__all__ = ["Progress", "download"]
-
 Progress = Callable[[int, int | None], None]
 """Called with the bytes received and the bytes in total, None while unknown."""
 

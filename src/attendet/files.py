@@ -11,16 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "files_with_suffix",
-    "is_resource_fork",
-    "json_line",
-    "read_json_lines",
-    "replacing",
-    "replacing_folder",
-    "write_atomically",
-]
-
 
 def is_resource_fork(path: Path) -> bool:
     """Return whether a file is a ``._NAME``, which macOS writes beside NAME on other disks."""

@@ -20,20 +20,6 @@ from PIL import Image, UnidentifiedImageError
 from attendet.errors import ImageError
 from attendet.files import files_with_suffix, is_resource_fork
 
-__all__ = [
-    "MAX_PIXELS",
-    "IMAGE_SUFFIXES",
-    "Letterbox",
-    "from_pil",
-    "letterbox",
-    "image_files",
-    "images_below",
-    "read_orientation",
-    "read_image",
-    "read_image_hw",
-    "stretched",
-]
-
 ImageArray = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset(

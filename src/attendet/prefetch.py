@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_BYTES", "Buffer", "map_in_threads", "read_in_thread"]
-
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 

@@ -21,22 +21,6 @@ import lazy_loader
 
 from attendet.errors import MissingExtraError
 
-__all__ = [
-    "CACHE_VARIABLE",
-    "available_cores",
-    "available_memory",
-    "cache_folder",
-    "describe_machine",
-    "has_bfloat16",
-    "keep_freed_memory",
-    "lazy_names",
-    "peak_memory_mib",
-    "process_start_method",
-    "require",
-    "reserve_file",
-    "unlink_if_possible",
-]
-
 CACHE_VARIABLE = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
 """Environment variable that moves the user's cache folder."""
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attendet.config import field_help
-from attendet.data.augment import AugmentConfig, Augmenter, Batch
-from attendet.data.augment_plan import CacheTable, make_plan
+from attendet.data.augment import Augmenter, Batch
+from attendet.data.augment_plan import AugmentConfig, CacheTable, make_plan
 from attendet.data.augment_render import DeviceRenderer
 from attendet.data.cache import ImageCache
 from attendet.data.sample import Sample

@@ -12,15 +12,6 @@ from torch import Tensor, nn
 
 from attendet.errors import ConfigError
 
-__all__ = [
-    "AttentionBlock",
-    "apply_gate",
-    "check_positive",
-    "is_channels_last",
-    "open_bottleneck",
-    "reduced_channels",
-]
-
 
 class AttentionBlock(nn.Module, ABC):
     """A module that multiplies its input by gates and keeps shape, dtype and memory format.

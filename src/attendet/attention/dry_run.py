@@ -13,8 +13,6 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DryRun", "Output", "dry_run", "entries", "is_map", "placement"]
-
 Shape: TypeAlias = tuple[int, int, int, int]
 Key: TypeAlias = str | int | None
 """Position of a map in an output: a key, an index, or None if the output is the map."""

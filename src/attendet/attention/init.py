@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from attendet.attention.base import AttentionBlock
 
-__all__ = ["GateMix", "initialize"]
-
 
 def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
     """Return a new block with the given init.

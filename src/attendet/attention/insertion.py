@@ -33,8 +33,6 @@ from attendet.attention.sites import (
 )
 from attendet.errors import ConfigError
 
-__all__ = ["BLOCK_NAME", "attend", "detach", "inserted_blocks"]
-
 BLOCK_NAME = "attention_block"
 """Under which an attended module holds its block."""
 

@@ -11,8 +11,6 @@ from torch import nn
 from attendet.attention.base import AttentionBlock
 from attendet.attention.dry_run import Key
 
-__all__ = ["MapsAttention"]
-
 
 class MapsAttention(nn.Module):
     """Attend each (N, C, H, W) map in a tuple, list or mapping by a block of its own.

@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 
     from attendet.attention.base import AttentionBlock
 
-__all__ = [
-    "AttentionFactory",
-    "AttentionInit",
-    "attention_names",
-    "create_attention",
-    "register_attention",
-]
-
 AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
 """Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
 

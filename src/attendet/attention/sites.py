@@ -23,8 +23,6 @@ from attendet.attention.maps import MapsAttention
 from attendet.attention.registry import create_attention
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["BlockSpec", "Insertion", "SiteKey", "Site", "candidates", "distinct", "select", "sites"]
-
 SiteKey: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 """A qualified name or glob, a class, or a function of name and module."""
 

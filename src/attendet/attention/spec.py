@@ -10,8 +10,6 @@ from collections.abc import Collection, Mapping
 
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["format_attention_spec", "parse_attention_spec"]
-
 _NONE = "none"
 _PHI = {"0": "none", "1": "se", "2": "cbam", "3": "eca", "4": "ca"}
 

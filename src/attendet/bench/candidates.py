@@ -13,8 +13,6 @@ from attendet.inference.loading import PACKAGES, file_kind, installed_runtimes
 from attendet.inference.runtimes.base import Mode
 from attendet.system import available_cores, has_bfloat16
 
-__all__ = ["Candidate", "plan_candidates"]
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -30,8 +30,6 @@ from attendet.errors import AttendetError, ConfigError
 from attendet.inference.loading import PACKAGES
 from attendet.system import available_cores, describe_machine
 
-__all__ = ["LAYOUT", "BenchSettings", "MeasureAP", "run_bench"]
-
 LAYOUT = "attendet/bench/1"
 """Name and version of the record's layout."""
 

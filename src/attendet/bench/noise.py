@@ -18,8 +18,6 @@ from typing import TypedDict
 
 import numpy as np
 
-__all__ = ["MAX_OTHER_LOAD", "MAX_SPREAD", "LoadWatch", "Noise", "Probe", "judge_noise"]
-
 MAX_SPREAD = 0.10
 """Largest interquartile range of the probe over its median with which a fastest is named: runtimes
 that are worth choosing between differ by about as much."""

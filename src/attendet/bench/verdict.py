@@ -14,8 +14,6 @@ from typing import TypedDict
 
 import numpy as np
 
-__all__ = ["LEVEL", "MIN_ROUNDS", "Verdict", "name_fastest", "no_verdict", "sign_test"]
-
 LEVEL = 0.05
 MIN_ROUNDS = 5
 

@@ -26,8 +26,6 @@ from attendet.images import read_image
 from attendet.inference import Detector, Runtime, load
 from attendet.system import peak_memory_mib
 
-__all__ = ["main"]
-
 MIN_REPEATS = 3
 """Smallest number of repetitions of each measurement in a round."""
 

@@ -11,15 +11,6 @@ from typing import Any
 
 from attendet.config import field_help, members_of, parse_value, settings_of
 
-__all__ = [
-    "EXPORTED_HELP",
-    "WEIGHTS_HELP",
-    "add_settings",
-    "flag",
-    "given_settings",
-    "size_hw",
-]
-
 WEIGHTS_HELP = "weights file (.safetensors), hf://owner/name, or a name of: attendet weights list"
 EXPORTED_HELP = "weights file, exported file, hf://owner/name, or a name of: attendet weights list"
 

@@ -32,8 +32,6 @@ from attendet.data.splits import write_splits
 from attendet.data.stats import describe
 from attendet.errors import DataError
 
-__all__ = ["add_arguments", "run"]
-
 _LISTED = 50
 
 

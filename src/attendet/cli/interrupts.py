@@ -8,8 +8,6 @@ from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import TypeVar
 
-__all__ = ["until_interrupted"]
-
 Item = TypeVar("Item")
 
 

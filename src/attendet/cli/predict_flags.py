@@ -8,8 +8,6 @@ from collections.abc import Callable
 from attendet.cli.arguments import given_settings
 from attendet.errors import ConfigError
 
-__all__ = ["check_needs", "names"]
-
 NEEDS = {"overlap": "tile", "port": "show"}
 """Settings that are settings of another flag."""
 

@@ -27,15 +27,6 @@ if TYPE_CHECKING:
     from attendet.data.dataset import DataSet
     from attendet.training.plan import Plan
 
-__all__ = [
-    "TrainingBars",
-    "TrainingLines",
-    "duration",
-    "speed_bar",
-    "progress_bar",
-    "training_progress",
-]
-
 PLAIN_IMAGES_SECONDS = 5.0
 """Without a terminal, a line about images is printed this often."""
 

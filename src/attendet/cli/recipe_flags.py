@@ -10,8 +10,6 @@ from attendet.cli.arguments import add_settings, flag
 from attendet.config import from_mapping, settings_of
 from attendet.training.recipe import Recipe, load_recipe
 
-__all__ = ["add_recipe_flags", "recipe_overrides"]
-
 
 def add_recipe_flags(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
     """Add a flag for each setting of the recipe."""

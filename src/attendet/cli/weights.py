@@ -23,8 +23,6 @@ from rich.table import Table
 from attendet.errors import ConfigError
 from attendet.interop.zoo import ZooEntry, cache_folder, cached_weights, zoo_entries, zoo_weights
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""

@@ -1,8 +1,8 @@
-from .augment import AugmentConfig as AugmentConfig
 from .augment import Augmenter as Augmenter
 from .augment import Batch as Batch
+from .augment_plan import AugmentConfig as AugmentConfig
 from .cache import ImageCache as ImageCache
 from .dataset import DataSet as DataSet
-from .dataset import Issue as Issue
-from .dataset import Sample as Sample
 from .dataset import load_dataset as load_dataset
+from .sample import Issue as Issue
+from .sample import Sample as Sample

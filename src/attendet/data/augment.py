@@ -33,8 +33,6 @@ from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
 from attendet.images import letterbox
 
-__all__ = ["AugmentConfig", "Augmenter", "Batch"]
-
 
 class Batch(NamedTuple):
     """Images with their boxes, targets to the fullest row, on the device that trains.

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
 
-__all__ = ["QUARTERS", "AugmentConfig", "CacheTable", "Plan", "make_plan"]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -21,8 +21,6 @@ from torch.nn import functional
 from attendet.data.augment_plan import MAX_LEVEL, QUARTERS, Plan
 from attendet.images import PAD_VALUE
 
-__all__ = ["CpuRenderer", "DeviceRenderer", "to_float"]
-
 _DEVICE_FRACTION = 0.25
 _ROWS_AT_ONCE = 16
 

@@ -28,8 +28,6 @@ from attendet.system import (
     unlink_if_possible,
 )
 
-__all__ = ["ImageCache"]
-
 ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 

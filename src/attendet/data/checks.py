@@ -18,8 +18,6 @@ from attendet.data.sample import Action, Box, Issue, Labeled, Sample
 from attendet.errors import ImageError
 from attendet.images import read_image, read_image_hw, read_orientation
 
-__all__ = ["EDGE_TOLERANCE", "ISSUE_KINDS", "NEAR_DUPLICATE_IOU", "check_image", "decode_issues"]
-
 EDGE_TOLERANCE = 1.0
 """Pixels by which a box may leave the image before it counts as an issue; it is clipped anyway."""
 

@@ -21,8 +21,6 @@ from attendet.data.dataset import DataSet
 from attendet.data.sample import Format, Sample
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["Converted", "convert_dataset"]
-
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

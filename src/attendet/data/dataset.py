@@ -25,8 +25,6 @@ from attendet.data.sample import (
 from attendet.data.splits import cut, find_overlaps, read_splits
 from attendet.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["DataSet", "Issue", "Sample", "load_dataset"]
-
 VAL_FRACTION = 0.15
 """Fraction of train that becomes val if the data set has no val split."""
 

@@ -17,27 +17,6 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "MOST_CLASSES",
-    "SPLITS",
-    "SPLITS_FILE",
-    "Action",
-    "Box",
-    "Issue",
-    "Format",
-    "Labeled",
-    "Reading",
-    "Sample",
-    "assign_keys",
-    "class_name",
-    "decoded_name",
-    "list_issues",
-    "merge_repeated",
-    "read_lines",
-    "spellings",
-    "split_folders",
-]
-
 Format = Literal["voc", "yolo", "coco"]
 Action = Literal["dropped", "clipped", "kept", "skipped image"]
 

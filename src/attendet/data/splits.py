@@ -14,14 +14,6 @@ from attendet.data.sample import SPLITS, SPLITS_FILE, Sample, read_lines
 from attendet.errors import DataError
 from attendet.files import write_atomically
 
-__all__ = [
-    "cut",
-    "find_overlaps",
-    "group_identical",
-    "read_splits",
-    "write_splits",
-]
-
 _FORMAT_VERSION = 1
 _EDGE_BYTES = 4096
 

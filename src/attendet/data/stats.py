@@ -11,8 +11,6 @@ import numpy as np
 from attendet.data.dataset import DataSet
 from attendet.data.sample import Sample
 
-__all__ = ["MEDIUM_AREA", "SMALL_AREA", "describe"]
-
 SMALL_AREA = 32**2
 MEDIUM_AREA = 96**2
 """Square pixels: a box is small below `SMALL_AREA`, medium below this, else large (COCO's rule)."""

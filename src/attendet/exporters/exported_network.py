@@ -18,15 +18,6 @@ from attendet.models.detector import DetectionNetwork
 from attendet.models.graph_detector import GraphDetector
 from attendet.models.yolov4_tiny import YoloV4Tiny
 
-__all__ = [
-    "ExportedNetwork",
-    "PlanarNetwork",
-    "SplitCSP",
-    "SplitCoordinateAttention",
-    "first_convolutions",
-    "optimize_for_inference",
-]
-
 
 class ExportedNetwork(nn.Module):
     """Normalization, network and decode in one module, on the CPU, ready to be traced.

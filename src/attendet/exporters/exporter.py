@@ -26,8 +26,6 @@ from attendet.models import DetectionNetwork, load_weights
 from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["ExportReport", "export"]
-
 FOLDER_FILES = {"model.xml", "model.bin", "model.param", "attendet.json"}
 """Files in a folder that an export wrote."""
 

@@ -21,15 +21,6 @@ from attendet.inference.preprocess import resize_to_input
 from attendet.models.metadata import WeightsMetadata
 from attendet.system import require
 
-__all__ = [
-    "CALIBRATION_IMAGES",
-    "Int8Configuration",
-    "calibration_inputs",
-    "int8_configurations",
-    "quantize_onnx",
-    "quantize_openvino",
-]
-
 CALIBRATION_IMAGES = 128
 """Most images for calibration."""
 

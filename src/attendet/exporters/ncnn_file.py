@@ -19,8 +19,6 @@ from attendet.errors import ExportError
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.system import require
 
-__all__ = ["NcnnRuntime", "convert_ncnn", "write_ncnn"]
-
 HEADER_FILE = "attendet.json"
 PARAM, BIN = "model.param", "model.bin"
 

@@ -12,8 +12,6 @@ import numpy as np
 from attendet.inference.postprocess import Selection
 from attendet.system import require
 
-__all__ = ["add_nms"]
-
 # A box has its best class only. The scores that the suppression keeps are scattered into zeros of
 # shape (N, B), so that TopK finds the best M of each image for the whole batch; M zeros are added
 # behind the boxes, so that there are always M.

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from attendet.inference.postprocess import Selection
 
-__all__ = ["OPSET", "OnnxGraph", "build_onnx", "write_onnx"]
-
 OPSET = 18
 """Version of the operators; ONNX Runtime 1.14 and OpenVINO 2023.0 support it."""
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from attendet.system import require
 
-__all__ = ["read_onnx", "write_openvino"]
-
 
 def read_onnx(path: Path) -> Any:
     """Return the ``openvino.Model`` of an ONNX file.

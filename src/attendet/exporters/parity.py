@@ -24,16 +24,6 @@ from attendet.inference.preprocess import Stretch, resize_to_input
 from attendet.inference.runtimes.base import Limits, Output
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = [
-    "TOLERANCES",
-    "Parity",
-    "Tolerance",
-    "check_parity",
-    "compare_outputs",
-    "network_inputs",
-    "synthetic_images",
-]
-
 SAME_PX, SAME_SCORE = 1.0, 0.01
 """Two detections of a class are the same within these."""
 

@@ -10,8 +10,6 @@ from attendet.errors import ConfigError
 from attendet.inference.postprocess import Selection
 from attendet.models.export_info import ExportInfo
 
-__all__ = ["DYNAMIC", "FORMATS", "ExportSettings", "Format"]
-
 Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
 
 FORMATS: dict[str, str] = {

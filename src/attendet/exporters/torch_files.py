@@ -19,8 +19,6 @@ from attendet.files import replacing
 from attendet.inference.preprocess import STRIDE
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 
-__all__ = ["HEADER_FILE", "ProgramRuntime", "trace", "write_program", "write_torchscript"]
-
 HEADER_FILE = "attendet.json"
 """Name of the metadata inside a file of PyTorch."""
 

@@ -28,8 +28,6 @@ from attendet.models.detector import DetectionNetwork
 from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["Writer", "writers"]
-
 Writer = Callable[[Path, Mapping[str, str]], Path]
 """Writes the file to a path, with metadata; returns the path."""
 

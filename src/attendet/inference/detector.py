@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["Detector"]
-
 S = TypeVar("S")
 
 MAX_BATCH = 32

@@ -11,8 +11,6 @@ from attendet.inference.runtimes.base import Mode, Runtime, RuntimeOptions
 from attendet.interop.hub import local_weights
 from attendet.system import require
 
-__all__ = ["PACKAGES", "RUNTIMES", "file_kind", "installed_runtimes", "load"]
-
 RUNTIMES = {
     ".safetensors": ("torch",),
     ".onnx": ("onnx", "openvino"),

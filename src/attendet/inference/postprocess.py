@@ -16,8 +16,6 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.inference.preprocess import ResizeTransform
 
-__all__ = ["MAX_CANDIDATES", "Selection", "class_ids_of", "select_boxes", "select_detections"]
-
 MAX_CANDIDATES = 3000
 """Most pairs of box and class, the best ones, that enter non-maximum suppression."""
 

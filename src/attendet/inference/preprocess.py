@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from attendet.images import ImageArray, Letterbox, letterbox, stretched
 
-__all__ = ["STRIDE", "ResizeTransform", "Stretch", "input_hw_for", "resize_to_input"]
-
 STRIDE = 32
 """Sides of a network input are multiples of this many pixels."""
 

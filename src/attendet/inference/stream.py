@@ -25,8 +25,6 @@ from attendet.system import available_cores
 if TYPE_CHECKING:
     from attendet.detections import Detections
 
-__all__ = ["NetworkInput", "StreamResult", "stream_detections"]
-
 S = TypeVar("S")
 
 MAX_READERS = 4

@@ -25,8 +25,6 @@ from attendet.models.metadata import DEFAULT_ANCHORS, Color, Preprocess, ResizeM
 from attendet.models.weights import build_from_metadata
 from attendet.models.yolov4_tiny import NECK_SITES
 
-__all__ = ["import_checkpoint", "read_anchors"]
-
 ANCHORS_A_LEVEL = 3
 
 _BLOCK = r"(conv\.|bn\.)"

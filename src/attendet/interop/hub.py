@@ -26,17 +26,6 @@ from attendet.models.metadata import (
 )
 from attendet.system import require
 
-__all__ = [
-    "DEFAULT_FILE",
-    "HubFile",
-    "download",
-    "hub_file",
-    "local_weights",
-    "model_card",
-    "push_to_hub",
-    "weights_name",
-]
-
 DEFAULT_FILE = "model.safetensors"
 """The file of a repository that is meant where none is named."""
 

@@ -9,8 +9,6 @@ from attendet.errors import ConfigError
 from attendet.models.detector import DetectionNetwork
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["Imported", "class_names", "read_names"]
-
 MOST_BYTES = 4 * 1024 * 1024
 
 

@@ -26,15 +26,6 @@ from attendet.files import write_atomically
 from attendet.models.metadata import Color, ResizeMode, WeightsMetadata, read_metadata
 from attendet.system import require
 
-__all__ = [
-    "RemoteFile",
-    "ZooEntry",
-    "cache_folder",
-    "cached_weights",
-    "zoo_entries",
-    "zoo_weights",
-]
-
 MAX_BYTES = 200 * 1024 * 1024
 """Limit of a download whose size is not in the table; the largest known file has 24 MB."""
 

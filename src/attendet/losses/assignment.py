@@ -14,8 +14,6 @@ from torch.nn import functional
 
 from attendet.losses.overlap import compute_iou
 
-__all__ = ["Grid", "Matches", "assign_best_anchor", "assign_dynamic"]
-
 BIG = 1e9
 
 

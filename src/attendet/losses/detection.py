@@ -16,8 +16,6 @@ from attendet.losses.loss_config import LossConfig
 from attendet.losses.overlap import compute_ciou, compute_iou
 from attendet.models.decode import decode_boxes, level_scales, split_raw_map
 
-__all__ = ["DetectionLoss", "Targets"]
-
 Targets = tuple[Tensor, Tensor, Tensor]
 """gt_boxes_xyxy (N, M, 4) in network input pixels, gt_class_ids (N, M), gt_valid (N, M), false
 where padded; padded rows are ignored."""

@@ -7,8 +7,6 @@ from typing import Literal
 
 from attendet.errors import ConfigError
 
-__all__ = ["LossConfig"]
-
 
 @dataclass(frozen=True)
 class LossConfig:

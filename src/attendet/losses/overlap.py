@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["compute_ciou", "compute_iou"]
-
 EPS = 1e-7
 
 

@@ -12,8 +12,6 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.system import require
 
-__all__ = ["LineCounter", "ZoneCounter"]
-
 FORGET_AFTER = 1000
 """Frames after which an object that was not seen is no longer remembered as a visitor."""
 

@@ -17,8 +17,6 @@ from attendet.media.video import open_video, to_image
 from attendet.prefetch import map_in_threads, read_in_thread
 from attendet.system import require
 
-__all__ = ["Frame", "read_frames", "read_images"]
-
 OnSkip = Callable[[Skipped], None]
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024

@@ -19,8 +19,6 @@ from attendet.media.sources import Source
 from attendet.media.video import VideoReader, open_video, to_image
 from attendet.prefetch import Buffer
 
-__all__ = ["LiveOptions", "LiveReader"]
-
 FIRST_DELAY = 0.5
 """Seconds before the first new attempt; each further one waits twice as long."""
 LONGEST_DELAY = 30.0

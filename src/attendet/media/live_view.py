@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from attendet.images import ImageArray
     from attendet.media.pipeline import Result
 
-__all__ = ["LiveView"]
-
 QUALITY = 80
 BOUNDARY = "frame"
 HOST = "127.0.0.1"

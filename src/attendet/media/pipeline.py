@@ -24,8 +24,6 @@ from attendet.media.tracking import LOW_FRACTION, Tracker
 if TYPE_CHECKING:
     from attendet.inference.detector import Detector
 
-__all__ = ["Result", "FrameOptions", "predict_frames"]
-
 MARK_COLOR = (255, 255, 255)
 
 

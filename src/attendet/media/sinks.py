@@ -26,23 +26,6 @@ from attendet.media.video import VideoWriter
 from attendet.report.draw import to_jpeg
 from attendet.system import require
 
-__all__ = [
-    "SINKS",
-    "AnnotatedSink",
-    "CocoSink",
-    "CropSink",
-    "CsvSink",
-    "ImageSink",
-    "JsonLinesSink",
-    "JsonSink",
-    "PartialFile",
-    "Sink",
-    "UnfinishedError",
-    "VideoSink",
-    "YoloSink",
-    "open_sinks",
-]
-
 
 class _DroppedError(Exception):
     """Makes `attendet.files.replacing` leave no file."""

@@ -18,8 +18,6 @@ from attendet.errors import ConfigError, DataError, did_you_mean
 from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES
 
-__all__ = ["STREAM_SCHEMES", "VIDEO_SUFFIXES", "Kind", "Skipped", "Source", "find_sources"]
-
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
     | {".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".mjpg", ".h264", ".hevc"}

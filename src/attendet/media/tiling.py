@@ -26,8 +26,6 @@ from attendet.images import ImageArray
 if TYPE_CHECKING:
     from attendet.inference.detector import Detector
 
-__all__ = ["merge_tiles", "predict_tiled", "tile_windows"]
-
 BATCH = 16
 """Tiles that run together."""
 

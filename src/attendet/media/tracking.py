@@ -11,8 +11,6 @@ from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.system import require
 
-__all__ = ["LOW_FRACTION", "Tracker"]
-
 LOW_FRACTION = 0.4
 """A tracked object is kept down to this fraction of the confidence (0.25: 0.1)."""
 

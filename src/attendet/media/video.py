@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import av
     import av.container
 
-__all__ = ["VideoReader", "VideoWriter", "open_video", "scale_down", "to_image"]
-
 _TRANSPORTS = ("tcp", "udp", "rtp", "tls", "crypto", "httpproxy", "https", "http", "data")
 _FROM_FILE = {"protocol_whitelist": "file"}
 """A file must not make FFmpeg open URLs, as playlists could."""

@@ -17,8 +17,6 @@ from attendet import __version__
 from attendet.errors import ImageError
 from attendet.media.sources import Source
 
-__all__ = ["fetch_image_bytes", "gives_image"]
-
 _CHUNK = 1 << 16
 
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from attendet.errors import ConfigError
 
-__all__ = ["AnchorChoice", "best_overlap", "choose_anchors", "cluster_anchors"]
-
 CLEARLY_BETTER = 0.05
 """Gain in mean best overlap from which the data's own anchors are used."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CSPBlock", "CSPDarknetTiny", "ConvBlock"]
-
 LEAKY_SLOPE = 0.1
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["RawLevel", "decode_boxes", "decode_maps", "level_scales", "split_raw_map"]
-
 RawLevel = tuple[Tensor, Tensor, Tensor]
 """Box terms (N, H, W, A, 4), objectness logits (N, H, W, A), class logits (N, H, W, A, K)."""
 

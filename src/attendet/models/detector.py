@@ -16,8 +16,6 @@ from attendet.attention import AttentionBlock, AttentionInit, create_attention
 from attendet.errors import ConfigError
 from attendet.models.decode import decode_maps
 
-__all__ = ["DetectionNetwork", "common_init"]
-
 Self = TypeVar("Self", bound="DetectionNetwork")
 
 

@@ -16,8 +16,6 @@ from attendet.config import from_mapping
 from attendet.errors import ConfigError, WeightsError
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["EXPORT_KEY", "ExportInfo", "parse_exported"]
-
 EXPORT_KEY = "attendet_export"
 """Metadata key of the `ExportInfo`, as JSON."""
 

@@ -15,26 +15,6 @@ from typing import Any, ClassVar, Literal
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = [
-    "ACTIVATIONS",
-    "ARCHITECTURE",
-    "Activation",
-    "AvgPool",
-    "Convolutional",
-    "Dropout",
-    "Graph",
-    "LAYERS",
-    "Layer",
-    "MaxPool",
-    "Route",
-    "ScaleChannels",
-    "Shape",
-    "Shortcut",
-    "Upsample",
-    "Yolo",
-    "layer_from_mapping",
-]
-
 Shape = tuple[int, int, int]
 Activation = Literal["leaky", "linear", "relu", "mish", "swish", "logistic"]
 ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")

@@ -31,8 +31,6 @@ from attendet.models.graph import (
 from attendet.models.graph_sites import backbone_layers, graph_sites
 from attendet.models.yolov4_tiny import OBJECT_PRIOR
 
-__all__ = ["DarknetConvolution", "GraphDetector"]
-
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "leaky": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
     "linear": nn.Identity,

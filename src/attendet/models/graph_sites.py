@@ -23,8 +23,6 @@ from attendet.models.graph import (
     Upsample,
 )
 
-__all__ = ["Site", "backbone_layers", "default_sites", "describe_sites", "graph_sites"]
-
 
 @dataclass(frozen=True)
 class Site:

@@ -18,17 +18,6 @@ from attendet.attention.registry import AttentionInit
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, WeightsError
 
-__all__ = [
-    "DEFAULT_ANCHORS",
-    "DEFAULT_MASKS",
-    "FORMAT",
-    "Preprocess",
-    "WeightsMetadata",
-    "count_parameters",
-    "read_metadata",
-    "read_tensor_shapes",
-]
-
 FORMAT = "attendet/1"
 """Name and version of the layout."""
 

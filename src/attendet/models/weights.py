@@ -35,16 +35,6 @@ from attendet.models.metadata import (
 )
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
-__all__ = [
-    "attention_of",
-    "attention_sites",
-    "build",
-    "build_from_metadata",
-    "canonical_attention",
-    "load_weights",
-    "save_weights",
-]
-
 ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 
 

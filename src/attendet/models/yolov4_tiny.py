@@ -17,8 +17,6 @@ from attendet.errors import ConfigError, did_you_mean
 from attendet.models.backbone import ConvBlock, CSPDarknetTiny
 from attendet.models.detector import DetectionNetwork
 
-__all__ = ["NECK_SITES", "SITES", "STRIDES", "YoloV4Tiny"]
-
 SITES = ("stage1", "stage2", "stage3", "p4", "p5", "up")
 """Sites of attention. stage1..3: after each CSP block, inside the backbone. p4, p5: on the
 backbone's two outputs as the neck sees them. up: after the neck's upsample."""

@@ -26,14 +26,6 @@ from attendet.models.detector import common_init
 from attendet.models.weights import attention_of
 from attendet.training.recipe import Recipe
 
-__all__ = [
-    "Transfer",
-    "choose_init",
-    "follow_base",
-    "transfer_weights",
-    "unlike_base",
-]
-
 _RESIZE_OF_BASE = {"rect": "auto", "letterbox": "letterbox", "stretch": "stretch"}
 
 BOX_TERMS = 5

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from attendet.attention.base import AttentionBlock, apply_gate, open_bottleneck, reduced_channels
 from attendet.errors import ConfigError
 
-__all__ = ["CBAM"]
-
 
 class CBAM(AttentionBlock):
     """Gate channels first, then positions of the channel-gated map.

@@ -15,8 +15,6 @@ from attendet.attention.base import (
 )
 from attendet.errors import ConfigError, did_you_mean
 
-__all__ = ["CoordinateAttention"]
-
 
 @dataclass(frozen=True)
 class _Preset:

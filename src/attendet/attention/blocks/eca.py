@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from attendet.attention.base import AttentionBlock
 from attendet.errors import ConfigError
 
-__all__ = ["EfficientChannelAttention"]
-
 
 class EfficientChannelAttention(AttentionBlock):
     """Gate every channel by the global means of a few neighboring channels.

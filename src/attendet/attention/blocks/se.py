@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from attendet.attention.base import AttentionBlock, open_bottleneck, reduced_channels
 
-__all__ = ["SqueezeExcite"]
-
 
 class SqueezeExcite(AttentionBlock):
     """Gate every channel by what the channels' global means say together.

@@ -32,8 +32,6 @@ from attendet.errors import DataError
 from attendet.files import files_with_suffix
 from attendet.images import images_below
 
-__all__ = ["LOOKED_FOR", "read_coco", "recognize_coco"]
-
 LOOKED_FOR = "COCO: annotations/*.json, train/_annotations.coco.json, or one .json with images"
 
 _ROBOFLOW = "_annotations.coco.json"

@@ -28,8 +28,6 @@ from attendet.errors import DataError
 from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES, image_files
 
-__all__ = ["LOOKED_FOR", "read_voc", "recognize_voc"]
-
 LOOKED_FOR = "VOC: Annotations/*.xml with JPEGImages/, VOCdevkit/VOC2007/, or *.xml next to images"
 
 _XML = "*.[xX][mM][lL]"

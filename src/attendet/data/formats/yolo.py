@@ -42,8 +42,6 @@ from attendet.errors import DataError
 from attendet.files import files_with_suffix
 from attendet.images import IMAGE_SUFFIXES, image_files, images_below
 
-__all__ = ["LOOKED_FOR", "read_yolo", "recognize_yolo"]
-
 LOOKED_FOR = "YOLO: data.yaml, obj.data, images/ with labels/*.txt, or *.txt next to images"
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

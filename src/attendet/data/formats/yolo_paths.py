@@ -10,16 +10,6 @@ from attendet.data.sample import Issue, decoded_name, read_lines, spellings
 from attendet.files import files_with_suffix
 from attendet.images import image_files
 
-__all__ = [
-    "NAME_FILES",
-    "LabelFinder",
-    "find_entry",
-    "inner_folder",
-    "listed_images",
-    "resolved",
-    "text_files",
-]
-
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
 """Files of class names, the likeliest first."""
 

@@ -14,8 +14,6 @@ from attendet.download import Progress, download
 from attendet.errors import DataError
 from attendet.files import replacing_folder
 
-__all__ = ["BCCD_URL", "get_bccd", "safe_unpack"]
-
 BCCD_URL = (
     "https://github.com/Shenggan/BCCD_Dataset/archive/d272fb14cdff6e473fafeeeba32aba5f560e9e43.zip"
 )

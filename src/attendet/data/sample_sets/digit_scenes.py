@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scene", "compose_scene"]
-
 ImageArray = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 

@@ -23,8 +23,6 @@ from attendet.files import replacing_folder
 from attendet.images import read_image
 from attendet.system import require
 
-__all__ = ["DEFAULT_COUNTS", "make_digits"]
-
 ImageArray = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 

@@ -21,8 +21,6 @@ from attendet.errors import ConfigError, WeightsError
 from attendet.models.export_info import parse_exported
 from attendet.models.metadata import WeightsMetadata
 
-__all__ = ["INPUT", "ExportedRuntime", "Limits", "Mode", "Output", "Runtime", "RuntimeOptions"]
-
 Output: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Boxes (N, B, 4), left, top, right, bottom in network input pixels; scores (N, B, K), 0 to 1."""
 

@@ -14,8 +14,6 @@ from attendet.errors import ConfigError, WeightsError
 from attendet.inference.runtimes.base import INPUT, ExportedRuntime, RuntimeOptions
 from attendet.system import available_cores, require
 
-__all__ = ["OnnxRuntime"]
-
 SPINNING = "session.intra_op.allow_spinning"
 
 ERRORS_ONLY = 3

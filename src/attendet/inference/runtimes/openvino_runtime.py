@@ -18,8 +18,6 @@ from attendet.system import require
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["OpenVinoRuntime"]
-
 
 class OpenVinoRuntime(ExportedRuntime):
     """An OpenVINO model, or an ONNX file, run by OpenVINO.

@@ -32,18 +32,6 @@ from attendet.system import available_cores
 if TYPE_CHECKING:
     from attendet.models.metadata import WeightsMetadata
 
-__all__ = [
-    "PackedConvolution",
-    "TorchRuntime",
-    "can_pack",
-    "choose_device",
-    "fold_batch_norm",
-    "pack_convolutions",
-    "parallel_batches",
-    "torch_pool",
-    "usual_batch",
-]
-
 
 class TorchRuntime(Runtime):
     """A network run by eager PyTorch, without gradients.

@@ -21,8 +21,6 @@ from attendet.inference.runtimes.torch_runtime import (
     usual_batch,
 )
 
-__all__ = ["TorchScriptRuntime"]
-
 METADATA_MEMBER = "extra/attendet.json"
 MAX_METADATA_BYTES = 64 * 1024 * 1024
 

@@ -28,17 +28,6 @@ from attendet.models.graph import (
     Yolo,
 )
 
-__all__ = [
-    "DarknetConfig",
-    "Section",
-    "SectionError",
-    "format_config",
-    "parse_config",
-    "parse_sections",
-    "read_config",
-    "read_text",
-]
-
 MOST_BYTES = 4 * 1024 * 1024
 LARGEST = 2**31 - 1
 

@@ -44,15 +44,6 @@ from attendet.models.metadata import Preprocess, ResizeMode, WeightsMetadata
 from attendet.models.weights import build_from_metadata
 from attendet.models.yolov4_tiny import YoloV4Tiny
 
-__all__ = [
-    "BN_EPS",
-    "convolutions_of",
-    "export_darknet",
-    "graph_of",
-    "import_darknet",
-    "reference_width",
-]
-
 Convolutions: TypeAlias = dict[int, tuple[nn.Conv2d, nn.BatchNorm2d | None]]
 """Layer number to convolution and batch normalization."""
 

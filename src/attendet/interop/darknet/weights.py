@@ -21,8 +21,6 @@ from attendet.errors import WeightsError
 from attendet.files import write_atomically
 from attendet.models.graph import Convolutional, Graph
 
-__all__ = ["ConvolutionArrays", "DarknetHeader", "read_weights", "write_weights"]
-
 Array = NDArray[np.float32]
 
 NEWEST = 1000
