@@ -24,7 +24,8 @@ def box_arrays(draw):
     for _ in range(draw(st.integers(0, 4))):
         left = draw(st.floats(0, WIDTH - 1, width=32))
         top = draw(st.floats(0, HEIGHT - 1, width=32))
-        right = draw(st.floats(left + 0.0625, WIDTH).map(np.float32))
+        # A box within the first pixel would be one in fractions.
+        right = draw(st.floats(max(left + 0.0625, 1.0625), WIDTH).map(np.float32))
         bottom = draw(st.floats(top + 0.0625, HEIGHT).map(np.float32))
         boxes.append((left, top, min(right, WIDTH), min(bottom, HEIGHT)))
     return np.array(boxes, dtype=np.float32).reshape(-1, 4)

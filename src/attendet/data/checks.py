@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import clip_to_image, iou_matrix
+from attendet.data.coordinates import EDGE_TOLERANCE, fitting_coordinates, is_wrong_unit
 from attendet.data.sample import Action, Box, Issue, Labeled, Sample
 from attendet.errors import ImageError
 from attendet.images import read_image, read_image_hw, read_orientation
-
-EDGE_TOLERANCE = 1.0
-"""Pixels by which a box may leave the image before it counts as an issue; it is clipped anyway."""
 
 NEAR_DUPLICATE_IOU = 0.9
 """Two boxes of one class that overlap more than this are reported as near duplicates."""
@@ -48,6 +46,8 @@ ISSUE_KINDS: dict[str, str] = {
     "unlisted-image": "image that the file of splits does not name; skipped",
     "unreadable-image": "file that is no image, or too large; skipped",
     "wrong-encoding": "text in another encoding than it should be; XML is skipped, text is kept",
+    "wrong-unit": "box in pixels or percent in YOLO, or in fractions in VOC and COCO; dropped, or "
+    "its image skipped if most of its boxes are; an error if most of the set are",
     "zero-size": "box without width or height; dropped",
 }
 """Every kind of issue with its meaning and the rule."""
@@ -63,14 +63,14 @@ class _Marked:
     keep: NDArray[np.bool_]
     issues: list[Issue]
 
-    def report(self, rows: NDArray[np.bool_], kind: str, action: Action) -> None:
+    def report(self, rows: NDArray[np.bool_], kind: str, action: Action, cause: str = "") -> None:
         """Write an issue for each row marked, and rule it out if it is dropped."""
         if not rows.any():
             return
         for row in np.flatnonzero(rows):
             box = self.source.boxes[row]
             corners = ", ".join(f"{number:g}" for number in box.xyxy)
-            message = f"box of {box.label!r} at ({corners})"
+            message = f"box of {box.label!r} at ({corners}){cause}"
             file = box.file or self.source.labels
             self.issues.append(Issue(file, box.line, kind, message, action))
         if action == "dropped":
@@ -112,11 +112,14 @@ def _in_pixels(
     return xyxy, [Issue(source.labels, None, "size-mismatch", message, "kept")]
 
 
-def _check_boxes(marked: _Marked, image_hw: tuple[int, int]) -> None:
+def _check_boxes(
+    marked: _Marked, image_hw: tuple[int, int], wrong_unit: NDArray[np.bool_], cause: str
+) -> None:
     """Apply the rules, the gravest first, so that a box is reported for one reason."""
     finite = np.asarray(np.isfinite(marked.xyxy).all(axis=1))
     marked.report(~finite, "non-finite", "dropped")
     marked.xyxy[~finite] = 0
+    marked.report(marked.keep & wrong_unit, "wrong-unit", "dropped", cause)
     with np.errstate(over="ignore"):
         size = marked.xyxy[:, 2:] - marked.xyxy[:, :2]
     negative = (size < 0).any(axis=1)
@@ -131,6 +134,19 @@ def _check_boxes(marked: _Marked, image_hw: tuple[int, int]) -> None:
     marked.report(marked.keep & (excess > EDGE_TOLERANCE), "partly-outside", "clipped")
     marked.xyxy = clipped.astype(np.float64)
     _report_near_duplicates(marked)
+
+
+def _wrong_unit(source: Labeled, image_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], str]:
+    """Return which boxes of an image are in another unit, and what they fit as."""
+    xyxy = np.array([box.xyxy for box in source.boxes], dtype=np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        wrong = is_wrong_unit(xyxy, source.relative)
+        if not wrong.any():
+            return wrong, ""
+        image_wh = np.tile(np.array(image_hw[::-1], dtype=np.float64), (wrong.sum(), 1))
+        fitting = fitting_coordinates(xyxy[wrong], image_wh, "yolo" if source.relative else "voc")
+    rule = "fractions of the image are at most 1" if source.relative else "boxes are in pixels"
+    return wrong, f"; {rule}{f', this fits as {fitting}' if fitting else ''}"
 
 
 def _report_near_duplicates(marked: _Marked) -> None:
@@ -162,11 +178,17 @@ def check_image(
         missing = not source.image.exists()
         kind = "missing-image" if missing else "unreadable-image"
         return None, [Issue(source.image, None, kind, str(error), "skipped image")]
+    wrong_unit, cause = _wrong_unit(source, image_hw)
+    if wrong_unit.sum() * 2 > len(wrong_unit):
+        message = f"{wrong_unit.sum()} of {len(wrong_unit)} boxes{cause}"
+        first = source.boxes[int(np.argmax(wrong_unit))]
+        file = first.file or source.labels
+        return None, [Issue(file, first.line, "wrong-unit", message, "skipped image")]
     xyxy, issues = _in_pixels(source, image_hw)
     boxes: Sequence[Box] = source.boxes
     class_ids = np.array([class_of.get(box.label, -1) for box in boxes], dtype=np.int64)
     marked = _Marked(source, xyxy, class_ids, np.ones(len(boxes), dtype=bool), issues)
-    _check_boxes(marked, image_hw)
+    _check_boxes(marked, image_hw, wrong_unit, cause)
     sample = Sample(
         path=source.image,
         image_hw=image_hw,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attendet.data.checks import check_image
+from attendet.data.coordinates import require_coordinates
 from attendet.data.formats import read_labels
 from attendet.data.sample import (
     MOST_CLASSES,
@@ -27,6 +28,9 @@ from attendet.errors import ConfigError, DataError, did_you_mean
 
 VAL_FRACTION = 0.15
 """Fraction of train that becomes val if the data set has no val split."""
+
+_MISPLACED = {"wrong-unit", "outside", "partly-outside", "negative-size"}
+"""Issues that most boxes have if their numbers are in another unit or order."""
 
 _POOL_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -114,7 +118,11 @@ def _class_table(
 def _check_pools(
     reading: Reading, class_of: dict[str | int, int]
 ) -> tuple[dict[str, tuple[Sample, ...]], list[Issue]]:
-    """Return the samples of each pool, each image checked once, and the issues."""
+    """Return the samples of each pool, each image checked once, and the issues.
+
+    Raises:
+        DataError: if most boxes are written in another unit or order than the format's.
+    """
     issues = list(reading.issues)
     checked: dict[tuple[str, Path], Sample | None] = {}
 
@@ -129,6 +137,15 @@ def _check_pools(
     for name, pool in reading.pools.items():
         samples = (sample_of(each) for each in pool)
         pools[name] = tuple(sample for sample in samples if sample is not None)
+    if not _MISPLACED.isdisjoint(issue.kind for issue in issues):
+        groups: dict[Path, list[Labeled]] = {}
+        for each in {
+            (e.key, e.labels): e for pool in reading.pools.values() for e in pool
+        }.values():
+            group = each.labels if reading.format == "coco" else reading.root
+            groups.setdefault(group, []).append(each)
+        for images in groups.values():
+            require_coordinates(images, reading.format)
     return {name: pool for name, pool in pools.items() if pool}, issues
 
 
