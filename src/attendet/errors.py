@@ -138,4 +138,16 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, names, n=1)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"Choose from: {', '.join(names)}."
+    return f"Choose from: {list_names(names)}."
+
+
+def list_names(names: Iterable[str], *, most: int = 10) -> str:
+    """Return names with commas between, and how many more there are.
+
+    Example:
+        >>> list_names("abc"), list_names("abc", most=2)
+        ('a, b, c', 'a, b and 1 more')
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

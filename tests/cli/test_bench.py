@@ -96,6 +96,9 @@ def test_a_broken_image_is_skipped_and_other_classes_are_refused_at_once(
     assert main([*command, "--output", str(tmp_path / "other")]) == 2
     assert "only in the data: 'hen'; only in the weights: 'cow'" in capsys.readouterr().err
 
+    assert main([*command, "--output", str(tmp_path / "map"), "--class-map", "hen=cow"]) == 0
+    assert "same classes of data and weights: hen = cow" in capsys.readouterr().out
+
 
 def test_a_file_with_suppression_is_timed_at_its_own_threshold(
     exported: Paths, animals: Path, tmp_path: Path

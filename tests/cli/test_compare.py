@@ -121,3 +121,13 @@ def test_a_wrong_flag_is_one_clear_line(
     assert error.startswith("attendet: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_class_map_without_pretrained_weights_is_an_error_before_the_runs(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "study"
+    words = ["compare", str(squares), "--class-map", "red=rot", "--output", str(output), *TINY]
+    assert main(words) == 2
+    assert "class_map has no effect without pretrained weights" in capsys.readouterr().err
+    assert not output.exists()

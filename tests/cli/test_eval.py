@@ -107,6 +107,48 @@ def test_classes_that_the_weights_do_not_know_are_named(discs, loads, capsys):
     assert "only in the data: 'ring'; only in the weights: 'star'" in capsys.readouterr().err
 
 
+def test_classes_of_the_same_meaning_are_matched_with_a_note(discs, loads, capsys):
+    loads(BrightRuntime(("couch", "disc")))
+    yaml = discs / "data.yaml"
+    yaml.write_text(yaml.read_text().replace("[disc, ring]", "[DISC, sofa]"))
+    assert main(["eval", "w", str(discs)]) == 0
+    printed = capsys.readouterr().out
+    assert "same classes of data and weights: DISC = disc, sofa = couch" in printed
+    assert "no boxes of" not in printed
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    assert rows["disc"][2:4] == ["1.000", "1.000"]
+
+
+def test_a_class_map_states_the_names_of_the_weights(discs, loads, capsys):
+    loads(BrightRuntime(("star", "disc", "hoop")))
+    assert main(["eval", "w", str(discs), "--class-map", "ring=hoop"]) == 0
+    printed = capsys.readouterr().out
+    assert "ring = hoop" in printed
+    assert "no boxes of: star" in printed
+    assert main(["eval", "w", str(discs), "--class-map", "rings=hoop"]) == 2
+    assert "got 'rings' (--class-map). Did you mean 'ring'?" in capsys.readouterr().err
+
+
+def test_data_without_names_are_matched_by_position(discs, loads, capsys):
+    loads(BrightRuntime(("disc", "ring")))
+    yaml = discs / "data.yaml"
+    yaml.write_text(yaml.read_text().replace("names: [disc, ring]", "nc: 2"))
+    assert main(["eval", "w", str(discs)]) == 0
+    printed = capsys.readouterr().out
+    assert "the classes of the data have no names and were matched by position" in printed
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    assert rows["disc"][2:4] == ["1.000", "1.000"]
+
+
+def test_many_unknown_classes_are_a_short_message(discs, loads, capsys):
+    loads(BrightRuntime(("disc", *(f"name {number}" for number in range(300)))))
+    assert main(["eval", "w", str(discs)]) == 2
+    error = capsys.readouterr().err
+    assert "only in the data: 'ring'; only in the weights: 'name 0', " in error
+    assert "'name 9' and 290 more" in error
+    assert len(error) < 500
+
+
 def test_classes_without_boxes_in_the_data_are_noted(discs, loads, capsys):
     loads(BrightRuntime(("star", "ring", "disc")))
     assert main(["eval", "w", str(discs)]) == 0

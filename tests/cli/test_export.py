@@ -39,6 +39,26 @@ def test_the_report_of_an_export(
     assert said[5].startswith(f"written: {tmp_path / 'out' / 'w.torchscript'} (")
 
 
+def test_classes_of_the_data_with_other_names(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    metadata = WeightsMetadata(("verde", "Red"), width_mult=0.125, input_hw=(64, 96))
+    weights = save_weights(tmp_path / "w.safetensors", build_from_metadata(metadata), metadata)
+    command = ["export", str(weights), "--format", "torchscript", "--output", str(tmp_path / "out")]
+    command += ["--data", str(squares)]
+    assert main(command) == 2
+    assert "only in the data: 'green'; only in the weights: 'verde'" in capsys.readouterr().err
+
+    assert main([*command, "--class-map", "green=verde"]) == 0
+    printed = capsys.readouterr().out
+    assert "in PyTorch, on 4 images of val" in printed
+    note = "note         same classes of data and weights: "
+    assert {f"{note}red = Red, green = verde", f"{note}green = verde, red = Red"} & set(
+        printed.splitlines()
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
@@ -51,6 +71,7 @@ def test_the_report_of_an_export(
         (["--format", "onnx", "--max-ap-loss", "1"], 2, "max_ap_loss needs int8"),
         (["--format", "onnx", "--calibrate", "x"], 2, "calibrate needs int8; alone it"),
         (["--format", "onnx", "--split", "all"], 2, "split needs data or calibrate"),
+        (["--format", "onnx", "--class-map", "a=b"], 2, "class_map needs data or calibrate"),
         (["--format", "onnx", "--size", "100"], 2, "input_hw must be multiples of 32"),
         (["--format", "onnx", "--data", "nowhere"], 3, "data set not found"),
         (["--format", "darknet"], 4, "network must be without attention"),

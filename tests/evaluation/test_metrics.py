@@ -128,7 +128,7 @@ def test_with_no_image_left_there_is_no_record(bright_boxes):
 
 
 def test_classes_with_other_names_are_an_error(bright_boxes):
-    with pytest.raises(ConfigError, match="only in the detector: 'c'; only in the data: 'b'"):
+    with pytest.raises(ConfigError, match="only in the data: 'b'; only in the weights: 'c'"):
         evaluate(PixelDetector(("a", "c")), bright_boxes, classes=("a", "b"))
 
 

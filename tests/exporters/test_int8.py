@@ -147,6 +147,7 @@ def test_the_first_configuration_within_the_ap_loss_is_written(
     graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = graph
+    metadata = dataclasses.replace(metadata, classes=("red", "green"))
     tried = _losing(monkeypatch, [2.0, 0.6, 0.4, 0.0])
 
     report = attendet.export(
@@ -162,6 +163,7 @@ def test_nothing_is_written_beyond_the_ap_loss(
     graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = graph
+    metadata = dataclasses.replace(metadata, classes=("red", "green"))
     _losing(monkeypatch, [2.0, 1.25])
 
     with pytest.raises(ExportError, match=r"more than 0.5 points in int8; got 2.00, 1.25, with"):
@@ -174,6 +176,7 @@ def test_without_average_precision_nothing_is_written(
     graph: Any, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, metadata = graph
+    metadata = dataclasses.replace(metadata, classes=("red", "green"))
     _losing(monkeypatch, [None])
 
     with pytest.raises(ExportError, match="split must have boxes"):

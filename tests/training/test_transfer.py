@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from attendet.errors import WeightsError
+from attendet.errors import ConfigError, WeightsError
 from attendet.models import WeightsMetadata, build_from_metadata, load_weights
-from attendet.training.transfer import Transfer, choose_init, transfer_weights
+from attendet.training.recipe import Recipe
+from attendet.training.transfer import Transfer, check_class_map, choose_init, transfer_weights
 
 Saved = Callable[..., Path]
 
@@ -24,13 +25,13 @@ def _metadata(classes: Sequence[str] = ("red", "green"), **changes: Any) -> Weig
 
 
 def _transfer(
-    base: Path, metadata: WeightsMetadata
+    base: Path, metadata: WeightsMetadata, **class_map: str
 ) -> tuple[Transfer, torch.nn.Module, dict[str, torch.Tensor]]:
     """Return what was taken over, the network, and its tensors before."""
     torch.manual_seed(7)
     network = build_from_metadata(metadata)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return transfer_weights(network, metadata, base), network.eval(), before
+    return transfer_weights(network, metadata, base, class_map), network.eval(), before
 
 
 HEADS = {"out_p5.weight", "out_p5.bias", "out_p4.weight", "out_p4.bias"}
@@ -81,9 +82,52 @@ def test_of_some_classes_in_common_those_rows_go_over(saved: Saved) -> None:
     assert transfer.summary() == (
         f"pretrained weights: {100 * (total - 4) // total} % copied "
         f"({total - 4} of {total} tensors); "
-        "partly copied: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes, "
-        "objectness and c; those of new are initialized"
+        "partly copied: out_p4.bias, out_p4.weight, out_p5.bias, out_p5.weight: rows of boxes "
+        "and objectness, and of c; those of new are initialized"
     )
+
+
+def test_rows_of_classes_with_the_same_meaning_are_copied(saved: Saved) -> None:
+    base = saved(_metadata(["airplane", "couch", "van"]))
+
+    transfer, network, _ = _transfer(base, _metadata(["sofa", "lorry", "Aeroplane"]), lorry="van")
+
+    old, own = load_weights(base)[0].state_dict(), network.state_dict()
+    for name in HEADS:
+        here, there = own[name].view(3, 8, -1), old[name].view(3, 8, -1)
+        assert torch.equal(here, there[:, [0, 1, 2, 3, 4, 6, 7, 5]])
+    assert transfer.summary().startswith("pretrained weights: 100 % copied (")
+    assert transfer.note == (
+        "same classes of data and weights: sofa = couch, lorry = van, Aeroplane = airplane; "
+        "the rows of the classes were reordered"
+    )
+
+
+def test_two_classes_may_begin_with_the_rows_of_one(saved: Saved) -> None:
+    base = saved(_metadata(["vehicle", "person"]))
+
+    transfer, network, _ = _transfer(
+        base, _metadata(["car", "truck"]), car="vehicle", truck="vehicle"
+    )
+
+    old, own = load_weights(base)[0].state_dict(), network.state_dict()
+    for name in HEADS:
+        here, there = own[name].view(3, 7, -1), old[name].view(3, 7, -1)
+        assert torch.equal(here, there[:, [0, 1, 2, 3, 4, 5, 5]])
+    assert {name for name, _ in transfer.partial} == HEADS
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (None, "class_map has no effect without pretrained weights"),
+        (_metadata(["van"]), "class of the weights must be a known name; got 'bus'"),
+    ],
+)
+def test_a_class_map_without_effect_is_an_error(base: WeightsMetadata | None, message: str) -> None:
+    recipe = Recipe(class_map="lorry=bus")
+    with pytest.raises(ConfigError, match=message):
+        check_class_map(recipe, ["lorry"], base)
 
 
 @pytest.mark.parametrize("classes", [["x"], ["x", "y", "z"]])

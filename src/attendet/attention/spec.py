@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from attendet.errors import ConfigError, did_you_mean
+from attendet.errors import ConfigError, did_you_mean, list_names
 
 _NONE = "none"
 _PHI = {"0": "none", "1": "se", "2": "cbam", "3": "eca", "4": "ca"}
@@ -123,7 +123,7 @@ def _assign(
     if not site:
         raise ConfigError(
             f"attention must name a site after each '@' and ','; got {text!r}. "
-            f"Choose from: {', '.join(sites)}."
+            f"Choose from: {list_names(sites)}."
         )
     if site not in sites:
         raise ConfigError(

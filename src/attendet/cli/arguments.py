@@ -14,6 +14,12 @@ from attendet.config import field_help, members_of, parse_value, settings_of
 WEIGHTS_HELP = "weights file (.safetensors), hf://owner/name, or a name of: attendet weights list"
 EXPORTED_HELP = "weights file, exported file, hf://owner/name, or a name of: attendet weights list"
 
+CLASS_MAP: dict[str, Any] = {
+    "metavar": "DATA=WEIGHTS,...",
+    "help": "classes of the data that the weights name otherwise, such as auto=car,lorry=truck",
+}
+"""Options of the flag ``--class-map``."""
+
 FLAGS = {"input_hw": "--size", "batches": "--batch"}
 """Flags that are named differently from their setting."""
 
@@ -58,6 +64,8 @@ def add_settings(
             options["action"] = "store_true"
         elif name == "input_hw":
             options |= {"type": size_hw, "metavar": "PX|HxW"}
+        elif name == "class_map":
+            options["metavar"] = CLASS_MAP["metavar"]
         elif typing.get_origin(kind) is tuple:
             options |= {"type": typing.get_args(kind)[0], "nargs": "+", "metavar": "N"}
         else:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet.bench.measure import BenchSettings
-from attendet.cli.arguments import add_settings
+from attendet.cli.arguments import CLASS_MAP, add_settings
 from attendet.config import settings_of
 from attendet.errors import ConfigError, DataError, MissingExtraError, WeightsError
 
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train, val, test or all (default: %(default)s)",
     )
     add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
+    add("--class-map", **CLASS_MAP)
     add(
         "--runtimes",
         nargs="+",
@@ -169,21 +170,33 @@ def _ap_measure(
     Raises:
         ConfigError: if a file has other classes than the data; before the timing, not after it.
     """
+    from attendet.data.class_names import match_classes, parse_class_map
     from attendet.evaluation import evaluate
     from attendet.evaluation.matching import samples_in_classes
     from attendet.inference import Detector, load
 
+    class_map = parse_class_map(args.class_map)
+
+    def in_classes_of(classes: Sequence[str], file: Path) -> list[Sample]:
+        source = f"{data.root}, {file.name}"
+        return samples_in_classes(
+            samples, data.classes, classes, class_map=class_map, source=source
+        )
+
     for file, runtime in {one.weights: one.runtime for one in candidates}.items():
         with suppress(WeightsError, MissingExtraError):  # reported as failed, with the reason
             classes = load(file, runtime, "cpu").classes
-            samples_in_classes(samples, data.classes, classes, source=f"{data.root}, {file.name}")
+            in_classes_of(classes, file)
+            note = match_classes(data.classes, classes, class_map).note
+            if note:
+                print(f"{file.name}: {note}")
 
     def measure(candidate: Candidate) -> tuple[float | None, float | None]:
         loaded = load(candidate.weights, candidate.runtime, "cpu", precision=candidate.precision)
         detector = Detector(loaded.runtime, input_hw=args.input_hw)
         record: Any = evaluate(
             detector,
-            samples_in_classes(samples, data.classes, detector.classes, source=data.root),
+            in_classes_of(detector.classes, candidate.weights),
             classes=detector.classes,
             confidence=max(0.001, detector.min_confidence),
             max_detections=detector.selection.max_detections,

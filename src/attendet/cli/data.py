@@ -30,7 +30,7 @@ from attendet.data.formats import FORMATS
 from attendet.data.sample import Issue
 from attendet.data.splits import write_splits
 from attendet.data.stats import describe
-from attendet.errors import DataError
+from attendet.errors import DataError, list_names
 
 _LISTED = 50
 
@@ -138,7 +138,7 @@ def _print_summary(dataset: DataSet) -> None:
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     boxes = sum(len(sample.class_ids) for sample in dataset.split("all"))
     print(f"{dataset.root} ({dataset.format}), {boxes} boxes of {len(dataset.classes)} classes")
-    print(f"classes: {', '.join(dataset.classes)}")
+    print(f"classes: {list_names(dataset.classes)}")
     print(f"splits: {sizes} ({dataset.split_source})")
     print(f"identical images across splits: {len(dataset.overlaps)}")
 

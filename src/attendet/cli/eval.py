@@ -1,8 +1,9 @@
 """Average precision of a detector on a data set.
 
 DATA is a folder in Pascal VOC, YOLO or COCO form, a YOLO data.yaml or a COCO .json. Classes are
-matched by name. Prints COCO's and Pascal VOC's averages for each class and over all; --output keeps
-every number, the curves and the confusion matrix as JSON.
+matched by name; --class-map says which are the same under other names. Prints COCO's and Pascal
+VOC's averages for each class and over all; --output keeps every number, the curves and the
+confusion matrix as JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
-from attendet.cli.arguments import EXPORTED_HELP, size_hw
-from attendet.errors import ConfigError, ImageError
+from attendet.cli.arguments import CLASS_MAP, EXPORTED_HELP, size_hw
+from attendet.data.class_names import ClassMatch, match_classes, parse_class_map
+from attendet.errors import ConfigError, ImageError, list_names
 
 if TYPE_CHECKING:
     from attendet.data import DataSet
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX|HxW",
         help="input size in pixels, multiples of 32 (default: that of the weights)",
     )
+    add("--class-map", **CLASS_MAP)
     add("--output", type=Path, metavar="FILE", help="JSON file for the record")
     add(
         "--runtime",
@@ -97,11 +100,17 @@ def run(args: argparse.Namespace) -> int:
         loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.size
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
+    class_map = parse_class_map(args.class_map)
     samples = samples_in_classes(
-        data.split(args.split), data.classes, detector.classes, source=data.root
+        data.split(args.split),
+        data.classes,
+        detector.classes,
+        class_map=class_map,
+        source=data.root,
     )
+    match = match_classes(data.classes, detector.classes, class_map)
     fingerprint = data.fingerprint(args.split)
-    for line in _introduction(args, detector, data, fingerprint):
+    for line in _introduction(args, detector, data, match, fingerprint):
         print(line)
     skipped: list[ImageError] = []
     with progress_bar("evaluate", len(samples)) as step:
@@ -130,7 +139,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _introduction(
-    args: argparse.Namespace, detector: Detector, data: DataSet, fingerprint: str
+    args: argparse.Namespace,
+    detector: Detector,
+    data: DataSet,
+    match: ClassMatch,
+    fingerprint: str,
 ) -> list[str]:
     metadata = detector.metadata
     height, width = detector.input_hw
@@ -145,9 +158,11 @@ def _introduction(
         lines.append("note         the weights were trained on these very images")
     if data.issues:
         lines.append(f"note         {len(data.issues)} issues in the labels (attendet data check)")
-    absent = [name for name in detector.classes if name not in data.classes]
+    if match.note:
+        lines.append(f"note         {match.note}")
+    absent = [name for index, name in enumerate(detector.classes) if index not in match.ids]
     if absent:
-        lines.append(f"note         no boxes of: {', '.join(absent)}")
+        lines.append(f"note         no boxes of: {list_names(absent)}")
     return lines
 
 

@@ -102,4 +102,6 @@ def _lines(report: ExportReport) -> list[str]:
     if info.precision == "int8":
         losses = ", ".join(f"{loss:.2f}" for loss in info.parity["ap_losses"].values())
         lines.append(f"in float32   {info.parity['kept_in_float32']}; points of AP lost: {losses}")
+    if report.class_note:
+        lines.append(f"note         {report.class_note}")
     return [*lines, f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)"]

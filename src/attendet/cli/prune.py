@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from attendet.cli.arguments import WEIGHTS_HELP
+from attendet.cli.arguments import CLASS_MAP, WEIGHTS_HELP
 from attendet.errors import ConfigError
 from attendet.system import require
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     add("--format", choices=["voc", "yolo", "coco"], help="format of DATA (default: detected)")
+    add("--class-map", **CLASS_MAP)
     add(
         "--max-ap-loss",
         type=float,
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     """Prune, print the decisions, and write the weights if a block was removed; return 0."""
     require("torch", extra="train", purpose="attendet prune")
     from attendet.data import load_dataset
+    from attendet.data.class_names import match_classes, parse_class_map
+    from attendet.evaluation.matching import samples_in_classes
     from attendet.explain import prune_attention
     from attendet.inference.runtimes.torch_runtime import choose_device
     from attendet.interop.hub import local_weights
@@ -69,11 +72,21 @@ def run(args: argparse.Namespace) -> int:
     network, metadata = load_weights(weights)
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
+    class_map = parse_class_map(args.class_map)
+    samples = samples_in_classes(
+        data.split(args.split),
+        data.classes,
+        metadata.classes,
+        class_map=class_map,
+        source=data.root,
+    )
+    note = match_classes(data.classes, metadata.classes, class_map).note
+    if note:
+        print(f"note         {note}")
     result = prune_attention(
         network,
         metadata,
-        data.split(args.split),
-        classes=data.classes,
+        samples,
         max_ap_loss=args.max_ap_loss,
         every=args.every,
         progress=print,

@@ -45,7 +45,7 @@ from attendet.interop.hub import local_weights
 from attendet.models import read_metadata
 from attendet.models.graph import Graph
 from attendet.training.recipe import Recipe, load_recipe
-from attendet.training.transfer import follow_base
+from attendet.training.transfer import check_class_map, follow_base
 
 RESULTS = ("verdicts", "variant_summaries", "failed", "pairing", "latency", "latency_machine")
 """Keys of study.json that follow from the runs."""
@@ -155,6 +155,7 @@ def compare(
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
     chosen_baseline = pick_baseline(variants, baseline)
     dataset = load_dataset(data, format=format)
+    check_class_map(settings, dataset.classes, metadata)
     setup = _setup(data, dataset, settings, base)
     jobs = {
         (variant.name, seed): Job(

@@ -39,6 +39,8 @@ ISSUE_KINDS: dict[str, str] = {
     "partly-outside": "box more than 1 px outside the image; clipped to the image",
     "repeated-image": "image there twice in one split; counted once, with the boxes of both",
     "shared-labels": "image with the label file of another image of its name; kept",
+    "similar-names": "class names that mean the same, or differ by case, spaces, hyphens or a "
+    "plural only; kept as classes of their own",
     "size-mismatch": "image size stated by the label is not the image's; boxes kept as written",
     "truncated-image": "image whose pixels cannot be decoded; skipped",
     "unclear-path": "entry with ../ that fits two places; the one inside the data set is taken",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attendet.data.checks import check_image
+from attendet.data.class_names import similar_names
 from attendet.data.coordinates import require_coordinates
 from attendet.data.formats import read_labels
 from attendet.data.sample import (
@@ -24,7 +25,7 @@ from attendet.data.sample import (
     list_issues,
 )
 from attendet.data.splits import cut, find_overlaps, read_splits
-from attendet.errors import ConfigError, DataError, did_you_mean
+from attendet.errors import ConfigError, DataError, did_you_mean, list_names
 
 VAL_FRACTION = 0.15
 """Fraction of train that becomes val if the data set has no val split."""
@@ -253,6 +254,10 @@ def load_dataset(
     """
     reading = read_labels(Path(path), format)
     names, class_of = _class_table(reading, classes)
+    similar = [f"{name!r} and {other!r}" for name, other in similar_names(names)]
+    if similar:
+        message = f"classes may be the same: {list_names(similar)}"
+        reading.issues.append(Issue(reading.root, None, "similar-names", message, "kept"))
     pools, issues = _check_pools(reading, class_of)
     split_file = Path(splits) if splits else reading.root / SPLITS_FILE
     if splits or split_file.is_file():

@@ -5,7 +5,7 @@ D counts detections and T ground truth of all images together, n and m those of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import iou_matrix
-from attendet.errors import ConfigError
+from attendet.data.class_names import match_classes
+from attendet.errors import ConfigError, list_names
 
 if TYPE_CHECKING:
     from attendet.data.sample import Sample
@@ -61,8 +62,8 @@ class Matches:
         return int(((self.gt_class_ids == class_id) & ~self.gt_difficult).sum())
 
 
-def class_map(found: Sequence[str], wanted: Sequence[str]) -> Ids:
-    """Return, for each class id of ``found``, the id of the same name in ``wanted``.
+def ids_in_data(found: Sequence[str], wanted: Sequence[str]) -> Ids:
+    """Return, for each class id of ``found``, the id of the same class in ``wanted``.
 
     Args:
         found: class names of a detector.
@@ -75,20 +76,17 @@ def class_map(found: Sequence[str], wanted: Sequence[str]) -> Ids:
         ConfigError: if either side has a name that the other lacks.
 
     Example:
-        >>> class_map(["dog", "cat"], ["cat", "dog"]).tolist()
+        >>> ids_in_data(["dog", "Cat"], ["cat", "dog"]).tolist()
         [1, 0]
     """
-    if set(found) != set(wanted):
+    matched = match_classes(found, wanted).ids
+    if set(matched) != set(range(len(wanted))):
         raise ConfigError(
-            "classes of the detector and of the data must be the same names; "
-            f"got {names_on_one_side('the detector', found, 'the data', wanted)}. "
+            "classes of the detector and of the data must be the same; "
+            f"got {_unmatched('the detector', found, 'the data', wanted, matched)}. "
             "Rename the classes of the data, or use weights trained on them."
         )
-    return _positions(found, wanted)
-
-
-def _positions(names: Sequence[str], wanted: Sequence[str]) -> Ids:
-    return np.array([wanted.index(name) for name in names], dtype=np.int64)
+    return np.array(matched, dtype=np.int64)
 
 
 def samples_in_classes(
@@ -96,44 +94,48 @@ def samples_in_classes(
     classes: Sequence[str],
     wanted: Sequence[str],
     *,
+    class_map: Mapping[str, str] | None = None,
     source: object = "the samples",
 ) -> list[Sample]:
-    """Return samples whose class ids count in other classes, matched by name.
+    """Return samples whose class ids count in other classes, matched by `match_classes`.
 
     Args:
         samples: images with their ground truth.
         classes: names that their class ids count in.
-        wanted: names that they are to count in; all of ``classes``, and maybe more.
+        wanted: names that they are to count in, such as those of weights.
+        class_map: name in ``classes`` to name in ``wanted``, where they differ.
         source: where the samples are from, for the error.
 
     Raises:
         ConfigError: if ``wanted`` lacks a name.
     """
-    if set(classes) - set(wanted):
+    matched = match_classes(classes, wanted, class_map).ids
+    if None in matched:
         raise ConfigError(
             "classes of the data must be known to the weights; "
-            f"got {names_on_one_side('the data', classes, 'the weights', wanted)} ({source}). "
-            "Rename them in the data, or train on this data."
+            f"got {_unmatched('the data', classes, 'the weights', wanted, matched)} ({source}). "
+            "Pass --class-map DATA=WEIGHTS, rename them in the data, or train on this data."
         )
-    if tuple(classes) == tuple(wanted):
+    if matched == tuple(range(len(wanted))):
         return list(samples)
-    ids = _positions(classes, wanted)
+    ids = np.array(matched, dtype=np.int64)
     return [replace(sample, class_ids=ids[sample.class_ids]) for sample in samples]
 
 
-def names_on_one_side(first: str, a: Sequence[str], second: str, b: Sequence[str]) -> str:
-    """Return in words the names that only one of two lists has.
-
-    Example:
-        >>> names_on_one_side("the detector", ["a", "b"], "the data", ["b", "c"])
-        "only in the detector: 'a'; only in the data: 'c'"
-    """
+def _unmatched(
+    first: str,
+    a: Sequence[str],
+    second: str,
+    b: Sequence[str],
+    matched: Sequence[int | None],
+) -> str:
+    """Return in words the names of ``a`` and ``b`` that `match_classes` did not match."""
     sides = [
-        (first, [name for name in a if name not in set(b)]),
-        (second, [name for name in b if name not in set(a)]),
+        (first, [name for name, index in zip(a, matched, strict=True) if index is None]),
+        (second, [name for index, name in enumerate(b) if index not in matched]),
     ]
     return "; ".join(
-        f"only in {side}: {', '.join(map(repr, names))}" for side, names in sides if names
+        f"only in {side}: {list_names(map(repr, names))}" for side, names in sides if names
     )
 
 

@@ -23,7 +23,7 @@ from attendet.evaluation.confusion import (
 )
 from attendet.evaluation.matching import (
     Matches,
-    class_map,
+    ids_in_data,
     match_detections,
     samples_in_classes,
 )
@@ -114,7 +114,7 @@ def compute_metrics(
 def _with_classes(detections: Sequence[Detections], classes: Sequence[str]) -> Sequence[Detections]:
     """Return detections whose class ids count in ``classes``."""
     wanted = tuple(classes)
-    maps = {names: class_map(names, wanted) for names in {found.classes for found in detections}}
+    maps = {names: ids_in_data(names, wanted) for names in {found.classes for found in detections}}
     return [
         replace(found, class_ids=maps[found.classes][found.class_ids], classes=wanted)
         for found in detections
@@ -233,8 +233,8 @@ def evaluate(
     Args:
         detector: such as `attendet.load` returns.
         samples: the images with their ground truth.
-        classes: names of the classes of the samples; the detector's are matched by name. Those
-            that the detector alone knows have no average.
+        classes: names of the classes of the samples; the detector's are matched by name, as
+            `attendet.data.class_names` says. Those that it alone knows have no average.
         batch: images a call of the detector.
         confidence: least score of a detection; average precision needs it low.
         nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
@@ -277,7 +277,7 @@ def evaluate(
     if unreadable and not samples:
         raise next(iter(unreadable.values()))
     known = found[0].classes if found else tuple(classes)
-    if set(known) > set(classes):
+    if set(known) != set(classes):
         samples, classes = samples_in_classes(samples, classes, known), known
     record = compute_metrics(samples, found, classes, curves=curves)
     record["counts"]["images_unreadable"] = len(unreadable)

@@ -94,7 +94,6 @@ def prune_attention(
     metadata: WeightsMetadata,
     samples: Sequence[Sample],
     *,
-    classes: Sequence[str] | None = None,
     max_ap_loss: float = MAX_AP_LOSS,
     every: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -109,9 +108,8 @@ def prune_attention(
     Args:
         network: with attention.
         metadata: its metadata.
-        samples: labeled images on which gates and AP are measured. Do not use the test split if you
-            report a result on it.
-        classes: class names of the samples, if their order differs from that of the metadata.
+        samples: labeled images on which gates and AP are measured; class ids are those of the
+            metadata. Do not use the test split if you report a result on it.
         max_ap_loss: points of AP that may be lost in total.
         every: try every block that can be folded, not only idle and constant ones.
         progress: called with a text before each step.
@@ -127,8 +125,8 @@ def prune_attention(
 
     def measure(candidate: DetectionNetwork) -> float:
         detector = Detector(TorchRuntime(candidate, metadata, fold=True))
-        names = classes or metadata.classes
-        ap: float | None = evaluate(detector, samples, classes=names, curves=False)["ap"]
+        record = evaluate(detector, samples, classes=metadata.classes, curves=False)
+        ap: float | None = record["ap"]
         if ap is None:
             raise ConfigError("samples must have boxes to measure AP on; got none. Choose a split.")
         return ap

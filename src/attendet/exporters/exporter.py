@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attendet.data import Sample, load_dataset
+from attendet.data.class_names import match_classes, parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError
+from attendet.evaluation.matching import samples_in_classes
 from attendet.exporters.ncnn_file import NcnnRuntime
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
 from attendet.exporters.settings import FORMATS, ExportSettings, Format
@@ -40,6 +42,7 @@ class ExportReport:
         metadata: metadata of the network in the file.
         info: metadata of the export in the file.
         parity: result of the parity check.
+        class_note: classes of data and network that were matched although their names differ.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class ExportReport:
     metadata: WeightsMetadata
     info: ExportInfo
     parity: Parity
+    class_note: str = ""
 
 
 def export(
@@ -75,7 +79,7 @@ def export(
         progress: called with the number of images compared and of all.
         **settings: the other fields of `attendet.exporters.ExportSettings`: input_hw, dynamic,
             half, int8, calibrate, max_ap_loss, nms, confidence, nms_iou, max_detections, data,
-            split.
+            split, class_map.
 
     Returns:
         The path, and the differences from the network.
@@ -91,7 +95,13 @@ def export(
     info = chosen.info()
     network, metadata = _load(weights, metadata)
     metadata = _at_size(metadata, chosen.input_hw, info)
-    samples, classes = _load_split(chosen.data or chosen.calibrate, chosen.split)
+    source = chosen.data or chosen.calibrate
+    samples, classes = _load_split(source, chosen.split)
+    class_map = parse_class_map(chosen.class_map)
+    samples = samples_in_classes(
+        samples, classes, metadata.classes, class_map=class_map, source=source
+    )
+    class_note = match_classes(classes, metadata.classes, class_map).note
     calibration = _load_split(chosen.calibrate, chosen.split, prefer_train=True)[0]
     folder, stem = _destination(weights, output, name, info)
     final = folder / f"{stem}{FORMATS[format]}"
@@ -101,7 +111,7 @@ def export(
         TorchRuntime(copy.deepcopy(network).cpu().float(), metadata),
         samples=samples,
         split=chosen.split if samples else None,
-        classes=classes,
+        classes=metadata.classes,
         tolerance=TOLERANCES.get(info.precision),
         progress=progress,
     )
@@ -112,7 +122,7 @@ def export(
         info, parity = _write_checked(tries, path, metadata, info, check, chosen.max_ap_loss)
         _move(path, final)
     size = sum(file.stat().st_size for file in _files_of(final))
-    return ExportReport(final, size, metadata, info, parity)
+    return ExportReport(final, size, metadata, info, parity, class_note)
 
 
 def _write_checked(

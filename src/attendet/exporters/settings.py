@@ -42,6 +42,7 @@ NEEDS = {
     "nms_iou": ("nms",),
     "max_detections": ("nms",),
     "split": ("data", "calibrate"),
+    "class_map": ("data", "calibrate"),
 }
 """Settings that have an effect only with another one."""
 
@@ -94,6 +95,9 @@ class ExportSettings:
 
     split: str = "val"
     """Of the data set: train, val, test or all."""
+
+    class_map: str | None = None
+    """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
 
     def __post_init__(self) -> None:
         for name, known in (("format", FORMATS), ("dynamic", DYNAMIC)):

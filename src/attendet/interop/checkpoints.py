@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from attendet.attention import format_attention_spec
-from attendet.errors import ConfigError, WeightsError
+from attendet.errors import ConfigError, WeightsError, list_names
 from attendet.interop.imported import Imported, class_names
 from attendet.models.metadata import DEFAULT_ANCHORS, Color, Preprocess, ResizeMode, WeightsMetadata
 from attendet.models.weights import build_from_metadata
@@ -201,7 +201,7 @@ def _recognize_attention(
         if not kinds:
             raise WeightsError(
                 f"attention must be SE, CBAM, ECA or CA; {module} holds "
-                f"{_listed(sorted(own))} ({path})."
+                f"{list_names(sorted(own))} ({path})."
             )
         if _never_ran(theirs, module):
             never_ran.append(module)
@@ -210,7 +210,7 @@ def _recognize_attention(
     notes = []
     if never_ran:
         notes.append(
-            f"{', '.join(never_ran)} saw no batch in training, so it is never run: skipped"
+            f"{list_names(never_ran)} saw no batch in training, so it is never run: skipped"
         )
     return spec, frozenset(never_ran), notes
 
@@ -251,7 +251,7 @@ def _rename(
     if unknown:
         raise WeightsError(
             f"checkpoint must have the tensors of YOLOv4-tiny alone; it also has "
-            f"{_listed(unknown)} ({path})."
+            f"{list_names(unknown)} ({path})."
         )
     return ours
 
@@ -293,7 +293,7 @@ def _load(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -
         ("finite numbers; not so are", broken),
     ):
         if found:
-            raise WeightsError(f"checkpoint must hold {what} {_listed(found)} ({path}).")
+            raise WeightsError(f"checkpoint must hold {what} {list_names(found)} ({path}).")
     network.load_state_dict({**wanted, **tensors})
 
 
@@ -311,8 +311,3 @@ def _theirs(name: str) -> str:
         if name.startswith(f"attention.{site}."):
             return f"{module} ({name.split('.', 2)[2]})"
     return name
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + rest

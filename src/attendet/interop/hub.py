@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import yaml
 
 from attendet import __version__
-from attendet.errors import AttendetError, ConfigError, WeightsError, did_you_mean
+from attendet.errors import AttendetError, ConfigError, WeightsError, did_you_mean, list_names
 from attendet.interop.zoo import zoo_entries, zoo_weights
 from attendet.models.metadata import (
     WeightsMetadata,
@@ -232,7 +232,7 @@ def _what_there_is(library: Any, wanted: HubFile) -> str:
     able = sorted(name for name in files if name.endswith((".safetensors", ".onnx")))
     if not able:
         return "It has no weights files."
-    return f"It has: {', '.join(able[:8])}{' and more' if len(able) > 8 else ''}."
+    return f"It has: {list_names(able)}."
 
 
 def _first_line(error: Exception) -> str:

@@ -10,13 +10,14 @@ import dataclasses
 import json
 import math
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attendet.attention.registry import AttentionInit
 from attendet.config import from_mapping
-from attendet.errors import ConfigError, WeightsError
+from attendet.errors import ConfigError, WeightsError, list_names
 
 FORMAT = "attendet/1"
 """Name and version of the layout."""
@@ -120,9 +121,9 @@ class WeightsMetadata:
                 'One class alone is written ["cell"].'
             )
         if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ConfigError(
-                f"classes must be distinct names, at least one; got {list(self.classes)!r}."
-            )
+            twice = [name for name, count in Counter(self.classes).items() if count > 1]
+            got = f"{list_names(map(repr, twice))} more than once" if twice else "none"
+            raise ConfigError(f"classes must be distinct names, at least one; got {got}.")
         if len(self.input_hw) != 2 or any(side < 32 or side % 32 for side in self.input_hw):
             raise ConfigError(
                 f"input_hw must be multiples of 32; got {self.input_hw}. "

@@ -27,7 +27,13 @@ from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
 from attendet.models.graph import Graph
 from attendet.models.weights import attention_of
 from attendet.training.recipe import Recipe
-from attendet.training.transfer import Transfer, choose_init, transfer_weights, unlike_base
+from attendet.training.transfer import (
+    Transfer,
+    check_class_map,
+    choose_init,
+    transfer_weights,
+    unlike_base,
+)
 
 CELL = 32
 SAME_ASPECT = 0.1
@@ -206,6 +212,9 @@ def make_plan(
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
     attention = canonical_attention(attention, graph)
     dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
+    class_map = {}
+    if base is None or pretrained is not None:  # a resumed run has copied its rows
+        class_map = check_class_map(recipe, dataset.classes, base)
     found = {name: dataset.fingerprint(name) for name in dataset.splits}
     changed = dict.fromkeys(name for name, old in fingerprints if found.get(name) != old)
     if changed:
@@ -253,7 +262,7 @@ def make_plan(
     transfer: Transfer | None = None
     unlike: tuple[str, ...] = ()
     if pretrained is not None and base is not None:
-        transfer = transfer_weights(network, metadata, pretrained)
+        transfer = transfer_weights(network, metadata, pretrained, class_map)
         unlike = unlike_base(metadata, base)
     return Plan(
         dataset=_without_unreadable(dataset, cache),

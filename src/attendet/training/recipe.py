@@ -100,6 +100,10 @@ class Recipe:
     """auto: computed from the data if clearly better than the defaults; base: those of the
     pretrained weights."""
 
+    class_map: str | None = None
+    """Classes of the data that the pretrained weights name otherwise, such as auto=car,lorry=truck;
+    their rows are copied."""
+
     width_mult: float = 1.0
     """Width multiplier: factor of all channel counts."""
 

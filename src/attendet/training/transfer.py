@@ -20,7 +20,8 @@ import safetensors.torch
 from torch import Tensor
 
 from attendet.attention import AttentionInit
-from attendet.errors import ConfigError, WeightsError
+from attendet.data.class_names import match_classes, parse_class_map
+from attendet.errors import ConfigError, WeightsError, list_names
 from attendet.models import DetectionNetwork, WeightsMetadata, read_metadata
 from attendet.models.detector import common_init
 from attendet.models.weights import attention_of
@@ -69,7 +70,7 @@ def _by_reason(named: Sequence[tuple[str, str]]) -> str:
     groups: dict[str, list[str]] = {}
     for name, reason in named:
         groups.setdefault(reason, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in groups.items())
+    return "; ".join(f"{list_names(names)}: {reason}" for reason, names in groups.items())
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -134,6 +135,24 @@ def choose_init(
     return common_init(inits)
 
 
+def check_class_map(
+    recipe: Recipe, classes: Sequence[str], base: WeightsMetadata | None
+) -> dict[str, str]:
+    """Return the class map of a recipe: name of a class to that in the pretrained weights.
+
+    Raises:
+        ConfigError: if it has an unknown name, or no effect because there are no such weights.
+    """
+    class_map = parse_class_map(recipe.class_map)
+    if class_map and base is None:
+        raise ConfigError(
+            "class_map has no effect without pretrained weights (--class-map, --pretrained)."
+        )
+    if base is not None:
+        match_classes(classes, base.classes, class_map)
+    return class_map
+
+
 def unlike_base(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, ...]:
     """Return the settings of boxes and images that differ from the pretrained weights.
 
@@ -170,19 +189,25 @@ def _input_settings(metadata: WeightsMetadata) -> dict[str, str]:
 
 
 def transfer_weights(
-    network: DetectionNetwork, metadata: WeightsMetadata, path: str | Path
+    network: DetectionNetwork,
+    metadata: WeightsMetadata,
+    path: str | Path,
+    class_map: Mapping[str, str] | None = None,
 ) -> Transfer:
     """Copy the tensors of a weights file that fit into a network, and return what was copied.
 
     The output convolutions have rows for boxes, objectness and each class. The rows of boxes,
     objectness and of common classes are copied; those of other classes keep their initial values.
+    `attendet.data.class_names.match_classes` decides which classes are common.
 
     Args:
         network: is changed in place.
         metadata: its description.
         path: the pretrained weights.
+        class_map: name of a class here to that in the pretrained weights, where they differ.
 
     Raises:
+        ConfigError: if the class map has an unknown name.
         WeightsError: if the file cannot be read, or nothing in it fits.
     """
     base = read_metadata(path)
@@ -190,7 +215,7 @@ def transfer_weights(
         tensors = safetensors.torch.load_file(str(path))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"weights file is damaged ({path}): {error}") from None
-    classes = _ClassRows.between(base, metadata)
+    classes = _ClassRows.between(base.classes, metadata.classes, class_map)
     outputs = tuple(f"{name}." for name in network.output_layers())
     changed = _changed_attention(base, metadata)
     own = network.state_dict()
@@ -261,28 +286,30 @@ class _ClassRows:
     """Note about the order and names of the classes."""
 
     @classmethod
-    def between(cls, base: WeightsMetadata, metadata: WeightsMetadata) -> _ClassRows:
-        there, here = base.classes, metadata.classes
-        nameless = there == tuple(f"class_{number}" for number in range(len(here)))
-        if there == here or nameless:
-            note = (
-                "the classes of the pretrained weights have no names and were matched by position"
-            )
-            return cls((), len(here), len(there), same=True, note=note * nameless)
-        common = [name for name in here if name in there]
-        pairs = tuple((here.index(name), there.index(name)) for name in common)
-        new = [name for name in here if name not in there]
-        rest = f"; those of {', '.join(new)} are initialized" if new else ""
-        copied = ["boxes", "objectness", *common]
-        kept = f"rows of {', '.join(copied[:-1])} and {copied[-1]}{rest}"
-        rows = cls(pairs, len(here), len(there), kept=kept)
-        note = "the rows of the classes were reordered"
-        return dataclasses.replace(rows, note=note * rows.all_common)
+    def between(
+        cls,
+        there: Sequence[str],
+        here: Sequence[str],
+        class_map: Mapping[str, str] | None = None,
+    ) -> _ClassRows:
+        match = match_classes(here, there, class_map)
+        if match.ids == tuple(range(len(there))):
+            return cls((), len(here), len(there), same=True, note=match.note)
+        pairs = tuple((own, other) for own, other in enumerate(match.ids) if other is not None)
+        new = [name for name, other in zip(here, match.ids, strict=True) if other is None]
+        rest = f"; those of {list_names(new)} are initialized" if new else ""
+        common = list_names(here[own] for own, _ in pairs)
+        kept = f"rows of boxes and objectness{f', and of {common}' if common else ''}{rest}"
+        rows = cls(pairs, len(here), len(there), kept=kept, note=match.note)
+        if not rows.all_common:
+            return rows
+        notes = [*([match.note] if match.note else []), "the rows of the classes were reordered"]
+        return dataclasses.replace(rows, note="; ".join(notes))
 
     @property
     def all_common(self) -> bool:
         """True if both have the same classes."""
-        return len(self.pairs) == self.here == self.there
+        return len({other for _, other in self.pairs}) == self.here == self.there
 
     def copy(self, there: Tensor, here: Tensor) -> bool:
         """Copy the rows of boxes, objectness and common classes; return False if they do not fit.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attendet.data.formats import coco, voc, yolo
 from attendet.data.sample import Format, Reading
-from attendet.errors import ConfigError, DataError, did_you_mean
+from attendet.errors import ConfigError, DataError, did_you_mean, list_names
 
 __all__ = ["FORMATS", "read_labels", "recognize_format"]
 
@@ -48,10 +48,10 @@ def recognize_format(path: Path) -> Format:
         listed = "; ".join(f"{name} ({evidence})" for name, evidence in found.items())
         raise DataError(f"format must be clear; got {listed} in {path}. Say which with --format.")
     there = sorted(each.name + ("/" if each.is_dir() else "") for each in path.iterdir())
-    shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
     looked = "".join(f"\n  {line}" for line in _LOOKED_FOR)
     raise DataError(
-        f"no labels recognized in {path}; found {shown or 'nothing'}. Looked for:{looked}\n"
+        f"no labels recognized in {path}; found {list_names(there) or 'nothing'}. "
+        f"Looked for:{looked}\n"
         "Export labels of other formats (LabelMe, VIA, CreateML, CSV) as one of these."
     )
 

@@ -28,7 +28,7 @@ from attendet.data.sample import (
     spellings,
     split_folders,
 )
-from attendet.errors import DataError
+from attendet.errors import DataError, list_names
 from attendet.files import files_with_suffix
 from attendet.images import images_below
 
@@ -74,7 +74,7 @@ def _json_files(folder: Path) -> dict[str, Path]:
         files = instances or files
         splits = [_split_of(path.stem) for path in files]
         if len(set(splits)) < len(files):
-            names = ", ".join(path.name for path in files)
+            names = list_names(path.name for path in files)
             raise DataError(
                 f"each split must have one JSON file; got {names} ({folder_}). Name one of them."
             )

@@ -24,7 +24,7 @@ from attendet.data.sample import (
     read_lines,
     split_folders,
 )
-from attendet.errors import DataError
+from attendet.errors import DataError, list_names
 from attendet.files import files_with_suffix, is_resource_fork
 from attendet.images import IMAGE_SUFFIXES, image_files
 
@@ -216,7 +216,7 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 def _devkit_root(folder: Path) -> Path:
     devkits = _devkits(folder)
     if len(devkits) > 1:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in devkits)
+        names = list_names(path.relative_to(folder).as_posix() for path in devkits)
         raise DataError(f"path must hold one VOC folder; got {names} ({folder}). Name one of them.")
     return devkits[0] if devkits else folder
 
