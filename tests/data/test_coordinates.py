@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from attendet.data import DataSet, Sample, load_dataset
 from attendet.data.convert import convert_dataset
@@ -200,6 +201,19 @@ def test_values_just_above_one_are_rounding(one_line):
     dataset = load_dataset(one_line("0 0.5 0.5 1.005 1\n"))
     assert dataset.issues == ()
     assert dataset.split("train")[0].boxes_xyxy.tolist() == [[0, 0, 100, 80]]
+
+
+@pytest.mark.parametrize("format", ["voc", "coco"])
+def test_labels_of_larger_images_are_an_error(tmp_path, good, image, format):
+    """The images were scaled down, and the labels were not."""
+    root = tmp_path / "set"
+    convert_dataset(good, root, format)
+    for file in (path for path in root.rglob("*") if path.suffix in (".jpg", ".png")):
+        with Image.open(file) as pil_image:
+            image(file, pil_image.width // 2, pil_image.height // 2)
+    cause = "They fit as pixels of the image size that the labels state"
+    with pytest.raises(DataError, match=cause):
+        load_dataset(root)
 
 
 def test_few_boxes_are_no_evidence_of_corners(tmp_path, made):

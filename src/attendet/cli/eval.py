@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     for line in _summary(record):
         print(line)
     if args.output is not None:
-        content = _file_content(args, detector, data, fingerprint, dict(record))
+        content = _file_content(args, detector, data, match, fingerprint, dict(record))
         write_atomically(args.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
         print(f"written: {args.output}")
     return 0
@@ -201,6 +201,7 @@ def _file_content(
     args: argparse.Namespace,
     detector: Detector,
     data: DataSet,
+    match: ClassMatch,
     fingerprint: str,
     record: dict[str, Any],
 ) -> dict[str, Any]:
@@ -223,6 +224,8 @@ def _file_content(
             "split_source": data.split_source,
             "fingerprint": fingerprint,
             "issues": len(data.issues),
+            "classes": list(data.classes),
+            "class_note": match.note,
         },
         "settings": {
             "input_hw": list(detector.input_hw),

@@ -81,19 +81,25 @@ def _as_written(boxes_xyxy: Floats, layout: str) -> Floats:
     return xyxy_to_xywh(boxes_xyxy) if layout == _XYWH else xyxy_to_cxcywh(boxes_xyxy)
 
 
-def _norm_corners(numbers: Floats, layout: str, unit: str, image_wh: Floats) -> Floats:
-    """Return the corners, as fractions of the image, of numbers read in a layout and unit."""
+def _norm_corners(numbers: Floats, layout: str, side: Floats | float) -> Floats:
+    """Return the corners, as fractions of the image, of numbers read in a layout.
+
+    Args:
+        numbers: shape (n, 4).
+        layout: their order.
+        side: what the sides of the image are in the unit of the numbers.
+    """
     first, last = numbers[:, :2], numbers[:, 2:]
     if layout == _XYWH:
         last = first + last
     elif layout == _CXCYWH:
         first, last = first - last / 2, first + last / 2
-    sides: dict[str, Floats | float] = {
-        _UNITS[0]: np.tile(image_wh, 2),
-        _UNITS[1]: 1.0,
-        _UNITS[2]: 100.0,
-    }
-    return np.concatenate([first, last], axis=1) / sides[unit]
+    return np.concatenate([first, last], axis=1) / side
+
+
+def _sides(image_wh: Floats) -> dict[str, Floats | float]:
+    """Return the sides of images in each unit."""
+    return {_UNITS[0]: np.tile(image_wh, 2), _UNITS[1]: 1.0, _UNITS[2]: 100.0}
 
 
 def _fits(corners_norm: Floats, slack: Floats | float) -> NDArray[np.bool_]:
@@ -103,7 +109,9 @@ def _fits(corners_norm: Floats, slack: Floats | float) -> NDArray[np.bool_]:
     return np.asarray(inside.all(axis=1) & has_size)
 
 
-def fitting_coordinates(boxes_xyxy: Floats, image_wh: Floats, format: Format) -> str:
+def fitting_coordinates(
+    boxes_xyxy: Floats, image_wh: Floats, format: Format, stated_wh: Floats | None = None
+) -> str:
     """Return the unit and order of numbers that fits the boxes best; empty if none does.
 
     Several are named if they fit alike. A unit that puts all boxes into the same corner of their
@@ -113,12 +121,16 @@ def fitting_coordinates(boxes_xyxy: Floats, image_wh: Floats, format: Format) ->
         boxes_xyxy: shape (n, 4), as a reader of the format took them.
         image_wh: width and height of each box's image, shape (n, 2), pixels.
         format: of the labels.
+        stated_wh: the sizes that the labels state, if they are others.
     """
+    sides = _sides(image_wh)
+    if stated_wh is not None:
+        sides["pixels of the image size that the labels state"] = np.tile(stated_wh, 2)
     numbers = _as_written(boxes_xyxy, _OF_FORMAT[format][0])
     slack = np.tile(EDGE_TOLERANCE / image_wh, 2)
     fit_of, reach_of = {}, {}
-    for form in itertools.product(_LAYOUTS, _UNITS):
-        corners_norm = _norm_corners(numbers, *form, image_wh)
+    for form in itertools.product(_LAYOUTS, sides):
+        corners_norm = _norm_corners(numbers, form[0], sides[form[1]])
         fit = _fits(corners_norm, slack)
         if fit.mean() >= _FITTING_BOXES:
             fit_of[form], reach_of[form] = fit.mean(), corners_norm[fit].max()
@@ -144,7 +156,8 @@ def _image_wh(source: Labeled) -> tuple[int, int] | None:
 def require_coordinates(images: Iterable[Labeled], format: Format) -> None:
     """Raise an error if the boxes are in another unit than the format's, or in another order.
 
-    More than half of them must be in another unit. Another order needs boxes that fit in it.
+    More than half of them must be in another unit. Another order, or the pixels of images of
+    another size, needs boxes that fit so.
 
     Args:
         images: the labels of a file or set.
@@ -163,14 +176,19 @@ def require_coordinates(images: Iterable[Labeled], format: Format) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         other_unit = is_wrong_unit(boxes_xyxy, relative=unit != _UNITS[0])
         numbers = _as_written(boxes_xyxy, layout)
-        corners_norm = _norm_corners(numbers, layout, unit, image_wh)
+        corners_norm = _norm_corners(numbers, layout, _sides(image_wh)[unit])
         empty = (corners_norm[:, 2:] == corners_norm[:, :2]).any(axis=1)  # a slip in any order
         bad = other_unit | ~(empty | _fits(corners_norm, _FAR_OUTSIDE))
         of_unit = 2 * other_unit.sum() > len(bad)
         of_order = len(bad) >= _FEWEST_BOXES and bad.mean() >= _FAR_OUTSIDE_BOXES
         if not (of_unit or of_order):
             return
-        fitting = fitting_coordinates(boxes_xyxy, image_wh, format)
+        stated = [(each.declared_hw or wh[::-1])[::-1] for each, _, wh in rows]
+        stated_wh = np.array(stated, dtype=np.float64)[finite]
+        other_size = bool((stated_wh != image_wh).any())
+        fitting = fitting_coordinates(
+            boxes_xyxy, image_wh, format, stated_wh if other_size else None
+        )
     if not (of_unit or fitting):
         return
     source, box, _ = rows[finite[int(np.argmax(other_unit if of_unit else bad))]]

@@ -138,16 +138,23 @@ def _check_pools(
     for name, pool in reading.pools.items():
         samples = (sample_of(each) for each in pool)
         pools[name] = tuple(sample for sample in samples if sample is not None)
-    if not _MISPLACED.isdisjoint(issue.kind for issue in issues):
-        groups: dict[Path, list[Labeled]] = {}
-        for each in {
-            (e.key, e.labels): e for pool in reading.pools.values() for e in pool
-        }.values():
-            group = each.labels if reading.format == "coco" else reading.root
-            groups.setdefault(group, []).append(each)
-        for images in groups.values():
-            require_coordinates(images, reading.format)
+    _require_coordinates(reading, issues)
     return {name: pool for name, pool in pools.items() if pool}, issues
+
+
+def _require_coordinates(reading: Reading, issues: Sequence[Issue]) -> None:
+    """Raise an error if most boxes of a COCO file, or of another set, are misplaced.
+
+    Sizes of images are read again, so sets with few misplaced boxes are not looked at.
+    """
+    by_file = reading.format == "coco"
+    misplaced = Counter(i.file if by_file else reading.root for i in issues if i.kind in _MISPLACED)
+    groups: dict[Path, dict[str, Labeled]] = {}
+    for each in (each for pool in reading.pools.values() for each in pool if each.boxes):
+        groups.setdefault(each.labels if by_file else reading.root, {})[each.key] = each
+    for group, images in groups.items():
+        if 4 * misplaced[group] >= len(images):
+            require_coordinates(images.values(), reading.format)
 
 
 def _written_splits(
