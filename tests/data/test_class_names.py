@@ -122,3 +122,11 @@ def test_ten_names_are_shown_at_most():
     assert list_names(COCO).endswith("traffic light and 70 more")
     assert list_names([]) == ""
     assert did_you_mean("zzz", COCO).count(",") == 9
+
+
+def test_a_file_of_darknet_has_the_classes_of_coco(shared_data):
+    path = shared_data.parent / "weights" / "yolo-fastest" / "coco.names"
+    if not path.is_file():
+        pytest.skip("needs shared/weights beside the repository")
+    match = match_classes(path.read_text().splitlines(), COCO)
+    assert match.ids == tuple(range(80))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -13,7 +14,8 @@ from PIL import Image
 
 from attendet.data import DataSet, Sample, load_dataset
 from attendet.data.convert import convert_dataset
-from attendet.data.coordinates import is_wrong_unit
+from attendet.data.coordinates import is_wrong_unit, require_coordinates
+from attendet.data.sample import Box, Labeled
 from attendet.errors import DataError
 
 VOC_TAGS = re.compile("<xmin>(.+)</xmin><ymin>(.+)</ymin><xmax>(.+)</xmax><ymax>(.+)</ymax>")
@@ -167,6 +169,37 @@ def test_a_file_in_pixels_among_good_ones_skips_its_image(tmp_path, made):
     assert dataset.issues[0].message == message
 
 
+@pytest.mark.parametrize("format", ["voc", "coco"])
+def test_an_image_in_fractions_among_good_ones_is_skipped(tmp_path, made, format):
+    root = tmp_path / "set"
+    convert_dataset(made, root, format)
+    turn = itertools.count()
+
+    def change(box, width, height):
+        """Return the first three boxes, those of one image, in fractions."""
+        box = scaled(box, width, height) if next(turn) < 3 else box
+        return to_xywh(*box) if format == "coco" else box
+
+    REWRITE[format](root, change)
+    dataset = load_dataset(root)
+    shown = [(issue.kind, issue.action) for issue in dataset.issues]
+    assert shown == [("wrong-unit", "skipped image")]
+    assert "3 of 3 boxes; boxes are in pixels, this fits as fractions" in dataset.issues[0].message
+    assert len(dataset.split("all")) == 11
+
+
+def test_labels_of_images_as_stored_are_in_order(tmp_path, image):
+    """Of a turned image the labels may state the stored size, in which their boxes fit."""
+    path = image(tmp_path / "a.jpg", 300, 100, orientation=6)
+    boxes = [Box((200 + n, 10, 280 + n, 90), "cat") for n in range(12)]
+    require_coordinates([Labeled(path, path, boxes, declared_hw=(100, 300))], "voc")
+    upright = Labeled(path, path, [Box((1, 5, 70 + n, 250), "cat") for n in range(12)])
+    require_coordinates([upright], "voc")
+    in_other_order = [Box((40, 200, 30 + n, 80), "cat") for n in range(10)]
+    with pytest.raises(DataError, match=f"got 10 of 10 boxes .* as {XYWH}"):
+        require_coordinates([Labeled(path, path, in_other_order)], "voc")
+
+
 @pytest.mark.parametrize("line", ["0 30 20 60 60", "0 30 20 60 20 60 40", "0 50 50.5 10 20"])
 def test_a_line_in_pixels_among_good_ones_is_dropped(tmp_path, made, line):
     root = tmp_path / "set"
@@ -204,10 +237,10 @@ def test_values_just_above_one_are_rounding(one_line):
 
 
 @pytest.mark.parametrize("format", ["voc", "coco"])
-def test_labels_of_larger_images_are_an_error(tmp_path, good, image, format):
+def test_labels_of_larger_images_are_an_error(tmp_path, made, image, format):
     """The images were scaled down, and the labels were not."""
     root = tmp_path / "set"
-    convert_dataset(good, root, format)
+    convert_dataset(made, root, format)
     for file in (path for path in root.rglob("*") if path.suffix in (".jpg", ".png")):
         with Image.open(file) as pil_image:
             image(file, pil_image.width // 2, pil_image.height // 2)
