@@ -58,6 +58,15 @@ def make_fabric(
             accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
     if devices < 1 or nodes < 1:
         raise ConfigError(f"devices and nodes must be at least 1; got {devices} and {nodes}.")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        build = (
+            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs only"
+        )
+        raise ConfigError(
+            "accelerator must be available; got 'cuda' (--accelerator), but there is no CUDA "
+            f"device here (torch {torch.__version__} is {build}). Use --accelerator cpu, or "
+            "install a driver and a torch with CUDA."
+        )
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(
             f"devices must be at most {torch.cuda.device_count()} here; got {devices} (--devices)."

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from attendet.errors import ConfigError, WeightsError  # noqa: E402
 from attendet.inference import Detector, load  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime, fold_batch_norm  # noqa: E402
-from attendet.interop.darknet.convert import import_darknet  # noqa: E402
+from attendet.interop.darknet.cfg import parse_config  # noqa: E402
+from attendet.interop.darknet.convert import import_darknet, resize_mode  # noqa: E402
 from attendet.models import (  # noqa: E402
     YoloV4Tiny,
     build_from_metadata,
@@ -45,7 +46,7 @@ def test_the_layers_of_the_reference_network_make_the_reference_network(
     assert (metadata.architecture, metadata.graph) == ("yolov4-tiny", None)
     assert metadata.classes == ("cat", "black dog")
     assert (metadata.width_mult, metadata.scale_x_y, metadata.bn_eps) == (0.125, 1.05, 1e-5)
-    assert metadata.preprocess == {"resize": "letterbox", "color": "rgb"}
+    assert metadata.preprocess == {"resize": "stretch", "color": "rgb"}
     assert metadata.origin == {
         "format": "darknet",
         "configuration": "net.cfg",
@@ -54,7 +55,9 @@ def test_the_layers_of_the_reference_network_make_the_reference_network(
         "seen": 12345,
         "cutoff": None,
     }
-    assert imported.notes == ()
+    (note,) = imported.notes
+    assert "resized by stretch: AlexeyAB's darknet does so" in note
+    assert "only it knows groups in line 35" in note
     assert not imported.network.training
 
 
@@ -187,9 +190,10 @@ def test_an_import_leaves_the_random_numbers_alone(darknet: Callable[..., Any]) 
 @pytest.mark.parametrize(
     ("option", "resize", "expected"),
     [
-        ("", None, "letterbox"),
+        ("", None, "stretch"),
         ("letter_box=1", None, "letterbox"),
         ("letter_box=0", None, "stretch"),
+        ("", "letterbox", "letterbox"),
         ("letter_box=0", "rect", "rect"),
         ("", "stretch", "stretch"),
     ],
@@ -202,6 +206,59 @@ def test_how_images_are_resized(
     imported = import_darknet(files.config, files.weights, resize=resize)
 
     assert imported.metadata.preprocessing().resize == expected
+
+
+PLAIN = """
+[net]
+width=64
+height=64
+channels=3
+hue=.1
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+filters=6
+size=1
+stride=16
+activation=linear
+
+[yolo]
+mask=0
+anchors=10,14
+classes=1
+num=1
+ignore_thresh=.7
+random=1
+"""
+"""Only options that both programs read."""
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "reason"),
+    [
+        (("", ""), "letterbox", "no option of AlexeyAB's is used"),
+        (("random=1", "random=1\niou_loss=ciou"), "stretch", "only it knows iou_loss in line 29"),
+        (("hue=.1", "mosaic=1"), "stretch", "only it knows mosaic in line 6"),
+        (("=leaky", "=mish"), "stretch", "only it knows activation in line 14"),
+        (("hue=.1", "# mosaic=1"), "letterbox", "no option of AlexeyAB's is used"),
+        (("hue=.1", "mosaic=1\nletter_box=1"), "letterbox", "letter_box=1 in [net]"),
+        (("hue=.1", "letter_box=0"), "stretch", "letter_box=0 in [net]"),
+    ],
+)
+def test_images_are_resized_as_by_the_program_of_the_configuration(
+    change: tuple[str, str], expected: str, reason: str
+) -> None:
+    mode, why = resize_mode(parse_config(PLAIN.replace(*change), source="a.cfg"))
+
+    assert mode == expected
+    assert reason in why
 
 
 @pytest.mark.parametrize(
@@ -231,8 +288,8 @@ def test_notes(darknet: Callable[..., Any], tiny: Callable[..., str]) -> None:
 
     notes = import_darknet(files.config, files.weights).notes
 
-    assert notes[0].endswith("are ignored: [net] momentun (line 8)")
-    assert "--names" in notes[1]
+    assert notes[1].endswith("are ignored: [net] momentun (line 8)")
+    assert "--names" in notes[2]
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,57 @@ UNSUPPORTED = (
 NOT_SHARED = "-1000000000"
 """Value of darknet for a layer with its own weights; 0 means those of the first layer."""
 
+FORK_OPTIONS = frozenset(
+    [
+        "antialiasing",
+        "assisted_excitation",
+        "attention",
+        "beta_nms",
+        "blur",
+        "cls_normalizer",
+        "counters_per_class",
+        "cutmix",
+        "delta_normalizer",
+        "dilation",
+        "dynamic_minibatch",
+        "ema_alpha",
+        "focal_loss",
+        "gaussian_noise",
+        "group_id",
+        "iou_loss",
+        "iou_normalizer",
+        "iou_thresh",
+        "iou_thresh_kind",
+        "label_smooth_eps",
+        "letter_box",
+        "loss_scale",
+        "max_chart_loss",
+        "max_delta",
+        "maxpool_depth",
+        "mixup",
+        "mosaic",
+        "mosaic_bound",
+        "new_coords",
+        "nms_kind",
+        "obj_normalizer",
+        "objectness_smooth",
+        "optimized_memory",
+        "scale_x_y",
+        "sequential_subdivisions",
+        "show_details",
+        "show_receptive_field",
+        "stride_x",
+        "stride_y",
+        "train_only_bn",
+        "try_fix_nan",
+        "uc_normalizer",
+        "weights_normalization",
+        "weights_type",
+        "workspace_size_limit_mb",
+    ]
+)
+"""Options that AlexeyAB's darknet reads and pjreddie's does not (docs/decisions/0010)."""
+
 COMMON_HARMLESS = frozenset({"dontload", "onlyforward", "smooth", "stopbackward", "train_only_bn"})
 
 
@@ -275,6 +326,9 @@ class DarknetConfig:
 
     letter_box: bool | None = None
     """True if prediction letterboxes images; None if the file does not say."""
+
+    fork_option: str = ""
+    """First option that only AlexeyAB's darknet knows, with its line; empty if there is none."""
 
     lines: tuple[int, ...] = ()
     """Line of each layer's section."""
@@ -340,6 +394,7 @@ def parse_config(text: str, *, source: str) -> DarknetConfig:
         anchor_masks=masks,
         scale_x_y=scale,
         letter_box=letter_box,
+        fork_option=next(filter(None, map(_fork_option, sections)), ""),
         lines=tuple(section.line for section in rest),
         unread=tuple(
             text
@@ -347,6 +402,19 @@ def parse_config(text: str, *, source: str) -> DarknetConfig:
             for text in section.left_over(COMMON_HARMLESS | HARMLESS.get(section.kind, frozenset()))
         ),
     )
+
+
+def _fork_option(section: Section) -> str:
+    """Return the first option that only AlexeyAB's darknet knows, with its line."""
+    for key, (value, line) in section.options.items():
+        fork_only = (
+            key.lower() in FORK_OPTIONS
+            or (section.kind, key) == ("route", "groups")
+            or (key == "activation" and value in ("mish", "swish"))
+        )
+        if fork_only:
+            return f"{key} in line {line}"
+    return ""
 
 
 def _read_net(net: Section) -> tuple[tuple[int, int], bool | None]:
@@ -543,7 +611,7 @@ def format_config(config: DarknetConfig) -> str:
     """Return the text of a configuration that `parse_config` reads as the same network.
 
     Args:
-        config: what to write; ``lines`` and ``unread`` play no part.
+        config: what to write; ``fork_option``, ``lines`` and ``unread`` play no part.
     """
     height, width = config.input_hw
     blocks = [_block("net", {"batch": 1, "width": width, "height": height, "channels": 3})]

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -167,8 +167,8 @@ def import_darknet(
         weights: the ``.weights``.
         names: text file with a class name a line.
         cutoff: read only this many layers from the file; the others are newly initialized.
-        resize: resize mode of images; default ``letterbox``, or as
-            ``letter_box`` of the configuration says.
+        resize: resize mode of images; default: that of the program which reads the
+            configuration, as `resize_mode` finds it.
         seed: of newly initialized layers.
 
     Raises:
@@ -180,6 +180,7 @@ def import_darknet(
     classes = class_names(names, read.num_classes, source=source)
     header, arrays = read_weights(weights, read.graph, cutoff=cutoff, lines=read.lines)
     width = reference_width(read.graph)
+    mode, reason = resize_mode(read)
     metadata = WeightsMetadata(
         classes=classes,
         architecture=ARCHITECTURE if width is None else "yolov4-tiny",
@@ -190,7 +191,7 @@ def import_darknet(
         scale_x_y=read.scale_x_y,
         width_mult=1.0 if width is None else width,
         bn_eps=BN_EPS,
-        preprocess=dataclasses.asdict(Preprocess(resize=resize or _resize_mode(read))),
+        preprocess=dataclasses.asdict(Preprocess(resize=resize or mode)),
         seed=seed if cutoff is not None else None,
         origin=_origin(Path(config), Path(weights), header, cutoff),
     )
@@ -199,11 +200,23 @@ def import_darknet(
         network = build_from_metadata(metadata)
     _fill(convolutions_of(network), arrays)
     notes = _notes(read, named=names is not None, cutoff=cutoff)
+    if resize is None:
+        notes = (f"images are resized by {mode}: {reason}; --resize changes it", *notes)
     return Imported(network.eval(), metadata, notes)
 
 
-def _resize_mode(config: DarknetConfig) -> ResizeMode:
-    return "stretch" if config.letter_box is False else "letterbox"
+def resize_mode(config: DarknetConfig) -> tuple[Literal["stretch", "letterbox"], str]:
+    """Return how the configuration's own program resizes images, and why.
+
+    AlexeyAB's darknet stretches unless ``letter_box=1``, pjreddie's letterboxes; the sources are in
+    docs/decisions/0010-darknet-resize.md.
+    """
+    if config.letter_box is not None:
+        mode: Literal["stretch", "letterbox"] = "letterbox" if config.letter_box else "stretch"
+        return mode, f"letter_box={int(config.letter_box)} in [net]"
+    if config.fork_option:
+        return "stretch", f"AlexeyAB's darknet does so, and only it knows {config.fork_option}"
+    return "letterbox", "pjreddie's darknet does so, and no option of AlexeyAB's is used"
 
 
 def _origin(
