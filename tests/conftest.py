@@ -113,6 +113,23 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def use_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Set the fonts that are tried after Pillow's own; none are those of a machine without any."""
+    from attendet.report import draw, fonts
+
+    def forget() -> None:
+        fonts._find_font.cache_clear()
+        draw.text_mask.cache_clear()
+
+    def use(*files: object) -> None:
+        monkeypatch.setattr(fonts, "_candidates", lambda: files)
+        forget()
+
+    yield use
+    forget()
+
+
 def _moving_square(number: int, image_hw: tuple[int, int]) -> np.ndarray:
     height, width = image_hw
     image = np.zeros((height, width, 3), dtype=np.uint8)

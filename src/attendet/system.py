@@ -140,6 +140,18 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "attendet"
 
 
+def font_folders() -> list[Path]:
+    """Return the folders in which the system and the user keep fonts; some may not exist."""
+    home = Path.home()
+    if sys.platform == "win32":
+        windows = Path(os.environ.get("WINDIR", "C:/Windows"))
+        return [windows / "Fonts", home / "AppData/Local/Microsoft/Windows/Fonts"]
+    if sys.platform == "darwin":
+        return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"]
+    shared = [Path("/usr/share/fonts"), Path("/usr/local/share/fonts")]
+    return [*shared, home / ".local/share/fonts", home / ".fonts"]
+
+
 def reserve_file(handle: int, size: int) -> None:
     """Give an open file its size, on the disk if the system can, so that a full disk shows."""
     if hasattr(os, "posix_fallocate"):

@@ -26,7 +26,7 @@ from attendet.report.charts import (
     training_figure,
 )
 
-NASTY = "_<script>&\"' $x$ 細胞"
+NASTY = "_<script>&\"' $x$ жé"
 SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 
 

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.explain import explain, write_explanation
     from attendet.inference import Selection
     from attendet.media.sources import find_sources
+    from attendet.report.fonts import numbered_classes
 
     ConfigError.check(args.max_images >= 0, "--max-images", "0 or more", args.max_images)
     count = len(find_sources(args.images))
@@ -80,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{site:<12} {one.verdict:<9} {one.sentence}")
     if not explanation.statistics:
         print("this network has no attention: there are no gates to show")
+    numbered = numbered_classes(explanation.metadata.classes)
+    if numbered:
+        print(numbered)
     for skipped in explanation.skipped:
         print(f"skipped: {skipped.reason}", file=sys.stderr)
     print(f"written: {page}")

@@ -274,6 +274,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.media import predict_frames, read_frames
     from attendet.media.sinks import open_sinks
     from attendet.media.sources import find_sources
+    from attendet.report.fonts import numbered_classes
 
     if args.batch is not None and args.batch < 1:
         raise ConfigError(f"--batch must be 1 or more; got {args.batch}.")
@@ -312,6 +313,10 @@ def run(args: argparse.Namespace) -> int:
     _summarize(detector, tally, seconds)
     if kinds and tally.done:
         print(f"written: {', '.join(kinds)} in {args.output}")
+    if args.show or {"annotated", "image", "video"} & set(kinds):
+        numbered = numbered_classes(detector.classes)
+        if numbered:
+            print(numbered)
     return 0 if tally.done and not (tally.unwritten or tally.has_misfits) else 1
 
 

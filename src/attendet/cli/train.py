@@ -103,6 +103,7 @@ def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, show the progress, and say where the weights are."""
+    from attendet.report.fonts import numbered_classes
     from attendet.training import train
 
     overrides = recipe_overrides(args)
@@ -131,4 +132,7 @@ def run(args: argparse.Namespace) -> int:
     ap = "not measured (no boxes in val)" if result.ap is None else f"{result.ap:.3f}"
     reporter.say(f"{result.epochs} epochs in {duration(result.seconds)}; best val AP {ap}")
     reporter.say(f"weights: {result.best}")
+    numbered = numbered_classes(result.plan.dataset.classes)
+    if numbered:
+        reporter.say(numbered)
     return 0

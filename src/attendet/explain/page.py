@@ -40,6 +40,7 @@ from attendet.report.draw import (
     scale_to_width,
     to_jpeg,
 )
+from attendet.report.fonts import drawable_name, numbered_classes
 from attendet.report.pages import Cell, Image, Table, Tone, render_html
 
 CELL_WIDTH = 480
@@ -102,6 +103,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
         limits={"constant": CONSTANT, "end": END, "switch": SWITCH},
         statistics=[_site_charts(one) for one in explanation.statistics.values()],
         images=images,
+        numbered=numbered_classes(explanation.metadata.classes),
         command=command,
         facts=[
             ("attendet", __version__),
@@ -264,7 +266,8 @@ def _detection_panels(one: ImageExplanation) -> list[Panel]:
     drawn = draw_detections(image, boxes_xyxy, found.names, found.class_ids, found.scores)
     panels = [(drawn, f"detections: {len(found)}")]
     for name, activation in one.cams.items():
-        caption = f"activation: {name}, {found.names.count(name)} detected"
+        shown = drawable_name(name, found.classes.index(name))
+        caption = f"activation: {shown}, {found.names.count(name)} detected"
         panels.append((gate_overlay(image, activation, opacity=0.7), caption))
     return panels
 

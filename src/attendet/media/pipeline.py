@@ -76,10 +76,12 @@ class Result:
     def annotated(self) -> ImageArray:
         """The image with boxes, names, scores, track numbers, lines, zones and their counts."""
         from attendet.report.draw import draw_detections
+        from attendet.report.fonts import drawable_name
 
         found = self.detections
         labels = found.names
         if found.track_ids is not None:
+            labels = [drawable_name(*one) for one in zip(labels, found.class_ids, strict=True)]
             labels = [
                 f"{name} #{track_id}" if track_id else name
                 for name, track_id in zip(labels, found.track_ids.tolist(), strict=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
 from attendet.report.charts import COLORS, DARK, GRAY, label_rows, new_figure, style_axes
+from attendet.report.fonts import printable
 from attendet.report.tables import MISSING, TextTable, format_value
 
 if TYPE_CHECKING:
@@ -156,4 +157,4 @@ def _finish_bars(axes: Axes, rows: Sequence[Row], name: str, labels: Sequence[st
 
 def _row_label(row: Row) -> str:
     threads = f"{row['threads']} thread{'s' * (row['threads'] != 1)}"
-    return f"{row['file']}\n{row['runtime']}, {row['precision']}, {threads}"
+    return f"{printable(row['file'])}\n{row['runtime']}, {row['precision']}, {threads}"

@@ -10,16 +10,19 @@ import io
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageFont
 
 from attendet.errors import ConfigError
 from attendet.files import write_atomically
 from attendet.report.draw import INK, MUTED, PALETTE, to_hex
+from attendet.report.fonts import FontFile, drawable_name, font_files
 from attendet.system import require
 
 if TYPE_CHECKING:
@@ -333,9 +336,11 @@ def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
     figure = new_figure(6.2, 4.4)
     axes = figure.subplots()
     few = len(curves) <= MAX_NAMED_CURVES
+    class_ids = {name: class_id for class_id, name in enumerate(record["confusion"]["labels"])}
     for index, (name, curve) in enumerate(curves.items()):
+        label = _label(drawable_name(name, class_ids[name]), MAX_CLASS_LABEL)
         look = (
-            {**_line_style(index), "linewidth": 1.8, "label": _label(name, MAX_CLASS_LABEL)}
+            {**_line_style(index), "linewidth": 1.8, "label": label}
             if few
             else {"color": GRAY, "linewidth": 0.5, "alpha": 0.5}
         )
@@ -367,7 +372,10 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
     if "confusion" not in record:
         raise ConfigError("record must hold confusion. Evaluate with curves=True.")
     confusion = record["confusion"]
-    labels = [_label(name, MAX_CLASS_LABEL) for name in confusion["labels"]]
+    labels = [
+        _label(drawable_name(name, class_id), MAX_CLASS_LABEL)
+        for class_id, name in enumerate(confusion["labels"])
+    ]
     counts = np.array(confusion["matrix"], dtype=np.int64)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.4 + 0.62 * len(labels), 4.6, 14))
@@ -396,8 +404,35 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _set_fonts(figure: Figure) -> None:
+    """Add to each text the fonts of its characters that the font of charts lacks."""
+    for axes in figure.axes:  # tick labels exist only when they are asked for
+        axes.get_xticklabels(), axes.get_yticklabels()
+    module = require("matplotlib.text", extra="train", purpose="drawing charts")
+    for text in figure.findobj(module.Text):
+        families = [_family(file) for file in font_files(text.get_text())]
+        if families:
+            text.set_fontfamily(list(dict.fromkeys([*text.get_fontfamily(), *families])))
+
+
+@cache
+def _family(file: FontFile) -> str:
+    """Return the name of a font's family, after matplotlib has learned it."""
+    module = require("matplotlib.font_manager", extra="train", purpose="drawing charts")
+    known = module.fontManager.ttflist
+    count = len(known)
+    module.fontManager.addfont(file.path)
+    added = known[count:]
+    for weight in (400, 700):  # without these, matplotlib logs that a weight is missing
+        known.extend(replace(font, weight=weight) for font in added)
+    names: list[str] = [font.name for font in added]
+    own, _ = ImageFont.truetype(file.path, index=file.face).getname()
+    return own if own in names else names[0]  # matplotlib before 3.11 reads the first face alone
+
+
 def _save(figure: Figure, kind: str) -> bytes:
     matplotlib = require("matplotlib", extra="train", purpose="drawing charts")
+    _set_fonts(figure)
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
     with (

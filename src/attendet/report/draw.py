@@ -11,11 +11,12 @@ from functools import lru_cache
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.images import ImageArray
+from attendet.report.fonts import drawable_name, load_font, split_by_font
 
 Floats = NDArray[np.floating]
 Color = tuple[int, int, int]
@@ -80,28 +81,32 @@ def to_hex(color: Color) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-@lru_cache(maxsize=32)
-def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=height)
-
-
 @lru_cache(maxsize=1024)
 def text_mask(text: str, height: int) -> NDArray[np.float32]:
     """Return the coverage of each pixel by one line of text, to blend with any color.
 
     Args:
-        text: one line.
+        text: one line in any script; a character that no font has becomes "?".
         height: font size, pixels; a little less than the mask's height.
 
     Returns:
         float32, shape (mask height, text width), 0 to 1, read-only.
     """
-    font = _font(height)
-    left, _, right, _ = font.getbbox(text)
-    _, top, _, bottom = font.getbbox("Ágjpq|")
-    size = (max(1, round(right - left)), max(1, round(bottom - top)))
-    pil_image = Image.new("L", size)
-    ImageDraw.Draw(pil_image).text((-left, -top), text, font=font, fill=255)
+    _, top, _, bottom = load_font(None, height).getbbox("Ágjpq|", anchor="ls")
+    start, left, right = 0.0, np.inf, -np.inf
+    placed = []
+    for part, file in split_by_font(text):
+        font = load_font(file, height)
+        box = font.getbbox(part, anchor="ls")
+        left, right = min(left, start + box[0]), max(right, start + box[2])
+        if file is not None:  # its glyphs may be taller than Latin ones
+            top, bottom = min(top, box[1]), max(bottom, box[3])
+        placed.append((start, part, font))
+        start += font.getlength(part)
+    pil_image = Image.new("L", (max(1, round(right - left)), max(1, round(bottom - top))))
+    pen = ImageDraw.Draw(pil_image)
+    for start, part, font in placed:
+        pen.text((start - left, -top), part, font=font, fill=255, anchor="ls")
     mask = np.asarray(pil_image, dtype=np.float32) / np.float32(255)
     mask.flags.writeable = False
     return mask
@@ -158,7 +163,8 @@ def draw_detections(
     Args:
         image: uint8 RGB, shape (H, W, 3).
         boxes_xyxy: shape (n, 4), pixels; parts outside the image are not drawn.
-        labels: n texts; no tags if None.
+        labels: n texts; no tags if None. If no font has a label's characters, the tag is
+            ``class`` and its number.
         class_ids: n class numbers, which set the colors.
         scores: shape (n,), 0 to 1, written after the label. The best score is drawn on top;
             without scores, the first box is.
@@ -181,8 +187,11 @@ def draw_detections(
     for index in best_last.tolist():
         if labels is None:
             break
-        text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
-        _draw_tag(drawn, text, boxes_xyxy[index], color_of(int(class_ids[index])), line, font)
+        class_id = int(class_ids[index])
+        text = drawable_name(labels[index], class_id)
+        if scores is not None:
+            text = f"{text} {scores[index]:.2f}"
+        _draw_tag(drawn, text, boxes_xyxy[index], color_of(class_id), line, font)
     return drawn
 
 

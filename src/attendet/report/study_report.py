@@ -11,6 +11,7 @@ from typing import Any
 
 from attendet import __version__
 from attendet.files import write_atomically
+from attendet.report.fonts import numbered_classes
 from attendet.report.pages import Image, render_html, render_markdown
 from attendet.report.study import Study, read_study
 from attendet.report.study_charts import cost_charts, curve_charts, effect_chart
@@ -108,7 +109,7 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
         ),
         "class_chart": effect_chart(study, "by-class", classes, "AP by class."),
         "examples": examples,
-        "examples_note": examples_note,
+        "examples_note": f"{examples_note} {numbered_classes(study.classes())}".strip(),
         "gates": gate_table(study),
         "command": study.description.get("command"),
         "facts": _facts(study),

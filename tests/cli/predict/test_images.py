@@ -12,6 +12,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from attendet.cli import main  # noqa: E402
+from attendet.models import WeightsMetadata, build_from_metadata, save_weights  # noqa: E402
 
 Predict = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -227,3 +228,19 @@ def test_a_runtime_that_cannot_run_the_file_is_one_clear_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "attendet export tiny.safetensors --format openvino" in error
+
+
+def test_names_without_a_font_are_listed_with_their_numbers(
+    use_fonts: Callable[..., None], shots: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    use_fonts()
+    metadata = WeightsMetadata(
+        classes=("cat", "苹果"), attention="none", width_mult=0.125, input_hw=(96, 96)
+    )
+    path = save_weights(tmp_path / "fruit.safetensors", build_from_metadata(metadata), metadata)
+    words = ["predict", str(path), str(shots / "a.jpg"), "--output", str(tmp_path / "out")]
+
+    assert main([*words, "--save", "annotated"]) == 0
+    assert "show class numbers: 1 = 苹果. " in capsys.readouterr().out
+    assert main([*words, "--save", "json"]) == 0
+    assert "class numbers" not in capsys.readouterr().out
