@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attendet.errors import DataError
-from attendet.report import write_report
+from attendet.report import fonts, write_report
 from attendet.report.study import read_study
 from attendet.report.study_examples import _count_errors, find_examples
 from attendet.report.study_tables import effect_table, gate_table, points, verdict_table
@@ -317,3 +317,10 @@ def test_a_difference_that_rounds_to_zero_has_no_minus():
     assert points(-0.00001, signed=True).text == "+0.00"
     assert points(-0.0123, signed=True).text == "\u22121.23"
     assert points(None).text == "-"
+
+
+def test_class_numbers_on_examples_are_explained(study_folder, monkeypatch):
+    folder = study_folder()
+    assert "class numbers" not in write_report(folder).read_text(encoding="utf-8")
+    monkeypatch.setattr(fonts, "has_glyphs", lambda name: name != "RBC")
+    assert "show class numbers: 1 = RBC. " in write_report(folder).read_text(encoding="utf-8")
