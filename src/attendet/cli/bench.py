@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attendet.bench.candidates import Candidate
     from attendet.bench.measure import MeasureAP
     from attendet.data import DataSet, Sample
+    from attendet.data.class_names import ClassMatch
 
 IMAGES = 8
 """Number of synthetic images."""
@@ -170,14 +171,14 @@ def _ap_measure(
     Raises:
         ConfigError: if a file has other classes than the data; before the timing, not after it.
     """
-    from attendet.data.class_names import match_classes, parse_class_map
+    from attendet.data.class_names import parse_class_map
     from attendet.evaluation import evaluate
     from attendet.evaluation.matching import samples_in_classes
     from attendet.inference import Detector, load
 
     class_map = parse_class_map(args.class_map)
 
-    def in_classes_of(classes: Sequence[str], file: Path) -> list[Sample]:
+    def in_classes_of(classes: Sequence[str], file: Path) -> tuple[list[Sample], ClassMatch]:
         source = f"{data.root}, {file.name}"
         return samples_in_classes(
             samples, data.classes, classes, class_map=class_map, source=source
@@ -186,17 +187,16 @@ def _ap_measure(
     for file, runtime in {one.weights: one.runtime for one in candidates}.items():
         with suppress(WeightsError, MissingExtraError):  # reported as failed, with the reason
             classes = load(file, runtime, "cpu").classes
-            in_classes_of(classes, file)
-            note = match_classes(data.classes, classes, class_map).note
-            if note:
-                print(f"{file.name}: {note}")
+            _, match = in_classes_of(classes, file)
+            if match.note:
+                print(f"{file.name}: {match.note}")
 
     def measure(candidate: Candidate) -> tuple[float | None, float | None]:
         loaded = load(candidate.weights, candidate.runtime, "cpu", precision=candidate.precision)
         detector = Detector(loaded.runtime, input_hw=args.input_hw)
         record: Any = evaluate(
             detector,
-            in_classes_of(detector.classes, candidate.weights),
+            in_classes_of(detector.classes, candidate.weights)[0],
             classes=detector.classes,
             confidence=max(0.001, detector.min_confidence),
             max_detections=detector.selection.max_detections,

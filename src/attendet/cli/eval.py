@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
 from attendet.cli.arguments import CLASS_MAP, EXPORTED_HELP, size_hw
-from attendet.data.class_names import ClassMatch, match_classes, parse_class_map
+from attendet.data.class_names import ClassMatch, parse_class_map
 from attendet.errors import ConfigError, ImageError, list_names
 
 if TYPE_CHECKING:
@@ -101,14 +101,13 @@ def run(args: argparse.Namespace) -> int:
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
     class_map = parse_class_map(args.class_map)
-    samples = samples_in_classes(
+    samples, match = samples_in_classes(
         data.split(args.split),
         data.classes,
         detector.classes,
         class_map=class_map,
         source=data.root,
     )
-    match = match_classes(data.classes, detector.classes, class_map)
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, match, fingerprint):
         print(line)

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Prune, print the decisions, and write the weights if a block was removed; return 0."""
     require("torch", extra="train", purpose="attendet prune")
     from attendet.data import load_dataset
-    from attendet.data.class_names import match_classes, parse_class_map
+    from attendet.data.class_names import parse_class_map
     from attendet.evaluation.matching import samples_in_classes
     from attendet.explain import prune_attention
     from attendet.inference.runtimes.torch_runtime import choose_device
@@ -73,16 +73,15 @@ def run(args: argparse.Namespace) -> int:
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
     class_map = parse_class_map(args.class_map)
-    samples = samples_in_classes(
+    samples, match = samples_in_classes(
         data.split(args.split),
         data.classes,
         metadata.classes,
         class_map=class_map,
         source=data.root,
     )
-    note = match_classes(data.classes, metadata.classes, class_map).note
-    if note:
-        print(f"note         {note}")
+    if match.note:
+        print(f"note         {match.note}")
     result = prune_attention(
         network,
         metadata,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import iou_matrix
-from attendet.data.class_names import match_classes
+from attendet.data.class_names import ClassMatch, match_classes
 from attendet.errors import ConfigError, list_names
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def samples_in_classes(
     *,
     class_map: Mapping[str, str] | None = None,
     source: object = "the samples",
-) -> list[Sample]:
-    """Return samples whose class ids count in other classes, matched by `match_classes`.
+) -> tuple[list[Sample], ClassMatch]:
+    """Return samples whose class ids count in other classes, and how the classes were matched.
 
     Args:
         samples: images with their ground truth.
@@ -109,17 +109,17 @@ def samples_in_classes(
     Raises:
         ConfigError: if ``wanted`` lacks a name.
     """
-    matched = match_classes(classes, wanted, class_map).ids
-    if None in matched:
+    match = match_classes(classes, wanted, class_map)
+    if None in match.ids:
         raise ConfigError(
             "classes of the data must be known to the weights; "
-            f"got {_unmatched('the data', classes, 'the weights', wanted, matched)} ({source}). "
+            f"got {_unmatched('the data', classes, 'the weights', wanted, match.ids)} ({source}). "
             "Pass --class-map DATA=WEIGHTS, rename them in the data, or train on this data."
         )
-    if matched == tuple(range(len(wanted))):
-        return list(samples)
-    ids = np.array(matched, dtype=np.int64)
-    return [replace(sample, class_ids=ids[sample.class_ids]) for sample in samples]
+    if match.ids == tuple(range(len(wanted))):
+        return list(samples), match
+    ids = np.array(match.ids, dtype=np.int64)
+    return [replace(sample, class_ids=ids[sample.class_ids]) for sample in samples], match
 
 
 def _unmatched(

@@ -188,7 +188,8 @@ def detect(
         batch: images a call of the detector.
         confidence: least score of a detection.
         nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
-        None. max_detections: most detections an image.
+            None.
+        max_detections: most detections an image.
         progress: called with images done and images in all after each batch.
         on_skip: called with each image that cannot be read and its error; the image is skipped.
             Without it the error is raised.
@@ -278,7 +279,7 @@ def evaluate(
         raise next(iter(unreadable.values()))
     known = found[0].classes if found else tuple(classes)
     if set(known) != set(classes):
-        samples, classes = samples_in_classes(samples, classes, known), known
+        samples, classes = samples_in_classes(samples, classes, known)[0], known
     record = compute_metrics(samples, found, classes, curves=curves)
     record["counts"]["images_unreadable"] = len(unreadable)
     record["seconds"] = {

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attendet.data import Sample, load_dataset
-from attendet.data.class_names import match_classes, parse_class_map
+from attendet.data.class_names import parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.evaluation.matching import samples_in_classes
 from attendet.exporters.ncnn_file import NcnnRuntime
@@ -98,10 +98,9 @@ def export(
     source = chosen.data or chosen.calibrate
     samples, classes = _load_split(source, chosen.split)
     class_map = parse_class_map(chosen.class_map)
-    samples = samples_in_classes(
+    samples, match = samples_in_classes(
         samples, classes, metadata.classes, class_map=class_map, source=source
     )
-    class_note = match_classes(classes, metadata.classes, class_map).note
     calibration = _load_split(chosen.calibrate, chosen.split, prefer_train=True)[0]
     folder, stem = _destination(weights, output, name, info)
     final = folder / f"{stem}{FORMATS[format]}"
@@ -122,7 +121,7 @@ def export(
         info, parity = _write_checked(tries, path, metadata, info, check, chosen.max_ap_loss)
         _move(path, final)
     size = sum(file.stat().st_size for file in _files_of(final))
-    return ExportReport(final, size, metadata, info, parity, class_note)
+    return ExportReport(final, size, metadata, info, parity, match.note)
 
 
 def _write_checked(

@@ -17,6 +17,7 @@ from attendet.inference import Detector, load  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime, fold_batch_norm  # noqa: E402
 from attendet.interop.darknet.cfg import parse_config  # noqa: E402
 from attendet.interop.darknet.convert import import_darknet, resize_mode  # noqa: E402
+from attendet.interop.darknet.weights import DarknetHeader  # noqa: E402
 from attendet.models import (  # noqa: E402
     YoloV4Tiny,
     build_from_metadata,
@@ -56,8 +57,8 @@ def test_the_layers_of_the_reference_network_make_the_reference_network(
         "cutoff": None,
     }
     (note,) = imported.notes
-    assert "resized by stretch: AlexeyAB's darknet does so" in note
-    assert "only it knows groups in line 35" in note
+    assert "images are stretched: AlexeyAB's darknet does so" in note
+    assert "only it reads groups (line 35)" in note
     assert not imported.network.training
 
 
@@ -241,21 +242,24 @@ random=1
 
 
 @pytest.mark.parametrize(
-    ("change", "expected", "reason"),
+    ("change", "revision", "expected", "reason"),
     [
-        (("", ""), "letterbox", "no option of AlexeyAB's is used"),
-        (("random=1", "random=1\niou_loss=ciou"), "stretch", "only it knows iou_loss in line 29"),
-        (("hue=.1", "mosaic=1"), "stretch", "only it knows mosaic in line 6"),
-        (("=leaky", "=mish"), "stretch", "only it knows activation in line 14"),
-        (("hue=.1", "# mosaic=1"), "letterbox", "no option of AlexeyAB's is used"),
-        (("hue=.1", "mosaic=1\nletter_box=1"), "letterbox", "letter_box=1 in [net]"),
-        (("hue=.1", "letter_box=0"), "stretch", "letter_box=0 in [net]"),
+        (("", ""), 0, "letterbox", "pjreddie's darknet does so, and it writes version 0.2.0"),
+        (("", ""), 5, "stretch", "AlexeyAB's darknet does so, and it writes version 0.2.5"),
+        (("random=1", "random=1\niou_loss=ciou"), 0, "stretch", "only it reads iou_loss (line 29)"),
+        (("hue=.1", "mosaic=1"), 0, "stretch", "only it reads mosaic (line 6)"),
+        (("=leaky", "=mish"), 0, "stretch", "only it reads activation (line 14)"),
+        (("hue=.1", "# mosaic=1"), 0, "letterbox", "version 0.2.0"),
+        (("hue=.1", "mosaic=1\nletter_box=1"), 5, "letterbox", "letter_box=1 in [net]"),
+        (("hue=.1", "letter_box=0"), 0, "stretch", "letter_box=0 in [net]"),
     ],
 )
-def test_images_are_resized_as_by_the_program_of_the_configuration(
-    change: tuple[str, str], expected: str, reason: str
+def test_images_are_resized_as_by_the_program_that_wrote_the_files(
+    change: tuple[str, str], revision: int, expected: str, reason: str
 ) -> None:
-    mode, why = resize_mode(parse_config(PLAIN.replace(*change), source="a.cfg"))
+    config = parse_config(PLAIN.replace(*change), source="a.cfg")
+
+    mode, why = resize_mode(config, DarknetHeader(revision=revision))
 
     assert mode == expected
     assert reason in why

@@ -297,7 +297,8 @@ FORK_OPTIONS = frozenset(
         "workspace_size_limit_mb",
     ]
 )
-"""Options that AlexeyAB's darknet reads and pjreddie's does not (docs/decisions/0010)."""
+"""Options that AlexeyAB's darknet reads and pjreddie's does not:
+docs/decisions/0010-darknet-resize.md."""
 
 COMMON_HARMLESS = frozenset({"dontload", "onlyforward", "smooth", "stopbackward", "train_only_bn"})
 
@@ -413,7 +414,7 @@ def _fork_option(section: Section) -> str:
             or (key == "activation" and value in ("mish", "swish"))
         )
         if fork_only:
-            return f"{key} in line {line}"
+            return f"{key} (line {line})"
     return ""
 
 

@@ -150,6 +150,10 @@ BN_EPS = 1e-5
 """Epsilon of batch normalization in darknet."""
 
 
+FORK_REVISION = 5
+"""AlexeyAB's darknet writes version 0.2.5 into weights files, pjreddie's 0.2.0 or less."""
+
+
 def import_darknet(
     config: str | Path,
     weights: str | Path,
@@ -167,8 +171,8 @@ def import_darknet(
         weights: the ``.weights``.
         names: text file with a class name a line.
         cutoff: read only this many layers from the file; the others are newly initialized.
-        resize: resize mode of images; default: that of the program which reads the
-            configuration, as `resize_mode` finds it.
+        resize: resize mode of images; default: that of the program which wrote the files, as
+            `resize_mode` finds it.
         seed: of newly initialized layers.
 
     Raises:
@@ -180,7 +184,7 @@ def import_darknet(
     classes = class_names(names, read.num_classes, source=source)
     header, arrays = read_weights(weights, read.graph, cutoff=cutoff, lines=read.lines)
     width = reference_width(read.graph)
-    mode, reason = resize_mode(read)
+    mode, reason = resize_mode(read, header)
     metadata = WeightsMetadata(
         classes=classes,
         architecture=ARCHITECTURE if width is None else "yolov4-tiny",
@@ -201,12 +205,15 @@ def import_darknet(
     _fill(convolutions_of(network), arrays)
     notes = _notes(read, named=names is not None, cutoff=cutoff)
     if resize is None:
-        notes = (f"images are resized by {mode}: {reason}; --resize changes it", *notes)
+        done = {"stretch": "stretched", "letterbox": "letterboxed"}[mode]
+        notes = (f"images are {done}: {reason}; --resize changes it", *notes)
     return Imported(network.eval(), metadata, notes)
 
 
-def resize_mode(config: DarknetConfig) -> tuple[Literal["stretch", "letterbox"], str]:
-    """Return how the configuration's own program resizes images, and why.
+def resize_mode(
+    config: DarknetConfig, header: DarknetHeader
+) -> tuple[Literal["stretch", "letterbox"], str]:
+    """Return how the program that wrote the files resizes images, and why it is that program.
 
     AlexeyAB's darknet stretches unless ``letter_box=1``, pjreddie's letterboxes; the sources are in
     docs/decisions/0010-darknet-resize.md.
@@ -215,8 +222,10 @@ def resize_mode(config: DarknetConfig) -> tuple[Literal["stretch", "letterbox"],
         mode: Literal["stretch", "letterbox"] = "letterbox" if config.letter_box else "stretch"
         return mode, f"letter_box={int(config.letter_box)} in [net]"
     if config.fork_option:
-        return "stretch", f"AlexeyAB's darknet does so, and only it knows {config.fork_option}"
-    return "letterbox", "pjreddie's darknet does so, and no option of AlexeyAB's is used"
+        return "stretch", f"AlexeyAB's darknet does so, and only it reads {config.fork_option}"
+    if header.revision >= FORK_REVISION:
+        return "stretch", f"AlexeyAB's darknet does so, and it writes version {header.version}"
+    return "letterbox", f"pjreddie's darknet does so, and it writes version {header.version}"
 
 
 def _origin(
