@@ -46,7 +46,7 @@ BANNED = {
 
 ALLOWED = re.compile(
     r"FigureCanvasAgg|share_inputs|shares_memory|told apart|\.\./shared|shared? memory|share_index"
-    r"|file share|share/fonts|sharex|sharey|\bARM\b"
+    r"|file share|share/fonts|sharex|sharey|truth_thresh|\bARM\b"
 )
 """Other people's names."""
 

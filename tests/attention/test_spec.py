@@ -67,6 +67,16 @@ def test_what_is_wrong_with_a_spec_is_said(text, says):
         parse(text)
 
 
+def test_sites_of_the_same_kind_are_offered():
+    layers = tuple(f"layer{index}" for index in range(120))
+    options = {"default_sites": NECK, "sites": (*SITES, *layers), "known": None}
+
+    with pytest.raises(ConfigError, match="Choose from: p4, p5, stage1, stage2, stage3, up"):
+        parse_attention_spec("ca@p9", **options)
+    with pytest.raises(ConfigError, match="Did you mean 'layer11'"):
+        parse_attention_spec("ca@layer-11", **options)
+
+
 def test_any_name_passes_where_the_names_are_not_known():
     options = {"default_sites": NECK, "sites": SITES, "known": None}
     assert parse_attention_spec("mine@p5", **options) == {"p5": "mine"}

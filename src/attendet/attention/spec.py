@@ -126,9 +126,11 @@ def _assign(
             f"Choose from: {list_names(sites)}."
         )
     if site not in sites:
+        is_layer = site.lower().startswith("layer")  # imported networks have a hundred of them
+        alike = [one for one in sites if one.startswith("layer") == is_layer] or sites
         raise ConfigError(
             f"attention must be at a site of the network; got {site!r} in {text!r}. "
-            f"{did_you_mean(site.lower(), sites)}"
+            f"{did_you_mean(site.lower(), alike)}"
         )
     if site in chosen:
         raise ConfigError(

@@ -236,9 +236,14 @@ anchors=10,14
 classes=1
 num=1
 ignore_thresh=.7
+truth_thresh=1
 random=1
 """
 """Only options that both programs read."""
+
+
+def test_options_of_training_are_known() -> None:
+    assert parse_config(PLAIN, source="a.cfg").unread == ()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +251,7 @@ random=1
     [
         (("", ""), 0, "letterbox", "pjreddie's darknet does so, and it writes version 0.2.0"),
         (("", ""), 5, "stretch", "AlexeyAB's darknet does so, and it writes version 0.2.5"),
-        (("random=1", "random=1\niou_loss=ciou"), 0, "stretch", "only it reads iou_loss (line 29)"),
+        (("random=1", "random=1\niou_loss=ciou"), 0, "stretch", "only it reads iou_loss (line 30)"),
         (("hue=.1", "mosaic=1"), 0, "stretch", "only it reads mosaic (line 6)"),
         (("=leaky", "=mish"), 0, "stretch", "only it reads activation (line 14)"),
         (("hue=.1", "# mosaic=1"), 0, "letterbox", "version 0.2.0"),

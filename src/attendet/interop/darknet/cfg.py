@@ -233,7 +233,7 @@ HARMLESS: Mapping[str, frozenset[str]] = {
             beta_nms class_weights cls_normalizer counters_per_class delta_normalizer focal_loss
             ignore_thresh iou_loss iou_normalizer iou_thresh iou_thresh_kind jitter
             label_smooth_eps map max max_delta nms_kind num obj_normalizer objectness_smooth random
-            resize show_details gt_thresh uc_normalizer
+            resize show_details truth_thresh uc_normalizer
         """,
     }.items()
 }
