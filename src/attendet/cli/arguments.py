@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import typing
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal
 
-from attendet.config import field_help, members_of, parse_value, settings_of
-
-WEIGHTS_HELP = "weights file (.safetensors), hf://owner/name, or a name of: attendet weights list"
-EXPORTED_HELP = "weights file, exported file, hf://owner/name, or a name of: attendet weights list"
-
-CLASS_MAP: dict[str, Any] = {
-    "metavar": "DATA=WEIGHTS,...",
-    "help": "classes of the data that the weights name otherwise, such as auto=car,lorry=truck",
-}
-"""Options of the flag ``--class-map``."""
+from attendet.config import Setting, field_help, members_of, parse_value, settings_of
 
 FLAGS = {"input_hw": "--size", "batches": "--batch"}
 """Flags that are named differently from their setting."""
 
-METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X", str | Path | None: "PATH"}
+METAVARS = {(int,): "N", (float,): "X", (str, Path): "PATH"}
+
+DataFormat = Literal["voc", "yolo", "coco"]
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+Data = Annotated[Path, "DATA"]
+File = Annotated[Path, "FILE"]
+Folder = Annotated[Path, "DIR"]
+Iou = Annotated[float, "IOU"]
+Pixels = Annotated[int, "PX"]
+Score = Annotated[float, "SCORE"]
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Flags of commands that measure on a data set."""
+
+    split: str = "test"
+    """Train, val, test or all."""
+
+    format: DataFormat | None = None
+    """Of DATA (default: recognized)."""
+
+    class_map: str | None = None
+    """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
+
+
+@dataclass(frozen=True)
+class RuntimeFlags:
+    """Flags of commands that run weights or an exported file."""
+
+    input_hw: tuple[int, int] | None = None
+    """Input size in pixels, multiples of 32 (default: that of the weights)."""
+
+    runtime: Annotated[str, "{auto,torch,onnx,openvino}"] = "auto"
+    """auto: the fastest installed one that runs the file."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1 (default: a GPU if there is one)."""
 
 
 def flag(name: str) -> str:
@@ -45,40 +76,64 @@ def add_settings(
 ) -> None:
     """Add a flag for each setting of a config; the text under its field is the help.
 
+    A setting without default is a positional argument. An ``Annotated`` type holds the name of the
+    value in the help, and the function that reads it unless the plain type says how.
+
     Args:
         parser: parser or argument group.
         config: dataclass of the settings.
         without: settings that get no flag.
         suppress: omitted flags are absent from the parsed arguments, instead of their defaults.
     """
-    texts = field_help(config)
+    texts, hints = field_help(config), typing.get_type_hints(config, include_extras=True)
     for name, setting in settings_of(config).items():
         if name in without:
             continue
-        text = texts[name][0].lower() + texts[name][1:].removesuffix(".")
-        default, annotation = setting.default, setting.annotation
-        kind = next(one for one in members_of(annotation) if one is not type(None))
-        options: dict[str, Any] = {"dest": name}
-        options["default"] = argparse.SUPPRESS if suppress else default
-        if annotation is bool:
-            options["action"] = "store_true"
-        elif name == "input_hw":
-            options |= {"type": size_hw, "metavar": "PX|HxW"}
-        elif name == "class_map":
-            options["metavar"] = CLASS_MAP["metavar"]
-        elif typing.get_origin(kind) is tuple:
-            options |= {"type": typing.get_args(kind)[0], "nargs": "+", "metavar": "N"}
+        options = _options(setting, hints.get(name))
+        options["help"] = _help(texts[name], setting.default, suppress).replace("%", "%%")
+        if setting.default is dataclasses.MISSING:
+            parser.add_argument(name, **options)
         else:
-            choices = ",".join(typing.get_args(kind))
-            metavar = f"{{{choices}}}" if choices else METAVARS.get(annotation, "NAME")
-            parse = partial(parse_value, annotation=annotation, name=flag(name))
-            options |= {"type": parse, "metavar": metavar}
-        if default is None and suppress:
-            text = f"{text} (default: none)"
-        elif default is not None and default is not False:
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            text = f"{text} (default: {shown})"
-        parser.add_argument(flag(name), help=text.replace("%", "%%"), **options)
+            options["default"] = argparse.SUPPRESS if suppress else setting.default
+            parser.add_argument(flag(name), dest=name, **options)
+
+
+def _options(setting: Setting, hint: Any) -> dict[str, Any]:
+    """Return how argparse reads a setting."""
+    annotation, is_positional = setting.annotation, setting.default is dataclasses.MISSING
+    if annotation is bool:
+        return {"action": "store_true"}
+    if setting.name == "input_hw":
+        return {"type": size_hw, "metavar": "PX|HxW"}
+    options: dict[str, Any] = {}
+    kinds = tuple(kind for kind in members_of(annotation) if kind is not NoneType)
+    if typing.get_origin(kinds[0]) is tuple:
+        annotation, options["nargs"] = typing.get_args(kinds[0])[0], "+"
+        kinds = (annotation,)
+    if typing.get_origin(kinds[0]) is Literal:
+        options["metavar"] = f"{{{','.join(typing.get_args(kinds[0]))}}}"
+    elif setting.name == "class_map":
+        options["metavar"] = "DATA=WEIGHTS,..."
+    else:
+        options["metavar"] = setting.name.upper() if is_positional else METAVARS.get(kinds, "NAME")
+    parse = partial(parse_value, annotation=annotation, name=flag(setting.name))
+    options["type"] = Path if kinds == (Path,) else parse
+    for kind in members_of(hint):
+        options |= dict(zip(("metavar", "type"), getattr(kind, "__metadata__", ()), strict=False))
+    return options
+
+
+def _help(text: str, default: Any, suppress: bool) -> str:
+    """Return the help of a setting: the text under its field, and the default."""
+    if text.split()[0].istitle():  # not IoU, not ONNX
+        text = text[0].lower() + text[1:]
+    text = text.removesuffix(".")
+    if "(default: " in text or default is dataclasses.MISSING or default is False:
+        return text
+    if default is None:
+        return f"{text} (default: none)" if suppress else text
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{text} (default: {shown})"
 
 
 def size_hw(text: str) -> tuple[int, int]:

@@ -13,11 +13,12 @@ import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attendet.bench.measure import BenchSettings
-from attendet.cli.arguments import CLASS_MAP, add_settings
+from attendet.cli.arguments import Data, DataFlags, Folder, add_settings
 from attendet.config import settings_of
 from attendet.errors import ConfigError, DataError, MissingExtraError, WeightsError
 
@@ -31,61 +32,32 @@ IMAGES = 8
 """Number of synthetic images."""
 
 
+@dataclass(frozen=True)
+class _Flags:
+    weights: tuple[Path, ...]
+    """Weights files and exported ones (.safetensors, .onnx, OpenVINO folder)."""
+
+    data: Data | None = None
+    """Data set with images, and ground truth for the AP (default: synthetic images of 640 x 480,
+    no AP)."""
+
+    runtimes: tuple[str, ...] = ()
+    """torch, onnx, openvino (default: all that are installed)."""
+
+    threads: tuple[int, ...] = ()
+    """Processor threads of the network (default: one per core)."""
+
+    mode: tuple[Literal["latency", "throughput"], ...] = ("latency",)
+    """All threads on one batch, or several batches side by side."""
+
+    output: Folder = Path("runs/bench")
+    """Folder for bench.json, bench.md and bench.png."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add(
-        "weights",
-        nargs="+",
-        type=Path,
-        metavar="WEIGHTS",
-        help="weights files and exported ones (.safetensors, .onnx, OpenVINO folder)",
-    )
-    add(
-        "--data",
-        type=Path,
-        metavar="DATA",
-        help="data set with images, and ground truth for the AP (default: synthetic "
-        "images of 640 x 480, no AP)",
-    )
-    add(
-        "--split",
-        default="test",
-        metavar="NAME",
-        help="train, val, test or all (default: %(default)s)",
-    )
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
-    add("--class-map", **CLASS_MAP)
-    add(
-        "--runtimes",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="torch, onnx, openvino (default: all that are installed)",
-    )
-    add(
-        "--threads",
-        nargs="+",
-        type=int,
-        default=[],
-        metavar="N",
-        help="processor threads of the network (default: one per core)",
-    )
-    add(
-        "--mode",
-        nargs="+",
-        choices=["latency", "throughput"],
-        default=["latency"],
-        help="all threads on one batch, or several batches side by side (default: latency)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=Path("runs/bench"),
-        metavar="DIR",
-        help="folder for bench.json, bench.md and bench.png (default: %(default)s)",
-    )
-    add_settings(parser, BenchSettings)
+    for flags in (_Flags, DataFlags, BenchSettings):
+        add_settings(parser, flags)
 
 
 def run(args: argparse.Namespace) -> int:

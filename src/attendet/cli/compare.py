@@ -13,118 +13,20 @@ import logging
 import re
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings
 from attendet.cli.progress import duration
 from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
 from attendet.comparison.callback import StudyCallback
-from attendet.training.recipe import recipe_names
 
 if TYPE_CHECKING:
     from attendet.comparison import Study
     from attendet.comparison.variants import Job
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command: its own, and one for each setting of the recipe."""
-    add = parser.add_argument
-    add("data", metavar="DATA", help="data set; measured on its test split, else on val")
-    add(
-        "--attention",
-        nargs="+",
-        default=["none", "ca"],
-        metavar="SPEC",
-        help="none, se, cbam, eca, ca, or specs such as se@p5+ca@up; none twice shows what noise "
-        "alone does (default: none ca)",
-    )
-    add(
-        "--sites",
-        nargs="+",
-        metavar="SITES",
-        help="sites of each block, joined by commas (default: those of the neck, p4,p5,up)",
-    )
-    add(
-        "--attention-init",
-        nargs="+",
-        metavar="INIT",
-        help="init of attention: paper, identity (default: identity in --pretrained weights, "
-        "else paper)",
-    )
-    add(
-        "--seeds",
-        type=int,
-        default=3,
-        metavar="N",
-        help="seeds of each variant (default: %(default)s)",
-    )
-    add(
-        "--baseline",
-        metavar="VARIANT",
-        help="variant that the others are compared with (default: none, else the first)",
-    )
-    add(
-        "--margin",
-        type=float,
-        default=0.5,
-        metavar="AP",
-        help="AP points; differences up to this count as none (default: %(default)s)",
-    )
-    add(
-        "--budget",
-        type=_seconds,
-        metavar="TIME",
-        help="time for this call, such as 90m or 2h; where the grid needs more, the worse variants "
-        "are cut on the way (default: the whole grid)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=Path("runs/compare"),
-        metavar="DIR",
-        help="folder of the study (default: %(default)s)",
-    )
-    add(
-        "--recipe",
-        default="default",
-        metavar="NAME|FILE",
-        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)",
-    )
-    add(
-        "--pretrained",
-        type=Path,
-        metavar="FILE",
-        help="weights that all runs start from: a file, hf://owner/name, or a name of: attendet "
-        "weights list",
-    )
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
-    add(
-        "--accelerator",
-        default="auto",
-        choices=["auto", "cpu", "cuda", "mps"],
-        help="kind of device (default: %(default)s)",
-    )
-    add(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="runs at once on this machine (default: one on each GPU, else one)",
-    )
-    add(
-        "--ray",
-        metavar="ADDRESS",
-        help="run on a Ray cluster: auto, HOST:PORT, or local to start one here",
-    )
-    add(
-        "--runtimes",
-        nargs="+",
-        metavar="NAME",
-        help="what latency is measured in: torch, onnx, openvino; the latter two exported "
-        "(default: all that are installed)",
-    )
-    add_recipe_flags(parser, without=("attention_init",))
 
 
 def _seconds(text: str) -> float:
@@ -141,6 +43,65 @@ def _seconds(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise argparse.ArgumentTypeError(f"must be like 45m, 2h or 1h30m; got {text!r}")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+@dataclass(frozen=True)
+class _Flags:
+    data: str
+    """Data set; measured on its test split, else on val."""
+
+    attention: Annotated[tuple[str, ...], "SPEC"] = ("none", "ca")
+    """none, se, cbam, eca, ca, or specs such as se@p5+ca@up; none twice shows what noise alone
+    does."""
+
+    sites: Annotated[tuple[str, ...], "SITES"] | None = None
+    """Sites of each block, joined by commas (default: those of the neck, p4,p5,up)."""
+
+    attention_init: Annotated[tuple[str, ...], "INIT"] | None = None
+    """Init of attention: paper, identity (default: identity in --pretrained weights, else
+    paper)."""
+
+    seeds: int = 3
+    """Seeds of each variant."""
+
+    baseline: Annotated[str, "VARIANT"] | None = None
+    """Variant that the others are compared with (default: none, else the first)."""
+
+    margin: Annotated[float, "AP"] = 0.5
+    """AP points; differences up to this count as none."""
+
+    budget: Annotated[float, "TIME", _seconds] | None = None
+    """Time for this call, such as 90m or 2h; where the grid needs more, the worse variants are cut
+    on the way (default: the whole grid)."""
+
+    output: Folder = Path("runs/compare")
+    """Folder of the study."""
+
+    pretrained: File | None = None
+    """Weights that all runs start from: a file, hf://owner/name, or a name of: attendet weights
+    list."""
+
+    format: DataFormat | None = None
+    """Of DATA (default: recognized)."""
+
+    accelerator: Accelerator = "auto"
+    """Kind of device."""
+
+    devices: int | None = None
+    """Runs at once on this machine (default: one on each GPU, else one)."""
+
+    ray: Annotated[str, "ADDRESS"] | None = None
+    """Run on a Ray cluster: auto, HOST:PORT, or local to start one here."""
+
+    runtimes: tuple[str, ...] | None = None
+    """What latency is measured in: torch, onnx, openvino; the latter two exported (default: all
+    that are installed)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command: its own, and one for each setting of the recipe."""
+    add_settings(parser, _Flags)
+    add_recipe_flags(parser, without=("attention_init",))
 
 
 class _Lines(StudyCallback):
@@ -195,30 +156,11 @@ def run(args: argparse.Namespace) -> int:
     from attendet.comparison import compare
     from attendet.report import write_report
 
-    overrides = recipe_overrides(args, without=("attention_init",))
+    recipe_overrides(args, without=("attention_init",))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     lines = _Lines()
-    study = compare(
-        args.data,
-        attention=args.attention,
-        sites=args.sites,
-        attention_init=args.attention_init,
-        seeds=args.seeds,
-        recipe=args.recipe,
-        pretrained=args.pretrained,
-        format=args.format,
-        baseline=args.baseline,
-        margin=args.margin,
-        output=args.output,
-        budget=args.budget,
-        accelerator=args.accelerator,
-        devices=args.devices,
-        ray=args.ray,
-        runtimes=args.runtimes,
-        callback=lines,
-        command=shlex.join(["attendet", "compare", *_arguments()]),
-        **overrides,
-    )
+    command = shlex.join(["attendet", "compare", *_arguments()])
+    study = compare(**vars(args), callback=lines, command=command)
     for line in _result(study):
         lines.say(line)
     lines.say(f"report: {write_report(study.folder)}")

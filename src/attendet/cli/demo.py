@@ -12,11 +12,13 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
+from attendet.cli.arguments import Folder, add_settings
 from attendet.cli.progress import duration, progress_bar, training_progress
 from attendet.data.sample_sets.digits import DEFAULT_COUNTS
 from attendet.training.recipe import load_recipe
@@ -47,51 +49,31 @@ SITE_NOTES = {
 }
 
 
+@dataclass(frozen=True)
+class _Flags:
+    output: Folder = Path("demo")
+    """Output folder."""
+
+    attention: Annotated[str, "SPEC"] = "ca"
+    """none, se, cbam, eca or ca, optionally at sites: ca@p5, se@p5+ca@up."""
+
+    images: int = DEFAULT_COUNTS["train"]
+    """Training images; the other splits keep their proportion."""
+
+    seed: int = 0
+    """Random seed."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    recipe = load_recipe(RECIPE)
-    add(
-        "--output",
-        type=Path,
-        default=Path("demo"),
-        metavar="DIR",
-        help="output folder (default: %(default)s)",
-    )
-    add(
-        "--attention",
-        default="ca",
-        metavar="SPEC",
-        help="none, se, cbam, eca or ca, optionally at sites: ca@p5, se@p5+ca@up "
-        "(default: %(default)s)",
-    )
-    add(
-        "--epochs",
-        type=int,
-        metavar="N",
-        help=f"passes over the training images (default: {recipe.epochs})",
-    )
-    add(
-        "--size",
-        type=int,
-        metavar="PX",
-        help="long side of the network's input in pixels, a multiple of 32 "
-        f"(default: {recipe.size})",
-    )
-    add(
-        "--width-mult",
-        type=float,
-        metavar="FACTOR",
-        help=f"multiplier of all channels (default: {recipe.width_mult:g})",
-    )
-    add(
-        "--images",
-        type=int,
-        default=DEFAULT_COUNTS["train"],
-        metavar="N",
-        help="training images; the other splits keep their proportion (default: %(default)s)",
-    )
-    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    add_settings(parser, _Flags)
+    add, recipe = parser.add_argument, load_recipe(RECIPE)
+    text = f"passes over the training images (default: {recipe.epochs})"
+    add("--epochs", type=int, metavar="N", help=text)
+    text = "long side of the network's input in pixels, a multiple of 32 (default: "
+    add("--size", type=int, metavar="PX", help=f"{text}{recipe.size})")
+    text = f"multiplier of all channels (default: {recipe.width_mult:g})"
+    add("--width-mult", type=float, metavar="FACTOR", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
-from attendet.cli.arguments import CLASS_MAP, EXPORTED_HELP, size_hw
+from attendet.cli.arguments import DataFlags, File, Iou, RuntimeFlags, Score, add_settings
 from attendet.data.class_names import ClassMatch, parse_class_map
 from attendet.errors import ConfigError, ImageError, list_names
 
@@ -27,60 +27,34 @@ LAYOUT = "attendet/evaluation/1"
 """Name and version of the layout of the record file."""
 
 
+@dataclass(frozen=True)
+class _Flags:
+    weights: Path
+    """Weights file, exported file, hf://owner/name, or a name of: attendet weights list."""
+
+    data: Path
+    """Data set."""
+
+    batch: int = 16
+    """Images that run together."""
+
+    confidence: Score = 0.001
+    """Lowest score of a detection, 0 to 1; AP needs it low."""
+
+    nms_iou: Iou = 0.5
+    """IoU threshold of non-maximum suppression, 0 to 1."""
+
+    max_detections: int | None = None
+    """Most detections per image (default: 300, or that of a file with NMS inside)."""
+
+    output: File | None = None
+    """JSON file for the record."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help=EXPORTED_HELP)
-    add("data", type=Path, metavar="DATA", help="data set")
-    add(
-        "--split",
-        default="test",
-        metavar="NAME",
-        help="train, val, test or all (default: %(default)s)",
-    )
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
-    add(
-        "--batch",
-        type=int,
-        default=16,
-        metavar="N",
-        help="images that run together (default: %(default)s)",
-    )
-    add(
-        "--confidence",
-        type=float,
-        default=0.001,
-        metavar="SCORE",
-        help="lowest score of a detection, 0 to 1; AP needs it low (default: %(default)s)",
-    )
-    add(
-        "--nms-iou",
-        type=float,
-        default=0.5,
-        metavar="IOU",
-        help="IoU threshold of non-maximum suppression, 0 to 1 (default: %(default)s)",
-    )
-    add(
-        "--max-detections",
-        type=int,
-        metavar="N",
-        help="most detections per image (default: 300, or that of a file with NMS inside)",
-    )
-    add(
-        "--size",
-        type=size_hw,
-        metavar="PX|HxW",
-        help="input size in pixels, multiples of 32 (default: that of the weights)",
-    )
-    add("--class-map", **CLASS_MAP)
-    add("--output", type=Path, metavar="FILE", help="JSON file for the record")
-    add(
-        "--runtime",
-        default="auto",
-        metavar="{auto,torch,onnx,openvino}",
-        help="auto: the fastest installed one that runs the file (default: auto)",
-    )
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    for flags in (_Flags, DataFlags, RuntimeFlags):
+        add_settings(parser, flags)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"output must be a file; {args.output} is a folder (--output).")
     loaded = load(args.weights, runtime=args.runtime, device=args.device)
     detector = Detector(
-        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.size
+        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.input_hw
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
     class_map = parse_class_map(args.class_map)

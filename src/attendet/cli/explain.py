@@ -10,48 +10,45 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from attendet.cli.arguments import WEIGHTS_HELP
+from attendet.cli.arguments import Folder, Iou, Score, add_settings
 from attendet.errors import ConfigError
 from attendet.system import require
 
 
+@dataclass(frozen=True)
+class _Flags:
+    weights: Path
+    """Weights file (.safetensors), hf://owner/name, or a name of: attendet weights list."""
+
+    images: Annotated[tuple[str, ...], "IMAGE"]
+    """Image, folder, pattern, list."""
+
+    output: Folder = Path("runs/explain")
+    """Folder for results."""
+
+    max_images: int = 12
+    """Images to draw; the statistics include all images."""
+
+    confidence: Score = 0.25
+    """Lowest score of a detection, 0 to 1."""
+
+    nms_iou: Iou = 0.5
+    """IoU threshold of non-maximum suppression, 0 to 1."""
+
+    no_cam: bool = False
+    """No class activation maps, only gates (faster)."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1 (default: a GPU if there is one)."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
-    add("images", nargs="+", metavar="IMAGE", help="image, folder, pattern, list")
-    add(
-        "--output",
-        type=Path,
-        default=Path("runs/explain"),
-        metavar="DIR",
-        help="folder for results (default: %(default)s)",
-    )
-    add(
-        "--max-images",
-        type=int,
-        default=12,
-        metavar="N",
-        help="images to draw; the statistics include all images (default: %(default)s)",
-    )
-    add(
-        "--confidence",
-        type=float,
-        default=0.25,
-        metavar="SCORE",
-        help="lowest score of a detection, 0 to 1 (default: %(default)s)",
-    )
-    add(
-        "--nms-iou",
-        type=float,
-        default=0.5,
-        metavar="IOU",
-        help="IoU threshold of non-maximum suppression, 0 to 1 (default: %(default)s)",
-    )
-    add("--no-cam", action="store_true", help="no class activation maps, only gates (faster)")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    add_settings(parser, _Flags)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,10 +12,11 @@ network with attention is an error.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attendet.cli.arguments import WEIGHTS_HELP, add_settings, flag, given_settings
+from attendet.cli.arguments import Folder, add_settings, flag, given_settings
 from attendet.config import settings_of
 from attendet.errors import ConfigError
 from attendet.exporters.settings import FORMATS, ExportSettings
@@ -25,18 +26,20 @@ if TYPE_CHECKING:
     from attendet.exporters import ExportReport
 
 
+@dataclass(frozen=True)
+class _Flags:
+    weights: Path
+    """Weights file (.safetensors), hf://owner/name, or a name of: attendet weights list."""
+
+    output: Folder = Path("runs/export")
+    """Folder for the files, which get the name of WEIGHTS."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
-    add("--format", required=True, choices=[*FORMATS, "darknet"], help="format to write")
-    add(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for the files, which get the name of WEIGHTS (default: runs/export)",
-        default=Path("runs/export"),
-    )
+    add_settings(parser, _Flags)
+    formats = [*FORMATS, "darknet"]
+    parser.add_argument("--format", required=True, choices=formats, help="format to write")
     add_settings(parser, ExportSettings, without=("format",))
 
 

@@ -8,76 +8,60 @@ widely used YOLOv4-tiny projects; attention is recognized. Nothing in a checkpoi
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from attendet.cli.arguments import size_hw
+from attendet.cli.arguments import File, add_settings, flag
 from attendet.errors import ConfigError
 from attendet.system import require
 
 if TYPE_CHECKING:
     from attendet.interop.imported import Imported
 
-RESIZE_MODES = ("rect", "letterbox", "stretch")
 ALONE = (".weights", ".safetensors", ".onnx")
 """Suffixes of files that are no checkpoints."""
 
 
+@dataclass(frozen=True)
+class _Flags:
+    files: Annotated[tuple[Path, ...], "FILE"]
+    """FILE.cfg and FILE.weights, or a PyTorch checkpoint (.pth, .pt)."""
+
+    output: File | None = None
+    """Weights file to write, .safetensors (default: the name of FILE, here)."""
+
+    resize: Literal["rect", "letterbox", "stretch"] | None = None
+    """Resize mode: rect and letterbox keep the aspect ratio (default: letterbox for darknet, or
+    what letter_box in the .cfg says; stretch for checkpoints)."""
+
+
+@dataclass(frozen=True)
+class _DarknetFlags:
+    cutoff: int | None = None
+    """Take the first N layers alone from FILE.weights, such as a backbone's; the others are newly
+    initialized."""
+
+
+@dataclass(frozen=True)
+class _CheckpointFlags:
+    input_hw: tuple[int, int] | None = None
+    """Input size it was trained at, pixels, multiples of 32 (default: 416)."""
+
+    anchors: File | None = None
+    """Six widths and heights in pixels, with commas between (default: those of yolov4-tiny.cfg)."""
+
+    color: Literal["rgb", "bgr"] | None = None
+    """Order of the channels (default: rgb)."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="FILE.cfg and FILE.weights, or a PyTorch checkpoint (.pth, .pt)",
-    )
-    add(
-        "--names",
-        "--classes",
-        dest="names",
-        type=Path,
-        metavar="FILE",
-        help="class names, one a line (default: class_0, class_1, ...)",
-    )
-    add(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="weights file to write, .safetensors (default: the name of FILE, here)",
-    )
-    add(
-        "--resize",
-        choices=RESIZE_MODES,
-        help="resize mode: rect and letterbox keep the aspect ratio (default: letterbox for "
-        "darknet, or what letter_box in the .cfg says; stretch for checkpoints)",
-    )
-    darknet = parser.add_argument_group("darknet")
-    darknet.add_argument(
-        "--cutoff",
-        type=int,
-        metavar="N",
-        help="take the first N layers alone from FILE.weights, such as a backbone's; the others "
-        "are newly initialized",
-    )
-    checkpoint = parser.add_argument_group("PyTorch checkpoints")
-    checkpoint.add_argument(
-        "--size",
-        type=size_hw,
-        metavar="PX|HxW",
-        help="input size it was trained at, pixels, multiples of 32 (default: 416)",
-    )
-    checkpoint.add_argument(
-        "--anchors",
-        type=Path,
-        metavar="FILE",
-        help="six widths and heights in pixels, with commas between (default: those of "
-        "yolov4-tiny.cfg)",
-    )
-    checkpoint.add_argument(
-        "--color", choices=("rgb", "bgr"), help="order of the channels (default: rgb)"
-    )
+    add_settings(parser, _Flags)
+    text = "class names, one a line (default: class_0, class_1, ...)"
+    parser.add_argument("--names", "--classes", type=Path, metavar="FILE", help=text)
+    add_settings(parser.add_argument_group("darknet"), _DarknetFlags)
+    add_settings(parser.add_argument_group("PyTorch checkpoints"), _CheckpointFlags)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     configs = [path for path in args.files if path.suffix.lower() == ".cfg"]
     others = [path for path in args.files if path not in configs]
     if len(configs) == 1 and len(others) == 1:
-        _refuse(args, "checkpoints", ("size", "anchors", "color"))
+        _refuse(args, "checkpoints", ("input_hw", "anchors", "color"))
     elif len(args.files) == 1 and others and others[0].suffix.lower() not in ALONE:
         _refuse(args, "darknet files", ("cutoff",))
     else:
@@ -112,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 def _refuse(args: argparse.Namespace, kind: str, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(args, name) is not None:
-            raise ConfigError(f"--{name} must be omitted: it is only for {kind}.")
+            raise ConfigError(f"{flag(name)} must be omitted: it is only for {kind}.")
 
 
 def _import(args: argparse.Namespace, configs: list[Path], source: Path) -> Imported:
@@ -124,7 +108,7 @@ def _import(args: argparse.Namespace, configs: list[Path], source: Path) -> Impo
         )
     from attendet.interop.checkpoints import import_checkpoint, read_anchors
 
-    settings = {"input_hw": args.size, "resize": args.resize, "color": args.color}
+    settings = {"input_hw": args.input_hw, "resize": args.resize, "color": args.color}
     given = {name: value for name, value in settings.items() if value is not None}
     if args.anchors is not None:
         given["anchors"] = read_anchors(args.anchors)

@@ -11,13 +11,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attendet.cli.arguments import WEIGHTS_HELP
+from attendet.cli.arguments import add_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    weights: Path
+    """Weights file (.safetensors), hf://owner/name, or a name of: attendet weights list."""
+
+    json: bool = False
+    """Print one JSON object."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_settings(parser, _Flags)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attendet.cli.arguments import EXPORTED_HELP, size_hw
+from attendet.cli.arguments import Folder, Iou, Pixels, RuntimeFlags, Score, add_settings
 from attendet.cli.predict_flags import check_needs, names
 from attendet.errors import ConfigError
 
@@ -30,199 +30,126 @@ if TYPE_CHECKING:
     from attendet.media.sinks import Sink
     from attendet.media.sources import Skipped, Source
 
-SAVE_KINDS = "annotated, image, video, crops, json, jsonl, csv, yolo, coco"
 MOST_LINES = 20
 """Issues that are printed one by one; the others are counted."""
 
 
+Seconds = Annotated[float, "SECONDS", float]  # may be infinite
+
+
+@dataclass(frozen=True)
+class _Positionals:
+    weights: Path
+    """Weights file, exported file, hf://owner/name, or a name of: attendet weights list."""
+
+    sources: Annotated[tuple[str, ...], "SOURCE"]
+    """Image, video, folder, pattern, list, camera, address or - (see above)."""
+
+
+@dataclass(frozen=True)
+class _DetectionFlags:
+    confidence: Score | None = None
+    """Lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)."""
+
+    nms_iou: Iou | None = None
+    """IoU threshold of non-maximum suppression, 0 to 1 (default: 0.5, or that of a file with NMS
+    inside)."""
+
+    max_detections: int | None = None
+    """Most detections per image or tile (default: 300, or that of a file with NMS inside)."""
+
+    classes: Annotated[Sequence[str], "NAME[,NAME]", names] | None = None
+    """Classes to detect (default: all)."""
+
+
+@dataclass(frozen=True)
+class _ResultFlags:
+    output: Folder = Path("runs/predict")
+    """Folder for results."""
+
+    save: Annotated[Sequence[str], "KIND[,KIND]", names] = ("annotated",)
+    """What to write: annotated, image, video, crops, json, jsonl, csv, yolo, coco, or none
+    (default: annotated: images as JPEG, videos as MP4, with boxes)."""
+
+    max_side: Pixels | None = None
+    """Scale written videos and the live view down to this (default: the video's own; 1280 for the
+    view)."""
+
+    show: bool = False
+    """Show the detections while the command runs, on a page in the browser of this machine."""
+
+    port: int = 0
+    """With --show: port of that page (default: any free one)."""
+
+
+@dataclass(frozen=True)
+class _FrameFlags:
+    tile: Pixels | None = None
+    """Detect in tiles of this many pixels, too (default: in the whole image only)."""
+
+    overlap: Annotated[float, "FRACTION"] = 0.2
+    """With --tile: overlap of neighboring tiles as a fraction of their side, 0 to 0.9."""
+
+    track: bool = False
+    """Track objects over frames; each gets a number (needs the extra `track`)."""
+
+
+@dataclass(frozen=True)
+class _ReadingFlags:
+    every: int = 1
+    """Use every Nth frame only."""
+
+    stop_after: Seconds = math.inf
+    """Stop a camera or stream after this time (default: at Ctrl-C)."""
+
+    all_frames: bool = False
+    """Use all frames of a camera or stream, even if they are late (default: the newest)."""
+
+    reconnect: Seconds = 60
+    """Time to reconnect to a broken camera or stream; inf: no limit, 0: do not reconnect."""
+
+    timeout: Seconds = 10
+    """Time without data after which a stream counts as broken."""
+
+
+@dataclass(frozen=True)
+class _SpeedFlags:
+    batch: int | None = None
+    """Images per batch; not with --tile; 1 for cameras and streams (default: depends on the
+    runtime)."""
+
+    mode: Literal["latency", "throughput"] | None = None
+    """latency: all threads on one image; throughput: several images side by side (default: latency
+    for one image, tiles, cameras and streams, else throughput)."""
+
+    threads: int | None = None
+    """Threads of the network (default: one per core)."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=EXPORTED_HELP)
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="image, video, folder, pattern, list, camera, address or - (see above)",
-    )
-    _add_selection(parser.add_argument_group("detections"))
-    _add_results(parser.add_argument_group("results"))
-    _add_following(parser.add_argument_group("large images, tracks and counts"))
-    _add_reading(parser.add_argument_group("videos, cameras and streams"))
-    _add_running(parser.add_argument_group("runtime"))
-
-
-def _add_selection(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--confidence",
-        type=float,
-        metavar="SCORE",
-        help="lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)",
-    )
-    group.add_argument(
-        "--nms-iou",
-        type=float,
-        metavar="IOU",
-        help="IoU threshold of non-maximum suppression, 0 to 1 (default: 0.5, or that of a file "
-        "with NMS inside)",
-    )
-    group.add_argument(
-        "--max-detections",
-        type=int,
-        metavar="N",
-        help="most detections per image or tile (default: 300, or that of a file with NMS inside)",
-    )
-    group.add_argument(
-        "--classes",
-        type=names,
-        metavar="NAME[,NAME]",
-        help="classes to detect (default: all)",
-    )
-
-
-def _add_results(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/predict"),
-        metavar="DIR",
-        help="folder for results (default: %(default)s)",
-    )
-    group.add_argument(
-        "--save",
-        type=names,
-        default=["annotated"],
-        metavar="KIND[,KIND]",
-        help=f"what to write: {SAVE_KINDS}, or none (default: annotated: images as JPEG, videos as "
-        "MP4, with boxes)",
-    )
-    group.add_argument(
-        "--max-side",
-        type=int,
-        metavar="PX",
-        help="scale written videos and the live view down to this (default: the video's own; "
-        "1280 for the view)",
-    )
-    group.add_argument(
-        "--show",
-        action="store_true",
-        help="show the detections while the command runs, on a page in the browser of this machine",
-    )
-    group.add_argument(
-        "--port",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --show: port of that page (default: any free one)",
-    )
-
-
-def _add_following(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--tile",
-        type=int,
-        metavar="PX",
-        help="detect in tiles of this many pixels, too (default: in the whole image only)",
-    )
-    group.add_argument(
-        "--overlap",
-        type=float,
-        default=0.2,
-        metavar="FRACTION",
-        help="with --tile: overlap of neighboring tiles as a fraction of their side, 0 to 0.9 "
-        "(default: %(default)s)",
-    )
-    group.add_argument(
-        "--track",
-        action="store_true",
-        help="track objects over frames; each gets a number (needs the extra `track`)",
-    )
-    group.add_argument(
+    add_settings(parser, _Positionals)
+    add_settings(parser.add_argument_group("detections"), _DetectionFlags)
+    add_settings(parser.add_argument_group("results"), _ResultFlags)
+    frames = parser.add_argument_group("large images, tracks and counts")
+    add_settings(frames, _FrameFlags)
+    repeated: dict[str, Any] = {"type": _numbers, "action": "append", "default": []}
+    frames.add_argument(
         "--count-line",
-        type=_numbers,
-        action="append",
-        default=[],
         metavar="X1,Y1,X2,Y2",
         help="count objects that cross this line, in pixels; implies --track; may be repeated",
+        **repeated,
     )
-    group.add_argument(
+    frames.add_argument(
         "--count-zone",
-        type=_numbers,
-        action="append",
-        default=[],
         metavar="X,Y,X,Y,X,Y[,..]",
         help="count objects in this polygon, in pixels; may be repeated",
+        **repeated,
     )
-
-
-def _add_reading(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--every",
-        type=int,
-        default=1,
-        metavar="N",
-        help="use every Nth frame only (default: %(default)s)",
-    )
-    group.add_argument(
-        "--stop-after",
-        type=float,
-        default=math.inf,
-        metavar="SECONDS",
-        help="stop a camera or stream after this time (default: at Ctrl-C)",
-    )
-    group.add_argument(
-        "--all-frames",
-        action="store_true",
-        help="use all frames of a camera or stream, even if they are late (default: the newest)",
-    )
-    group.add_argument(
-        "--reconnect",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="time to reconnect to a broken camera or stream; inf: no limit, 0: do not reconnect "
-        "(default: %(default)g)",
-    )
-    group.add_argument(
-        "--timeout",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="time without data after which a stream counts as broken (default: %(default)g)",
-    )
-
-
-def _add_running(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--size",
-        type=size_hw,
-        metavar="PX|HxW",
-        help="input size in pixels, multiples of 32 (default: that of the weights)",
-    )
-    group.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="images per batch; not with --tile; 1 for cameras and streams (default: depends on "
-        "the runtime)",
-    )
-    group.add_argument(
-        "--runtime",
-        default="auto",
-        metavar="{auto,torch,onnx,openvino}",
-        help="auto: the fastest installed one that runs the file (default: auto)",
-    )
-    group.add_argument(
-        "--mode",
-        choices=["latency", "throughput"],
-        help="latency: all threads on one image; throughput: several images side by side "
-        "(default: latency for one image, tiles, cameras and streams, else throughput)",
-    )
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the network (default: one per core)"
-    )
-    group.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)"
-    )
+    add_settings(parser.add_argument_group("videos, cameras and streams"), _ReadingFlags)
+    running = parser.add_argument_group("runtime")
+    add_settings(running, RuntimeFlags)
+    add_settings(running, _SpeedFlags)
 
 
 def _numbers(text: str) -> list[float]:
@@ -359,7 +286,7 @@ def _detector(args: argparse.Namespace, sources: Sequence[Source]) -> Detector:
     mode: Mode = args.mode or ("latency" if one_by_one or alone else "throughput")
     loaded = load(args.weights, args.runtime, args.device, threads=args.threads, mode=mode)
     detector = Detector(
-        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.size
+        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.input_hw
     )
     if args.classes:
         class_ids_of(args.classes, detector.classes)

@@ -9,46 +9,46 @@ split once.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from attendet.cli.arguments import CLASS_MAP, WEIGHTS_HELP
+from attendet.cli.arguments import DataFormat, File, add_settings
 from attendet.errors import ConfigError
 from attendet.system import require
 
 
+@dataclass(frozen=True)
+class _Flags:
+    weights: Path
+    """Weights file (.safetensors), hf://owner/name, or a name of: attendet weights list."""
+
+    split: str = "val"
+    """Images on which gates and AP are measured: train, val, test or all."""
+
+    format: DataFormat | None = None
+    """Format of DATA (default: detected)."""
+
+    class_map: str | None = None
+    """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
+
+    max_ap_loss: Annotated[float, "POINTS"] = 0.2
+    """AP points, 0 to 100, that may be lost in total."""
+
+    every: bool = False
+    """Try every block, not only those with constant gates."""
+
+    output: File | None = None
+    """Weights file to write (default: WEIGHTS with -pruned in its name)."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1 (default: a GPU if there is one)."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
-    add("--data", type=Path, required=True, metavar="DATA", help="data set")
-    add(
-        "--split",
-        default="val",
-        metavar="NAME",
-        help="images on which gates and AP are measured: train, val, test or all "
-        "(default: %(default)s)",
-    )
-    add("--format", choices=["voc", "yolo", "coco"], help="format of DATA (default: detected)")
-    add("--class-map", **CLASS_MAP)
-    add(
-        "--max-ap-loss",
-        type=float,
-        default=0.2,
-        metavar="POINTS",
-        help="AP points, 0 to 100, that may be lost in total (default: %(default)s)",
-    )
-    add(
-        "--every",
-        action="store_true",
-        help="try every block, not only those with constant gates",
-    )
-    add(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="weights file to write (default: WEIGHTS with -pruned in its name)",
-    )
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    add_settings(parser, _Flags)
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help="data set")
 
 
 def run(args: argparse.Namespace) -> int:

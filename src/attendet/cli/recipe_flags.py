@@ -8,11 +8,13 @@ from typing import Any
 
 from attendet.cli.arguments import add_settings, flag
 from attendet.config import from_mapping, settings_of
-from attendet.training.recipe import Recipe, load_recipe
+from attendet.training.recipe import Recipe, load_recipe, recipe_names
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
-    """Add a flag for each setting of the recipe."""
+    """Add ``--recipe``, and a flag for each setting of the recipe."""
+    names = f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)"
+    parser.add_argument("--recipe", default="default", metavar="NAME|FILE", help=names)
     group = parser.add_argument_group("recipe (defaults are those of the default recipe)")
     add_settings(group, Recipe, without=without, suppress=True)
 

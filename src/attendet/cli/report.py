@@ -8,29 +8,31 @@ trained or measured. Example images need the data set.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from attendet.cli.arguments import Data, Folder, add_settings
 from attendet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class _Flags:
+    folder: Path
+    """Folder of a study."""
+
+    output: Folder | None = None
+    """Folder for the report (default: FOLDER)."""
+
+    data: Data | None = None
+    """Folder of the data set, if it has moved."""
+
+    examples: int = 3
+    """Images with the largest differences to show, 0 for none."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="folder of a study")
-    add("--output", type=Path, metavar="DIR", help="folder for the report (default: FOLDER)")
-    add(
-        "--data",
-        type=Path,
-        metavar="DATA",
-        help="folder of the data set, if it has moved",
-    )
-    add(
-        "--examples",
-        type=int,
-        default=3,
-        metavar="N",
-        help="images with the largest differences to show, 0 for none (default: %(default)s)",
-    )
+    add_settings(parser, _Flags)
 
 
 def run(args: argparse.Namespace) -> int:

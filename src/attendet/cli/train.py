@@ -9,84 +9,62 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 from rich.console import Console
 
-from attendet.cli.arguments import flag
+from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings, flag
 from attendet.cli.progress import duration, training_progress
 from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
 from attendet.errors import ConfigError
-from attendet.training.recipe import recipe_names
 
-FIXED = {
-    "attention": None,
-    "recipe": "default",
-    "seed": 0,
-    "output": None,
-    "pretrained": None,
-    "format": None,
-    "devices": 1,
-    "nodes": 1,
-}
+
+@dataclass(frozen=True)
+class _Flags:
+    attention: Annotated[str, "SPEC"] | None = None
+    """none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up (default: that of
+    --pretrained, else ca)."""
+
+    seed: int = 0
+    """Seed of weights, image order and augmentation."""
+
+    output: Folder | None = None
+    """Folder of the run (default: runs/train)."""
+
+    pretrained: File | None = None
+    """Weights to start from: a file, hf://owner/name, or a name of: attendet weights list; their
+    input, boxes and width win over --recipe, and flags win over them."""
+
+    format: DataFormat | None = None
+    """Of DATA (default: recognized)."""
+
+    devices: int = 1
+    """Processes on this machine, one a device."""
+
+    nodes: int = 1
+    """Machines; start each by torchrun."""
+
+
+@dataclass(frozen=True)
+class _ResumeFlags:
+    resume: Folder | None = None
+    """Folder of an interrupted run to go on with."""
+
+    accelerator: Accelerator = "auto"
+    """Kind of device."""
+
+
+FIXED = {field.name: field.default for field in fields(_Flags)} | {"recipe": "default"}
 """Flags, with their defaults, that a resumed run takes from its folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command: its own, and one for each setting of the recipe."""
-    add = parser.add_argument
-    add("data", nargs="?", metavar="DATA", help="data set; with --resume only if it was moved")
-    add(
-        "--attention",
-        default=FIXED["attention"],
-        metavar="SPEC",
-        help="none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up "
-        "(default: that of --pretrained, else ca)",
-    )
-    add(
-        "--recipe",
-        default=FIXED["recipe"],
-        metavar="NAME|FILE",
-        help=f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=FIXED["seed"],
-        metavar="N",
-        help="seed of weights, image order and augmentation (default: %(default)s)",
-    )
-    add("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/train)")
-    add(
-        "--pretrained",
-        type=Path,
-        metavar="FILE",
-        help="weights to start from: a file, hf://owner/name, or a name of: attendet weights list; "
-        "their input, boxes and width win over --recipe, and flags win over them",
-    )
-    add("--resume", type=Path, metavar="DIR", help="folder of an interrupted run to go on with")
-    add("--format", choices=["voc", "yolo", "coco"], help="of DATA (default: recognized)")
-    add(
-        "--accelerator",
-        default="auto",
-        choices=["auto", "cpu", "cuda", "mps"],
-        help="kind of device (default: %(default)s)",
-    )
-    add(
-        "--devices",
-        type=int,
-        default=FIXED["devices"],
-        metavar="N",
-        help="processes on this machine, one a device (default: %(default)s)",
-    )
-    add(
-        "--nodes",
-        type=int,
-        default=FIXED["nodes"],
-        metavar="N",
-        help="machines; start each by torchrun (default: %(default)s)",
-    )
+    text = "data set; with --resume only if it was moved"
+    parser.add_argument("data", nargs="?", metavar="DATA", help=text)
+    add_settings(parser, _Flags)
+    add_settings(parser, _ResumeFlags)
     add_recipe_flags(parser)
 
 
@@ -112,21 +90,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     reporter = training_progress(Console())
     with reporter:
-        result = train(
-            args.data,
-            attention=args.attention,
-            recipe=args.recipe,
-            seed=args.seed,
-            output=args.output,
-            pretrained=args.pretrained,
-            resume=args.resume,
-            format=args.format,
-            accelerator=args.accelerator,
-            devices=args.devices,
-            nodes=args.nodes,
-            callback=reporter,
-            **overrides,
-        )
+        result = train(**vars(args), callback=reporter)
     if not reporter.is_first:
         return 0
     ap = "not measured (no boxes in val)" if result.ap is None else f"{result.ap:.3f}"
