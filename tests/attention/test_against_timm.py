@@ -6,20 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from attendet.attention import CBAM, CoordinateAttention, EfficientChannelAttention, SqueezeExcite
+from attendet.attention import (
+    CBAM,
+    CoordinateAttention,
+    EfficientChannelAttention,
+    EfficientLocalAttention,
+    GlobalContext,
+    SqueezeExcite,
+)
 
 layers = pytest.importorskip("timm.layers")
 CbamModule = pytest.importorskip("timm.layers.cbam").CbamModule
 CoordAttn = pytest.importorskip("timm.layers.coord_attn").CoordAttn
+EfficientLocalAttn = pytest.importorskip("timm.layers.coord_attn").EfficientLocalAttn
 CHANNELS = 64
 
 
 def copy_weights(source: nn.Module, target: nn.Module, names: dict[str, str]) -> None:
     """Copy parameters of ``source`` by name into ``target``; linear and 1x1 kernels are alike."""
+    ours = dict(source.named_parameters())
     for name, parameter in target.named_parameters():
         layer, _, kind = name.rpartition(".")
-        if layer in names:
-            parameter.data.copy_(source.get_parameter(f"{names[layer]}.{kind}").view_as(parameter))
+        if (found := ours.get(f"{names.get(layer)}.{kind}")) is not None:
+            parameter.data.copy_(found.view_as(parameter))
 
 
 def squeeze_excite():
@@ -55,7 +64,31 @@ def coordinate_authors():
     return CoordinateAttention(CHANNELS, preset="authors"), theirs, COORDINATE_NAMES
 
 
-PAIRS = [squeeze_excite, eca, cbam, coordinate, coordinate_authors]
+def efficient_local():
+    class Norm(nn.GroupNorm):
+        def __init__(self, channels, **_):
+            super().__init__(16, channels)
+
+    theirs = EfficientLocalAttn(CHANNELS, act_layer=nn.Identity, norm_layer=Norm)
+    names = {"conv_h": "height.0", "norm_h": "height.1", "conv_w": "width.0", "norm_w": "width.1"}
+    return EfficientLocalAttention(CHANNELS), theirs, names
+
+
+def global_context():
+    theirs = layers.GlobalContext(CHANNELS, rd_channels=8)
+    nn.init.zeros_(theirs.conv_attn.bias)
+    theirs.mlp_scale.norm.eps = 1e-5
+    names = {
+        "conv_attn": "weigh",
+        "mlp_scale.fc1": "reduce",
+        "mlp_scale.norm": "norm",
+        "mlp_scale.fc2": "expand",
+    }
+    ours = GlobalContext(CHANNELS, reduction=8)
+    return ours, theirs, names
+
+
+PAIRS = [squeeze_excite, eca, cbam, coordinate, coordinate_authors, efficient_local, global_context]
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -21,7 +21,10 @@ from attendet.attention.init import GateMix
 from attendet.errors import ConfigError
 from attendet.models import SITES, build
 
-BUILT_IN = attention_names()[1:]
+BUILT_IN = [name for name in attention_names()[1:] if ":" not in name]
+UNSCALED = ("simam", "nam", "bam", "lska")
+"""Blocks that start as the identity through a mixed gate, or by adding 1."""
+
 INITS = ("identity",)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -148,7 +151,7 @@ def test_gates_are_what_is_applied(name, init):
     assert not torch.allclose(expected, x)
 
 
-@pytest.mark.parametrize("name", [*BUILT_IN, "own-squashed"])
+@pytest.mark.parametrize("name", [*sorted({*BUILT_IN} - {*UNSCALED}), "own-squashed"])
 def test_the_first_gate_of_an_identity_init_is_twice_that_of_the_paper(name):
     published, block = learned(name, "paper").eval(), make(name, "identity").eval()
     block.load_state_dict(published.state_dict())

@@ -14,6 +14,7 @@ for library in ("onnx", "onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(library)
 
 import attendet  # noqa: E402
+from attendet.attention import attention_names  # noqa: E402
 from attendet.exporters import torch_files  # noqa: E402
 from attendet.exporters.exported_network import ExportedNetwork  # noqa: E402
 from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
@@ -27,7 +28,7 @@ from attendet.inference import load  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime  # noqa: E402
 from attendet.models.export_info import ExportInfo  # noqa: E402
 
-BLOCKS = ["none", "se", "cbam", "eca", "ca", "ca-authors"]
+BLOCKS = [name for name in attention_names() if ":" not in name]
 BATCH, SIZE = ("batch",), ("batch", "size")
 
 

@@ -5,6 +5,7 @@ Letters: N images in the batch, C channels, H rows and W columns of the feature 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -20,7 +21,8 @@ class AttentionBlock(nn.Module, ABC):
     was applied, and an image of the gates shows what the network did.
 
     A mechanism that makes its gates by ``squash`` and names its ``last_layers`` can start as the
-    exact identity by itself; others do so through `attendet.attention.init.GateMix`.
+    exact identity by itself; others do so through `attendet.attention.init.GateMix`. A mechanism
+    that is no product of gates sets ``is_gated`` to False and writes ``forward`` instead.
 
     Args:
         channels: C of the maps that the block will see.
@@ -40,6 +42,15 @@ class AttentionBlock(nn.Module, ABC):
     init: str = "paper"
     """``paper``: gates are sigmoids, 0 to 1, near 1/2 at first. ``identity``: at first every gate
     is exactly 1 and the map passes bit for bit."""
+
+    paper: str = ""
+    """First author, year and address of the paper, such as ``Hu 2018, arXiv:1709.01507``."""
+
+    is_gated: bool = True
+    """Whether the output is the map times the gates. If not, ``forward`` does something else."""
+
+    sigmoid_gates: bool = True
+    """Whether the gates of init ``paper`` lie between 0 and 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,7 +80,8 @@ class AttentionBlock(nn.Module, ABC):
 
         Returns:
             Tensors that broadcast to ``x``. Names in use: ``channel`` (N, C, 1, 1), ``spatial``
-            (N, 1, H, W), ``height`` (N, C, H, 1), ``width`` (N, C, 1, W).
+            (N, 1, H, W), ``height`` (N, C, H, 1), ``width`` (N, C, 1, W), ``element``
+            (N, C, H, W). A block with two gates of every element puts a word before each.
         """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,6 +110,7 @@ def apply_gate(x: Tensor, gate: Tensor, *, may_overwrite: bool = False) -> Tenso
         may_overwrite: the product may overwrite ``x`` if no gradient is
             recorded, which saves a map's worth of fresh memory.
     """
+    gate = gate.to(x.dtype)  # autocast computes some layers in float32
     channels_last = is_channels_last(x)
     if channels_last:
         x, gate = x.permute(0, 2, 3, 1), gate.permute(0, 2, 3, 1)
@@ -129,6 +142,84 @@ def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int
         (16, 8)
     """
     return max(at_least, channels // check_positive("reduction", reduction))
+
+
+def equal_groups(channels: int, groups: int) -> int:
+    """Return the number of equal groups that channels are split into, at most ``groups``.
+
+    Args:
+        channels: how many there are.
+        groups: how many groups the mechanism wants.
+
+    Returns:
+        The greatest common divisor of the two.
+
+    Raises:
+        ConfigError: if ``groups`` is not a positive whole number.
+
+    Example:
+        >>> equal_groups(256, 32), equal_groups(30, 32), equal_groups(7, 32)
+        (32, 2, 1)
+    """
+    return math.gcd(channels, check_positive("groups", groups))
+
+
+def repeat_for_groups(gate: Tensor, channels: int) -> Tensor:
+    """Return a gate per group as one per channel: (N, G, H, W) becomes (N, C, H, W)."""
+    size = channels // gate.shape[1]
+    return gate.unsqueeze(2).expand(-1, -1, size, -1, -1).flatten(1, 2)
+
+
+def pool_to_grid(x: Tensor, side: int) -> Tensor:
+    """Return the means of a map's parts on a square grid, (N, C, side, side).
+
+    The parts are those of adaptive average pooling, which exports to a fixed map size only; here
+    they are two matrix products.
+
+    Args:
+        x: the map, (N, C, H, W), of any size.
+        side: rows and columns of the grid.
+
+    Example:
+        >>> pool_to_grid(torch.tensor([[[[1.0, 2.0, 3.0]]]]), 2)
+        tensor([[[[1.5000, 2.5000],
+                  [1.5000, 2.5000]]]])
+    """
+    return _part_weights(x, 2, side) @ x @ _part_weights(x, 3, side).mT
+
+
+def _part_weights(x: Tensor, axis: int, parts: int) -> Tensor:
+    """Return the weight of each position of an axis in the mean of each part, (parts, length)."""
+    length = x.shape[axis]
+    position = torch.arange(length, device=x.device)
+    part = torch.arange(parts, device=x.device)[:, None]
+    start, stop = part * length // parts, ((part + 1) * length + parts - 1) // parts
+    inside = ((position >= start) & (position < stop)).to(x.dtype)
+    return inside / inside.sum(1, keepdim=True)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalization in at most ``num_groups`` equal groups, of maps of any size.
+
+    A group of a single value, which PyTorch's layer refuses, is normalized to zero like any other
+    without variation.
+
+    Args:
+        num_groups: how many groups are wanted; see `equal_groups`.
+        num_channels: C.
+        affine: scale and shift each channel.
+
+    Example:
+        >>> GroupNorm(16, 24)(torch.ones(1, 24, 1, 1)).abs().max().item()
+        0.0
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, *, affine: bool = True) -> None:
+        super().__init__(equal_groups(num_channels, num_groups), num_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalized map."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 FEW_HIDDEN = 8
@@ -169,4 +260,19 @@ def check_positive(name: str, value: int) -> int:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} must be a positive whole number; got {value!r}. Give 1 or more.")
+    return value
+
+
+def check_odd(name: str, value: int) -> int:
+    """Return the side of a kernel if it is odd and positive.
+
+    Args:
+        name: what the option is called, for the message.
+        value: what was given.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if check_positive(name, value) % 2 == 0:
+        raise ConfigError(f"{name} must be odd and positive; got {value!r}.")
     return value

@@ -27,7 +27,7 @@ def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
     """
     if init == "paper":
         return block
-    layers = block.last_layers() if _names_its_last_layers(block) else ()
+    layers = block.last_layers() if block.is_gated and _names_its_last_layers(block) else ()
     if not layers:
         block = GateMix(block)
     for layer in layers:
@@ -55,6 +55,9 @@ class GateMix(AttentionBlock):
     is All You Need", arXiv:2003.04887. In the first step only the weight learns; the block's own
     layers follow.
 
+    A block that is no product of gates is the residual branch itself: ``x + mix (block(x) - x)``.
+    The map then passes up to the sign of zeros.
+
     Args:
         block: whose gates are mixed; with init ``paper``.
 
@@ -68,9 +71,17 @@ class GateMix(AttentionBlock):
     def __init__(self, block: AttentionBlock) -> None:
         super().__init__(block.channels)
         self.block = block
+        self.paper, self.is_gated, self.sigmoid_gates = block.paper, block.is_gated, False
         # A scalar takes part in arithmetic without changing the gate's dtype.
         self.mix = nn.Parameter(torch.zeros(()))
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return the gates of the block, mixed with 1."""
         return {name: 1 + self.mix * (gate - 1) for name, gate in self.block.gates(x).items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map times the mixed gates, or mixed with the output of the block."""
+        if self.is_gated:
+            return super().forward(x)
+        change: Tensor = self.block(x) - x
+        return x + self.mix * change

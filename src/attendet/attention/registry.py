@@ -41,6 +41,21 @@ _BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "eca": ("blocks.eca:EfficientChannelAttention", {}),
     "ca": ("blocks.coordinate:CoordinateAttention", {"preset": "yolo"}),
     "ca-authors": ("blocks.coordinate:CoordinateAttention", {"preset": "authors"}),
+    "simam": ("blocks.simam:SimAM", {}),
+    "ema": ("blocks.ema:EfficientMultiScaleAttention", {}),
+    "ela": ("blocks.ela:EfficientLocalAttention", {}),
+    "triplet": ("blocks.triplet:TripletAttention", {}),
+    "sa": ("blocks.shuffle:ShuffleAttention", {}),
+    "sge": ("blocks.sge:SpatialGroupEnhance", {}),
+    "nam": ("blocks.nam:NormalizationAttention", {}),
+    "gam": ("blocks.gam:GlobalAttention", {}),
+    "bam": ("blocks.bam:BAM", {}),
+    "fca": ("blocks.fca:FrequencyChannelAttention", {}),
+    "mlca": ("blocks.mlca:MixedLocalChannelAttention", {}),
+    "scsa": ("blocks.scsa:SpatialChannelSynergy", {}),
+    "caa": ("blocks.caa:ContextAnchorAttention", {}),
+    "lska": ("blocks.lska:LargeSeparableKernelAttention", {}),
+    "gc": ("blocks.gc:GlobalContext", {}),
 }
 _registered: dict[str, AttentionFactory] = {}
 

@@ -140,6 +140,8 @@ def _cost(
     parameters = sum(parameter.numel() for parameter in block.parameters())
     if not isinstance(block, AttentionBlock):
         return parameters, 0
+    if not block.is_gated:
+        return parameters, count_macs(block, x)
     gate_count = len(block.gates(x))
     return parameters, count_macs(block.gates, x) + gate_count * x.numel()
 

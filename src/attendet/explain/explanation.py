@@ -269,6 +269,6 @@ def _kind(block: torch.nn.Module) -> str:
 
 def _max_gate(block: torch.nn.Module) -> float | None:
     """Return the value of a fully open gate; None if its range is unknown."""
-    if isinstance(block, GateMix):
+    if not getattr(block, "sigmoid_gates", True):
         return None
     return 2.0 if getattr(block, "init", "paper") == "identity" else 1.0

@@ -40,7 +40,9 @@ def gated_sites(network: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in network.named_modules():
-        if isinstance(module, AttentionBlock) and not (inside and name.startswith(inside)):
+        if not isinstance(module, AttentionBlock) or not module.is_gated:
+            continue
+        if not (inside and name.startswith(inside)):
             found[named.get(id(module), name or "itself")] = module
             inside = (*inside, f"{name}.")
     if isinstance(network, GraphDetector):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock, apply_gate, open_bottleneck, reduced_channels
-from attendet.errors import ConfigError
+from attendet.attention.base import (
+    AttentionBlock,
+    apply_gate,
+    check_odd,
+    open_bottleneck,
+    reduced_channels,
+)
 
 
 class CBAM(AttentionBlock):
@@ -34,10 +39,11 @@ class CBAM(AttentionBlock):
         ConfigError: if ``kernel_size`` is even or not positive.
     """
 
+    paper = "Woo 2018, arXiv:1807.06521"
+
     def __init__(self, channels: int, *, reduction: int = 8, kernel_size: int = 7) -> None:
         super().__init__(channels)
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size must be odd and positive; got {kernel_size!r}.")
+        check_odd("kernel_size", kernel_size)
         hidden = reduced_channels(channels, reduction)
         self.reduce = nn.Linear(channels, hidden, bias=False)
         open_bottleneck(self.reduce)

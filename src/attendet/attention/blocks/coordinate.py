@@ -55,6 +55,8 @@ class CoordinateAttention(AttentionBlock):
         ConfigError: if the preset is unknown, or both widths are given.
     """
 
+    paper = "Hou 2021, arXiv:2103.02907"
+
     def __init__(
         self,
         channels: int,

@@ -6,8 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock
-from attendet.errors import ConfigError
+from attendet.attention.base import AttentionBlock, check_odd
 
 
 class EfficientChannelAttention(AttentionBlock):
@@ -33,11 +32,12 @@ class EfficientChannelAttention(AttentionBlock):
         (5,)
     """
 
+    paper = "Wang 2020, arXiv:1910.03151"
+
     def __init__(self, channels: int, *, kernel_size: int | None = None) -> None:
         super().__init__(channels)
-        size = _kernel_size(channels) if kernel_size is None else kernel_size
-        if size < 1 or size % 2 == 0:
-            raise ConfigError(f"kernel_size must be odd and positive; got {size!r}.")
+        size = eca_kernel_size(channels) if kernel_size is None else kernel_size
+        check_odd("kernel_size", size)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
@@ -50,6 +50,7 @@ class EfficientChannelAttention(AttentionBlock):
         return {"channel": self.squash(logits)[:, :, None, None]}
 
 
-def _kernel_size(channels: int) -> int:
+def eca_kernel_size(channels: int) -> int:
+    """Return how many neighboring channels a gate of ECA sees."""
     size = int(abs((math.log2(channels) + 1) / 2))
     return size if size % 2 else size + 1

@@ -23,6 +23,8 @@ class SqueezeExcite(AttentionBlock):
         reduction: r; the bottleneck has C // r channels, at least one.
     """
 
+    paper = "Hu 2018, arXiv:1709.01507"
+
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__(channels)
         hidden = reduced_channels(channels, reduction)

@@ -1,0 +1,61 @@
+"""BAM: one plus the sigmoid of a logit per channel plus a logit per position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import (
+    AttentionBlock,
+    check_positive,
+    open_bottleneck,
+    reduced_channels,
+)
+
+
+class BAM(AttentionBlock):
+    """Add up to once more of every element, by its channel and its position.
+
+    Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514:
+    ``x + x sigmoid(c + s)``, so the gate lies between 1 and 2. Channel logit c: the global mean
+    through a two-layer perceptron C -> C/r -> C. Spatial logit s: a 1x1 convolution C -> C/r, two
+    dilated 3x3 convolutions, each with batch norm and ReLU, and a 1x1 convolution to one channel
+    with batch norm. Where we differ: c has no batch norm, which would normalize over the images of
+    a batch alone and fail on a batch of one; its first layer has no bias, and initial weights of
+    its own where it is very narrow (see `attendet.attention.base.open_bottleneck`).
+
+    Reads the map three times (mean, 1x1 convolution, product); writes it and the gate of the same
+    size once.
+
+    Args:
+        channels: C.
+        reduction: r; the bottlenecks have C // r channels, at least one.
+        dilation: of the 3x3 convolutions.
+    """
+
+    paper = "Park 2018, arXiv:1807.06514"
+    sigmoid_gates = False
+
+    def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4) -> None:
+        super().__init__(channels)
+        hidden = reduced_channels(channels, reduction)
+        pad = check_positive("dilation", dilation)
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        open_bottleneck(self.reduce)
+        self.expand = nn.Linear(hidden, channels)
+        self.spatial = nn.Sequential(
+            *_normalized(nn.Conv2d(channels, hidden, 1, bias=False)),
+            *_normalized(nn.Conv2d(hidden, hidden, 3, 1, pad, dilation, bias=False)),
+            *_normalized(nn.Conv2d(hidden, hidden, 3, 1, pad, dilation, bias=False)),
+            nn.Conv2d(hidden, 1, 1, bias=False),
+            nn.BatchNorm2d(1),
+        )
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``element``, (N, C, H, W), between 1 and 2."""
+        channel = self.expand(torch.relu(self.reduce(x.mean((2, 3)))))[:, :, None, None]
+        return {"element": 1 + torch.sigmoid(channel + self.spatial(x))}
+
+
+def _normalized(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()

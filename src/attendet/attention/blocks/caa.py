@@ -1,0 +1,52 @@
+"""Context Anchor Attention: a gate for every element, from long strips around it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from attendet.attention.base import AttentionBlock, check_odd
+
+
+class ContextAnchorAttention(AttentionBlock):
+    """Gate every element by what lies in its row and column, near and far.
+
+    Cai, Lai, Wang, Wang, Sun, Yao, "Poly Kernel Inception Network for Remote Sensing Detection",
+    CVPR 2024, arXiv:2403.06258: a 7x7 mean pooling, a 1x1 convolution, a depthwise 1 x k and a
+    depthwise k x 1 convolution, a 1x1 convolution, a sigmoid. The paper's kernel grows by two from
+    stage to stage, from 11. Where we differ: no batch normalization and activation within, which
+    the paper's equations do not have and the authors' code does.
+
+    Compute decides here: two dense 1x1 convolutions. The map is read twice beside the layers
+    (pooling, product) and written once.
+
+    Args:
+        channels: C.
+        kernel_size: k, length of the strips, odd.
+
+    Raises:
+        ConfigError: if ``kernel_size`` is even or not positive.
+    """
+
+    paper = "Cai 2024, arXiv:2403.06258"
+
+    def __init__(self, channels: int, *, kernel_size: int = 11) -> None:
+        super().__init__(channels)
+        pad = check_odd("kernel_size", kernel_size) // 2
+        self.reduce = nn.Conv2d(channels, channels, 1)
+        self.across = nn.Conv2d(
+            channels, channels, (1, kernel_size), padding=(0, pad), groups=channels
+        )
+        self.down = nn.Conv2d(
+            channels, channels, (kernel_size, 1), padding=(pad, 0), groups=channels
+        )
+        self.expand = nn.Conv2d(channels, channels, 1)
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the convolution that makes the logits."""
+        return (self.expand,)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``element``, (N, C, H, W)."""
+        context = self.reduce(avg_pool2d(x, 7, stride=1, padding=3))
+        return {"element": self.squash(self.expand(self.down(self.across(context))))}

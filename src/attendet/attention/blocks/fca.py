@@ -1,0 +1,73 @@
+"""FcaNet: squeeze-and-excitation of frequency components instead of means."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import (
+    AttentionBlock,
+    check_positive,
+    open_bottleneck,
+    reduced_channels,
+)
+
+
+class FrequencyChannelAttention(AttentionBlock):
+    """Gate every channel by one frequency component of each channel.
+
+    Qin, Zhang, Wu, Li, "FcaNet: Frequency Channel Attention Networks", ICCV 2021, arXiv:2012.11879.
+    The mean that SE squeezes a channel to is the lowest component of its discrete cosine transform.
+    Here each of k equal groups of channels is squeezed by another of the k lowest components,
+    ``cos(pi u (i + 1/2) / H) cos(pi v (j + 1/2) / W)`` (the paper's FcaNet-LF); the rest is SE.
+    With k = 1 it is SE.
+
+    Where we differ: the paper pools every map to 7x7 first; here the cosines are those of the map's
+    own size, which needs no pooling and counts the same half-waves over the image. Components are
+    means over the positions, so that they do not grow with the map.
+
+    Reads the map three times (product with the cosines, its mean, product with the gate) and writes
+    it twice.
+
+    Args:
+        channels: C.
+        reduction: r; the bottleneck has C // r channels, at least one.
+        components: k.
+    """
+
+    paper = "Qin 2021, arXiv:2012.11879"
+
+    def __init__(self, channels: int, *, reduction: int = 16, components: int = 16) -> None:
+        super().__init__(channels)
+        lowest = _lowest_frequencies(check_positive("components", components))
+        waves = [lowest[channel * components // channels] for channel in range(channels)]
+        self.register_buffer("frequencies", torch.tensor(waves).float().T, persistent=False)
+        hidden = reduced_channels(channels, reduction)
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        open_bottleneck(self.reduce)
+        self.expand = nn.Linear(hidden, channels, bias=False)
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layer that makes the logits."""
+        return (self.expand,)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``channel``, (N, C, 1, 1)."""
+        down, across = self.get_buffer("frequencies")
+        waves = _cosines(down, x.shape[2])[:, :, None] * _cosines(across, x.shape[3])[:, None]
+        logits = self.expand(torch.relu(self.reduce((x * waves.to(x.dtype)).mean((2, 3)))))
+        return {"channel": self.squash(logits)[:, :, None, None]}
+
+
+def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
+    """Return the first half-waves down and across an image, ordered by their sum."""
+    side = range(count)
+    return sorted(((u, v) for u in side for v in side), key=lambda uv: (sum(uv), uv))[:count]
+
+
+def _cosines(half_waves: Tensor, length: int) -> Tensor:
+    """Return the cosine of each number of half-waves at ``length`` positions, (C, length)."""
+    positions = torch.arange(length, device=half_waves.device) + 0.5
+    return torch.cos(half_waves[:, None] * positions * (math.pi / length))

@@ -1,0 +1,60 @@
+"""GAM: two gates for every element, from all channels at a position and from its neighborhood."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attendet.attention.base import AttentionBlock, apply_gate, check_odd, reduced_channels
+
+
+class GlobalAttention(AttentionBlock):
+    """Gate every element by the channels at its position, then by its neighborhood; pool nothing.
+
+    Liu, Shao, Hoffmann, "Global Attention Mechanism: Retain Information to Enhance Channel-Spatial
+    Interactions", 2021, arXiv:2112.05561. Channel gate: a two-layer perceptron C -> C/r -> C at
+    each position, sigmoid. Spatial gate: a 7x7 convolution C -> C/r, batch norm, ReLU, a 7x7
+    convolution back to C, batch norm, sigmoid. Nothing differs; the perceptron is written as 1x1
+    convolutions. Mind the cost: two dense 7x7 convolutions at C = 512 hold 6.4 million weights,
+    more than YOLOv4-tiny.
+
+    Compute, not memory, decides here: the map is read four times and written twice beside the
+    convolutions.
+
+    Args:
+        channels: C.
+        reduction: r; the bottlenecks have C // r channels, at least one.
+        kernel_size: side of the spatial convolutions, odd.
+
+    Raises:
+        ConfigError: if ``kernel_size`` is even or not positive.
+    """
+
+    paper = "Liu 2021, arXiv:2112.05561"
+
+    def __init__(self, channels: int, *, reduction: int = 4, kernel_size: int = 7) -> None:
+        super().__init__(channels)
+        hidden = reduced_channels(channels, reduction)
+        pad = check_odd("kernel_size", kernel_size) // 2
+        self.channel = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)
+        )
+        self.spatial = nn.Sequential(
+            nn.Conv2d(channels, hidden, kernel_size, padding=pad, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, kernel_size, padding=pad, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers that make the logits of the two gates."""
+        return (self.channel[-1], self.spatial[-1])
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``channel_element``, then ``spatial_element``, both (N, C, H, W).
+
+        The second gate is that of the map times the first.
+        """
+        channel = self.squash(self.channel(x))
+        spatial = self.squash(self.spatial(apply_gate(x, channel)))
+        return {"channel_element": channel, "spatial_element": spatial}

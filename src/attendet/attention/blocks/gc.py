@@ -1,0 +1,48 @@
+"""Global context: squeeze-and-excitation of a weighted mean that the block learns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import AttentionBlock, GroupNorm, reduced_channels
+
+
+class GlobalContext(AttentionBlock):
+    """Gate every channel by a mean of the positions whose weights the block learns.
+
+    Cao, Xu, Lin, Wei, Hu, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
+    2019, arXiv:1904.11492: the softmax over all positions of a 1x1 convolution weighs the mean;
+    then C -> C/r, layer normalization, ReLU, C/r -> C. Where we differ: the result's sigmoid
+    multiplies the map ("scale", which the paper compares), as an attention block does; the paper
+    prefers to add the result to the map, which `timm:gca` does. The 1x1 convolution has no bias,
+    which a softmax takes out again.
+
+    Reads the map three times (1x1 convolution, weighted mean, product) and writes it once.
+
+    Args:
+        channels: C.
+        reduction: r; the bottleneck has C // r channels, at least 8: normalized over one channel,
+            every map would give the same.
+    """
+
+    paper = "Cao 2019, arXiv:1904.11492"
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__(channels)
+        hidden = reduced_channels(channels, reduction, at_least=8)
+        self.weigh = nn.Conv2d(channels, 1, 1, bias=False)
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.norm = GroupNorm(1, hidden)
+        self.expand = nn.Conv2d(hidden, channels, 1)
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layer that makes the logits."""
+        return (self.expand,)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``channel``, (N, C, 1, 1)."""
+        weights = torch.softmax(self.weigh(x).flatten(2), dim=2)  # (N, 1, H W)
+        context = (x.flatten(2) @ weights.mT)[..., None]  # (N, C, 1, 1)
+        hidden = torch.relu(self.norm(self.reduce(context)))
+        return {"channel": self.squash(self.expand(hidden))}

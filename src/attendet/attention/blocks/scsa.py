@@ -1,0 +1,76 @@
+"""SCSA: gates of rows and columns at four scales, then channel gates from self-attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attendet.attention.base import (
+    AttentionBlock,
+    GroupNorm,
+    apply_gate,
+    check_positive,
+    pool_to_grid,
+)
+
+_KERNELS = (3, 5, 7, 9)
+
+
+class SpatialChannelSynergy(AttentionBlock):
+    """Gate rows and columns at several scales, then channels by what they have in common.
+
+    Si, Xu, Zhu, Zhang, Dong, Chen, Li, "SCSA: Exploring the Synergistic Effects between Spatial and
+    Channel Attention", 2024, arXiv:2407.05128. Spatial part: the means over W and over H; each
+    quarter of the channels through a depthwise convolution along the axis, kernels 3, 5, 7, 9, the
+    same for both axes; group normalization in four groups; sigmoid. Channel part: the gated map
+    pooled and normalized; query, key and value are scales of each channel; attention between the
+    channels, ``softmax(q k^T / sqrt d) v`` with d positions; mean over the positions; sigmoid.
+
+    Where we differ: the map is pooled to 7x7 parts (the paper: by windows of 7x7, which leave one
+    position of a 13x13 map and none of a smaller one); one head, as in the paper's second version.
+
+    Reads the map seven times (two means, two products, pooling, two for the last product) and
+    writes it three times; the attention is C x C.
+
+    Args:
+        channels: C.
+        grid: side of the pooled map.
+    """
+
+    paper = "Si 2024, arXiv:2407.05128"
+
+    def __init__(self, channels: int, *, grid: int = 7) -> None:
+        super().__init__(channels)
+        self.grid = check_positive("grid", grid)
+        quarters = [channels * (i + 1) // 4 - channels * i // 4 for i in range(4)]
+        self.parts = [part for part in quarters if part]
+        self.local = nn.ModuleList(
+            nn.Conv1d(part, part, kernel, padding=kernel // 2, groups=part)
+            for part, kernel in zip(quarters, _KERNELS, strict=True)
+            if part
+        )
+        self.height, self.width = GroupNorm(4, channels), GroupNorm(4, channels)
+        self.norm = GroupNorm(1, channels)
+        self.query, self.key, self.value = (
+            nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(3)
+        )
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers that make the logits of rows, columns and channels."""
+        return (self.height, self.width, self.value)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``height``, (N, C, H, 1), ``width``, (N, C, 1, W), ``channel``, (N, C, 1, 1)."""
+        height = self.squash(self.height(self._convolve(x.mean(3))))[..., None]
+        width = self.squash(self.width(self._convolve(x.mean(2))))[:, :, None]
+        pooled = self.norm(pool_to_grid(apply_gate(apply_gate(x, height), width), self.grid))
+        query, key, value = (
+            layer(pooled).flatten(2) for layer in (self.query, self.key, self.value)
+        )
+        attention = torch.softmax(query @ key.mT / self.grid, dim=2)  # sqrt of the positions
+        channel = self.squash((attention @ value).mean(2))[:, :, None, None]
+        return {"height": height, "width": width, "channel": channel}
+
+    def _convolve(self, means: Tensor) -> Tensor:
+        parts = torch.split(means, self.parts, dim=1)
+        return torch.cat([layer(part) for layer, part in zip(self.local, parts, strict=True)], 1)

@@ -1,0 +1,69 @@
+"""Shuffle attention: half of each group of channels has channel gates, the other spatial ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import channel_shuffle
+
+from attendet.attention.base import AttentionBlock, GroupNorm, equal_groups
+from attendet.errors import ConfigError
+
+
+class ShuffleAttention(AttentionBlock):
+    """Gate half of the channels of each group by their means, the other half by their positions.
+
+    Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021,
+    arXiv:2102.00240. A channel of the first half has the gate ``sigmoid(w z + b)`` with z its mean
+    over H and W; of the second, ``sigmoid(w n + b)`` with n the channel itself, normalized. Scales
+    and shifts are the same in all groups, 0 and 1 at first, as in the authors' code.
+
+    Where we differ: the paper's channel shuffle, after the gates, is an option and off. It mixes
+    the halves for the next block of this kind; a full convolution behind it can learn any order of
+    its inputs, and in a trained network another order of channels would break the next layer. The
+    normalization has no scale and shift of its own, which w and b would repeat.
+
+    Reads the map three times (mean, normalization of half of it, product); writes it, the gate of
+    the same size and the normalized half once.
+
+    Args:
+        channels: C, even.
+        groups: G, at most; the largest number of groups with equal halves is used.
+        shuffle: interleave the two halves of all channels at the end, as in the paper.
+
+    Raises:
+        ConfigError: if ``channels`` is odd.
+    """
+
+    paper = "Zhang 2021, arXiv:2102.00240"
+
+    def __init__(self, channels: int, *, groups: int = 64, shuffle: bool = False) -> None:
+        super().__init__(channels)
+        if channels % 2:
+            raise ConfigError.must("channels", "even for shuffle attention", channels)
+        self.groups = equal_groups(channels // 2, groups)
+        self.shuffle, self.is_gated = shuffle, not shuffle
+        half = channels // self.groups // 2
+        self.norm = GroupNorm(half, half, affine=False)
+        self.channel = nn.Conv2d(half, half, 1, groups=half)
+        self.spatial = nn.Conv2d(half, half, 1, groups=half)
+        for scale in (self.channel, self.spatial):
+            nn.init.zeros_(scale.weight)
+            nn.init.constant_(scale.bias, 1)  # type: ignore[arg-type]
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the scales and shifts that make the logits."""
+        return (self.channel, self.spatial)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``element``, (N, C, H, W), before the shuffle."""
+        group = x.reshape(-1, self.channels // self.groups, *x.shape[2:])
+        first, second = group.chunk(2, dim=1)
+        channel = self.channel(first.mean((2, 3), keepdim=True)).expand_as(first)
+        logits = torch.cat([channel, self.spatial(self.norm(second))], dim=1)
+        return {"element": self.squash(logits).reshape(x.shape)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map times its gates, (N, C, H, W), shuffled if the block does that."""
+        gated = super().forward(x)
+        return channel_shuffle(gated, 2) if self.shuffle else gated

@@ -1,0 +1,45 @@
+"""SimAM: a gate for every element, from how far it lies from the mean of its channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attendet.attention.base import AttentionBlock
+from attendet.errors import ConfigError
+
+
+class SimAM(AttentionBlock):
+    """Gate every element by its energy, without any parameter.
+
+    Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural
+    Networks", ICML 2021. Each element's smallest energy has the closed form
+    ``e = 4 (v + l) / ((x - m)^2 + 2 v + 2 l)`` with m and v the mean and variance of its channel
+    over H and W; the gate is ``sigmoid(1 / e) = sigmoid((x - m)^2 / (4 (v + l)) + 1/2)``, never
+    below 0.62. As in the paper v is divided by H W; the authors' code divides by H W - 1, which a
+    1x1 map does not have.
+
+    Reads the map four times (mean, deviation, its square and mean, product) and writes it three
+    times: eager PyTorch makes a whole map of each step.
+
+    Args:
+        channels: C.
+        regularization: l, above 0.
+
+    Raises:
+        ConfigError: if ``regularization`` is not above 0.
+    """
+
+    paper = "Yang 2021, ICML"
+
+    def __init__(self, channels: int, *, regularization: float = 1e-4) -> None:
+        super().__init__(channels)
+        if not regularization > 0:
+            raise ConfigError.must("regularization", "above 0", regularization)
+        self.regularization = regularization
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``element``, (N, C, H, W)."""
+        squares = (x - x.mean((2, 3), keepdim=True)).square()
+        variance = squares.mean((2, 3), keepdim=True)
+        return {"element": torch.sigmoid(squares / (4 * (variance + self.regularization)) + 0.5)}
