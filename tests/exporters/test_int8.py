@@ -21,6 +21,7 @@ from attendet.errors import ConfigError, ExportError  # noqa: E402
 from attendet.exporters import exporter, int8, torch_files  # noqa: E402
 from attendet.exporters.exported_network import ExportedNetwork  # noqa: E402
 from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
+from attendet.models import build  # noqa: E402
 
 
 @pytest.fixture
@@ -40,37 +41,67 @@ def _kinds(graph: Any, kept: frozenset[str]) -> list[str]:
 
 def test_each_configuration_keeps_more(one_level: Any, graph_of: Any, tmp_path: Path) -> None:
     graph = graph_of(one_level("ca", "se")[0])
-    tries = list(int8.int8_configurations(graph, ["network.blocks.0", "network.blocks.1"]))
+    errors = {"network.conv": 0.9, "network.blocks.0.squeeze": 0.09, "network.out": 0.01}
+    attention = ["network.blocks.0", "network.blocks.1"]
+    tries = list(int8.int8_configurations(graph, attention, lambda: errors))
 
-    assert [one.description.split(", ")[-1] for one in tries] == [
-        "last convolutions",
-        "first convolution",
-        "attention",
+    assert [one.description.removeprefix("decode, last convolutions") for one in tries] == [
+        "",
+        ", attention",
+        ", attention, 1 of 3 layers",
+        ", attention, 2 of 3 layers",
     ]
     for less, more in itertools.pairwise(tries):
-        assert less.kept < more.kept
-    last, ends, gates = (_kinds(graph, one.kept) for one in tries)
-    assert [kinds.count("Conv") for kinds in (last, ends, gates)] == [1, 2, 6]
+        assert less.kept <= more.kept
+    last, gates, first, _ = (_kinds(graph, one.kept) for one in tries)
+    assert [kinds.count("Conv") for kinds in (last, gates, first)] == [1, 5, 6]
     assert {"Cast", "Exp", "Sigmoid", "Concat"} <= set(last)
-    assert {"ReduceMean", "Mul", "Gemm"} <= set(_kinds(graph, tries[2].kept - tries[1].kept))
-    assert "attention" not in " ".join(
-        one.description for one in int8.int8_configurations(graph, [])
-    )
+    assert {"ReduceMean", "Mul", "Gemm"} <= set(_kinds(graph, tries[1].kept - tries[0].kept))
+    assert _kinds(graph, tries[2].kept - tries[1].kept) == ["Conv"]
+    without = int8.int8_configurations(graph, [], dict)
+    assert "attention" not in " ".join(one.description for one in without)
 
     source = write_onnx(graph, tmp_path / "source.onnx", {})
     model = int8.read_onnx(source)
-    there = int8._names_in(model, tries[1].kept)
+    there = int8._names_in(model, tries[2].kept)
     kinds = {one.get_friendly_name(): one.get_type_name() for one in model.get_ops()}
-    assert sum(kinds[name] == "Convolution" for name in there) == 2
+    assert sum(kinds[name] == "Convolution" for name in there) == 6
 
     noise = np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), dtype=np.uint8)
-    kept = tries[2].kept - tries[1].kept | tries[0].kept  # all but the first convolution
-    smaller = int8.quantize_onnx(graph, [noise], kept, tmp_path)
+    smaller = int8.quantize_onnx(graph, [noise], tries[1].kept, tmp_path)
     weights = {one.name: one.data_type for one in smaller.model.graph.initializer}
     quantized = [name for name, kind in weights.items() if kind == onnx.TensorProto.INT8]
     assert [name for name in quantized if "weight_quantized" in name] == [
         "network.conv.weight_quantized"
     ]
+
+
+def test_the_error_of_a_layer_is_that_of_its_rounded_maps_and_weights() -> None:
+    network = build(classes=["cell"], width_mult=0.125, attention="none").eval()
+    exported = ExportedNetwork(network)
+    convolutions = [m for m in exported.modules() if isinstance(m, torch.nn.Conv2d)]
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    before = [conv.weight.clone() for conv in convolutions]
+
+    errors = int8.measure_layer_errors(exported, [noise])
+
+    assert len(errors) == len(convolutions)
+    assert all(0 < error < 0.1 for error in errors.values())
+    for conv, weight in zip(convolutions, before, strict=True):
+        assert torch.equal(conv.weight, weight)
+        assert not conv._forward_hooks
+        assert not conv._forward_pre_hooks
+
+    # One channel a hundred times as large as the others takes nearly all steps of the range. The
+    # next layer undoes it, so that the network computes the same.
+    modules = dict(exported.named_modules())
+    wide, following = modules["network.head_p5.conv"], modules["network.out_p5"]
+    with torch.no_grad():
+        wide.weight[0] *= 100
+        wide.bias[0] *= 100
+        following.weight[:, 0] /= 100
+    worse = int8.measure_layer_errors(exported, [noise])
+    assert worse["network.head_p5.conv"] > 10 * errors["network.head_p5.conv"]
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

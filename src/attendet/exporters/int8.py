@@ -6,14 +6,17 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from attendet.data.sample import Sample
+from attendet.exporters.exported_network import ExportedNetwork
 from attendet.exporters.onnx_file import OnnxGraph, write_onnx
 from attendet.exporters.openvino_file import read_onnx
 from attendet.images import read_image
@@ -23,6 +26,15 @@ from attendet.system import require
 
 CALIBRATION_IMAGES = 128
 """Most images for calibration."""
+
+SENSITIVITY_IMAGES = 8
+"""Most images on which the errors of single layers are measured."""
+
+KEPT_ERRORS = (0.9, 0.99)
+"""Layers that have this fraction of the error together stay in float32."""
+
+ACTIVATIONS = ("LeakyRelu", "Relu", "Sigmoid", "Mul")
+"""Kinds of operators that stay in float32 behind a convolution that does."""
 
 QUANTIZED = ("Conv", "LeakyRelu", "Relu", "MaxPool", "Concat", "Resize", "Mul", "Sigmoid", "Gemm")
 """Kinds of operators that ONNX Runtime runs in int8."""
@@ -40,39 +52,122 @@ class Int8Configuration(NamedTuple):
     kept: frozenset[str]
 
 
-def int8_configurations(graph: OnnxGraph, attention: Sequence[str]) -> Iterator[Int8Configuration]:
+def int8_configurations(
+    graph: OnnxGraph, attention: Sequence[str], layer_errors: Callable[[], Mapping[str, float]]
+) -> Iterator[Int8Configuration]:
     """Yield what to keep in float32, from the least to the most.
 
     Decode always stays, and so do the last convolutions: they are small, and their outputs hold
-    boxes, objectness and classes on one scale.
+    boxes, objectness and classes on one scale. Then come the layers with the largest errors: a few
+    layers whose channels differ much in range, often the first depthwise ones, lose nearly all.
 
     Args:
         graph: the network.
         attention: modules that are attention blocks, such as ``network.attention.p5``.
+        layer_errors: returns the errors of `measure_layer_errors`; is called if they are needed.
     """
     nodes, scopes = list(graph.model.graph.node), graph.scopes
     inside = {node.name for node in nodes if _within(scopes.get(node.name, ""), ("network",))}
     decode = frozenset(node.name for node in nodes) - inside
     gates = {name for name in inside if _within(scopes[name], attention)}
-    convolutions = [
-        node.name for node in nodes if node.op_type == "Conv" and node.name in inside - gates
-    ]
     decode_inputs = {name for node in nodes if node.name in decode for name in node.input}
     last = {
         node.name
         for node in nodes
-        if node.name in convolutions and decode_inputs.intersection(node.output)
+        if node.op_type == "Conv"
+        and node.name in inside - gates
+        and decode_inputs.intersection(node.output)
     }
     description, kept = "decode, last convolutions", decode | last
     yield Int8Configuration(description, kept)
-    for name, operators in (
-        ("first convolution", set(convolutions[:1])),
-        ("attention", gates),
-        ("first quarter of the convolutions", set(convolutions[: len(convolutions) // 4])),
-    ):
-        if not operators <= kept:
-            description, kept = f"{description}, {name}", kept | operators
-            yield Int8Configuration(description, kept)
+    if gates:
+        description, kept = f"{description}, attention", kept | gates
+        yield Int8Configuration(description, kept)
+    errors = layer_errors()
+    for fraction in KEPT_ERRORS:
+        layers = _largest(errors, fraction)
+        with_layers = f"{description}, {len(layers)} of {len(errors)} layers"
+        yield Int8Configuration(with_layers, kept | _around(nodes, scopes, layers))
+
+
+def _largest(errors: Mapping[str, float], fraction: float) -> list[str]:
+    """Return the layers with the largest errors that together have a fraction of the error."""
+    layers = sorted(errors, key=errors.__getitem__, reverse=True)
+    sums = np.cumsum([errors[layer] for layer in layers])
+    return layers[: int(np.searchsorted(sums, fraction * sums[-1])) + 1] if layers else []
+
+
+def _around(nodes: Sequence[Any], scopes: Mapping[str, str], layers: Sequence[str]) -> set[str]:
+    """Return the convolutions of layers with the operators before and after them.
+
+    ONNX Runtime quantizes the output of every operator in int8, and so the inputs of these.
+    """
+    chosen = [node for node in nodes if node.op_type == "Conv" and scopes[node.name] in layers]
+    read = {name for node in chosen for name in node.input}
+    written = {name for node in chosen for name in node.output}
+    around = {
+        node.name
+        for node in nodes
+        if read.intersection(node.output)
+        or (node.op_type in ACTIVATIONS and written.intersection(node.input))
+    }
+    return around | {node.name for node in chosen}
+
+
+@torch.no_grad()
+def measure_layer_errors(
+    exported: ExportedNetwork, inputs: Sequence[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """Return the error of the network's outputs if one convolution alone is in int8.
+
+    Its input, weights and output are rounded as in int8. The error is the mean squared difference
+    of the maps that the network returns, relative to their variance, summed over the levels.
+
+    Args:
+        exported: in float32.
+        inputs: network inputs for calibration; the first `SENSITIVITY_IMAGES` are used.
+
+    Returns:
+        Name of each convolution to its error.
+    """
+    batch = torch.from_numpy(np.concatenate(inputs[:SENSITIVITY_IMAGES]))
+    planes = batch.permute(0, 3, 1, 2).float() / (255 if exported.divide else 1)
+    expected = exported.network(planes)
+    scale = [float(level.var()) for level in expected]
+    errors = {}
+    for name, module in exported.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        weight = module.weight.data
+        hooks = (
+            module.register_forward_pre_hook(lambda _, maps: (_round_map(maps[0]),)),
+            module.register_forward_hook(lambda _, __, out: _round_map(out)),
+        )
+        module.weight.data = _round_weight(weight)
+        try:
+            levels = exported.network(planes)
+        finally:
+            module.weight.data = weight
+            for hook in hooks:
+                hook.remove()
+        errors[name] = sum(
+            float((level - wanted).square().mean()) / variance
+            for level, wanted, variance in zip(levels, expected, scale, strict=True)
+        )
+    return errors
+
+
+def _round_map(values: Tensor) -> Tensor:
+    """Return values on 256 steps over their range, which includes 0."""
+    low, high = values.min().clamp(max=0), values.max().clamp(min=0)
+    step = ((high - low) / 255).clamp(min=1e-12)
+    return ((values - low) / step).round() * step + low
+
+
+def _round_weight(weight: Tensor) -> Tensor:
+    """Return weights on the steps of seven bits, one scale per output channel."""
+    step = (weight.abs().amax((1, 2, 3), keepdim=True) / 63).clamp(min=1e-12)
+    return (weight / step).round() * step
 
 
 def _within(scope: str, modules: Sequence[str]) -> bool:

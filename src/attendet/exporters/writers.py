@@ -16,6 +16,7 @@ from attendet.exporters.exported_network import ExportedNetwork, PlanarNetwork
 from attendet.exporters.int8 import (
     calibration_inputs,
     int8_configurations,
+    measure_layer_errors,
     quantize_onnx,
     quantize_openvino,
 )
@@ -71,7 +72,8 @@ def writers(
         modules = exported.named_modules()
         attention = [name for name, module in modules if isinstance(module, AttentionBlock)]
         inputs = calibration_inputs(calibration, metadata)
-        for description, kept in int8_configurations(graph, attention):
+        errors = partial(measure_layer_errors, exported, inputs)
+        for description, kept in int8_configurations(graph, attention, errors):
             yield description, _int8_writer(graph, info, inputs, kept, work)
     elif info.format == "onnx":
         yield "", partial(write_onnx, graph)
