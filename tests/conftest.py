@@ -8,6 +8,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import threading
 import time
 import warnings
@@ -397,6 +398,29 @@ def folder(tmp_path: Path, scene: Scene) -> Path:
     (made / "d.jpg").write_bytes(whole[: len(whole) // 2])
     (made / "notes.md").write_text("no image")
     return made
+
+
+# --- a real browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium with a camera that shows a test card."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("needs chromium and chromedriver on the PATH")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"),
+        *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield made
+    made.quit()
 
 
 Route = Callable[[http.server.BaseHTTPRequestHandler], None]

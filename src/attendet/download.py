@@ -33,6 +33,7 @@ def download(
     *,
     max_bytes: int,
     sha256: str | None = None,
+    sha512: str | None = None,
     progress: Progress | None = None,
     timeout: float = 30.0,
 ) -> Path:
@@ -47,6 +48,7 @@ def download(
         path: file to write.
         max_bytes: longer responses are refused.
         sha256: of the complete file, 64 hexadecimal digits; not checked if None.
+        sha512: of the complete file, 128 hexadecimal digits; not checked if None.
         progress: called with bytes received and bytes in total (None while unknown).
         timeout: seconds without data before giving up.
 
@@ -69,18 +71,54 @@ def download(
         except DownloadError:
             _remove(part, tag)
             raise
-    if sha256 is not None:
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
+    for kind, wanted in (("sha256", sha256), ("sha512", sha512)):
+        if wanted is None:
+            continue
+        found = file_digest(part, kind)
+        if found != wanted:
             _remove(part, tag)
             raise DownloadError(
-                f"download must have the sha256 {sha256[:16]}...; got {found[:16]}... ({url}). "
+                f"download must have the {kind} {wanted[:16]}...; got {found[:16]}... ({url}). "
                 "The file was changed, or replaced on the way. Try again, or another network."
             )
     tag.unlink(missing_ok=True)
     part.replace(path)
     return path
+
+
+def download_with_bar(
+    url: str,
+    path: Path,
+    *,
+    max_bytes: int,
+    sha256: str | None = None,
+    sha512: str | None = None,
+) -> Path:
+    """Download a file with a progress bar on stderr, if that is a terminal; see `download`."""
+    # Imported here: the light runtimes load this module and must start fast.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    console.print(f"downloading {url} to {path.parent}", highlight=False, soft_wrap=True)
+    columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(path.name, total=None)
+        return download(
+            url,
+            path,
+            max_bytes=max_bytes,
+            sha256=sha256,
+            sha512=sha512,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def file_digest(path: Path, kind: str) -> str:
+    """Return the ``sha256`` or ``sha512`` of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _remove(*paths: Path) -> None:

@@ -6,8 +6,6 @@ Needs Chromium and its driver (Debian: chromium chromium-driver) and selenium.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +16,6 @@ from attendet.report import write_report
 selenium = pytest.importorskip("selenium")
 
 Browser = Any
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from selenium import webdriver
-
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("needs chromium and chromedriver on the PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield made
-    made.quit()
 
 
 def open_page(browser: Browser, path: Path) -> None:
@@ -94,7 +75,8 @@ def requests(browser: Browser) -> set[str]:
 
 
 def test_the_page_sends_no_request(page: Path, browser: Browser) -> None:
-    browser.get_log("performance")
+    for log in ("performance", "browser"):
+        browser.get_log(log)
     open_page(browser, page)
     click(browser, 2)
     assert requests(browser) == {page.as_uri()}

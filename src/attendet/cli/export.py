@@ -5,6 +5,9 @@ takes images, returns decoded boxes and scores, and holds its own metadata. It i
 PyTorch before it gets its name; if it differs too much, no file is left. --data compares on real
 images, average precision included.
 
+web: a folder with a page that runs the detector in the browser, for any static host. ONNX Runtime
+for the browser is downloaded once, from registry.npmjs.org.
+
 darknet: FILE.cfg, FILE.weights and FILE.names, with unchanged values. darknet has no attention: a
 network with attention is an error.
 """

@@ -17,18 +17,23 @@ from attendet.data.class_names import parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.evaluation.matching import samples_in_classes
 from attendet.exporters.ncnn_file import NcnnRuntime
+from attendet.exporters.onnxruntime_web import find_package
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
 from attendet.exporters.settings import FORMATS, ExportSettings, Format
 from attendet.exporters.torch_files import ProgramRuntime
+from attendet.exporters.web_folder import MODEL_FILE, describe_model, write_web
 from attendet.exporters.writers import Writer, writers
-from attendet.inference import Runtime, load
+from attendet.inference import Runtime, Selection, load
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.interop.hub import hub_file, local_weights, weights_name
 from attendet.models import DetectionNetwork, load_weights
 from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
-FOLDER_FILES = {"model.xml", "model.bin", "model.param", "attendet.json"}
+FOLDER_FILES = {
+    *("model.xml", "model.bin", "model.param", "attendet.json"),
+    *("model.onnx", "model.json", "index.html", "style.css", "icon.svg", "app", "onnxruntime"),
+}
 """Files in a folder that an export wrote."""
 
 
@@ -72,14 +77,15 @@ def export(
 
     Args:
         weights: a weights file, or a network, with attention anywhere, and its ``metadata``.
-        format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export`` or ``ncnn``.
+        format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export`` or ``ncnn``; or ``web``:
+            a folder with a page that runs the ONNX file in the browser.
         metadata: description of a network that is passed itself.
         output: folder for the file; by default that of the weights, or the current one.
         name: of the file, without suffix; by default that of the weights.
         progress: called with the number of images compared and of all.
         **settings: the other fields of `attendet.exporters.ExportSettings`: input_hw, dynamic,
             half, int8, calibrate, max_ap_loss, nms, confidence, nms_iou, max_detections, data,
-            split, class_map.
+            split, class_map, onnxruntime_web.
 
     Returns:
         The path, and the differences from the network.
@@ -90,10 +96,12 @@ def export(
         WeightsError: if the weights file cannot be used.
         DataError: if the data cannot be read.
         MissingExtraError: if a library of the format is not installed.
+        DownloadError: if ONNX Runtime for the browser cannot be downloaded.
     """
     chosen = ExportSettings(format, **settings)
     info = chosen.info()
     network, metadata = _load(weights, metadata)
+    package = find_package(chosen.onnxruntime_web) if format == "web" else None
     metadata = _at_size(metadata, chosen.input_hw, info)
     source = chosen.data or chosen.calibrate
     samples, classes = _load_split(source, chosen.split)
@@ -116,9 +124,12 @@ def export(
     )
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".export.", ignore_cleanup_errors=True) as work:
-        path = Path(work) / final.name
+        path = Path(work) / (MODEL_FILE if package else final.name)
         tries = writers(network, metadata, info, Path(work), calibration)
         info, parity = _write_checked(tries, path, metadata, info, check, chosen.max_ap_loss)
+        if package is not None:
+            description = describe_model(metadata, stem, Selection(*chosen.thresholds))
+            path = write_web(path, description, package, Path(work) / final.name)
         _move(path, final)
     size = sum(file.stat().st_size for file in _files_of(final))
     return ExportReport(final, size, metadata, info, parity, match.note)

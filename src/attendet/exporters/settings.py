@@ -10,7 +10,7 @@ from attendet.errors import ConfigError
 from attendet.inference.postprocess import Selection
 from attendet.models.export_info import ExportInfo
 
-Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn", "web"]
 
 FORMATS: dict[str, str] = {
     "onnx": ".onnx",
@@ -18,13 +18,15 @@ FORMATS: dict[str, str] = {
     "torchscript": ".torchscript",
     "torch-export": ".pt2",
     "ncnn": "_ncnn",
+    "web": "_web",
 }
-"""End of the file name of each format; OpenVINO and ncnn models are folders."""
+"""End of the file name of each format; OpenVINO and ncnn models and web pages are folders."""
 
 OPTION_FORMATS = {
-    "half": ("onnx", "openvino", "ncnn"),
-    "int8": ("onnx", "openvino"),
+    "half": ("onnx", "openvino", "ncnn", "web"),
+    "int8": ("onnx", "openvino", "web"),
     "nms": ("onnx", "openvino"),
+    "onnxruntime_web": ("web",),
 }
 """Formats that support an option."""
 
@@ -62,13 +64,14 @@ class ExportSettings:
     """Input size in pixels, multiples of 32 (default: that of the weights)."""
 
     dynamic: Literal["none", "batch", "size"] | None = None
-    """What may differ from call to call; size means batch and size (default: batch; ncnn: none)."""
+    """What may differ from call to call; size means batch and size (default: batch; ncnn: none;
+    web: size)."""
 
     half: bool = False
-    """Keep weights in float16: half the file size (onnx, openvino, ncnn)."""
+    """Keep weights in float16: half the file size (onnx, openvino, ncnn, web)."""
 
     int8: bool = False
-    """Quantize weights and maps (onnx, openvino); needs --calibrate. More stays in float32 if
+    """Quantize weights and maps (onnx, openvino, web); needs --calibrate. More stays in float32 if
     average precision drops too far."""
 
     calibrate: str | Path | None = None
@@ -81,13 +84,13 @@ class ExportSettings:
     """Append non-maximum suppression (onnx, openvino)."""
 
     confidence: float = 0.25
-    """With --nms: lowest score of a detection, 0 to 1."""
+    """With --nms: lowest score of a detection, 0 to 1; web: initial value."""
 
     nms_iou: float = 0.5
-    """With --nms: IoU threshold of the suppression, 0 to 1."""
+    """With --nms: IoU threshold of the suppression, 0 to 1; web: initial value."""
 
     max_detections: int = 300
-    """With --nms: rows per image."""
+    """With --nms: rows per image; web: most detections of an image."""
 
     data: str | Path | None = None
     """Data set on whose images detections and average precision are compared (default: synthetic
@@ -99,6 +102,9 @@ class ExportSettings:
     class_map: str | None = None
     """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
 
+    onnxruntime_web: str | Path | None = None
+    """With web: file or folder of the npm package onnxruntime-web (default: downloaded once)."""
+
     def __post_init__(self) -> None:
         for name, known in (("format", FORMATS), ("dynamic", DYNAMIC)):
             value = getattr(self, name)
@@ -108,7 +114,7 @@ class ExportSettings:
             if getattr(self, name) and self.format not in formats:
                 raise ConfigError(
                     f"{name} must be omitted for {self.format}; only {', '.join(formats)} support "
-                    f"it (--{name})."
+                    f"it (--{name.replace('_', '-')})."
                 )
         if self.half and self.int8:
             raise ConfigError("half must be omitted for int8 (--half, --int8).")
@@ -116,6 +122,8 @@ class ExportSettings:
             raise ConfigError.must("dynamic", "'none' for ncnn", self.dynamic, "--dynamic")
         for name, needed in NEEDS.items():
             default = getattr(type(self), name)
+            if needed == ("nms",) and self.format == "web":
+                continue
             if getattr(self, name) != default and not any(getattr(self, one) for one in needed):
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(
@@ -137,9 +145,9 @@ class ExportSettings:
 
     def info(self) -> ExportInfo:
         """Return the metadata of the export."""
-        dynamic = self.dynamic or ("none" if self.format == "ncnn" else "batch")
+        dynamic = self.dynamic or {"ncnn": "none", "web": "size"}.get(self.format, "batch")
         return ExportInfo(
-            self.format,
+            "onnx" if self.format == "web" else self.format,
             "int8" if self.int8 else "float16" if self.half else "float32",
             self.nms,
             DYNAMIC[dynamic],

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from attendet.download import download
+from attendet.download import download_with_bar
 from attendet.errors import DownloadError, WeightsError
 from attendet.files import write_atomically
 from attendet.models.metadata import Color, ResizeMode, WeightsMetadata, read_metadata
@@ -224,33 +224,12 @@ def _obtain(entry: ZooEntry, folder: Path) -> None:
         if not path.exists():
             url = f"{mirror}/{file.url}" if mirror else file.url
             try:
-                _download_with_bar(file, url, path)
+                download_with_bar(url, path, max_bytes=file.bytes or MAX_BYTES, sha256=file.sha256)
             except DownloadError as error:
                 missing = [one for one in entry.files if not (folder / one.name).exists()]
                 by_hand = "; ".join(f"{one.url} as {folder / one.name}" for one in missing)
                 raise WeightsError(f"{error} Or save by hand: {by_hand}.") from None
         _check_digest(file, path)
-
-
-def _download_with_bar(file: RemoteFile, url: str, path: Path) -> None:
-    # Imported here: the light runtimes load this module and must start fast.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    console.print(f"downloading {url} to {path.parent}", highlight=False, soft_wrap=True)
-    columns = (TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(file.name, total=file.bytes)
-        download(
-            url,
-            path,
-            max_bytes=file.bytes or MAX_BYTES,
-            sha256=file.sha256,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
 
 
 def _check_digest(file: RemoteFile, path: Path) -> None:

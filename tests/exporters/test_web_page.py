@@ -1,0 +1,437 @@
+"""The web page in a real browser: the same detections as in Python, no request to other hosts."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from attendet.boxes import iou_matrix
+from attendet.exporters.onnxruntime_web import cached_package
+from attendet.exporters.web_folder import PAGE, describe_model, write_web
+from attendet.inference import Selection, load
+from attendet.inference.postprocess import select_detections
+from attendet.inference.preprocess import resize_to_input
+from attendet.models.metadata import WeightsMetadata
+
+pytest.importorskip("selenium")
+
+Browser = Any
+
+CLASSES = ("红细胞", "<b>dog</b>", "кот")
+"""Names that only a font of the system can show, or that are markup."""
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def static_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A static host: its folder and its address."""
+    folder = tmp_path_factory.mktemp("host")
+    handler = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def modules(static_host: tuple[Path, str], browser: Browser) -> Browser:
+    """A page from which the JavaScript modules can be imported."""
+    folder, url = static_host
+    shutil.copytree(PAGE / "app", folder / "modules" / "app")
+    (folder / "modules" / "blank.html").write_text("<!doctype html><title>blank</title>")
+    browser.get(f"{url}/modules/blank.html")
+    return browser
+
+
+@pytest.fixture(scope="session")
+def site(
+    static_host: tuple[Path, str], exported: dict[str, Path], tmp_path_factory: Any
+) -> tuple[Path, str]:
+    """An exported folder in a subfolder of a static host, and its address."""
+    package = cached_package()
+    if not package.is_file():
+        pytest.skip(
+            "needs onnxruntime-web in the cache: attendet export --format web puts it there"
+        )
+    folder, url = static_host
+    model = tmp_path_factory.mktemp("model") / "model.onnx"
+    shutil.copy(exported["onnx"], model)
+    metadata = load(model).metadata
+    described = describe_model(metadata, "cells & more", Selection(0.3))
+    write_web(model, described | {"classes": CLASSES}, package, folder / "some" / "page")
+    return folder / "some" / "page", f"{url}/some/page/"
+
+
+def run(browser: Browser, script: str, *arguments: object) -> Any:
+    """Run the body of an asynchronous function in the page."""
+    body = "(async function() {" + script + "}).apply(null, arguments)"
+    code = f"const done = arguments[arguments.length - 1]; {body}.then(done, e => done(String(e)))"
+    return browser.execute_async_script(code, *arguments)
+
+
+def wait_for_text(browser: Browser, element: str, text: str, seconds: float = 30) -> str:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def shown(one: Browser) -> str | None:
+        found = str(one.find_element("id", element).get_attribute("textContent"))
+        if one.find_elements("css selector", ".status.bad"):
+            raise AssertionError(one.find_element("id", "status").text)
+        return found if text in found else None
+
+    return str(WebDriverWait(browser, seconds).until(shown))
+
+
+def open_site(browser: Browser, url: str) -> None:
+    for log in ("performance", "browser"):
+        browser.get_log(log)
+    browser.get(url)
+    wait_for_text(browser, "status", "Ready")
+
+
+def upload(browser: Browser, path: Path) -> str:
+    browser.execute_script("document.getElementById('timing').textContent = ''")
+    browser.find_element("id", "file").send_keys(str(path))
+    wait_for_text(browser, "timing", "network")
+    return str(browser.find_element("id", "status").text)
+
+
+def set_slider(browser: Browser, name: str, value: float) -> None:
+    browser.execute_script(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input'))",
+        name,
+        value,
+    )
+
+
+def saved(browser: Browser, button: str) -> str:
+    """Click a button that saves a file and return the text of the file."""
+    return str(
+        run(
+            browser,
+            """const before = URL.createObjectURL;
+            const blob = new Promise(resolve => {
+                URL.createObjectURL = one => { resolve(one); return 'about:blank#'; };
+            });
+            HTMLAnchorElement.prototype.click = () => {};
+            document.getElementById(arguments[0]).click();
+            const text = await (await blob).text();
+            URL.createObjectURL = before;
+            return text;""",
+            button,
+        )
+    )
+
+
+# --- the modules ----------------------------------------------------------------------------------
+
+
+def random_image(image_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "input_hw", "resize", "color"),
+    [
+        ((240, 320), (96, 96), "rect", "rgb"),  # averages of areas
+        ((192, 192), (96, 96), "letterbox", "rgb"),  # a factor of two
+        ((288, 192), (96, 64), "rect", "bgr"),  # a factor of three
+        ((50, 37), (96, 96), "rect", "rgb"),  # up
+        ((96, 96), (96, 96), "rect", "bgr"),  # as it is
+        ((201, 33), (64, 64), "letterbox", "rgb"),
+        ((1, 1), (64, 64), "rect", "rgb"),
+        ((2, 300), (64, 64), "letterbox", "rgb"),
+        ((100, 140), (96, 64), "stretch", "rgb"),  # down on both sides
+        ((60, 300), (96, 96), "stretch", "rgb"),  # a smaller area, but higher
+        ((70, 20), (64, 96), "stretch", "bgr"),  # a larger area, but lower
+        ((30, 40), (64, 96), "stretch", "rgb"),
+    ],
+)
+def test_the_network_input_is_that_of_python(
+    modules: Browser,
+    image_hw: tuple[int, int],
+    input_hw: tuple[int, int],
+    resize: str,
+    color: str,
+) -> None:
+    image = random_image(image_hw, seed=sum(image_hw))
+    rgba = np.dstack([image, np.full(image_hw, 255, dtype=np.uint8)])
+    expected, _ = resize_to_input(image, input_hw, resize, color)
+
+    found = run(
+        modules,
+        """const {resizeToInput} = await import('./app/resize.js');
+        const [bytes, width, height, inputHw, mode, color] = arguments;
+        const image = {data: Uint8ClampedArray.from(bytes), width, height};
+        const {input} = resizeToInput(image, inputHw, mode, color);
+        return [input.height, input.width, Array.from(input.data)];""",
+        *(rgba.ravel().tolist(), image_hw[1], image_hw[0], input_hw, resize, color),
+    )
+
+    assert (found[0], found[1], 3) == expected.shape
+    difference = np.abs(np.array(found[2]) - expected.ravel().astype(int))
+    assert difference.max() <= 1  # OpenCV's rounding differs between processors
+    assert (difference > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("resize", ["rect", "letterbox", "stretch"])
+def test_the_selection_is_that_of_python(modules: Browser, resize: str) -> None:
+    rng = np.random.default_rng(3)
+    corners = rng.uniform(-20, 110, (400, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 60, (400, 2))], axis=1)
+    boxes = boxes.astype(np.float32)
+    scores = rng.uniform(0, 1, (400, 3)).astype(np.float32)
+    boxes[7], scores[7] = np.nan, 1.0
+    _, transform = resize_to_input(np.zeros((150, 200, 3), np.uint8), (96, 96), resize)
+    selection = Selection(confidence=0.5, nms_iou=0.4, max_detections=60)
+    expected = select_detections(boxes, scores, transform, CLASSES, selection)
+
+    found = run(
+        modules,
+        """const {resizeToInput} = await import('./app/resize.js');
+        const {selectDetections} = await import('./app/select.js');
+        const image = {data: new Uint8ClampedArray(150 * 200 * 4), width: 200, height: 150};
+        const {transform} = resizeToInput(image, [96, 96], arguments[2]);
+        const [boxes, scores] = [arguments[0], arguments[1]].map(one => Float32Array.from(one));
+        const settings = {confidence: 0.5, nmsIou: 0.4, maxDetections: 60};
+        return selectDetections({boxes, scores}, transform, settings);""",
+        *([None if np.isnan(one) else one for one in boxes.ravel().tolist()],),
+        *(scores.ravel().tolist(), resize),
+    )
+
+    found = [one for one in found if one["score"] < 1.0]  # JSON has no NaN: that box is (0, 0)
+    assert len(found) == len(expected) == 60
+    assert [one["classId"] for one in found] == expected.class_ids.tolist()
+    np.testing.assert_allclose([one["score"] for one in found], expected.scores, rtol=1e-6)
+    np.testing.assert_allclose([one["box"] for one in found], expected.boxes_xyxy, atol=1e-3)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def same_detections(found: list[dict[str, Any]], expected: Any, *, confidence: float) -> None:
+    """Assert that both have the same detections within 1 px and 0.01.
+
+    A detection within 0.01 of the confidence may be on one side only.
+    """
+    boxes = np.array([one["box_xyxy"] for one in found]).reshape(-1, 4)
+    scores = np.array([one["score"] for one in found])
+    ids = np.array([one["class_id"] for one in found])
+    assert len(expected) > 0
+    for one in expected:
+        if one["score"] < confidence + 0.01:
+            continue
+        near = np.abs(boxes - one["box_xyxy"]).max(axis=1) <= 1
+        near &= (np.abs(scores - one["score"]) <= 0.01) & (ids == one["class_id"])
+        assert near.any(), one
+    assert abs(len(found) - len(expected)) <= (scores < confidence + 0.01).sum() + sum(
+        one["score"] < confidence + 0.01 for one in expected
+    )
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "rotated.jpg", "transparent.png"])
+def test_the_page_finds_what_python_finds(
+    site: tuple[Path, str], browser: Browser, tmp_path: Path, kind: str
+) -> None:
+    from attendet.exporters.parity import synthetic_images
+
+    image = Image.fromarray(synthetic_images(1, seed=5)[0]).resize((200, 150))
+    path = tmp_path / f"one.{kind}"
+    if kind == "rotated.jpg":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif, quality=95)
+    elif kind == "transparent.png":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(path)
+    else:
+        image.save(path)
+    folder, url = site
+    if browser.current_url != f"{url}?backend=wasm":
+        open_site(browser, f"{url}?backend=wasm")
+    assert browser.find_element("id", "backend").text == "WebAssembly"
+
+    upload(browser, path)
+
+    expected = load(folder / "model.onnx", "onnx").predict(path, confidence=0.3)
+    entry = json.loads(saved(browser, "save-json"))["images"][0]
+    assert entry["image"] == path.name
+    assert entry["image_hw"] == list(expected.image_hw)
+    same_detections(entry["detections"], expected, confidence=0.3)
+    assert saved(browser, "save-yolo").count("\n") == len(entry["detections"])
+
+
+@pytest.fixture
+def shown(
+    site: tuple[Path, str], browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Browser:
+    """The page with an image, at its initial settings."""
+    from attendet.exporters.parity import synthetic_images
+
+    path = tmp_path_factory.mktemp("image") / "one.png"
+    Image.fromarray(synthetic_images(1, seed=5)[0]).save(path)
+    if browser.current_url != site[1]:
+        open_site(browser, site[1])
+    browser.find_element("id", "all").click()
+    set_slider(browser, "confidence", 0.3)
+    set_slider(browser, "overlap", 0.5)
+    upload(browser, path)
+    return browser
+
+
+def test_requests_go_to_the_folder_only_and_nothing_is_blocked(
+    site: tuple[Path, str], browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.png"
+    Image.fromarray(random_image((30, 40), 0)).save(path)
+    open_site(browser, site[1])
+    upload(browser, path)
+
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    outside = {url for url in asked if not url.startswith((site[1], "blob:", "data:"))}
+    assert f"{site[1]}model.json" in asked
+    assert outside == set()
+    assert [one for one in browser.get_log("browser") if one["level"] == "SEVERE"] == []
+
+
+def test_names_of_classes_are_text_in_any_script(shown: Browser) -> None:
+    names = shown.find_elements("css selector", "#classes .name")
+    assert [one.text for one in names] == list(CLASSES)
+    assert shown.find_elements("css selector", "#classes b") == []
+    assert shown.title == "cells & more"
+
+
+def test_sliders_and_classes_choose_what_is_shown(shown: Browser) -> None:
+    def detections() -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = json.loads(saved(shown, "save-json"))["images"]
+        return list(entries[0]["detections"])
+
+    before = detections()
+    middle = sorted(one["score"] for one in before)[len(before) // 2]
+    set_slider(shown, "confidence", round(middle, 2))
+    level = float(shown.find_element("id", "confidence-value").text)
+    assert detections() == [one for one in before if one["score"] >= level] != before
+
+    set_slider(shown, "confidence", 0.3)
+    set_slider(shown, "overlap", 0.05)
+    kept = detections()
+    assert 0 < len(kept) < len(before)
+    for class_id in range(3):
+        boxes = np.array([one["box_xyxy"] for one in kept if one["class_id"] == class_id])
+        overlaps = iou_matrix(boxes.reshape(-1, 4), boxes.reshape(-1, 4))
+        assert (overlaps - np.eye(len(overlaps)) <= 0.051).all()
+
+    set_slider(shown, "overlap", 0.5)
+    shown.find_elements("css selector", "#classes input")[0].click()
+    assert detections() == [one for one in before if one["class_id"] != 0]
+    shown.find_element("id", "none").click()
+    assert detections() == []
+    assert shown.find_element("id", "status").text == "0 objects"
+    shown.find_element("id", "all").click()
+    assert detections() == before
+
+
+def test_the_annotated_image_has_the_size_of_the_image_and_boxes(shown: Browser) -> None:
+    size = run(
+        shown,
+        """const {toImage} = await import('./app/files.js');
+        const {Frame} = await import('./app/frames.js');
+        const canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [300, 200];
+        const model = {classes: ['红'], colors: [['#ff0000', '#ffffff']]};
+        const found = [{classId: 0, score: 0.5, box: [50, 60, 200, 150]}];
+        const bitmap = await createImageBitmap(
+            await toImage(new Frame(canvas), found, model));
+        canvas.getContext('2d').drawImage(bitmap, 0, 0);
+        const at = (x, y) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data];
+        return [bitmap.width, bitmap.height, at(50, 100), at(199, 149), at(100, 100)];""",
+    )
+    assert size[:2] == [300, 200]
+    assert size[2][:3] == [255, 0, 0]
+    assert size[4][:3] == [255, 255, 255]
+
+
+def test_a_file_that_is_no_image_gives_one_line(
+    site: tuple[Path, str], browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("no image")
+    if browser.current_url != site[1]:
+        open_site(browser, site[1])
+    browser.find_element("id", "file").send_keys(str(path))
+
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 10).until(lambda one: one.find_elements("css selector", ".status.bad"))
+    text = browser.find_element("id", "status").text
+    assert text == "This browser cannot read notes.txt. Open a JPEG, PNG or WebP image."
+
+
+def test_the_camera_is_followed_and_stopped(site: tuple[Path, str], browser: Browser) -> None:
+    if browser.current_url != site[1]:
+        open_site(browser, site[1])
+    browser.find_element("id", "camera").click()
+    wait_for_text(browser, "timing", "frames/s")
+    browser.find_element("id", "pause").click()
+    assert browser.find_element("id", "pause").text == "Continue"
+    browser.find_element("id", "stop").click()
+    assert browser.find_element("id", "camera").is_displayed()
+    assert not browser.find_element("id", "pause").is_displayed()
+    assert json.loads(saved(browser, "save-json"))["images"][0]["image"] == "camera"
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_page_never_scrolls_sideways(
+    shown: Browser, site: tuple[Path, str], width: int
+) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 800}
+    shown.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert shown.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        shown.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_missing_network_is_reported(
+    site: tuple[Path, str], static_host: tuple[Path, str], browser: Browser
+) -> None:
+    folder, url = static_host
+    broken = folder / "broken"
+    shutil.copytree(site[0], broken, ignore=shutil.ignore_patterns("model.onnx", "*.webgpu.*"))
+    browser.get(f"{url}/broken/")
+
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 20).until(lambda one: one.find_elements("css selector", ".status.bad"))
+    assert browser.find_element("id", "status").text == (
+        "model.onnx could not be loaded (HTTP 404)."
+    )
+
+
+def test_metadata_with_stretch_reaches_the_page() -> None:
+    metadata = WeightsMetadata(("a",), preprocess={"resize": "stretch", "color": "bgr"})
+    described = describe_model(metadata, "x", Selection())
+    assert described["preprocess"] == {"resize": "stretch", "color": "bgr"}
