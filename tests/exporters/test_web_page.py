@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
+import io
 import json
 import shutil
 import threading
@@ -23,6 +25,7 @@ from attendet.inference import Selection, load
 from attendet.inference.postprocess import select_detections
 from attendet.inference.preprocess import resize_to_input
 from attendet.models.metadata import WeightsMetadata
+from attendet.report.draw import color_of
 
 pytest.importorskip("selenium")
 
@@ -121,23 +124,29 @@ def set_slider(browser: Browser, name: str, value: float) -> None:
     )
 
 
-def saved(browser: Browser, button: str) -> str:
-    """Click a button that saves a file and return the text of the file."""
-    return str(
-        run(
-            browser,
-            """const before = URL.createObjectURL;
-            const blob = new Promise(resolve => {
-                URL.createObjectURL = one => { resolve(one); return 'about:blank#'; };
-            });
-            HTMLAnchorElement.prototype.click = () => {};
-            document.getElementById(arguments[0]).click();
-            const text = await (await blob).text();
-            URL.createObjectURL = before;
-            return text;""",
-            button,
-        )
+def saved(browser: Browser, button: str) -> bytes:
+    """Click a button that saves a file and return the content of the file."""
+    url = run(
+        browser,
+        """const before = URL.createObjectURL;
+        const saved = new Promise(resolve => {
+            URL.createObjectURL = blob => { resolve(blob); return 'about:blank#'; };
+        });
+        HTMLAnchorElement.prototype.click = () => {};
+        document.getElementById(arguments[0]).click();
+        const reader = new FileReader();
+        const read = new Promise(resolve => { reader.onload = () => resolve(reader.result); });
+        reader.readAsDataURL(await saved);
+        URL.createObjectURL = before;
+        return await read;""",
+        button,
     )
+    return base64.b64decode(url.partition(",")[2])
+
+
+def saved_json(browser: Browser) -> dict[str, Any]:
+    (entry,) = json.loads(saved(browser, "save-json"))["images"]
+    return dict(entry)
 
 
 # --- the modules ----------------------------------------------------------------------------------
@@ -272,11 +281,11 @@ def test_the_page_finds_what_python_finds(
     upload(browser, path)
 
     expected = load(folder / "model.onnx", "onnx").predict(path, confidence=0.3)
-    entry = json.loads(saved(browser, "save-json"))["images"][0]
+    entry = saved_json(browser)
     assert entry["image"] == path.name
     assert entry["image_hw"] == list(expected.image_hw)
     same_detections(entry["detections"], expected, confidence=0.3)
-    assert saved(browser, "save-yolo").count("\n") == len(entry["detections"])
+    assert saved(browser, "save-yolo").count(b"\n") == len(entry["detections"])
 
 
 @pytest.fixture
@@ -326,8 +335,7 @@ def test_names_of_classes_are_text_in_any_script(shown: Browser) -> None:
 
 def test_sliders_and_classes_choose_what_is_shown(shown: Browser) -> None:
     def detections() -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = json.loads(saved(shown, "save-json"))["images"]
-        return list(entries[0]["detections"])
+        return list(saved_json(shown)["detections"])
 
     before = detections()
     middle = sorted(one["score"] for one in before)[len(before) // 2]
@@ -355,23 +363,17 @@ def test_sliders_and_classes_choose_what_is_shown(shown: Browser) -> None:
 
 
 def test_the_annotated_image_has_the_size_of_the_image_and_boxes(shown: Browser) -> None:
-    size = run(
-        shown,
-        """const {toImage} = await import('./app/files.js');
-        const {Frame} = await import('./app/frames.js');
-        const canvas = document.createElement('canvas');
-        [canvas.width, canvas.height] = [300, 200];
-        const model = {classes: ['红'], colors: [['#ff0000', '#ffffff']]};
-        const found = [{classId: 0, score: 0.5, box: [50, 60, 200, 150]}];
-        const bitmap = await createImageBitmap(
-            await toImage(new Frame(canvas), found, model));
-        canvas.getContext('2d').drawImage(bitmap, 0, 0);
-        const at = (x, y) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data];
-        return [bitmap.width, bitmap.height, at(50, 100), at(199, 149), at(100, 100)];""",
-    )
-    assert size[:2] == [300, 200]
-    assert size[2][:3] == [255, 0, 0]
-    assert size[4][:3] == [255, 255, 255]
+    found = saved_json(shown)
+    set_slider(shown, "confidence", found["detections"][0]["score"])  # the best one alone
+    (best,) = saved_json(shown)["detections"]
+
+    image = Image.open(io.BytesIO(saved(shown, "save-image"))).convert("RGB")
+
+    assert image.size == tuple(found["image_hw"][::-1])
+    left, top, right, bottom = (round(edge) for edge in best["box_xyxy"])
+    x, y = min(max(left, 0), image.width - 1), (top + bottom) // 2
+    assert image.getpixel((x, y)) == color_of(best["class_id"])
+    assert image.getpixel((min(right, image.width - 1), y)) == color_of(best["class_id"])
 
 
 def test_a_file_that_is_no_image_gives_one_line(
@@ -400,7 +402,7 @@ def test_the_camera_is_followed_and_stopped(site: tuple[Path, str], browser: Bro
     browser.find_element("id", "stop").click()
     assert browser.find_element("id", "camera").is_displayed()
     assert not browser.find_element("id", "pause").is_displayed()
-    assert json.loads(saved(browser, "save-json"))["images"][0]["image"] == "camera"
+    assert saved_json(browser)["image"] == "camera"
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

@@ -19,7 +19,7 @@ export function drawDetections(canvas, frame, detections, model, options = {}) {
   pen.clearRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(frame.canvas, 0, 0, canvas.width, canvas.height);
   if (overlay) pen.drawImage(overlay, 0, 0, canvas.width, canvas.height);
-  const line = Math.max(2, 2 * unit);
+  const line = Math.max(2, Math.round(2 * unit));
   const text = Math.max(9, (canvas.width < 500 * unit ? 10.5 : 12.5) * unit);
   pen.font = `600 ${text}px system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif`;
   pen.textBaseline = "middle";
@@ -27,7 +27,7 @@ export function drawDetections(canvas, frame, detections, model, options = {}) {
   if (highlight !== null) order.sort((a, b) => (a.index === highlight) - (b.index === highlight));
   for (const { classId, score, box, index } of order) {
     const [fill, ink] = model.colors[classId];
-    const [left, top, right, bottom] = box.map((edge) => edge * scale);
+    const [left, top, right, bottom] = box.map((edge) => Math.round(edge * scale));
     pen.globalAlpha = highlight === null || highlight === index ? 1 : 0.3;
     pen.strokeStyle = fill;
     pen.lineWidth = highlight === index ? 2 * line : line;
