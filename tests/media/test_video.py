@@ -316,12 +316,13 @@ def test_frames_of_one_time_stay_in_order(tmp_path: Path) -> None:
 
 
 def test_frames_that_the_encoder_refuses_are_an_error_of_that_file(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "a.mp4")
     too_wide = np.zeros((32, 16_500, 3), dtype=np.uint8)  # libx264 ends at 16384
 
-    with pytest.raises(OSError, match=r"with frames of 16500 x 32: '.*a\.mp4'"):
+    with (
+        pytest.raises(OSError, match=r"with frames of 16500 x 32: '.*a\.mp4'"),
+        VideoWriter(tmp_path / "a.mp4") as writer,
+    ):
         writer.write(too_wide, 0.0)
-    writer.abandon()
 
 
 def test_an_encoder_that_fails_at_the_end_is_an_error_of_that_file(
@@ -336,4 +337,3 @@ def test_an_encoder_that_fails_at_the_end_is_an_error_of_that_file(
 
     with pytest.raises(OSError, match=r"external library, with frames of 64 x 32: '.*a\.mp4'"):
         writer.close()
-    writer.abandon()

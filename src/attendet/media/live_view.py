@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
+from attendet.media.sinks import Sink
 from attendet.media.video import scale_down
 from attendet.report.draw import to_jpeg
 
@@ -31,7 +32,7 @@ img {{ display: block; margin: auto; max-width: 100vw; max-height: 100vh; }}</st
 """
 
 
-class LiveView:
+class LiveView(Sink):
     """Shows the latest result at ``http://127.0.0.1:PORT/``; a sink that writes no file.
 
     Frames are encoded only while a browser is connected.
@@ -81,10 +82,6 @@ class LiveView:
             self._latest, self._jpeg = result.annotated, None
             self._number += 1
             self._changed.notify_all()
-
-    def drop(self) -> str:
-        """Do nothing: there is no file."""
-        return self.address
 
     def close(self, *, whole: bool) -> None:
         """Take the page away."""

@@ -12,8 +12,8 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Protocol
 
 import numpy as np
 
@@ -26,92 +26,111 @@ from attendet.media.video import VideoWriter
 from attendet.report.draw import to_jpeg
 from attendet.system import require
 
-
-class _DroppedError(Exception):
-    """Makes `attendet.files.replacing` leave no file."""
-
-
-class PartialFile:
-    """A file that gets its final name when it is finished, for writers that outlive one block.
-
-    Args:
-        path: the file that is to be there in the end; folders on the way are made.
-
-    Attributes:
-        path: its final name.
-        partial: where to write for now.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._replacing = replacing(path)
-        self.partial = self._replacing.__enter__()
-
-    def finish(self) -> None:
-        """Give the file its final name.
-
-        Raises:
-            OSError: if that cannot be done; the file is gone then.
-        """
-        self._replacing.__exit__(None, None, None)
-
-    def drop(self) -> None:
-        """Remove the file."""
-        dropped = _DroppedError()
-        self._replacing.__exit__(type(dropped), dropped, None)
-
-
 JPEG_QUALITY = 92
 JPEG_MAX_SIDE = 65500
-
-
-def _write_jpeg(path: Path, image: ImageArray, label: str) -> None:
-    height, width = image.shape[:2]
-    if max(height, width) > JPEG_MAX_SIDE:
-        raise ImageError(
-            f"a drawn image must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
-            f"{width} x {height} ({label}). Save as json instead."
-        )
-    write_atomically(path, to_jpeg(image, JPEG_QUALITY))
 
 
 class UnfinishedError(OSError):
     """The video before could not be finished, and is dropped; the result has yet to be written."""
 
 
-class ImageSink:
-    """Images with boxes and names drawn: ``NAME.jpg``; of a video ``frames/NAME/000012.jpg``."""
+class _DroppedError(Exception):
+    """Makes `attendet.files.replacing` leave no file."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = self._path = folder
+
+class PartialFile(ExitStack):
+    """A file that gets its final name when it is closed; what writes it is closed before.
+
+    Args:
+        path: the file that is to be there in the end; folders on the way are made.
+
+    Attributes:
+        partial: where to write for now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.partial = self.enter_context(replacing(path))
+
+    def drop(self) -> None:
+        """Remove the file."""
+        dropped = _DroppedError()
+        with contextlib.suppress(OSError):
+            self.__exit__(_DroppedError, dropped, None)
+
+
+class Sink:
+    """Takes one result after the other. Without methods of its own, it has a file for each.
+
+    Args:
+        folder: where its files go.
+        max_side: longest side of videos in pixels; None: that of the frames.
+    """
+
+    _path = Path()
+    _file: PartialFile | None = None
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        self._folder, self._max_side = folder, max_side
 
     def write(self, result: Result) -> None:
-        """Draw and file one frame.
+        """Take the result of one frame.
 
         Raises:
-            ImageError: if it is too wide or high for a JPEG.
+            OSError: if the file cannot be written.
+            ImageError: if a drawn image is too large for JPEG.
         """
-        frame = result.frame
-        folder = self._folder if frame.is_still else self._folder / "frames"
-        self._path = folder / f"{frame.name}.jpg"
-        _write_jpeg(self._path, result.annotated, frame.source.label)
+        raise NotImplementedError
 
     def drop(self) -> str:
-        """Name the latest image: each stands alone."""
+        """Drop the file in the making, if there is one; name the file written last."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.drop()
         return str(self._path)
 
     def close(self, *, whole: bool) -> None:
-        """Do nothing: each image is filed already."""
+        """Finish the file in the making, or drop it where the run broke off (not ``whole``).
+
+        Raises:
+            OSError: if it cannot be finished; the file is dropped then.
+        """
+        if not whole:
+            self.drop()
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                self._finish()
+
+    def _finish(self) -> None:
+        """Write the end of the file in the making."""
+
+    def _write_jpeg(self, path: Path, image: ImageArray, label: str) -> None:
+        height, width = image.shape[:2]
+        if max(height, width) > JPEG_MAX_SIDE:
+            raise ImageError(
+                f"a drawn image must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
+                f"{width} x {height} ({label}). Save as json instead."
+            )
+        self._path = path
+        write_atomically(path, to_jpeg(image, JPEG_QUALITY))
 
 
-class CropSink:
+class ImageSink(Sink):
+    """Images with boxes and names drawn: ``NAME.jpg``; of a video ``frames/NAME/000012.jpg``."""
+
+    def write(self, result: Result) -> None:
+        """Draw and file one frame."""
+        frame = result.frame
+        folder = self._folder if frame.is_still else self._folder / "frames"
+        self._write_jpeg(folder / f"{frame.name}.jpg", result.annotated, frame.source.label)
+
+
+class CropSink(Sink):
     """Each object cut out of its image: ``crops/CLASS/NAME-1.jpg``, without anything drawn.
 
     Of a video it is ``crops/CLASS/NAME/000012-1.jpg``.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = self._path = folder / "crops"
 
     def write(self, result: Result) -> None:
         """File the objects of one frame, numbered from the best score on."""
@@ -125,37 +144,38 @@ class CropSink:
         for number, (kind, (left, top, right, bottom)) in enumerate(regions, start=1):
             left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
             crop = image[top : max(bottom, top + 1), left : max(right, left + 1)]
-            self._path = self._folder / kind / f"{result.frame.name}-{number}.jpg"
-            _write_jpeg(self._path, crop, result.frame.source.label)
-
-    def drop(self) -> str:
-        """Name the latest crop: each stands alone."""
-        return str(self._path)
-
-    def close(self, *, whole: bool) -> None:
-        """Do nothing: each crop is filed already."""
+            path = self._folder / "crops" / kind / f"{result.frame.name}-{number}.jpg"
+            self._write_jpeg(path, crop, result.frame.source.label)
 
 
-class VideoSink:
-    """Videos with boxes and names drawn, ``NAME.mp4`` each, frames at their own times.
-
-    Still images are skipped. One video is written at a time.
-    """
-
-    def __init__(self, folder: Path, max_side: int | None = None) -> None:
-        require("av", extra="video", purpose="reading and writing videos")
-        self._folder, self._max_side = folder, max_side
-        self._source: Source | None = None
-        self._file: PartialFile | None = None
-        self._writer: VideoWriter | None = None
-        self._path = folder
+class YoloSink(Sink):
+    """YOLO text, ``yolo/NAME.txt`` each: a line ``class cx cy w h score`` a detection."""
 
     def write(self, result: Result) -> None:
-        """Add one frame to the video of its source.
+        """File the text of one frame; an empty file where nothing was found."""
+        self._path = self._folder / "yolo" / f"{result.frame.name}.txt"
+        write_atomically(self._path, result.detections.to_yolo())
+
+
+class AnnotatedSink(Sink):
+    """Images with boxes and names drawn, ``NAME.jpg`` or ``NAME.mp4`` each, frames at their times.
+
+    One video is written at a time.
+    """
+
+    draws_stills = True
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        super().__init__(folder, max_side)
+        self._source: Source | None = None
+        self._writer: VideoWriter | None = None
+
+    def write(self, result: Result) -> None:
+        """Draw one frame: into a file of its own, or into the video of its source.
 
         Raises:
             UnfinishedError: if the video before cannot be finished.
-            OSError: if it cannot be written; the rest of this source is then skipped.
+            OSError: if the file cannot be written.
         """
         frame = result.frame
         if frame.source != self._source:
@@ -167,175 +187,72 @@ class VideoSink:
             if not frame.is_still:
                 self._path = self._folder / f"{frame.source.name}.mp4"
                 self._file = PartialFile(self._path)
-                self._writer = VideoWriter(self._file.partial, max_side=self._max_side)
-        if self._writer is not None and frame.seconds is not None:
+                writer = VideoWriter(self._file.partial, max_side=self._max_side)
+                self._writer = self._file.enter_context(writer)
+        if self._file is not None and self._writer is not None and frame.seconds is not None:
             self._writer.write(result.annotated, frame.seconds)
-
-    def drop(self) -> str:
-        """Drop the video in the making; the next source begins a new one."""
-        writer, self._writer = self._writer, None
-        file, self._file = self._file, None
-        try:
-            if writer is not None:
-                writer.abandon()
-        finally:
-            if file is not None:
-                file.drop()
-        return str(self._path)
-
-    def close(self, *, whole: bool) -> None:
-        """Finish the video in the making, or drop it.
-
-        Raises:
-            OSError: if it cannot be finished; it is dropped then.
-        """
-        if not whole or self._writer is None or self._file is None:
-            self.drop()
-            return
-        try:
-            self._writer.close()
-        except BaseException:
-            self.drop()
-            raise
-        file, self._writer, self._file = self._file, None, None
-        file.finish()
+        elif frame.is_still and self.draws_stills:
+            path = self._folder / f"{frame.name}.jpg"
+            self._write_jpeg(path, result.annotated, frame.source.label)
 
 
-class AnnotatedSink:
-    """Images as `ImageSink` and videos as `VideoSink` draw them."""
+class VideoSink(AnnotatedSink):
+    """The videos of `AnnotatedSink`, without the images."""
+
+    draws_stills = False
 
     def __init__(self, folder: Path, max_side: int | None = None) -> None:
-        self._folder, self._max_side = folder, max_side
-        self._images = ImageSink(folder)
-        self._videos: VideoSink | None = None
-        self._latest: ImageSink | VideoSink = self._images
-
-    def write(self, result: Result) -> None:
-        """Draw and file one frame."""
-        if self._videos is None and not result.frame.is_still:
-            self._videos = VideoSink(self._folder, self._max_side)
-        if self._videos is not None:
-            self._latest = self._videos
-            self._videos.write(result)
-        if result.frame.is_still:
-            self._latest = self._images
-            self._images.write(result)
-
-    def drop(self) -> str:
-        """Drop the video in the making, if there is one; name what was written to."""
-        return self._latest.drop()
-
-    def close(self, *, whole: bool) -> None:
-        """Finish the video in the making, or drop it."""
-        if self._videos is not None:
-            self._videos.close(whole=whole)
+        require("av", extra="video", purpose="reading and writing videos")
+        super().__init__(folder, max_side)
 
 
-class Sink(Protocol):
-    """Takes one result after the other."""
+class _TextSink(Sink):
+    """A sink whose results all go into one text file; after a drop it takes no more."""
 
-    def write(self, result: Result) -> None:
-        """Take the result of one frame."""
-        ...
-
-    def drop(self) -> str:
-        """Drop the file in the making, which could not be written, and name it."""
-        ...
-
-    def close(self, *, whole: bool) -> None:
-        """Finish the file, or drop it where the run broke off (``whole`` is false)."""
-        ...
-
-
-class _TextFile:
-    """A text file that gets its final name when it is closed whole; then it takes no more."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = PartialFile(path)
-        self.path = path
-        self._stream: IO[str] | None = self._file.partial.open(
-            "w", encoding="utf-8", errors="backslashreplace", newline=""
-        )
-
-    def write(self, text: str) -> None:
-        if self._stream is not None:
-            self._stream.write(text)
-
-    def close(self, *, whole: bool) -> None:
-        stream, self._stream = self._stream, None
-        if stream is None:
-            return
-        try:
-            stream.close()
-        except OSError:
-            self._file.drop()
-            if whole:
-                raise
-            return
-        if whole:
-            self._file.finish()
-        else:
-            self._file.drop()
-
-
-class _OneFile:
-    """A sink whose results all go into one text file."""
-
+    name = ""
+    opening = ""
     ending = ""
 
-    def __init__(self, path: Path, opening: str = "") -> None:
-        self._file = _TextFile(path)
-        self._file.write(opening)
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        super().__init__(folder, max_side)
+        self._path = folder / self.name
+        self._file = PartialFile(self._path)
+        partial = self._file.partial
+        self._stream = self._file.enter_context(
+            partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        )
+        self._stream.write(self.opening)
+        self._separator = "\n"
 
-    def drop(self) -> str:
-        """Drop the file; what comes later is not taken."""
-        self._file.close(whole=False)
-        return str(self._file.path)
+    def _add(self, entry: object) -> None:
+        """Add a JSON value to the list that is the file."""
+        if self._file is not None:
+            self._stream.write(self._separator + json.dumps(entry, ensure_ascii=False))
+            self._separator = ",\n"
 
-    def close(self, *, whole: bool) -> None:
-        """Finish the file, or drop it."""
-        if whole:
-            self._file.write(self.ending)
-        self._file.close(whole=whole)
-
-
-class YoloSink:
-    """YOLO text, ``yolo/NAME.txt`` each: a line ``class cx cy w h score`` a detection."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = self._path = folder / "yolo"
-
-    def write(self, result: Result) -> None:
-        """File the text of one frame; an empty file where nothing was found."""
-        self._path = self._folder / f"{result.frame.name}.txt"
-        write_atomically(self._path, result.detections.to_yolo())
-
-    def drop(self) -> str:
-        """Name the latest text: each stands alone."""
-        return str(self._path)
-
-    def close(self, *, whole: bool) -> None:
-        """Do nothing: each text is filed already."""
+    def _finish(self) -> None:
+        self._stream.write(self.ending)
 
 
-class CsvSink(_OneFile):
+class CsvSink(_TextSink):
     """One table, ``detections.csv``: a row a detection, boxes in pixels, times in seconds."""
 
+    name = "detections.csv"
     HEAD = (
         *("image", "class_id", "name", "score", "left", "top", "right", "bottom"),
         *("frame", "seconds", "track_id"),
     )
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "detections.csv")
-        self._table = csv.writer(self._file)
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        super().__init__(folder, max_side)
+        self._table = csv.writer(self._stream)
         self._table.writerow(self.HEAD)
 
     def write(self, result: Result) -> None:
         """Add the rows of one frame."""
         frame = result.frame
         position = ["", ""] if frame.is_still else [frame.index, _seconds(frame.seconds)]
-        for entry in result.detections.to_dicts():
+        for entry in result.detections.to_dicts() if self._file is not None else ():
             columns = [entry["class_id"], entry["name"], entry["score"], *entry["box_xyxy"]]
             self._table.writerow([frame.source.label, *columns, *position, entry.get("track_id")])
 
@@ -356,51 +273,44 @@ def _entry(result: Result) -> dict[str, object]:
     return entry
 
 
-class JsonLinesSink(_OneFile):
+class JsonLinesSink(_TextSink):
     """One file, ``detections.jsonl``: a line a frame, the entries of `JsonSink`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "detections.jsonl")
+    name = "detections.jsonl"
 
     def write(self, result: Result) -> None:
         """Add the line of one frame."""
-        self._file.write(json.dumps(_entry(result), ensure_ascii=False) + "\n")
+        if self._file is not None:
+            self._stream.write(json.dumps(_entry(result), ensure_ascii=False) + "\n")
 
 
-class JsonSink(_OneFile):
+class JsonSink(_TextSink):
     """One file, ``detections.json``: ``{"images": [...]}``, an entry a frame, boxes in pixels."""
 
-    ending = "\n]}\n"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "detections.json", '{"images": [')
-        self._comma = "\n"
+    name, opening, ending = "detections.json", '{"images": [', "\n]}\n"
 
     def write(self, result: Result) -> None:
         """Add the entry of one frame."""
-        self._file.write(self._comma + json.dumps(_entry(result), ensure_ascii=False))
-        self._comma = ",\n"
+        self._add(_entry(result))
 
 
-class CocoSink(_OneFile):
+class CocoSink(_TextSink):
     """One file of COCO results, ``coco.json``: an entry a detection.
 
     ``image_id`` is the image's name, as a number where it is one (``000139`` gives 139) as in
     COCO's own files, or ``NAME/000012`` in a video; ``category_id`` counts from 1.
     """
 
-    ending = "\n]\n"
+    name, opening, ending = "coco.json", "[", "\n]\n"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "coco.json", "[")
-        self._comma = "\n"
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        super().__init__(folder, max_side)
         self._numbers: set[int] = set()
 
     def write(self, result: Result) -> None:
         """Add the entries of one frame."""
         for entry in result.detections.to_coco(self._image_id(result.frame.name)):
-            self._file.write(self._comma + json.dumps(entry, ensure_ascii=False))
-            self._comma = ",\n"
+            self._add(entry)
 
     def _image_id(self, name: str) -> int | str:
         if not (name.isascii() and name.isdigit()) or int(name) in self._numbers:
@@ -411,19 +321,19 @@ class CocoSink(_OneFile):
 
 SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
     "annotated": AnnotatedSink,
-    "image": lambda folder, _: ImageSink(folder),
+    "image": ImageSink,
     "video": VideoSink,
-    "crops": lambda folder, _: CropSink(folder),
-    "json": lambda folder, _: JsonSink(folder),
-    "jsonl": lambda folder, _: JsonLinesSink(folder),
-    "csv": lambda folder, _: CsvSink(folder),
-    "yolo": lambda folder, _: YoloSink(folder),
-    "coco": lambda folder, _: CocoSink(folder),
+    "crops": CropSink,
+    "json": JsonSink,
+    "jsonl": JsonLinesSink,
+    "csv": CsvSink,
+    "yolo": YoloSink,
+    "coco": CocoSink,
 }
 """Sinks by the name that ``--save`` takes, made of a folder and the longest side of videos."""
 
 
-class _Guarded:
+class _Guarded(Sink):
     """A sink that reports a file that cannot be written, and continues with the others."""
 
     def __init__(self, kind: str, sink: Sink, on_fail: Callable[[str], None]) -> None:
@@ -437,9 +347,6 @@ class _Guarded:
             self.write(result)
         except Exception as error:  # any error: the other sinks continue
             self._fail(error)
-
-    def drop(self) -> str:
-        return self._sink.drop()
 
     def close(self, *, whole: bool) -> None:
         try:

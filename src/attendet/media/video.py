@@ -290,8 +290,13 @@ class VideoWriter:
             finally:
                 self._container.close()
 
-    def abandon(self) -> None:
-        """Discard an unfinished file."""
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+            return
         with contextlib.suppress(self._av.error.FFmpegError, OSError, ValueError):
             self._container.close()
 
