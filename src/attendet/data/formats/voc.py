@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from attendet.data.sample import (
@@ -285,7 +286,6 @@ def read_voc(path: Path) -> Reading:
 # --- one XML file -----------------------------------------------------------------------------
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_LEAVES = frozenset({*_CORNERS, "name", "difficult", "filename", "width", "height"})
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
 _WIDER = {
     **dict.fromkeys((b"gb2312", b"gbk", b"gb18030"), "gb18030"),
@@ -310,100 +310,66 @@ class Annotation:
         issues: boxes that could not be read.
     """
 
-    filename: str = ""
-    declared_hw: tuple[int, int] | None = None
-    boxes: list[Box] = field(default_factory=list)
-    issues: list[Issue] = field(default_factory=list)
+    filename: str
+    declared_hw: tuple[int, int] | None
+    boxes: list[Box]
+    issues: list[Issue]
 
 
 class _RefusedError(Exception):
     """The file holds something that an annotation never needs."""
 
 
-class _Handler:
-    """Collects the few elements that matter; everything else, such as ``part``, is ignored."""
+def _parse(content: bytes | str, parser: expat.XMLParserType) -> Element:
+    """Return the root element of an annotation; its objects have their line as an attribute."""
+    builder = TreeBuilder()
 
-    def __init__(self, path: Path, encoding: str | None) -> None:
-        self.path = path
-        self.found = Annotation()
-        self.parser = expat.ParserCreate(encoding)
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.EntityDeclHandler = self._refuse_entity
-        self.parser.ExternalEntityRefHandler = self._refuse_entity
-        self._open: list[str] = []
-        self._text: list[str] = []
-        self._top: dict[str, str] = {}
-        self._size: dict[str, str] = {}
-        self._object: dict[str, str] = {}
-        self._line = 0
-
-    def _refuse_entity(self, *_: object) -> int:
+    def refuse_entity(*_: object) -> int:
         raise _RefusedError("XML must declare no entities; they are never needed in labels")
 
-    def _start(self, tag: str, _: dict[str, str]) -> None:
-        if not self._open and tag.lower() != "annotation":
+    def start_root(tag: str, attributes: dict[str, str]) -> None:
+        if tag.lower() != "annotation":
             export = " (CVAT's own XML: export as Pascal VOC)" if tag == "annotations" else ""
             raise _RefusedError(f"root element must be 'annotation'; got {tag!r}{export}")
-        self._open.append(tag)
-        if tag in _LEAVES:
-            self._text.clear()
-            self.parser.CharacterDataHandler = self._text.append
-        elif tag == "object" and len(self._open) == 2:
-            self._object, self._line = {}, self.parser.CurrentLineNumber
+        parser.StartElementHandler = start
+        builder.start(tag, attributes)
 
-    def _end(self, tag: str) -> None:
-        self._open.pop()
-        if tag in _LEAVES:
-            self.parser.CharacterDataHandler = None
-            home = self._home(self._open[1:])
-            if home is not None:
-                home[tag] = "".join(self._text).strip()
-        elif tag == "object" and len(self._open) == 1:
-            self._close_object()
+    def start(tag: str, _: dict[str, str]) -> None:
+        builder.start(tag, {"line": str(parser.CurrentLineNumber)} if tag == "object" else {})
 
-    def _home(self, path: list[str]) -> dict[str, str] | None:
-        """Return where an element's text belongs; None for one of no concern, as in ``part``."""
-        match path:
-            case ["object", "bndbox"] | ["object"]:
-                return self._object
-            case ["size"]:
-                return self._size
-            case []:
-                return self._top
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start_root, builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse_entity
+    parser.Parse(content, True)
+    return builder.close()
+
+
+def _read_object(element: Element, path: Path) -> Box | Issue:
+    line = int(element.get("line", 0))
+    corners = [element.findtext(f"bndbox/{name}", element.findtext(name)) for name in _CORNERS]
+    name = class_name(element.findtext("name", ""))
+    message = "" if name else "object has no name"
+    if None in corners:
+        message = f"object has no {_CORNERS[corners.index(None)]}"
+    try:
+        left, top, right, bottom = (float(corner or 0) for corner in corners)
+    except ValueError as error:
+        message = f"box corner is no number: {error}"
+    if message:
+        return Issue(path, line, "broken-label", message, "dropped")
+    difficult = element.findtext("difficult", "").strip().lower() in ("1", "true")
+    return Box((left, top, right, bottom), name, line, difficult)
+
+
+def _declared_hw(root: Element) -> tuple[int, int] | None:
+    """Return the stated size of the image, if both its numbers are there."""
+    try:
+        height, width = (float(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+    except ValueError:
         return None
-
-    def _close_object(self) -> None:
-        try:
-            left, top, right, bottom = (float(self._object[corner]) for corner in _CORNERS)
-        except KeyError as error:
-            self._drop(f"object has no {error.args[0]}")
-        except ValueError as error:
-            self._drop(f"box corner is no number: {error}")
-        else:
-            name = class_name(self._object.get("name", ""))
-            if not name:
-                self._drop("object has no name")
-                return
-            difficult = self._object.get("difficult", "0").lower() in ("1", "true")
-            box = Box((left, top, right, bottom), name, self._line, difficult)
-            self.found.boxes.append(box)
-
-    def _drop(self, message: str) -> None:
-        issue = Issue(self.path, self._line, "broken-label", message, "dropped")
-        self.found.issues.append(issue)
-
-    def finish(self) -> Annotation:
-        """Return what was found, with the size if both its numbers are there."""
-        self.found.filename = self._top.get("filename", "")
-        try:
-            height, width = (float(self._size.get(side, "0")) for side in ("height", "width"))
-        except ValueError:
-            return self.found
-        if height >= 1 and width >= 1 and math.isfinite(height) and math.isfinite(width):
-            self.found.declared_hw = (round(height), round(width))
-        return self.found
+    is_size = height >= 1 and width >= 1 and math.isfinite(height) and math.isfinite(width)
+    return (round(height), round(width)) if is_size else None
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -434,11 +400,11 @@ def read_annotation(path: Path) -> Annotation | Issue:
         return Issue(path, None, "broken-label", message, "skipped image")
     declared = _DECLARED.match(content)
     encoding = _WIDER.get(declared[1].lower()) if declared else None
-    handler = _Handler(path, "utf-8" if encoding else None)
+    parser = expat.ParserCreate("utf-8" if encoding else None)
     try:
-        handler.parser.Parse(content.decode(encoding) if encoding else content, True)
+        root = _parse(content.decode(encoding) if encoding else content, parser)
     except _RefusedError as error:
-        line = handler.parser.CurrentLineNumber
+        line = parser.CurrentLineNumber
         return Issue(path, line, "broken-label", str(error), "skipped image")
     except expat.ExpatError as error:
         # Text in another encoding than the declared one shows as an invalid token.
@@ -449,4 +415,10 @@ def read_annotation(path: Path) -> Annotation | Issue:
         return Issue(path, error.lineno, kind, message, "skipped image")
     except (LookupError, ValueError) as error:  # an encoding that Python does not know
         return Issue(path, 1, "wrong-encoding", f"XML: {error}", "skipped image")
-    return handler.finish()
+    objects = [_read_object(element, path) for element in root.iterfind("object")]
+    return Annotation(
+        root.findtext("filename", "").strip(),
+        _declared_hw(root),
+        [one for one in objects if isinstance(one, Box)],
+        [one for one in objects if isinstance(one, Issue)],
+    )
