@@ -96,7 +96,7 @@ def test_download_without_network(server: Any, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with pytest.raises(DownloadError, match=r"refused.*Check the network connection"):
+        with pytest.raises(DownloadError, match=r"refused.*Check the address and the network"):
             download(f"http://127.0.0.1:{port}/x", tmp_path / "file", max_bytes=10)
 
 

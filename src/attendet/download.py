@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import os
+import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +24,69 @@ ATTEMPTS = 3
 """Connections to try if one breaks off after some bytes."""
 
 _CHUNK = 1 << 16
+
+
+UNREACHABLE = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    OverflowError,
+    ValueError,
+)
+"""Errors of `open_url` and of reading what it opened."""
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https alone."""
+
+    def redirect_request(self, req: urllib.request.Request, *args: Any) -> Any:
+        """Return the request that follows, or refuse the scheme."""
+        answer, code, message, headers, newurl = args
+        if not newurl.startswith(("https://", "http://")):
+            raise urllib.error.URLError(f"the server sends on to {newurl.split(':')[0]!r}")
+        newurl, _ = _split_user(newurl)
+        after = super().redirect_request(req, answer, code, message, headers, newurl)
+        authorization = req.get_header("Authorization")
+        here, there = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if after is not None and authorization and here[:2] == there[:2]:  # not sent to other hosts
+            after.add_unredirected_header("Authorization", authorization)
+        return after
+
+
+def _split_user(address: str) -> tuple[str, str | None]:
+    """Return an address without user and password, and these as Basic authorization."""
+    scheme, separator, rest = address.partition("://")
+    end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
+    user, at, host = rest[:end].rpartition("@")
+    if not at:
+        return address, None
+    name, _, password = user.partition(":")
+    credentials = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}".encode()
+    return scheme + separator + host + rest[end:], f"Basic {base64.b64encode(credentials).decode()}"
+
+
+def open_url(
+    url: str, *, timeout: float, headers: Mapping[str, str] | None = None
+) -> http.client.HTTPResponse:
+    """Open an http(s) address, with user and password if it holds them; see `UNREACHABLE`."""
+    address, authorization = _split_user(url)
+    agent = {"User-Agent": f"attendet/{__version__}"}
+    request = urllib.request.Request(address, headers={**agent, **(headers or {})})
+    if authorization is not None:
+        request.add_unredirected_header("Authorization", authorization)
+    answer: http.client.HTTPResponse
+    answer = urllib.request.build_opener(_WebOnly).open(request, timeout=timeout)
+    return answer
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an address cannot be read."""
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+        return f"the server says {error.code} {error.reason}"
+    return str(getattr(error, "reason", None) or error or type(error).__name__)
 
 
 class _InterruptedError(Exception):
@@ -131,12 +197,11 @@ def _fetch(
 ) -> None:
     """Receive the file, or the rest of it, into ``part``."""
     have = part.stat().st_size if part.exists() and tag.exists() else 0
-    headers = {"User-Agent": f"attendet/{__version__}"}
+    headers = {}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
-    opener = urllib.request.build_opener(_HttpOnly)
+        headers = {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
+        with open_url(url, timeout=timeout, headers=headers) as response:
             start = have if response.status == 206 else 0
             etag = response.headers.get("ETag", "")
             if etag.startswith('"'):
@@ -145,28 +210,13 @@ def _fetch(
                 _receive(response, file, url, start, max_bytes, progress)
                 file.flush()
                 os.fsync(file.fileno())
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise DownloadError(
-            f"download failed: HTTP {error.code} {error.reason} ({url}). Check the address."
-        ) from None
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
-        reason = getattr(e, "reason", None) or e or type(e).__name__
+    except UNREACHABLE as error:
+        reason = reason_of(error)
         if part.exists() and part.stat().st_size > have:
             raise _InterruptedError(f"download was cut off: {reason}") from None
         raise DownloadError(
-            f"download failed: {reason} ({url}). Check the network connection and try again."
+            f"download failed: {reason} ({url}). Check the address and the network connection."
         ) from None
-
-
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects to other schemes."""
-
-    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
-        """Return the redirected request."""
-        if not args[-1].startswith(("https://", "http://")):
-            raise urllib.error.URLError(f"redirect to {args[-1].partition(':')[0]!r} refused")
-        return super().redirect_request(*args)
 
 
 def _receive(

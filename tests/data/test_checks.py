@@ -127,9 +127,9 @@ def test_a_truncated_image_is_found_by_decoding(tmp_path, image):
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     samples = [check(path, GOOD)[0] for path in (whole, cut)]
     calls = []
-    issues = decode_issues(samples, progress=lambda: calls.append(1))
+    issues = decode_issues(samples, progress=lambda *step: calls.append(step))
     assert [(issue.kind, issue.file) for issue in issues] == [("truncated-image", cut)]
-    assert len(calls) == 2
+    assert calls == [(1, 2), (2, 2)]
 
 
 def test_issues_stop_nothing(tmp_path, voc_folder):

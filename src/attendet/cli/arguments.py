@@ -152,6 +152,30 @@ def size_hw(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def add_action(
+    commands: Any, name: str, summary: str, action: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand, which stores the function that runs it as ``action``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary}.", allow_abbrev=False
+    )
+    parser.set_defaults(action=action)
+    return parser
+
+
+def names(text: str) -> list[str]:
+    """Return the names in a list with commas; an argparse type.
+
+    Example:
+        >>> names("json, csv")
+        ['json', 'csv']
+    """
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be one name or more, with commas; got {text!r}")
+    return found
+
+
 def given_settings(
     args: argparse.Namespace,
     add_arguments: Callable[[argparse.ArgumentParser], None],

@@ -14,7 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attendet.cli.arguments import add_action
 from attendet.cli.progress import progress_bar
 from attendet.data.checks import ISSUE_KINDS, decode_issues
 from attendet.data.convert import convert_dataset
@@ -39,13 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
-        sub = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
-        sub.set_defaults(action=action)
-        return sub
-
     def data_command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
-        sub = command(name, summary, action)
+        sub = add_action(commands, name, summary, action)
         sub.add_argument("data", type=Path, help="folder, YOLO data.yaml or COCO .json")
         sub.add_argument("--format", choices=FORMATS, help="default: recognized from DATA")
         sub.add_argument("--seed", type=int, default=0, help="of splits that are cut (default 0)")
@@ -71,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("output", type=Path, help="empty or new folder")
     convert.add_argument("--to", choices=FORMATS, required=True, help="format to write")
     convert.add_argument("--link", action="store_true", help="hard-link images if possible")
-    get = command("get", "Make or download a sample data set", _get)
+    get = add_action(commands, "get", "Make or download a sample data set", _get)
     get.add_argument("name", choices=("digits", "bccd"), help="which set")
     get.add_argument("--output", type=Path, help="folder (default: datasets/NAME)")
     get.add_argument("--seed", type=int, default=0, help="of digits (default 0)")
@@ -82,32 +78,8 @@ def run(args: argparse.Namespace) -> int:
     return int(args.action(args))
 
 
-@contextmanager
-def _counting(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Give a function that moves a bar by one."""
-    done = 0
-    with progress_bar(label, total) as move:
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            move(done, total)
-
-        yield step
-
-
 def _load(args: argparse.Namespace) -> DataSet:
     return load_dataset(args.data, format=args.format, seed=args.seed, require_train=False)
-
-
-def _issue_record(issue: Issue) -> dict[str, Any]:
-    return {
-        "file": str(issue.file),
-        "line": issue.line,
-        "kind": issue.kind,
-        "message": issue.message,
-        "action": issue.action,
-    }
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -115,7 +87,7 @@ def _check(args: argparse.Namespace) -> int:
     issues = list(dataset.issues)
     if args.decode:
         samples = dataset.split("all")
-        with _counting("decoding", len(samples)) as step:
+        with progress_bar("decoding", len(samples)) as step:
             issues += decode_issues(samples, progress=step)
     if args.json:
         record = {
@@ -125,7 +97,7 @@ def _check(args: argparse.Namespace) -> int:
             "splits": {name: len(samples) for name, samples in dataset.splits.items()},
             "split_source": dataset.split_source,
             "overlaps": [list(overlap) for overlap in dataset.overlaps],
-            "issues": [_issue_record(issue) for issue in issues],
+            "issues": [{**asdict(issue), "file": str(issue.file)} for issue in issues],
         }
         print(json.dumps(record, indent=1))
     else:
@@ -218,7 +190,7 @@ def _split(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     dataset = _load(args)
     total = sum(len(samples) for samples in dataset.splits.values())
-    with _counting("converting", total) as step:
+    with progress_bar("converting", total) as step:
         done = convert_dataset(dataset, args.output, args.to, link=args.link, progress=step)
     left = f"; {done.not_written} difficult boxes not written" if done.not_written else ""
     issues = f"; {len(dataset.issues)} issues on reading" if dataset.issues else ""

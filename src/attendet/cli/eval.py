@@ -74,13 +74,9 @@ def run(args: argparse.Namespace) -> int:
         loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.input_hw
     )
     data = load_dataset(args.data, format=args.format, require_train=False)
-    class_map = parse_class_map(args.class_map)
+    class_map, classes = parse_class_map(args.class_map), detector.classes
     samples, match = samples_in_classes(
-        data.split(args.split),
-        data.classes,
-        detector.classes,
-        class_map=class_map,
-        source=data.root,
+        data.split(args.split), data.classes, classes, class_map=class_map, source=data.root
     )
     fingerprint = data.fingerprint(args.split)
     for line in _introduction(args, detector, data, match, fingerprint):
@@ -150,10 +146,19 @@ def _summary(record: Any) -> list[str]:
     )
     recalls = ", ".join(f"{count}: {format_value(record[f'ar_{count}'])}" for count in (1, 10, 100))
     rate = counts["images"] / max(seconds["inference"], 1e-9)
-    lines = [
+    best_f1 = (
+        []
+        if best is None
+        else [
+            f"best F1      {best['f1']:.3f} at confidence {best['confidence']:.3f} "
+            f"(precision {best['precision']:.3f}, recall {best['recall']:.3f})"
+        ]
+    )
+    return [
         "",
         f"AP by size   {by_size}",
         f"AR at most   {recalls}",
+        *best_f1,
         f"images     {counts['images']} ({counts['images_without_gt']} without ground truth"
         f"{unreadable})",
         f"boxes        {counts['gt']} ground truth, {counts['difficult']} difficult (ignored), "
@@ -161,13 +166,6 @@ def _summary(record: Any) -> list[str]:
         f"time         inference {seconds['inference']:.1f} s ({rate:.1f} images/s), "
         f"metrics {seconds['metrics']:.2f} s",
     ]
-    if best is not None:
-        lines.insert(
-            3,
-            f"best F1      {best['f1']:.3f} at confidence {best['confidence']:.3f} "
-            f"(precision {best['precision']:.3f}, recall {best['recall']:.3f})",
-        )
-    return lines
 
 
 def _file_content(

@@ -19,19 +19,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attendet.cli.arguments import Folder, Iou, Pixels, RuntimeFlags, Score, add_settings
-from attendet.cli.predict_flags import check_needs, names
+from attendet.cli.arguments import (
+    Folder,
+    Iou,
+    Pixels,
+    RuntimeFlags,
+    Score,
+    add_settings,
+    flag,
+    given_settings,
+    names,
+)
 from attendet.errors import ConfigError
 
 if TYPE_CHECKING:
     from attendet.inference import Detector
     from attendet.inference.runtimes.base import Mode
-    from attendet.media import FrameOptions, LiveOptions, Result
+    from attendet.media import Result
     from attendet.media.sinks import Sink
     from attendet.media.sources import Skipped, Source
 
 MOST_LINES = 20
 """Issues that are printed one by one; the others are counted."""
+
+NEEDS = {"overlap": "tile", "port": "show"}
+"""Settings that are settings of another flag."""
+
+VIDEO_KINDS = ("annotated", "video")
+"""Ways to save that write videos."""
 
 
 Seconds = Annotated[float, "SECONDS", float]  # may be infinite
@@ -159,6 +174,29 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"must be numbers with commas; got {text!r}") from None
 
 
+def _check_needs(args: argparse.Namespace) -> None:
+    """Refuse a setting that would change nothing, as its user means it to.
+
+    Raises:
+        ConfigError: if one is given without that which it is a setting of.
+    """
+    for name in given_settings(args, add_arguments, NEEDS):
+        if not getattr(args, NEEDS[name]):
+            raise ConfigError(f"--{name} needs --{NEEDS[name]}; alone it changes nothing.")
+    for name, least in (("batch", 1), ("max_side", 32)):
+        value = getattr(args, name)
+        ConfigError.check(value is None or value >= least, flag(name), f"{least} or more", value)
+    if args.max_side is not None and not (args.show or set(VIDEO_KINDS) & set(args.save)):
+        raise ConfigError(
+            f"--max-side needs --save {' or '.join(VIDEO_KINDS)}, or --show; alone it changes "
+            "nothing."
+        )
+    if args.batch is not None and args.tile is not None:
+        raise ConfigError(
+            "--batch must be omitted with --tile: the tiles of an image are one batch."
+        )
+
+
 @dataclass
 class _Tally:
     """Counts of processed items, and errors."""
@@ -198,18 +236,28 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return 0, or 1 where nothing was read, or something not done as asked."""
     from attendet.cli.interrupts import until_interrupted
     from attendet.cli.progress import speed_bar
-    from attendet.media import predict_frames, read_frames
+    from attendet.media import FrameOptions, LiveOptions, predict_frames, read_frames
     from attendet.media.sinks import open_sinks
     from attendet.media.sources import find_sources
     from attendet.report.fonts import numbered_classes
 
-    if args.batch is not None and args.batch < 1:
-        raise ConfigError(f"--batch must be 1 or more; got {args.batch}.")
-    if args.max_side is not None and args.max_side < 32:
-        raise ConfigError(f"--max-side must be 32 or more; got {args.max_side}.")
-    check_needs(args, add_arguments)
+    _check_needs(args)
     sources = find_sources(args.sources)
-    watch, live = _watch(args), _live(args)
+    options = FrameOptions(
+        tile=args.tile,
+        overlap=args.overlap,
+        track=args.track,
+        lines=args.count_line,
+        zones=args.count_zone,
+        only=args.classes,
+    )
+    live = LiveOptions(
+        drop=not args.all_frames,
+        reconnect=args.reconnect,
+        timeout=args.timeout,
+        stop_after=args.stop_after,
+        on_event=_print_event,
+    )
     detector = _detector(args, sources)
     tally = _Tally(args.every)
     frames = read_frames(
@@ -230,7 +278,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         started = time.perf_counter()
         results = predict_frames(
-            detector, frames, watch, batch=args.batch, on_skip=tally.add_misfit
+            detector, frames, options, batch=args.batch, on_skip=tally.add_misfit
         )
         if any(source.is_live or source.kind == "address" for source in sources):
             results = until_interrupted(results)
@@ -245,31 +293,6 @@ def run(args: argparse.Namespace) -> int:
         if numbered:
             print(numbered)
     return 0 if tally.done and not (tally.unwritten or tally.has_misfits) else 1
-
-
-def _watch(args: argparse.Namespace) -> FrameOptions:
-    from attendet.media import FrameOptions
-
-    return FrameOptions(
-        tile=args.tile,
-        overlap=args.overlap,
-        track=args.track,
-        lines=args.count_line,
-        zones=args.count_zone,
-        only=args.classes,
-    )
-
-
-def _live(args: argparse.Namespace) -> LiveOptions:
-    from attendet.media import LiveOptions
-
-    return LiveOptions(
-        drop=not args.all_frames,
-        reconnect=args.reconnect,
-        timeout=args.timeout,
-        stop_after=args.stop_after,
-        on_event=_print_event,
-    )
 
 
 def _print_event(text: str) -> None:

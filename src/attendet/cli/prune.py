@@ -72,13 +72,9 @@ def run(args: argparse.Namespace) -> int:
     network, metadata = load_weights(weights)
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
-    class_map = parse_class_map(args.class_map)
+    class_map, classes = parse_class_map(args.class_map), metadata.classes
     samples, match = samples_in_classes(
-        data.split(args.split),
-        data.classes,
-        metadata.classes,
-        class_map=class_map,
-        source=data.root,
+        data.split(args.split), data.classes, classes, class_map=class_map, source=data.root
     )
     if match.note:
         print(f"note         {match.note}")

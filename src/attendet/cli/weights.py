@@ -14,12 +14,12 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from attendet.cli.arguments import add_action
 from attendet.errors import ConfigError
 from attendet.interop.zoo import ZooEntry, cache_folder, cached_weights, zoo_entries, zoo_weights
 
@@ -27,15 +27,11 @@ from attendet.interop.zoo import ZooEntry, cache_folder, cached_weights, zoo_ent
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
-        sub = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
-        sub.set_defaults(action=action)
-        return sub
-
-    listing = command("list", "List the names with sizes and published results", _list)
-    info = command("info", "Show all that is known of one name", _info)
-    get = command("get", "Download and convert weights now, and print their path", _get)
+    listing = add_action(commands, "list", "List the names with sizes and published results", _list)
+    info = add_action(commands, "info", "Show all that is known of one name", _info)
+    get = add_action(
+        commands, "get", "Download and convert weights now, and print their path", _get
+    )
     for sub in (info, get):
         sub.add_argument("name", metavar="NAME", help="a name of: attendet weights list")
     for sub in (listing, info):
@@ -44,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
-    action: Callable[[argparse.Namespace], int] = args.action
-    return action(args)
+    return int(args.action(args))
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ written down as a `Issue`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -203,20 +203,20 @@ def check_image(
 
 
 def decode_issues(
-    samples: Iterable[Sample], *, progress: Callable[[], None] | None = None
+    samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None
 ) -> list[Issue]:
     """Return an issue for each image whose pixels cannot be decoded.
 
     Args:
         samples: whose images to decode, whole.
-        progress: called after each image.
+        progress: called with the images done and in total after each one.
     """
     issues = []
-    for sample in samples:
+    for done, sample in enumerate(samples, start=1):
         try:
             read_image(sample.path)
         except ImageError as error:
             issues.append(Issue(sample.path, None, "truncated-image", str(error), "skipped image"))
         if progress:
-            progress()
+            progress(done, len(samples))
     return issues

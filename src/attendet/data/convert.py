@@ -21,6 +21,8 @@ from attendet.data.dataset import DataSet
 from attendet.data.sample import Format, Sample
 from attendet.errors import ConfigError, did_you_mean
 
+Progress = Callable[[int, int], None]
+
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -106,11 +108,12 @@ class _Writer:
     """Writes one data set; the public function picks the method."""
 
     def __init__(
-        self, dataset: DataSet, output: Path, link: bool, progress: Callable[[], None] | None
+        self, dataset: DataSet, output: Path, link: bool, progress: Progress | None
     ) -> None:
         self.dataset, self.output, self.link, self.progress = dataset, output, link, progress
         self.names = _file_names(dataset.split("all"))
         self.written = Counter[str]()
+        self.total = sum(len(samples) for samples in dataset.splits.values())
 
     def image(self, sample: Sample, folder: Path) -> str:
         """Copy a sample's image into a folder and return its file name."""
@@ -119,7 +122,7 @@ class _Writer:
         self.written["images"] += 1
         self.written["boxes"] += len(sample.class_ids)
         if self.progress:
-            self.progress()
+            self.progress(self.written["images"], self.total)
         return name
 
     def folder(self, *parts: str) -> Path:
@@ -209,7 +212,7 @@ def convert_dataset(
     to: Format,
     *,
     link: bool = False,
-    progress: Callable[[], None] | None = None,
+    progress: Progress | None = None,
 ) -> Converted:
     """Write a data set in another format, splits as they are, and return what was written.
 
@@ -221,7 +224,7 @@ def convert_dataset(
         output: a folder that is empty or not there.
         to: "voc", "yolo" or "coco".
         link: hard-link images where the file system can, instead of copying them.
-        progress: called after each image.
+        progress: called with the images done and in total after each one.
 
     Raises:
         ConfigError: if the folder is not empty or the format is unknown.
