@@ -116,11 +116,11 @@ BROKEN_HEADERS = {
     "later layout": (_changed(format="attendet/2"), r"layout 'attendet/1'; got 'attendet/2'"),
     "no layout": (_changed(format=None), r"layout 'attendet/1'; got None"),
     "no metadata": ({}, r"must describe itself"),
-    "metadata is a list": ({"__metadata__": []}, r"must describe itself"),
+    "metadata is a list": ({"__metadata__": []}, r"none, or damaged.*expected a map"),
     "no classes": (_changed(classes=None), r"must hold 'classes'"),
     "no anchors": (_changed(anchors=None, width_mult=None), r"must hold 'anchors', 'width_mult'"),
     "not JSON": (_changed(classes="[a"), r"'classes' is not JSON"),
-    "not text": (_changed(classes=7), r"'classes' is not JSON"),  # type: ignore[arg-type]
+    "not text": (_changed(classes=7), r"none, or damaged.*expected a string"),  # type: ignore[arg-type]
     "deep": (_changed(recipe="[" * 100_000), r"'recipe' is not JSON"),
     "digits": (_changed(seed="1" * 5000), r"'seed' is not JSON"),
     "classes of numbers": (_changed(classes="[1]"), r"classes must be a list of text"),
@@ -150,26 +150,26 @@ def test_broken_metadata_is_one_clear_line(tmp_path: Path, case: str):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        (b"", "none, or cut short"),
-        (b"\x05", "none, or cut short"),
-        (b"just a text file, nothing more\n", "none, or cut short"),
-        (b"\x80\x02}q\x00X\x08\x00\x00\x00pickled.", "none, or cut short"),
-        (struct.pack("<Q", 2**63) + b"{}", "none, or cut short"),
-        (struct.pack("<Q", 100) + b'{"__metadata__": {', "none, or cut short"),
-        (struct.pack("<Q", 5) + b"{nope", "header is no JSON"),
-        (struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc", "header is no JSON"),
-        (struct.pack("<Q", 200_000) + b"[" * 200_000, "header is no JSON"),
-        (struct.pack("<Q", 5000) + b"1" * 5000, "header is no JSON"),
-        (struct.pack("<Q", 2) + b"[]", "header is no map"),
+        b"",
+        b"\x05",
+        b"just a text file, nothing more\n",
+        b"\x80\x02}q\x00X\x08\x00\x00\x00pickled.",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 100) + b'{"__metadata__": {',
+        struct.pack("<Q", 5) + b"{nope",
+        struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
+        struct.pack("<Q", 200_000) + b"[" * 200_000,
+        struct.pack("<Q", 5000) + b"1" * 5000,
+        struct.pack("<Q", 2) + b"[]",
     ],
 )
-def test_a_file_of_another_kind_is_one_clear_line(tmp_path: Path, content: bytes, message: str):
+def test_a_file_of_another_kind_is_one_clear_line(tmp_path: Path, content: bytes):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     for read in (read_metadata, read_tensor_shapes):
-        with pytest.raises(WeightsError, match=message) as caught:
+        with pytest.raises(WeightsError, match="none, or damaged") as caught:
             read(path)
         assert "\n" not in str(caught.value)
 
@@ -180,7 +180,7 @@ def test_missing_file_folder_and_a_file_in_the_way(tmp_path: Path):
     with pytest.raises(WeightsError, match="got a folder"):
         read_metadata(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match=r"not found|cannot be read"):
         read_metadata(tmp_path / "file" / "w.safetensors")
 
 
@@ -217,7 +217,7 @@ def test_shapes_and_parameters_from_the_header_alone(tmp_path: Path):
         "bn.running_var": {"dtype": "F32", "shape": [4], "data_offsets": [432, 448]},
         "bn.num_batches_tracked": {"dtype": "I64", "shape": [], "data_offsets": [448, 456]},
     }
-    shapes = read_tensor_shapes(_write(tmp_path / "w.safetensors", header))
+    shapes = read_tensor_shapes(_write(tmp_path / "w.safetensors", header, bytes(456)))
     assert shapes["conv.weight"] == (4, 3, 3, 3)
     assert shapes["bn.num_batches_tracked"] == ()
     assert count_parameters(shapes) == 108
@@ -226,7 +226,7 @@ def test_shapes_and_parameters_from_the_header_alone(tmp_path: Path):
 @pytest.mark.parametrize("entry", [3, {}, {"shape": 3}, {"shape": ["x"]}, {"shape": None}])
 def test_a_tensor_without_shape_is_one_clear_line(tmp_path: Path, entry: object):
     path = _write(tmp_path / "w.safetensors", {"a": entry})
-    with pytest.raises(WeightsError, match="entry without shape"):
+    with pytest.raises(WeightsError, match="none, or damaged"):
         read_tensor_shapes(path)
 
 

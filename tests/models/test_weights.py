@@ -281,7 +281,7 @@ def test_safetensors_of_others_text_folder_and_nothing(tmp_path: Path):
     _refused(path, "got a folder")
     path.rmdir()
     path.write_text("weights, I promise")
-    _refused(path, "none, or cut short")
+    _refused(path, "none, or damaged")
     path.unlink()
     safetensors.torch.save_file({"a": torch.zeros(2)}, path)
     _refused(path, "must describe itself")
@@ -292,4 +292,4 @@ def test_safetensors_of_others_text_folder_and_nothing(tmp_path: Path):
 def test_a_pickle_is_never_opened(tmp_path: Path):
     path = tmp_path / "w.safetensors"
     torch.save(build(classes=["a"], width_mult=0.125).state_dict(), path)
-    _refused(path, "none, or cut short")
+    _refused(path, "none, or damaged")

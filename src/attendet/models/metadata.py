@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import struct
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from safetensors import SafetensorError, safe_open
 
 from attendet.attention.registry import AttentionInit
 from attendet.config import from_mapping
@@ -24,8 +27,6 @@ FORMAT = "attendet/1"
 
 ResizeMode = Literal["rect", "letterbox", "stretch"]
 Color = Literal["rgb", "bgr"]
-
-MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 DEFAULT_ANCHORS = (
     (10.0, 14.0),
@@ -246,31 +247,24 @@ _NEEDED = (
 """Keys without which the network cannot be rebuilt as it was: a default would be a guess."""
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a weights file for its header alone."""
     if path.is_dir():
         raise WeightsError(f"weights must be a file; got a folder ({path}).")
     try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            prefix = stream.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                raise WeightsError(
-                    f"weights must be a .safetensors file; this is none, or cut short ({path})."
-                )
-            header = json.loads(stream.read(length))
+        with safe_open(path, "numpy") as file:
+            yield file
     except FileNotFoundError:
         raise WeightsError(f"weights file not found ({path}). Check the path.") from None
     except OSError as error:
         reason = error.strerror or error
         raise WeightsError(f"weights file cannot be read ({path}): {reason}.") from None
-    except (ValueError, RecursionError):
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
         raise WeightsError(
-            f"weights must be a .safetensors file; the header is no JSON ({path})."
+            f"weights must be a .safetensors file; this is none, or damaged ({path}): {reason}."
         ) from None
-    if not isinstance(header, dict):
-        raise WeightsError(f"weights must be a .safetensors file; the header is no map ({path}).")
-    return header
 
 
 def read_metadata(path: str | Path) -> WeightsMetadata:
@@ -286,8 +280,9 @@ def read_metadata(path: str | Path) -> WeightsMetadata:
         WeightsError: if the file is missing, no safetensors file, or not ours.
     """
     path = Path(path)
-    header = _read_header(path).get("__metadata__")
-    if not isinstance(header, dict):
+    with _opened(path) as file:
+        header = file.metadata()
+    if not header:
         raise WeightsError(
             f"weights file must describe itself in its metadata; this one has none ({path}). "
             "It was not written by attendet."
@@ -307,17 +302,8 @@ def read_tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
         WeightsError: if the file is missing or no safetensors file.
     """
-    header = _read_header(Path(path))
-    try:
-        return {
-            name: tuple(int(side) for side in entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (KeyError, TypeError, ValueError):
-        raise WeightsError(
-            f"weights must be a .safetensors file; the header has an entry without shape ({path})."
-        ) from None
+    with _opened(Path(path)) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
