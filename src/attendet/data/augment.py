@@ -22,12 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attendet.data.augment_plan import (
-    AugmentConfig,
-    CacheTable,
-    make_plan,
-    pad_boxes,
-)
+from attendet.data.augment_plan import AugmentConfig, CacheTable, make_plan, pad_boxes
 from attendet.data.augment_render import CpuRenderer, DeviceRenderer, to_float
 from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
@@ -77,8 +72,7 @@ class Augmenter:
         seed: int,
         input_hw: tuple[int, int] | None = None,
     ) -> None:
-        if seed < 0:
-            raise ConfigError(f"seed must be at least 0; got {seed!r}.")
+        ConfigError.check(seed >= 0, "seed", "at least 0", seed)
         self.cache = cache
         self.settings = settings
         self.device = torch.device(device)

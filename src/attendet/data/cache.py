@@ -94,10 +94,9 @@ class ImageCache:
         folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not 0 <= memory_fraction <= 1:
-            raise ConfigError(f"memory_fraction must be within 0..1; got {memory_fraction!r}.")
-        if min(input_hw) < 8:
-            raise ConfigError(f"input_hw must be at least 8 x 8 pixels; got {input_hw!r}.")
+        fraction = memory_fraction
+        ConfigError.check(0 <= fraction <= 1, "memory_fraction", "within 0..1", fraction)
+        ConfigError.check(min(input_hw) >= 8, "input_hw", "at least 8 x 8 pixels", input_hw)
         if not samples:
             raise DataError("samples must hold at least one image; got none.")
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))

@@ -141,16 +141,12 @@ def _resolved(source: Source, on_skip: OnSkip, timeout: float) -> Source | None:
 
 def _until_it_fails(source: Source, frames: Iterator[Frame], on_skip: OnSkip) -> Iterator[Frame]:
     done = 0
-    while True:
-        try:
-            frame = next(frames, None)
-        except DataError as error:
-            on_skip(Skipped(source.label, str(error), done))
-            return
-        if frame is None:
-            return
-        done += 1
-        yield frame
+    try:
+        for frame in frames:
+            done += 1
+            yield frame
+    except DataError as error:
+        on_skip(Skipped(source.label, str(error), done))
 
 
 def _read_one(

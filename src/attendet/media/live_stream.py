@@ -46,27 +46,19 @@ class LiveOptions:
     """Called, from another thread, when a source is lost and when it is back."""
 
     def __post_init__(self) -> None:
-        if not (self.reconnect >= 0 and self.timeout > 0):  # neither holds of NaN
-            raise ConfigError(
-                "reconnect must be 0 or more and timeout above 0 seconds; got "
-                f"{self.reconnect!r} and {self.timeout!r}."
-            )
-        if not self.stop_after > 0:
-            raise ConfigError(
-                f"stop_after must be above 0 seconds; got {self.stop_after!r}. "
-                "Remove it to read until interrupted."
-            )
+        # Nothing holds of NaN.
+        ConfigError.check(self.reconnect >= 0, "reconnect", "0 or more seconds", self.reconnect)
+        ConfigError.check(self.timeout > 0, "timeout", "above 0 seconds", self.timeout)
+        advice = "Remove it to read until interrupted."
+        after = self.stop_after
+        ConfigError.check(after > 0, "stop_after", "above 0 seconds", after, advice=advice)
 
 
 Take = Callable[[], ImageArray]
 """Gives the image of a frame; what is dropped is never converted."""
 
-
-@dataclass(frozen=True)
-class _LiveFrame:
-    take: Take
-    index: int
-    seconds: float
+LiveFrame = tuple[Take, int, float]
+"""Image, number and time of a frame."""
 
 
 class LiveReader:
@@ -79,7 +71,7 @@ class LiveReader:
 
     def __init__(self, source: Source, options: LiveOptions) -> None:
         self._source, self._options = source, options
-        self._buffer: Buffer[_LiveFrame] = Buffer(8, latest=options.drop)
+        self._buffer: Buffer[LiveFrame] = Buffer(8, latest=options.drop)
         self._stop = threading.Event()
         self._count = 0
         self._started: float | None = None
@@ -99,10 +91,10 @@ class LiveReader:
         thread = threading.Thread(target=self._pump, name="live", daemon=True)
         thread.start()
         try:
-            for frame in self._buffer:
-                if frame.seconds >= self._options.stop_after:
+            for take, index, seconds in self._buffer:
+                if seconds >= self._options.stop_after:
                     break
-                yield frame.take(), frame.index, frame.seconds
+                yield take(), index, seconds
         finally:
             self._stop.set()
             self._buffer.close()
@@ -172,7 +164,7 @@ class LiveReader:
             self._buffer.until = now + self._options.stop_after
         elif lost_at is not None:
             self._report(f"{self._source.label} is back after {now - lost_at:.1f} s.")
-        frame = _LiveFrame(take, self._count, now - self._started)
+        frame = take, self._count, now - self._started
         self._count += 1
         return self._buffer.put(frame) and not self._stop.is_set()
 
@@ -188,7 +180,7 @@ class LiveReader:
 
 @contextmanager
 def _open(
-    source: Source, options: LiveOptions, buffer: Buffer[_LiveFrame]
+    source: Source, options: LiveOptions, buffer: Buffer[LiveFrame]
 ) -> Iterator[tuple[Iterator[Take], VideoReader | None]]:
     """Give what makes images of the frames, and the video where it is a stored one."""
     if source.kind == "camera":

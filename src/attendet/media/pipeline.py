@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ class Result:
     frame: Frame
     detections: Detections
     counters: Sequence[LineCounter | ZoneCounter] = ()
-    counts: Sequence[Mapping[str, Any]] = field(default=())
+    counts: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def annotated(self) -> ImageArray:
@@ -140,8 +140,7 @@ def predict_frames(
         ConfigError: if a class, a line or a zone is not what it must be.
         MissingExtraError: if tracking or counting is asked for and its extra is not installed.
     """
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch must be 1 or more; got {batch!r}.")
+    ConfigError.check(batch is None or batch >= 1, "batch", "1 or more", batch)
     options = options or FrameOptions()
     watcher = _Watcher(detector, options)
     fitting = _fitting(frames, watcher.counters, on_skip)

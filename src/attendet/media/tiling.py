@@ -64,10 +64,8 @@ def tile_windows(
         >>> tile_windows((100, 250), 100, 0.2).tolist()
         [[0, 0, 100, 100], [75, 0, 175, 100], [150, 0, 250, 100]]
     """
-    if tile < 32:
-        raise ConfigError(f"tile must be 32 pixels or more; got {tile!r}.")
-    if not 0 <= overlap <= 0.9:
-        raise ConfigError(f"overlap must be from 0 to 0.9; got {overlap!r}.")
+    ConfigError.check(tile >= 32, "tile", "32 pixels or more", tile)
+    ConfigError.check(0 <= overlap <= 0.9, "overlap", "from 0 to 0.9", overlap)
     rows, columns = (_starts(length, tile, overlap) for length in image_hw)
     height, width = (min(tile, length) for length in image_hw)
     windows = [[x, y, x + width, y + height] for y in rows for x in columns]
@@ -156,7 +154,8 @@ def merge_tiles(
     boxes.cut = _cut_sides(boxes.xyxy, tiles, image_hw)
     is_cut = np.asarray(boxes.cut.any(axis=1))
     solid = boxes[~is_cut].suppressed(nms_iou)
-    pieces = boxes[is_cut].best(MAX_PIECES)
+    pieces = boxes[is_cut]
+    pieces = pieces[np.argsort(-pieces.scores, kind="stable")[:MAX_PIECES]]
     pieces = _join(pieces[_covered_fraction(pieces, solid) < COVERED])
     # Of an object that lies in the overlap of two rows a part may have been joined to no whole.
     pieces = pieces[~pieces.cut.any(axis=1) | (_covered_fraction(pieces, pieces) < COVERED)]
@@ -186,26 +185,15 @@ class _Boxes:
         return _Boxes(self.xyxy[index], self.scores[index], self.class_ids[index], self.cut[index])
 
     def with_more(self, other: _Boxes) -> _Boxes:
-        return _Boxes(
-            np.concatenate([self.xyxy, other.xyxy]),
-            np.concatenate([self.scores, other.scores]),
-            np.concatenate([self.class_ids, other.class_ids]),
-            np.concatenate([self.cut, other.cut]),
-        )
-
-    def best(self, count: int) -> _Boxes:
-        return self[np.argsort(-self.scores, kind="stable")[:count]]
+        pairs = ((vars(self)[name], vars(other)[name]) for name in vars(self))
+        return _Boxes(*map(np.concatenate, pairs))
 
     def suppressed(self, iou: float) -> _Boxes:
-        return self[
-            non_maximum_suppression(
-                self.xyxy,
-                self.scores,
-                self.class_ids,
-                iou_threshold=iou,
-                max_detections=max(len(self), 1),
-            )
-        ]
+        most = max(len(self), 1)
+        kept = non_maximum_suppression(
+            self.xyxy, self.scores, self.class_ids, iou_threshold=iou, max_detections=most
+        )
+        return self[kept]
 
 
 def _cut_sides(

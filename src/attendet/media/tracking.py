@@ -36,11 +36,8 @@ class Tracker:
     """
 
     def __init__(self, confidence: float = 0.25, patience: float = 1.0) -> None:
-        if not 0 <= confidence <= 1 or patience < 0:
-            raise ConfigError(
-                "confidence must be from 0 to 1 and patience 0 or more seconds; "
-                f"got {confidence!r} and {patience!r}."
-            )
+        ConfigError.check(0 <= confidence <= 1, "confidence", "from 0 to 1", confidence)
+        ConfigError.check(patience >= 0, "patience", "0 or more seconds", patience)
         trackers = require("trackers", extra="track", purpose="tracking")
         self._supervision = require("supervision", extra="track", purpose="tracking")
         self._confidence = confidence

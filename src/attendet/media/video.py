@@ -72,11 +72,7 @@ class VideoReader:
         last = -1.0
         usual = 1 / (float(self._stream.average_rate or 0) or 25.0)
         for frame in self._decoded(av):
-            if frame.width * frame.height > MAX_PIXELS:
-                raise DataError(
-                    f"video must have at most {MAX_PIXELS} pixels a frame; got {frame.width} x "
-                    f"{frame.height} ({self.label})."
-                )
+            _check_size(frame, self.label)
             due = last + usual if self.done else 0.0
             time = self._seconds(frame, frame.pts)
             if time is None:
@@ -169,7 +165,7 @@ def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader
         if not container.streams.video:
             raise DataError(f"{source.kind} must hold images; got none ({source.label}).")
         stream = container.streams.video[0]
-        _check_size(stream, source.label)
+        _check_size(stream.codec_context, source.label)
         is_finite = bool(container.duration and container.duration > 0)
         # Frame threads are faster and late by a frame each: not for what is live.
         stream.thread_type = "AUTO" if is_finite else "SLICE"
@@ -186,12 +182,11 @@ def _stated_seconds(stream: Any, container: Any) -> float | None:
     return float(container.duration / 1e6) if len(container.streams) == 1 else None
 
 
-def _check_size(stream: Any, label: str) -> None:
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
+def _check_size(frame: Any, label: str) -> None:
+    if frame.width * frame.height > MAX_PIXELS:
         raise DataError(
-            f"video must have at most {MAX_PIXELS} pixels a frame; got {width} x {height} "
-            f"({label})."
+            f"video must have at most {MAX_PIXELS} pixels a frame; got {frame.width} x "
+            f"{frame.height} ({label})."
         )
 
 

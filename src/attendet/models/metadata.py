@@ -132,18 +132,19 @@ class WeightsMetadata:
             )
         for name in ("scale_x_y", "width_mult", "bn_eps"):
             value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{name} must be above 0; got {value!r}.")
+            ConfigError.check(value > 0 and math.isfinite(value), name, "above 0", value)
         self._check_anchors()
-        self._check_inits()
+        inits: Any = self.attention_init
+        values = inits.values() if isinstance(inits, dict) else (inits,)
+        known = all(value in get_args(AttentionInit) for value in values)
+        rule = "'paper' or 'identity', one for all sites or one for each"
+        ConfigError.check(known, "attention_init", rule, inits)
         self.preprocessing()
 
     def _check_anchors(self) -> None:
         for anchor in self.anchors:
-            if len(anchor) != 2 or not all(side > 0 and math.isfinite(side) for side in anchor):
-                raise ConfigError(
-                    f"anchors must be pairs of width and height above 0; got {anchor!r}."
-                )
+            good = len(anchor) == 2 and all(side > 0 and math.isfinite(side) for side in anchor)
+            ConfigError.check(good, "anchors", "pairs of width and height above 0", anchor)
         known = range(len(self.anchors))
         right = self.graph is not None or len(self.anchor_masks) == 2
         if not right or any(
@@ -154,15 +155,6 @@ class WeightsMetadata:
                 f"anchor_masks must be {count} of numbers below {len(self.anchors)}, none empty; "
                 f"got {self.anchor_masks}."
             )
-
-    def _check_inits(self) -> None:
-        inits: Any = self.attention_init
-        for start in inits.values() if isinstance(inits, dict) else (inits,):
-            if start not in get_args(AttentionInit):
-                raise ConfigError(
-                    f"attention_init must be 'paper' or 'identity', one for all sites or one for "
-                    f"each; got {inits!r}."
-                )
 
     def preprocessing(self) -> Preprocess:
         """Return the preprocessing as its own type.

@@ -248,8 +248,7 @@ def read_voc(path: Path) -> Reading:
     Raises:
         DataError: if there is no XML file, or more than one VOC folder.
     """
-    if not path.is_dir():
-        raise DataError(f"path must be a folder for format 'voc'; got {str(path)!r}.")
+    DataError.check(path.is_dir(), "path", "a folder for format 'voc'", str(path))
     root = path if _label_folders(path) else _devkit_root(path)
     reader, folders = _Reader(root), _label_folders(root)
     reading = reader.reading

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from attendet.data.sample_sets.digit_scenes import Scene, compose_scene
 from attendet.errors import ConfigError, DataError, did_you_mean
 from attendet.files import replacing_folder
 from attendet.images import read_image
+from attendet.report.draw import to_jpeg
 from attendet.system import require
 
 ImageArray = NDArray[np.uint8]
@@ -106,7 +106,8 @@ def make_digits(
     """
     folder = Path(folder)
     counts = _checked_counts(counts)
-    _check_arguments(seed, image_hw)
+    ConfigError.check(seed >= 0, "seed", "a whole number from 0", seed)
+    ConfigError.check(min(image_hw) >= 64, "image_hw", "at least 64 pixels each way", image_hw)
     manifest = _manifest(seed, counts, image_hw)
     if _is_complete(folder, manifest):
         return folder
@@ -156,18 +157,11 @@ def _checked_counts(counts: Mapping[str, int] | None) -> dict[str, int]:
             raise ConfigError(
                 f"counts must name splits; got {split!r}. {did_you_mean(split, DEFAULT_COUNTS)}"
             )
-        if not isinstance(count, int) or count < 0:
-            raise ConfigError(f"counts[{split!r}] must be a whole number from 0; got {count!r}.")
+        is_count = isinstance(count, int) and count >= 0
+        ConfigError.check(is_count, f"counts[{split!r}]", "a whole number from 0", count)
     if not chosen.get("train"):
         raise ConfigError("counts['train'] must be at least 1; got 0. Ask for some images.")
     return {split: chosen[split] for split in DEFAULT_COUNTS if chosen.get(split)}
-
-
-def _check_arguments(seed: int, image_hw: tuple[int, int]) -> None:
-    if seed < 0:
-        raise ConfigError(f"seed must be a whole number from 0; got {seed!r}.")
-    if min(image_hw) < 64:
-        raise ConfigError(f"image_hw must be at least 64 pixels each way; got {image_hw!r}.")
 
 
 def _manifest(seed: int, counts: Mapping[str, int], image_hw: tuple[int, int]) -> dict[str, Any]:
@@ -232,16 +226,10 @@ def _load_photograph(name: str) -> ImageArray:
 
 
 def _write_scene(folder: Path, split: str, stem: str, scene: Scene) -> None:
-    bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    (folder / "images" / split / f"{stem}.jpg").write_bytes(jpeg.tobytes())
+    (folder / "images" / split / f"{stem}.jpg").write_bytes(to_jpeg(scene.image, 92))
     height, width = scene.image.shape[:2]
-    boxes_norm = xyxy_to_cxcywh(scene.boxes_xyxy.astype(np.float64)) / [
-        width,
-        height,
-        width,
-        height,
-    ]
+    boxes_cxcywh = xyxy_to_cxcywh(scene.boxes_xyxy.astype(np.float64))
+    boxes_norm = boxes_cxcywh / [width, height, width, height]
     lines = [
         f"{class_id} {' '.join(f'{value:.6f}' for value in box)}\n"
         for class_id, box in zip(scene.class_ids, boxes_norm, strict=True)
