@@ -160,15 +160,6 @@ def reserve_file(handle: int, size: int) -> None:
         os.truncate(handle, size)
 
 
-def unlink_if_possible(path: str | Path) -> bool:
-    """Delete a file; return False if the system refuses (Windows, while it is mapped)."""
-    try:
-        Path(path).unlink(missing_ok=True)
-    except OSError:
-        return False
-    return True
-
-
 def process_start_method() -> str:
     """Return the `multiprocessing` start method: a fork server on Linux, else ``spawn``.
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +18,7 @@ from numpy.typing import NDArray
 from attendet.data.sample import Issue, Sample
 from attendet.errors import ConfigError, DataError, ImageError
 from attendet.images import Letterbox, letterbox, read_image, stretched
-from attendet.system import (
-    CACHE_VARIABLE,
-    available_memory,
-    cache_folder,
-    reserve_file,
-    unlink_if_possible,
-)
+from attendet.system import CACHE_VARIABLE, available_memory, cache_folder, reserve_file
 
 ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -103,11 +95,9 @@ class ImageCache:
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArrays
         if np.prod(shape, dtype=np.int64) > memory_fraction * available_memory():
-            self.images, self._remove_file = _mapped_file(
-                shape, Path(folder or cache_folder()), self
-            )
+            self.images = _mapped_file(shape, Path(folder or cache_folder()))
         else:
-            self.images, self._remove_file = np.empty(shape, dtype=np.uint8), None
+            self.images = np.empty(shape, dtype=np.uint8)
         self.stretch = stretch
         self._fill(samples, progress)
 
@@ -137,7 +127,9 @@ class ImageCache:
                         images[len(self.samples)] = images[row]
                     self._keep(samples[row], transform)
                 else:
-                    self.issues.append(_unreadable(samples[row], transform))
+                    path, message = samples[row].path, str(transform)
+                    issue = Issue(path, None, "unreadable-image", message, "skipped image")
+                    self.issues.append(issue)
                 if progress is not None:
                     progress(row + 1, len(samples))
         if not self.samples:
@@ -168,35 +160,16 @@ class ImageCache:
     def close(self) -> None:
         """Let go of the images and of their file; the lists of samples and boxes stay."""
         self.images = np.empty((0, *self.input_hw, 3), dtype=np.uint8)
-        if self._remove_file is not None:
-            self._remove_file()
 
     def __enter__(self) -> ImageCache:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def _unreadable(sample: Sample, error: ImageError) -> Issue:
-    return Issue(
-        file=sample.path,
-        line=None,
-        kind="unreadable-image",
-        message=str(error),
-        action="skipped image",
-    )
-
-
-def _mapped_file(
-    shape: tuple[int, ...], folder: Path, owner: object
-) -> tuple[ImageArrays, Callable[[], object] | None]:
-    """Return a new mapped array and, where its file could not be unlinked at once, its removal."""
+def _mapped_file(shape: tuple[int, ...], folder: Path) -> ImageArrays:
+    """Return an array in a new file that nobody else sees, and that is removed with it."""
     size = int(np.prod(shape, dtype=np.int64))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,19 +179,10 @@ def _mapped_file(
                 f"the image cache needs {size / 2**30:.1f} GiB; {folder} has {free / 2**30:.1f} "
                 f"GiB free. {_FOLDER_ADVICE}, or choose a smaller size."
             )
-        handle, name = tempfile.mkstemp(prefix="images-", suffix=".cache", dir=folder)
-        try:
-            reserve_file(handle, size)
-            images: ImageArrays = np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
-        except OSError:
-            unlink_if_possible(name)
-            raise
-        finally:
-            os.close(handle)
+        with tempfile.TemporaryFile(prefix="images-", suffix=".cache", dir=folder) as file:
+            reserve_file(file.fileno(), size)
+            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
     except OSError as error:
         raise DataError(
             f"the image cache cannot be written to {folder}: {error}. {_FOLDER_ADVICE}."
         ) from None
-    if unlink_if_possible(name):
-        return images, None
-    return images, weakref.finalize(owner, unlink_if_possible, name)
