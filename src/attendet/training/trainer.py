@@ -27,7 +27,7 @@ from attendet.prefetch import map_in_threads
 from attendet.system import available_cores, keep_freed_memory, peak_memory_mib
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, free_folder, read_state, write_state
-from attendet.training.cpu import mix_layouts
+from attendet.training.cpu import speed_up
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
 from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
@@ -276,8 +276,8 @@ class Trainer:
         self.average = WeightAverage(self.network, decay=recipe.optimizer.ema_decay)
         if fabric.world_size > 1:
             sync_batch_norm(self.network)
-        if fabric.device.type == "cpu" and fabric.strategy.precision.precision == "32-true":
-            mix_layouts(self.network)
+        if fabric.device.type == "cpu":
+            speed_up(self.network, fabric.strategy.precision.precision)
         optimizer = make_optimizer(self.network, recipe.optimizer)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.criterion = DetectionLoss(
