@@ -42,7 +42,8 @@ class Copy(torch.nn.Module):
 
 
 def make_blocks(channels, memory_format):
-    blocks = {name: create_attention(name, channels) for name in attention_names()}
+    names = [name for name in attention_names() if ":" not in name]  # without timm's
+    blocks = {name: create_attention(name, channels) for name in names}
     blocks |= {"ca plain": PlainCoordinateAttention(channels), "copy": Copy()}
     return {name: block.to(memory_format=memory_format) for name, block in blocks.items()}
 

@@ -133,13 +133,13 @@ def mlca(x, w, grid=5):
     local = np.stack(
         [
             [
-                correlate(means[:, i, j], w["local.weight"][0, 0], mode="constant")
+                correlate(means[:, i, j], w["local.weight"][0, 0, :, 0], mode="constant")
                 for j in range(grid)
             ]
             for i in range(grid)
         ]
     )
-    whole = correlate(means.mean((1, 2)), w["whole.weight"][0, 0], mode="constant")
+    whole = correlate(means.mean((1, 2)), w["whole.weight"][0, 0, :, 0], mode="constant")
     gate = (sigmoid(local) + sigmoid(whole)) / 2  # (grid, grid, C)
     rows, columns = (np.arange(length) * grid // length for length in HW)
     return x * gate[rows][:, columns].transpose(2, 0, 1)

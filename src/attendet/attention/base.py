@@ -185,7 +185,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
         tensor([[[[1.5000, 2.5000],
                   [1.5000, 2.5000]]]])
     """
-    return _part_weights(x, 2, side) @ x @ _part_weights(x, 3, side).mT
+    return _part_weights(x, 2, side) @ x @ _part_weights(x, 3, side).T
 
 
 def _part_weights(x: Tensor, axis: int, parts: int) -> Tensor:

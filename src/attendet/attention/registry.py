@@ -57,6 +57,12 @@ _BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lska": ("blocks.lska:LargeSeparableKernelAttention", {}),
     "gc": ("blocks.gc:GlobalContext", {}),
 }
+# Names of `timm.layers.create_attn` whose modules keep the shape of a map of any size.
+_TIMM = "timm:"
+_TIMM_NAMES = (
+    *("se", "ese", "eca", "ecam", "ceca", "gc", "gca", "cbam", "lcbam"),
+    *("coord", "scoord", "ela", "strip", "sk", "splat", "nl"),
+)
 _registered: dict[str, AttentionFactory] = {}
 
 
@@ -116,14 +122,16 @@ def unregister_attention(name: str) -> None:
 
 
 def attention_names() -> tuple[str, ...]:
-    """Return the names that ``create_attention`` takes: ``none``, built-in, then others sorted.
+    """Return the names that ``create_attention`` takes: ``none``, built-in, of timm, then others.
+
+    Names that begin with ``timm:`` need timm when a block is made.
 
     Example:
         >>> attention_names()[:6]
         ('none', 'se', 'cbam', 'eca', 'ca', 'ca-authors')
     """
     others = sorted((_registered.keys() | _plugins().keys()) - _BUILT_IN.keys())
-    return (_NONE, *_BUILT_IN, *others)
+    return (_NONE, *_BUILT_IN, *(_TIMM + name for name in _TIMM_NAMES), *others)
 
 
 def create_attention(
@@ -180,6 +188,10 @@ def _factory(name: str) -> AttentionFactory:
         module, _, attribute = home.partition(":")
         made = getattr(importlib.import_module(f"attendet.attention.{module}"), attribute)
         return functools.partial(made, **preset)
+    if name.removeprefix(_TIMM) in _TIMM_NAMES and name.startswith(_TIMM):
+        from attendet.attention.timm_blocks import TimmAttention
+
+        return functools.partial(TimmAttention, kind=name.removeprefix(_TIMM))
     if name in _plugins():
         return _load_plugin(name, _plugins()[name])
     raise ConfigError(

@@ -21,6 +21,9 @@ class EfficientMultiScaleAttention(AttentionBlock):
     that is used, and saves a pass. Where we differ: the number of groups is the greatest divisor
     that C and ``groups`` have in common, so that any C works.
 
+    The groups go through the layers as images of a batch, which ncnn does not have: this block is
+    not exported to ncnn.
+
     Reads the map four times (two means, product, 3x3 convolution) and its own maps of the same size
     seven times; writes five. It is the slowest of the small blocks.
 
@@ -47,9 +50,11 @@ class EfficientMultiScaleAttention(AttentionBlock):
         """Return ``element``, (N, C, H, W), the same for all channels of a group."""
         rows, columns = x.shape[2:]
         group = x.reshape(-1, self.channels // self.groups, rows, columns)
-        means = torch.cat([group.mean(3, keepdim=True), group.mean(2, keepdim=True).mT], dim=2)
+        means = torch.cat(
+            [group.mean(3, keepdim=True), group.mean(2, keepdim=True).transpose(2, 3)], dim=2
+        )
         height, width = torch.split(torch.sigmoid(self.pointwise(means)), [rows, columns], dim=2)
-        gated = self.norm(group * height * width.mT)
+        gated = self.norm(group * height * width.transpose(2, 3))
         local = self.local(group)
         logits = torch.softmax(self.norm.bias, 0)[:, None, None] * local
         logits = logits + torch.softmax(local.mean((2, 3), keepdim=True), 1) * gated

@@ -43,6 +43,6 @@ class GlobalContext(AttentionBlock):
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``channel``, (N, C, 1, 1)."""
         weights = torch.softmax(self.weigh(x).flatten(2), dim=2)  # (N, 1, H W)
-        context = (x.flatten(2) @ weights.mT)[..., None]  # (N, C, 1, 1)
+        context = (x.flatten(2) @ weights.transpose(1, 2))[..., None]  # (N, C, 1, 1)
         hidden = torch.relu(self.norm(self.reduce(context)))
         return {"channel": self.squash(self.expand(hidden))}

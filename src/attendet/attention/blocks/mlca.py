@@ -46,8 +46,8 @@ class MixedLocalChannelAttention(AttentionBlock):
         self.grid, self.local_weight = check_positive("grid", grid), local_weight
         size = eca_kernel_size(channels) if kernel_size is None else kernel_size
         pad = check_odd("kernel_size", size) // 2
-        self.local = nn.Conv1d(1, 1, size, padding=pad, bias=False)
-        self.whole = nn.Conv1d(1, 1, size, padding=pad, bias=False)
+        self.local = nn.Conv2d(1, 1, (size, 1), padding=(pad, 0), bias=False)
+        self.whole = nn.Conv2d(1, 1, (size, 1), padding=(pad, 0), bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
         """Return the convolutions that make the logits."""
@@ -55,15 +55,9 @@ class MixedLocalChannelAttention(AttentionBlock):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W)."""
-        means = pool_to_grid(x, self.grid).flatten(2)  # (N, C, k k)
-        local = self.squash(self._across(self.local, means))
-        whole = self.squash(self._across(self.whole, means.mean(2, keepdim=True)))
+        means = pool_to_grid(x, self.grid).flatten(2).unsqueeze(1)  # (N, 1, C, parts)
+        local = self.squash(self.local(means))
+        whole = self.squash(self.whole(means.mean(3, keepdim=True)))
         gate = (local - whole) * self.local_weight + whole
         gate = gate.reshape(-1, self.channels, self.grid, self.grid)
         return {"element": interpolate(gate, size=x.shape[2:], mode="nearest")}
-
-    def _across(self, convolution: nn.Module, means: Tensor) -> Tensor:
-        """Return a convolution across the channels of each part, (N, C, parts)."""
-        rows = means.mT.reshape(-1, 1, self.channels)
-        out: Tensor = convolution(rows)
-        return out.reshape(-1, means.shape[2], self.channels).mT

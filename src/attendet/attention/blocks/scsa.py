@@ -67,7 +67,9 @@ class SpatialChannelSynergy(AttentionBlock):
         query, key, value = (
             layer(pooled).flatten(2) for layer in (self.query, self.key, self.value)
         )
-        attention = torch.softmax(query @ key.mT / self.grid, dim=2)  # sqrt of the positions
+        attention = torch.softmax(
+            query @ key.transpose(1, 2) / self.grid, dim=2
+        )  # sqrt of the positions
         channel = self.squash((attention @ value).mean(2))[:, :, None, None]
         return {"height": height, "width": width, "channel": channel}
 

@@ -23,8 +23,9 @@ class ShuffleAttention(AttentionBlock):
     its inputs, and in a trained network another order of channels would break the next layer. The
     normalization has no scale and shift of its own, which w and b would repeat.
 
-    Reads the map three times (mean, normalization of half of it, product); writes it, the gate of
-    the same size and the normalized half once.
+    Both scales run over all channels, one of them 0 in each half: a pass over the map is cheaper
+    than to take the halves apart and together. Reads the map four times (mean, normalization,
+    product) and writes it, the normalized map and the gate of the same size once.
 
     Args:
         channels: C, even.
@@ -44,12 +45,8 @@ class ShuffleAttention(AttentionBlock):
         self.groups = equal_groups(channels // 2, groups)
         self.shuffle, self.is_gated = shuffle, not shuffle
         half = channels // self.groups // 2
-        self.norm = GroupNorm(half, half, affine=False)
-        self.channel = nn.Conv2d(half, half, 1, groups=half)
-        self.spatial = nn.Conv2d(half, half, 1, groups=half)
-        for scale in (self.channel, self.spatial):
-            nn.init.zeros_(scale.weight)
-            nn.init.constant_(scale.bias, 1)  # type: ignore[arg-type]
+        self.norm = GroupNorm(channels, channels, affine=False)
+        self.channel, self.spatial = _Scale(half), _Scale(half)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
         """Return the scales and shifts that make the logits."""
@@ -57,13 +54,26 @@ class ShuffleAttention(AttentionBlock):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W), before the shuffle."""
-        group = x.reshape(-1, self.channels // self.groups, *x.shape[2:])
-        first, second = group.chunk(2, dim=1)
-        channel = self.channel(first.mean((2, 3), keepdim=True)).expand_as(first)
-        logits = torch.cat([channel, self.spatial(self.norm(second))], dim=1)
-        return {"element": self.squash(logits).reshape(x.shape)}
+        none = torch.zeros_like(self.channel.weight)
+        of_mean = self._of_all_groups(self.channel.weight, none)
+        of_value = self._of_all_groups(none, self.spatial.weight)
+        shift = self._of_all_groups(self.channel.bias, self.spatial.bias)
+        logits = self.norm(x) * of_value + (x.mean((2, 3), keepdim=True) * of_mean + shift)
+        return {"element": self.squash(logits)}
+
+    def _of_all_groups(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([first, second]).repeat(self.groups)[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map times its gates, (N, C, H, W), shuffled if the block does that."""
         gated = super().forward(x)
         return channel_shuffle(gated, 2) if self.shuffle else gated
+
+
+class _Scale(nn.Module):
+    """Scale, 0 at first, and shift, 1 at first, of each channel of half a group."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.ones(channels))

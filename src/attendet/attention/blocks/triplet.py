@@ -47,7 +47,7 @@ class TripletAttention(AttentionBlock):
         """Return ``element``, (N, C, H, W)."""
         spatial = self.squash(self.spatial(_extremes(x, 1)))  # (N, 1, H, W)
         width = self.squash(self.width(_extremes(x, 2))).transpose(1, 2)  # (N, 1, C, W) at first
-        height = self.squash(self.height(_extremes(x, 3))).transpose(1, 2).mT  # (N, 1, C, H)
+        height = self.squash(self.height(_extremes(x, 3))).permute(0, 2, 3, 1)  # (N, 1, C, H)
         return {"element": (spatial + width + height) / 3}
 
 
