@@ -115,7 +115,7 @@ def sites(
     seen = dry_run(network, example_input, watch=modules.values())
     if seen.error is not None:
         raise run_failed(seen.error, example_input)
-    cost = functools.cache(functools.partial(_cost, name, options))
+    cost = functools.cache(functools.partial(block_cost, name, options))
     found = []
     for name, module in modules.items():
         calls = seen.outputs.get(id(module), [])
@@ -130,7 +130,7 @@ def _site(name: str, kind: str, calls: list[Output], cost: Callable[..., tuple[i
     return Site(name, kind, shapes, sum(first), sum(cost(*shape[1:])[1] for shape in shapes))
 
 
-def _cost(
+def block_cost(
     name: str, options: Mapping[str, Any], channels: int, rows: int, columns: int
 ) -> tuple[int, int]:
     """Return parameters and multiply-accumulates of a block, without computing anything."""

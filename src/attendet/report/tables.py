@@ -88,8 +88,15 @@ def markdown_table(
     return "\n".join(lines)
 
 
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: Collection[int] = ()
+) -> str:
     """Return a table with aligned columns and a line under the header.
+
+    Args:
+        header: names of the columns.
+        rows: cells; the first column is text, the others are numbers.
+        text_columns: further columns of text, aligned to the left.
 
     Example:
         >>> print(plain_table(["class", "AP"], [["cat", "0.5"]]))
@@ -98,6 +105,6 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cat    0.5
     """
     widths = _widths((header, *rows))
-    lines = [_align(line, widths, "  ").rstrip() for line in (header, *rows)]
+    lines = [_align(line, widths, "  ", text_columns).rstrip() for line in (header, *rows)]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
