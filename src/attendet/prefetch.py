@@ -8,7 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Generic, TypeVar
+
+from attendet.errors import ImageError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -190,3 +193,37 @@ def map_in_threads(
             del item, future
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_in_threads(
+    read: Callable[[Item], Made],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+    workers: int,
+    size_of: Callable[[Made], int],
+    on_skip: Callable[[Item, ImageError], object] | None = None,
+) -> Generator[tuple[Item, Made], None, None]:
+    """Give each item with what was read of it, as `map_in_threads`, without unreadable images.
+
+    Args:
+        read: called in the threads.
+        items: as in `map_in_threads`.
+        ahead: as in `map_in_threads`.
+        workers: threads.
+        size_of: bytes of a result.
+        on_skip: called with each item that is no readable image; without it that is an error.
+    """
+    results = map_in_threads(read, items, ahead=ahead, workers=workers, size_of=size_of)
+    with closing(results):
+        for item, future in results:
+            try:
+                made = future.result()
+            except ImageError as error:
+                if on_skip is None:
+                    raise
+                on_skip(item, error)
+                continue
+            del future
+            yield item, made
+            del item, made  # while the next one is read, these may go

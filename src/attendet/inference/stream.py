@@ -19,7 +19,7 @@ from attendet.errors import ImageError
 from attendet.images import ImageArray
 from attendet.inference.preprocess import ResizeTransform
 from attendet.inference.runtimes.base import Output, Runtime
-from attendet.prefetch import MAX_BYTES, map_in_threads
+from attendet.prefetch import MAX_BYTES, read_in_threads
 from attendet.system import available_cores
 
 if TYPE_CHECKING:
@@ -94,9 +94,15 @@ def stream_detections(
             yield StreamResult(source, one.image, postprocess(output, row, one.transform))
 
     try:
-        with closing(
-            _read(sources, preprocess, workers, ahead or depth * batch, on_skip)
-        ) as network_inputs:
+        network_inputs = read_in_threads(
+            preprocess,
+            sources,
+            ahead=ahead or depth * batch,
+            workers=workers or min(available_cores(), MAX_READERS),
+            size_of=lambda one: one.nbytes,
+            on_skip=on_skip,
+        )
+        with closing(network_inputs):
             for members in _group_by_shape(network_inputs, batch):
                 stacked = stack_inputs([one.padded for _, one in members])
                 running.append((members, runtime.submit(stacked)))
@@ -110,30 +116,6 @@ def stream_detections(
     finally:
         for _, pending in running:  # if the caller stops early, nothing keeps running
             pending.result()
-
-
-def _read(
-    sources: Iterable[S],
-    preprocess: Callable[[S], NetworkInput],
-    workers: int | None,
-    ahead: int,
-    on_skip: Callable[[S, ImageError], None] | None,
-) -> Generator[Member[S], None, None]:
-    threads = workers or min(available_cores(), MAX_READERS)
-    read = map_in_threads(
-        preprocess, sources, ahead=ahead, workers=threads, size_of=lambda one: one.nbytes
-    )
-    with closing(read):
-        for source, future in read:
-            try:
-                network_input = future.result()
-            except ImageError as error:
-                if on_skip is None:
-                    raise
-                on_skip(source, error)
-                continue
-            yield source, network_input
-            del source, future, network_input
 
 
 def _group_by_shape(pairs: Iterable[Member[S]], batch: int) -> Iterator[list[Member[S]]]:

@@ -14,7 +14,7 @@ from attendet.images import ImageArray, read_image
 from attendet.media.live_stream import LiveOptions, LiveReader
 from attendet.media.sources import Skipped, Source, find_sources
 from attendet.media.video import open_video, to_image
-from attendet.prefetch import map_in_threads, read_in_thread
+from attendet.prefetch import read_in_thread, read_in_threads
 from attendet.system import require
 
 OnSkip = Callable[[Skipped], None]
@@ -190,19 +190,15 @@ def read_images(
     Yields:
         The source and its image, uint8 RGB of shape (H, W, 3).
     """
-    read = map_in_threads(
-        _read_still, sources, ahead=ahead, workers=workers, size_of=lambda image: image.nbytes
+    report = on_skip or (lambda _: None)
+    yield from read_in_threads(
+        _read_still,
+        sources,
+        ahead=ahead,
+        workers=workers,
+        size_of=lambda image: image.nbytes,
+        on_skip=lambda source, error: report(Skipped(source.label, str(error))),
     )
-    with closing(read):
-        for source, future in read:
-            try:
-                image = future.result()
-            except ImageError as error:
-                if on_skip is not None:
-                    on_skip(Skipped(source.label, str(error)))
-                continue
-            del future
-            yield source, image
 
 
 def _read_still(source: Source) -> ImageArray:
