@@ -154,22 +154,9 @@ def _write_page(
     import numpy as np
     import torch
 
-    from attendet import __version__
+    from attendet import __version__, report
     from attendet.files import write_atomically
     from attendet.images import read_image
-    from attendet.report import (
-        Image,
-        Table,
-        class_table,
-        confusion_figure,
-        draw_detections,
-        draw_side_by_side,
-        image_grid,
-        render_html,
-        to_jpeg,
-        to_png,
-        training_figure,
-    )
     from attendet.report.tables import format_value
     from attendet.system import describe_machine
 
@@ -178,13 +165,15 @@ def _write_page(
     for sample in samples[:SHOWN_IMAGES]:
         image = read_image(sample.path)
         found = detector.predict(image)
-        pairs.append(draw_side_by_side(image, sample.boxes_xyxy, sample.class_ids, found))
+        pairs.append(report.draw_side_by_side(image, sample.boxes_xyxy, sample.class_ids, found))
         drawn.append(
-            draw_detections(image, found.boxes_xyxy, found.names, found.class_ids, found.scores)
+            report.draw_detections(
+                image, found.boxes_xyxy, found.names, found.class_ids, found.scores
+            )
         )
-    write_atomically(args.output / "detections.jpg", to_jpeg(image_grid(drawn, 2)))
+    write_atomically(args.output / "detections.jpg", report.to_jpeg(report.image_grid(drawn, 2)))
     machine = describe_machine()
-    page = render_html(
+    page = report.render_html(
         "demo",
         "Digits on photographs: a detector in minutes",
         metadata=detector.metadata,
@@ -194,10 +183,12 @@ def _write_page(
         ap50=format_value(record["ap50"]),
         val_ap=format_value(result.ap),
         command=_command(args),
-        classes=Table(*class_table(record)),
-        detections=Image("detections.jpg", to_jpeg(image_grid(pairs, 1))),
-        training=Image("training.png", to_png(training_figure(result.records))),
-        confusion=Image("confusion.png", to_png(confusion_figure(record))),
+        classes=report.Table(*report.class_table(record)),
+        detections=report.Image("detections.jpg", report.to_jpeg(report.image_grid(pairs, 1))),
+        training=report.Image(
+            "training.png", report.to_png(report.training_figure(result.records))
+        ),
+        confusion=report.Image("confusion.png", report.to_png(report.confusion_figure(record))),
         seconds=[(step, duration(value)) for step, value in seconds.items()],
         total=duration(sum(seconds.values())),
         versions=[

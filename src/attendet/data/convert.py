@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,8 @@ def _copy(sample: Sample, target: Path, *, link: bool) -> None:
     if target.exists():
         return
     if link:
-        try:
+        with suppress(OSError):  # another file system, or one without links
             os.link(sample.path.resolve(), target)
-        except OSError:  # another file system, or one without links
-            pass
-        else:
             return
     shutil.copyfile(sample.path, target)
 

@@ -197,13 +197,13 @@ def _overlap_issues(
     paths = {(name, s.key): s.path for name, samples in splits.items() for s in samples}
     return [
         Issue(
-            paths[split_b, key_b],
+            paths[b, key_b],
             None,
             "identical-images",
-            f"{key_b!r} of {split_b} is {key_a!r} of {split_a}",
+            f"{key_b!r} of {b} is {key_a!r} of {a}",
             "kept",
         )
-        for split_a, key_a, split_b, key_b in overlaps
+        for a, key_a, b, key_b in overlaps
     ]
 
 

@@ -223,11 +223,8 @@ def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
         raise DataError(
             f"split name must be one of {', '.join(SPLITS)}; got {unknown[0]!r} ({path})."
         )
-    twice = [
-        key
-        for key, count in Counter(k for keys in splits.values() for k in keys).items()
-        if count > 1
-    ]
+    counts = Counter(key for keys in splits.values() for key in keys)
+    twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"an image must be in one split; got {twice[0]!r} twice ({path}).")
     return splits, source

@@ -15,12 +15,7 @@ from attendet.images import ImageArray, from_pil, read_image
 from attendet.inference.postprocess import Selection, class_ids_of, select_detections
 from attendet.inference.preprocess import STRIDE, ResizeTransform, resize_to_input
 from attendet.inference.runtimes.base import Output, Runtime
-from attendet.inference.stream import (
-    NetworkInput,
-    StreamResult,
-    stack_inputs,
-    stream_detections,
-)
+from attendet.inference.stream import NetworkInput, StreamResult, stack_inputs, stream_detections
 
 if TYPE_CHECKING:
     from PIL.Image import Image

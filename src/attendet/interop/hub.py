@@ -148,13 +148,9 @@ def local_weights(source: str | Path) -> Path:
         if path.name not in zoo_entries():
             if path.exists():
                 return path
-            raise WeightsError.must(
-                "weights",
-                "a file, a folder with model.xml, hf://owner/name or a name of: attendet weights "
-                "list",
-                path.name,
-                advice=did_you_mean(path.name, zoo_entries()),
-            )
+            rule = "a file, a folder with model.xml, hf://owner/name or a name of: attendet weights"
+            advice = did_you_mean(path.name, zoo_entries())
+            raise WeightsError.must("weights", f"{rule} list", path.name, advice=advice)
         return zoo_weights(path.name)
     if not _SCHEME.match(str(source)):
         try:

@@ -225,16 +225,8 @@ class WeightsMetadata:
 
 
 _NEEDED = (
-    "classes",
-    "architecture",
-    "attention",
-    "input_hw",
-    "anchors",
-    "anchor_masks",
-    "scale_x_y",
-    "width_mult",
-    "bn_eps",
-    "preprocess",
+    *("classes", "architecture", "attention", "input_hw", "anchors", "anchor_masks"),
+    *("scale_x_y", "width_mult", "bn_eps", "preprocess"),
 )
 """Keys without which the network cannot be rebuilt as it was: a default would be a guess."""
 

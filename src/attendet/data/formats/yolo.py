@@ -77,8 +77,14 @@ def recognize_yolo(folder: Path) -> str | None:
 class _Reader:
     """Reads label files into one `Reading`."""
 
-    def __init__(self, root: Path, names: dict[int, str] | None, keypoint_fields: int = 0) -> None:
-        self.reading = Reading(root, "yolo")
+    def __init__(
+        self,
+        root: Path,
+        names: dict[int, str] | None,
+        issues: list[Issue],
+        keypoint_fields: int = 0,
+    ) -> None:
+        self.reading = Reading(root, "yolo", issues=issues)
         self.names = names
         self.keypoint_fields = keypoint_fields
         self.finder = LabelFinder(root)
@@ -201,17 +207,14 @@ def _read_yaml(path: Path) -> Reading:
     names = names_of(document, path)
     if names is None and root.is_dir():
         names = names_beside(root, issues)
-    reader = _Reader(root, names, keypoint_fields_of(document, path))
-    reader.reading.issues += issues
+    reader = _Reader(root, names, issues, keypoint_fields_of(document, path))
     return _read_entries(reader, document, path)
 
 
 def _read_darknet(path: Path) -> Reading:
     issues: list[Issue] = []
     document = load_darknet(path, issues)
-    reader = _Reader(path.parent, names_of(document, path))
-    reader.reading.issues += issues
-    return _read_entries(reader, document, path)
+    return _read_entries(_Reader(path.parent, names_of(document, path), issues), document, path)
 
 
 def _lists(root: Path) -> dict[str, Path]:
@@ -231,8 +234,7 @@ def _lists(root: Path) -> dict[str, Path]:
 
 def _read_folder(root: Path) -> Reading:
     issues: list[Issue] = []
-    reader = _Reader(root, names_beside(root, issues))
-    reader.reading.issues += issues
+    reader = _Reader(root, names_beside(root, issues), issues)
     images = inner_folder(root, "images") or root
     parts = split_folders(images)
     lists = _lists(root)

@@ -38,22 +38,14 @@ _PURPOSE = "the digits sample set"
 
 # Of each class, the writings used by a split: 500 in all.
 _WRITINGS = {"train": slice(0, 350), "val": slice(350, 400), "test": slice(400, 500)}
+_SKIMAGE = (
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png"),
+    *("grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png"),
+    *("retina.jpg", "rocket.jpg"),
+)
 _PHOTOGRAPHS = (
-    "skimage/data/astronaut.png",
-    "skimage/data/brick.png",
-    "skimage/data/camera.png",
-    "skimage/data/chelsea.png",
-    "skimage/data/coffee.png",
-    "skimage/data/coins.png",
-    "skimage/data/grass.png",
-    "skimage/data/gravel.png",
-    "skimage/data/hubble_deep_field.jpg",
-    "skimage/data/ihc.png",
-    "skimage/data/motorcycle_left.png",
-    "skimage/data/retina.jpg",
-    "skimage/data/rocket.jpg",
-    "sklearn/datasets/images/china.jpg",
-    "sklearn/datasets/images/flower.jpg",
+    *(f"skimage/data/{name}" for name in _SKIMAGE),
+    *("sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg"),
 )
 _REGIONS = {
     "train": (0.0, 0.0, 1.0, 0.6),

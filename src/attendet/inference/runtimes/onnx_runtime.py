@@ -65,9 +65,7 @@ class OnnxRuntime(ExportedRuntime):
         self._pool = ThreadPoolExecutor(self.parallel, thread_name_prefix="onnx-runtime")
 
     def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-        outputs: Sequence[NDArray[np.float32]] = self._session.run(
-            self.output_names, {INPUT: inputs}
-        )
+        outputs: list[NDArray[np.float32]] = self._session.run(self.output_names, {INPUT: inputs})
         return outputs
 
 
@@ -83,9 +81,5 @@ def _providers(ort: Any, device: str | None) -> list[Any]:
     cuda = "CUDAExecutionProvider"
     if kind == "cuda" and (number or "0").isdigit() and cuda in ort.get_available_providers():
         return [(cuda, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
-    raise ConfigError.must(
-        "device",
-        "one that ONNX Runtime can use here",
-        device,
-        advice="Choose cpu, or cuda with a GPU and the package onnxruntime-gpu.",
-    )
+    advice = "Choose cpu, or cuda with a GPU and the package onnxruntime-gpu."
+    raise ConfigError.must("device", "one that ONNX Runtime can use here", device, advice=advice)

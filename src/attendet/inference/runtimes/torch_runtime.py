@@ -102,14 +102,9 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError.must(
-            "device",
-            "one that PyTorch can use here",
-            str(device),
-            reason,
-            "Choose cpu, or cuda with a GPU.",
-        ) from None
+        reason, rule = str(error).splitlines()[0], "one that PyTorch can use here"
+        advice = "Choose cpu, or cuda with a GPU."
+        raise ConfigError.must("device", rule, str(device), reason, advice) from None
     return chosen
 
 
