@@ -126,7 +126,7 @@ def test_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["tiny.safetensors"], 2, "files must be"),
         (["small.cfg", "small.weights", "a.pth"], 2, "files must be"),
         (["small.cfg", "tiny.weights"], 4, "must hold 311 values, as the configuration says; got"),
-        (["small.cfg", "small.weights", "--output", "a.pt"], 2, "must end in .safetensors"),
+        (["small.cfg", "small.weights", "--output", "a.pt"], 2, "must be a .safetensors file"),
         (["small.cfg", "small.weights", "--color", "bgr"], 2, "--color must be omitted"),
         (["small.cfg", "small.weights", "--size", "64"], 2, "--size must be omitted"),
         (["small.cfg", "small.weights", "--cutoff", "9"], 4, "from 1 to the 3 layers"),

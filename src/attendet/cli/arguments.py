@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal
 
 from attendet.config import Setting, field_help, members_of, parse_value, settings_of
+from attendet.errors import ConfigError
 
 FLAGS = {"input_hw": "--size", "batches": "--batch"}
 """Flags that are named differently from their setting."""
@@ -174,6 +175,20 @@ def names(text: str) -> list[str]:
     if not found:
         raise argparse.ArgumentTypeError(f"must be one name or more, with commas; got {text!r}")
     return found
+
+
+def weights_output(output: Path | None, usual: Path) -> Path:
+    """Return the weights file to write: that of ``--output``, or the usual one if it is new.
+
+    Raises:
+        ConfigError: if it is no .safetensors file, or exists without being named.
+    """
+    path = output or usual
+    rule, where = "a .safetensors file", "--output"
+    ConfigError.check(path.suffix == ".safetensors", "output", rule, str(path), where)
+    if output is None and path.exists():
+        raise ConfigError(f"output must be named, because {path} exists (--output).")
+    return path
 
 
 def given_settings(

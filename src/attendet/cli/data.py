@@ -177,10 +177,7 @@ def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tup
 def _split(args: argparse.Namespace) -> int:
     dataset = _load(args)
     path = write_splits(
-        dataset.splits,
-        args.output or dataset.root,
-        root=dataset.root,
-        source=dataset.split_source,
+        dataset.splits, args.output or dataset.root, root=dataset.root, source=dataset.split_source
     )
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{path}: {sizes} ({dataset.split_source})")

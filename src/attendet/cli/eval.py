@@ -108,11 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _introduction(
-    args: argparse.Namespace,
-    detector: Detector,
-    data: DataSet,
-    match: ClassMatch,
-    fingerprint: str,
+    args: argparse.Namespace, detector: Detector, data: DataSet, match: ClassMatch, fingerprint: str
 ) -> list[str]:
     metadata = detector.metadata
     height, width = detector.input_hw

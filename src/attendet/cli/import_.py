@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attendet.cli.arguments import File, add_settings, flag
+from attendet.cli.arguments import File, add_settings, flag, weights_output
 from attendet.errors import ConfigError
 from attendet.system import require
 
@@ -81,11 +81,7 @@ def run(args: argparse.Namespace) -> int:
             f"got {' '.join(path.name for path in args.files)}."
         )
     source = others[0]
-    output = args.output or Path(source.stem + ".safetensors")
-    if output.suffix != ".safetensors":
-        raise ConfigError(f"output must end in .safetensors; got {str(output)!r} (--output).")
-    if args.output is None and output.exists():
-        raise ConfigError(f"output must be named where {output} is there already (--output).")
+    output = weights_output(args.output, Path(source.stem + ".safetensors"))
     imported = _import(args, configs, source)
     for line in _summary(imported):
         print(line)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from attendet.cli.arguments import DataFormat, File, add_settings
-from attendet.errors import ConfigError
+from attendet.cli.arguments import DataFormat, File, add_settings, weights_output
 from attendet.system import require
 
 
@@ -64,11 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     weights = local_weights(args.weights)
     folder = args.weights.parent if weights == args.weights else Path()
-    output = args.output or folder / f"{args.weights.stem}-pruned.safetensors"
-    suffix_ok = output.suffix == ".safetensors"
-    ConfigError.check(suffix_ok, "output", "a .safetensors file", str(output), "--output")
-    if args.output is None and output.exists():
-        raise ConfigError(f"output must be set, because {output} exists (--output).")
+    output = weights_output(args.output, folder / f"{args.weights.stem}-pruned.safetensors")
     network, metadata = load_weights(weights)
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
@@ -79,12 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if match.note:
         print(f"note         {match.note}")
     result = prune_attention(
-        network,
-        metadata,
-        samples,
-        max_ap_loss=args.max_ap_loss,
-        every=args.every,
-        progress=print,
+        network, metadata, samples, max_ap_loss=args.max_ap_loss, every=args.every, progress=print
     )
     for one in result.decisions:
         print(f"{one.site:<12} {'folded' if one.folded else 'kept':<7} {one.reason}")

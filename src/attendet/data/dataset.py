@@ -90,7 +90,7 @@ def _class_table(
     reading: Reading, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str | int, int]]:
     """Return the class names, and the class id of each label that is known."""
-    labels = {box.label for pool in reading.pools.values() for each in pool for box in each.boxes}
+    labels = {box.label for each in reading.images for box in each.boxes}
     numbers = sorted(n for n in labels if isinstance(n, int) and 0 <= n < MOST_CLASSES)
     if classes is not None:
         names = tuple(class_name(name) for name in classes)
@@ -107,7 +107,7 @@ def _class_table(
             f"each class name must be there once; got {twice[0]!r} twice ({reading.root}).{issues}"
         )
     if not names:
-        files = sorted({each.labels for pool in reading.pools.values() for each in pool})
+        files = sorted({each.labels for each in reading.images})
         shown = f"none in {len(files)} label files, such as {files[0]}" if files else "none"
         raise DataError(f"data set must hold boxes; got {shown} ({reading.root}).{issues}")
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
@@ -150,7 +150,7 @@ def _require_coordinates(reading: Reading, issues: Sequence[Issue]) -> None:
     by_file = reading.format == "coco"
     misplaced = Counter(i.file if by_file else reading.root for i in issues if i.kind in _MISPLACED)
     groups: dict[Path, dict[str, Labeled]] = {}
-    for each in (each for pool in reading.pools.values() for each in pool if each.boxes):
+    for each in (each for each in reading.images if each.boxes):
         groups.setdefault(each.labels if by_file else reading.root, {})[each.key] = each
     for group, images in groups.items():
         if 4 * misplaced[group] >= len(images):
@@ -214,7 +214,7 @@ def _boxless(
     if any(len(sample.class_ids) for sample in train):
         return
     first = train[0].key
-    labels = next(e.labels for pool in reading.pools.values() for e in pool if e.key == first)
+    labels = next(each.labels for each in reading.images if each.key == first)
     if forbidden:
         raise DataError(
             f"train split must hold a box; got none in {len(train)} images ({reading.root}, "

@@ -138,6 +138,11 @@ class Reading:
     names: tuple[str, ...] | None = None
     issues: list[Issue] = field(default_factory=list)
 
+    @property
+    def images(self) -> list[Labeled]:
+        """The images of all pools; one that is in two splits twice."""
+        return [each for pool in self.pools.values() for each in pool]
+
 
 def class_name(text: str) -> str:
     """Return a class name with single spaces.

@@ -173,11 +173,7 @@ def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]
 
 
 def read_images(
-    sources: Iterable[Source],
-    *,
-    on_skip: OnSkip | None = None,
-    ahead: int = 16,
-    workers: int = 2,
+    sources: Iterable[Source], *, on_skip: OnSkip | None = None, ahead: int = 16, workers: int = 2
 ) -> Generator[tuple[Source, ImageArray], None, None]:
     """Give each source with its image, in order, while threads read the next ones.
 

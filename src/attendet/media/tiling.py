@@ -185,8 +185,8 @@ class _Boxes:
         return _Boxes(self.xyxy[index], self.scores[index], self.class_ids[index], self.cut[index])
 
     def with_more(self, other: _Boxes) -> _Boxes:
-        pairs = ((vars(self)[name], vars(other)[name]) for name in vars(self))
-        return _Boxes(*map(np.concatenate, pairs))
+        columns = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Boxes(*map(np.concatenate, columns))
 
     def suppressed(self, iou: float) -> _Boxes:
         most = max(len(self), 1)

@@ -27,12 +27,7 @@ from attendet.models.graph import ARCHITECTURE as DARKNET_GRAPH
 from attendet.models.graph import Graph
 from attendet.models.graph_detector import GraphDetector
 from attendet.models.graph_sites import default_sites, graph_sites
-from attendet.models.metadata import (
-    DEFAULT_ANCHORS,
-    DEFAULT_MASKS,
-    WeightsMetadata,
-    read_metadata,
-)
+from attendet.models.metadata import DEFAULT_ANCHORS, DEFAULT_MASKS, WeightsMetadata, read_metadata
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)

@@ -299,7 +299,7 @@ def read_coco(path: Path) -> Reading:
         reading.issues += issues
     reading.names = tuple(names)
     reading.source = "" if "all" in files else f"files {_listed(files, root)}"
-    assign_keys((each for pool in reading.pools.values() for each in pool), root)
+    assign_keys(reading.images, root)
     return reading
 
 

@@ -272,7 +272,7 @@ def read_voc(path: Path) -> Reading:
     if not reading.pools:
         raise DataError(f"no XML labels found ({root}). Looked for {LOOKED_FOR}.")
     key_root = folders[1] if folders else root
-    assign_keys((each for pool in reading.pools.values() for each in pool), key_root)
+    assign_keys(reading.images, key_root)
     for name in _CLASS_FILES:
         if (root / name).is_file():
             lines, issues = read_lines(root / name)

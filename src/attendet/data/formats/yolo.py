@@ -147,13 +147,13 @@ class _Reader:
         reading.issues += bare + orphans
         self._report_shifted_ids()
         reading.source = source
-        assign_keys((each for pool in reading.pools.values() for each in pool), reading.root)
+        assign_keys(reading.images, reading.root)
         return reading
 
     def _report_shifted_ids(self) -> None:
         """Report class ids that fit the names only if they are counted from 1."""
         names = self.names or {}
-        images = [each for pool in self.reading.pools.values() for each in pool]
+        images = self.reading.images
         used = {box.label for each in images for box in each.boxes}
         unnamed = {label for label in used if isinstance(label, int)}
         if len(used) > 1 and unnamed == {len(names)} and names.get(0) not in used:

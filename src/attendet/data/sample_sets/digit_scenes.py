@@ -69,9 +69,7 @@ def compose_scene(
         )
         class_ids.append(digit)
     return Scene(
-        image,
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array(class_ids, dtype=np.int64),
+        image, np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(class_ids, dtype=np.int64)
     )
 
 
