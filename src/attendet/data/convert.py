@@ -20,7 +20,7 @@ import yaml
 from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from attendet.data.dataset import DataSet
 from attendet.data.sample import Format, Sample
-from attendet.errors import ConfigError, did_you_mean
+from attendet.errors import ConfigError
 
 Progress = Callable[[int, int], None]
 
@@ -228,8 +228,7 @@ def convert_dataset(
         ConfigError: if the folder is not empty or the format is unknown.
     """
     if to not in ("voc", "yolo", "coco"):
-        hint = did_you_mean(to, ("voc", "yolo", "coco"))
-        raise ConfigError(f"format must be one of voc, yolo, coco; got {to!r} (--to). {hint}")
+        raise ConfigError.unknown("format", to, ("voc", "yolo", "coco"), "--to")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"output must be an empty or new folder; got {str(output)!r}.")
     output.mkdir(parents=True, exist_ok=True)

@@ -34,9 +34,8 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MOST_BYTES)
-        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
+        with path.open(encoding="utf-8-sig") as stream:
+            lines = [line.strip() for line in stream.read(MOST_BYTES).splitlines()]
     except OSError as error:
         raise ConfigError(f"names cannot be read: {error.strerror or error} ({path}).") from None
     except UnicodeDecodeError:

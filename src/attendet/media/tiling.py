@@ -203,8 +203,7 @@ def _cut_sides(
     size = (tiles[:, 2:] - tiles[:, :2]).min(axis=1, initial=2**31)
     near = np.maximum(EDGE_FRACTION * size, 2.0)[:, None]
     inner = tiles != np.array([0, 0, image_hw[1], image_hw[0]])
-    cut: NDArray[np.bool_] = inner & (np.abs(boxes - tiles) <= near)
-    return cut
+    return np.asarray(inner & (np.abs(boxes - tiles) <= near))
 
 
 def _covered_fraction(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
@@ -223,8 +222,7 @@ def _covered_fraction(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
 
 
 def _area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    area: NDArray[np.float32] = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
-    return area
+    return np.asarray((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1))
 
 
 def _join(pieces: _Boxes) -> _Boxes:
@@ -265,8 +263,7 @@ def _interval_iou(spans: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = spans[:, 0], spans[:, 1]
     common = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).clip(min=0)
     union = np.maximum(high[:, None], high) - np.minimum(low[:, None], low)
-    iou: NDArray[np.float32] = common / np.maximum(union, 1e-9)
-    return iou
+    return np.asarray(common / np.maximum(union, 1e-9))
 
 
 def _joined(pieces: _Boxes, first: int, second: int, side: int) -> _Boxes:

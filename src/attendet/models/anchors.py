@@ -25,8 +25,7 @@ def _shape_iou(
 ) -> NDArray[np.float64]:
     inner = np.minimum(sizes_wh[:, None], anchors_wh[None]).prod(axis=2)
     union = sizes_wh.prod(axis=1)[:, None] + anchors_wh.prod(axis=1)[None] - inner
-    overlap: NDArray[np.float64] = inner / union
-    return overlap
+    return np.asarray(inner / union)
 
 
 def best_overlap(

@@ -9,7 +9,7 @@ from attendet.data.formats import coco, voc, yolo
 from attendet.data.sample import Format, Reading
 from attendet.errors import ConfigError, DataError, did_you_mean, list_names
 
-__all__ = ["FORMATS", "read_labels", "recognize_format"]
+__all__ = ["FORMATS", "read_labels"]
 
 _READERS: dict[Format, Callable[[Path], Reading]] = {
     "voc": voc.read_voc,
@@ -25,14 +25,12 @@ _LOOKED_FOR = (voc.LOOKED_FOR, yolo.LOOKED_FOR, coco.LOOKED_FOR)
 FORMATS: tuple[Format, ...] = tuple(_READERS)
 
 
-def recognize_format(path: Path) -> Format:
+def _recognize(path: Path) -> Format:
     """Return the format of a data set by what lies at its path.
 
     Raises:
         DataError: if nothing is there, nothing fits, or more than one format does.
     """
-    if not path.exists():
-        raise DataError(f"data set not found ({path}). Check the path.")
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix in (".yaml", ".yml", ".data"):
@@ -64,15 +62,17 @@ def read_labels(path: Path, format: Format | None = None) -> Reading:
         DataError: if there are no labels of that format.
     """
     if format is not None and format not in _READERS:
-        raise ConfigError(
-            f"format must be one of {', '.join(FORMATS)}; got {format!r} (--format). "
-            f"{did_you_mean(format, FORMATS)}"
+        raise ConfigError.must(
+            "format",
+            f"one of {', '.join(FORMATS)}",
+            format,
+            "--format",
+            did_you_mean(format, FORMATS),
         )
-    path = path if format else _unpacked(path)
-    chosen = format or recognize_format(path)
     if not path.exists():
         raise DataError(f"data set not found ({path}). Check the path.")
-    return _READERS[chosen](path)
+    path = path if format else _unpacked(path)
+    return _READERS[format or _recognize(path)](path)
 
 
 def _unpacked(path: Path) -> Path:

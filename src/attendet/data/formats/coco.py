@@ -108,8 +108,6 @@ def _is_coco(path: Path) -> bool:
 def _load_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"data set not found ({path}). Check the path.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"JSON is broken ({path}:{error.lineno}): {error.msg}.") from None
     except (ValueError, RecursionError) as error:

@@ -319,8 +319,6 @@ def load_yaml(path: Path) -> dict[str, object]:
             document: Any = loader.get_single_data()
         finally:
             loader.dispose()
-    except FileNotFoundError:
-        raise DataError(f"data set not found ({path}). Check the path.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError.must(
@@ -416,8 +414,6 @@ def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
     Raises:
         DataError: if it is not there.
     """
-    if not path.is_file():
-        raise DataError(f"data set not found ({path}). Check the path.")
     lines, found_issues = read_lines(path)
     issues += found_issues
     rows = (text.partition("=") for _, text in lines if "=" in text)
