@@ -131,6 +131,19 @@ def test_width_scales_all_channels_in_steps_of_eight(width: float, base: int):
     assert network.head_p4.conv.in_channels == 6 * base
 
 
+@pytest.mark.parametrize(
+    ("model", "width"), [("yolov4-tiny-n", 0.25), ("yolov4-tiny-s", 0.5), ("yolov4-tiny", 1.0)]
+)
+def test_each_size_has_a_name(model: str, width: float):
+    with torch.device("meta"):
+        named = build(model, classes=["a"], attention="ca")
+        same = build(classes=["a"], attention="ca", width_mult=width)
+        narrower = build(model, classes=["a"], width_mult=0.125)
+    shapes = [{n: p.shape for n, p in net.named_parameters()} for net in (named, same)]
+    assert shapes[0] == shapes[1]
+    assert narrower.backbone.conv1.conv.out_channels == 4
+
+
 def test_bn_eps_reaches_every_normalization():
     network = _small(bn_eps=1e-3)
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -330,7 +343,7 @@ def test_exports_with_a_dynamic_batch():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "yolov4-tny"}, "Did you mean 'yolov4-tiny'"),
+        ({"model": "yolov4-tny"}, r"model must be one of .*Did you mean 'yolov4-tiny'"),
         ({"attention": "ca@p6"}, "got 'p6'"),
         ({"attention": "sea"}, "known block"),
         ({"classes": []}, "classes must be distinct names"),

@@ -176,3 +176,5 @@ def test_attention_that_names_no_layer_is_refused(
 def test_what_its_layers_say_cannot_be_overridden(base: Path, quick: Quick) -> None:
     with pytest.raises(ConfigError, match=r"anchors and scale_x_y cannot be set with pretrained"):
         quick(pretrained=base, attention="none", anchors="data", scale_x_y=1.2)
+    with pytest.raises(ConfigError, match="model cannot be set with pretrained"):
+        quick(pretrained=base, attention="none", model="yolov4-tiny-s")

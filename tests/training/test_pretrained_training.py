@@ -18,7 +18,7 @@ from attendet.data import DataSet, load_dataset
 from attendet.models import WeightsMetadata, load_weights, save_weights
 from attendet.training.callback import TrainingCallback
 from attendet.training.plan import Plan, make_plan
-from attendet.training.recipe import Recipe
+from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.trainer import TrainingResult, train
 from attendet.training.transfer import follow_base
 
@@ -228,6 +228,32 @@ def test_boxes_and_images_are_those_of_the_base(squares: Path, resize: str, save
     new = plan.network.eval()
     for here, there in zip(new.decode(new(x)), old.decode(old(x)), strict=True):
         assert torch.equal(here, there)
+
+
+def test_the_recipe_is_fine_tune_unless_another_is_named(
+    squares: Path, undrawn: None, tmp_path: Path, saved: Saved
+) -> None:
+    base = saved(_metadata())
+    plain = {"pretrained": base, "epochs": 1, "batch": 4, "precision": "32", "accelerator": "cpu"}
+
+    usual = train(squares, output=tmp_path / "a", **plain).plan.recipe
+    named = train(squares, output=tmp_path / "b", recipe="default", **plain).plan.recipe
+
+    wanted = load_recipe("fine-tune")
+    assert usual.start_size_fraction == wanted.start_size_fraction != named.start_size_fraction
+    assert usual.epochs == 1
+
+
+def test_few_images_get_the_steps_of_the_recipe(
+    squares: Path, undrawn: None, tmp_path: Path
+) -> None:
+    images = len(load_dataset(squares).split("train"))
+    recipe = Recipe(epochs=1, batch=images, min_steps=3, size=64, width_mult=0.125, precision="32")
+
+    result = train(squares, recipe=recipe, output=tmp_path / "run", accelerator="cpu")
+
+    assert result.plan.recipe.epochs == result.epochs == 3
+    assert train(resume=result.folder, accelerator="cpu").epochs == 3
 
 
 def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(

@@ -146,3 +146,25 @@ def test_settings_that_count_are_let_through() -> None:
 
     Recipe().replace(**given).check_effective(given)
     Recipe().replace(effective_batch=16).check_effective(("effective_batch",))
+
+
+def test_the_recipe_with_pretrained_weights_is_fine_tune() -> None:
+    assert load_recipe() == load_recipe("default") != load_recipe("fine-tune")
+    assert load_recipe(pretrained=True) == load_recipe("fine-tune")
+    assert load_recipe("classic", pretrained=True) == load_recipe("classic")
+
+
+def test_few_images_get_more_epochs_unless_epochs_are_set() -> None:
+    recipe = Recipe(epochs=30, batch=8, min_steps=400)
+
+    assert recipe.for_images(9).epochs == 200  # two steps an epoch
+    assert recipe.for_images(120).epochs == 30
+    assert recipe.for_images(9).for_images(9) == recipe.for_images(9)
+    assert load_recipe(recipe, {"epochs": 5}).for_images(9).epochs == 5
+    assert load_recipe(recipe, {"epochs": 5, "min_steps": 20}).for_images(9).epochs == 10
+
+
+def test_the_model_gives_the_width_unless_it_is_set() -> None:
+    assert Recipe().resolved_width_mult == 1
+    assert Recipe(model="yolov4-tiny-n").resolved_width_mult == 0.25
+    assert Recipe(model="yolov4-tiny-n", width_mult=0.75).resolved_width_mult == 0.75

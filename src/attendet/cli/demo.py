@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, metavar="N", help=text)
     text = "long side of the network's input in pixels, a multiple of 32 (default: "
     add("--size", type=int, metavar="PX", help=f"{text}{recipe.size})")
-    text = f"multiplier of all channels (default: {recipe.width_mult:g})"
+    text = f"multiplier of all channels (default: {recipe.resolved_width_mult:g})"
     add("--width-mult", type=float, metavar="FACTOR", help=text)
 
 

@@ -13,8 +13,10 @@ from attendet.training.recipe import Recipe, load_recipe, recipe_names
 
 def add_recipe_flags(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
     """Add ``--recipe``, and a flag for each setting of the recipe."""
-    names = f"{', '.join(recipe_names())} or a .yaml file (default: %(default)s)"
-    parser.add_argument("--recipe", default="default", metavar="NAME|FILE", help=names)
+    names = ", ".join(recipe_names())
+    usual = "default; with --pretrained: fine-tune"
+    text = f"{names} or a .yaml file (default: {usual})"
+    parser.add_argument("--recipe", metavar="NAME|FILE", help=text)
     group = parser.add_argument_group("recipe (defaults are those of the default recipe)")
     add_settings(group, Recipe, without=without, suppress=True)
 
@@ -34,5 +36,6 @@ def recipe_overrides(args: argparse.Namespace, *, without: Collection[str] = ())
     for name, value in overrides.items():
         from_mapping(Recipe, {name: value}, source=flag(name))
     if overrides:
-        load_recipe(args.recipe, overrides).check_effective(overrides)
+        pretrained = args.pretrained is not None
+        load_recipe(args.recipe, overrides, pretrained=pretrained).check_effective(overrides)
     return overrides

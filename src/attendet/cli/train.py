@@ -55,7 +55,7 @@ class _ResumeFlags:
     """Kind of device."""
 
 
-FIXED = {field.name: field.default for field in fields(_Flags)} | {"recipe": "default"}
+FIXED = {field.name: field.default for field in fields(_Flags)} | {"recipe": None}
 """Flags, with their defaults, that a resumed run takes from its folder."""
 
 

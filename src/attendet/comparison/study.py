@@ -78,7 +78,7 @@ def compare(
     sites: Sequence[str] | None = None,
     attention_init: Sequence[str] | None = None,
     seeds: int = 3,
-    recipe: str | Recipe = "default",
+    recipe: str | Recipe | None = None,
     pretrained: str | Path | None = None,
     format: Literal["voc", "yolo", "coco"] | None = None,
     baseline: str | None = None,
@@ -108,7 +108,8 @@ def compare(
         attention_init: ``paper``, ``identity``; default: ``paper``, or with pretrained weights the
             identity for new blocks.
         seeds: seeds of each variant, from 0 on.
-        recipe: name of a recipe, path of a YAML file, or a `Recipe`.
+        recipe: name of a recipe, path of a YAML file, or a `Recipe`; default: ``fine-tune`` with
+            pretrained weights, else ``default``.
         pretrained: weights file that all runs start from.
         format: of the data set, where it is not to be recognized.
         baseline: name of the variant that the others are compared with; ``none``, else the first.
@@ -142,7 +143,7 @@ def compare(
     graph = Graph.from_mappings(metadata.graph) if metadata and metadata.graph else None
     inits = usual if attention_init is None else attention_init
     variants = make_variants(attention, sites, inits, graph)
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(recipe, overrides, pretrained=pretrained is not None)
     if settings.attention_init != "auto":
         raise ConfigError(
             "attention_init is part of the grid here; the recipe says "
@@ -156,6 +157,7 @@ def compare(
     chosen_baseline = pick_baseline(variants, baseline)
     dataset = load_dataset(data, format=format)
     check_class_map(settings, dataset.classes, metadata)
+    settings = settings.for_images(len(dataset.split("train")))
     setup = _setup(data, dataset, settings, base)
     jobs = {
         (variant.name, seed): Job(

@@ -42,6 +42,10 @@ DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
 """Numbers of the anchors of the stride-32 and the stride-16 level, as in darknet's cfg."""
 
 
+SIZES = {"yolov4-tiny-n": 0.25, "yolov4-tiny-s": 0.5, "yolov4-tiny": 1.0}
+"""Name of each size of the reference network, and the multiplier of its channels."""
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Preprocessing of an image to the network input."""

@@ -27,7 +27,13 @@ from attendet.models.graph import ARCHITECTURE as DARKNET_GRAPH
 from attendet.models.graph import Graph
 from attendet.models.graph_detector import GraphDetector
 from attendet.models.graph_sites import default_sites, graph_sites
-from attendet.models.metadata import DEFAULT_ANCHORS, DEFAULT_MASKS, WeightsMetadata, read_metadata
+from attendet.models.metadata import (
+    DEFAULT_ANCHORS,
+    DEFAULT_MASKS,
+    SIZES,
+    WeightsMetadata,
+    read_metadata,
+)
 from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
 
 ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
@@ -85,7 +91,7 @@ def _build_graph(
 
 
 def build(
-    architecture: str = "yolov4-tiny",
+    model: str = "yolov4-tiny",
     *,
     classes: Sequence[str],
     attention: str = "none",
@@ -94,13 +100,14 @@ def build(
     anchors: Sequence[tuple[float, float]] = DEFAULT_ANCHORS,
     anchor_masks: Sequence[Sequence[int]] = DEFAULT_MASKS,
     scale_x_y: float = 1.05,
-    width_mult: float = 1.0,
+    width_mult: float | None = None,
     bn_eps: float = 1e-5,
 ) -> YoloV4Tiny:
     """Return a detection network, freshly initialized.
 
     Args:
-        architecture: ``yolov4-tiny``.
+        model: ``yolov4-tiny-n``, ``yolov4-tiny-s`` or ``yolov4-tiny``, with a quarter, half or all
+            of the channels.
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
         attention_init: ``paper``, gates near 1/2 at first, as published; or ``identity``, the
@@ -110,7 +117,8 @@ def build(
         anchors: widths and heights in pixels, small to large.
         anchor_masks: numbers of the anchors of the stride-32 level, then of the stride-16 level.
         scale_x_y: stretch of the center's sigmoid.
-        width: multiplier of all channels, which stay multiples of 8 (the stem's, of 4).
+        width_mult: multiplier of all channels, in place of that of the model; they stay multiples
+            of 8 (the stem's, of 4).
         bn_eps: epsilon of batch normalization.
 
     Returns:
@@ -120,20 +128,23 @@ def build(
         ConfigError: if an argument is not what it must be; names the argument.
 
     Example:
-        >>> network = build("yolov4-tiny", classes=["RBC", "WBC"], attention="ca@p5")
+        >>> network = build("yolov4-tiny-s", classes=["RBC", "WBC"], attention="ca@p5")
         >>> list(network.attention_blocks())
         ['p5']
     """
+    if model not in SIZES:
+        raise ConfigError.must(
+            "model", f"one of {', '.join(SIZES)}", model, advice=did_you_mean(model, SIZES)
+        )
     metadata = WeightsMetadata(
         classes=classes if isinstance(classes, str) else tuple(classes),  # type: ignore[arg-type]
-        architecture=architecture,
         attention=attention,
         attention_init=attention_init if isinstance(attention_init, str) else dict(attention_init),
         input_hw=tuple(input_hw),  # type: ignore[arg-type]
         anchors=tuple(tuple(map(float, anchor)) for anchor in anchors),  # type: ignore[misc]
         anchor_masks=tuple(map(tuple, anchor_masks)),
         scale_x_y=scale_x_y,
-        width_mult=width_mult,
+        width_mult=SIZES[model] if width_mult is None else width_mult,
         bn_eps=bn_eps,
     )
     return cast(YoloV4Tiny, build_from_metadata(metadata))

@@ -224,6 +224,7 @@ def make_plan(
             f"changed ({source}). Restore it, pass its new path, or start a new run."
         )
     train = dataset.split("train")
+    recipe = recipe.for_images(len(train))
     input_hw = choose_input_hw(train, recipe, base)
     cache = ImageCache(train, input_hw, stretch=recipe.resize == "stretch", progress=progress)
     if base is not None and (recipe.anchors == "base" or base.graph):
@@ -242,7 +243,7 @@ def make_plan(
         anchors=anchors.anchors,
         anchor_masks=anchors.masks,
         scale_x_y=recipe.scale_x_y,
-        width_mult=recipe.width_mult,
+        width_mult=recipe.resolved_width_mult,
         preprocess={
             "resize": recipe.resize if recipe.resize in ("letterbox", "stretch") else "rect",
             "color": "rgb",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from attendet.config import from_mapping, replace_settings, to_mapping
 from attendet.data.augment_plan import AugmentConfig
 from attendet.errors import ConfigError, did_you_mean
 from attendet.losses.loss_config import LossConfig
+from attendet.models.metadata import SIZES
 
 RECIPES = Path(__file__).parent / "recipes"
 """Folder of the recipes in the package."""
@@ -79,6 +81,9 @@ class Recipe:
     epochs: int = 100
     """Passes over the training images."""
 
+    min_steps: int = 0
+    """Few images get more epochs, until the run has this many steps; not if --epochs is set."""
+
     size: int = 416
     """Long side of the network input in pixels, a multiple of 32."""
 
@@ -104,8 +109,11 @@ class Recipe:
     """Classes of the data that the pretrained weights name otherwise, such as auto=car,lorry=truck;
     their rows are copied."""
 
-    width_mult: float = 1.0
-    """Width multiplier: factor of all channel counts."""
+    model: Literal["yolov4-tiny-n", "yolov4-tiny-s", "yolov4-tiny"] = "yolov4-tiny"
+    """Network to train: a quarter, half or all of the channels."""
+
+    width_mult: float | None = None
+    """Factor of all channel counts, in place of that of --model."""
 
     attention_init: Literal["auto", "paper", "identity"] = "auto"
     """paper: gates near 1/2 at first, as published; identity: attention changes nothing until it
@@ -144,10 +152,11 @@ class Recipe:
             self,
             {
                 "epochs": (self.epochs >= 1, "at least 1"),
+                "min_steps": (self.min_steps >= 0, "at least 0"),
                 "batch": (self.batch >= 1, "at least 1"),
                 "effective_batch": (self.effective_batch >= 0, "at least 0"),
                 "scale_x_y": (self.scale_x_y >= 1, "at least 1"),
-                "width_mult": (self.width_mult > 0, "above 0"),
+                "width_mult": (self.width_mult is None or self.width_mult > 0, "above 0"),
                 "no_aug_fraction": (0 <= self.no_aug_fraction <= 1, "from 0 to 1"),
                 "start_size_fraction": (0 < self.start_size_fraction <= 1, "above 0, at most 1"),
                 "full_size_fraction": (0 <= self.full_size_fraction <= 1, "from 0 to 1"),
@@ -192,6 +201,25 @@ class Recipe:
         """Return the recipe with some settings changed, by their flat names."""
         return replace_settings(self, **changes)
 
+    @property
+    def resolved_width_mult(self) -> float:
+        """Factor of all channel counts: ``width_mult``, else that of ``model``."""
+        return SIZES[self.model] if self.width_mult is None else self.width_mult
+
+    def for_images(self, count: int) -> Recipe:
+        """Return the recipe with the epochs that ``min_steps`` needs.
+
+        Args:
+            count: training images.
+
+        Example:
+            >>> recipe = Recipe(epochs=30, batch=8, min_steps=400)
+            >>> recipe.for_images(20).epochs, recipe.for_images(200).epochs
+            (134, 30)
+        """
+        steps = math.ceil(max(1, count) / self.batch)
+        return self.replace(epochs=max(self.epochs, math.ceil(self.min_steps / steps)))
+
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the recipes in the package."""
@@ -217,13 +245,18 @@ def _read(name_or_path: str) -> Recipe:
 
 
 def load_recipe(
-    recipe: str | Recipe = "default", overrides: Mapping[str, Any] | None = None
+    recipe: str | Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    pretrained: bool = False,
 ) -> Recipe:
     """Return a recipe of the package or of a YAML file, with some settings changed.
 
     Args:
-        recipe: a name of `recipe_names`, a path that ends in ``.yaml``, or a `Recipe`.
-        overrides: setting to value; these win.
+        recipe: a name of `recipe_names`, a path that ends in ``.yaml``, or a `Recipe`; default:
+            ``fine-tune`` with pretrained weights, else ``default``.
+        overrides: setting to value; these win. With ``epochs``, ``min_steps`` has no effect.
+        pretrained: whether the run starts from pretrained weights.
 
     Raises:
         ConfigError: naming an unknown setting, with the nearest known one, or a wrong value.
@@ -236,8 +269,10 @@ def load_recipe(
         ...
         attendet.errors.ConfigError: unknown setting 'epoch' (overrides). Did you mean 'epochs'?
     """
+    recipe = recipe or ("fine-tune" if pretrained else "default")
     settings = recipe if isinstance(recipe, Recipe) else _read(str(recipe))
     if not overrides:
         return settings
+    overrides = {"min_steps": 0, **overrides} if "epochs" in overrides else overrides
     checked = from_mapping(Recipe, dict(overrides), source="overrides").as_dict()
     return settings.replace(**{name: checked[name] for name in overrides if name in checked})

@@ -75,7 +75,7 @@ def train(
     data: str | Path | DataSet | None = None,
     *,
     attention: str | None = None,
-    recipe: str | Recipe = "default",
+    recipe: str | Recipe | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     pretrained: str | Path | None = None,
@@ -98,7 +98,8 @@ def train(
         data: path of a data set (VOC, YOLO or COCO), or the set; with ``resume`` only if it moved.
         attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; default: that of the
             pretrained weights, else ``ca``.
-        recipe: name of a recipe, path of a YAML file, or a `Recipe`.
+        recipe: name of a recipe, path of a YAML file, or a `Recipe`; default: ``fine-tune`` with
+            pretrained weights, else ``default``.
         seed: of weights, order of images and augmentation.
         output: new folder of the run; default: ``runs/train`` with the next free number.
         pretrained: weights file to start from. Its input, boxes and width replace those of the
@@ -145,7 +146,7 @@ def train(
         if pretrained is not None:
             pretrained = local_weights(pretrained)
             base = read_metadata(pretrained)
-        settings = load_recipe(recipe, overrides)
+        settings = load_recipe(recipe, overrides, pretrained=pretrained is not None)
         if base is not None:
             settings = follow_base(settings, base, given=overrides)
         if attention is None:
@@ -180,7 +181,7 @@ def train(
         trainer.evaluates_base = bool(config.get("pretrained"))
         if state is not None:
             trainer.resume(state)
-        return trainer.fit(until_epoch or settings.epochs, started)
+        return trainer.fit(until_epoch or plan.recipe.epochs, started)
 
 
 def _launch(

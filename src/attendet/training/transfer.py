@@ -95,6 +95,9 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
     """
     of_layers = {"anchors": "base", "scale_x_y": base.scale_x_y, "width_mult": base.width_mult}
     fixed = [k for k, own in of_layers.items() if k in given and getattr(recipe, k) != own]
+    if "model" in given:
+        fixed += ["model"]
+        given = {*given, "width_mult"}
     if base.graph and fixed:
         raise ConfigError(
             f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
