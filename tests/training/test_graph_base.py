@@ -34,6 +34,8 @@ size=3
 stride=8
 pad=1
 activation=mish
+[dropout]
+probability=.2
 [convolutional]
 filters={first}
 activation=linear
@@ -104,7 +106,7 @@ def test_a_run_takes_over_layers_anchors_and_scales(base: Path, quick: Quick) ->
     assert network.scale_x_y == (1.1, 1.3)
     assert len(metadata.classes) != 3
     terms = 5 + len(metadata.classes)
-    assert [len(network.layers[index].conv.weight) for index in (1, 5)] == [2 * terms, terms]
+    assert [len(network.layers[index].conv.weight) for index in (2, 6)] == [2 * terms, terms]
     own, old = network.state_dict(), before.state_dict()
     assert not torch.equal(own["layers.0.conv.weight"], old["layers.0.conv.weight"])
     assert result.records[-1]["losses"]["box"] > 0
@@ -163,7 +165,7 @@ def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
     [
         ("ca", r"must name its sites in a network without named ones; got 'ca' .* as in ca@"),
         ("ca@p5", r"got 'p5' in 'ca@p5'"),
-        ("ca@layer1", r"got 'layer1' in .* Did you mean"),  # the raw map itself
+        ("ca@layer2", r"got 'layer2' in .* Did you mean"),  # the raw map itself
     ],
 )
 def test_attention_that_names_no_layer_is_refused(

@@ -445,6 +445,7 @@ class Trainer:
             factor = lr_factor(epoch + (step + 1) / steps, recipe=recipe)
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.optimizer.lr * factor
+            self._seed_dropout(epoch, step)
             losses = self._forward_backward(batch.result(), epoch, step, steps)
             if self._ends_accumulation(step, steps):
                 self._optimizer_step(epoch)
@@ -479,6 +480,11 @@ class Trainer:
             mosaic_on=mosaic_at(epoch, recipe=recipe),
             rows=slice(self.fabric.global_rank * shard, (self.fabric.global_rank + 1) * shard),
         )
+
+    def _seed_dropout(self, epoch: int, step: int) -> None:
+        """Make the masks of a step depend on seed, epoch, step and process alone."""
+        entropy = (self.plan.seed, epoch, step, self.fabric.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0]))
 
     def _forward_backward(
         self, batch: Batch, epoch: int, step: int, steps: int
