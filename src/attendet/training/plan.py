@@ -151,25 +151,23 @@ def _anchors_of(base: WeightsMetadata, cache: ImageCache) -> AnchorChoice:
     return AnchorChoice(base.anchors, base.anchor_masks, overlap, float("nan"), from_data=False)
 
 
-def _with_layers_of(base: WeightsMetadata, metadata: WeightsMetadata) -> WeightsMetadata:
-    """Return the metadata of a run with the layers of pretrained weights for its classes."""
-    metadata = dataclasses.replace(
-        metadata,
-        bn_eps=base.bn_eps,
-        preprocess={**metadata.preprocess, "color": base.preprocessing().color},
-    )
+def _settings_of(base: WeightsMetadata, num_classes: int) -> dict[str, Any]:
+    """Return the fields of a run's metadata that are those of pretrained weights.
+
+    The layers of a graph are those for the classes of the run.
+    """
+    settings: dict[str, Any] = {"bn_eps": base.bn_eps}
     if not base.graph:
-        return metadata
+        return settings
     layers = Graph.from_mappings(base.graph)
     counts = [len(mask) for mask in base.anchor_masks]
-    return dataclasses.replace(
-        metadata,
-        architecture=base.architecture,
-        graph=layers.with_classes(len(metadata.classes), counts).to_mappings(),
-        scale_x_y=base.scale_x_y,
-        width_mult=base.width_mult,
-        origin=base.origin,
-    )
+    return settings | {
+        "architecture": base.architecture,
+        "graph": layers.with_classes(num_classes, counts).to_mappings(),
+        "scale_x_y": base.scale_x_y,
+        "width_mult": base.width_mult,
+        "origin": base.origin,
+    }
 
 
 def make_plan(
@@ -236,24 +234,27 @@ def make_plan(
         "images": {name: len(samples) for name, samples in dataset.splits.items()},
         "split_source": dataset.split_source,
     }
+    settings: dict[str, Any] = {
+        "scale_x_y": recipe.scale_x_y,
+        "width_mult": recipe.resolved_width_mult,
+    }
+    if base is not None:
+        settings |= _settings_of(base, len(dataset.classes))
     metadata = WeightsMetadata(
         classes=dataset.classes,
         attention=attention,
         input_hw=input_hw,
         anchors=anchors.anchors,
         anchor_masks=anchors.masks,
-        scale_x_y=recipe.scale_x_y,
-        width_mult=recipe.resolved_width_mult,
         preprocess={
             "resize": recipe.resize if recipe.resize in ("letterbox", "stretch") else "rect",
-            "color": "rgb",
+            "color": "rgb" if base is None else base.preprocessing().color,
         },
         recipe=recipe.as_dict(),
         seed=seed,
         data=data_facts,
+        **settings,
     )
-    if base is not None:
-        metadata = _with_layers_of(base, metadata)
     blocks = {site: name for site, (name, _) in attention_of(metadata).items()}
     init = choose_init(blocks, recipe.attention_init, base)
     metadata = dataclasses.replace(metadata, attention_init=init)
