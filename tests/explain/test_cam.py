@@ -126,7 +126,7 @@ def test_the_layer_is_the_last_that_all_outputs_depend_on():
 
     for layers, expected in ((line, 0), (forked, 1)):
         made = Graph((*layers, Yolo()))
-        anchors = [[(10, 20)]] * len(made.yolo_layers)
+        anchors = [[(10, 20)]] * len(made.outputs)
         network = GraphDetector(made, 2, anchors, input_hw=(64, 64))
         assert cam_layer(network) is network.layers[expected]
         maps = class_activation_maps(

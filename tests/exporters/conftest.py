@@ -40,7 +40,12 @@ GRAPH = (
     {"kind": "route", "layers": [2, 1]},
     {"kind": "maxpool", "size": 2, "stride": 2, "padding": 1},
     {"kind": "convolutional", "filters": 14, "size": 1},
-    {"kind": "yolo"},
+    {"kind": "yolo", "new_coords": True},
+    {"kind": "route", "layers": [4]},
+    {"kind": "reorg", "stride": 2},
+    {"kind": "maxpool", "size": 2, "stride": 1, "padding": 1},
+    {"kind": "convolutional", "filters": 14, "size": 1, "activation": "linear"},
+    {"kind": "region"},
 )
 
 
@@ -107,7 +112,7 @@ def graph() -> tuple[Any, WeightsMetadata]:
         architecture=ARCHITECTURE,
         graph=GRAPH,
         anchors=ANCHORS,
-        anchor_masks=((0, 1),),
+        anchor_masks=((0, 1), (0, 1)),
         input_hw=(64, 96),
         preprocess={"resize": "stretch", "color": "bgr"},
     )

@@ -104,6 +104,17 @@ def test_the_error_of_a_layer_is_that_of_its_rounded_maps_and_weights() -> None:
     assert worse["network.head_p5.conv"] > 10 * errors["network.head_p5.conv"]
 
 
+def test_outputs_of_every_coding_stay_in_float32(graph: Any, graph_of: Any) -> None:
+    exported = graph_of(graph[0])
+    first = next(int8.int8_configurations(exported, [], dict))
+
+    kinds = _kinds(exported, first.kept)
+    assert kinds.count("Conv") == len(graph[0].output_layers()) == 2
+    assert {"Sigmoid", "Softmax", "Exp"} <= set(kinds)
+    rest = [n.op_type for n in exported.model.graph.node if n.name not in first.kept]
+    assert "Sigmoid" not in rest
+
+
 @pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_file_in_int8(format: Any, one_level: Any, squares: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf" if format == "openvino" else "onnx")

@@ -308,11 +308,96 @@ num=2
 """
 """Shortcuts between maps of different channel counts."""
 
+REGION = """
+[region]
+anchors = 1.08,1.19,  3.42,4.41,  0.57273,0.677385
+bias_match=1
+classes=2
+coords=4
+num=3
+softmax=1
+jitter=.2
+rescore=1
+object_scale=5
+absolute=1
+thresh = .2
+random=1
+"""
+
+POOL = "\n[maxpool]\nsize=2\nstride={}\n"
+
+
+def _raw_map(filters: int, activation: str) -> str:
+    conv = f"\n[convolutional]\nsize=1\nstride=1\npad=1\nfilters={filters}\n"
+    return conv + f"activation={activation}\n"
+
+
+YOLOV2_TINY = (
+    "[net]\nwidth=96\nheight=64\nchannels=3\n"
+    + "".join(_conv(filters, 3) + POOL.format(2) for filters in (4, 4, 8, 8, 16))
+    + _conv(16, 3)
+    + POOL.format(1)
+    + _conv(32, 3)
+    + _conv(32, 3)
+    + _raw_map(21, "linear")
+    + REGION
+)
+"""The layers of yolov2-tiny-voc.cfg, narrow."""
+
+YOLOV2 = (
+    "[net]\nwidth=96\nheight=64\nchannels=3\n"
+    + "".join(_conv(filters, 3) + POOL.format(2) for filters in (4, 8, 8))
+    + (_conv(16, 3) + _conv(8, 1) + _conv(16, 3) + POOL.format(2))
+    + (_conv(16, 3) + _conv(16, 1) + _conv(16, 3))  # 10 to 12: 6 x 4
+    + (POOL.format(2) + _conv(32, 3) + _conv(16, 1) + _conv(32, 3) + _conv(32, 3))
+    + "\n[route]\nlayers=-6\n"
+    + _conv(8, 1)
+    + "\n[reorg]\nstride=2\n"
+    + "\n[route]\nlayers=-1,-4\n"
+    + _conv(32, 3)
+    + _raw_map(21, "linear")
+    + REGION
+)
+"""The end of yolov2.cfg, narrow: a map of twice the height and width is moved into channels."""
+
+NEW_COORDS = YOLO.replace(
+    "scale_x_y = 1.05", "scale_x_y = 2.0\nnew_coords=1\nobjectness_smooth=1\nnms_kind=diounms"
+)
+
+
+def _scaled(mask: str) -> str:
+    return _raw_map(21, "logistic") + NEW_COORDS.format(mask=mask, classes=2)
+
+
+YOLOV7_TINY = (
+    "[net]\nwidth=96\nheight=64\nchannels=3\n"
+    + (_conv(8, 3, 2) + _conv(8, 3, 2))
+    + (_conv(4, 1) + "\n[route]\nlayers=-2\n" + _conv(4, 1) + _conv(4, 3) + _conv(4, 3))
+    + "\n[route]\nlayers=-1,-2,-3,-5\n"  # 7
+    + _conv(8, 1)
+    + (POOL.format(2) + _conv(16, 3) + POOL.format(2) + _conv(16, 3))  # 9 to 12: 6 x 4
+    + (POOL.format(2) + _conv(16, 1))  # 13 and 14: 3 x 2
+    + "".join(
+        f"\n[maxpool]\nstride=1\nsize={size}\n\n[route]\nlayers={back}\n"
+        for size, back in ((5, -2), (9, -4), (13, -6))
+    )
+    + "\n[route]\nlayers=-2,-4,-6,-1\n"  # 21
+    + _conv(16, 1).replace("leaky", "mish")  # 22
+    + (_conv(8, 1) + "\n[upsample]\nstride=2\n")
+    + ("\n[route]\nlayers=12\n" + _conv(8, 1) + "\n[route]\nlayers=-1,-3\n")
+    + (_conv(8, 3).replace("leaky", "swish") + _scaled("1,2,3"))
+    + ("\n[route]\nlayers=22\n" + _conv(16, 3) + _scaled("3,4,5"))
+)
+"""A block, the pooling and outputs of yolov7-tiny.cfg and yolov4-csp.cfg, narrow, two levels."""
+
 CONFIGS = {
     "reference": tiny_config(),
     "pyramid": PYRAMID,
     "gated": GATED,
     "partial": PARTIAL,
+    "yolov2-tiny": YOLOV2_TINY,
+    "yolov2": YOLOV2,
+    "yolov7-tiny": YOLOV7_TINY,
 }
 
 

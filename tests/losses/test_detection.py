@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ from attendet.losses import (  # noqa: E402
     assign_dynamic,
     compute_ciou,
 )
-from attendet.models import STRIDES, build  # noqa: E402
+from attendet.losses.detection import logits_of_softmax  # noqa: E402
+from attendet.models import STRIDES, build, decode_maps  # noqa: E402
 
 LN2 = math.log(2)
 ANCHOR = torch.tensor([[32.0, 32.0]])
@@ -153,6 +155,42 @@ def test_padded_places_play_no_part(assignment: str):
     plain, with_padding = criterion([raw_map], (boxes, ids, valid)), criterion([raw_map], padded)
     for name, term in plain.items():
         assert with_padding[name].item() == pytest.approx(term.item(), rel=1e-6), name
+
+
+def test_a_softmax_by_hand():
+    """Logits 0 and 1: the softmax of each is the sigmoid of -1 and 1."""
+    raw_map = _flat_map()
+    raw_map[0, 6] = 1.0
+    criterion = DetectionLoss([ANCHOR], (32,), 1.0, codings="region")
+    terms = criterion([raw_map], _targets((0, 0, 32, 32), ids=(1,)))
+    assert terms["class"].item() == pytest.approx(2 * _bce(1.0, 1.0))
+
+
+@pytest.mark.parametrize("size", [1.0, 20.0, 200.0])
+def test_logits_of_softmax(size: float):
+    logits = torch.linspace(-size, size, 5).requires_grad_()
+    found = logits_of_softmax(logits)
+    torch.testing.assert_close(found.sigmoid(), logits.softmax(-1), atol=2e-6, rtol=1e-5)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("coding", ["yolo", "new_coords", "region"])
+def test_descent_ends_at_the_object_in_every_coding(coding: Any):
+    raw_map = torch.zeros(1, 8, 2, 2, requires_grad=True)
+    targets = _targets((34, 4, 60, 50), ids=(2,))
+    criterion = DetectionLoss([ANCHOR], (32,), 1.0, codings=coding)
+    optimizer = torch.optim.Adam([raw_map], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        sum(criterion([raw_map], targets).values()).backward()
+        optimizer.step()
+    boxes, scores = decode_maps([raw_map.detach()], [ANCHOR], (32,), 1.0, coding)
+    best = scores[0].amax(1).argmax()
+    assert scores[0, best].argmax() == 2
+    assert scores[0, best, 2] > 0.9
+    assert boxes[0, best].tolist() == pytest.approx([34, 4, 60, 50], abs=0.5)
 
 
 # --- gradients -----------------------------------------------------------------------------------

@@ -39,6 +39,21 @@ def test_scale_x_y_by_hand(scale: float, x: float):
     assert box.tolist() == pytest.approx([x - 10, y - 2, x + 10, y + 2], abs=1e-4)
 
 
+def test_new_coords_by_hand():
+    terms = torch.tensor([math.log(3), 0.0, math.log(3), -math.log(3)]).view(1, 1, 1, 1, 4)
+    box = decode_boxes(terms, torch.tensor([[8.0, 16.0]]), 16, 2.0, "new_coords").view(4)
+    # Center (0.75 * 2 - 0.5, 0.5) cells; size 8 * 1.5^2 = 18 by 16 * 0.5^2 = 4.
+    assert box.tolist() == pytest.approx([16 - 9, 8 - 2, 16 + 9, 8 + 2], abs=1e-4)
+
+
+def test_region_by_hand():
+    raw_map = torch.tensor([0.0, 0, math.log(2), 0, 0, math.log(6), math.log(2), 0])
+    anchors = [torch.tensor([[10.0, 20.0]])]
+    boxes, scores = decode_maps([raw_map.view(1, 8, 1, 1)], anchors, (32,), 1.0, "region")
+    assert boxes[0, 0].tolist() == pytest.approx([6, 6, 26, 26], abs=1e-4)
+    assert scores[0, 0].tolist() == pytest.approx([0.5 * 6 / 9, 0.5 * 2 / 9, 0.5 / 9])
+
+
 @pytest.mark.parametrize("scale", [1.0, 1.05, 2.0])
 def test_reach_of_the_center(scale: float):
     terms = torch.full((1, 1, 1, 1, 4), 0.0)

@@ -121,9 +121,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         ({"attention": "ca"}, r"missing attention\.p4"),
         ({"attention": "none"}, r"unknown attention\.p5"),
         ({"width_mult": 0.25}, r"and \d+ more"),
-        ({"scale_x_y": 1.05}, r"anchors and scale_x_y"),
+        ({"scale_x_y": 1.05}, r"anchors, scale_x_y and outputs"),
         ({"attention_init": "identity"}, r"the attention_init of .* 'paper'; got 'identity'"),
-        ({"anchor_masks": ((3, 4, 5), (1, 2, 3))}, r"anchors and scale_x_y"),
+        ({"anchor_masks": ((3, 4, 5), (1, 2, 3))}, r"anchors, scale_x_y and outputs"),
     ],
 )
 def test_a_description_of_another_network_is_refused(

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from attendet.errors import ConfigError, WeightsError
 from attendet.explain import record_gates
 from attendet.interop.darknet.cfg import parse_config
-from attendet.interop.darknet.convert import export_darknet
+from attendet.interop.darknet.convert import export_darknet, import_darknet
 from attendet.models import load_weights, read_metadata, save_weights
 from attendet.models.graph import ARCHITECTURE
 from attendet.models.metadata import WeightsMetadata
@@ -110,6 +111,47 @@ def test_a_run_takes_over_layers_anchors_and_scales(base: Path, quick: Quick) ->
     own, old = network.state_dict(), before.state_dict()
     assert not torch.equal(own["layers.0.conv.weight"], old["layers.0.conv.weight"])
     assert result.records[-1]["losses"]["box"] > 0
+
+
+REGION = """
+[region]
+num=2
+anchors=1,1, 2,2
+softmax=1
+classes={classes}
+"""
+
+
+@pytest.mark.parametrize("coding", ["new_coords", "region"])
+def test_other_codings_of_outputs_train_on_other_classes(
+    coding: str, quick: Quick, tmp_path: Path
+) -> None:
+    text = CONFIG.split("[yolo]")[0] + REGION
+    if coding == "new_coords":
+        text = CONFIG.replace("linear", "logistic").replace("[yolo]", "[yolo]\nnew_coords=1")
+    config = tmp_path / "net.cfg"
+    config.write_text(text.format(first=2 * 8, second=8, classes=3))
+    counts = parse_config(config.read_text(), source="net.cfg").graph.parameters()
+    values = np.random.default_rng(0).uniform(0.01, 0.1, sum(counts)).astype("<f4")
+    header = np.array([0, 1, 0, 5], dtype="<i4")
+    weights = tmp_path / "net.weights"
+    weights.write_bytes(header.tobytes() + values.tobytes())
+    imported = import_darknet(config, weights)
+    base = save_weights(tmp_path / "base.safetensors", imported.network, imported.metadata)
+
+    result = quick(pretrained=base, attention="none")
+
+    network, metadata = load_weights(result.best)
+    assert set(network.codings) == {coding}
+    assert len(metadata.classes) != 3
+    assert "rows of boxes and objectness" in result.plan.transfer.summary()
+    assert all(0 < value < 100 for value in result.records[-1]["losses"].values())
+    files = export_darknet(network, metadata, tmp_path / "out", stem="net")
+    again = import_darknet(*files[:2], names=files[2]).network
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        pairs = [one.decode(one(images)) for one in (network, again)]
+    assert all(map(torch.equal, *pairs))
 
 
 def test_a_resumed_run_keeps_its_layers(base: Path, quick: Quick, same: Any) -> None:

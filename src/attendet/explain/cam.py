@@ -47,7 +47,7 @@ def _last_shared_layer(graph: Graph) -> int:
     for index, layer in enumerate(layers):
         shared = set.intersection(*(before[source] for source in layer.sources(index)))
         before[index] = shared | {index}
-    shared = set.intersection(*(before[index] for index in graph.yolo_layers))
+    shared = set.intersection(*(before[index] for index in graph.outputs))
     spatial = [
         index
         for index, layer in enumerate(layers)

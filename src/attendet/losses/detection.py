@@ -14,7 +14,8 @@ from torch.nn import functional
 from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
 from attendet.losses.loss_config import LossConfig
 from attendet.losses.overlap import compute_ciou, compute_iou
-from attendet.models.decode import decode_boxes, level_scales, split_raw_map
+from attendet.models.decode import decode_boxes, per_level, split_raw_map
+from attendet.models.graph import Coding
 
 Targets = tuple[Tensor, Tensor, Tensor]
 """gt_boxes_xyxy (N, M, 4) in network input pixels, gt_class_ids (N, M), gt_valid (N, M), false
@@ -34,6 +35,7 @@ class DetectionLoss:
         strides: pixels per cell of each level.
         scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
         config: see `LossConfig`.
+        codings: coding of boxes and scores, one for all levels or one a level.
 
     Example:
         >>> from attendet.models import STRIDES, build
@@ -51,10 +53,12 @@ class DetectionLoss:
         strides: Sequence[int],
         scale_x_y: float | tuple[float, ...],
         config: LossConfig | None = None,
+        codings: Coding | tuple[Coding, ...] = "yolo",
     ) -> None:
         self.level_anchors = list(level_anchors)
         self.strides = tuple(strides)
-        self.scales = level_scales(scale_x_y, len(self.strides))
+        self.scales = per_level(scale_x_y, len(self.strides))
+        self.codings: tuple[Coding, ...] = per_level(codings, len(self.strides))
         self.config = config or LossConfig()
 
     def __call__(
@@ -102,12 +106,14 @@ class DetectionLoss:
     def _predictions(self, raw_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Grid]]:
         boxes, objectness, classes, grids = [], [], [], []
         offset = 0
-        for raw_map, anchors, stride, scale in zip(
-            raw_maps, self.level_anchors, self.strides, self.scales, strict=True
+        for raw_map, anchors, stride, scale, coding in zip(
+            raw_maps, self.level_anchors, self.strides, self.scales, self.codings, strict=True
         ):
             box_terms, objectness_logits, class_logits = split_raw_map(raw_map, len(anchors))
             n, height, width, per_cell = objectness_logits.shape
-            decoded = decode_boxes(box_terms, anchors, stride, scale)
+            decoded = decode_boxes(box_terms, anchors, stride, scale, coding)
+            if coding == "region":
+                class_logits = logits_of_softmax(class_logits)
             boxes.append(decoded.reshape(n, -1, 4))
             objectness.append(objectness_logits.reshape(n, -1))
             classes.append(class_logits.reshape(n, -1, class_logits.shape[-1]))
@@ -183,3 +189,15 @@ class DetectionLoss:
         target = target * (1 - smoothing) + smoothing / num_classes
         terms = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return terms.sum(dim=1)
+
+
+def logits_of_softmax(logits: Tensor) -> Tensor:
+    """Return logits whose sigmoid is the softmax of ``logits``, (..., K), at most ln 1e6.
+
+    Example:
+        >>> logits = torch.tensor([0.0, 1.0, 2.0])
+        >>> torch.allclose(logits_of_softmax(logits).sigmoid(), logits.softmax(-1))
+        True
+    """
+    log_p = logits.log_softmax(-1).clamp(max=-1e-6)
+    return log_p - (-log_p.expm1()).log()

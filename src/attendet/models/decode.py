@@ -1,13 +1,23 @@
 """From raw maps to boxes and scores: the one decode.
 
 N is the batch, A the anchors of a level, K the classes, H and W the size of a level's map, B the
-boxes of all levels together.
+boxes of all levels together. Raw maps hold logits in every coding:
+
+- ``yolo``: YOLOv3 and YOLOv4;
+- ``new_coords``: Scaled-YOLOv4 and YOLOv7 in darknet: the size is ``anchor (2 sigmoid(t))^2``;
+- ``region``: YOLOv2: the class scores are a softmax.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+from attendet.models.graph import Coding
+
+T = TypeVar("T")
 
 RawLevel = tuple[Tensor, Tensor, Tensor]
 """Box terms (N, H, W, A, 4), objectness logits (N, H, W, A), class logits (N, H, W, A, K)."""
@@ -37,17 +47,20 @@ def decode_boxes(
     anchors: Tensor,
     stride: int,
     scale_x_y: float,
+    coding: Coding = "yolo",
 ) -> Tensor:
     """Return the corner boxes of one level.
 
     Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934: the center is
-    ``(sigmoid(t) s - (s - 1) / 2 + cell) stride``, the size ``anchor exp(t)``.
+    ``(sigmoid(t) s - (s - 1) / 2 + cell) stride``, the size ``anchor exp(t)``. In ``new_coords``
+    (Wang et al. 2021, Scaled-YOLOv4, arXiv:2011.08036) the size is ``anchor (2 sigmoid(t))^2``.
 
     Args:
         box_terms: shape (N, H, W, A, 4): x, y, width and height terms.
         anchors: shape (A, 2), width and height in pixels.
         stride: pixels per cell.
         scale_x_y: s.
+        coding: of the level.
 
     Returns:
         Shape (N, H, W, A, 4), left, top, right, bottom in network input pixels.
@@ -65,18 +78,22 @@ def decode_boxes(
     ).view(1, height, width, 1, 2)
     shift = (scale_x_y - 1) / 2
     centers = (box_terms[..., :2].sigmoid() * scale_x_y - shift + cells) * stride
-    halves = box_terms[..., 2:].clamp(max=MAX_LOG_SIZE).exp() * (anchors / 2)
+    if coding == "new_coords":
+        sizes = (2 * box_terms[..., 2:].sigmoid()).square()
+    else:
+        sizes = box_terms[..., 2:].clamp(max=MAX_LOG_SIZE).exp()
+    halves = sizes * (anchors / 2)
     return torch.cat([centers - halves, centers + halves], dim=-1)
 
 
-def level_scales(scale_x_y: float | tuple[float, ...], levels: int) -> tuple[float, ...]:
-    """Return the stretch of the center's sigmoid of each level, given one for all or one a level.
+def per_level(value: T | tuple[T, ...], levels: int) -> tuple[T, ...]:
+    """Return the value of each level, given one for all or one a level.
 
     Example:
-        >>> level_scales(1.05, 2)
+        >>> per_level(1.05, 2)
         (1.05, 1.05)
     """
-    return scale_x_y if isinstance(scale_x_y, tuple) else (scale_x_y,) * levels
+    return value if isinstance(value, tuple) else (value,) * levels
 
 
 def decode_maps(
@@ -84,6 +101,7 @@ def decode_maps(
     level_anchors: list[Tensor],
     strides: tuple[int, ...],
     scale_x_y: float | tuple[float, ...],
+    codings: Coding | tuple[Coding, ...] = "yolo",
 ) -> tuple[Tensor, Tensor]:
     """Return boxes and scores of all levels, in the order level, row, column, anchor.
 
@@ -92,20 +110,23 @@ def decode_maps(
         level_anchors: one (A, 2) a level, pixels.
         strides: pixels per cell of each level.
         scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
+        codings: one for all levels or one a level.
 
     Returns:
         Boxes (N, B, 4), left, top, right, bottom in network input pixels; scores (N, B, K), 0 to 1:
-        ``sigmoid(objectness) sigmoid(class)``.
+        ``sigmoid(objectness) sigmoid(class)``, in ``region`` ``sigmoid(objectness) softmax(class)``
+        (Redmon and Farhadi 2017, YOLO9000, arXiv:1612.08242).
     """
     boxes, scores = [], []
-    scales = level_scales(scale_x_y, len(strides))
-    for raw_map, anchors, stride, scale in zip(
-        raw_maps, level_anchors, strides, scales, strict=True
+    scales, codings = per_level(scale_x_y, len(strides)), per_level(codings, len(strides))
+    for raw_map, anchors, stride, scale, coding in zip(
+        raw_maps, level_anchors, strides, scales, codings, strict=True
     ):
         box_terms, objectness_logits, class_logits = split_raw_map(raw_map, len(anchors))
         n, num_classes = class_logits.shape[0], class_logits.shape[-1]
-        level_boxes = decode_boxes(box_terms, anchors, stride, scale)
-        level_scores = objectness_logits.sigmoid().unsqueeze(-1) * class_logits.sigmoid()
+        level_boxes = decode_boxes(box_terms, anchors, stride, scale, coding)
+        class_scores = class_logits.softmax(-1) if coding == "region" else class_logits.sigmoid()
+        level_scores = objectness_logits.sigmoid().unsqueeze(-1) * class_scores
         boxes.append(level_boxes.reshape(n, -1, 4))
         scores.append(level_scores.reshape(n, -1, num_classes))
     return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attendet.attention import AttentionBlock, AttentionInit, create_attention
 from attendet.errors import ConfigError
 from attendet.models.decode import decode_maps
+from attendet.models.graph import Coding
 
 Self = TypeVar("Self", bound="DetectionNetwork")
 
@@ -27,6 +28,7 @@ class DetectionNetwork(nn.Module, ABC):
         anchors: of each level: widths and heights in pixels.
         strides: pixels per cell of each level.
         scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
+        codings: coding of boxes and scores, one for all levels or one a level.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class DetectionNetwork(nn.Module, ABC):
         *,
         strides: tuple[int, ...],
         scale_x_y: float | tuple[float, ...],
+        codings: Coding | tuple[Coding, ...] = "yolo",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = strides
         self.scale_x_y = scale_x_y
+        self.codings = codings
         for level, level_anchors in enumerate(anchors):
             tensor = torch.tensor(level_anchors, dtype=torch.float32)
             self.register_buffer(f"anchors{level}", tensor, persistent=False)
@@ -145,7 +149,7 @@ class DetectionNetwork(nn.Module, ABC):
             Boxes (N, B, 4), left, top, right, bottom in network input pixels, and scores (N, B,
             K), 0 to 1; see `attendet.models.decode_maps`.
         """
-        return decode_maps(raw_maps, self.level_anchors, self.strides, self.scale_x_y)
+        return decode_maps(raw_maps, self.level_anchors, self.strides, self.scale_x_y, self.codings)
 
 
 def common_init(

@@ -10,12 +10,15 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, did_you_mean
 
 Shape = tuple[int, int, int]
+Coding = Literal["yolo", "new_coords", "region"]
+"""Coding of an output's boxes and scores; see `attendet.models.decode`."""
+
 Activation = Literal["leaky", "linear", "relu", "mish", "swish", "logistic"]
 ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")
 
@@ -240,6 +243,34 @@ class ScaleChannels(Layer):
 
 
 @dataclass(frozen=True)
+class Reorg(Layer):
+    """Blocks of ``stride`` x ``stride`` cells moved into the channels; ``reverse`` moves them out.
+
+    The order is that of darknet, block offset first and channel last. Without ``reverse`` darknet
+    takes the values of the map as a map (C / stride^2, H stride, W stride) before that.
+    """
+
+    kind: ClassVar[str] = "reorg"
+
+    stride: int = 1
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        _check("stride", self.stride, 1 <= self.stride <= 32, "from 1 to 32")
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return (C stride^2, H / stride, W / stride), or with ``reverse`` the opposite."""
+        (channels, height, width), s = inputs[0], self.stride
+        whole = channels % s**2 == 0
+        _check("stride", s, whole, f"such that its square divides the {channels} maps")
+        if self.reverse:
+            return channels // s**2, height * s, width * s
+        whole = height % s == width % s == 0
+        _check("stride", s, whole, f"a divisor of height and width, {[height, width]}")
+        return channels * s**2, height // s, width // s
+
+
+@dataclass(frozen=True)
 class Yolo(Layer):
     """An output of the network: the map before it holds the raw predictions of one level.
 
@@ -251,6 +282,14 @@ class Yolo(Layer):
     scale_x_y: float | None = None
     """Stretch of this level's centers, where it differs from the others'."""
 
+    new_coords: bool = False
+    """The convolution before is logistic, and sizes are squares."""
+
+    @property
+    def coding(self) -> Coding:
+        """Coding of the boxes and scores."""
+        return "new_coords" if self.new_coords else "yolo"
+
     def __post_init__(self) -> None:
         good = self.scale_x_y is None or 0 < self.scale_x_y <= 10
         _check("scale_x_y", self.scale_x_y, good, "above 0, at most 10")
@@ -259,6 +298,22 @@ class Yolo(Layer):
         """Return the shape as it was."""
         return inputs[0]
 
+
+@dataclass(frozen=True)
+class Region(Layer):
+    """An output of YOLOv2; see `Yolo`."""
+
+    kind: ClassVar[str] = "region"
+    scale_x_y: ClassVar[float] = 1.0
+    coding: ClassVar[Coding] = "region"
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the shape as it was."""
+        return inputs[0]
+
+
+Output: TypeAlias = Yolo | Region
+"""Layers whose input is a raw map of the network."""
 
 LAYERS: Mapping[str, type[Layer]] = {
     layer.kind: layer
@@ -271,7 +326,9 @@ LAYERS: Mapping[str, type[Layer]] = {
         Upsample,
         Dropout,
         ScaleChannels,
+        Reorg,
         Yolo,
+        Region,
     )
 }
 """The layers by the name of their section."""
@@ -339,9 +396,9 @@ class Graph:
         return tuple(layer.to_mapping() for layer in self.layers)
 
     @property
-    def yolo_layers(self) -> tuple[int, ...]:
-        """Numbers of the output layers."""
-        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, Yolo))
+    def outputs(self) -> dict[int, Output]:
+        """The output layers by number."""
+        return {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Output)}
 
     def shapes(
         self, input_hw: tuple[int, int], *, channels: int = 3, where: Where = _layer_number
@@ -366,11 +423,13 @@ class Graph:
                     )
             sources = layer.sources(index)
             for source in sources:
-                if source >= 0 and isinstance(self.layers[source], Yolo):
+                if source >= 0 and isinstance(before := self.layers[source], Output):
                     raise ConfigError(
-                        f"[{layer.kind}] must not take the output of [yolo], layer {source} "
-                        f"({where(index)}). Begin what follows it with a [route]."
+                        f"[{layer.kind}] must not take the output of [{before.kind}], layer "
+                        f"{source} ({where(index)}). Begin what follows it with a [route]."
                     )
+            if isinstance(layer, Yolo) and layer.new_coords:
+                self._check_logistic(index - 1, where(index))
             inputs = [
                 shapes[source] if source >= 0 else (channels, *input_hw) for source in sources
             ]
@@ -379,9 +438,22 @@ class Graph:
             except ConfigError as error:
                 reason = str(error).rstrip(".")
                 raise ConfigError(f"[{layer.kind}] {reason} ({where(index)}).") from None
-        if not self.yolo_layers:
-            raise ConfigError("network must have a [yolo] layer, the detector's output; got none.")
+        if not self.outputs:
+            raise ConfigError("network must have an output, [yolo] or [region]; got none.")
         return shapes
+
+    def _check_logistic(self, index: int, where: str) -> None:
+        """Raise unless a layer is a logistic convolution that only the next layer takes."""
+        head = self.layers[index] if index >= 0 else None
+        got = getattr(head, "activation", "another layer")
+        readers = [
+            number for number, layer in enumerate(self.layers) if index in layer.sources(number)
+        ]
+        if not isinstance(head, Convolutional) or got != "logistic" or len(readers) > 1:
+            raise ConfigError(
+                f"[yolo] new_coords=1 must follow a [convolutional] layer with activation=logistic "
+                f"that no other layer takes; got {got}, taken by {len(readers)} ({where})."
+            )
 
     def strides(
         self, input_hw: tuple[int, int], *, where: Where = _layer_number
@@ -396,19 +468,20 @@ class Graph:
         for height, width in (input_hw, (input_hw[0] + LARGEST_STRIDE, input_hw[1])):
             shapes = self.shapes((height, width), where=where)
             strides = []
-            for index in self.yolo_layers:
+            for index, layer in self.outputs.items():
                 _, rows, columns = shapes[index]
                 stride = height // rows
                 if (rows * stride, columns * stride) != (height, width) or LARGEST_STRIDE % stride:
                     raise ConfigError(
-                        f"[yolo] must have cells of 1, 2, 4, 8, 16 or {LARGEST_STRIDE} pixels; got "
-                        f"{columns} x {rows} cells for {width} x {height} pixels ({where(index)})."
+                        f"[{layer.kind}] must have cells of 1, 2, 4, 8, 16 or {LARGEST_STRIDE} "
+                        f"pixels; got {columns} x {rows} cells for {width} x {height} pixels "
+                        f"({where(index)})."
                     )
                 strides.append(stride)
             found.append(tuple(strides))
         if found[0] != found[1]:
             raise ConfigError(
-                f"[yolo] must have cells of one size on every network input; got {found[0]} and "
+                f"outputs must have cells of one size on every network input; got {found[0]} and "
                 f"{found[1]} pixels."
             )
         return found[0]
@@ -439,12 +512,12 @@ class Graph:
             ConfigError: if something else than a convolution precedes an output.
         """
         layers = list(self.layers)
-        for index, anchors in zip(self.yolo_layers, anchor_counts, strict=True):
+        for index, anchors in zip(self.outputs, anchor_counts, strict=True):
             head = layers[index - 1]
             if not isinstance(head, Convolutional):
                 raise ConfigError(
-                    f"[yolo] must follow a [convolutional] layer for other classes; got "
-                    f"[{head.kind}] (layer {index - 1})."
+                    f"[{layers[index].kind}] must follow a [convolutional] layer for other "
+                    f"classes; got [{head.kind}] (layer {index - 1})."
                 )
             filters = anchors * (5 + num_classes)
             layers[index - 1] = dataclasses.replace(head, filters=filters)

@@ -22,6 +22,9 @@ from attendet.models.graph import (
     Graph,
     Layer,
     MaxPool,
+    Output,
+    Region,
+    Reorg,
     Route,
     ScaleChannels,
     Shortcut,
@@ -86,6 +89,10 @@ class _MaxPool(nn.Module):
             return functional.max_pool2d(features, self.size, self.stride, self.before)
         if self.size == self.stride == 2:  # one column after: a last window that is cut short
             return functional.max_pool2d(features, 2, 2, ceil_mode=True)
+        if self.stride == 1 and self.after == self.size // 2:  # runs without a separate padding
+            pooled = functional.max_pool2d(features, self.size, 1, self.after)
+            start = self.after - self.before
+            return pooled[:, :, start:, start:]
         sides = (self.before, self.after) * 2
         padded = functional.pad(features, sides, value=float("-inf"))
         return functional.max_pool2d(padded, self.size, self.stride)
@@ -132,6 +139,27 @@ class _ScaleChannels(nn.Module):
         return out
 
 
+class _Reorg(nn.Module):
+    def __init__(self, layer: Reorg) -> None:
+        super().__init__()
+        self.stride, self.reverse = layer.stride, layer.reverse
+
+    def forward(self, features: Tensor) -> Tensor:
+        n, channels, height, width = features.shape
+        s, few = self.stride, channels // self.stride**2
+        if self.reverse:
+            return functional.pixel_shuffle(_swap_channels(features, s**2), s)
+        blocks = functional.pixel_unshuffle(features.reshape(n, few, height * s, width * s), s)
+        return _swap_channels(blocks, few).reshape(n, channels * s**2, height // s, width // s)
+
+
+def _swap_channels(features: Tensor, groups: int) -> Tensor:
+    """Return the first channel of each group, then the second of each, and so on."""
+    n, channels, height, width = features.shape
+    parts = features.reshape(n, groups, channels // groups, height * width)
+    return parts.transpose(1, 2).reshape(n, channels, height, width)
+
+
 def _module(layer: Layer, in_channels: int, bn_eps: float) -> nn.Module:
     match layer:
         case Convolutional():
@@ -148,7 +176,9 @@ def _module(layer: Layer, in_channels: int, bn_eps: float) -> nn.Module:
             return nn.Upsample(scale_factor=float(layer.stride), mode="nearest")
         case Dropout():
             return nn.Dropout(layer.probability)
-        case Yolo():
+        case Reorg():
+            return _Reorg(layer)
+        case Yolo() | Region():
             return nn.Identity()
     return _AvgPool()
 
@@ -159,7 +189,7 @@ class GraphDetector(DetectionNetwork):
     Args:
         graph: the layers.
         num_classes: K.
-        anchors: of each [yolo] layer: widths and heights in pixels.
+        anchors: of each output: widths and heights in pixels.
         input_hw: height and width of its input, pixels, from which the strides follow.
         attention: site to name of a block; for sites see `attendet.models.graph_sites`.
         attention_init: ``paper`` or ``identity``, for all sites or for each that has a block.
@@ -188,15 +218,24 @@ class GraphDetector(DetectionNetwork):
         scale_x_y: float = 1.0,
         bn_eps: float = 1e-5,
     ) -> None:
-        own = [layer.scale_x_y for layer in graph.layers if isinstance(layer, Yolo)]
-        scales = tuple(scale_x_y if scale is None else scale for scale in own)
+        outputs = graph.outputs
+        own = [layer.scale_x_y for layer in outputs.values()]
         _check_levels(graph, num_classes, anchors, input_hw)
-        super().__init__(num_classes, anchors, strides=graph.strides(input_hw), scale_x_y=scales)
+        super().__init__(
+            num_classes,
+            anchors,
+            strides=graph.strides(input_hw),
+            scale_x_y=tuple(scale_x_y if scale is None else scale for scale in own),
+            codings=tuple(layer.coding for layer in outputs.values()),
+        )
         self.graph = graph
         channels = graph.input_channels()
         self.layers = nn.ModuleList(
             _module(layer, channels[index], bn_eps) for index, layer in enumerate(graph.layers)
         )
+        for index, layer in outputs.items():
+            if layer.coding == "new_coords":
+                self.layers[index - 1].act = nn.Identity()  # raw maps are logits
         self._sources = [layer.sources(index) for index, layer in enumerate(graph.layers)]
         self._last_use = {
             source: index for index, sources in enumerate(self._sources) for source in sources
@@ -214,8 +253,8 @@ class GraphDetector(DetectionNetwork):
         return nn.ModuleList(self.layers[index] for index in sorted(backbone_layers(self.graph)))
 
     def output_layers(self) -> tuple[str, ...]:
-        """Return the names of the layers before the [yolo] layers."""
-        return tuple(f"layers.{index - 1}" for index in self.graph.yolo_layers)
+        """Return the names of the layers before the outputs."""
+        return tuple(f"layers.{index - 1}" for index in self.graph.outputs)
 
     def _initialize(self) -> None:
         for module in self.modules():
@@ -226,7 +265,7 @@ class GraphDetector(DetectionNetwork):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
-        for index in self.graph.yolo_layers:
+        for index in self.graph.outputs:
             head = self.layers[index - 1]
             if isinstance(head, DarknetConvolution) and head.conv.bias is not None:
                 nn.init.normal_(head.conv.weight, std=0.01)
@@ -246,7 +285,7 @@ class GraphDetector(DetectionNetwork):
         return maps
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the raw maps, in the order of the [yolo] layers; see `DetectionNetwork`."""
+        """Return the raw maps, in the order of the outputs; see `DetectionNetwork`."""
         return self._forward(images, None)
 
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
@@ -256,7 +295,7 @@ class GraphDetector(DetectionNetwork):
         for index, (layer, module) in enumerate(zip(self.graph.layers, self.layers, strict=True)):
             sources = self._sources[index]
             inputs = [gated.pop((source, index), maps[source]) for source in sources]
-            if isinstance(layer, Yolo):
+            if isinstance(layer, Output):
                 raw_maps.append(inputs[0])
             elif index in self._last_use:
                 maps[index] = module(*inputs)
@@ -293,16 +332,15 @@ def _check_levels(
     input_hw: tuple[int, int],
 ) -> None:
     shapes = graph.shapes(input_hw)
-    outputs = graph.yolo_layers
+    outputs = graph.outputs
     if len(anchors) != len(outputs):
         raise ConfigError(
-            f"anchors must be given for each of the {len(outputs)} [yolo] layers; "
-            f"got {len(anchors)}."
+            f"anchors must be given for each of the {len(outputs)} outputs; got {len(anchors)}."
         )
-    for index, level in zip(outputs, anchors, strict=True):
+    for (index, layer), level in zip(outputs.items(), anchors, strict=True):
         wanted = len(level) * (5 + num_classes)
         if shapes[index][0] != wanted:
             raise ConfigError(
-                f"[yolo] of {len(level)} anchors and {num_classes} classes must follow {wanted} "
-                f"filters; got {shapes[index][0]} (layer {index})."
+                f"[{layer.kind}] of {len(level)} anchors and {num_classes} classes must follow "
+                f"{wanted} filters; got {shapes[index][0]} (layer {index})."
             )

@@ -38,7 +38,7 @@ class Site:
 def graph_sites(graph: Graph) -> dict[str, Site]:
     """Return the sites of a graph by name, the named ones first, in the order of the layers.
 
-    The raw maps, before the [yolo] layers, are no sites.
+    The raw maps, before the outputs, are no sites.
 
     Example:
         >>> from attendet.models.graph import Convolutional, Yolo
@@ -46,11 +46,11 @@ def graph_sites(graph: Graph) -> dict[str, Site]:
         >>> graph_sites(Graph(layers))
         {'stage1': Site(layer=0, readers=None), 'layer0': Site(layer=0, readers=None)}
     """
-    raw = {source for index in graph.yolo_layers for source in graph.layers[index].sources(index)}
+    raw = {source for index in graph.outputs for source in graph.layers[index].sources(index)}
     layers = {
         f"layer{index}": Site(index)
         for index in range(len(graph.layers))
-        if index not in raw and index not in graph.yolo_layers
+        if index not in raw and index not in graph.outputs
     }
     named = {
         name: site
@@ -90,7 +90,7 @@ class _Paths:
 
     def __init__(self, graph: Graph) -> None:
         self.layers = graph.layers
-        self.outputs = graph.yolo_layers
+        self.outputs = tuple(graph.outputs)
         self.sources = [layer.sources(index) for index, layer in enumerate(graph.layers)]
         side = 32 * LARGEST_STRIDE
         self.strides = [side // height for _, height, _ in graph.shapes((side, side))]

@@ -311,15 +311,16 @@ def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Modul
     if not isinstance(network, DetectionNetwork):
         return
     with torch.device("meta"):
-        scale_x_y = build_from_metadata(metadata).scale_x_y
+        built = build_from_metadata(metadata)
+    of_levels = [(one.scale_x_y, one.codings) for one in (network, built)]
     anchors = tuple(torch.tensor(level) for level in metadata.level_anchors())
     same = all(
         torch.equal(own.cpu().float(), described)
         for own, described in zip(network.level_anchors, anchors, strict=True)
     )
-    if not same or network.scale_x_y != scale_x_y:
+    if not same or of_levels[0] != of_levels[1]:
         raise WeightsError(
-            f"metadata must have the anchors and scale_x_y of the network ({path}). "
+            f"metadata must have the anchors, scale_x_y and outputs of the network ({path}). "
             "Build the network with build_from_metadata."
         )
     if not network.attention_blocks():

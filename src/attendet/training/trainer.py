@@ -286,6 +286,7 @@ class Trainer:
             self.network.strides,
             self.network.scale_x_y,
             recipe.loss,
+            self.network.codings,
         )
         self.augmenter = Augmenter(plan.cache, recipe.augment, device=fabric.device, seed=plan.seed)
         self.bgr = plan.metadata.preprocessing().color == "bgr"

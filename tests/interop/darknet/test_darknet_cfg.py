@@ -25,6 +25,7 @@ from attendet.models.graph import (
 
 NET = "[net]\nwidth=64\nheight=64\n"
 CONV = "[convolutional]\nfilters=18\nsize=3\nstride=32\npad=1\nactivation=linear\n"
+REGION = "[region]\nsoftmax=1\nnum=3\n"
 YOLO = "[yolo]\nanchors=10,14, 23,27, 37,58\nclasses=1\n"
 
 
@@ -60,6 +61,25 @@ def test_levels_of_their_own(other_configs: dict[str, str]) -> None:
     scales = [layer.scale_x_y for layer in config.graph.layers if isinstance(layer, Yolo)]
     assert scales == [1.2, 1.1, 1.0]
     assert config.graph.strides((64, 96)) == (32, 16, 8)
+
+
+def test_anchors_of_a_region_are_in_cells(other_configs: dict[str, str]) -> None:
+    config = _parse(other_configs["yolov2-tiny"])
+
+    assert config.graph.strides((64, 96)) == (32,)
+    assert config.anchors == tuple(
+        (32 * w, 32 * h) for w, h in ((1.08, 1.19), (3.42, 4.41), (0.57273, 0.677385))
+    )
+    assert config.unread == ()
+    assert "anchors=1.08,1.19, 3.42,4.41, 0.57273,0.677385\n" in format_config(config)
+
+
+def test_a_logistic_map_that_another_layer_takes_is_refused() -> None:
+    text = NET + CONV.replace("linear", "logistic") + YOLO + "new_coords=1\n"
+    assert [one.coding for one in _parse(text).graph.outputs.values()] == ["new_coords"]
+
+    with pytest.raises(ConfigError, match=r"got logistic, taken by 2 \(net\.cfg:10\)"):
+        _parse(text + "[route]\nlayers=0\n" + YOLO)
 
 
 def test_defaults_are_those_of_darknet() -> None:
@@ -111,7 +131,20 @@ def test_letter_box(letter_box: int) -> None:
         ("stride=32", "stride=32\nshare_index=0", "share_index must be -1000000000 or omitted"),
         ("stride=32", "stride_x=32\nstride_y=16", "stride_y must be the same as stride_x, 32"),
         ("linear", "laeky", "got 'laeky' (net.cfg:9). Did you mean 'leaky'?"),
-        ("[yolo]", "[region]", "got [region] (net.cfg:10)"),
+        ("[yolo]", "[region]\nnum=3", "[region] softmax must be 1: nothing else is supported"),
+        (
+            "[yolo]",
+            "[region]\nsoftmax=1",
+            "[region] num must be the number of anchors, 3; got none",
+        ),
+        ("[yolo]", REGION + "tree=9k.tree", "[region] tree must be omitted: a tree of classes"),
+        ("[yolo]", REGION + "coords=5", "[region] coords must be 4 or omitted"),
+        ("[yolo]\nanchors=10,14", REGION + "anchors=0,14", "of width and height in cells, above 0"),
+        ("[yolo]", "[reorg]\nstride=2\n[yolo]", "[reorg] stride must be such that its square"),
+        ("[yolo]", "[reorg]\nextra=4\n[yolo]", "[reorg] extra must be 0 or omitted"),
+        ("[yolo]", "[reorg3d]\n[yolo]", "Its order of channels differs from that of [reorg]."),
+        ("[yolo]", "[crnn]\n[yolo]", "section must be a supported layer; got [crnn] (net.cfg:10)"),
+        ("linear", "linear\nxnor=1", "[convolutional] xnor must be 0 or omitted"),
         ("[yolo]", "[youlo]", "Did you mean 'yolo'?"),
         ("[yolo]", "[route]\nlayers=5\n[yolo]", "[route] layers must be layers before layer 1"),
         ("[yolo]", "[route]\nlayers=-2\n[yolo]", "[route] layers must be layers before layer 1"),
@@ -126,7 +159,12 @@ def test_letter_box(letter_box: int) -> None:
         ("anchors=10,14, 23,27, 37,58\n", "", "[yolo] anchors must be given"),
         ("classes=1", "classes=1\nmask=0,1,7", "mask must be numbers of the 3 anchors"),
         ("classes=1", "classes=0", "classes must be at least 1"),
-        ("classes=1", "classes=1\nnew_coords=1", "new_coords must be 0 or omitted"),
+        (
+            "classes=1",
+            "classes=1\nnew_coords=1",
+            "new_coords=1 must follow a [convolutional] layer with activation=logistic that no "
+            "other layer takes; got linear, taken by 1 (net.cfg:10)",
+        ),
         ("classes=1", "classes=1\nscale_x_y=0", "scale_x_y must be above 0"),
         ("classes=1", "classes=1\n[maxpool]\n", "must not take the output of [yolo], layer 1"),
         ("[yolo]", "[yolo", "section must be a name in [ ]; got '[yolo' (net.cfg:10)"),
@@ -292,7 +330,7 @@ LINES = st.sampled_from(
 def test_garbage_is_read_or_refused_in_one_line(text: str) -> None:
     said = ""
     try:
-        assert _parse(text).graph.yolo_layers
+        assert _parse(text).graph.outputs
     except ConfigError as error:
         said = str(error)
 

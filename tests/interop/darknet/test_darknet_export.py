@@ -29,7 +29,9 @@ def _network(**fields: Any) -> tuple[Any, WeightsMetadata]:
     return network.eval(), metadata
 
 
-@pytest.mark.parametrize("name", ["reference", "pyramid", "gated"])
+@pytest.mark.parametrize(
+    "name", ["reference", "pyramid", "gated", "yolov2-tiny", "yolov2", "yolov7-tiny"]
+)
 @pytest.mark.parametrize("header", [(0, 2, 5, 2**33), (0, 1, 0, 77)])
 def test_imported_files_go_out_as_they_came(
     name: str, header: tuple[int, ...], darknet: Callable[..., Any], tmp_path: Path

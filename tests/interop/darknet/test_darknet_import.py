@@ -62,7 +62,9 @@ def test_the_layers_of_the_reference_network_make_the_reference_network(
     assert not imported.network.training
 
 
-@pytest.mark.parametrize("name", ["reference", "pyramid", "gated"])
+@pytest.mark.parametrize(
+    "name", ["reference", "pyramid", "gated", "yolov2-tiny", "yolov2", "yolov7-tiny"]
+)
 def test_the_weights_file_rebuilds_the_network(
     name: str, darknet: Callable[..., Any], tmp_path: Path, images: torch.Tensor
 ) -> None:
@@ -278,6 +280,7 @@ def test_images_are_resized_as_by_the_program_that_wrote_the_files(
         ("group_id=1", "group_id=0"),
         ("size=2\nstride=2", "size=3\nstride=2"),
         ("scale_x_y = 1.05", "scale_x_y = 1.1"),
+        ("activation=linear\n\n[yolo]", "activation=logistic\n\n[yolo]\nnew_coords=1"),
     ],
 )
 def test_what_differs_by_one_option_is_a_graph(
@@ -343,7 +346,7 @@ def test_a_graph_learns(darknet: Callable[..., Any], images: torch.Tensor) -> No
         ({"architecture": "yolov4-tiny"}, "anchor_masks|graph must hold the layers"),
         ({"graph": None, "anchor_masks": ((0,), (1,))}, "graph must hold the layers"),
         ({"classes": ("a", "b", "c")}, r"must follow 16 filters; got 14"),
-        ({"anchor_masks": ((0, 1), (2, 3))}, r"each of the 3 \[yolo\] layers; got 2"),
+        ({"anchor_masks": ((0, 1), (2, 3))}, r"each of the 3 outputs; got 2"),
     ],
 )
 def test_descriptions_that_contradict_themselves(

@@ -7,6 +7,7 @@ that would change the network and is not supported is an error that names sectio
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from attendet.models.graph import (
     Graph,
     Layer,
     MaxPool,
+    Output,
+    Region,
+    Reorg,
     Route,
     ScaleChannels,
     Shortcut,
@@ -235,6 +239,10 @@ HARMLESS: Mapping[str, frozenset[str]] = {
             label_smooth_eps map max max_delta nms_kind num obj_normalizer objectness_smooth random
             resize show_details truth_thresh uc_normalizer
         """,
+        "region": """
+            absolute bias_match class_scale classfix coord_scale focal_loss jitter log map
+            mask_scale max noobject_scale object_scale random rescore resize sqrt thresh
+        """,
     }.items()
 }
 """Options that the forward pass does not depend on, by section."""
@@ -320,7 +328,7 @@ class DarknetConfig:
     """Widths and heights of all anchors, pixels."""
 
     anchor_masks: tuple[tuple[int, ...], ...]
-    """Numbers of the anchors of each level, in the order of the [yolo] layers."""
+    """Numbers of the anchors of each level, in the order of the outputs."""
 
     scale_x_y: float
     """Stretch of the center's sigmoid, where a level does not state its own."""
@@ -340,7 +348,7 @@ class DarknetConfig:
 
 @dataclass(frozen=True)
 class _Level:
-    """Settings of one [yolo] section."""
+    """Settings of one [yolo] or [region] section."""
 
     section: Section
     num_classes: int
@@ -381,8 +389,9 @@ def parse_config(text: str, *, source: str) -> DarknetConfig:
         return rest[index].where()
 
     shapes = graph.shapes(input_hw, where=where)
-    graph.strides(input_hw, where=where)
-    _check_heads([shapes[index][0] for index in graph.yolo_layers], levels)
+    strides = graph.strides(input_hw, where=where)
+    _check_heads([shapes[index][0] for index in graph.outputs], levels)
+    levels = [_in_pixels(level, stride) for level, stride in zip(levels, strides, strict=True)]
     anchors, masks = _join_anchors(levels)
     scale = levels[0].scale_x_y
     if any(level.scale_x_y != scale for level in levels):
@@ -434,9 +443,12 @@ def _read_layers(sections: Sequence[Section]) -> tuple[tuple[Layer, ...], list[_
     levels: list[_Level] = []
     for section in sections:
         if section.kind not in _READERS:
+            advice = did_you_mean(section.kind, _READERS)
+            if section.kind == "reorg3d":
+                advice = "Its order of channels differs from that of [reorg]."
             raise ConfigError(
                 f"section must be a supported layer; got [{section.kind}] "
-                f"({section.where()}). {did_you_mean(section.kind, _READERS)}"
+                f"({section.where()}). {advice}"
             )
         try:
             layers.append(_READERS[section.kind](section))
@@ -445,11 +457,13 @@ def _read_layers(sections: Sequence[Section]) -> tuple[tuple[Layer, ...], list[_
         except ConfigError as error:
             reason = str(error).rstrip(".")
             raise SectionError(f"[{section.kind}] {reason} ({section.where()}).") from None
-        if isinstance(layers[-1], Yolo):
+        if isinstance(layers[-1], Output):
             levels.append(_read_level(section))
     if not levels:
         source = sections[0].source if sections else "empty"
-        raise ConfigError(f"configuration must have a [yolo] section; got none ({source}).")
+        raise ConfigError(
+            f"configuration must have a [yolo] or [region] section; got none ({source})."
+        )
     return tuple(layers), levels
 
 
@@ -534,9 +548,24 @@ def _scale_channels(section: Section) -> Layer:
 
 
 def _yolo(section: Section) -> Layer:
-    section.fixed("new_coords", "0")
     section.fixed("embedding_layer", "999999")
-    return Yolo()
+    return Yolo(new_coords=section.integer("new_coords", 0) != 0)
+
+
+def _region(section: Section) -> Layer:
+    if "tree" in section.options:
+        raise section.fail("tree", "omitted: a tree of classes (YOLO9000) is not supported")
+    if section.integer("softmax", 0) != 1:
+        raise section.fail("softmax", "1: nothing else is supported")
+    section.fixed("coords", "4")
+    section.fixed("background", "0")
+    return Region()
+
+
+def _reorg(section: Section) -> Layer:
+    section.fixed("flatten", "0")
+    section.fixed("extra", "0")
+    return Reorg(section.integer("stride", 1), section.integer("reverse", 0) != 0)
 
 
 _READERS: Mapping[str, Callable[[Section], Layer]] = {
@@ -551,7 +580,9 @@ _READERS: Mapping[str, Callable[[Section], Layer]] = {
     "upsample": _upsample,
     "dropout": _dropout,
     "scale_channels": _scale_channels,
+    "reorg": _reorg,
     "yolo": _yolo,
+    "region": _region,
 }
 
 
@@ -561,8 +592,13 @@ def _read_level(section: Section) -> _Level:
         raise section.fail("classes", "at least 1")
     numbers = section.numbers("anchors")
     if len(numbers) % 2 or not all(0 < side < 1e5 for side in numbers):
-        raise section.fail("anchors", "pairs of width and height in pixels, above 0")
+        unit = "cells" if section.kind == "region" else "pixels"
+        raise section.fail("anchors", f"pairs of width and height in {unit}, above 0")
     anchors = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    if section.kind == "region":
+        if section.integer("num", 1) != len(anchors):
+            raise section.fail("num", f"the number of anchors, {len(anchors)}")
+        return _Level(section, num_classes, anchors, tuple(range(len(anchors))), 1.0)
     all_anchors = ",".join(map(str, range(len(anchors))))
     mask = section.integers("mask", all_anchors)
     if not all(0 <= number < len(anchors) for number in mask):
@@ -573,17 +609,23 @@ def _read_level(section: Section) -> _Level:
     return _Level(section, num_classes, anchors, mask, scale)
 
 
+def _in_pixels(level: _Level, stride: int) -> _Level:
+    """Return a level with anchors in pixels; those of [region] are in cells."""
+    if level.section.kind != "region":
+        return level
+    anchors = tuple((width * stride, height * stride) for width, height in level.anchors)
+    return dataclasses.replace(level, anchors=anchors)
+
+
 def _check_heads(channels: Sequence[int], levels: Sequence[_Level]) -> None:
     for count, level in zip(channels, levels, strict=True):
         if level.num_classes != levels[0].num_classes:
-            raise level.section.fail(
-                "classes", f"the same in all [yolo] sections, {levels[0].num_classes}"
-            )
+            raise level.section.fail("classes", f"the same in all outputs, {levels[0].num_classes}")
         wanted = len(level.mask) * (5 + level.num_classes)
         if count != wanted:
             raise ConfigError(
-                f"[yolo] must follow {wanted} filters, {len(level.mask)} anchors x (5 + "
-                f"{level.num_classes} classes); got {count} ({level.section.where()}). "
+                f"[{level.section.kind}] must follow {wanted} filters, {len(level.mask)} anchors x "
+                f"(5 + {level.num_classes} classes); got {count} ({level.section.where()}). "
                 "Correct filters= of the layer before, or classes= and mask=."
             )
 
@@ -603,8 +645,9 @@ def _join_anchors(levels: Sequence[_Level]) -> tuple[Anchors, tuple[tuple[int, .
 
 def _with_scales(graph: Graph, scales: Sequence[float]) -> Graph:
     layers = list(graph.layers)
-    for index, scale in zip(graph.yolo_layers, scales, strict=True):
-        layers[index] = Yolo(scale)
+    for (index, layer), scale in zip(graph.outputs.items(), scales, strict=True):
+        if isinstance(layer, Yolo):
+            layers[index] = dataclasses.replace(layer, scale_x_y=scale)
     return Graph(tuple(layers))
 
 
@@ -618,22 +661,38 @@ def format_config(config: DarknetConfig) -> str:
     blocks = [_block("net", {"batch": 1, "width": width, "height": height, "channels": 3})]
     if config.letter_box is not None:
         blocks[0] += f"letter_box={int(config.letter_box)}\n"
-    level = 0
+    masks = dict(zip(config.graph.outputs, config.anchor_masks, strict=True))
+    strides = dict(zip(masks, config.graph.strides(config.input_hw), strict=True))
     for index, layer in enumerate(config.graph.layers):
-        options: dict[str, object]
-        if isinstance(layer, Yolo):
-            options = {
-                "mask": ",".join(map(str, config.anchor_masks[level])),
-                "anchors": ", ".join(f"{_number(w)},{_number(h)}" for w, h in config.anchors),
-                "classes": config.num_classes,
-                "num": len(config.anchors),
-                "scale_x_y": _number(layer.scale_x_y or config.scale_x_y),
-            }
-            level += 1
+        if isinstance(layer, Output):
+            options = _output_options(config, layer, masks[index], strides[index])
         else:
             options = _options(layer, index)
         blocks.append(_block(layer.kind, options))
     return "\n".join(blocks)
+
+
+def _output_options(
+    config: DarknetConfig, layer: Output, mask: Sequence[int], stride: int
+) -> dict[str, object]:
+    if isinstance(layer, Region):
+        anchors: Sequence[tuple[float, float]] = [
+            (config.anchors[number][0] / stride, config.anchors[number][1] / stride)
+            for number in mask
+        ]
+        options: dict[str, object] = {"softmax": 1, "coords": 4}
+    else:
+        anchors = config.anchors
+        options = {
+            "mask": ",".join(map(str, mask)),
+            "scale_x_y": _number(layer.scale_x_y or config.scale_x_y),
+        }
+        options |= {"new_coords": 1} if layer.new_coords else {}
+    return options | {
+        "anchors": ", ".join(f"{_number(w)},{_number(h)}" for w, h in anchors),
+        "classes": config.num_classes,
+        "num": len(anchors),
+    }
 
 
 def _number(value: float) -> str:
@@ -667,6 +726,8 @@ def _options(layer: Layer, index: int) -> dict[str, object]:
             return {"from": layer.layer - index, "activation": layer.activation}
         case Upsample():
             return {"stride": layer.stride}
+        case Reorg():
+            return {"stride": layer.stride, "reverse": int(layer.reverse)}
         case Dropout():
             return {"probability": _number(layer.probability)}
     return {}

@@ -90,7 +90,7 @@ def reference_width(graph: Graph) -> float | None:
         1.0
     """
     layers = graph.layers
-    heads = [layers[index - 1] for index in graph.yolo_layers]
+    heads = [layers[index - 1] for index in graph.outputs]
     if len(heads) != 2 or len(layers) < 2:
         return None
     second, *outputs = layers[1], *heads
