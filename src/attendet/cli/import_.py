@@ -32,8 +32,8 @@ class _Flags:
     """Weights file to write, .safetensors (default: the name of FILE, here)."""
 
     resize: Literal["rect", "letterbox", "stretch"] | None = None
-    """Resize mode: rect and letterbox keep the aspect ratio (default: letterbox for darknet, or
-    what letter_box in the .cfg says; stretch for checkpoints)."""
+    """Resize mode: rect and letterbox keep the aspect ratio (default: that of the program that
+    wrote the darknet files; stretch for checkpoints)."""
 
 
 @dataclass(frozen=True)
