@@ -67,10 +67,8 @@ class DataSet:
         if name == "all":
             return tuple({s.path: s for part in self.splits.values() for s in part}.values())
         if name not in self.splits:
-            raise ConfigError(
-                f"split must be one that the data set has; got {name!r} ({self.root}). "
-                f"{did_you_mean(name, [*self.splits, 'all'])}"
-            )
+            rule, hint = "one that the data set has", did_you_mean(name, [*self.splits, "all"])
+            raise ConfigError.must("split", rule, name, self.root, hint)
         return self.splits[name]
 
     def fingerprint(self, split: str) -> str:

@@ -120,20 +120,17 @@ class WeightsMetadata:
 
     def __post_init__(self) -> None:
         given: Any = self.classes
-        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-            raise ConfigError(
-                f"classes must be a list of names; got {given!r}. "
-                'One class alone is written ["cell"].'
-            )
+        is_list = not isinstance(given, str) and all(isinstance(name, str) for name in given)
+        advice = 'One class alone is written ["cell"].'
+        ConfigError.check(is_list, "classes", "a list of names", given, advice=advice)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             twice = [name for name, count in Counter(self.classes).items() if count > 1]
             got = f"{list_names(map(repr, twice))} more than once" if twice else "none"
             raise ConfigError(f"classes must be distinct names, at least one; got {got}.")
-        if len(self.input_hw) != 2 or any(side < 32 or side % 32 for side in self.input_hw):
-            raise ConfigError(
-                f"input_hw must be multiples of 32; got {self.input_hw}. "
-                f"Nearest: {tuple(max(32, round(side / 32) * 32) for side in self.input_hw)}."
-            )
+        nearest = tuple(max(32, round(side / 32) * 32) for side in self.input_hw)
+        good = len(nearest) == 2 and nearest == tuple(self.input_hw)
+        advice = f"Nearest: {nearest}."
+        ConfigError.check(good, "input_hw", "multiples of 32", self.input_hw, advice=advice)
         for name in ("scale_x_y", "width_mult", "bn_eps"):
             value = getattr(self, name)
             ConfigError.check(value > 0 and math.isfinite(value), name, "above 0", value)

@@ -52,10 +52,7 @@ def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
         ConfigError: if the architecture or the attention spec is unknown.
     """
     if metadata.architecture not in ARCHITECTURES:
-        raise ConfigError(
-            f"architecture must be one that attendet knows; got {metadata.architecture!r}. "
-            f"{did_you_mean(metadata.architecture, ARCHITECTURES)}"
-        )
+        raise ConfigError.unknown("architecture", metadata.architecture, ARCHITECTURES)
     if (metadata.architecture == DARKNET_GRAPH) != bool(metadata.graph):
         raise ConfigError(
             f"graph must hold the layers of a {DARKNET_GRAPH}, and of nothing else; "

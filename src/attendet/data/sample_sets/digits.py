@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_cxcywh
 from attendet.data.sample_sets.digit_scenes import Scene, compose_scene
-from attendet.errors import ConfigError, DataError, did_you_mean
+from attendet.errors import ConfigError, DataError
 from attendet.files import replacing_folder
 from attendet.images import read_image
 from attendet.report.draw import to_jpeg
@@ -146,9 +146,7 @@ def _checked_counts(counts: Mapping[str, int] | None) -> dict[str, int]:
     chosen = dict(DEFAULT_COUNTS if counts is None else counts)
     for split, count in chosen.items():
         if split not in DEFAULT_COUNTS:
-            raise ConfigError(
-                f"counts must name splits; got {split!r}. {did_you_mean(split, DEFAULT_COUNTS)}"
-            )
+            raise ConfigError.unknown("split in counts", split, DEFAULT_COUNTS)
         is_count = isinstance(count, int) and count >= 0
         ConfigError.check(is_count, f"counts[{split!r}]", "a whole number from 0", count)
     if not chosen.get("train"):
