@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import io
@@ -421,6 +422,121 @@ def browser() -> Iterator[Any]:
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield made
     made.quit()
+
+
+class DetectorPage:
+    """The page of a detector in the browser, driven by its controls."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+
+    def open(self, url: str) -> None:
+        """Open the page, unless it is open, and wait until the detector is ready."""
+        if self.browser.current_url == url and not self.problem:
+            return
+        self.load(url)
+        self.wait_for_text("status", "Ready")
+
+    def load(self, url: str) -> None:
+        """Open the page and forget earlier logs."""
+        for log in ("performance", "browser"):
+            self.browser.get_log(log)
+        self.browser.get(url)
+
+    @property
+    def problem(self) -> str:
+        """The error that the page shows, or nothing."""
+        found = self.browser.find_elements("css selector", ".status.bad")
+        return str(found[0].text) if found else ""
+
+    def wait_for_problem(self) -> str:
+        """Wait for an error and return it."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return str(WebDriverWait(self.browser, 30).until(lambda _: self.problem))
+
+    def text(self, element: str) -> str:
+        """Return the text of an element."""
+        return str(self.browser.find_element("id", element).get_attribute("textContent"))
+
+    def wait_for_text(self, element: str, text: str) -> None:
+        """Wait until an element contains a text; an error of the page ends the wait."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        def shown(_: object) -> bool:
+            if self.problem:
+                raise AssertionError(self.problem)
+            return text in self.text(element)
+
+        WebDriverWait(self.browser, 30).until(shown)
+
+    def upload(self, path: Path) -> None:
+        """Open an image file and wait for its detections."""
+        self.browser.execute_script("document.getElementById('timing').textContent = ''")
+        self.browser.find_element("id", "file").send_keys(str(path))
+        self.wait_for_text("timing", "network")
+
+    def set_slider(self, name: str, value: float) -> None:
+        """Move a slider."""
+        self.browser.execute_script(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event('input'))",
+            name,
+            value,
+        )
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run the body of an asynchronous function in the page and return its value."""
+        code = (
+            "const done = arguments[arguments.length - 1];"
+            "(async function() {" + script + "}).apply(null, arguments)"
+            ".then(done, error => done(String(error)))"
+        )
+        return self.browser.execute_async_script(code, *arguments)
+
+    def requests(self) -> set[str]:
+        """Return the addresses requested since the page was loaded, or the last call."""
+        logs = self.browser.get_log("performance")
+        messages = [json.loads(entry["message"])["message"] for entry in logs]
+        return {
+            message["params"]["request"]["url"]
+            for message in messages
+            if message["method"] == "Network.requestWillBeSent"
+        }
+
+    def complaints(self) -> list[str]:
+        """Return the errors in the browser's log since the page was loaded, or the last call."""
+        logs = self.browser.get_log("browser")
+        return [entry["message"] for entry in logs if entry["level"] == "SEVERE"]
+
+    def saved(self, button: str) -> bytes:
+        """Click a button that saves a file and return the content of the file."""
+        url = self.run(
+            """const before = URL.createObjectURL;
+            const saved = new Promise(resolve => {
+                URL.createObjectURL = blob => { resolve(blob); return 'about:blank#'; };
+            });
+            HTMLAnchorElement.prototype.click = () => {};
+            document.getElementById(arguments[0]).click();
+            const reader = new FileReader();
+            const read = new Promise(resolve => { reader.onload = () => resolve(reader.result); });
+            reader.readAsDataURL(await saved);
+            URL.createObjectURL = before;
+            return await read;""",
+            button,
+        )
+        return base64.b64decode(url.partition(",")[2])
+
+    def saved_json(self) -> dict[str, Any]:
+        """Save JSON and return the entry of the image."""
+        (entry,) = json.loads(self.saved("save-json"))["images"]
+        return dict(entry)
+
+
+@pytest.fixture(scope="session")
+def detector_page(browser: Any) -> DetectorPage:
+    """The page of a detector in the browser."""
+    return DetectorPage(browser)
 
 
 Route = Callable[[http.server.BaseHTTPRequestHandler], None]

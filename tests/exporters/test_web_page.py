@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import http.server
 import io
-import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -28,8 +26,6 @@ from attendet.models.metadata import WeightsMetadata
 from attendet.report.draw import color_of
 
 pytest.importorskip("selenium")
-
-Browser = Any
 
 CLASSES = ("红细胞", "<b>dog</b>", "кот")
 """Names that only a font of the system can show, or that are markup."""
@@ -54,13 +50,13 @@ def static_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
 
 
 @pytest.fixture(scope="session")
-def modules(static_host: tuple[Path, str], browser: Browser) -> Browser:
+def modules(static_host: tuple[Path, str], detector_page: Any) -> Any:
     """A page from which the JavaScript modules can be imported."""
     folder, url = static_host
     shutil.copytree(PAGE / "app", folder / "modules" / "app")
     (folder / "modules" / "blank.html").write_text("<!doctype html><title>blank</title>")
-    browser.get(f"{url}/modules/blank.html")
-    return browser
+    detector_page.browser.get(f"{url}/modules/blank.html")
+    return detector_page
 
 
 @pytest.fixture(scope="session")
@@ -80,73 +76,6 @@ def site(
     described = describe_model(metadata, "cells & more", Selection(0.3))
     write_web(model, described | {"classes": CLASSES}, package, folder / "some" / "page")
     return folder / "some" / "page", f"{url}/some/page/"
-
-
-def run(browser: Browser, script: str, *arguments: object) -> Any:
-    """Run the body of an asynchronous function in the page."""
-    body = "(async function() {" + script + "}).apply(null, arguments)"
-    code = f"const done = arguments[arguments.length - 1]; {body}.then(done, e => done(String(e)))"
-    return browser.execute_async_script(code, *arguments)
-
-
-def wait_for_text(browser: Browser, element: str, text: str, seconds: float = 30) -> str:
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    def shown(one: Browser) -> str | None:
-        found = str(one.find_element("id", element).get_attribute("textContent"))
-        if one.find_elements("css selector", ".status.bad"):
-            raise AssertionError(one.find_element("id", "status").text)
-        return found if text in found else None
-
-    return str(WebDriverWait(browser, seconds).until(shown))
-
-
-def open_site(browser: Browser, url: str) -> None:
-    for log in ("performance", "browser"):
-        browser.get_log(log)
-    browser.get(url)
-    wait_for_text(browser, "status", "Ready")
-
-
-def upload(browser: Browser, path: Path) -> str:
-    browser.execute_script("document.getElementById('timing').textContent = ''")
-    browser.find_element("id", "file").send_keys(str(path))
-    wait_for_text(browser, "timing", "network")
-    return str(browser.find_element("id", "status").text)
-
-
-def set_slider(browser: Browser, name: str, value: float) -> None:
-    browser.execute_script(
-        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-        "e.dispatchEvent(new Event('input'))",
-        name,
-        value,
-    )
-
-
-def saved(browser: Browser, button: str) -> bytes:
-    """Click a button that saves a file and return the content of the file."""
-    url = run(
-        browser,
-        """const before = URL.createObjectURL;
-        const saved = new Promise(resolve => {
-            URL.createObjectURL = blob => { resolve(blob); return 'about:blank#'; };
-        });
-        HTMLAnchorElement.prototype.click = () => {};
-        document.getElementById(arguments[0]).click();
-        const reader = new FileReader();
-        const read = new Promise(resolve => { reader.onload = () => resolve(reader.result); });
-        reader.readAsDataURL(await saved);
-        URL.createObjectURL = before;
-        return await read;""",
-        button,
-    )
-    return base64.b64decode(url.partition(",")[2])
-
-
-def saved_json(browser: Browser) -> dict[str, Any]:
-    (entry,) = json.loads(saved(browser, "save-json"))["images"]
-    return dict(entry)
 
 
 # --- the modules ----------------------------------------------------------------------------------
@@ -175,7 +104,7 @@ def random_image(image_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
     ],
 )
 def test_the_network_input_is_that_of_python(
-    modules: Browser,
+    modules: Any,
     image_hw: tuple[int, int],
     input_hw: tuple[int, int],
     resize: str,
@@ -185,8 +114,7 @@ def test_the_network_input_is_that_of_python(
     rgba = np.dstack([image, np.full(image_hw, 255, dtype=np.uint8)])
     expected, _ = resize_to_input(image, input_hw, resize, color)
 
-    found = run(
-        modules,
+    found = modules.run(
         """const {resizeToInput} = await import('./app/resize.js');
         const [bytes, width, height, inputHw, mode, color] = arguments;
         const image = {data: Uint8ClampedArray.from(bytes), width, height};
@@ -202,7 +130,7 @@ def test_the_network_input_is_that_of_python(
 
 
 @pytest.mark.parametrize("resize", ["rect", "letterbox", "stretch"])
-def test_the_selection_is_that_of_python(modules: Browser, resize: str) -> None:
+def test_the_selection_is_that_of_python(modules: Any, resize: str) -> None:
     rng = np.random.default_rng(3)
     corners = rng.uniform(-20, 110, (400, 2)).astype(np.float32)
     boxes = np.concatenate([corners, corners + rng.uniform(5, 60, (400, 2))], axis=1)
@@ -213,8 +141,7 @@ def test_the_selection_is_that_of_python(modules: Browser, resize: str) -> None:
     selection = Selection(confidence=0.5, nms_iou=0.4, max_detections=60)
     expected = select_detections(boxes, scores, transform, CLASSES, selection)
 
-    found = run(
-        modules,
+    found = modules.run(
         """const {resizeToInput} = await import('./app/resize.js');
         const {selectDetections} = await import('./app/select.js');
         const image = {data: new Uint8ClampedArray(150 * 200 * 4), width: 200, height: 150};
@@ -258,7 +185,7 @@ def same_detections(found: list[dict[str, Any]], expected: Any, *, confidence: f
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "rotated.jpg", "transparent.png"])
 def test_the_page_finds_what_python_finds(
-    site: tuple[Path, str], browser: Browser, tmp_path: Path, kind: str
+    site: tuple[Path, str], detector_page: Any, tmp_path: Path, kind: str
 ) -> None:
     from attendet.exporters.parity import synthetic_images
 
@@ -274,77 +201,70 @@ def test_the_page_finds_what_python_finds(
     else:
         image.save(path)
     folder, url = site
-    if browser.current_url != f"{url}?backend=wasm":
-        open_site(browser, f"{url}?backend=wasm")
-    assert browser.find_element("id", "backend").text == "WebAssembly"
+    detector_page.open(f"{url}?backend=wasm")
+    assert detector_page.text("backend") == "WebAssembly"
 
-    upload(browser, path)
+    detector_page.upload(path)
 
     expected = load(folder / "model.onnx", "onnx").predict(path, confidence=0.3)
-    entry = saved_json(browser)
+    entry = detector_page.saved_json()
     assert entry["image"] == path.name
     assert entry["image_hw"] == list(expected.image_hw)
     same_detections(entry["detections"], expected, confidence=0.3)
-    assert saved(browser, "save-yolo").count(b"\n") == len(entry["detections"])
+    assert detector_page.saved("save-yolo").count(b"\n") == len(entry["detections"])
 
 
 @pytest.fixture
 def shown(
-    site: tuple[Path, str], browser: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> Browser:
+    site: tuple[Path, str], detector_page: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """The page with an image, at its initial settings."""
     from attendet.exporters.parity import synthetic_images
 
     path = tmp_path_factory.mktemp("image") / "one.png"
     Image.fromarray(synthetic_images(1, seed=5)[0]).save(path)
-    if browser.current_url != site[1]:
-        open_site(browser, site[1])
-    browser.find_element("id", "all").click()
-    set_slider(browser, "confidence", 0.3)
-    set_slider(browser, "overlap", 0.5)
-    upload(browser, path)
-    return browser
+    detector_page.open(site[1])
+    detector_page.browser.find_element("id", "all").click()
+    detector_page.set_slider("confidence", 0.3)
+    detector_page.set_slider("overlap", 0.5)
+    detector_page.upload(path)
+    return detector_page
 
 
 def test_requests_go_to_the_folder_only_and_nothing_is_blocked(
-    site: tuple[Path, str], browser: Browser, tmp_path: Path
+    site: tuple[Path, str], detector_page: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "one.png"
     Image.fromarray(random_image((30, 40), 0)).save(path)
-    open_site(browser, site[1])
-    upload(browser, path)
+    detector_page.load(site[1])
+    detector_page.wait_for_text("status", "Ready")
+    detector_page.upload(path)
 
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    }
-    outside = {url for url in asked if not url.startswith((site[1], "blob:", "data:"))}
+    asked = detector_page.requests()
     assert f"{site[1]}model.json" in asked
-    assert outside == set()
-    assert [one for one in browser.get_log("browser") if one["level"] == "SEVERE"] == []
+    assert {url for url in asked if not url.startswith((site[1], "blob:", "data:"))} == set()
+    assert detector_page.complaints() == []
 
 
-def test_names_of_classes_are_text_in_any_script(shown: Browser) -> None:
-    names = shown.find_elements("css selector", "#classes .name")
+def test_names_of_classes_are_text_in_any_script(shown: Any) -> None:
+    names = shown.browser.find_elements("css selector", "#classes .name")
     assert [one.text for one in names] == list(CLASSES)
-    assert shown.find_elements("css selector", "#classes b") == []
-    assert shown.title == "cells & more"
+    assert shown.browser.find_elements("css selector", "#classes b") == []
+    assert shown.browser.title == "cells & more"
 
 
-def test_sliders_and_classes_choose_what_is_shown(shown: Browser) -> None:
+def test_sliders_and_classes_choose_what_is_shown(shown: Any) -> None:
     def detections() -> list[dict[str, Any]]:
-        return list(saved_json(shown)["detections"])
+        return list(shown.saved_json()["detections"])
 
     before = detections()
     middle = sorted(one["score"] for one in before)[len(before) // 2]
-    set_slider(shown, "confidence", round(middle, 2))
-    level = float(shown.find_element("id", "confidence-value").text)
+    shown.set_slider("confidence", round(middle, 2))
+    level = float(shown.text("confidence-value"))
     assert detections() == [one for one in before if one["score"] >= level] != before
 
-    set_slider(shown, "confidence", 0.3)
-    set_slider(shown, "overlap", 0.05)
+    shown.set_slider("confidence", 0.3)
+    shown.set_slider("overlap", 0.05)
     kept = detections()
     assert 0 < len(kept) < len(before)
     for class_id in range(3):
@@ -352,22 +272,21 @@ def test_sliders_and_classes_choose_what_is_shown(shown: Browser) -> None:
         overlaps = iou_matrix(boxes.reshape(-1, 4), boxes.reshape(-1, 4))
         assert (overlaps - np.eye(len(overlaps)) <= 0.051).all()
 
-    set_slider(shown, "overlap", 0.5)
-    shown.find_elements("css selector", "#classes input")[0].click()
+    shown.set_slider("overlap", 0.5)
+    shown.browser.find_elements("css selector", "#classes input")[0].click()
     assert detections() == [one for one in before if one["class_id"] != 0]
-    shown.find_element("id", "none").click()
+    shown.browser.find_element("id", "none").click()
     assert detections() == []
-    assert shown.find_element("id", "status").text == "0 objects"
-    shown.find_element("id", "all").click()
+    assert shown.text("status") == "0 objects"
+    shown.browser.find_element("id", "all").click()
     assert detections() == before
 
 
-def test_the_annotated_image_has_the_size_of_the_image_and_boxes(shown: Browser) -> None:
-    found = saved_json(shown)
-    set_slider(shown, "confidence", found["detections"][0]["score"])  # the best one alone
-    (best,) = saved_json(shown)["detections"]
+def test_the_annotated_image_has_the_size_of_the_image_and_boxes(shown: Any) -> None:
+    found = shown.saved_json()
+    best = found["detections"][0]  # drawn on top
 
-    image = Image.open(io.BytesIO(saved(shown, "save-image"))).convert("RGB")
+    image = Image.open(io.BytesIO(shown.saved("save-image"))).convert("RGB")
 
     assert image.size == tuple(found["image_hw"][::-1])
     left, top, right, bottom = (round(edge) for edge in best["box_xyxy"])
@@ -377,60 +296,49 @@ def test_the_annotated_image_has_the_size_of_the_image_and_boxes(shown: Browser)
 
 
 def test_a_file_that_is_no_image_gives_one_line(
-    site: tuple[Path, str], browser: Browser, tmp_path: Path
+    site: tuple[Path, str], detector_page: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("no image")
-    if browser.current_url != site[1]:
-        open_site(browser, site[1])
-    browser.find_element("id", "file").send_keys(str(path))
+    detector_page.open(site[1])
+    detector_page.browser.find_element("id", "file").send_keys(str(path))
 
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(browser, 10).until(lambda one: one.find_elements("css selector", ".status.bad"))
-    text = browser.find_element("id", "status").text
-    assert text == "This browser cannot read notes.txt. Open a JPEG, PNG or WebP image."
+    assert detector_page.wait_for_problem() == (
+        "This browser cannot read notes.txt. Open a JPEG, PNG or WebP image."
+    )
 
 
-def test_the_camera_is_followed_and_stopped(site: tuple[Path, str], browser: Browser) -> None:
-    if browser.current_url != site[1]:
-        open_site(browser, site[1])
-    browser.find_element("id", "camera").click()
-    wait_for_text(browser, "timing", "frames/s")
-    browser.find_element("id", "pause").click()
-    assert browser.find_element("id", "pause").text == "Continue"
-    browser.find_element("id", "stop").click()
-    assert browser.find_element("id", "camera").is_displayed()
-    assert not browser.find_element("id", "pause").is_displayed()
-    assert saved_json(browser)["image"] == "camera"
+def test_the_camera_is_followed_and_stopped(site: tuple[Path, str], detector_page: Any) -> None:
+    detector_page.open(site[1])
+    detector_page.browser.find_element("id", "camera").click()
+    detector_page.wait_for_text("timing", "frames/s")
+    detector_page.browser.find_element("id", "pause").click()
+    assert detector_page.text("pause") == "Continue"
+    detector_page.browser.find_element("id", "stop").click()
+    assert detector_page.browser.find_element("id", "camera").is_displayed()
+    assert not detector_page.browser.find_element("id", "pause").is_displayed()
+    assert detector_page.saved_json()["image"] == "camera"
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_the_page_never_scrolls_sideways(
-    shown: Browser, site: tuple[Path, str], width: int
-) -> None:
+def test_the_page_never_scrolls_sideways(shown: Any, site: tuple[Path, str], width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 800}
-    shown.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    shown.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        assert shown.execute_script("return document.documentElement.scrollWidth") <= width
+        assert shown.browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
-        shown.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        shown.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_missing_network_is_reported(
-    site: tuple[Path, str], static_host: tuple[Path, str], browser: Browser
+    site: tuple[Path, str], static_host: tuple[Path, str], detector_page: Any
 ) -> None:
     folder, url = static_host
     broken = folder / "broken"
     shutil.copytree(site[0], broken, ignore=shutil.ignore_patterns("model.onnx", "*.webgpu.*"))
-    browser.get(f"{url}/broken/")
+    detector_page.load(f"{url}/broken/")
 
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(browser, 20).until(lambda one: one.find_elements("css selector", ".status.bad"))
-    assert browser.find_element("id", "status").text == (
-        "model.onnx could not be loaded (HTTP 404)."
-    )
+    assert detector_page.wait_for_problem() == "model.onnx could not be loaded (HTTP 404)."
 
 
 def test_metadata_with_stretch_reaches_the_page() -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "compare attention blocks on your images: accuracy, cost, verdict",
     "eval": "measure the average precision of a detector on a data set",
     "predict": "detect objects in images, videos and streams",
+    "serve": "detect objects in the browser: a page and a JSON interface on this machine",
     "blocks": "list the attention blocks and what each costs",
     "bench": "measure the speed of files and runtimes on this machine",
     "data": "check, describe, convert or get a data set",

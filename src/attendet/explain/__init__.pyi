@@ -2,6 +2,7 @@ from .cam import class_activation_maps as class_activation_maps
 from .explanation import Explanation as Explanation
 from .explanation import ImageExplanation as ImageExplanation
 from .explanation import explain as explain
+from .explanation import explain_image as explain_image
 from .explanation import explain_network as explain_network
 from .explanation import gate_health as gate_health
 from .fold import can_fold as can_fold

@@ -196,7 +196,7 @@ def explain_network(
     images = [source for source in sources if source.kind in IMAGE_KINDS]
     for source, image in read_images(images, on_skip=result.skipped.append):
         keep = len(result.images) < max_images
-        one = _explain_image(
+        one = explain_image(
             network, runtime, source, image, selection or Selection(), cam=cam and keep
         )
         for site in one.gates:
@@ -232,7 +232,7 @@ def gate_health(
     return explain_network(network, metadata, sources, cam=False, max_images=0).health()
 
 
-def _explain_image(
+def explain_image(
     network: DetectionNetwork,
     runtime: TorchRuntime,
     source: Source,
@@ -241,6 +241,16 @@ def _explain_image(
     *,
     cam: bool,
 ) -> ImageExplanation:
+    """Return detections, gates and class activation maps for one image.
+
+    Args:
+        network: in eval mode.
+        runtime: runs this network.
+        source: name of the image.
+        image: uint8 RGB, shape (H, W, 3).
+        selection: which boxes are detections.
+        cam: compute class activation maps.
+    """
     metadata = runtime.metadata
     preprocess = metadata.preprocessing()
     padded, transform = resize_to_input(

@@ -60,6 +60,10 @@ function describe(model) {
   const about = [model.architecture, ...attention, `${width}\u00a0×\u00a0${height}\u00a0px`, classes];
   $("about").textContent = about.join(" · ");
   $("made").textContent = `Made with attendet ${model.version}`;
+  if (model.limits) {
+    $("confidence").min = Math.max(0.01, model.limits.min_confidence);
+    $("overlap").max = model.limits.max_nms_iou;
+  }
   $("confidence").value = model.confidence;
   $("overlap").value = model.nms_iou;
   $("search").hidden = model.classes.length < SEARCH_FROM;
