@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
 import io
@@ -318,6 +319,56 @@ def test_the_camera_is_followed_and_stopped(site: tuple[Path, str], detector_pag
     assert detector_page.browser.find_element("id", "camera").is_displayed()
     assert not detector_page.browser.find_element("id", "pause").is_displayed()
     assert detector_page.saved_json()["image"] == "camera"
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_an_image_is_dropped_or_pasted(
+    site: tuple[Path, str], detector_page: Any, kind: str
+) -> None:
+    packed = io.BytesIO()
+    Image.fromarray(random_image((30, 40), 0)).save(packed, "PNG")
+    detector_page.open(site[1])
+    detector_page.run(
+        """document.getElementById('timing').textContent = '';
+        const [kind, text] = arguments;
+        const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], `${kind}.png`, {type: 'image/png'}));
+        const options = {bubbles: true, cancelable: true};
+        document.body.dispatchEvent(kind === 'drop'
+            ? new DragEvent('drop', {...options, dataTransfer: data})
+            : new ClipboardEvent('paste', {...options, clipboardData: data}));""",
+        *(kind, base64.b64encode(packed.getvalue()).decode()),
+    )
+    detector_page.wait_for_text("timing", "network")
+    assert detector_page.saved_json()["image"] == f"{kind}.png"
+    assert detector_page.saved_json()["image_hw"] == [30, 40]
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(shown: Any) -> None:
+    unnamed = shown.browser.execute_script(
+        """const controls = [...document.querySelectorAll('button, input, select')];
+        const visible = controls.filter(one => one.checkVisibility());
+        return visible.filter(one => one.tabIndex < 0 || !(one.textContent.trim()
+            || one.getAttribute('aria-label') || one.labels?.length)).map(one => one.id);"""
+    )
+    assert unnamed == []
+    row = shown.browser.find_element("css selector", "#detections button")
+    before = shown.saved("save-image")
+    shown.browser.execute_script("arguments[0].focus()", row)
+    assert shown.browser.switch_to.active_element == row
+    assert shown.saved("save-image") == before  # the emphasis is on the screen only
+
+
+def test_the_theme_is_that_of_the_system(shown: Any) -> None:
+    colors = []
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        shown.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        script = "return getComputedStyle(document.body).backgroundColor"
+        colors.append(shown.browser.execute_script(script))
+    shown.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert colors == ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
