@@ -66,6 +66,7 @@ def test_progress_without_a_terminal_is_plain_lines(
         r"data: .*squares \(yolo; train 10, val 4; .*\)",
         r"network: yolov4-tiny, attention se@p5, input 64 x 64 px",
         r"anchors: .*",
+        r"note: with 10 training images, pretrained weights usually .*: --pretrained yolo-\S+",
         rf"run: {re.escape(str(tmp_path / 'run'))}",
         r"epoch 1/2 box \d+\.\d+ objectness .* class .* images/s .* GiB AP 0\.\d+ AP50 0\.\d+",
         r"epoch 2/2 .*",
@@ -97,6 +98,7 @@ def test_base_weights_are_reported(
     )
     assert count is not None
     assert count[1] == count[2]
+    assert "note: " not in same
     assert f"({int(count[1]) - 4} of {count[1]} tensors); partly copied: " in other
     assert "out_p5.weight: rows of boxes and objectness; those of square are" in other
 

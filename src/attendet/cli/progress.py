@@ -33,6 +33,9 @@ PLAIN_IMAGES_SECONDS = 5.0
 PLAIN_STEP_SECONDS = 15.0
 """Without a terminal, a line about training steps is printed this often."""
 
+FEW_IMAGES = 1000
+"""With fewer training images, pretrained weights are recommended: docs/results.md has the table."""
+
 Move = Callable[[int, int | None], None]
 
 
@@ -130,6 +133,9 @@ class TrainingLines(TrainingCallback):
     is_first = False
     """True in the process that reports the run (the first of several)."""
 
+    advises = False
+    """Recommend pretrained weights where there are few images."""
+
     def __init__(self, console: Console) -> None:
         self.console = console
         self.epochs = 0
@@ -181,6 +187,12 @@ class TrainingLines(TrainingCallback):
                 f"unlike the pretrained weights: {unlike}"
                 if unlike
                 else "input, anchors, scale_x_y and batch norm: as in the pretrained weights"
+            )
+        images = len(plan.cache)
+        if self.advises and plan.from_scratch and images < FEW_IMAGES:
+            self.say(
+                f"note: with {images} training images, pretrained weights usually give a higher "
+                "AP: --pretrained yolo-fastest-xl"
             )
         self.say(f"run: {folder}")
 

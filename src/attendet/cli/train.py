@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         _check_alone(args, overrides)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     reporter = training_progress(Console())
+    reporter.advises = True
     with reporter:
         result = train(**vars(args), callback=reporter)
     if not reporter.is_first:

@@ -74,6 +74,9 @@ class Plan:
     unlike_base: tuple[str, ...] = ()
     """Settings of boxes and images that differ from the pretrained weights."""
 
+    from_scratch: bool = False
+    """True for a new run without pretrained weights."""
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each split of the data set."""
@@ -277,4 +280,5 @@ def make_plan(
         metadata=metadata,
         transfer=transfer,
         unlike_base=unlike,
+        from_scratch=base is None,
     )
