@@ -30,7 +30,7 @@ from attendet.cli.arguments import (
     given_settings,
     names,
 )
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, list_names
 
 if TYPE_CHECKING:
     from attendet.inference import Detector
@@ -47,6 +47,9 @@ NEEDS = {"overlap": "tile", "port": "show"}
 
 VIDEO_KINDS = ("annotated", "video")
 """Ways to save that write videos."""
+
+LABEL_KINDS = ("voc", "yolo", "coco")
+"""Ways to save that --as-labels changes."""
 
 
 Seconds = Annotated[float, "SECONDS", float]  # may be infinite
@@ -85,6 +88,10 @@ class _ResultFlags:
     save: Annotated[Sequence[str], "KIND[,KIND]", names] = ("annotated",)
     """What to write: annotated, image, video, crops, json, jsonl, csv, yolo, coco, or none
     (default: annotated: images as JPEG, videos as MP4, with boxes)."""
+
+    as_labels: bool = False
+    """With --save voc, yolo or coco: write images and detections as a data set without scores, to
+    be corrected in labelImg, CVAT or Label Studio."""
 
     max_side: Pixels | None = None
     """Scale written videos and the live view down to this (default: the video's own; 1280 for the
@@ -191,6 +198,12 @@ def _check_needs(args: argparse.Namespace) -> None:
             f"--max-side needs --save {' or '.join(VIDEO_KINDS)}, or --show; alone it changes "
             "nothing."
         )
+    if args.as_labels and not set(LABEL_KINDS) & set(args.save):
+        raise ConfigError(
+            f"--as-labels needs --save {list_names(LABEL_KINDS)}; alone it changes nothing."
+        )
+    if "voc" in args.save and not args.as_labels:
+        raise ConfigError("--save voc needs --as-labels: Pascal VOC has no scores.")
     if args.batch is not None and args.tile is not None:
         raise ConfigError(
             "--batch must be omitted with --tile: the tiles of an image are one batch."
@@ -271,7 +284,12 @@ def run(args: argparse.Namespace) -> int:
     total, unit = _size_of(sources)
     with (
         open_sinks(
-            kinds, args.output, sources, on_fail=tally.unwritten.append, max_side=args.max_side
+            kinds,
+            args.output,
+            sources,
+            on_fail=tally.unwritten.append,
+            max_side=args.max_side,
+            as_labels=args.as_labels,
         ) as sinks,
         _live_view(args, sources) as views,
         speed_bar("predict", total, unit) as step,

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from attendet.errors import ConfigError
 
 Progress = Callable[[int, int], None]
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
+UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -51,7 +51,7 @@ def _file_names(samples: Iterable[Sample]) -> dict[str, str]:
     taken: set[str] = set()
     for key in keys:
         tail = key.rsplit("/", 1)[-1]
-        plain = _UNSAFE.sub("_", tail if last[tail.lower()] == 1 else key).strip(" .") or "image"
+        plain = UNSAFE.sub("_", tail if last[tail.lower()] == 1 else key).strip(" .") or "image"
         name, number = plain, 1
         while name.lower() in taken:
             number += 1
@@ -80,7 +80,8 @@ def _xml_text(text: str) -> str:
     return escape(_NOT_XML.sub("", text))
 
 
-def _voc_xml(sample: Sample, file_name: str, classes: Sequence[str]) -> str:
+def voc_xml(sample: Sample, file_name: str, classes: Sequence[str]) -> str:
+    """Return the VOC annotation of a sample whose image is ``JPEGImages/file_name``."""
     height, width = sample.image_hw
     lines = [
         "<annotation>",
@@ -100,6 +101,24 @@ def _voc_xml(sample: Sample, file_name: str, classes: Sequence[str]) -> str:
             "\t</object>",
         ]
     return "\n".join([*lines, "</annotation>", ""])
+
+
+def yolo_text(sample: Sample) -> str:
+    """Return a line ``class cx cy w h`` a box that is not difficult, ten digits a number."""
+    kept = ~sample.difficult
+    height, width = sample.image_hw
+    boxes = xyxy_to_cxcywh(sample.boxes_xyxy[kept].astype(np.float64))
+    boxes_norm = boxes / (width, height, width, height)
+    return "".join(
+        f"{class_id} {' '.join(f'{number:.10g}' for number in row)}\n"
+        for class_id, row in zip(sample.class_ids[kept], boxes_norm, strict=True)
+    )
+
+
+def yolo_yaml(splits: Mapping[str, str], classes: Sequence[str]) -> str:
+    """Return a data.yaml from the folder of images of each split."""
+    document = {**splits, "names": dict(enumerate(classes))}
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 class _Writer:
@@ -135,7 +154,7 @@ class _Writer:
         lists = self.folder("ImageSets", "Main")
         for split, samples in self.dataset.splits.items():
             for sample in samples:
-                text = _voc_xml(sample, self.image(sample, images), self.dataset.classes)
+                text = voc_xml(sample, self.image(sample, images), self.dataset.classes)
                 file = labels / f"{self.names[sample.key]}.xml"
                 file.write_text(text, encoding="utf-8")
             names = "".join(f"{self.names[sample.key]}\n" for sample in samples)
@@ -149,21 +168,11 @@ class _Writer:
             images, labels = self.folder("images", split), self.folder("labels", split)
             for sample in samples:
                 self.image(sample, images)
-                kept = ~sample.difficult
                 self.written["not_written"] += int(sample.difficult.sum())
-                height, width = sample.image_hw
-                boxes = xyxy_to_cxcywh(sample.boxes_xyxy[kept].astype(np.float64))
-                boxes_norm = boxes / (width, height, width, height)
-                rows = zip(sample.class_ids[kept], boxes_norm, strict=True)
-                lines = [
-                    f"{class_id} {' '.join(f'{number:.10g}' for number in row)}\n"
-                    for class_id, row in rows
-                ]
                 file = labels / f"{self.names[sample.key]}.txt"
-                file.write_text("".join(lines), encoding="utf-8")
-        document = {split: f"images/{split}" for split in self.dataset.splits}
-        names = dict(enumerate(self.dataset.classes))
-        text = yaml.safe_dump({**document, "names": names}, sort_keys=False, allow_unicode=True)
+                file.write_text(yolo_text(sample), encoding="utf-8")
+        folders = {split: f"images/{split}" for split in self.dataset.splits}
+        text = yolo_yaml(folders, self.dataset.classes)
         (self.output / "data.yaml").write_text(text, encoding="utf-8")
 
     def coco(self) -> None:
@@ -172,14 +181,18 @@ class _Writer:
         for split, samples in self.dataset.splits.items():
             images = self.folder("images", split)
             names = [self.image(sample, images) for sample in samples]
-            document = _coco_document(samples, names, self.dataset.classes)
+            document = coco_document(samples, names, self.dataset.classes)
             file = annotations / f"instances_{split}.json"
             file.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
-def _coco_document(
+def coco_document(
     samples: Sequence[Sample], names: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Any]:
+    """Return a COCO file of samples and the names of their image files.
+
+    Boxes have no ``segmentation``: some annotation tools make polygons of an empty one, or fail.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, (sample, name) in enumerate(zip(samples, names, strict=True), start=1):
@@ -197,7 +210,6 @@ def _coco_document(
                     "bbox": box,
                     "area": box[2] * box[3],
                     "iscrowd": int(difficult),
-                    "segmentation": [],
                 }
             )
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]

@@ -381,6 +381,7 @@ def open_sinks(
     *,
     on_fail: Callable[[str], None] | None = None,
     max_side: int | None = None,
+    as_labels: bool = False,
 ) -> Iterator[list[Sink]]:
     """Open several sinks over one folder; leaving the block by an error drops unfinished files.
 
@@ -393,23 +394,28 @@ def open_sinks(
         on_fail: called with each file that cannot be written; without it that is
             an error.
         max_side: videos with a longer side are scaled down to this many pixels; None: never.
+        as_labels: "voc", "yolo" and "coco" are data sets for annotation tools, without scores
+            (`attendet.media.label_sinks`).
 
     Yields:
         The sinks, in the order of their names.
 
     Raises:
-        ConfigError: if a name is unknown, or a result would replace a source.
+        ConfigError: if a name is unknown, or a result would replace a source or labels.
         MissingExtraError: if videos are wanted and the extra ``video`` is not installed.
     """
+    from attendet.media.label_sinks import LABEL_SINKS
+
+    sink_of = {**SINKS, **LABEL_SINKS} if as_labels else SINKS
     for name in names:
-        if name not in SINKS:
-            raise ConfigError(f"there is no way to save as {name!r}. {did_you_mean(name, SINKS)}")
+        if name not in sink_of:
+            raise ConfigError(f"there is no way to save as {name!r}. {did_you_mean(name, sink_of)}")
     _check_targets(names, folder, sources)
     folder.mkdir(parents=True, exist_ok=True)
     sinks: list[Sink] = []
     try:
         for name in dict.fromkeys(names):
-            sink = SINKS[name](folder, max_side)
+            sink = sink_of[name](folder, max_side)
             sinks.append(sink if on_fail is None else _Guarded(name, sink, on_fail))
         yield sinks
     except BaseException:

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attendet.cli import main  # noqa: E402
+from attendet.data import load_dataset  # noqa: E402
 
 Predict = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -133,3 +134,33 @@ def test_objects_are_tracked_through_a_file_with_suppression_inside(
     entries = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert any(one["track_id"] for one in entries[-1]["detections"])
     assert capsys.readouterr().err == ""
+
+
+# --- labels to correct ---------------------------------------------------------------------------
+
+
+def test_labels_for_annotation_tools_are_written(
+    run: Predict, shots: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run(shots / "a.jpg", shots / "c.jpg", "--save", "voc,yolo,coco", "--as-labels") == 0
+
+    for kind in ("voc", "yolo", "coco"):
+        dataset = load_dataset(tmp_path / "out" / kind)
+        assert (dataset.format, len(dataset.split("all"))) == (kind, 2)
+        assert all(len(sample.class_ids) for sample in dataset.split("all"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--save", "json", "--as-labels"], "--as-labels needs --save voc, yolo, coco"),
+        (["--save", "voc"], "--save voc needs --as-labels"),
+    ],
+)
+def test_labels_need_both_flags(
+    run: Predict, shots: Path, tmp_path: Path, capsys: Capture, flags: list[str], expected: str
+) -> None:
+    assert run(shots, *flags) == 2
+
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

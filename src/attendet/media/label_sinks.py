@@ -1,0 +1,152 @@
+"""Detections as ground truth to correct: data sets that annotation tools open, without scores.
+
+- ``voc/``: labelImg; CVAT, "PASCAL VOC". Corners are whole pixels: labelImg cuts off decimals.
+- ``yolo/``: labelImg, which needs a ``classes.txt`` beside the labels; Label Studio, whose
+  converter needs it beside ``images/`` and ``labels/``.
+- ``coco/``: CVAT, "COCO".
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attendet.data.convert import UNSAFE, coco_document, voc_xml, yolo_text, yolo_yaml
+from attendet.data.sample import Sample
+from attendet.errors import ConfigError
+from attendet.files import replacing, write_atomically
+from attendet.media.pipeline import Result
+from attendet.media.sinks import Sink
+
+SPLIT = "default"
+"""What CVAT calls a set without splits."""
+
+
+class LabelSink(Sink):
+    """Images and labels of one format, in a folder of its own; the lists are written at the end.
+
+    Image files are copied as they are; frames of videos and images from addresses become JPEG.
+
+    Args:
+        folder: where the folder of the format goes.
+        max_side: not used.
+
+    Raises:
+        ConfigError: if that folder is not empty; labels in it may have been corrected.
+    """
+
+    kind = ""
+    images = "images"
+
+    def __init__(self, folder: Path, max_side: int | None = None) -> None:
+        super().__init__(folder / self.kind, max_side)
+        if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
+            raise ConfigError(
+                f"output must have an empty or no folder {self.kind!r} with --as-labels; got "
+                f"{str(self._folder)!r}. Choose another output folder."
+            )
+        self._classes: tuple[str, ...] = ()
+        self._samples: dict[str, Sample] = {}
+
+    def write(self, result: Result) -> None:
+        """Write the image and the labels of one frame."""
+        frame, found = result.frame, result.detections
+        original = frame.source.path
+        plain = UNSAFE.sub("_", frame.name).strip(" .") or "image"
+        name, number = plain, 1
+        while name.lower() in self._samples:
+            number += 1
+            name = f"{plain}_{number}"
+        image = self._folder / self.images / f"{name}.jpg"
+        if frame.is_still and isinstance(original, Path):
+            self._path = image = image.with_name(name + original.suffix.lower())
+            with replacing(image) as partial:
+                shutil.copyfile(original, partial)
+        else:
+            self._write_jpeg(image, frame.image, frame.source.label)
+        certain = np.zeros(len(found), dtype=bool)
+        sample = Sample(image, found.image_hw, found.boxes_xyxy, found.class_ids, certain, name)
+        self._classes = found.classes
+        self._write_labels(sample)
+        self._samples[name.lower()] = sample
+
+    def _write_labels(self, sample: Sample) -> None:
+        """Write the labels of one image, if they have a file of their own."""
+
+    def _write_lists(self) -> None:
+        """Write what describes the whole set."""
+
+    def _write_text(self, path: str, text: str) -> None:
+        self._path = self._folder / path
+        write_atomically(self._path, text)
+
+    def _class_list(self) -> str:
+        return "".join(f"{name}\n" for name in self._classes)
+
+    def close(self, *, whole: bool) -> None:  # noqa: ARG002
+        """Write the lists; after an error, too, of the images that are there."""
+        if self._samples:
+            self._write_lists()
+
+
+class VocLabelSink(LabelSink):
+    """Pascal VOC: JPEGImages, Annotations, ImageSets/Main/default.txt and classes.txt."""
+
+    kind, images = "voc", "JPEGImages"
+
+    def _write_labels(self, sample: Sample) -> None:
+        whole = replace(sample, boxes_xyxy=_whole_pixels(sample))
+        text = voc_xml(whole, sample.path.name, self._classes)
+        self._write_text(f"Annotations/{sample.key}.xml", text)
+
+    def _write_lists(self) -> None:
+        names = "".join(f"{sample.key}\n" for sample in self._samples.values())
+        self._write_text(f"ImageSets/Main/{SPLIT}.txt", names)
+        self._write_text("classes.txt", self._class_list())
+
+
+def _whole_pixels(sample: Sample) -> NDArray[np.float32]:
+    """Return the boxes rounded to whole pixels, inside the image, at least one pixel wide."""
+    height, width = sample.image_hw
+    corners = np.rint(sample.boxes_xyxy)
+    top_left = np.minimum(corners[:, :2], (width - 1, height - 1))
+    return np.hstack([top_left, np.maximum(corners[:, 2:], top_left + 1)]).astype(np.float32)
+
+
+class YoloLabelSink(LabelSink):
+    """YOLO: images, labels, data.yaml, and a classes.txt in the root and beside the labels."""
+
+    kind = "yolo"
+
+    def _write_labels(self, sample: Sample) -> None:
+        self._write_text(f"labels/{sample.key}.txt", yolo_text(sample))
+
+    def _write_lists(self) -> None:
+        self._write_text("labels/classes.txt", self._class_list())
+        self._write_text("classes.txt", self._class_list())
+        self._write_text("data.yaml", yolo_yaml({"train": "images"}, self._classes))
+
+
+class CocoLabelSink(LabelSink):
+    """COCO: images/default and annotations/instances_default.json."""
+
+    kind, images = "coco", f"images/{SPLIT}"
+
+    def _write_lists(self) -> None:
+        samples = list(self._samples.values())
+        names = [sample.path.name for sample in samples]
+        document = coco_document(samples, names, self._classes)
+        text = json.dumps(document, ensure_ascii=False)
+        self._write_text(f"annotations/instances_{SPLIT}.json", text)
+
+
+LABEL_SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
+    sink.kind: sink for sink in (VocLabelSink, YoloLabelSink, CocoLabelSink)
+}
+"""Sinks by the name that ``--save`` takes with ``--as-labels``."""
