@@ -185,7 +185,8 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
         tensor([[[[1.5000, 2.5000],
                   [1.5000, 2.5000]]]])
     """
-    return _part_weights(x, 2, side) @ x @ _part_weights(x, 3, side).T
+    down, across = _part_weights(x, 2, side), _part_weights(x, 3, side)
+    return down @ (x.contiguous() @ across.T)  # channels_last takes twice as long
 
 
 def _part_weights(x: Tensor, axis: int, parts: int) -> Tensor:

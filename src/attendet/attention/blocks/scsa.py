@@ -51,9 +51,7 @@ class SpatialChannelSynergy(AttentionBlock):
         )
         self.height, self.width = GroupNorm(4, channels), GroupNorm(4, channels)
         self.norm = GroupNorm(1, channels)
-        self.query, self.key, self.value = (
-            nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(3)
-        )
+        self.query, self.key, self.value = (_Scale(channels) for _ in range(3))
 
     def last_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers that make the logits of rows, columns and channels."""
@@ -63,10 +61,9 @@ class SpatialChannelSynergy(AttentionBlock):
         """Return ``height``, (N, C, H, 1), ``width``, (N, C, 1, W), ``channel``, (N, C, 1, 1)."""
         height = self.squash(self.height(self._convolve(x.mean(3))))[..., None]
         width = self.squash(self.width(self._convolve(x.mean(2))))[:, :, None]
-        pooled = self.norm(pool_to_grid(apply_gate(apply_gate(x, height), width), self.grid))
-        query, key, value = (
-            layer(pooled).flatten(2) for layer in (self.query, self.key, self.value)
-        )
+        gated = apply_gate(apply_gate(x, height), width)
+        pooled = self.norm(pool_to_grid(gated, self.grid)).flatten(2)  # (N, C, positions)
+        query, key, value = self.query(pooled), self.key(pooled), self.value(pooled)
         attention = torch.softmax(
             query @ key.transpose(1, 2) / self.grid, dim=2
         )  # sqrt of the positions
@@ -76,3 +73,15 @@ class SpatialChannelSynergy(AttentionBlock):
     def _convolve(self, means: Tensor) -> Tensor:
         parts = torch.split(means, self.parts, dim=1)
         return torch.cat([layer(part) for layer, part in zip(self.local, parts, strict=True)], 1)
+
+
+class _Scale(nn.Module):
+    """A depthwise 1x1 convolution without bias, which PyTorch runs channel by channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1).uniform_(-1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map, (N, C, positions), times the scale of each channel."""
+        return x * self.weight
