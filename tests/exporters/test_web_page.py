@@ -321,6 +321,29 @@ def test_the_camera_is_followed_and_stopped(site: tuple[Path, str], detector_pag
     assert detector_page.saved_json()["image"] == "camera"
 
 
+def test_images_that_follow_each_other_quickly_keep_their_own_boxes(
+    site: tuple[Path, str], detector_page: Any
+) -> None:
+    detector_page.open(site[1])
+    alone, together = detector_page.run(
+        """const {loadLocal} = await import('./app/local.js');
+        const model = await (await fetch('model.json')).json();
+        const detector = await loadLocal(model, document.baseURI, () => {}, 'wasm');
+        const frame = side => ({pixels: () => {
+            const data = new Uint8ClampedArray(side * side * 4).map((_, i) => (i * side) % 251);
+            return {data, width: side, height: side};
+        }});
+        const settings = {confidence: 0.2, nmsIou: 0.5, maxDetections: 5};
+        const boxes = result => result.select(settings).map(one => one.box);
+        const alone = [];
+        for (const side of [40, 200]) alone.push(boxes(await detector.detect(frame(side))));
+        const results = await Promise.all([40, 200].map(side => detector.detect(frame(side))));
+        return [alone, results.map(boxes)];"""
+    )
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_an_image_is_dropped_or_pasted(
     site: tuple[Path, str], detector_page: Any, kind: str

@@ -100,3 +100,18 @@ def test_a_large_file_gives_one_line(
     detector_page.open(serve(app))
     detector_page.browser.find_element("id", "file").send_keys(str(image))
     assert detector_page.wait_for_problem() == "The image must be at most 0.001 MB."
+
+
+def test_the_camera_goes_on_after_a_change_while_it_is_paused(
+    serve: Callable[[Any], str], detector_page: Any, bright: Any
+) -> None:
+    detector_page.open(serve(create_app(Detector(bright(input_hw=(64, 64))), name="x")))
+    detector_page.browser.find_element("id", "camera").click()
+    detector_page.wait_for_text("timing", "frames/s")
+    detector_page.browser.find_element("id", "pause").click()
+    detector_page.set_slider("overlap", 0.3)  # the network runs again on the frame
+    detector_page.wait_for_text("timing", "total")
+    detector_page.browser.execute_script("document.getElementById('timing').textContent = ''")
+    detector_page.browser.find_element("id", "pause").click()
+    detector_page.wait_for_text("timing", "frames/s")
+    detector_page.browser.find_element("id", "stop").click()

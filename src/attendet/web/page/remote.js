@@ -46,7 +46,7 @@ export async function connect(model, root, page) {
         milliseconds: { ...answer.milliseconds, total },
         overlays: await gates.load(drawings),
         select: ({ confidence }) => found.filter(({ score }) => score >= confidence),
-        fits: ({ nmsIou }) => nmsIou === settings.nmsIou,
+        fits: ({ nmsIou }) => nmsIou === settings.nmsIou && !(gates.site && !drawings),
       };
     },
     overlay: (result) => gates.show(result.overlays),

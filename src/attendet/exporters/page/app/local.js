@@ -12,15 +12,28 @@ import { selectDetections } from "./select.js";
  */
 export async function loadLocal(model, root, onProgress, backend = null) {
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+  const waiting = new Map();
+  let number = 0;
+  worker.onmessage = ({ data }) => {
+    if (data.progress) {
+      onProgress(data.progress);
+      return;
+    }
+    const { resolve, reject } = waiting.get(data.id);
+    waiting.delete(data.id);
+    if (data.error) reject(new Error(data.error));
+    else resolve(data.ready ?? data.output);
+  };
+  worker.onerror = (event) => {
+    const error = new Error(event.message || "The worker of the page cannot start.");
+    for (const { reject } of waiting.values()) reject(error);
+    waiting.clear();
+  };
   const call = (message, transfer = []) =>
     new Promise((resolve, reject) => {
-      worker.onerror = (event) => reject(new Error(event.message || "the worker cannot start."));
-      worker.onmessage = ({ data }) => {
-        if (data.progress) onProgress(data.progress);
-        else if (data.error) reject(new Error(data.error));
-        else resolve(data.ready ?? data.output);
-      };
-      worker.postMessage(message, transfer);
+      const id = ++number;
+      waiting.set(id, { resolve, reject });
+      worker.postMessage({ id, ...message }, transfer);
     });
   const ready = await call({ load: { root: String(root), model, backend } });
   const name = ready.backend === "webgpu" ? "WebGPU" : "WebAssembly";

@@ -18,6 +18,7 @@ const state = {
   highlight: null,
   video: null,
   paused: false,
+  rerunning: false,
   task: 0, // number of the latest image; older ones stop
 };
 
@@ -196,14 +197,18 @@ function refresh() {
   redraw();
 }
 
-/** Run the network again on the frame that is shown. */
+/** Run the network again on the frame that is shown, until the result fits the settings. */
 async function rerun() {
-  if (!state.frame || (state.video && !state.paused)) return;
-  const task = ++state.task;
+  if (state.rerunning || !state.frame || (state.video && !state.paused)) return;
+  state.rerunning = true;
+  const { task } = state;
   try {
-    await detect(state.frame, task);
+    do await detect(state.frame, task);
+    while (task === state.task && !state.result.fits(settings()));
   } catch (error) {
     if (task === state.task) complain(error);
+  } finally {
+    state.rerunning = false;
   }
 }
 

@@ -1,7 +1,7 @@
 // The worker that runs the network, so that the page stays responsive.
 //
-// It answers {load} with messages {progress}, then {ready} or {error}; {run} with {output} or
-// {error}. WebGPU is used where the browser has it together with suspendable WebAssembly, else
+// It answers {id, load} with messages {progress}, then {id, ready}; {id, run} with {id, output}; or
+// with {id, error}. WebGPU is used where the browser has it together with suspendable WebAssembly, else
 // WebAssembly; with threads only if the page is cross-origin isolated.
 
 import { resizeToInput } from "./resize.js";
@@ -16,17 +16,24 @@ let ort;
 let session;
 let metadata;
 
-self.onmessage = async ({ data }) => {
+// One message after the other: a session runs one input at a time.
+let finished = Promise.resolve();
+self.onmessage = ({ data }) => {
+  finished = finished.then(() => handle(data));
+};
+
+async function handle({ id, load: description, run: input }) {
   try {
-    if (data.load) self.postMessage({ ready: await load(data.load) });
-    if (data.run) {
-      const output = await run(data.run);
-      self.postMessage({ output }, [output.boxes.buffer, output.scores.buffer]);
+    if (description) {
+      self.postMessage({ id, ready: await load(description) });
+    } else {
+      const output = await run(input);
+      self.postMessage({ id, output }, [output.boxes.buffer, output.scores.buffer]);
     }
   } catch (error) {
-    self.postMessage({ error: error?.message ?? String(error) });
+    self.postMessage({ id, error: error?.message ?? String(error) });
   }
-};
+}
 
 async function load({ root, model, backend }) {
   metadata = model;
