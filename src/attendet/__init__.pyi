@@ -8,6 +8,7 @@ from .detections import Detections as Detections
 from .errors import AttendetError as AttendetError
 from .evaluation import evaluate as evaluate
 from .exporters import export as export
+from .images import SAMPLE_IMAGE as SAMPLE_IMAGE
 from .inference import Detector as Detector
 from .inference import load as load
 from .interop import push_to_hub as push_to_hub

@@ -32,6 +32,10 @@ MAX_PIXELS = 178_956_970
 ROWS_AT_ONCE = 256
 """Rows that are converted together where that takes memory: a small file may unpack to much."""
 
+SAMPLE_IMAGE = Path(__file__).with_name("sample.jpg")
+"""Path of a small photograph, a cup on a table, for first tries (Rachel Michetti, CC0; from
+scikit-image)."""
+
 PAD_VALUE = 114
 """Gray level of the letterbox's border, the value that Ultralytics' projects made usual."""
 

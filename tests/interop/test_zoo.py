@@ -304,3 +304,14 @@ def test_info_and_get(mirror: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "info", "yolov4-tiny-voc"]) == 0
     assert "checksum not known" in capsys.readouterr().out
     assert main(["weights", "get", "yolo"]) == 2
+
+
+def test_the_cup_of_the_sample_image_is_found(mirror: Any) -> None:
+    publish_yolo_fastest(mirror, "yolo-fastest-xl")
+
+    found = attendet.load("yolo-fastest-xl").predict(attendet.SAMPLE_IMAGE)
+
+    assert found.names[0] == "cup"
+    left, top, right, bottom = found.boxes_xyxy[0].tolist()
+    assert left < 240 < right  # the cup stands in the middle of the image, 480 x 320 px
+    assert top < 120 < bottom

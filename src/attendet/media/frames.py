@@ -82,11 +82,9 @@ def read_frames(
         MissingExtraError: if there is a video or stream and the extra ``video`` is not installed.
 
     Example:
-        >>> import tempfile, cv2, numpy
-        >>> path = f"{tempfile.mkdtemp()}/slide.png"
-        >>> _ = cv2.imwrite(path, numpy.zeros((30, 40, 3), numpy.uint8))
-        >>> [(frame.name, frame.image.shape) for frame in read_frames(path)]
-        [('slide', (30, 40, 3))]
+        >>> import attendet
+        >>> [(frame.name, frame.image.shape) for frame in read_frames(attendet.SAMPLE_IMAGE)]
+        [('sample', (320, 480, 3))]
     """
     if every < 1 or ahead < 1:
         raise ConfigError(f"every and ahead must be 1 or more; got {every} and {ahead}.")
