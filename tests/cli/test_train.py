@@ -152,6 +152,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         "data": "cells",
         "recipe": "classic",
         "attention": "cbam",
+        "log": ("tensorboard",),
         "seed": 4,
         "resume": None,
         "output": Path("out"),

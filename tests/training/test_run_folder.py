@@ -56,7 +56,6 @@ def test_records_of_epochs_that_are_done_again_are_dropped(tmp_path: Path) -> No
     folder = RunFolder.create(tmp_path, CONFIG)
     for epoch in (1, 2, 3):
         folder.add_record({"epoch": epoch, "losses": {"box": 0.5}})
-    folder.close()
     with (tmp_path / "results.jsonl").open("a") as stream:
         stream.write('{"epoch": 4, "lo')  # the write that a kill cut short
     (tmp_path / ".resume.pt.abc.part").touch()
@@ -64,18 +63,8 @@ def test_records_of_epochs_that_are_done_again_are_dropped(tmp_path: Path) -> No
     again, _ = RunFolder.open(tmp_path)
     kept = again.rewind(2)
     again.add_record({"epoch": 3, "losses": {"box": 0.25}})
-    again.close()
 
     assert [record["epoch"] for record in kept] == [1, 2]
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["losses"]["box"] for line in lines] == [0.5, 0.5, 0.25]
     assert not list(tmp_path.glob("*.part"))
-    assert _curve(tmp_path) == [(1, 0.5), (2, 0.5), (3, 0.25)]
-
-
-def _curve(folder: Path) -> list[tuple[int, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return [(point.step, point.value) for point in events.Scalars("losses/box")]

@@ -1,7 +1,7 @@
 """Train a detector on your images.
 
 DATA is a folder in Pascal VOC, YOLO or COCO form, a YOLO data.yaml or a COCO .json. The folder of
-the run holds the weights (best.safetensors), a record an epoch, TensorBoard events and images.
+the run holds the weights (best.safetensors), a record an epoch, curves and images.
 Every setting of the recipe is a flag; the flag wins over --recipe.
 """
 
@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from rich.console import Console
 
-from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings, flag
+from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings, flag, names
 from attendet.cli.progress import duration, training_progress
 from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
 from attendet.errors import ConfigError
+
+
+def _log_names(text: str) -> list[str]:
+    return [name for name in names(text) if name != "none"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class _Flags:
 
     format: DataFormat | None = None
     """Of DATA (default: recognized)."""
+
+    log: Annotated[Sequence[str], "NAME[,NAME]", _log_names] = ("tensorboard",)
+    """Where curves go: tensorboard, csv, wandb, mlflow, or none (default: tensorboard)."""
 
     devices: int = 1
     """Processes on this machine, one a device."""

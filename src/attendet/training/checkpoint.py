@@ -1,4 +1,4 @@
-"""Folder of a run: weights, resume state, records and TensorBoard events."""
+"""Folder of a run: weights, resume state and records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import yaml
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, TrainingError
 from attendet.files import json_line, read_json_lines, replacing, write_atomically
-from attendet.system import require
 from attendet.training.recipe import Recipe
 
 STATE_VERSION = 2
@@ -62,6 +61,7 @@ REQUIRED = (
     "devices",
     "nodes",
     "fingerprints",
+    "log",
     "recipe",
 )
 """Keys of config.yaml that a resume needs."""
@@ -92,8 +92,6 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
         self.state = path / STATE
-        self._writer: Any = None
-        self._purge_step: int | None = None
 
     @staticmethod
     def check_free(path: Path) -> None:
@@ -162,32 +160,9 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
         kept = [record for record in self.records() if record["epoch"] <= epochs]
         write_atomically(self.path / RESULTS, "".join(map(json_line, kept)))
-        self._purge_step = epochs + 1
         return kept
 
     def add_record(self, record: dict[str, Any]) -> None:
-        """Append an epoch's record to results.jsonl and to the TensorBoard events."""
+        """Append an epoch's record to results.jsonl."""
         with (self.path / RESULTS).open("a", encoding="utf-8") as stream:
             stream.write(json_line(record))
-        writer = self._tensorboard()
-        losses = {f"losses/{name}": value for name, value in record["losses"].items()}
-        for name, value in (record | losses).items():
-            if isinstance(value, int | float) and name != "epoch":
-                writer.add_scalar(name, float(value), record["epoch"])
-        writer.flush()
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            require("tensorboard", extra="train", purpose="training")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(
-                str(self.path / "tensorboard"), purge_step=self._purge_step
-            )
-        return self._writer
-
-    def close(self) -> None:
-        """Close the TensorBoard events."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None

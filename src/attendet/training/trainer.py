@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from attendet.training.checkpoint import RunFolder, free_folder, read_state, wri
 from attendet.training.cpu import speed_up
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
+from attendet.training.loggers import Loggers, check_loggers
 from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
 from attendet.training.plan import Plan, make_plan
 from attendet.training.recipe import Recipe, load_recipe
@@ -87,6 +88,7 @@ def train(
     until_epoch: int | None = None,
     fingerprints: Mapping[str, str] | None = None,
     callback: TrainingCallback | None = None,
+    log: Sequence[str] = ("tensorboard",),
     **overrides: Any,
 ) -> TrainingResult:
     """Train a detector on a data set and return the paths of its weights.
@@ -112,14 +114,16 @@ def train(
         until_epoch: stop after this epoch, with a state to resume from.
         fingerprints: split name to fingerprint that the data must have.
         callback: receives the progress.
+        log: where curves go, some of ``tensorboard``, ``csv``, ``wandb`` and ``mlflow``.
         overrides: settings of the recipe by name (see `Recipe`).
 
     Raises:
         ConfigError: if an argument or a setting is wrong.
         DataError: if the data cannot be read.
         WeightsError: if the pretrained weights do not fit.
-        TrainingError: if the loss is not finite, the data has changed, or there is nothing to
-            resume.
+        TrainingError: if the loss is not finite, the data has changed, there is nothing to
+            resume, or a logger cannot start.
+        MissingExtraError: if the library of a logger is not installed.
     """
     started = time.perf_counter()
     if until_epoch is not None and until_epoch < 1:
@@ -135,6 +139,7 @@ def train(
         data = config["data"] if data is None else data
         attention, seed, format = config["attention"], config["seed"], config["format"]
         pretrained, devices, nodes = None, config["devices"], config["nodes"]
+        log = config["log"]
         accelerator = config["accelerator"] if accelerator == "auto" else accelerator
         expected += config["fingerprints"].items()
     else:
@@ -151,6 +156,7 @@ def train(
             settings = follow_base(settings, base, given=overrides)
         if attention is None:
             attention = "ca" if base is None else base.attention
+    check_loggers(log)
     fabric = _launch(settings, accelerator, devices, nodes)
     if not fabric.is_global_zero:
         callback = TrainingCallback()
@@ -173,6 +179,7 @@ def train(
             "accelerator": accelerator,
             "devices": devices,
             "nodes": nodes,
+            "log": list(log),
             **_describe(plan),
         }
         folder = _create_folder(fabric, output, config)
@@ -181,6 +188,8 @@ def train(
         trainer.evaluates_base = bool(config.get("pretrained"))
         if state is not None:
             trainer.resume(state)
+        if fabric.is_global_zero:
+            trainer.loggers = Loggers(log, folder.path, config, trainer.resumed_after)
         return trainer.fit(until_epoch or plan.recipe.epochs, started)
 
 
@@ -273,6 +282,7 @@ class Trainer:
         recipe = plan.recipe
         self.fabric, self.plan, self.recipe = fabric, plan, recipe
         self.folder, self.callback = folder, callback
+        self.loggers = Loggers((), folder.path, {}, None)
         self.network = plan.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.network, decay=recipe.optimizer.ema_decay)
         if fabric.world_size > 1:
@@ -295,6 +305,7 @@ class Trainer:
         self.epoch = 0
         self.best_ap, self.best_epoch = -1.0, 0
         self.records: list[dict[str, Any]] = []
+        self.resumed_after: int | None = None
 
     # --- epochs -----------------------------------------------------------------------------------
 
@@ -319,7 +330,7 @@ class Trainer:
                 self.epoch += 1
                 self._end_epoch(record)
         finally:
-            self.folder.close()
+            self.loggers.close()
         if self.fabric.is_global_zero and (
             self.epoch == self.recipe.epochs or self._out_of_patience()
         ):
@@ -380,6 +391,7 @@ class Trainer:
     def _end_epoch(self, record: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
             self.folder.add_record(record)
+            self.loggers.log(record)
             self.records.append(record)
             self._save_state()
             self.callback.after_epoch(record)
@@ -417,8 +429,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best_ap = state["epoch"], state["best_ap"]
         self.best_epoch = state["best_epoch"]
+        self.resumed_after = self.epoch if self._has_started() else -1
         if self.fabric.is_global_zero:
-            self.records = self.folder.rewind(self.epoch if self._has_started() else -1)
+            self.records = self.folder.rewind(self.resumed_after)
 
     # --- the loop ---------------------------------------------------------------------------------
 
