@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attendet.detections import Detections
-from attendet.errors import MissingExtraError
+from attendet.errors import ConfigError, MissingExtraError
 
 
 @pytest.fixture
@@ -114,6 +114,40 @@ def test_to_supervision_of_no_detections() -> None:
     theirs = Detections.empty(("cat",), (10, 20)).to_supervision()
     assert len(theirs) == 0
     assert theirs.is_empty()
+
+
+def test_from_supervision_gives_back_what_was_sent(found: Detections) -> None:
+    pytest.importorskip("supervision", reason="needs the supervision extra")
+    theirs = found.to_supervision()
+    order = np.argsort(found.scores)  # the worst first
+
+    again = Detections.from_supervision(theirs[order], found.classes, found.image_hw)
+
+    assert again.to_dicts() == found.to_dicts()
+    assert again.image_hw == found.image_hw
+    assert again.boxes_xyxy.dtype == again.scores.dtype == np.float32
+
+
+def test_from_supervision_without_scores_or_with_tracks() -> None:
+    sv = pytest.importorskip("supervision", reason="needs the supervision extra")
+    boxes = np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    theirs = sv.Detections(boxes, class_id=np.array([1, 0]), tracker_id=np.array([7, 9]))
+
+    found = Detections.from_supervision(theirs, ["cat", "dog"], (10, 20))
+
+    assert (found.names, found.scores.tolist()) == (["dog", "cat"], [1, 1])
+    assert found.track_ids is not None
+    assert found.track_ids.tolist() == [7, 9]
+
+
+@pytest.mark.parametrize("ids", [None, [0, 2]])
+def test_from_supervision_needs_ids_of_known_classes(ids: list[int] | None) -> None:
+    sv = pytest.importorskip("supervision", reason="needs the supervision extra")
+    boxes = np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    theirs = sv.Detections(boxes, class_id=None if ids is None else np.array(ids))
+
+    with pytest.raises(ConfigError, match="class_id must be 0 to 1"):
+        Detections.from_supervision(theirs, ["cat", "dog"], (10, 20))
 
 
 def test_supervision_is_an_extra(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:

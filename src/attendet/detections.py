@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
+from attendet.errors import ConfigError
 from attendet.system import require
 
 if TYPE_CHECKING:
@@ -60,6 +61,38 @@ class Detections:
             classes=classes,
             image_hw=image_hw,
         )
+
+    @classmethod
+    def from_supervision(
+        cls, theirs: supervision.Detections, classes: Sequence[str], image_hw: tuple[int, int]
+    ) -> Detections:
+        """Return ``supervision.Detections`` as ours, best score first.
+
+        Args:
+            theirs: with ``class_id``; without ``confidence`` every score is 1.
+            classes: names by class id.
+            image_hw: height and width of the image in pixels.
+
+        Raises:
+            ConfigError: if a class id is missing or has no name.
+        """
+        count = len(theirs)
+        scores = np.ones(count) if theirs.confidence is None else theirs.confidence
+        ids = np.full(count, -1) if theirs.class_id is None else theirs.class_id
+        wrong = ids[(ids < 0) | (ids >= len(classes))]
+        ConfigError.check(
+            not wrong.size, "class_id", f"0 to {len(classes) - 1}", wrong[:1].tolist()
+        )
+        tracks = None if theirs.tracker_id is None else theirs.tracker_id.astype(np.int64)
+        found = cls(
+            theirs.xyxy.astype(np.float32),
+            scores.astype(np.float32),
+            ids.astype(np.int64),
+            tuple(classes),
+            image_hw,
+            tracks,
+        )
+        return found[np.argsort(-found.scores, kind="stable")]
 
     def __len__(self) -> int:
         return len(self.scores)

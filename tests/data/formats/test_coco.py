@@ -159,3 +159,16 @@ def test_two_files_for_one_split_are_not_guessed_between(tmp_path, image):
         write(tmp_path / f"{name}.json", document("a.jpg"))
     with pytest.raises(DataError, match=r"first\.json, second\.json"):
         load_dataset(tmp_path)
+
+
+def test_the_layout_of_fiftyone(tmp_path, image):
+    for name in "abc":
+        image(tmp_path / "data" / f"{name}.jpg")
+    described = {"info": {"year": ""}, "licenses": [], **document("a.jpg", "b.jpg", "c.jpg")}
+    write(tmp_path / "labels.json", described)
+
+    dataset = load_dataset(tmp_path)
+
+    assert dataset.format == "coco"
+    assert len(dataset.split("all")) == 3
+    assert not dataset.issues
