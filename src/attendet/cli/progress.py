@@ -34,7 +34,7 @@ PLAIN_STEP_SECONDS = 15.0
 """Without a terminal, a line about training steps is printed this often."""
 
 FEW_IMAGES = 1000
-"""With fewer training images, pretrained weights are recommended: docs/results.md has the table."""
+"""With fewer training images, pretrained weights are recommended: docs/pretrained.md, the table."""
 
 Move = Callable[[int, int | None], None]
 
