@@ -62,7 +62,7 @@ def attend(
             dots), a class (``nn.Conv2d``), or a function of name and module. A value is a block's
             name, or name and options: ``("se", {"reduction": 8})``, ``init`` for a single site;
             ``none`` skips a site.
-        start: ``identity``, the network computes exactly what it did until it is trained; or
+        init: ``identity``, the network computes exactly what it did until it is trained; or
             ``paper``, gates near 1/2 at first, as published.
         example_input: what the network is called with, several arguments as a tuple; default: a
             image of zeros, (1, 3, 64, 64), is tried.

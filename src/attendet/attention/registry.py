@@ -142,12 +142,12 @@ def create_attention(
     Args:
         name: one of ``attention_names()``.
         channels: C of the maps that the block will see.
-        start: ``paper``, gates near 1/2 at first, as published; or ``identity``, the map passes bit
+        init: ``paper``, gates near 1/2 at first, as published; or ``identity``, the map passes bit
             for bit until the block is trained.
         options: passed to the block's factory, such as ``reduction=8``.
 
     Raises:
-        ConfigError: if the name, the start or an option is unknown, a plug-in fails to load, or a
+        ConfigError: if the name, the init or an option is unknown, a plug-in fails to load, or a
             factory returns something else than an ``AttentionBlock``.
 
     Example:
