@@ -53,6 +53,7 @@ def test_a_run_prints_and_writes_the_results(
     assert 0 <= record["rows"][0]["ap"] <= 1
     assert (folder / "bench.md").read_text().startswith("| file")
     assert (folder / "bench.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Speed of the detectors" in (folder / "bench.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

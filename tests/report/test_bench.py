@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from attendet.errors import ConfigError
-from attendet.report.bench import bench_figure, bench_table, bench_verdicts
+from attendet.report.bench import bench_figure, bench_page, bench_table, bench_verdicts
 
 
 def _spread(median: float) -> dict[str, Any]:
@@ -142,3 +143,29 @@ def test_the_figure_shows_rates_where_modes_or_batches_were_compared() -> None:
     assert alone.get_xdata() == pytest.approx([1000 / 17, 1000 / 37])
     assert both[1].get_yticklabels()[0].get_text().endswith("throughput, batch 4")
     assert len(rates) == 1
+
+
+def test_the_page_has_verdicts_sortable_medians_and_settings() -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    failed = [{"name": "w.engine", "reason": "TensorRT is not installed"}]
+    record = _record(
+        _row("onnx", 40.0),
+        _row("torch", 60.0),
+        failed=failed,
+        data={"root": "/home/me/cells", "split": "test"},
+        machine={"processor": "a fast one"},
+    )
+
+    html = bench_page(record, command="attendet bench <w>")
+
+    (lead,) = re.findall('<p class="lead">(.*)</p>', html)
+    assert lead.startswith(
+        "Fastest for one image at a time within 0.5 points of the best AP: w.onnx"
+    )
+    assert '<td data-key="40.0">40.0 (36.0 to 48.0)</td>' in html
+    for text in ("w.engine: TensorRT", "attendet bench &lt;w&gt;", "cells, test", "a fast one"):
+        assert text in html
+    assert "/home/me" not in html
+    for name in bench_table(record)[0]:
+        assert f"{name}</button>" in html

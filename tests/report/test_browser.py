@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 
-from attendet.report import write_report
+from attendet.report import Image, Table, write_report
 
 selenium = pytest.importorskip("selenium")
 
@@ -111,21 +114,56 @@ def test_the_theme_follows_the_system_and_can_be_switched(page: Path, browser: B
     assert paper() == "rgb(255, 255, 255)"
 
 
-def test_a_narrow_window_does_not_scroll_sideways(page: Path, browser: Browser) -> None:
-    metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        open_page(browser, page)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def study_page(folder: Path, study_folder: Any) -> Path:
+    return write_report(study_folder())
 
 
-def test_the_page_of_an_explanation_works_offline(browser: Browser, tmp_path: Path) -> None:
+def demo_page(folder: Path, study_folder: Any) -> Path:
+    from attendet.report import class_table, render_html, training_figure
+    from attendet.report.charts import to_svg
+    from attendet.report.draw import to_jpeg
+
+    photo = to_jpeg(np.full((300, 400, 3), 90, dtype=np.uint8))
+    numbers = dict.fromkeys(("ap", "ap50", "ap75", "ar_100", "voc_every_point"), 0.5)
+    row = {**numbers, "voc_11_point": 0.5, "gt": 10, "detections": 20}
+    record = {
+        **row,
+        "counts": row,
+        "voc": {"iou": 0.5, "every_point": 0.5, "eleven_point": 0.5},
+        "per_class": {str(digit): row for digit in range(10)},
+    }
+    epochs = [{"epoch": epoch, "losses": {"box": 1.0}, "learning_rate": 0.1} for epoch in (1, 2)]
+    chart = Image("chart.svg", to_svg(training_figure(epochs)).encode())
+    classes = Table(*class_table(record))
+    html = render_html(
+        "demo",
+        "Digits on photographs: a detector in minutes",
+        metadata=SimpleNamespace(attention="ca", width_mult=0.5, input_hw=(320, 320)),
+        counts={"train": 1000, "val": 100, "test": 250},
+        epochs=20,
+        command="attendet demo --output " + "a-long-folder-name/" * 5,
+        classes=classes,
+        detections=[Image("a.jpg", photo, alt="a.jpg: ground truth and detections")] * 4,
+        sites={"p5": "coarser output of the backbone, stride 32"},
+        gate_images={"a.jpg": [Image("b.jpg", photo, "p5: gates 0.1 - 0.9")] * 3},
+        gates=classes,
+        training=chart,
+        confusion=chart,
+        seconds=[("training", "5 min")],
+        versions=[("attendet", "0.1.0")],
+        result=SimpleNamespace(best="demo/run/best.safetensors", folder="demo/run"),
+        data_root="demo/digits",
+        test_folder="demo/digits/images/test",
+        **dict.fromkeys(("ap", "ap50", "val_ap"), "0.5"),
+        total="6 min",
+    )
+    path = folder / "demo.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def explanation_page(folder: Path, study_folder: Any) -> Path:
     torch = pytest.importorskip("torch")
-    import numpy as np
-    from PIL import Image
-
     from attendet.explain import explain_network, write_explanation
     from attendet.media.sources import find_sources
     from attendet.models import WeightsMetadata, build_from_metadata
@@ -136,10 +174,123 @@ def test_the_page_of_an_explanation_works_offline(browser: Browser, tmp_path: Pa
     )
     for name in ("a", "b"):
         image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        PIL.Image.fromarray(image).save(folder / f"{name}.png")
     network = build_from_metadata(metadata).eval()
-    found = explain_network(network, metadata, find_sources([tmp_path]), cam=False)
-    path = write_explanation(found, tmp_path / "out")
+    found = explain_network(network, metadata, find_sources([folder]), cam=False)
+    return write_explanation(found, folder / "out")
+
+
+def bench_page(folder: Path, study_folder: Any) -> Path:
+    from attendet.report import bench
+
+    spread = {"median": 30.0, "q1": 29.0, "q3": 36.0}
+    row = {
+        **{"file": "yolov4-tiny-int8.onnx", "weights": "w.onnx", "runtime": "openvino"},
+        **{"precision": "bfloat16", "threads": 2, "mode": "throughput", "memory_mib": 1210},
+        **dict.fromkeys(("cold_start_s", "whole_ms", "network_ms"), spread),
+        **dict.fromkeys(("around_ms", "images_per_s"), spread),
+        **{"file_mib": 23.15, "ap": 0.581},
+    }
+    named = {"fastest": "w.onnx, openvino", "ahead": 1.5, "tied": [], "reason": "ahead"}
+    noise = {"probe_spread": 0.01, "other_load": 0.0, "too_noisy": False, "reason": None}
+    record = {
+        "settings": {"max_ap_loss": 0.5},
+        "noise": noise,
+        "rows": [{**row, "batch": batch} for batch in range(1, 11)],
+        "verdicts": {"latency": named, "throughput": named},
+    }
+    path = folder / "bench.html"
+    path.write_text(bench.bench_page(record), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(params=[study_page, demo_page, explanation_page, bench_page])
+def any_page(request: Any, study_folder: Any, browser: Browser, tmp_path: Path) -> Path:
+    """Return one of each kind of page, open in the browser."""
+    path: Path = request.param(tmp_path, study_folder)
+    open_page(browser, path)
+    return path
+
+
+def emulate(browser: Browser, command: str, **values: object) -> None:
+    browser.execute_cdp_cmd(f"Emulation.{command}", values)
+
+
+WIDE_PARTS = """return [...document.querySelectorAll(arguments[0])]
+    .filter(one => one.scrollWidth > one.clientWidth + 1)
+    .map(one => `${one.className}: ${one.scrollWidth} of ${one.clientWidth}`)"""
+"""Lists the parts of a page that are wider than their room."""
+
+
+def test_a_narrow_window_does_not_scroll_sideways(any_page: Path, browser: Browser) -> None:
+    size = {"height": 800, "deviceScaleFactor": 1, "mobile": True}
+    try:
+        for width in (390, 360):
+            emulate(browser, "setDeviceMetricsOverride", width=width, **size)
+            open_page(browser, any_page)
+            script = "return document.documentElement.scrollWidth"
+            assert browser.execute_script(script) <= width
+            assert browser.execute_script(WIDE_PARTS, ".scroll:has(> .stack)") == []
+            assert browser.execute_script(WIDE_PARTS, ".stack td, .lead, p, dd") == []
+    finally:
+        emulate(browser, "clearDeviceMetricsOverride")
+
+
+def test_a_page_prints_light_and_whole_on_a4(any_page: Path, browser: Browser) -> None:
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    size = {"width": 688, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # 182 mm
+    try:
+        emulate(browser, "setEmulatedMedia", media="print", features=dark)
+        emulate(browser, "setDeviceMetricsOverride", **size)
+        open_page(browser, any_page)
+        script = "return getComputedStyle(document.body).backgroundColor"
+        assert browser.execute_script(script) == "rgb(255, 255, 255)"
+        script = "return [...document.querySelectorAll('nav, .theme')].map(e => e.offsetHeight)"
+        assert browser.execute_script(script) == [0, 0]
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 688
+        assert browser.execute_script(WIDE_PARTS, ".scroll") == []
+    finally:
+        emulate(browser, "clearDeviceMetricsOverride")
+        emulate(browser, "setEmulatedMedia", media="", features=[])
+
+
+def test_each_link_of_the_contents_has_a_target(any_page: Path, browser: Browser) -> None:
+    script = """return [...document.querySelectorAll('nav a')].map(link =>
+        [link.textContent, document.getElementById(link.hash.slice(1))?.textContent])"""
+    links = browser.execute_script(script)
+    headings = browser.execute_script(
+        "return [...document.querySelectorAll('h2')].map(one => one.textContent)"
+    )
+
+    assert [target for _, target in links] == [text for text, _ in links] == headings
+    assert len(links) >= 3
+
+
+def test_the_contents_mark_the_section_in_view(page: Path, browser: Browser) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def marked() -> list[str]:
+        script = "return [...document.querySelectorAll('nav [aria-current]')].map(e => e.text)"
+        return list(browser.execute_script(script))
+
+    assert marked() == []
+    browser.find_element("link text", "Training curves").click()
+    WebDriverWait(browser, 10).until(lambda _: marked() == ["Training curves"])
+    browser.execute_script("scrollTo(0, document.documentElement.scrollHeight)")
+    WebDriverWait(browser, 10).until(lambda _: marked() == ["All runs"])
+
+
+def test_each_image_has_a_description(any_page: Path, browser: Browser) -> None:
+    descriptions = browser.execute_script("return [...document.images].map(one => one.alt.trim())")
+
+    assert descriptions
+    assert all(descriptions)
+
+
+def test_the_page_of_an_explanation_works_offline(
+    browser: Browser, tmp_path: Path, study_folder: Any
+) -> None:
+    path = explanation_page(tmp_path, study_folder)
     for log in ("performance", "browser"):
         browser.get_log(log)
 

@@ -5,11 +5,13 @@ import hashlib
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("jinja2")
 
+from attendet import exporters
 from attendet.errors import MissingExtraError
 from attendet.report import pages
 from attendet.report.pages import Cell, Image, Table, render_html, render_markdown
@@ -137,6 +139,31 @@ def test_pages_have_light_and_dark_colors():
 
     assert "prefers-color-scheme: dark" in html
     assert ":root[data-theme=dark]" in html
+
+
+def colors(css):
+    """Return the light and the dark colors of a style sheet: those first set in each mode."""
+    css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)
+    light, dark = css.split("prefers-color-scheme: dark", 1)
+    return [dict(re.findall(r"(--[\w-]+): (#\w+)", part.split("}")[0])) for part in (light, dark)]
+
+
+def test_the_pages_have_the_colors_of_the_exported_web_page():
+    report, web = (
+        colors((Path(package.__file__).parent / name).read_text(encoding="utf-8"))
+        for package, name in ((pages, "templates/page.css"), (exporters, "page/style.css"))
+    )
+
+    for own, other in zip(report, web, strict=True):
+        assert len(other) >= 7
+        assert own.items() >= other.items()
+
+
+def test_a_theme_is_the_same_by_the_system_and_by_the_button():
+    css = (Path(pages.__file__).parent / "templates/page.css").read_text(encoding="utf-8")
+
+    system, button = re.findall(r"color-scheme: dark; (--ink.*?) \}", css, flags=re.DOTALL)
+    assert system.split() == button.split()
 
 
 def test_the_extra_is_named_if_jinja2_is_missing(monkeypatch):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import time
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -81,6 +82,27 @@ def test_page_and_markdown_have_the_same_content(study_folder):
     assert len(list((folder / "figures").glob("*.jpg"))) == 3 * 6
     named = re.findall(r"\]\((figures/[^)]+)\)", markdown)
     assert sorted(named) == sorted(f"figures/{one.name}" for one in (folder / "figures").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variants", "answer"),
+    [
+        (
+            ("none", "se", "cbam", "eca", "ca"),
+            r"Yes\. Helps: ca \(\+.*\)\. Hurts: cbam \(−.*\)\. No difference > 0\.5: se .*"
+            r"\. Not enough seeds: eca .*\. In parentheses: .* than none, mean over 3 seeds\.",
+        ),
+        (("none", "se", "eca"), r"Not decided yet\. No difference > 0\.5: se .*"),
+        (("none", "se", "cbam"), r"No\. Hurts: cbam .*"),
+        (("none",), r"There is no second variant to compare yet\."),
+    ],
+)
+def test_the_first_paragraph_answers_the_question_of_the_title(study_folder, variants, answer):
+    html = write_report(study_folder(variants=variants), examples=0).read_text(encoding="utf-8")
+
+    assert "<h1>Does attention help on cells?</h1>" in html
+    (lead,) = re.findall('<p class="lead">(.*)</p>', html)
+    assert re.fullmatch(answer, unescape(lead))
 
 
 def test_csv_and_json_hold_the_numbers_of_the_records(study_folder):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     written = [
         write_atomically(args.output / "bench.json", text),
         write_atomically(args.output / "bench.md", page),
-        *_draw(record, args.output),
+        *_draw(record, args.output, shlex.join(["attendet", *sys.argv[1:]])),
     ]
     print(f"written: {', '.join(path.name for path in written)} in {args.output}")
     return 0
@@ -187,12 +189,16 @@ def _notes(record: dict[str, Any]) -> list[str]:
     return [line, *(f"failed: {one['name']}: {one['reason']}" for one in record["failed"])]
 
 
-def _draw(record: dict[str, Any], folder: Path) -> list[Path]:
-    from attendet.report.bench import bench_figure
+def _draw(record: dict[str, Any], folder: Path, command: str) -> list[Path]:
+    from attendet.files import write_atomically
+    from attendet.report.bench import bench_figure, bench_page
     from attendet.report.charts import save_figure
 
     try:
-        return [save_figure(bench_figure(record), folder / "bench.png")]
+        return [
+            save_figure(bench_figure(record), folder / "bench.png"),
+            write_atomically(folder / "bench.html", bench_page(record, command=command)),
+        ]
     except (MissingExtraError, ConfigError) as error:
         print(f"no figure: {error}")
         return []

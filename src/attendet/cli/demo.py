@@ -165,7 +165,9 @@ def _write_page(
     for sample in samples[:SHOWN_IMAGES]:
         image = read_image(sample.path)
         found = detector.predict(image)
-        pairs.append(report.draw_side_by_side(image, sample.boxes_xyxy, sample.class_ids, found))
+        pair = report.draw_side_by_side(image, sample.boxes_xyxy, sample.class_ids, found)
+        alt = f"{sample.path.name}: ground truth and detections"
+        pairs.append(report.Image(f"{sample.path.stem}.jpg", report.to_jpeg(pair), alt=alt))
         drawn.append(
             report.draw_detections(
                 image, found.boxes_xyxy, found.names, found.class_ids, found.scores
@@ -184,11 +186,13 @@ def _write_page(
         val_ap=format_value(result.ap),
         command=_command(args),
         classes=report.Table(*report.class_table(record)),
-        detections=report.Image("detections.jpg", report.to_jpeg(report.image_grid(pairs, 1))),
+        detections=pairs,
         training=report.Image(
-            "training.png", report.to_png(report.training_figure(result.records))
+            "training.svg", report.to_svg(report.training_figure(result.records)).encode()
         ),
-        confusion=report.Image("confusion.png", report.to_png(report.confusion_figure(record))),
+        confusion=report.Image(
+            "confusion.svg", report.to_svg(report.confusion_figure(record)).encode()
+        ),
         seconds=[(step, duration(value)) for step, value in seconds.items()],
         total=duration(sum(seconds.values())),
         versions=[

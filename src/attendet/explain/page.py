@@ -97,6 +97,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
         "What the attention does",
         metadata=explanation.metadata,
         count=explanation.count,
+        answer=_answer(health),
         sentences=[f"{site}: {one.sentence}" for site, one in health.items()],
         block_table=block_table(health),
         gate_table=gate_table(health),
@@ -152,6 +153,21 @@ def _statistics_arrays(explanation: Explanation) -> dict[str, NDArray[Any]]:
             arrays[f"deviation/{site}/{name}"] = deviation.astype(np.float32)
         arrays[f"channels/{site}"] = statistics.channel_means().astype(np.float32)
     return arrays
+
+
+def _answer(health: Mapping[str, BlockHealth]) -> str:
+    """Return one or two sentences: whether the gates depend on the images."""
+    if not health:
+        return "This network has no attention, so it has no gates."
+    sites: dict[Verdict, list[str]] = {}
+    for site, one in health.items():
+        sites.setdefault(one.verdict, []).append(site)
+    if set(sites) == {"unknown"}:
+        return "One image cannot show whether the gates depend on the content. Use several images."
+    count, works = len(health), len(sites.pop("works", []))
+    answer = f"The gates of {works} of {count} attention blocks depend on the image."
+    others = [f"{', '.join(names)} ({verdict})" for verdict, names in sites.items()]
+    return f"{answer} The others: {', '.join(others)}." if others else answer
 
 
 def block_table(health: Mapping[str, BlockHealth]) -> Table:

@@ -1,14 +1,16 @@
-"""Table, verdicts and chart of a record that `attendet bench` wrote."""
+"""Table, verdicts, chart and page of a record that `attendet bench` wrote."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
-from attendet.report.charts import COLORS, DARK, GRAY, label_rows, new_figure, style_axes
+from attendet.report.charts import COLORS, DARK, GRAY, label_rows, new_figure, style_axes, to_svg
 from attendet.report.fonts import printable
+from attendet.report.pages import Cell, Image, Table, render_html
 from attendet.report.tables import MISSING, TextTable, format_value
 
 if TYPE_CHECKING:
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 CANDIDATE = ("weights", "runtime", "precision", "threads", "mode")
 """Keys that are the same in all rows of a candidate; only the batch size differs."""
+
+NAMES = ("file", "runtime", "precision", "threads", "mode", "batch")
+TIMES = (*NAMES, "whole path, ms", "network, ms", "around, ms", "images/s", "of the network")
+OTHERS = (*NAMES, "cold start, s", "memory, MiB", "file, MiB", "AP")
+"""Columns of the two tables of the page. Together they have all columns of `bench_table`."""
 
 Row = Mapping[str, Any]
 
@@ -84,6 +91,56 @@ def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
             reason = record["noise"]["reason"] or verdict["reason"]
             lines.append(f"fastest for {use}: not named, because {reason}")
     return lines
+
+
+def bench_page(record: Mapping[str, Any], *, command: str = "") -> str:
+    """Return the HTML page of a record: verdicts, table, chart and settings.
+
+    Args:
+        record: from `attendet.bench.run_bench`, with at least one row.
+        command: command line to show on the page.
+
+    Raises:
+        ConfigError: if the record has no row.
+        MissingExtraError: if matplotlib or Jinja2 is not installed.
+    """
+    chart = to_svg(bench_figure(record)).encode()
+    noise, machine = record["noise"], record.get("machine") or {}
+    facts = [("probe spread", f"{100 * noise['probe_spread']:.1f} %")]
+    if noise["other_load"] is not None:
+        facts.append(("load of other programs", f"{100 * noise['other_load']:.0f} %"))
+    if record.get("data"):
+        facts.append(("data", f"{Path(record['data']['root']).name}, {record['data']['split']}"))
+    for name, value in {**record["settings"], **machine}.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        facts.append((name.replace("_", " "), text))
+    return render_html(
+        "bench",
+        "Speed of the detectors",
+        answers=[f"{line[:1].upper()}{line[1:]}." for line in bench_verdicts(record)],
+        too_noisy=noise["reason"] if noise["too_noisy"] else "",
+        times=_part_of_table(record, TIMES),
+        others=_part_of_table(record, OTHERS),
+        failures=[f"{one['name']}: {one['reason']}" for one in record.get("failed") or ()],
+        chart=Image("bench.svg", chart, alt="Times of one image, and images per second, as bars"),
+        command=command,
+        facts=facts,
+    )
+
+
+def _part_of_table(record: Mapping[str, Any], columns: Collection[str]) -> Table:
+    """Return some columns of the table; medians with quartiles sort by the median."""
+    header, rows = bench_table(record)
+    medians = {"whole path, ms": "whole_ms", "network, ms": "network_ms"}
+    found = [
+        {
+            name: Cell(text, _median(row, medians[name])) if name in medians else text
+            for name, text in zip(header, texts, strict=True)
+            if name in columns
+        }
+        for row, texts in zip(record["rows"], rows, strict=True)
+    ]
+    return Table.of(found, text_columns=["runtime", "precision", "mode"])
 
 
 def bench_figure(record: Mapping[str, Any]) -> Figure:

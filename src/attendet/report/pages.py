@@ -1,6 +1,6 @@
 """HTML pages and Markdown reports from the Jinja templates in the folder ``templates``.
 
-Each page has one template with its text: ``study.jinja``, ``explain.jinja``, ``demo.jinja``. A page
+Each page has one template with its text: ``study``, ``explain``, ``demo``, ``bench``. A page
 template shows tables and images by the macros of ``parts.html`` or ``parts.md``; hence one template
 serves both formats. All values are escaped.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from attendet import __version__
 from attendet.report.tables import markdown_table
 from attendet.system import require
 
@@ -128,6 +129,7 @@ def render_html(template: str, title: str, **context: Any) -> str:
         body=_safe(body),
         sections=sections,
         script=_safe(script),
+        version=__version__,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 

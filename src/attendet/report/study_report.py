@@ -34,6 +34,9 @@ from attendet.report.study_tables import (
 LAYOUT = "attendet/report/1"
 """Name and version of the layout of report.json."""
 
+UNDECIDED = ("not enough", "cut", "failed", "not measured")
+"""Beginnings of the verdicts that leave open whether a variant helps."""
+
 VERDICT_ORDER = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
 
 
@@ -76,7 +79,7 @@ def write_report(
     write_atomically(output / "report.json", json.dumps(content, indent=1) + "\n")
     write_atomically(output / "variants.csv", _to_csv(variants))
     write_atomically(output / "runs.csv", _to_csv(runs))
-    title, context = f"Attention on {study.data_name}", _page_context(study, *shown)
+    title, context = f"Does attention help on {study.data_name}?", _page_context(study, *shown)
     for image in _images(context):
         write_atomically(output / "figures" / image.name, image.data)
     write_atomically(output / "report.md", render_markdown("study", title, **context))
@@ -139,7 +142,7 @@ def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _summary(study: Study) -> str:
-    """Return the result in one paragraph."""
+    """Return the answer of a study in one paragraph."""
     groups: dict[str, list[str]] = {}
     for variant in study.variants():
         if variant != study.baseline:
@@ -148,12 +151,22 @@ def _summary(study: Study) -> str:
             groups.setdefault(verdict_of(study, variant), []).append(f"{variant}{shown}")
     if not groups:
         return "There is no second variant to compare yet."
+    if "helps" in groups:
+        answer = "Yes."
+    elif any(verdict.startswith(UNDECIDED) for verdict in groups):
+        answer = "Not decided yet."
+    else:
+        answer = "No."
     results = " ".join(
         f"{verdict[:1].upper()}{verdict[1:]}: {', '.join(groups[verdict])}."
         for verdict in sorted(groups, key=_verdict_rank)
     )
     seeds = len(study.description.get("seeds") or {run["seed"] for run in study.runs})
-    return f"Compared with {study.baseline}, seeds per variant: {seeds}. {results}"
+    plural = "s" if seeds != 1 else ""
+    return (
+        f"{answer} {results} In parentheses: AP points more or less than {study.baseline}, mean over "
+        f"{seeds} seed{plural}."
+    )
 
 
 def _verdict_rank(verdict: str) -> int:

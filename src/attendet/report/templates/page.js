@@ -30,6 +30,33 @@
       });
     });
   }
+  const stacked = 8;  // rows; longer tables keep their columns on a narrow screen
+  for (const table of document.querySelectorAll(".scroll > table")) {
+    const labels = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+    const rows = [...table.tBodies[0].rows];
+    if (rows.length > stacked) continue;
+    table.classList.add("stack");
+    for (const row of rows) {
+      [...row.cells].forEach((cell, column) => { cell.dataset.label = labels[column] ?? ""; });
+    }
+  }
+  const nav = document.querySelector("nav");
+  const links = [...nav.querySelectorAll("a")];
+  const sections = links.map((link) => document.getElementById(link.hash.slice(1)) ??
+    document.getElementById(decodeURIComponent(link.hash.slice(1))));
+  let current = null;
+  const mark = () => {
+    const passed = sections.filter((one) => one && one.getBoundingClientRect().top < 100).length;
+    const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
+    const link = links[(atEnd && scrollY > 0 ? links.length : passed) - 1] ?? null;
+    if (link === current) return;
+    current?.removeAttribute("aria-current");
+    link?.setAttribute("aria-current", "true");
+    current = link;
+    nav.scrollLeft = link ? link.offsetLeft - (nav.clientWidth - link.offsetWidth) / 2 : 0;
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
   const root = document.documentElement;
   const button = document.createElement("button");
   button.type = "button";
@@ -37,8 +64,11 @@
   const dark = () => root.dataset.theme
     ? root.dataset.theme === "dark"
     : matchMedia("(prefers-color-scheme: dark)").matches;
-  const name = () => { button.textContent = dark() ? "light" : "dark"; };
+  const name = () => {
+    button.textContent = dark() ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Use ${dark() ? "light" : "dark"} colors`);
+  };
   button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); });
   name();
-  document.body.prepend(button);
+  document.querySelector("header").append(button);
 })();
