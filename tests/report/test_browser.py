@@ -219,7 +219,7 @@ def emulate(browser: Browser, command: str, **values: object) -> None:
 WIDE_PARTS = """return [...document.querySelectorAll(arguments[0])]
     .filter(one => one.scrollWidth > one.clientWidth + 1)
     .map(one => `${one.className}: ${one.scrollWidth} of ${one.clientWidth}`)"""
-"""Lists the parts of a page that are wider than their room."""
+"""Lists the parts of a page whose content is wider than they are."""
 
 
 def test_a_narrow_window_does_not_scroll_sideways(any_page: Path, browser: Browser) -> None:

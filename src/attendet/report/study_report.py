@@ -164,8 +164,8 @@ def _summary(study: Study) -> str:
     seeds = len(study.description.get("seeds") or {run["seed"] for run in study.runs})
     plural = "s" if seeds != 1 else ""
     return (
-        f"{answer} {results} In parentheses: AP points more or less than {study.baseline}, mean over "
-        f"{seeds} seed{plural}."
+        f"{answer} {results} In parentheses: AP points more or less than {study.baseline}, "
+        f"mean over {seeds} seed{plural}."
     )
 
 
