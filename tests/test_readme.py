@@ -1,16 +1,20 @@
 """The commands that the pages show are real: all of them parse, and the cheap ones are run.
 
 Every ``attendet`` line in a ```` ```bash ```` block of the README and the docs must be accepted by
-that command's parser, and every ``./dev`` line must name a command of that script. In the README, a
-comment right above a ``bash`` or ``python`` block has it executed as well:
+that command's parser, and every ``./dev`` line must name a command of that script. In the README
+and the tutorial, a comment right above a ``bash`` or ``python`` block has it executed as well:
 
     <!-- tested -->                              as it stands
-    <!-- tested with: --epochs 1 --size 96 -->   these words are added to its `attendet train` lines
+    <!-- tested with: --epochs 1 --size 96 -->   added to its `attendet train` lines
+    <!-- tested as: detect.py -->                written to this file, for a later block
 
 Marked blocks run in the page's order in one folder, as a reader would run them, so a later block
-may use what an earlier one made. Before the first, the folder holds what the README takes for
-granted: `cells/`, a small labeled data set, and `slide.jpg`, an image. Lines of other programs
-(git, cd, pip, ./dev) are not run.
+may use what an earlier one made. Before the first, the folder holds what the page takes for
+granted: `cells/`, a small labeled data set, and `slide.jpg`, an image, for the README; `photos/`, a
+part of a real data set, and `photo.jpg` for the tutorial. Lines of other programs (git, cd, pip,
+./dev) are not run; `python FILE` is.
+
+Chinese pages (``*.zh.md``) show commands of the English page only, so what runs there runs here.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -30,14 +35,21 @@ import cv2
 import numpy as np
 import pytest
 
+import attendet
 from attendet.cli import COMMANDS, load_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+PAGES = [
+    *sorted(ROOT.glob("README*.md")),
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+CHINESE = [page for page in PAGES if page.name.endswith(".zh.md")]
 
 FENCE = re.compile(
-    r"(?:^<!-- tested(?: with: (?P<extra>[^\n]*?))?(?P<marked> )-->\n)?"
+    r"(?:^<!-- tested(?: with: (?P<extra>[^\n]*?)| as: (?P<file>[^\n]*?))?(?P<marked> )-->\n)?"
     r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
 )
@@ -52,6 +64,7 @@ class Block:
     code: str
     marked: bool
     extra: tuple[str, ...]
+    file: str | None
 
     def lines(self) -> list[list[str]]:
         """The words of each command, continued lines joined, prompts and comments removed."""
@@ -71,7 +84,12 @@ def _blocks(page: Path) -> Iterator[Block]:
             code=match["code"],
             marked=match["marked"] is not None,
             extra=tuple(shlex.split(match["extra"] or "")),
+            file=match["file"],
         )
+
+
+def _shell_lines(page: Path) -> list[list[str]]:
+    return [words for block in _blocks(page) if block.language == "bash" for words in block.lines()]
 
 
 SHELL_LINES = [
@@ -125,26 +143,89 @@ def reader_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(command: list[str], folder: Path, where: str) -> None:
+@pytest.fixture
+def photos_folder(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with some labeled photos and one photo, and the pretrained weights in the cache."""
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    source, weights = shared_data / "boards", shared_data.parent / "weights" / "yolo-fastest"
+    if not (source / "data.yaml").is_file() or not weights.is_dir():
+        pytest.skip("needs shared/data/boards and shared/weights")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(source / "data.yaml", photos)
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        for image in sorted((source / "images" / split).iterdir())[:count]:
+            label = source / "labels" / split / f"{image.stem}.txt"
+            for path in (image, label):
+                target = photos / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    shutil.copy(image, tmp_path / "photo.jpg")
+    cached = tmp_path / "cache" / "yolo-fastest-xl"
+    shutil.copytree(weights, cached)
+    monkeypatch.setenv("ATTENDET_CACHE", str(cached.parent))
+    return tmp_path
+
+
+def _run(command: list[str], folder: Path, where: str) -> str:
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     result = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment
     )
     assert result.returncode == 0, f"{where}: {shlex.join(command)}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def _run_marked_blocks(page: Path, folder: Path) -> str:
+    """Run the marked blocks of a page; return what the last command printed."""
+    marked = [block for block in _blocks(page) if block.marked]
+    assert marked
+    printed = ""
+    for block in marked:
+        if block.file is not None:
+            (folder / block.file).write_text(block.code)
+        elif block.language == "python":
+            printed = _run([sys.executable, "-c", block.code], folder, block.where)
+        else:
+            for words in block.lines():
+                extra = block.extra if words[1] == "train" else ()
+                if words[0] == "attendet":
+                    words = ["-m", *words, *extra]
+                elif words[0] == "python":
+                    words = words[1:]
+                else:
+                    continue
+                printed = _run([sys.executable, *words], folder, block.where)
+    return printed
 
 
 def test_the_marked_blocks_of_the_readme_run(reader_folder: Path) -> None:
-    marked = [block for block in _blocks(README) if block.marked]
-    if not marked:
-        pytest.skip("the README marks no block as tested")
-    for block in marked:
-        if block.language == "python":
-            _run([sys.executable, "-c", block.code], reader_folder, block.where)
-            continue
-        for words in block.lines():
-            if words[0] == "attendet":
-                extra = block.extra if words[1] == "train" else ()
-                _run([sys.executable, "-m", *words, *extra], reader_folder, block.where)
+    _run_marked_blocks(README, reader_folder)
+
+
+def test_the_marked_blocks_of_the_tutorial_run(photos_folder: Path) -> None:
+    printed = _run_marked_blocks(TUTORIAL, photos_folder)
+
+    detector = attendet.load(photos_folder / "runs/photos/best.safetensors")
+    detections = detector.predict(photos_folder / "photo.jpg")
+    assert [line.split()[1] for line in printed.splitlines()] == list(detections.names)
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_shows_commands_of_the_english_page(page: Path) -> None:
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    known = _shell_lines(english)
+
+    assert [words for words in _shell_lines(page) if words not in known] == []
+
+
+def test_the_two_readmes_and_tutorials_show_the_same_blocks() -> None:
+    for english in (README, TUTORIAL):
+        chinese = english.with_name(f"{english.stem}.zh.md")
+
+        shown = [(block.language, block.lines()) for block in _blocks(chinese)]
+        assert shown == [(block.language, block.lines()) for block in _blocks(english)]
 
 
 def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
@@ -152,14 +233,16 @@ def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
     page.write_text(
         "<!-- tested with: --epochs 1 -->\n```bash\n$ attendet train cells \\\n    --size 96  # x\n"
         "```\n\n```python\nimport attendet\n```\n<!-- tested -->\n```bash\ngit pull\n```\n"
+        "<!-- tested as: a.py -->\n```python\npass\n```\n"
     )
 
-    first, second, third = _blocks(page)
+    first, second, third, fourth = _blocks(page)
 
     assert (first.where, first.marked, first.extra) == ("page.md:2", True, ("--epochs", "1"))
     assert first.lines() == [["attendet", "train", "cells", "--size", "96"]]
     assert (second.language, second.marked) == ("python", False)
     assert (third.marked, third.extra, third.lines()) == (True, (), [["git", "pull"]])
+    assert (fourth.marked, fourth.file) == (True, "a.py")
 
 
 def test_the_readme_is_short() -> None:

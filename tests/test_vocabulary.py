@@ -21,7 +21,7 @@ SOURCES = [
     *sorted(path for path in (ROOT / "tests").rglob("*.py") if path.name != "test_vocabulary.py"),
 ]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")),
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "studies" not in path.parts),
 ]
 

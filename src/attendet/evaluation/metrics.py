@@ -239,7 +239,8 @@ def evaluate(
         batch: images a call of the detector.
         confidence: least score of a detection; average precision needs it low.
         nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
-        None. max_detections: most detections an image (COCO counts the best 100 of each class).
+            None.
+        max_detections: most detections an image (COCO counts the best 100 of each class).
         curves: whether to add precision-recall curves and the confusion matrix.
         progress: called with images done and images in all after each batch.
         on_skip: called with each image that cannot be read and its error; the image is skipped.
