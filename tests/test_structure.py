@@ -281,6 +281,8 @@ def test_decision_records_are_numbered_and_complete() -> None:
     numbers = [int(path.name[:4]) for path in records]
 
     assert numbers == list(range(len(records)))
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in records[1:] if f"({path.name})" not in index] == []
     for path in records:
         text = path.read_text(encoding="utf-8")
         for heading in ("## Question", "## Decision", "## Consequences"):
