@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import pytest
 
@@ -88,19 +89,29 @@ def _case(seed: int, objects: int = 7) -> dict[str, torch.Tensor]:
     }
 
 
-def _dynamic(case: dict[str, torch.Tensor]) -> Matches:
-    return assign_dynamic(
-        case["boxes"],
-        case["objectness"],
-        case["classes"],
-        case["gt"],
-        case["ids"],
-        case["valid"],
-        GRIDS,
-    )
+class Pairs(NamedTuple):
+    """Predictions and the objects they answer for."""
+
+    image: torch.Tensor
+    prediction: torch.Tensor
+    gt: torch.Tensor
 
 
-def _as_sets(matches: Matches) -> set[tuple[int, int, int]]:
+def _pairs(matches: Matches) -> Pairs:
+    image, gt, candidate = matches.kept.nonzero(as_tuple=True)
+    return Pairs(image, matches.prediction[image, gt, candidate], gt)
+
+
+def _dynamic(case: dict[str, torch.Tensor]) -> Pairs:
+    names = ("boxes", "objectness", "classes", "gt", "ids", "valid")
+    return _pairs(assign_dynamic(*(case[name] for name in names), GRIDS))
+
+
+def _best_anchor(case: dict[str, torch.Tensor]) -> Pairs:
+    return _pairs(assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL))
+
+
+def _as_sets(matches: Pairs) -> set[tuple[int, int, int]]:
     triples = list(zip(*(one.tolist() for one in matches), strict=True))
     assert len(triples) == len(set(triples))
     return set(triples)
@@ -193,7 +204,7 @@ def test_dynamic_assignment_is_the_plain_loops(seed: int):
 @pytest.mark.parametrize("seed", range(12))
 def test_best_anchor_assignment_is_the_plain_loops(seed: int):
     case = _case(seed)
-    found = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
+    found = _best_anchor(case)
     assert _as_sets(found) == _slow_best_anchor(case)
 
 
@@ -218,7 +229,7 @@ def test_a_single_object_always_gets_a_prediction_wherever_it_is():
         for y in (0.0, 7.9, 48.0, 95.9, 96.0):
             case["gt"] = torch.tensor([[[x, y, x, y]]], dtype=torch.float64)
             assert len(_dynamic(case).gt) >= 1, (x, y)
-            assert len(assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL).gt) >= 1
+            assert len(_best_anchor(case).gt) >= 1
 
 
 def test_number_of_matches_follows_the_overlap():
@@ -237,7 +248,7 @@ def test_number_of_matches_follows_the_overlap():
     assert len(_dynamic(case).gt) == 9 + 1
     case["boxes"] = gt.expand(1, TOTAL, 4) + torch.tensor([30.0, 0, 30, 0], dtype=torch.float64)
     matches = _dynamic(case)
-    own = assign_best_anchor(gt, case["valid"], GRIDS, TOTAL)
+    own = _best_anchor(case)
     assert len(own.gt) == 2  # the anchor 30 x 30 stands on both levels
     assert set(own.prediction.tolist()) <= set(matches.prediction.tolist())
     assert len(matches.gt) <= 3
@@ -250,7 +261,7 @@ def test_every_object_keeps_its_best_anchor_amid_large_ones_that_fit_better():
     case["gt"] = torch.tensor([[large, small]], dtype=torch.float64)
     case["boxes"] = case["gt"][:, :1].expand(1, TOTAL, 4).clone()
     matches = _dynamic(case)
-    own = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
+    own = _best_anchor(case)
     assert _as_sets(own) <= _as_sets(matches)
     assert (own.gt == 1).any()
 
@@ -273,7 +284,7 @@ def test_zero_objects_give_no_matches():
     padded = {**case, "valid": torch.zeros_like(case["valid"])}
     for one in (empty, padded):
         assert len(_dynamic(one).gt) == 0
-        assert len(assign_best_anchor(one["gt"], one["valid"], GRIDS, TOTAL).gt) == 0
+        assert len(_best_anchor(one).gt) == 0
 
 
 def test_the_first_of_two_equal_labels_keeps_the_predictions():
@@ -286,7 +297,7 @@ def test_the_first_of_two_equal_labels_keeps_the_predictions():
 
 def test_the_smaller_object_wins_its_cell_in_classic():
     case = _case(0)
-    found = assign_best_anchor(case["gt"], case["valid"], GRIDS, TOTAL)
+    found = _best_anchor(case)
     # Objects 0 and 1 of image 1 have the same cell and best anchor, which both levels have.
     assert (found.gt[found.image == 1] == 1).sum() == 2
     assert not (found.gt[found.image == 1] == 0).any()

@@ -276,15 +276,16 @@ def test_an_object_with_k_matches_weighs_the_root_of_k():
     criterion = _criterion(box_weight=1.0)
     boxes, objectness, classes, grids = criterion._predictions([raw_map])
     matches = assign_dynamic(boxes, objectness, classes, gt, ids, valid, grids)
-    numbers = torch.bincount(matches.gt)
+    image, gt_row, candidate = matches.kept.nonzero(as_tuple=True)
+    numbers = torch.bincount(gt_row)
     assert numbers[0] > numbers[1] == 1
-    weights = 1 / numbers[matches.gt].sqrt()
-    at = (matches.image, matches.prediction)
-    wanted = torch.nn.functional.one_hot(ids[0, matches.gt], 2).float()
+    weights = 1 / numbers[gt_row].sqrt()
+    at = (image, matches.prediction[image, gt_row, candidate])
+    wanted = torch.nn.functional.one_hot(ids[0, gt_row], 2).float()
     bce = torch.nn.functional.binary_cross_entropy_with_logits(
         classes[at], wanted, reduction="none"
     )
-    ciou, _ = compute_ciou(boxes[at], gt[matches.image, matches.gt])
+    ciou, _ = compute_ciou(boxes[at], gt[image, gt_row])
 
     terms = criterion([raw_map], (gt, ids, valid))
 

@@ -1,7 +1,11 @@
 """Which predictions answer for which objects, fully vectorised.
 
+Every shape follows from the shapes of the inputs, not from their values, so that a GPU never waits
+for the CPU here.
+
 N is the batch, M the objects an image (padded), B the predictions an image (all levels, in the
-order of `attendet.models.decode`), A the anchors of a level, K the classes.
+order of `attendet.models.decode`), A the anchors of a level, K the classes, Q the candidates of an
+object.
 """
 
 from __future__ import annotations
@@ -10,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from attendet.losses.overlap import compute_iou
 
@@ -30,14 +33,12 @@ class Grid(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Predictions and the objects they answer for, P pairs."""
+    """Candidate predictions of each object, and which of them answer for it."""
 
-    image: Tensor
-    """Shape (P,), index into N."""
     prediction: Tensor
-    """Shape (P,), index into B."""
-    gt: Tensor
-    """Shape (P,), index into M."""
+    """Shape (N, M, Q), index into B."""
+    kept: Tensor
+    """Shape (N, M, Q), bool; each prediction is kept for one object at most."""
 
 
 def _flat_index(grid: Grid, row: Tensor, column: Tensor) -> Tensor:
@@ -49,13 +50,20 @@ def _flat_index(grid: Grid, row: Tensor, column: Tensor) -> Tensor:
     return first.unsqueeze(-1) + anchors
 
 
+def one_hot_classes(class_ids: Tensor, num_classes: int) -> Tensor:
+    """Return which class is each object's, bool of shape (..., K).
+
+    Unlike ``torch.nn.functional.one_hot`` it does not read the ids on the CPU to check them.
+    """
+    return class_ids.unsqueeze(-1) == torch.arange(num_classes, device=class_ids.device)
+
+
 def _nearest_cells(gt_boxes_xyxy: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows, columns (N, M, 4) of the four cells nearest each center, and which exist."""
     centers = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2 / grid.stride
     corner = (centers - 0.5).floor().long()
-    shifts = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=corner.device)
-    cells = corner.unsqueeze(2) + shifts
-    column, row = cells[..., 0], cells[..., 1]
+    cell = torch.arange(4, device=corner.device)
+    column, row = corner[..., :1] + cell % 2, corner[..., 1:] + cell // 2
     exists = (row >= 0) & (row < grid.height) & (column >= 0) & (column < grid.width)
     return row, column, exists
 
@@ -91,9 +99,10 @@ def _keep_cheapest(chosen: Tensor, cost: Tensor, index: Tensor, total: int) -> T
 def _is_match(matches: Matches, index: Tensor, total: int) -> Tensor:
     """Return which candidates (N, M, Q) of each object are among its matches."""
     n, objects, _ = index.shape
-    owner = torch.full((n, total), -1, device=index.device)
-    owner[matches.image, matches.prediction] = matches.gt
     numbers = torch.arange(objects, device=index.device).view(1, -1, 1)
+    matched = torch.where(matches.kept, numbers, -1).flatten(1)
+    owner = torch.full((n, total), -1, device=index.device)
+    owner.scatter_reduce_(1, matches.prediction.flatten(1), matched, "amax")
     return owner.gather(1, index.reshape(n, -1)).view(index.shape) == numbers
 
 
@@ -133,7 +142,7 @@ def assign_dynamic(
         top_candidates: overlaps that are summed for k.
 
     Returns:
-        Each prediction at most once.
+        The matches; Q = 4 A over all levels.
     """
     n, total, num_classes = class_logits.shape
     gt_class_ids = gt_class_ids.masked_fill(~gt_valid, 0)
@@ -146,23 +155,19 @@ def assign_dynamic(
     objectness = objectness_logits.gather(1, flat).unsqueeze(-1).sigmoid()
     score = (logits.sigmoid() * objectness).sqrt().view(*index.shape, num_classes)
     score = score.nan_to_num(0.0)  # a diverged run is to end by its loss, not by an error here
-    one_hot = functional.one_hot(gt_class_ids, num_classes).to(score.dtype).unsqueeze(2)
-    with torch.autocast(score.device.type, enabled=False):  # which refuses this function on CUDA
-        class_cost = functional.binary_cross_entropy(
-            score.clamp(1e-6, 1 - 1e-6), one_hot.expand_as(score), reduction="none"
-        ).sum(dim=-1)
+    score = score.clamp(1e-6, 1 - 1e-6)
+    of_object = one_hot_classes(gt_class_ids, num_classes).unsqueeze(2)
+    class_cost = -torch.where(of_object, score, 1 - score).log().sum(dim=-1)
     cost = class_cost - iou_weight * (iou + 1e-8).log()
     cost = torch.where(allowed, cost, torch.full_like(cost, BIG))
     width = min(top_candidates, cost.shape[2])
     count = iou.topk(width, dim=2).values.sum(dim=2).long().clamp(min=1)
     rank = cost.argsort(dim=2, stable=True).argsort(dim=2, stable=True)
     own = _is_match(assign_best_anchor(gt_boxes_xyxy, gt_valid, grids, total), index, total)
-    own &= allowed
+    own = own & allowed
     chosen = ((rank < count.unsqueeze(-1)) & allowed) | own
     cost = cost.masked_fill(own, -BIG)
-    kept = _keep_cheapest(chosen, cost, index, total)
-    image, gt, slot = kept.nonzero(as_tuple=True)
-    return Matches(image, index[image, gt, slot], gt)
+    return Matches(index, _keep_cheapest(chosen, cost, index, total))
 
 
 @torch.no_grad()
@@ -183,7 +188,7 @@ def assign_best_anchor(
         total: B.
 
     Returns:
-        Each prediction at most once.
+        The matches; Q = A over all levels.
     """
     size = (gt_boxes_xyxy[..., 2:] - gt_boxes_xyxy[..., :2]).clamp(min=1e-3)
     centers = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2
@@ -201,6 +206,4 @@ def assign_best_anchor(
         chosen.append((overlap == best) & gt_valid.unsqueeze(-1))
     index = torch.cat(indices, dim=2)
     area = size.prod(dim=-1).unsqueeze(-1).expand(index.shape)
-    kept = _keep_cheapest(torch.cat(chosen, dim=2), area, index, total)
-    image, gt, slot = kept.nonzero(as_tuple=True)
-    return Matches(image, index[image, gt, slot], gt)
+    return Matches(index, _keep_cheapest(torch.cat(chosen, dim=2), area, index, total))

@@ -1,6 +1,11 @@
 """The detection loss: assignment, then box, objectness and class terms by name.
 
-N is the batch, M the objects an image (padded), B the predictions an image, K the classes.
+On a CPU the box and class terms are computed for the matches alone. On other devices their number
+is not read, because the CPU would have to wait for it; there the terms are computed for all
+candidates, and those that are not a match have weight 0. Both give the same loss.
+
+N is the batch, M the objects an image (padded), B the predictions an image, K the classes, Q the
+candidates of an object, P the candidates that the terms are computed for.
 """
 
 from __future__ import annotations
@@ -11,7 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attendet.losses.assignment import Grid, Matches, assign_best_anchor, assign_dynamic
+from attendet.losses.assignment import (
+    Grid,
+    Matches,
+    assign_best_anchor,
+    assign_dynamic,
+    one_hot_classes,
+)
 from attendet.losses.loss_config import LossConfig
 from attendet.losses.overlap import compute_ciou, compute_iou
 from attendet.models.decode import decode_boxes, per_level, split_raw_map
@@ -37,6 +48,10 @@ class DetectionLoss:
         config: see `LossConfig`.
         codings: coding of boxes and scores, one for all levels or one a level.
 
+    Attributes:
+        static_shapes: whether all shapes follow from those of maps and targets; None: except on a
+            CPU.
+
     Example:
         >>> from attendet.models import STRIDES, build
         >>> network = build(classes=["cell"], width_mult=0.125)
@@ -60,6 +75,7 @@ class DetectionLoss:
         self.scales = per_level(scale_x_y, len(self.strides))
         self.codings: tuple[Coding, ...] = per_level(codings, len(self.strides))
         self.config = config or LossConfig()
+        self.static_shapes: bool | None = None
 
     def __call__(
         self,
@@ -83,20 +99,27 @@ class DetectionLoss:
         boxes, objectness, classes, grids = self._predictions(raw_maps)
         gt_boxes, gt_classes, gt_valid = targets
         matches = self._assign(boxes, objectness, classes, targets, grids)
-        weight = self._match_weights(matches, gt_valid)
-        count = torch.as_tensor(len(weight), dtype=torch.float32, device=boxes.device)
-        sums = torch.stack([count, weight.sum()])
+        pairs = self._pairs(matches)
+        kept = matches.kept.flatten()[pairs]
+        weight = self._match_weights(matches).flatten()[pairs]
+        sums = torch.stack([matches.kept.sum(dtype=torch.float32), weight.sum()])
         if average_matches is not None:
             sums = average_matches(sums)
         count, weights = torch.where(sums > 0, sums, torch.ones_like(sums)).unbind()
-        matched_gt = gt_boxes[matches.image, matches.gt]
-        ciou, iou = compute_ciou(boxes[matches.image, matches.prediction], matched_gt)
+        objects, candidates = matches.kept.shape[1:]
+        gt = pairs // candidates
+        image = pairs // max(1, objects * candidates)
+        at = image * boxes.shape[1] + matches.prediction.flatten()[pairs]
+        matched_gt = gt_boxes.flatten(0, 1)[gt]
+        ciou, iou = compute_ciou(boxes.flatten(0, 1)[at], matched_gt)
         box_loss = (1 - ciou) * self._box_scale(matched_gt, grids)
-        objectness_loss = self._objectness(objectness, iou, matches, boxes, gt_boxes, gt_valid)
-        class_loss = self._classes(
-            classes[matches.image, matches.prediction],
-            gt_classes[matches.image, matches.gt],
-        )
+        classic = self.config.assignment == "classic"
+        best = torch.ones_like(iou) if classic else iou.detach().clamp(0, 1)
+        target = torch.zeros_like(objectness)
+        # A candidate that is not kept may be the match of another object: the maximum stays.
+        target.view(-1).scatter_reduce_(0, at, (kept * best).to(target.dtype), "amax")
+        objectness_loss = self._objectness(objectness, target, boxes, gt_boxes, gt_valid)
+        class_loss = self._classes(classes.flatten(0, 1)[at], gt_classes.flatten()[gt])
         return {
             "box": self.config.box_weight * (box_loss * weight).sum() / weights,
             "objectness": self.config.objectness_weight * objectness_loss / count,
@@ -142,13 +165,18 @@ class DetectionLoss:
             grids,
         )
 
-    def _match_weights(self, matches: Matches, gt_valid: Tensor) -> Tensor:
-        """Return the weight (P,) of each match in the box and class terms."""
-        object_of = matches.image * gt_valid.shape[1] + matches.gt
+    def _pairs(self, matches: Matches) -> Tensor:
+        """Return the candidates (P,) that the terms are computed for, indices into N M Q."""
+        kept = matches.kept.flatten()
+        static = kept.device.type != "cpu" if self.static_shapes is None else self.static_shapes
+        return torch.arange(len(kept), device=kept.device) if static else kept.nonzero()[:, 0]
+
+    def _match_weights(self, matches: Matches) -> Tensor:
+        """Return the weight (N, M, Q) of each candidate in the box and class terms."""
+        kept = matches.kept.to(torch.float32)
         if self.config.assignment == "classic":
-            return torch.ones_like(object_of, dtype=torch.float32)
-        matches_of = torch.bincount(object_of, minlength=gt_valid.numel())
-        return matches_of[object_of].to(torch.float32).rsqrt()
+            return kept
+        return kept * kept.sum(dim=2, keepdim=True).clamp(min=1).rsqrt()
 
     def _box_scale(self, matched_gt: Tensor, grids: list[Grid]) -> Tensor:
         """Return the weight of each match: small objects count up to double in classic."""
@@ -159,21 +187,9 @@ class DetectionLoss:
         return 2 - area / padded
 
     def _objectness(
-        self,
-        logits: Tensor,
-        iou: Tensor,
-        matches: Matches,
-        boxes: Tensor,
-        gt_boxes: Tensor,
-        gt_valid: Tensor,
+        self, logits: Tensor, target: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_valid: Tensor
     ) -> Tensor:
-        target = torch.zeros_like(logits)
-        at = (matches.image, matches.prediction)
-        if self.config.assignment != "classic":
-            target[at] = iou.detach().clamp(0, 1).to(target.dtype)
-            return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-        target[at] = 1.0
-        if gt_boxes.shape[1] == 0:
+        if self.config.assignment != "classic" or gt_boxes.shape[1] == 0:
             return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         overlap = compute_iou(boxes.detach().unsqueeze(2), gt_boxes.unsqueeze(1))
         best = overlap.masked_fill(~gt_valid.unsqueeze(1), 0).amax(dim=2)
@@ -185,7 +201,7 @@ class DetectionLoss:
     def _classes(self, logits: Tensor, class_ids: Tensor) -> Tensor:
         num_classes = logits.shape[-1]
         smoothing = self.config.label_smoothing
-        target = functional.one_hot(class_ids, num_classes).to(logits.dtype)
+        target = one_hot_classes(class_ids, num_classes).to(logits.dtype)
         target = target * (1 - smoothing) + smoothing / num_classes
         terms = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return terms.sum(dim=1)
