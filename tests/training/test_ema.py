@@ -57,3 +57,13 @@ def test_counters_are_copied_and_the_network_is_unchanged() -> None:
     assert network.training
     assert network.weight.requires_grad
     assert network.weight.item() == 1
+
+
+def test_a_network_without_counters_and_another_network() -> None:
+    average = WeightAverage(nn.Linear(1, 1), decay=0.0)
+    for _ in range(2):
+        network = nn.Linear(1, 1)
+
+        average.update(network)
+
+        assert torch.equal(average.network.weight, network.weight)

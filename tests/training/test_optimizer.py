@@ -30,6 +30,22 @@ def test_only_convolution_weights_decay(name: str) -> None:
         torch.testing.assert_close(after, before[key] * factor, msg=key)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_kernel_for_all_parameters_gives_the_same_steps(name: str) -> None:
+    settings = Recipe().replace(optimizer=name, lr=0.01).optimizer  # type: ignore[arg-type]
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        network = build(classes=["a"], attention="ca@p5", width_mult=0.125)
+        optimizer = make_optimizer(network, settings, fused=fused)
+        for _ in range(3):
+            for parameter in network.parameters():
+                parameter.grad = torch.rand_like(parameter) - 0.5
+            optimizer.step()
+        weights.append(list(network.parameters()))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
 def test_every_parameter_is_in_one_group() -> None:
     network = build(classes=["a"], attention="se@p5+ca@up", width_mult=0.125)
 

@@ -6,15 +6,23 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attendet.training.recipe import OptimizerConfig, Recipe
 
 
-def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, config: OptimizerConfig, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """Return the optimizer, with weight decay on convolution weights only.
 
     He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay).
+
+    Args:
+        network: on its device.
+        config: optimizer and its settings.
+        fused: one kernel for the step of all parameters; not with a loss scale, which is removed
+            inside such a step, after the gradients were clipped.
     """
     parameters = list(network.parameters())
     groups = [
@@ -26,8 +34,10 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.O
     ]
     if config.optimizer == "sgd":
         momentum = config.momentum
-        return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999))
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
+        )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=fused or None)
 
 
 def lr_factor(progress: float, *, recipe: Recipe) -> float:
@@ -56,6 +66,9 @@ def lr_factor(progress: float, *, recipe: Recipe) -> float:
     return end + (1 - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
+_Tensors = dict[bool, list[Tensor]]
+
+
 class WeightAverage:
     """Exponential moving average of a network's weights and statistics.
 
@@ -75,19 +88,24 @@ class WeightAverage:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self.steps = 0
+        self._of: tuple[nn.Module, _Tensors, _Tensors] | None = None
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network's current weights."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averages, currents = [], []
-        for average, current in zip(
-            self.network.state_dict().values(), network.state_dict().values(), strict=True
-        ):
-            if average.is_floating_point():
-                averages.append(average)
-                currents.append(current)
-            else:
-                average.copy_(current)
-        torch._foreach_lerp_(averages, currents, 1 - decay)
+        averages, currents = self._tensors(network)
+        torch._foreach_lerp_(averages[True], currents[True], 1 - decay)
+        if averages[False]:
+            torch._foreach_copy_(averages[False], currents[False])
+
+    def _tensors(self, network: nn.Module) -> tuple[_Tensors, _Tensors]:
+        """Return the tensors of the average and of the network, by whether they are floats."""
+        if self._of is None or self._of[0] is not network:
+            sides: list[_Tensors] = [{True: [], False: []} for _ in range(2)]
+            for side, module in zip(sides, (self.network, network), strict=True):
+                for tensor in module.state_dict().values():
+                    side[tensor.is_floating_point()].append(tensor)
+            self._of = (network, sides[0], sides[1])
+        return self._of[1:]
