@@ -13,7 +13,8 @@ from PIL import Image
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError, ImageError
-from attendet.evaluation import compute_metrics, evaluate
+from attendet.evaluation import compute_metrics, detect, evaluate
+from attendet.inference.stream import NetworkInput
 
 
 class PixelDetector:
@@ -23,11 +24,18 @@ class PixelDetector:
         self.classes = classes
         self.batches: list[int] = []
         self.settings: dict = {}
+        self.read = 0
 
-    def predict_batch(self, images, **settings):
-        self.batches.append(len(images))
+    def select(self, **settings):
         self.settings = settings
-        return [self._look(image) for image in images]
+
+    def preprocess(self, image):
+        self.read += 1
+        return NetworkInput(image, image, None)
+
+    def predict_inputs(self, network_inputs, selection):
+        self.batches.append(len(network_inputs))
+        return [self._look(one.padded) for one in network_inputs]
 
     def _look(self, image):
         rows, columns = np.nonzero(image[..., 0] > 128)
@@ -66,7 +74,12 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
     assert record["ap"] == 1.0
     assert record["per_class"]["b"]["ap"] is None
     assert detector.batches == [2, 2, 1]
-    assert detector.settings == {"confidence": 0.001, "max_detections": 300, "multi_label": True}
+    assert detector.settings == {
+        "confidence": 0.001,
+        "nms_iou": None,
+        "max_detections": 300,
+        "multi_label": True,
+    }
     assert steps == [(2, 5), (4, 5), (5, 5)]
     assert set(record["seconds"]) == {"inference", "metrics"}
     assert record["counts"] == {
@@ -77,6 +90,16 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
         "difficult": 0,
         "detections": 5,
     }
+
+
+def test_inputs_that_are_kept_are_read_once(bright_boxes):
+    detector, kept = PixelDetector(), {}
+    first = detect(detector, bright_boxes, batch=2, kept=kept)
+    again = detect(detector, bright_boxes, batch=3, kept=kept)
+    assert detector.read == len(kept) == 5
+    assert detector.batches == [2, 2, 1, 3, 2]
+    for one, other in zip(first, again, strict=True):
+        assert one.boxes_xyxy.tolist() == other.boxes_xyxy.tolist()
 
 
 def test_classes_in_another_order_are_matched_by_name(bright_boxes):

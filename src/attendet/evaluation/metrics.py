@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attendet.errors import ConfigError, ImageError
 from attendet.evaluation.coco import coco_metrics
 from attendet.evaluation.confusion import (
@@ -32,9 +29,12 @@ from attendet.images import read_image
 from attendet.prefetch import map_in_threads
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from attendet.data.sample import Sample
     from attendet.detections import Detections
     from attendet.inference import Detector
+    from attendet.inference.stream import NetworkInput
 
 VOC_IOU = 0.5
 
@@ -144,28 +144,27 @@ def _class_numbers(matches: Matches, class_id: int, curve: ClassCurve | None) ->
 
 
 def _batches(
-    samples: Sequence[Sample], batch: int, on_skip: OnSkip | None
-) -> Iterator[list[NDArray[np.uint8]]]:
-    """Give the images in batches; the next batch is read while this one is used."""
-    images: list[NDArray[np.uint8]] = []
+    read: Callable[[Sample], NetworkInput],
+    samples: Sequence[Sample],
+    batch: int,
+    on_skip: OnSkip | None,
+) -> Iterator[list[NetworkInput]]:
+    """Yield the network inputs in batches; the next batch is read while this one is used."""
+    network_inputs: list[NetworkInput] = []
     reading = map_in_threads(
-        lambda sample: read_image(sample.path),
-        samples,
-        ahead=2 * batch,
-        workers=READERS,
-        size_of=lambda image: image.nbytes,
+        read, samples, ahead=2 * batch, workers=READERS, size_of=lambda one: one.nbytes
     )
     with contextlib.closing(reading):
         for number, (sample, future) in enumerate(reading, 1):
             try:
-                images.append(future.result())
+                network_inputs.append(future.result())
             except ImageError as error:
                 if on_skip is None:
                     raise
                 on_skip(sample, error)
             if number % batch == 0 or number == len(samples):
-                yield images
-                images = []
+                yield network_inputs
+                network_inputs = []
 
 
 def detect(
@@ -178,6 +177,7 @@ def detect(
     max_detections: int = 300,
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
+    kept: dict[Path, NetworkInput] | None = None,
 ) -> list[Detections]:
     """Return the detections of each image, down to the low scores that evaluation needs.
 
@@ -193,21 +193,28 @@ def detect(
         progress: called with images done and images in all after each batch.
         on_skip: called with each image that cannot be read and its error; the image is skipped.
             Without it the error is raised.
+        kept: network inputs by path of the image, to which those that are read are added; for
+            repeated evaluations with one input size.
 
     Raises:
         ImageError: if an image cannot be read.
     """
-    settings: dict[str, Any] = {
-        "confidence": confidence,
-        "max_detections": max_detections,
-        "multi_label": True,
-    }
-    if nms_iou is not None:
-        settings["nms_iou"] = nms_iou
+    selection = detector.select(
+        confidence=confidence, nms_iou=nms_iou, max_detections=max_detections, multi_label=True
+    )
+
+    def read(sample: Sample) -> NetworkInput:
+        if kept is not None and sample.path in kept:
+            return kept[sample.path]
+        one = detector.preprocess(read_image(sample.path))
+        one = one._replace(image=one.padded)  # the image itself is not needed
+        if kept is not None:
+            kept[sample.path] = one
+        return one
+
     found: list[Detections] = []
-    for number, images in enumerate(_batches(samples, batch, on_skip), 1):
-        if images:
-            found.extend(detector.predict_batch(images, **settings))
+    for number, network_inputs in enumerate(_batches(read, samples, batch, on_skip), 1):
+        found.extend(detector.predict_inputs(network_inputs, selection))
         if progress is not None:
             progress(min(number * batch, len(samples)), len(samples))
     return found

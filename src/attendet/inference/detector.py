@@ -59,7 +59,7 @@ class Detector:
         self.runtime = runtime
         limits = runtime.limits
         self.selection = Selection.from_limits(limits)
-        self.selection = self._select(confidence, nms_iou, max_detections)
+        self.selection = self.select(confidence, nms_iou, max_detections)
         preprocess = self.metadata.preprocessing()
         self._color = preprocess.color
         fixed_rect = limits.input_hw is not None and preprocess.resize == "rect"
@@ -135,8 +135,18 @@ class Detector:
             ImageError: if an array is not an image.
             ConfigError: if a threshold is out of range, or a class unknown.
         """
-        selection = self._select(confidence, nms_iou, max_detections, multi_label, only)
-        network_inputs = [self.preprocess(image) for image in images]
+        selection = self.select(confidence, nms_iou, max_detections, multi_label, only)
+        return self.predict_inputs([self.preprocess(image) for image in images], selection)
+
+    def predict_inputs(
+        self, network_inputs: Sequence[NetworkInput], selection: Selection
+    ) -> list[Detections]:
+        """Return the detections of images that `preprocess` has resized, one for each.
+
+        Args:
+            network_inputs: those of one size run together.
+            selection: which boxes to keep.
+        """
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, one in enumerate(network_inputs):
             by_shape.setdefault(one.padded.shape, []).append(index)
@@ -193,7 +203,7 @@ class Detector:
             >>> def count_all(detector: Detector, paths: list[Path]) -> int:
             ...     return sum(len(one.detections) for one in detector.stream(paths))
         """
-        rule = self._select(**selection)
+        rule = self.select(**selection)
         for name, value in (("batch", batch), ("workers", workers), ("ahead", ahead)):
             ConfigError.check(value is None or value >= 1, name, "1 or more", value)
         return stream_detections(
@@ -245,7 +255,7 @@ class Detector:
         rule = selection or self.selection
         return select_detections(boxes_xyxy, scores, transform, self.classes, rule)
 
-    def _select(
+    def select(
         self,
         confidence: float | None = None,
         nms_iou: float | None = None,
