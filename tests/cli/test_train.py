@@ -144,6 +144,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "train cells --recipe classic --attention cbam --seed 4 --output out --format voc"
     line += " --pretrained base.safetensors --devices 2 --nodes 3 --lr 1e-3 --patience none"
     line += " --accelerator cpu --schedule cosine --epochs=9 --attention-init identity"
+    line += " --checkpoint-seconds 5"
     with pytest.raises(PlanMade):
         main(line.split())
 
@@ -161,6 +162,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         "devices": 2,
         "nodes": 3,
         "accelerator": "cpu",
+        "checkpoint_seconds": 5.0,
         "attention_init": "identity",
         "lr": 0.001,
         "patience": None,
@@ -270,7 +272,10 @@ def test_a_resumed_run_lets_no_flag_be_lost() -> None:
     args = vars(parser.parse_args([]))
 
     settings = set(Recipe().as_dict())
-    assert set(args) - settings == {*FIXED, "data", "resume", "accelerator"}
+    assert set(args) - settings == {
+        *FIXED,
+        *("data", "resume", "accelerator", "checkpoint_seconds"),
+    }
     assert {name: args[name] for name in FIXED} == FIXED
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from attendet.errors import TrainingError
 from attendet.training import checkpoint
-from attendet.training.checkpoint import read_state, write_state
+from attendet.training.checkpoint import BackgroundWriter, read_state, write_state
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
@@ -120,3 +121,82 @@ def test_an_interrupted_write_leaves_the_old_state(
 
     assert read_state(tmp_path / "resume.pt")["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
+
+
+def test_the_first_value_is_written_at_once_and_the_newest_at_the_end() -> None:
+    written: list[int] = []
+    first = threading.Event()
+
+    def write(value: int) -> None:
+        written.append(value)
+        first.set()
+
+    writer = BackgroundWriter(write, 1000)
+    writer.submit(0)
+    assert first.wait(60)
+    for value in (1, 2, 3):
+        writer.submit(value)
+    writer.close()
+
+    assert written == [0, 3]
+
+
+def test_a_value_that_waits_is_written_once_the_interval_is_over() -> None:
+    written: list[int] = []
+    second = threading.Event()
+
+    def write(value: int) -> None:
+        written.append(value)
+        if value == 1:
+            second.set()
+
+    writer = BackgroundWriter(write, 0.05)
+    writer.submit(0)
+    writer.submit(1)  # may replace 0
+    assert second.wait(60)
+    writer.close()
+
+    assert written in ([0, 1], [1])
+
+
+def test_values_are_submitted_while_one_is_written() -> None:
+    written: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(value: int) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        written.append(value)
+
+    writer = BackgroundWriter(write, 0)
+    writer.submit(0)
+    assert begun.wait(60)
+    writer.submit(1)
+    writer.submit(2)
+    assert written == []
+    go_on.set()
+    writer.close()
+
+    assert written == [0, 2]
+
+
+def test_an_error_in_the_thread_is_raised_by_the_next_call() -> None:
+    failed = threading.Event()
+
+    def fail(_: int) -> None:
+        failed.set()
+        raise OSError("No space left on device")
+
+    writer = BackgroundWriter(fail, 0)
+    writer.submit(0)
+    assert failed.wait(60)
+    with pytest.raises(OSError, match="No space left"):
+        writer.close()
+    writer.close()  # once
+
+
+def test_a_writer_without_values_has_no_thread() -> None:
+    before = threading.active_count()
+    writer = BackgroundWriter(print, 0)
+    assert threading.active_count() == before
+    writer.close()

@@ -19,6 +19,7 @@ from attendet.cli import main
 from attendet.data import load_dataset
 from attendet.errors import ConfigError, TrainingError
 from attendet.training.callback import TrainingCallback
+from attendet.training.checkpoint import read_state
 from attendet.training.trainer import TrainingResult, train
 
 Quick = Callable[..., TrainingResult]
@@ -73,16 +74,25 @@ def _kill_in_an_epoch(command: list[str], folder: Path, epochs_before: int) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0])
 def test_a_killed_process_goes_on_to_the_same_weights(
-    squares: Path, tmp_path: Path, quick: Quick, same: Same, tiny: dict[str, Any]
+    squares: Path,
+    tmp_path: Path,
+    quick: Quick,
+    same: Same,
+    tiny: dict[str, Any],
+    checkpoint_seconds: float,
 ) -> None:
     settings = {**tiny, "epochs": 12, "mixup": 0.5}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "attendet", "train", str(squares), "--seed", "3"]
     command += ["--accelerator", "cpu", "--output", str(folder), *flags]
+    command += ["--checkpoint-seconds", str(checkpoint_seconds)]
     _kill_in_an_epoch(command, folder, 2)
     assert 2 <= len((folder / "results.jsonl").read_text().splitlines()) < 12
+    if checkpoint_seconds:  # the state is that before the first epoch
+        assert read_state(folder / "resume.pt")["epoch"] == 0
 
     assert main(["train", "--resume", str(folder)]) == 0
     uninterrupted = quick(seed=3, **settings)
@@ -158,6 +168,8 @@ def test_a_run_stops_at_until_epoch_and_resumes(quick: Quick, same: Same, tmp_pa
     assert same(train(resume=first.folder).last, quick(epochs=4).last)
     with pytest.raises(ConfigError, match="until_epoch must be at least 1; got 0"):
         quick(until_epoch=0)
+    with pytest.raises(ConfigError, match=r"checkpoint_seconds must be at least 0; got -1"):
+        quick(checkpoint_seconds=-1)
 
 
 def test_a_resumed_run_checks_the_fingerprints_that_were_asked_for(quick: Quick) -> None:

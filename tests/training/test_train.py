@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 import attendet
 from attendet.data import load_dataset
 from attendet.errors import ConfigError, TrainingError
+from attendet.images import read_image
 from attendet.losses import DetectionLoss
 from attendet.models import load_weights
 from attendet.training import Recipe, load_recipe
@@ -255,6 +258,33 @@ def _given_ap(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[floa
     return values
 
 
+def test_validation_images_are_read_once(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "attendet.evaluation.metrics.read_image",
+        lambda path: read.append(path) or read_image(path),
+    )
+
+    kept = quick(epochs=3)
+
+    assert len(read) == len(set(read)) == 4
+    monkeypatch.setattr("attendet.training.trainer.KEPT_FRACTION", 0.0)
+    again = quick(epochs=3)
+    assert len(read) == 4 + 3 * 4
+    assert [record["ap"] for record in again.records] == [record["ap"] for record in kept.records]
+
+
+def test_lightning_prints_no_advice() -> None:
+    code = (
+        "from attendet.training.distributed import make_fabric; "
+        "make_fabric(accelerator='cpu', precision='bf16').launch()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_an_absurd_rate_stops_the_run_and_leaves_good_weights(
     quick: Quick, tmp_path: Path, tensors: Callable[[Path], dict[str, Tensor]]
 ) -> None:
@@ -280,15 +310,12 @@ def test_after_a_bad_loss_the_weights_are_those_of_the_epoch_before(
         terms = honest(self, *args, **words)
         return {**terms, "box": terms["box"] * float("nan")} if calls == 8 else terms
 
-    class Keeper(TrainingCallback):
-        def after_epoch(self, record: dict[str, Any]) -> None:
-            shutil.copy(tmp_path / "bad/last.safetensors", tmp_path / f"{record['epoch']}.st")
-
+    two_epochs = quick(epochs=4, until_epoch=2)
     monkeypatch.setattr(DetectionLoss, "__call__", broken)
     with pytest.raises(TrainingError, match=r"epoch 3, step 2"):
-        quick(epochs=4, output=tmp_path / "bad", callback=Keeper())
+        quick(epochs=4, output=tmp_path / "bad")
 
-    assert same(tmp_path / "bad/last.safetensors", tmp_path / "2.st")
+    assert same(tmp_path / "bad/last.safetensors", two_epochs.last)
     assert (tmp_path / "bad/best.safetensors").exists()
     assert len((tmp_path / "bad/results.jsonl").read_text().splitlines()) == 2
 

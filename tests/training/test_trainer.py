@@ -181,6 +181,44 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     assert all(torch.equal(before[name], parameters[name]) for name in parameters)
 
 
+def test_losses_read_some_steps_later_are_the_same(trainer: MakeTrainer) -> None:
+    """As on a GPU, where reading waits; the losses, their steps and the weights do not change."""
+    seen: dict[int, list[Any]] = {1: [], 2: [], 10: []}
+    weights = []
+    for steps_to_read, steps in seen.items():
+        run = trainer(effective_batch=8)
+        run.steps_to_read = steps_to_read
+        run.callback.after_step = lambda *step, into=steps: into.append(step)  # type: ignore[method-assign]
+        record = run.run_epoch(0)
+        steps.append(record["losses"])
+        weights.append(run.network.state_dict())
+
+    assert [step[:3] for step in seen[1][:-1]] == [(0, 0, 3), (0, 1, 3), (0, 2, 3)]
+    assert seen[1] == seen[2] == seen[10]
+    assert _equal(weights[0], weights[1])
+    assert _equal(weights[0], weights[2])
+
+
+def test_a_loss_that_is_read_later_is_named_with_its_step(
+    trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = DetectionLoss.__call__
+    calls = 0
+
+    def broken(self: DetectionLoss, *args: Any, **words: Any) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        terms = honest(self, *args, **words)
+        return {**terms, "box": terms["box"] * float("inf")} if calls == 2 else terms
+
+    monkeypatch.setattr(DetectionLoss, "__call__", broken)
+    run = trainer()
+    run.steps_to_read = 10
+    with pytest.raises(TrainingError, match=r"loss must be finite.*epoch 1, step 2\)"):
+        run.run_epoch(0)
+    assert calls == 3
+
+
 def test_weights_that_the_last_step_broke_are_noticed(
     trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

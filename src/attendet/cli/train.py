@@ -8,7 +8,6 @@ Every setting of the recipe is a flag; the flag wins over --recipe.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
@@ -62,6 +61,9 @@ class _ResumeFlags:
     accelerator: Accelerator = "auto"
     """Kind of device."""
 
+    checkpoint_seconds: float = 30.0
+    """Least time between two writes of the weights and the resume state."""
+
 
 FIXED = {field.name: field.default for field in fields(_Flags)} | {"recipe": None}
 """Flags, with their defaults, that a resumed run takes from its folder."""
@@ -95,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
     overrides = recipe_overrides(args)
     if args.resume is not None:
         _check_alone(args, overrides)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     reporter = training_progress(Console())
     reporter.advises = True
     with reporter:

@@ -1,10 +1,13 @@
-"""Folder of a run: weights, resume state and records."""
+"""Folder of a run: weights, resume state and records; writing in a thread."""
 
 from __future__ import annotations
 
 import io
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import yaml
@@ -15,6 +18,77 @@ from attendet.files import json_line, read_json_lines, replacing, write_atomical
 from attendet.training.recipe import Recipe
 
 STATE_VERSION = 2
+
+T = TypeVar("T")
+
+
+class BackgroundWriter(Generic[T]):
+    """Writes the newest of the values passed to it in a thread, at most once per interval.
+
+    Args:
+        write: writes a value; is called in the thread.
+        seconds: least time from the start of one call to that of the next.
+    """
+
+    def __init__(self, write: Callable[[T], None], seconds: float) -> None:
+        self._write, self._seconds = write, seconds
+        self._changed = threading.Condition()
+        self._waiting: T | None = None
+        self._closing = False
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, value: T) -> None:
+        """Have a value written as soon as the interval allows; it replaces one that still waits.
+
+        Raises:
+            Exception: that an earlier value raised, as an `OSError` on a full disk.
+        """
+        with self._changed:
+            self._raise_error()
+            self._waiting = value
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Write the value that still waits, and end the thread.
+
+        Raises:
+            Exception: that a value raised and that was not raised yet.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while (value := self._next(due)) is not None:
+            due = time.monotonic() + self._seconds
+            try:
+                self._write(value)
+            except Exception as error:  # the thread of the training raises it
+                self._error = error
+
+    def _next(self, due: float) -> T | None:
+        """Return the next value, once it is due; None when the writer is closed."""
+        with self._changed:
+            while not self._closing:
+                rest = due - time.monotonic()
+                if self._waiting is not None and rest <= 0:
+                    break
+                self._changed.wait(None if self._waiting is None else rest)
+            value, self._waiting = self._waiting, None
+            return value
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

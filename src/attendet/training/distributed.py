@@ -5,7 +5,9 @@ C channels; statistics run over N, H and W of all processes together.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,9 +16,11 @@ from torch import Tensor, nn
 
 from attendet.data import Sample
 from attendet.errors import ConfigError
-from attendet.evaluation import compute_metrics, detect
+from attendet.evaluation import detect
+from attendet.evaluation.coco import coco_metrics
 from attendet.inference import Detector
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
+from attendet.inference.stream import NetworkInput
 from attendet.models import WeightsMetadata
 from attendet.system import has_bfloat16, require
 
@@ -51,6 +55,7 @@ def make_fabric(
         ConfigError: if there are not that many devices.
     """
     fabric_module = require("lightning_fabric", extra="train", purpose="training")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no advice on the console
     if accelerator == "auto":
         if torch.cuda.is_available():
             accelerator = "cuda"
@@ -71,6 +76,8 @@ def make_fabric(
         raise ConfigError(
             f"devices must be at most {torch.cuda.device_count()} here; got {devices} (--devices)."
         )
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as cuDNN uses for convolutions
     several = devices * nodes > 1
     try:
         return fabric_module.Fabric(
@@ -161,8 +168,9 @@ def validate(
     *,
     batch: int,
     progress: Callable[[int, int], None] | None = None,
+    kept: dict[Path, NetworkInput] | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics of a network on a split, the same in every process.
+    """Return the COCO metrics of a network on a split, the same in every process.
 
     The network runs as `attendet.load` runs it from a file, so that both give the same numbers.
 
@@ -173,10 +181,11 @@ def validate(
         samples: the split.
         batch: images per call.
         progress: called with the images done and their total in this process.
+        kept: network inputs of earlier calls, see `attendet.evaluation.detect`.
     """
     detector = Detector(TorchRuntime(network, metadata, fold=True))
     own = samples[fabric.global_rank :: fabric.world_size]
-    found = detect(detector, own, batch=batch, progress=progress)
+    found = detect(detector, own, batch=batch, progress=progress, kept=kept)
     if fabric.world_size > 1:
         parts: list[Any] = [None] * fabric.world_size
         dist.all_gather_object(parts, found)
@@ -184,4 +193,4 @@ def validate(
         for rank, part in enumerate(parts):
             gathered[rank :: fabric.world_size] = part
         found = gathered
-    return dict(compute_metrics(samples, found, metadata.classes))
+    return coco_metrics(samples, found, metadata.classes)

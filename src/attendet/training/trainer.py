@@ -5,6 +5,7 @@ N is the batch size; H and W are the network input in pixels.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -20,13 +21,20 @@ from torch import Tensor, nn
 from attendet import __version__
 from attendet.data import Augmenter, Batch, DataSet
 from attendet.errors import ConfigError, TrainingError
+from attendet.inference.stream import NetworkInput
 from attendet.interop.hub import local_weights
 from attendet.losses import DetectionLoss
 from attendet.models import WeightsMetadata, read_metadata, save_weights
 from attendet.prefetch import map_in_threads
-from attendet.system import available_cores, keep_freed_memory, peak_memory_mib
+from attendet.system import available_cores, available_memory, keep_freed_memory, peak_memory_mib
 from attendet.training.callback import TrainingCallback
-from attendet.training.checkpoint import RunFolder, free_folder, read_state, write_state
+from attendet.training.checkpoint import (
+    BackgroundWriter,
+    RunFolder,
+    free_folder,
+    read_state,
+    write_state,
+)
 from attendet.training.cpu import speed_up
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
@@ -39,8 +47,35 @@ from attendet.training.transfer import follow_base
 
 MAX_SEED = 2**63 - 1
 
+CHECKPOINT_SECONDS = 30.0
+"""Default of the least time between two writes of the resume state."""
+
+STEPS_TO_READ = 10
+"""Steps after which the losses of a GPU are read: the CPU has to wait for them."""
+
+KEPT_FRACTION = 0.25
+"""Resized validation images are kept if they need less than this fraction of the free memory."""
+
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
 """Metrics that are kept in the record of an epoch."""
+
+
+Weights = tuple[nn.Module, WeightsMetadata]
+"""A copy of the averaged network, and its description."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Copies of everything that is written after an epoch; training does not change them."""
+
+    best: Weights | None
+    """The best weights so far."""
+
+    last: Weights
+    """The weights after the epoch."""
+
+    state: dict[str, Any]
+    """What the next epoch needs."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +121,9 @@ def train(
     devices: int = 1,
     nodes: int = 1,
     until_epoch: int | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     fingerprints: Mapping[str, str] | None = None,
+    figures: bool = True,
     callback: TrainingCallback | None = None,
     log: Sequence[str] = ("tensorboard",),
     **overrides: Any,
@@ -112,7 +149,10 @@ def train(
         devices: processes on this machine, one per device.
         nodes: machines.
         until_epoch: stop after this epoch, with a state to resume from.
+        checkpoint_seconds: least time between two writes of the weights and the resume state, which
+            a thread writes; they are also written at the end, and after an error.
         fingerprints: split name to fingerprint that the data must have.
+        figures: whether to draw curves, detections and confusions at the end.
         callback: receives the progress.
         log: where curves go, some of ``tensorboard``, ``csv``, ``wandb`` and ``mlflow``.
         overrides: settings of the recipe by name (see `Recipe`).
@@ -128,6 +168,13 @@ def train(
     started = time.perf_counter()
     if until_epoch is not None and until_epoch < 1:
         raise ConfigError.must("until_epoch", "at least 1", until_epoch)
+    ConfigError.check(
+        checkpoint_seconds >= 0,
+        "checkpoint_seconds",
+        "at least 0",
+        checkpoint_seconds,
+        "--checkpoint-seconds",
+    )
     callback = callback or TrainingCallback()
     state, config = None, None
     expected = list((fingerprints or {}).items())
@@ -184,8 +231,9 @@ def train(
         }
         folder = _create_folder(fabric, output, config)
     with plan.cache:
-        trainer = Trainer(fabric, plan, folder, callback)
+        trainer = Trainer(fabric, plan, folder, callback, checkpoint_seconds)
         trainer.evaluates_base = bool(config.get("pretrained"))
+        trainer.draws_figures = figures
         if state is not None:
             trainer.resume(state)
         if fabric.is_global_zero:
@@ -274,10 +322,16 @@ class Trainer:
         plan: data, network and settings.
         folder: receives weights, state and records.
         callback: receives the progress.
+        checkpoint_seconds: least time between two writes of weights and state.
     """
 
     def __init__(
-        self, fabric: Any, plan: Plan, folder: RunFolder, callback: TrainingCallback
+        self,
+        fabric: Any,
+        plan: Plan,
+        folder: RunFolder,
+        callback: TrainingCallback,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         recipe = plan.recipe
         self.fabric, self.plan, self.recipe = fabric, plan, recipe
@@ -287,9 +341,11 @@ class Trainer:
         self.average = WeightAverage(self.network, decay=recipe.optimizer.ema_decay)
         if fabric.world_size > 1:
             sync_batch_norm(self.network)
+        precision = fabric.strategy.precision.precision
         if fabric.device.type == "cpu":
-            speed_up(self.network, fabric.strategy.precision.precision)
-        optimizer = make_optimizer(self.network, recipe.optimizer)
+            speed_up(self.network, precision)
+        fused = fabric.device.type == "cuda" and precision != "16-mixed"
+        optimizer = make_optimizer(self.network, recipe.optimizer, fused=fused)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.criterion = DetectionLoss(
             self.network.level_anchors,
@@ -301,11 +357,20 @@ class Trainer:
         self.augmenter = Augmenter(plan.cache, recipe.augment, device=fabric.device, seed=plan.seed)
         self.bgr = plan.metadata.preprocessing().color == "bgr"
         self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
+        self.steps_to_read = 1 if fabric.device.type == "cpu" else STEPS_TO_READ
         self.evaluates_base = False
+        self.draws_figures = True
         self.epoch = 0
         self.best_ap, self.best_epoch = -1.0, 0
         self.records: list[dict[str, Any]] = []
         self.resumed_after: int | None = None
+        val = plan.dataset.splits.get("val", ())
+        size = len(val) * 3 * math.prod(plan.input_hw)
+        keeps = size < KEPT_FRACTION * available_memory()
+        self._kept_inputs: dict[Path, NetworkInput] | None = {} if keeps else None
+        self._best: Weights | None = None
+        self._writer = BackgroundWriter(self._write, checkpoint_seconds)
+        self._written_best: Weights | None = None
 
     # --- epochs -----------------------------------------------------------------------------------
 
@@ -316,10 +381,10 @@ class Trainer:
             until_epoch: epochs of the whole run after which to stop.
             started: `time.perf_counter` at the start of the call.
         """
-        if self.fabric.is_global_zero and not self._has_started():
-            self._save_state()  # so that a kill within the first epoch can be resumed
-        self.callback.before_train(self.plan, str(self.folder.path))
         try:
+            if self.fabric.is_global_zero and not self._has_started():
+                self._checkpoint()  # so that a kill within the first epoch can be resumed
+            self.callback.before_train(self.plan, str(self.folder.path))
             if self.evaluates_base and not self._has_started():
                 self._evaluate_base()
             while self.epoch < min(until_epoch, self.recipe.epochs) and not self._out_of_patience():
@@ -330,13 +395,17 @@ class Trainer:
                 self.epoch += 1
                 self._end_epoch(record)
         finally:
-            self.loggers.close()
+            try:
+                self._writer.close()
+            finally:
+                self.loggers.close()
         if self.fabric.is_global_zero and (
             self.epoch == self.recipe.epochs or self._out_of_patience()
         ):
             if not self.folder.best.exists():
-                self._save_weights(self.folder.best)
-            draw_run(self.folder, self.plan, self.records)
+                save_weights(self.folder.best, *self._copied_weights(None))
+            if self.draws_figures:
+                draw_run(self.folder, self.plan, self.records)
         self.fabric.barrier()
         return TrainingResult(
             folder=self.folder.path,
@@ -380,12 +449,14 @@ class Trainer:
             samples,
             batch=self.recipe.batch,
             progress=self.callback.images_evaluated,
+            kept=self._kept_inputs,
         )
         metrics = {name: found[name] for name in METRICS}
         ap = metrics["ap"]  # None if the split has no box
         if ap is not None and ap > self.best_ap:
             self.best_ap, self.best_epoch = ap, epoch
-            self._save_weights(self.folder.best, {"split": "val", "epoch": epoch, **metrics})
+            if self.fabric.is_global_zero:
+                self._best = self._copied_weights({"split": "val", "epoch": epoch, **metrics})
         return metrics
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
@@ -393,21 +464,31 @@ class Trainer:
             self.folder.add_record(record)
             self.loggers.log(record)
             self.records.append(record)
-            self._save_state()
+            self._checkpoint()
             self.callback.after_epoch(record)
         self.fabric.barrier()
 
     # --- weights and state ------------------------------------------------------------------------
 
-    def _save_weights(self, path: Path, measured: dict[str, Any] | None = None) -> None:
-        if self.fabric.is_global_zero:
-            metadata = dataclasses.replace(self.plan.metadata, measured=measured)
-            save_weights(path, self.average.network, metadata)
+    def _copied_weights(self, measured: dict[str, Any] | None) -> Weights:
+        metadata = dataclasses.replace(self.plan.metadata, measured=measured)
+        return copy.deepcopy(self.average.network), metadata
 
-    def _save_state(self) -> None:
-        """Write the last weights and the resume state."""
-        self._save_weights(self.folder.last)
-        write_state(self.folder.state, self.state())
+    def _checkpoint(self) -> None:
+        """Have copies of weights and state written, by a thread and as the interval allows."""
+        last = self._copied_weights(None)
+        average = last[0].state_dict()
+        state = copy.deepcopy({**self.state(), "average": None})
+        self._writer.submit(Checkpoint(self._best, last, {**state, "average": average}))
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        """Write weights and state; the best weights first, as the state names their epoch."""
+        best = checkpoint.best
+        if best is not None and best is not self._written_best:
+            save_weights(self.folder.best, *best)
+            self._written_best = best
+        save_weights(self.folder.last, *checkpoint.last)
+        write_state(self.folder.state, checkpoint.state)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next epoch needs, as tensors and plain values."""
@@ -446,6 +527,7 @@ class Trainer:
         steps = len(order)
         self._set_mode(epoch)
         started, step_seconds = time.perf_counter(), 0.0
+        unread: list[dict[str, Tensor]] = []
         sums: dict[str, float] = {}
         batches = map_in_threads(
             lambda step: self._make_batch(epoch, step, order[step]),
@@ -460,13 +542,19 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.optimizer.lr * factor
             self._seed_dropout(epoch, step)
-            losses = self._forward_backward(batch.result(), epoch, step, steps)
+            unread.append(self._forward_backward(batch.result(), step, steps))
+            first = step + 1 - len(unread)
+            read: list[dict[str, float]] = []
+            if len(unread) == self.steps_to_read or step + 1 == steps:
+                read = self._read_losses(unread, epoch, first)
+                unread = []
             if self._ends_accumulation(step, steps):
                 self._optimizer_step(epoch)
             step_seconds += time.perf_counter() - step_started
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            self.callback.after_step(epoch, step, steps, losses)
+            for number, losses in enumerate(read, first):
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                self.callback.after_step(epoch, number, steps, losses)
         self._check_weights(epoch)
         seconds = time.perf_counter() - started
         return {
@@ -500,9 +588,8 @@ class Trainer:
         entropy = (self.plan.seed, epoch, step, self.fabric.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0]))
 
-    def _forward_backward(
-        self, batch: Batch, epoch: int, step: int, steps: int
-    ) -> dict[str, float]:
+    def _forward_backward(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
+        """Add the gradients of a batch, and return its losses without waiting for them."""
         accumulated = min(self.accumulate, steps - step // self.accumulate * self.accumulate)
         several = self.fabric.world_size > 1
         sync = self._ends_accumulation(step, steps)
@@ -511,14 +598,24 @@ class Trainer:
             terms = self.criterion(
                 self.model(images), batch[1:], average_matches=self._mean if several else None
             )
-            loss = torch.stack(list(terms.values())).sum()
-            values = torch.stack([term.detach() for term in terms.values()])
-            values = self._mean(values) if several else values  # all processes stop at the same
-            losses = dict(zip(terms, values.tolist(), strict=True))
+            self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulated)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _read_losses(
+        self, unread: list[dict[str, Tensor]], epoch: int, first: int
+    ) -> list[dict[str, float]]:
+        """Return the losses of the steps from ``first`` on as numbers, means over all processes.
+
+        Raises:
+            TrainingError: if one is not finite, in all processes.
+        """
+        values = torch.stack([torch.stack(list(terms.values())) for terms in unread])
+        values = self._mean(values) if self.fabric.world_size > 1 else values
+        read = [dict(zip(unread[0], row, strict=True)) for row in values.tolist()]
+        for number, losses in enumerate(read, first):
             if not all(math.isfinite(value) for value in losses.values()):
-                raise _not_finite("loss", losses, f"epoch {epoch + 1}, step {step + 1}")
-            self.fabric.backward(loss / accumulated)
-        return losses
+                raise _not_finite("loss", losses, f"epoch {epoch + 1}, step {number + 1}")
+        return read
 
     def _mean(self, values: Tensor) -> Tensor:
         """Return the mean over all processes."""
@@ -527,8 +624,8 @@ class Trainer:
 
     def _check_weights(self, epoch: int) -> None:
         """Raise if the last step made the weights non-finite; no later loss would show it."""
-        tensors = self.network.state_dict().values()
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        finite = [tensor.isfinite().all() for tensor in self.network.state_dict().values()]
+        if not torch.stack(finite).all():
             raise _not_finite("weights", "others", f"end of epoch {epoch + 1}")
 
     def _frozen_backbone(self, epoch: int) -> nn.Module | None:
