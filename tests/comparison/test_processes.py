@@ -19,6 +19,8 @@ from attendet.comparison.processes import MAX_ATTEMPTS, LocalRuns, device_names
 from attendet.comparison.study import Study
 from attendet.comparison.variants import Job, Variant
 from attendet.errors import ConfigError
+from attendet.files import read_json_lines
+from attendet.training.checkpoint import RunFolder
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes split off")
 
@@ -101,8 +103,8 @@ def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
     assert seen[short.key][-1]["event"] == "ended"
     assert seen[short.key][-1]["record"]["metrics"]["ap"] is not None
     assert len(set(pids)) == len(pids) == MAX_ATTEMPTS + 1
-    epochs = [event["epoch"] for event in seen[long.key] if event["event"] == "epoch"]
-    assert epochs == sorted(epochs)  # each attempt goes on where the last one was
+    records = RunFolder(long.path).records()
+    assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
 
 
 def test_a_run_that_raises_is_reported_and_its_trace_is_kept(
@@ -132,6 +134,9 @@ def test_no_more_devices_than_there_are() -> None:
     assert device_names("cpu", 3) == ["cpu"] * 3
     with pytest.raises(ConfigError, match="devices must be at least 1; got 0"):
         device_names("cpu", 0)
+    assert device_names("cpu", None, 2) == ["cpu", "cpu"]
+    with pytest.raises(ConfigError, match="runs_per_device must be at least 1; got 0"):
+        device_names("cpu", None, 0)
 
 
 def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +145,24 @@ def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.Monkey
     assert device_names("cpu", None) == ["cpu"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab")
     assert device_names("cuda", 2) == ["cuda:3", "cuda:GPU-ab"]
+    two_each = device_names("cuda", None, 2)
+    assert two_each == ["cuda:3", "cuda:GPU-ab"] * 2  # a run on each GPU before a second one
     with pytest.raises(ConfigError, match="at most 2 here; got 3"):
         device_names("auto", 3)
+
+
+def _losses(results: Path) -> list[dict[str, float]]:
+    return [record["losses"] for record in read_json_lines(results)]
+
+
+def test_runs_that_have_a_device_in_common_have_a_part_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert LocalRuns(["cuda:0", "cuda:1"])._threads is None
+    assert LocalRuns(["cuda:0", "cuda:1"] * 2)._threads == 2
+    assert LocalRuns(["cpu"] * 3)._threads == 2
+    assert LocalRuns(["cpu"])._threads is None
 
 
 def test_a_study_that_is_killed_goes_on(
@@ -166,7 +187,7 @@ def test_a_study_that_is_killed_goes_on(
         process.wait()
     done = next(runs_folder.glob("none*/record.json"))
     written = done.stat().st_mtime_ns
-    half = second.read_text().splitlines()[:2]  # the third may lack its resume state
+    half = _losses(second)[:2]
     assert not (second.parent / "record.json").exists()
 
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
@@ -174,7 +195,7 @@ def test_a_study_that_is_killed_goes_on(
     assert again.returncode == 0, again.stderr
     assert "2 runs, 1 done already" in again.stdout
     assert done.stat().st_mtime_ns == written
-    assert second.read_text().splitlines()[:2] == half
+    assert _losses(second)[:2] == half
     straight = study(
         seeds=1, epochs=30, evaluate_every=10, start_size_fraction=0.5, output=tmp_path / "straight"
     )

@@ -9,7 +9,6 @@ same command goes on where it was stopped, and a wider grid uses the runs that a
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import shlex
 import sys
@@ -88,7 +87,10 @@ class _Flags:
     """Kind of device."""
 
     devices: int | None = None
-    """Runs at once on this machine (default: one on each GPU, else one)."""
+    """Devices of this machine to use (default: all GPUs, else one CPU)."""
+
+    runs_per_device: Annotated[int, "N"] = 1
+    """Runs that each device works on at once."""
 
     ray: Annotated[str, "ADDRESS"] | None = None
     """Run on a Ray cluster: auto, HOST:PORT, or local to start one here."""
@@ -157,7 +159,6 @@ def run(args: argparse.Namespace) -> int:
     from attendet.report import write_report
 
     recipe_overrides(args, without=("attention_init",))
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     lines = _Lines()
     command = shlex.join(["attendet", "compare", *_arguments()])
     study = compare(**vars(args), callback=lines, command=command)

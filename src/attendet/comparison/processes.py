@@ -1,8 +1,8 @@
-"""Runs on the devices of this machine: one process per run, one run at a time per device.
+"""Runs on the devices of this machine: one process per run, one or more runs per device.
 
 Processes come from `multiprocessing`: on Linux they are forked from a server that has loaded the
 libraries already, so that a run starts at once; elsewhere they are spawned. A process that dies
-ends its run alone, and the run is tried again from its last epoch.
+ends its run alone, and the run is tried again from its last resume state.
 """
 
 from __future__ import annotations
@@ -40,25 +40,30 @@ RunEvent = tuple[Job, dict[str, Any]]
 """A run and its progress; "ended" or "failed" is the last event of each run."""
 
 
-def device_names(accelerator: str, wanted: int | None) -> list[str]:
-    """Return the name of each device for runs: ``cuda:0``, or ``cpu`` as often as wanted.
+def device_names(accelerator: str, wanted: int | None, runs_per_device: int = 1) -> list[str]:
+    """Return the device of each run that is made at once: ``cuda:0``, or ``cpu``.
 
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         wanted: number of devices; default: all GPUs, or one CPU.
+        runs_per_device: runs that a device works on at once.
 
     Raises:
-        ConfigError: if there are not that many.
+        ConfigError: if there are not that many devices.
     """
+    per_device = runs_per_device
+    ConfigError.check(
+        per_device >= 1, "runs_per_device", "at least 1", per_device, "--runs-per-device"
+    )
     ConfigError.check(wanted is None or wanted >= 1, "devices", "at least 1", wanted, "--devices")
     gpus = _gpu_names() if accelerator in ("auto", "cuda") else []
     if not gpus:
         if accelerator == "cuda":
             raise ConfigError("accelerator cuda needs a GPU; there is none (--accelerator).")
-        return ["mps" if accelerator == "mps" else "cpu"] * (wanted or 1)
+        return ["mps" if accelerator == "mps" else "cpu"] * (wanted or 1) * per_device
     if wanted is not None and wanted > len(gpus):
         raise ConfigError.must("devices", f"at most {len(gpus)} here", wanted, "--devices")
-    return [f"cuda:{name}" for name in gpus[: wanted or len(gpus)]]
+    return [f"cuda:{name}" for name in gpus[: wanted or len(gpus)]] * per_device
 
 
 def _gpu_names() -> list[str]:
@@ -87,14 +92,15 @@ class LocalRuns:
     """Makes runs on this machine, one at a time on each device.
 
     Args:
-        devices: names as `device_names` returns them.
+        devices: names as `device_names` returns them; runs that have a device in common have a
+            part of the CPU cores each.
     """
 
     def __init__(self, devices: list[str]) -> None:
-        cpus = devices.count("cpu")
         self.slots = len(devices)
         self._devices = list(devices)
-        self._threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None
+        one_each = len(set(devices)) == len(devices)
+        self._threads = None if one_each else max(1, (os.cpu_count() or 1) // len(devices))
         self._running: dict[Any, _Attempt] = {}
         method = process_start_method()
         self._context: Any = multiprocessing.get_context(method)

@@ -1,7 +1,7 @@
 """Runs on a Ray cluster: each a task with its resources, tried again where its worker is lost.
 
 Where a machine sees the study's folder, runs are made there, and one whose worker is lost goes on
-from its last whole epoch. Where it does not, the run is made in a folder of its own and its files
+from its last resume state. Where it does not, the run is made in a folder of its own and its files
 are sent back; a lost one starts again. The data set must be at the same path on all machines;
 another set there is refused.
 """

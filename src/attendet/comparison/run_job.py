@@ -145,6 +145,7 @@ def _train(job: Job, callback: TrainingCallback) -> TrainingResult:
     settings: dict[str, Any] = {
         "accelerator": job.accelerator,
         "until_epoch": job.until,
+        "figures": False,  # the report of the study has its own
         "callback": callback,
     }
     if _can_resume(job.path):

@@ -87,6 +87,7 @@ def compare(
     budget: float | None = None,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int | None = None,
+    runs_per_device: int = 1,
     ray: str | None = None,
     runtimes: Sequence[str] | None = None,
     callback: StudyCallback | None = None,
@@ -118,7 +119,8 @@ def compare(
         budget: seconds that this call may take; where the grid needs more, the variants that are
             worse on the validation split are cut on the way; default: the whole grid.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        devices: runs at once on this machine; default: all GPUs, or one CPU.
+        devices: devices of this machine to use; default: all GPUs, or one CPU.
+        runs_per_device: runs that each device works on at once; not with ``ray``.
         ray: address of a Ray cluster, or ``auto``, to run there; ``local`` starts one here.
         runtimes: what latency is measured in: ``torch`` (the weights as they are), ``onnx``,
             ``openvino`` (exported); default: all that are installed.
@@ -191,7 +193,7 @@ def compare(
     with locked(folder / "study.lock"):
         study = _Comparison(folder, dataset, jobs, head, callback or StudyCallback())
         study.begin()
-        runs = _runs(ray, accelerator, devices)
+        runs = _runs(ray, accelerator, devices, runs_per_device)
         try:
             study.make_runs(runs, settings, budget)
         finally:
@@ -199,9 +201,11 @@ def compare(
         return study.finish(measured_in, accelerator, slots=runs.slots)
 
 
-def _runs(ray: str | None, accelerator: str, devices: int | None) -> Any:
+def _runs(ray: str | None, accelerator: str, devices: int | None, runs_per_device: int) -> Any:
     if ray is None:
-        return LocalRuns(device_names(accelerator, devices))
+        return LocalRuns(device_names(accelerator, devices, runs_per_device))
+    if runs_per_device != 1:
+        raise ConfigError("runs_per_device has no effect with ray. Remove --runs-per-device.")
     from attendet.comparison.ray_runs import RayRuns
 
     return RayRuns(ray, accelerator, devices)
