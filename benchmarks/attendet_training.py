@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--size", type=int, default=416)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accelerator", default="cpu")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -69,7 +70,7 @@ def main() -> None:
             evaluate_every=1000,
             start_size_fraction=1.0,
             multi_scale=0.0,
-            accelerator="cpu",
+            accelerator=args.accelerator,
         )
 
 

@@ -51,6 +51,8 @@ def write_images(data: str, folder: Path, limit: int | None) -> Path:
 def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
     """Return the command that starts a candidate."""
     same = [data, "--size", args.size, "--batch", args.batch]
+    if name != "seed baseline":
+        same += ["--accelerator", args.accelerator]
     if name in OURS:
         ours = [sys.executable, HERE / "attendet_training.py", *same, "--resize", RESIZE[name]]
         return [*ours, "--recipe", args.recipe, "--attention", args.attention]
@@ -146,9 +148,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--recipe", default="default", help="attendet's recipe (default: default)")
     add("--attention", default="ca", help="attendet's attention (default: ca)")
+    add(
+        "--accelerator",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: not the seed baseline, which runs on a CPU only (default: cpu)",
+    )
     add("--images", type=int, help="take so many images of each split, to try things out")
     add("--output", type=Path, default=Path("runs/training-throughput.json"), metavar="FILE")
     args = parser.parse_args()
+    if args.accelerator != "cpu" and "seed baseline" in args.only:
+        args.only.remove("seed baseline")
     if any(name.startswith("ultralytics") for name in args.only) and not PEERS.exists():
         parser.error(f"Ultralytics is not in {PEERS}; run benchmarks/peers.sh, or choose --only")
     return args

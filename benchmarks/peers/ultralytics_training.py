@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--model", default="yolo11n.yaml")
     parser.add_argument("--size", type=int, default=416)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: as it chooses")
     args = parser.parse_args()
     rounds = Rounds()  # before anything is imported that prints
@@ -86,7 +87,7 @@ def main() -> None:
             imgsz=args.size,
             batch=args.batch,
             epochs=1000,
-            device="cpu",
+            device="cpu" if args.accelerator == "cpu" else 0,
             val=False,
             plots=False,
             project=folder,
