@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from html import unescape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from attendet.explain import (  # noqa: E402
     record_gates,
     write_explanation,
 )
+from attendet.explain.page import _answer  # noqa: E402
 from attendet.inference import Selection  # noqa: E402
 from attendet.inference.preprocess import resize_to_input  # noqa: E402
 from attendet.media.sources import find_sources  # noqa: E402
@@ -114,6 +116,31 @@ def test_the_output_folder_has_page_images_and_numbers(tiny, shots, tmp_path, at
                 np.testing.assert_array_equal(arrays[f"gate/{site}/{name}"], gate)
         np.testing.assert_array_equal(arrays["scores"], found.images[0].detections.scores)
     assert (tmp_path / "out" / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer"),
+    [
+        ({}, "This network has no attention, so it has no gates."),
+        (
+            {"p4": "works", "up": "works"},
+            "The gates of 2 of 2 attention blocks depend on the image.",
+        ),
+        (
+            {"p4": "works", "p5": "mask", "up": "mask", "stage1": "idle"},
+            "The gates of 1 of 4 attention blocks depend on the image. "
+            "The others: p5, up (mask), stage1 (idle).",
+        ),
+        (
+            {"p4": "unknown"},
+            "One image cannot show whether the gates depend on the content. Use several images.",
+        ),
+    ],
+)
+def test_the_page_begins_with_the_answer(verdicts, answer):
+    health = {site: SimpleNamespace(verdict=verdict) for site, verdict in verdicts.items()}
+
+    assert _answer(health) == answer
 
 
 def test_an_image_is_never_replaced(tiny, shots):

@@ -236,6 +236,23 @@ def test_a_narrow_window_does_not_scroll_sideways(any_page: Path, browser: Brows
         emulate(browser, "clearDeviceMetricsOverride")
 
 
+def test_charts_have_a_version_for_a_narrow_window(page: Path, browser: Browser) -> None:
+    script = """return [...document.querySelectorAll('figure img')].map(
+        one => [one.src, one.currentSrc, one.clientWidth, one.closest('.scroll').clientWidth])"""
+    size = {"height": 800, "deviceScaleFactor": 1, "mobile": True}
+    assert all(wide == shown for wide, shown, *_ in browser.execute_script(script))
+    try:
+        emulate(browser, "setDeviceMetricsOverride", width=390, **size)
+        open_page(browser, page)
+        shown = [one for one in browser.execute_script(script) if "svg" in one[0][:20]]
+        assert len(shown) == 6
+        for wide, narrow, width, frame in shown:
+            assert narrow != wide
+            assert 0.9 * frame <= width <= frame
+    finally:
+        emulate(browser, "clearDeviceMetricsOverride")
+
+
 def test_a_page_prints_light_and_whole_on_a4(any_page: Path, browser: Browser) -> None:
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     size = {"width": 688, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # 182 mm

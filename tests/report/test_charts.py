@@ -11,9 +11,11 @@ import pytest
 
 from attendet.errors import ConfigError
 from attendet.report.charts import (
+    NARROW,
     Interval,
     Line,
     Point,
+    chart_image,
     confusion_figure,
     interval_chart,
     line_chart,
@@ -182,3 +184,35 @@ def test_pyplot_is_never_imported():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_narrow_chart_has_its_legend_below_and_no_notes():
+    lines = [Line(name, [1, 2], [2, 3]) for name in ("none", "a" * 40)]
+    figure = line_chart(lines, x_label="", y_label="", width=NARROW)
+    figure.draw_without_rendering()
+    (legend,), (axes,) = figure.legends, figure.axes
+    assert axes.get_legend() is None
+    assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+    rows = [Interval("b" * 60, 1, 0, 2, [1], "a note")]
+    figure = interval_chart(rows, x_label="difference in AP, points", width=NARROW)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert list(axes.texts) == []
+    assert axes.get_window_extent().width > 0.3 * figure.bbox.width
+
+
+def test_the_image_of_a_chart_has_both_widths():
+    lines = [Line("a", [1, 2], [2, 3])]
+    image = chart_image("c", line_chart, lines, "caption", "alt", x_label="x", y_label="y")
+
+    assert (image.name, image.caption, image.alt) == ("c.svg", "caption", "alt")
+    wide, narrow = (
+        float(ElementTree.fromstring(data).attrib["width"].removesuffix("pt"))
+        for data in (image.data, image.narrow)
+    )
+    assert narrow == pytest.approx(72 * NARROW)
+    assert wide > 2 * narrow
+    assert image.narrow_uri.startswith("data:image/svg+xml;base64,")
+    assert image.narrow_uri != image.uri

@@ -30,7 +30,7 @@ from attendet.explain.health import (
 )
 from attendet.files import write_atomically
 from attendet.images import ImageArray
-from attendet.report.charts import Line, line_chart, to_svg
+from attendet.report.charts import Line, chart_image, line_chart
 from attendet.report.draw import (
     draw_detections,
     draw_gate_profiles,
@@ -233,10 +233,10 @@ def _channel_chart(statistics: GateStatistics) -> Image:
     means, deviations = means[order], deviations[order]
     ranks = range(1, len(means) + 1)
     line = Line("product of the gates", ranks, means, (means - deviations, means + deviations))
-    figure = line_chart([line], x_label="channels, highest first", y_label=line.label, height=2.6)
     caption = "Mean of each channel. Band: one standard deviation between images."
     alt = f"Product of the gates of each channel at {statistics.site}, highest first"
-    return Image("channels.svg", to_svg(figure).encode(), caption, alt)
+    labels = {"x_label": "channels, highest first", "y_label": line.label}
+    return chart_image("channels", line_chart, [line], caption, alt, **labels, height=2.6)
 
 
 def _profile_chart(statistics: GateStatistics) -> Image:
@@ -246,16 +246,18 @@ def _profile_chart(statistics: GateStatistics) -> Image:
         mean, deviation = (part.mean(axis=0).ravel() for part in statistics.profile(name))
         positions = ((np.arange(len(mean)) + 0.5) / len(mean)).tolist()
         lines.append(Line(label, positions, mean, (mean - deviation, mean + deviation), style))
-    figure = line_chart(
+    caption = "Band: one standard deviation of a gate between images, mean over channels."
+    return chart_image(
+        "profiles",
+        line_chart,
         lines,
-        x_label="position in the image: 0 top or left, 1 bottom or right",
+        caption,
+        f"Row and column gates along the image at {statistics.site}",
+        x_label="position: 0 top or left, 1 bottom or right",
         y_label="gate, mean over channels",
         x_range=(0, 1),
         height=2.8,
     )
-    caption = "Band: one standard deviation of a gate between images, mean over channels."
-    alt = f"Row and column gates along the image at {statistics.site}"
-    return Image("profiles.svg", to_svg(figure).encode(), caption, alt)
 
 
 def gate_ranges(images: Sequence[ImageExplanation]) -> dict[str, tuple[float, float]]:

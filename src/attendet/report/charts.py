@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from attendet.errors import ConfigError
 from attendet.files import write_atomically
 from attendet.report.draw import INK, MUTED, PALETTE, to_hex
 from attendet.report.fonts import FontFile, drawable_name, font_files
+from attendet.report.pages import Image
 from attendet.system import require
 
 if TYPE_CHECKING:
@@ -37,12 +38,18 @@ MAX_LABEL = 60
 MAX_CLASS_LABEL = 30
 """Characters of a label in wide and in small charts; the middle of a longer label is cut out."""
 
+MAX_SHORT_LABEL = 16
+"""Characters of a label with which the legend of a narrow chart has two columns."""
+
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP"
 COLORS = [to_hex(color) for color in PALETTE]
 DARK, GRAY, GRID = to_hex(INK), to_hex(MUTED), "#d1d9e0"
 WIDTH = 9.4
 """Width of a chart on a page, inches."""
+
+NARROW = 3.8
+"""Width of a chart on a phone, inches. Its legend is below, and its rows have no notes."""
 
 Range = tuple[float, float]
 Values = Sequence[float] | NDArray[np.floating]
@@ -164,6 +171,15 @@ def _legend_beside(axes: Axes) -> Legend:
     return axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
+def _legend_of_width(figure: Figure, axes: Axes, width: float) -> Legend:
+    """Return a legend beside the axes, or below a narrow chart."""
+    if width >= WIDTH:
+        return _legend_beside(axes)
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels), default=0) <= MAX_SHORT_LABEL else 1
+    return figure.legend(fontsize=9, frameon=False, loc="outside lower left", ncols=columns)
+
+
 def line_chart(
     lines: Sequence[Line],
     *,
@@ -171,6 +187,7 @@ def line_chart(
     y_label: str,
     x_range: Range | None = None,
     height: float = 3.4,
+    width: float = WIDTH,
 ) -> Figure:
     """Return lines with bands, and a legend if there are several.
 
@@ -180,11 +197,12 @@ def line_chart(
         y_label: label of the y axis.
         x_range: limits of the x axis; those of the data if None.
         height: inches.
+        width: inches, such as `NARROW`.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure = new_figure(WIDTH, height)
+    figure = new_figure(width, height)
     axes = figure.subplots()
     for line in lines:
         style = _line_style(line.style)
@@ -196,22 +214,25 @@ def line_chart(
     if x_range is not None:
         axes.set_xlim(x_range)
     if len(lines) > 1:
-        _legend_beside(axes)
+        _legend_of_width(figure, axes, width)
     return figure
 
 
-def interval_chart(rows: Sequence[Interval], *, x_label: str, zone: Range | None = None) -> Figure:
+def interval_chart(
+    rows: Sequence[Interval], *, x_label: str, zone: Range | None = None, width: float = WIDTH
+) -> Figure:
     """Return one row per interval: marker, bar from low to high, single values as small dots.
 
     Args:
         rows: from top to bottom.
         x_label: label of the x axis, which includes zero.
         zone: range to shade, such as differences that do not matter.
+        width: inches, such as `NARROW`.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure = new_figure(WIDTH, 0.9 + 0.32 * len(rows))
+    figure = new_figure(width, 0.9 + 0.32 * len(rows))
     axes = figure.subplots()
     if zone is not None:
         axes.axvspan(*zone, color=GRAY, alpha=0.15, linewidth=0)
@@ -223,11 +244,17 @@ def interval_chart(rows: Sequence[Interval], *, x_label: str, zone: Range | None
         axes.plot(row.dots, [index] * len(row.dots), "o", mfc="white", mec=color, ms=5)
         axes.plot(row.value, index, "o", color=color, ms=9)
     style_axes(axes, xlabel=x_label)
-    label_rows(axes, [_label(row.label) for row in rows], [row.note for row in rows])
+    if width >= WIDTH:
+        label_rows(axes, [_label(row.label) for row in rows], [row.note for row in rows])
+    else:
+        label_rows(axes, [_label(row.label, MAX_CLASS_LABEL) for row in rows], [])
+        axes.set_xlabel(axes.get_xlabel(), loc="right")
     return figure
 
 
-def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> Figure:
+def scatter_chart(
+    points: Sequence[Point], *, x_label: str, y_label: str, width: float = WIDTH
+) -> Figure:
     """Return points with error bars and their Pareto front: small x and large y are better.
 
     The legend names the points, those of the front in bold.
@@ -236,11 +263,12 @@ def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> Fig
         points: the points.
         x_label: label of the x axis.
         y_label: label of the y axis.
+        width: inches, such as `NARROW`.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure = new_figure(WIDTH, max(3.8, 1 + 0.24 * len(points)))
+    figure = new_figure(width, max(3.8, 1 + 0.24 * len(points)))
     axes = figure.subplots()
     front = pareto_front(points)
     x, y = [point.x for point in front], [point.y for point in front]
@@ -255,7 +283,7 @@ def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> Fig
         axes.plot(point.x, point.y, marker, color=color, ms=9, linestyle="", label=label)
     style_axes(axes, xlabel=x_label, ylabel=y_label)
     axes.margins(0.08)
-    legend = _legend_beside(axes)
+    legend = _legend_of_width(figure, axes, width)
     for point, text in zip(points, legend.get_texts(), strict=True):
         text.set_fontweight("bold" if point in front else "normal")
     return figure
@@ -452,6 +480,30 @@ def to_png(figure: Figure) -> bytes:
 def to_svg(figure: Figure) -> str:
     """Return a figure as SVG text. The same figure always gives the same text."""
     return _save(figure, "svg").decode()
+
+
+def chart_image(
+    name: str,
+    chart: Callable[..., Figure],
+    content: Sequence[Line] | Sequence[Interval] | Sequence[Point],
+    caption: str,
+    alt: str,
+    **settings: Any,
+) -> Image:
+    """Return a chart for a page, in two widths: for a wide window and for a phone.
+
+    Args:
+        name: file name without suffix.
+        chart: `line_chart`, `interval_chart` or `scatter_chart`.
+        content: lines, rows or points.
+        caption: text below the chart.
+        alt: description for screen readers.
+        settings: further arguments of the function, such as ``x_label``.
+    """
+    wide, narrow = (
+        to_svg(chart(content, width=width, **settings)).encode() for width in (WIDTH, NARROW)
+    )
+    return Image(f"{name}.svg", wide, caption, alt, narrow)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

@@ -93,18 +93,28 @@ class Image:
         data: Content of the file.
         caption: Text below the image.
         alt: Description for screen readers; the caption if empty.
+        narrow: Content for a narrow window, of the same format; ``data`` if empty.
     """
 
     name: str
     data: bytes
     caption: str = ""
     alt: str = ""
+    narrow: bytes = b""
 
     @property
     def uri(self) -> str:
         """The image as a ``data:`` address."""
+        return self._uri(self.data)
+
+    @property
+    def narrow_uri(self) -> str:
+        """The content for a narrow window as a ``data:`` address."""
+        return self._uri(self.narrow)
+
+    def _uri(self, data: bytes) -> str:
         mime_type = MIME_TYPES[self.name.rpartition(".")[2]]
-        return f"data:{mime_type};base64,{base64.b64encode(self.data).decode('ascii')}"
+        return f"data:{mime_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def render_html(template: str, title: str, **context: Any) -> str:

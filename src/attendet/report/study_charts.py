@@ -10,10 +10,10 @@ from attendet.report.charts import (
     Interval,
     Line,
     Point,
+    chart_image,
     interval_chart,
     line_chart,
     scatter_chart,
-    to_svg,
 )
 from attendet.report.pages import Image
 from attendet.report.study import Study, value_at
@@ -49,11 +49,12 @@ def effect_chart(study: Study, name: str, metrics: Mapping[str, Keys], caption: 
         return []
     margin = 100 * study.margin
     label = f"difference in AP to {study.baseline}, points"
-    figure = interval_chart(rows, x_label=label, zone=(-margin, margin))
     caption += (
         " Small dots: seeds. Bar: 95 % interval of the mean. Shaded: counts as no difference."
     )
-    return [Image(f"{name}.svg", to_svg(figure).encode(), caption, f"{label}, of each variant")]
+    alt = f"{label}, of each variant"
+    zone = (-margin, margin)
+    return [chart_image(name, interval_chart, rows, caption, alt, x_label=label, zone=zone)]
 
 
 def curve_charts(study: Study) -> list[Image]:
@@ -63,9 +64,9 @@ def curve_charts(study: Study) -> list[Image]:
     for name, label in (("ap", "validation AP, points"), ("loss", "training loss")):
         lines = _curves(study, name)
         if lines:
-            figure = line_chart(lines, x_label="epoch", y_label=label)
             alt = f"{label} of each variant by epoch"
-            charts.append(Image(f"curve-{name}.svg", to_svg(figure).encode(), caption, alt))
+            labels = {"x_label": "epoch", "y_label": label}
+            charts.append(chart_image(f"curve-{name}", line_chart, lines, caption, alt, **labels))
     return charts
 
 
@@ -120,10 +121,10 @@ def cost_charts(study: Study) -> list[Image]:
         if len(dots) < 2:
             continue
         label = f"{runtime}: milliseconds per image" if runtime else "million multiply-accumulates"
-        figure = scatter_chart(dots, x_label=label, y_label="AP, points")
         caption = "Mean AP over seeds. Vertical bars: lowest to highest seed."
         caption += " Horizontal bars: half of the calls." if runtime else ""
         caption += " Dashed, bold: variants that no other variant beats in both."
-        name = f"ap-by-{runtime or 'macs'}.svg"
-        charts.append(Image(name, to_svg(figure).encode(), caption, f"AP by {label}"))
+        name, labels = f"ap-by-{runtime or 'macs'}", {"x_label": label, "y_label": "AP, points"}
+        alt = f"AP by {label}"
+        charts.append(chart_image(name, scatter_chart, dots, caption, alt, **labels))
     return charts
