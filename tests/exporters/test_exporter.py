@@ -48,6 +48,8 @@ def test_a_file_holds_its_metadata(format: Any, graph: Any, tmp_path: Path) -> N
     if format == "ncnn":
         pytest.importorskip("ncnn")
         pytest.importorskip("pnnx")
+    if format == "litert":
+        pytest.importorskip("litert_torch")
     network, metadata = graph
     metadata = dataclasses.replace(metadata, classes=('<"白血球" & co>', "blåbær\n\ttab"))
 
@@ -204,6 +206,7 @@ def test_detections_and_average_precision_on_data(
         ({"format": "torchscript", "half": True}, "half must be omitted for torchscript"),
         ({"format": "torch-export", "nms": True}, "nms must be omitted for torch-export"),
         ({"format": "ncnn", "dynamic": "batch"}, "dynamic must be 'none' for ncnn"),
+        ({"format": "litert", "dynamic": "batch"}, "dynamic must be 'none' for litert"),
         ({"format": "ncnn", "int8": True}, "int8 must be omitted for ncnn"),
         ({"nms": True, "confidence": 2.0}, "confidence must be from 0 to 1"),
         ({"input_hw": (100, 64)}, "input_hw must be multiples of 32"),

@@ -26,6 +26,7 @@ from attendet.exporters.parity import (  # noqa: E402
 )
 from attendet.inference import load  # noqa: E402
 from attendet.inference.runtimes.torch_runtime import TorchRuntime  # noqa: E402
+from attendet.models import WeightsMetadata, build_from_metadata  # noqa: E402
 from attendet.models.export_info import ExportInfo  # noqa: E402
 
 BLOCKS = [name for name in attention_names() if ":" not in name]
@@ -134,3 +135,24 @@ def test_every_block_in_ncnn(block: str, half: bool, one_level: Any, tmp_path: P
         "model.bin",
         "model.param",
     ]
+
+
+@pytest.mark.parametrize("block", ["none", "ca", "cbam", "eca", "se"])
+def test_litert_gives_the_outputs_of_pytorch(block: str, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    torch.manual_seed(0)
+    metadata = WeightsMetadata(("cat", "dog"), attention=block, width_mult=0.25, input_hw=(96, 128))
+    network = build_from_metadata(metadata).eval()
+
+    report = attendet.export(network, "litert", metadata=metadata, output=tmp_path)
+
+    folder = tmp_path / report.path.name
+    assert sorted(path.name for path in folder.iterdir()) == ["attendet.json", "model.tflite"]
+    from ai_edge_litert.interpreter import Interpreter
+
+    image = torch.randint(0, 256, (1, 96, 128, 3), dtype=torch.uint8)
+    run = Interpreter(str(folder / "model.tflite")).get_signature_runner("serving_default")
+    outputs = run(args_0=image.numpy())
+    boxes_xyxy, scores = ExportedNetwork(network)(image)
+    np.testing.assert_allclose(outputs["output_0"], boxes_xyxy.detach(), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(outputs["output_1"], scores.detach(), rtol=0, atol=1e-5)

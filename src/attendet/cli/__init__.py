@@ -34,7 +34,7 @@ COMMANDS = {
     "info": "describe a weights file",
     "weights": "list and download pretrained weights by name",
     "import": "convert darknet files or PyTorch checkpoints to a weights file",
-    "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, ncnn or darknet",
+    "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, phones or darknet",
     "push": "upload a weights file to the Hugging Face Hub",
     "explain": "show what a detector looks at: gates, activation maps",
     "report": "write the report of a study from its records",

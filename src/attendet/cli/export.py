@@ -1,9 +1,9 @@
 """Export a network to a format that other programs run.
 
-onnx, openvino, torchscript, torch-export, ncnn: one file (a folder for openvino and ncnn) that
-takes images, returns decoded boxes and scores, and holds its own metadata. It is compared with
-PyTorch before it gets its name; if it differs too much, no file is left. --data compares on real
-images, average precision included.
+onnx, openvino, torchscript, torch-export, ncnn, litert: one file (a folder for openvino, ncnn and
+litert) that takes images, returns decoded boxes and scores, and holds its own metadata. It is
+compared with PyTorch before it gets its name; if it differs too much, no file is left.
+--data compares on real images, average precision included.
 
 web: a folder with a page that runs the detector in the browser, for any static host. ONNX Runtime
 for the browser is downloaded once, from registry.npmjs.org.

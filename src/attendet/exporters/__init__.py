@@ -1,4 +1,4 @@
-"""Export networks to ONNX, OpenVINO, TorchScript, torch.export programs and ncnn.
+"""Export networks to ONNX, OpenVINO, TorchScript, torch.export programs, ncnn and LiteRT.
 
 Every file is compared with eager PyTorch before it gets its name. The package is called `exporters`
 because `attendet.export` is the function. Importing it imports no torch.

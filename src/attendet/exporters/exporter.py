@@ -16,6 +16,7 @@ from attendet.data import Sample, load_dataset
 from attendet.data.class_names import parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.evaluation.matching import samples_in_classes
+from attendet.exporters.litert_file import LiteRtRuntime
 from attendet.exporters.ncnn_file import NcnnRuntime
 from attendet.exporters.onnxruntime_web import find_package
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
@@ -42,7 +43,7 @@ class ExportReport:
     """The exported file, and its differences from the network.
 
     Attributes:
-        path: the file, or the folder of an OpenVINO or ncnn model.
+        path: the file, or the folder of an OpenVINO, ncnn or LiteRT model.
         size_bytes: of the file, or of all files in the folder.
         metadata: metadata of the network in the file.
         info: metadata of the export in the file.
@@ -77,8 +78,8 @@ def export(
 
     Args:
         weights: a weights file, or a network, with attention anywhere, and its ``metadata``.
-        format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export`` or ``ncnn``; or ``web``:
-            a folder with a page that runs the ONNX file in the browser.
+        format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export``, ``ncnn`` or ``litert``;
+            or ``web``: a folder with a page that runs the ONNX file in the browser.
         metadata: description of a network that is passed itself.
         output: folder for the file; by default that of the weights, or the current one.
         name: of the file, without suffix; by default that of the weights.
@@ -243,6 +244,8 @@ def _open(path: Path, format: str) -> Runtime:
     try:
         if format == "ncnn":
             return NcnnRuntime(path)
+        if format == "litert":
+            return LiteRtRuntime(path)
         if format == "torch-export":
             return ProgramRuntime(path)
         return load(path, device="cpu").runtime

@@ -10,7 +10,7 @@ from attendet.errors import ConfigError
 from attendet.inference.postprocess import Selection
 from attendet.models.export_info import ExportInfo
 
-Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn", "web"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn", "litert", "web"]
 
 FORMATS: dict[str, str] = {
     "onnx": ".onnx",
@@ -18,9 +18,10 @@ FORMATS: dict[str, str] = {
     "torchscript": ".torchscript",
     "torch-export": ".pt2",
     "ncnn": "_ncnn",
+    "litert": "_litert",
     "web": "_web",
 }
-"""End of the file name of each format; OpenVINO and ncnn models and web pages are folders."""
+"""End of the name of each format; OpenVINO, ncnn and LiteRT models and web pages are folders."""
 
 OPTION_FORMATS = {
     "half": ("onnx", "openvino", "ncnn", "web"),
@@ -64,8 +65,8 @@ class ExportSettings:
     """Input size in pixels, multiples of 32 (default: that of the weights)."""
 
     dynamic: Literal["none", "batch", "size"] | None = None
-    """What may differ from call to call; size means batch and size (default: batch; ncnn: none;
-    web: size)."""
+    """What may differ from call to call; size means batch and size (default: batch; ncnn,
+    litert: none; web: size)."""
 
     half: bool = False
     """Keep weights in float16: half the file size (onnx, openvino, ncnn, web)."""
@@ -118,8 +119,9 @@ class ExportSettings:
                 )
         if self.half and self.int8:
             raise ConfigError("half must be omitted for int8 (--half, --int8).")
-        if self.format == "ncnn" and self.dynamic not in (None, "none"):
-            raise ConfigError.must("dynamic", "'none' for ncnn", self.dynamic, "--dynamic")
+        if self.format in ("ncnn", "litert") and self.dynamic not in (None, "none"):
+            rule = f"'none' for {self.format}"
+            raise ConfigError.must("dynamic", rule, self.dynamic, "--dynamic")
         for name, needed in NEEDS.items():
             default = getattr(type(self), name)
             if needed == ("nms",) and self.format == "web":
@@ -145,7 +147,9 @@ class ExportSettings:
 
     def info(self) -> ExportInfo:
         """Return the metadata of the export."""
-        dynamic = self.dynamic or {"ncnn": "none", "web": "size"}.get(self.format, "batch")
+        dynamic = self.dynamic or {"ncnn": "none", "litert": "none", "web": "size"}.get(
+            self.format, "batch"
+        )
         return ExportInfo(
             "onnx" if self.format == "web" else self.format,
             "int8" if self.int8 else "float16" if self.half else "float32",

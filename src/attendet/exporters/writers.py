@@ -20,6 +20,7 @@ from attendet.exporters.int8 import (
     quantize_onnx,
     quantize_openvino,
 )
+from attendet.exporters.litert_file import write_litert
 from attendet.exporters.ncnn_file import convert_ncnn, write_ncnn
 from attendet.exporters.onnx_file import OnnxGraph, build_onnx, write_onnx
 from attendet.exporters.openvino_file import read_onnx, write_openvino
@@ -62,6 +63,9 @@ def writers(
     exported = ExportedNetwork(network, fold_scale=not half, channels_last=of_torch, clip=info.nms)
     if info.format == "torchscript":
         yield "", partial(write_torchscript, exported, hw, info.dynamic)
+        return
+    if info.format == "litert":
+        yield "", partial(write_litert, exported, hw)
         return
     program = trace(exported, hw, info.dynamic)
     if info.format == "torch-export":

@@ -79,7 +79,8 @@ def decode_boxes(
     shift = (scale_x_y - 1) / 2
     centers = (box_terms[..., :2].sigmoid() * scale_x_y - shift + cells) * stride
     if coding == "new_coords":
-        sizes = (2 * box_terms[..., 2:].sigmoid()).square()
+        twice = 2 * box_terms[..., 2:].sigmoid()
+        sizes = twice * twice  # LiteRT has no power
     else:
         sizes = box_terms[..., 2:].clamp(max=MAX_LOG_SIZE).exp()
     halves = sizes * (anchors / 2)

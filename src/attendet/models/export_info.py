@@ -36,7 +36,7 @@ class ExportInfo:
             (`attendet.exporters.parity`).
     """
 
-    format: Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn"]
+    format: Literal["onnx", "openvino", "torchscript", "torch-export", "ncnn", "litert"]
     precision: Literal["float32", "float16", "int8"] = "float32"
     nms: bool = False
     dynamic: tuple[Literal["batch", "size"], ...] = ("batch",)

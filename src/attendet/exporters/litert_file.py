@@ -1,0 +1,72 @@
+"""LiteRT (TensorFlow Lite) models for phones: a folder of the model and its metadata.
+
+litert-torch, the converter of the LiteRT project, converts from PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from attendet.errors import ExportError
+from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
+from attendet.system import require
+
+HEADER_FILE = "attendet.json"
+MODEL = "model.tflite"
+SIGNATURE = "serving_default"
+
+
+def write_litert(
+    network: nn.Module, hw: tuple[int, int], folder: Path, header: Mapping[str, str]
+) -> Path:
+    """Convert a network for one image of a fixed size into a folder; return the folder.
+
+    Args:
+        network: an `attendet.exporters.exported_network.ExportedNetwork`.
+        hw: height and width of its input, pixels, multiples of 32.
+        folder: created if missing.
+        header: names to texts.
+
+    Raises:
+        ExportError: if litert-torch cannot convert the network.
+        MissingExtraError: if it is not installed.
+    """
+    litert = require("litert_torch", extra="litert", purpose="exporting to LiteRT")
+    image = torch.zeros(1, *hw, 3, dtype=torch.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converter
+        try:
+            litert.convert(network, (image,)).export(str(folder / MODEL))
+        except Exception as error:  # the compiler has errors of its own
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ExportError(
+                f"litert-torch cannot convert the network: {lines[0]}. Nothing was written."
+            ) from error
+    (folder / HEADER_FILE).write_text(json.dumps(dict(header)) + "\n", encoding="utf-8")
+    return folder
+
+
+class LiteRtRuntime(ExportedRuntime):
+    """A LiteRT folder run by ai-edge-litert, for the parity check only."""
+
+    def __init__(self, path: Path) -> None:
+        header = json.loads((path / HEADER_FILE).read_text(encoding="utf-8"))
+        super().__init__(path, header, RuntimeOptions())
+        module = "ai_edge_litert.interpreter"
+        interpreter = require(module, extra="litert", purpose="checking a LiteRT model")
+        self._interpreter = interpreter.Interpreter(str(path / MODEL))
+        (self._input,) = self._interpreter.get_signature_list()[SIGNATURE]["inputs"]
+        self._run = self._interpreter.get_signature_runner(SIGNATURE)
+
+    def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        outputs = self._run(**{self._input: inputs})
+        return [outputs[name] for name in ("output_0", "output_1")]
