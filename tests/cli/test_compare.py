@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_the_verdicts_are_printed_with_the_costs(
     summary = json.loads((tmp_path / "study" / "study.json").read_text())
     assert summary["command"] == shlex.join(["attendet", *words])
     assert printed.count("Train longer.") == 2  # one epoch teaches nothing
+
+
+def test_several_data_sets_give_verdicts_over_all_and_a_report(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("cells", "cards")):
+        path = shutil.copytree(squares, tmp_path / name)
+        (path / "images" / "train" / f"train{number:02}.png").unlink()
+        (path / "labels" / "train" / f"train{number:02}.txt").unlink()
+    words = ["compare", str(tmp_path / "cells"), str(tmp_path / "cards"), "--seeds", "1", *TINY]
+
+    assert main([*words, "--output", str(tmp_path / "study")]) == 0
+
+    printed = capsys.readouterr().out
+    assert "data set 2 of 2, cards" in printed
+    # one epoch teaches nothing on either
+    assert "ca@p4,p5,up: not enough data sets: fewer than two data sets count." in printed
+    assert (tmp_path / "study" / "report.html").is_file()
+    for name in ("cells", "cards"):
+        assert (tmp_path / "study" / name / "report.html").is_file()
+        assert (tmp_path / "study" / name / "runs.jsonl").is_file()
 
 
 def test_a_failed_run_gives_exit_code_1(

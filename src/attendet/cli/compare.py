@@ -4,6 +4,7 @@ Trains every variant (attention x sites x init) with the same seeds under one re
 all on the same test images and says of each variant: helps, hurts, no difference larger than
 --margin, or not enough seeds, and how many more are needed. The folder keeps a record per run; the
 same command goes on where it was stopped, and a wider grid uses the runs that are there.
+Several data sets have a study each, and a verdict over all of them.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def _seconds(text: str) -> float:
 
 @dataclass(frozen=True)
 class _Flags:
-    data: str
-    """Data set; measured on its test split, else on val."""
+    data: tuple[str, ...]
+    """Data set; measured on its test split, else on val. Of several, also what they say
+    together."""
 
     attention: Annotated[tuple[str, ...], "SPEC"] = ("none", "ca")
     """none, se, cbam, eca, ca, or specs such as se@p5+ca@up; none twice shows what noise alone
@@ -161,8 +163,11 @@ def run(args: argparse.Namespace) -> int:
     recipe_overrides(args, without=("attention_init",))
     lines = _Lines()
     command = shlex.join(["attendet", "compare", *_arguments()])
-    study = compare(**vars(args), callback=lines, command=command)
-    for line in _result(study):
+    settings = vars(args)
+    data = settings.pop("data")
+    source = data[0] if len(data) == 1 else data
+    study = compare(source, **settings, callback=lines, command=command)
+    for line in _result(study) if len(data) == 1 else _result_over_sets(study):
         lines.say(line)
     lines.say(f"report: {write_report(study.folder)}")
     return 1 if study.summary["failed"] else 0
@@ -211,6 +216,28 @@ def _result(study: Study) -> list[str]:
     lines += [f"{name}: {v['text']}" for name, v in summary["verdicts"].items()]
     lines += [
         f"failed: {each['variant_name']} seed {each['seed']}: {each['error']}"
+        for each in summary["failed"]
+    ]
+    return [*lines, f"records: {study.folder}"]
+
+
+def _result_over_sets(study: Study) -> list[str]:
+    """Return the verdicts over several data sets as lines."""
+    from attendet.report.tables import MISSING, plain_table
+
+    summary = study.summary
+    names = [each["name"] for each in summary["sets"]]
+    rows = []
+    for variant, verdict in summary["verdicts"].items():
+        effects = [verdict["by_set"].get(name, {}).get("difference") for name in names]
+        values = [verdict.get("difference"), *effects]
+        shown = (MISSING if value is None else f"{100 * value:+.1f}" for value in values)
+        rows.append([variant, verdict["verdict"], *shown])
+    header = ["variant", "verdict", "mean", *names]
+    lines = ["", plain_table(header, rows, text_columns=[1]), ""] if rows else [""]
+    lines += [f"{name}: {verdict['text']}" for name, verdict in summary["verdicts"].items()]
+    lines += [
+        f"failed: {each['data_set']}, {each['variant_name']} seed {each['seed']}: {each['error']}"
         for each in summary["failed"]
     ]
     return [*lines, f"records: {study.folder}"]

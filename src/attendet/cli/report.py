@@ -2,7 +2,8 @@
 
 FOLDER is the output folder of attendet compare. Writes report.html, which works offline, the same
 content as report.md with its figures, and variants.csv, runs.csv and report.json. Nothing is
-trained or measured. Example images need the data set.
+trained or measured. Example images need the data set. A study over several data sets has a report
+over all of them, and one of each.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from attendet.detections import Detections
 from attendet.errors import ConfigError, DataError
 from attendet.files import json_line, read_json_lines, replacing, write_atomically
-from attendet.report.study import LAYOUT, RUNS, STUDY
+from attendet.report.study import LAYOUT, RUNS, SETS, SETS_LAYOUT, STUDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,19 +66,41 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: if it is of another layout.
     """
-    study = read_json(folder / STUDY)
-    if study is not None and study.get("layout") != LAYOUT:
+    return _read_layout(folder / STUDY, LAYOUT)
+
+
+def read_sets(folder: Path) -> dict[str, Any] | None:
+    """Return sets.json, None where there is no study over several data sets.
+
+    Raises:
+        ConfigError: if it is of another layout.
+    """
+    return _read_layout(folder / SETS, SETS_LAYOUT)
+
+
+def _read_layout(path: Path, layout: str) -> dict[str, Any] | None:
+    content = read_json(path)
+    if content is not None and content.get("layout") != layout:
         raise ConfigError(
-            f"study.json must be of layout {LAYOUT}; got {study.get('layout')!r} "
-            f"({folder / STUDY}). Choose another --output."
+            f"{path.name} must be of layout {layout}; got {content.get('layout')!r} ({path}). "
+            "Choose another --output."
         )
-    return study
+    return content
 
 
 def write_study(folder: Path, study: dict[str, Any]) -> None:
     """Write study.json atomically."""
-    content = {"layout": LAYOUT, **study}
-    write_atomically(folder / STUDY, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _write_layout(folder / STUDY, LAYOUT, study)
+
+
+def write_sets(folder: Path, sets: dict[str, Any]) -> None:
+    """Write sets.json atomically."""
+    _write_layout(folder / SETS, SETS_LAYOUT, sets)
+
+
+def _write_layout(path: Path, layout: str, content: dict[str, Any]) -> None:
+    text = json.dumps({"layout": layout, **content}, indent=1, allow_nan=False)
+    write_atomically(path, text + "\n")
 
 
 def write_detections(path: Path, keys: Sequence[str], found: Sequence[Detections]) -> None:

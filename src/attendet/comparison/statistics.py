@@ -126,6 +126,8 @@ def paired_difference(
     sources = (seed_se**2, len(values), image_variance, images)
     if seed_se == 0 and image_variance == 0:
         p = 1.0 if mean == 0 else 0.0
+    elif image_variance == 0:
+        p = float(2 * special.stdtr(len(values) - 1, -abs(mean) / seed_se))
     else:
         p = _p_value(mean, *sources)
     reach = float(_reach(1 - confidence, *sources))

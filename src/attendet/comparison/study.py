@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +33,7 @@ from attendet.comparison.run_job import (
     record_of,
     versions,
 )
+from attendet.comparison.sets import compare_sets, name_data_sets
 from attendet.comparison.summary import summarize, weights_of_variants
 from attendet.comparison.variants import (
     AS_TRAINED,
@@ -44,25 +47,29 @@ from attendet.errors import ConfigError
 from attendet.interop.hub import local_weights
 from attendet.models import read_metadata
 from attendet.models.graph import Graph
+from attendet.report.study import SETS
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.transfer import check_class_map, follow_base
 
 RESULTS = ("verdicts", "variant_summaries", "failed", "pairing", "latency", "latency_machine")
 """Keys of study.json that follow from the runs."""
 
+GRID = ("variants", "seeds", "baseline", "margin", "budget")
+"""Keys of study.json that say what is compared."""
+
 
 @dataclass(frozen=True)
 class Study:
-    """Result of a study."""
+    """Result of a study, of one data set or over several."""
 
     folder: Path
     """Folder of the study."""
 
     records: list[dict[str, Any]]
-    """One record a run, as in runs.jsonl."""
+    """One record a run, as in runs.jsonl; over several data sets with the ``data_set`` of each."""
 
     summary: dict[str, Any]
-    """Content of study.json."""
+    """Content of study.json, over several data sets of sets.json."""
 
     @property
     def verdicts(self) -> dict[str, dict[str, Any]]:
@@ -72,7 +79,7 @@ class Study:
 
 
 def compare(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     attention: Sequence[str] = ("none", "ca"),
     sites: Sequence[str] | None = None,
@@ -100,9 +107,12 @@ def compare(
     and see the same images in the same order, drawn and augmented alike. Runs that the folder holds
     already are not made again; one that was interrupted goes on.
 
+    Of several data sets each has its study in a folder below ``output``, and the verdicts are over
+    all of them; see `attendet.comparison.meta_analysis`.
+
     Args:
-        data: path of a data set (VOC, YOLO or COCO). Runs are measured on its test split; without
-            one on the validation split, with the weights of the last epoch.
+        data: path of a data set (VOC, YOLO or COCO), or of several. Runs are measured on its test
+            split; without one on the validation split, with the weights of the last epoch.
         attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
         sites: placements, each sites joined by commas; default: ``p4,p5,up``, or all sites of the
             neck of pretrained weights with other layers.
@@ -117,7 +127,8 @@ def compare(
         margin: AP points (0 to 100); a difference within plus or minus this counts as none.
         output: folder of the study; runs that it holds are used.
         budget: seconds that this call may take; where the grid needs more, the variants that are
-            worse on the validation split are cut on the way; default: the whole grid.
+            worse on the validation split are cut on the way; default: the whole grid. For one
+            data set only.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: devices of this machine to use; default: all GPUs, or one CPU.
         runs_per_device: runs that each device works on at once; not with ``ray``.
@@ -134,10 +145,7 @@ def compare(
         MissingExtraError: if the ``study`` or ``ray`` extra is not installed, or what a named
             runtime takes.
     """
-    ConfigError.check(seeds >= 1, "seeds", "at least 1", seeds, "--seeds")
-    ConfigError.check(margin > 0, "margin", "above 0 AP points", margin, "--margin")
-    if budget is not None:
-        ConfigError.check(budget > 0, "budget", "above 0 seconds", budget, "--budget")
+    _check_numbers(seeds, margin, budget)
     measured_in = pick_runtimes(runtimes)
     usual = ("paper",) if pretrained is None else (AS_TRAINED,)
     base = None if pretrained is None else local_weights(pretrained)
@@ -154,51 +162,80 @@ def compare(
     if metadata is not None:
         settings = follow_base(settings, metadata, given=overrides)
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
+    _check_folder(folder, several=not isinstance(data, str | Path))
     chosen_baseline = pick_baseline(variants, baseline)
-    dataset = load_dataset(data, format=format)
-    check_class_map(settings, dataset.classes, metadata)
-    settings = settings.for_images(len(dataset.split("train")))
-    setup = _setup(data, dataset, settings, base)
-    jobs = {
-        (variant.name, seed): Job(
-            variant=variant,
-            seed=seed,
-            setup=setup,
-            data=str(Path(data).resolve()),
-            format=format,
-            pretrained=None if base is None else str(base.resolve()),
-            accelerator=accelerator,
-            study=str(folder.resolve()),
-        )
-        for seed in range(seeds)
-        for variant in variants
-    }
     head = {
         "command": command,
-        "setup": setup,
-        "data": _describe(dataset, setup),
-        "recipe": settings.as_dict(),
         "pretrained": None if base is None else base.name,
         "baseline": chosen_baseline.name,
         "seeds": list(range(seeds)),
         "variants": [{"name": variant.name, **variant.as_dict()} for variant in variants],
         "margin": margin / 100,
-        "weights": measured_weights(setup["split"]),
-        "budget": None if budget is None else {"seconds": budget},
-        "gt": GROUND_TRUTH,
         "versions": versions(),
     }
+
+    def comparison(dataset: DataSet, source: str | Path, folder: Path) -> Comparison:
+        check_class_map(settings, dataset.classes, metadata)
+        recipe = settings.for_images(len(dataset.split("train")))
+        setup = _setup(source, dataset, recipe, base)
+        jobs = {
+            (variant.name, seed): Job(
+                variant=variant,
+                seed=seed,
+                setup=setup,
+                data=str(Path(source).resolve()),
+                format=format,
+                pretrained=None if base is None else str(base.resolve()),
+                accelerator=accelerator,
+                study=str(folder.resolve()),
+            )
+            for seed in range(seeds)
+            for variant in variants
+        }
+        of_set = {
+            **head,
+            "setup": setup,
+            "data": _describe(dataset, setup),
+            "recipe": recipe.as_dict(),
+            "weights": measured_weights(setup["split"]),
+            "budget": None if budget is None else {"seconds": budget},
+            "gt": GROUND_TRUTH,
+        }
+        return Comparison(folder, dataset, recipe, jobs, of_set, callback or StudyCallback())
+
+    open_runs = functools.partial(_runs, ray, accelerator, devices, runs_per_device)
+    if not isinstance(data, str | Path):
+        named = name_data_sets(data, folder, format=format, budget=budget)
+        studies = {
+            name: comparison(dataset, source, folder / name)
+            for name, (source, dataset) in named.items()
+        }
+        with locked(folder / "sets.lock"):
+            return compare_sets(folder, head, studies, open_runs, measured_in)
+    study = comparison(load_dataset(data, format=format), data, folder)
     with locked(folder / "study.lock"):
-        study = _Comparison(folder, dataset, jobs, head, callback or StudyCallback())
         study.begin()
-        runs = _runs(ray, accelerator, devices, runs_per_device)
-        try:
-            study.make_runs(runs, settings, budget)
-        finally:
-            runs.close()
-        return study.finish(measured_in, accelerator, slots=runs.slots)
+        with closing(open_runs()) as runs:
+            study.make_runs(runs, budget)
+        return study.finish(measured_in, slots=runs.slots)
+
+
+def _check_numbers(seeds: int, margin: float, budget: float | None) -> None:
+    ConfigError.check(seeds >= 1, "seeds", "at least 1", seeds, "--seeds")
+    ConfigError.check(margin > 0, "margin", "above 0 AP points", margin, "--margin")
+    if budget is not None:
+        ConfigError.check(budget > 0, "budget", "above 0 seconds", budget, "--budget")
+
+
+def _check_folder(folder: Path, *, several: bool) -> None:
+    """Raise if the output is a file, or a study over several data sets where one is given."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
+    if not several and (folder / SETS).is_file():
+        raise ConfigError(
+            f"data must be the data sets of the study in output; got one ({folder}). Give all of "
+            "them, or choose another --output."
+        )
 
 
 def _runs(ray: str | None, accelerator: str, devices: int | None, runs_per_device: int) -> Any:
@@ -211,20 +248,21 @@ def _runs(ray: str | None, accelerator: str, devices: int | None, runs_per_devic
     return RayRuns(ray, accelerator, devices)
 
 
-class _Comparison:
+class Comparison:
     """A study in its folder: what is known before the runs, and the records of the runs."""
 
     def __init__(
         self,
         folder: Path,
         dataset: DataSet,
+        recipe: Recipe,
         jobs: Mapping[tuple[str, int], Job],
         head: dict[str, Any],
         callback: StudyCallback,
     ) -> None:
-        self.begun = time.perf_counter()
+        self.begun = 0.0
         self.folder, self.jobs, self.head, self.callback = folder, jobs, head, callback
-        self.dataset = dataset
+        self.dataset, self.recipe = dataset, recipe
         self.samples: tuple[Sample, ...] = ()
         self.records: dict[str, dict[str, Any]] = {}
         self.paused: dict[str, dict[str, Any]] = {}
@@ -232,11 +270,35 @@ class _Comparison:
         self.waiting_seconds = 0.0
         self.noted_variants: set[str] = set()
 
-    def begin(self) -> None:
-        """Check the folder, read the runs that it contains, write study.json."""
+    def check(self) -> dict[str, Any] | None:
+        """Check that the folder holds no other study; return the study.json that it holds."""
         before = read_study(self.folder)
         if before is not None:
             _check_same(before["setup"], self.head["setup"], self.folder)
+        return before
+
+    def done(self) -> Study | None:
+        """Return the study if an earlier call has made all of it, else None."""
+        before = self.check()
+        if before is None or "seconds" not in before or before["failed"]:
+            return None
+        records = read_runs(self.folder)
+        same = all(before.get(name) == self.head[name] for name in GRID)
+        keys = {record["key"] for record in records}
+        missing = {job.key for job in self.jobs.values()} - keys
+        return Study(self.folder, records, before) if same and not missing else None
+
+    def make(self, runs: Any, runtimes: Sequence[str]) -> Study:
+        """Make the missing runs and the study of them, as one of several data sets."""
+        with locked(self.folder / "study.lock"):
+            self.begin()
+            self.make_runs(runs)
+            return self.finish(runtimes, slots=runs.slots)
+
+    def begin(self) -> None:
+        """Check the folder, read the runs that it contains, write study.json."""
+        self.begun = time.perf_counter()
+        before = self.check()
         for job in self.jobs.values():
             record = record_of(job)
             if record is None:
@@ -255,10 +317,10 @@ class _Comparison:
         write_study(self.folder, {**self.head, **_kept_results(before, self.head)})
         self.callback.before_runs(len(self.jobs), len(self.records), str(self.folder))
 
-    def make_runs(self, runs: Any, recipe: Recipe, budget: float | None) -> None:
+    def make_runs(self, runs: Any, budget: float | None = None) -> None:
         """Make the missing runs."""
         baseline = self.head["baseline"]
-        scheduler = Scheduler(self.jobs, baseline, recipe, self.records, self.paused)
+        scheduler = Scheduler(self.jobs, baseline, self.recipe, self.records, self.paused)
         if budget is None:
             self._make(runs, scheduler.pending())
             return
@@ -305,7 +367,7 @@ class _Comparison:
         self.records[job.key] = record
         add_run(self.folder, record)
 
-    def finish(self, runtimes: Sequence[str], accelerator: str, *, slots: int) -> Study:
+    def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
         """Compute the verdicts, measure latency, write study.json (verdicts first)."""
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
         begun = time.perf_counter()
@@ -314,6 +376,7 @@ class _Comparison:
         write_runs(self.folder, records)
         write_study(self.folder, summary)
         weights = weights_of_variants(self.folder, self.head, records)
+        accelerator = next(iter(self.jobs.values())).accelerator
         device = None if accelerator == "auto" else accelerator
         summary["latency"] = measure_latency(
             weights, runtimes=runtimes, note=self.callback.note, device=device

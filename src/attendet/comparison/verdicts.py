@@ -112,7 +112,7 @@ def _verdict(
     comparisons: int,
 ) -> dict[str, Any]:
     count = len(variant.seeds)
-    word = _word(difference, adjusted, margin)
+    word = verdict_word(difference, adjusted, margin)
     if max(variant.ap.mean(), variant.baseline_ap.mean()) < LEARNED:
         word = "nothing learned"
     noise = Noise(difference.sd, variant.image_variance, variant.images, comparisons)
@@ -128,16 +128,16 @@ def _verdict(
         "verdict": word,
         "text": _sentence(word, difference, margin, count, more, too_few),
         "difference": difference.mean,
-        "low": _finite(difference.low),
-        "high": _finite(difference.high),
-        "p": _finite(difference.p),
+        "low": finite(difference.low),
+        "high": finite(difference.high),
+        "p": finite(difference.p),
         "p_holm": adjusted,
         "sign_flip_p": sign_flip_test(variant.differences),
         "sign_flip_least_p": 2.0 ** (1 - count),
-        "bootstrap_low": _finite(low),
-        "bootstrap_high": _finite(high),
-        "seed_sd": _finite(difference.sd),
-        "seed_se": _finite(difference.seed_se),
+        "bootstrap_low": finite(low),
+        "bootstrap_high": finite(high),
+        "seed_sd": finite(difference.sd),
+        "seed_se": finite(difference.seed_se),
         "image_se": difference.image_se,
         "seeds": list(variant.seeds),
         "differences": variant.differences.tolist(),
@@ -149,11 +149,13 @@ def _verdict(
     }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return a value for a record: None if it is infinite or NaN."""
     return value if math.isfinite(value) else None
 
 
-def _word(difference: PairedDifference, adjusted: float | None, margin: float) -> str:
+def verdict_word(difference: PairedDifference, adjusted: float | None, margin: float) -> str:
+    """Return the verdict in a few words, from the difference and its adjusted p."""
     if adjusted is None:
         return "not enough seeds"
     if adjusted <= LEVEL and difference.mean != 0:
@@ -220,6 +222,6 @@ def effect(values: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]
     difference = paired_difference(np.asarray(values) - np.asarray(baseline))
     return {
         "difference": difference.mean,
-        "low": _finite(difference.low),
-        "high": _finite(difference.high),
+        "low": finite(difference.low),
+        "high": finite(difference.high),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -45,6 +45,9 @@ LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP"
 COLORS = [to_hex(color) for color in PALETTE]
 DARK, GRAY, GRID = to_hex(INK), to_hex(MUTED), "#d1d9e0"
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of red, green and blue (ITU-R BT.601)."""
+
 WIDTH = 9.4
 """Width of a chart on a page, inches."""
 
@@ -286,6 +289,48 @@ def scatter_chart(
     legend = _legend_of_width(figure, axes, width)
     for point, text in zip(points, legend.get_texts(), strict=True):
         text.set_fontweight("bold" if point in front else "normal")
+    return figure
+
+
+def heat_map(
+    values: Sequence[Sequence[float | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    bold: Collection[tuple[int, int]] = (),
+) -> Figure:
+    """Return a table of differences in color: purple above zero, orange below, white at zero.
+
+    Args:
+        values: (rows, columns); None is an empty cell.
+        rows: names from top to bottom.
+        columns: names from left to right.
+        bold: cells, row and column from 0, whose number is bold.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    table = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
+    figure = new_figure(min(WIDTH, 2.8 + 1.1 * len(columns)), 0.8 + 0.34 * len(rows))
+    axes = figure.subplots()
+    limit = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
+    image = axes.imshow(table, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            text = f"{round(value, 1) + 0.0:+.1f}".replace("-", "\u2212")
+            axes.text(
+                *(column, row, text),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if np.dot(image.to_rgba(value)[:3], LUMINANCE) < 0.52 else DARK,
+                fontweight="bold" if (row, column) in bold else "normal",
+            )
+    style_axes(axes)
+    axes.grid(visible=False)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(columns)), [_label(name, MAX_CLASS_LABEL) for name in columns])
+    axes.set_yticks(range(len(rows)), [_label(name) for name in rows])
     return figure
 
 

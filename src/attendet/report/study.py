@@ -17,6 +17,9 @@ from attendet.errors import DataError
 STUDY = "study.json"
 RUNS = "runs.jsonl"
 LAYOUT = "attendet/comparison/1"
+SETS = "sets.json"
+SETS_LAYOUT = "attendet/comparison-sets/1"
+"""Of a study over several data sets, each of which has a study in a folder below."""
 
 Run = Mapping[str, Any]
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attendet import __version__
+from attendet.errors import ConfigError
 from attendet.files import write_atomically
 from attendet.report.fonts import numbered_classes
 from attendet.report.pages import Image, render_html, render_markdown
-from attendet.report.study import Study, read_study
+from attendet.report.sets_report import read_sets, write_sets_report
+from attendet.report.study import SETS, STUDY, Study, read_study
 from attendet.report.study_charts import cost_charts, curve_charts, effect_chart
 from attendet.report.study_examples import Example, find_examples
 from attendet.report.study_tables import (
@@ -23,21 +23,17 @@ from attendet.report.study_tables import (
     cost_table,
     effect_table,
     gate_table,
-    points,
     run_rows,
     run_table,
     variant_rows,
+    verdict_answer,
     verdict_of,
     verdict_table,
 )
+from attendet.report.tables import flat, to_csv
 
 LAYOUT = "attendet/report/1"
 """Name and version of the layout of report.json."""
-
-UNDECIDED = ("not enough", "cut", "failed", "not measured")
-"""Beginnings of the verdicts that leave open whether a variant helps."""
-
-VERDICT_ORDER = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
 
 
 def write_report(
@@ -51,7 +47,8 @@ def write_report(
 
     ``report.html`` works offline. ``report.md`` with its ``figures`` has the same content.
     ``variants.csv`` and ``runs.csv`` hold one row per variant and run, ``report.json`` both.
-    Nothing is trained or measured.
+    Nothing is trained or measured. A study over several data sets has a report of all of them, and
+    one of each in a folder below.
 
     Args:
         folder: folder of the study, as `attendet compare` writes it.
@@ -60,9 +57,19 @@ def write_report(
         examples: number of images to show on which the variants disagree most.
 
     Raises:
+        ConfigError: if ``data`` is given for a study over several data sets.
         DataError: if there is no study in the folder, or it is damaged.
         MissingExtraError: if matplotlib or Jinja2 is not installed.
     """
+    if (Path(folder) / SETS).is_file():
+        advice = f"Report one of them: attendet report {folder}/NAME --data ..."
+        rule = "for a study of one data set"
+        ConfigError.check(data is None, "data", rule, str(data), "--data", advice)
+        sets, output = read_sets(folder), Path(output or folder)
+        for name in sets.names():
+            if (sets.folder / name / STUDY).is_file():
+                write_report(sets.folder / name, output / name, examples=examples)
+        return write_sets_report(sets, output)
     study = read_study(folder)
     output = study.folder if output is None else Path(output)
     shown: tuple[list[Example], str] = ([], "Not requested.")
@@ -77,8 +84,8 @@ def write_report(
         "runs": runs,
     }
     write_atomically(output / "report.json", json.dumps(content, indent=1) + "\n")
-    write_atomically(output / "variants.csv", _to_csv(variants))
-    write_atomically(output / "runs.csv", _to_csv(runs))
+    write_atomically(output / "variants.csv", to_csv(variants))
+    write_atomically(output / "runs.csv", to_csv(runs))
     title, context = f"Does attention help on {study.data_name}?", _page_context(study, *shown)
     for image in _images(context):
         write_atomically(output / "figures" / image.name, image.data)
@@ -117,7 +124,7 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
         "gates": gate_table(study),
         "command": study.description.get("command"),
         "facts": _facts(study),
-        "recipe": _flat(study.description.get("recipe") or {}),
+        "recipe": flat(study.description.get("recipe") or {}),
         "runs": run_table(study),
     }
 
@@ -133,45 +140,21 @@ def _data_facts(study: Study) -> dict[str, Any]:
     return {**(study.description.get("data") or {}), "root": study.data_name}
 
 
-def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
 def _summary(study: Study) -> str:
     """Return the answer of a study in one paragraph."""
-    groups: dict[str, list[str]] = {}
-    for variant in study.variants():
-        if variant != study.baseline:
-            difference = study.verdict(variant).get("difference")
-            shown = "" if difference is None else f" ({points(difference, signed=True)})"
-            groups.setdefault(verdict_of(study, variant), []).append(f"{variant}{shown}")
-    if not groups:
+    verdicts = [
+        (variant, verdict_of(study, variant), study.verdict(variant).get("difference"))
+        for variant in study.variants()
+        if variant != study.baseline
+    ]
+    if not verdicts:
         return "There is no second variant to compare yet."
-    if "helps" in groups:
-        answer = "Yes."
-    elif any(verdict.startswith(UNDECIDED) for verdict in groups):
-        answer = "Not decided yet."
-    else:
-        answer = "No."
-    results = " ".join(
-        f"{verdict[:1].upper()}{verdict[1:]}: {', '.join(groups[verdict])}."
-        for verdict in sorted(groups, key=_verdict_rank)
-    )
     seeds = len(study.description.get("seeds") or {run["seed"] for run in study.runs})
     plural = "s" if seeds != 1 else ""
     return (
-        f"{answer} {results} In parentheses: AP points more or less than {study.baseline}, "
+        f"{verdict_answer(verdicts)} In parentheses: AP points more or less than {study.baseline}, "
         f"mean over {seeds} seed{plural}."
     )
-
-
-def _verdict_rank(verdict: str) -> int:
-    ranks = [rank for rank, start in enumerate(VERDICT_ORDER) if verdict.startswith(start)]
-    return ranks[0] if ranks else len(VERDICT_ORDER)
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -181,43 +164,20 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     of_runs = [run["versions"] for run in study.runs if run.get("versions")]
     versions = description.get("versions") or (of_runs[0] if of_runs else {})
     return [
-        *_flat({"data": _data_facts(study)}),
+        *flat({"data": _data_facts(study)}),
         ("variants", ", ".join(study.variants())),
         ("baseline", study.baseline),
         ("seeds", ", ".join(map(str, description.get("seeds") or ()))),
         ("margin", f"{100 * study.margin:g} AP points"),
-        *_flat(description.get("budget") or {"budget": "none: the whole grid"}),
-        *_flat({key: description[key] for key in ("pretrained",) if description.get(key)}),
-        *_flat(description.get("pairing") or {}),
+        *flat(description.get("budget") or {"budget": "none: the whole grid"}),
+        *flat({key: description[key] for key in ("pretrained",) if description.get(key)}),
+        *flat(description.get("pairing") or {}),
         *((f"machine {i}", machine) for i, machine in enumerate(machines, start=1)),
-        *_flat(versions),
-        *_flat({key: description[key] for key in ("seconds",) if description.get(key)}),
+        *flat(versions),
+        *flat({key: description[key] for key in ("seconds",) if description.get(key)}),
         ("report", f"attendet {__version__}"),
     ]
 
 
 def _machine(run: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in (run.get("machine") or {}).items())
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as names and texts.
-
-    Example:
-        >>> _flat({"a": {"b": True}, "c": [1, 2]})
-        [('a b', 'yes'), ('c', '1, 2')]
-    """
-    facts = []
-    for key, value in settings.items():
-        name = f"{prefix} {key}".strip()
-        if isinstance(value, Mapping):
-            facts += _flat(value, name)
-        elif isinstance(value, list):
-            facts.append((name, ", ".join(map(str, value))))
-        elif isinstance(value, bool):
-            facts.append((name, "yes" if value else "no"))
-        elif isinstance(value, float):
-            facts.append((name, f"{value:.6g}"))
-        else:
-            facts.append((name, "-" if value is None else str(value)))
-    return facts

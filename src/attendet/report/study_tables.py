@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attendet.report.pages import Cell, Table, Tone
@@ -26,6 +26,11 @@ GATE_CAPTION = (
     "positions and channels. Saturated: fraction of values at the ends of the gate's range. Block: "
     "verdict on the block, with the number of runs."
 )
+
+UNDECIDED = ("not enough", "cut", "failed", "not measured")
+"""Beginnings of the verdicts that leave open whether a variant helps."""
+
+VERDICT_ORDER = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
 
 Keys = tuple[str, ...]
 Row = dict[str, Cell | str]
@@ -63,12 +68,45 @@ def verdict_of(study: Study, variant: str) -> str:
     return verdict or ("failed" if failed else "not measured")
 
 
-def _tone(verdict: str) -> Tone:
+def verdict_tone(verdict: str) -> Tone:
+    """Return the color of a verdict's badge."""
     if verdict.startswith("helps"):
         return "good"
     if verdict.startswith("hurts"):
         return "bad"
     return "warn" if verdict.startswith(("not enough", "cut", "failed")) else "quiet"
+
+
+def verdict_answer(verdicts: Sequence[tuple[str, str, float | None]]) -> str:
+    """Return whether a variant helps, and a sentence for each verdict with its variants.
+
+    Args:
+        verdicts: variant, verdict in a few words, difference (AP).
+
+    Example:
+        >>> verdict_answer([("se", "no difference", 0.001), ("ca", "helps", 0.012)])
+        'Yes. Helps: ca (+1.20). No difference: se (+0.10).'
+    """
+    groups: dict[str, list[str]] = {}
+    for variant, verdict, difference in verdicts:
+        shown = "" if difference is None else f" ({points(difference, signed=True)})"
+        groups.setdefault(verdict, []).append(f"{variant}{shown}")
+    if "helps" in groups:
+        answer = "Yes."
+    elif any(verdict.startswith(UNDECIDED) for verdict in groups):
+        answer = "Not decided yet."
+    else:
+        answer = "No."
+    results = (
+        f"{verdict[:1].upper()}{verdict[1:]}: {', '.join(groups[verdict])}."
+        for verdict in sorted(groups, key=_verdict_rank)
+    )
+    return " ".join([answer, *results])
+
+
+def _verdict_rank(verdict: str) -> int:
+    ranks = [rank for rank, start in enumerate(VERDICT_ORDER) if verdict.startswith(start)]
+    return ranks[0] if ranks else len(VERDICT_ORDER)
 
 
 def verdict_table(study: Study) -> Table:
@@ -79,7 +117,7 @@ def verdict_table(study: Study) -> Table:
         rows.append(
             {
                 "variant": record["variant"],
-                "verdict": Cell(verdict, tone=_tone(verdict), hint=record["text"] or ""),
+                "verdict": Cell(verdict, tone=verdict_tone(verdict), hint=record["text"] or ""),
                 "difference": points(record["difference"], signed=True),
                 "95 % interval": interval(record["low"], record["high"]),
                 "p (Holm)": Cell("<0.001" if p and p < 0.001 else number(p, 3), p),

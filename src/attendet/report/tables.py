@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -108,3 +110,35 @@ def plain_table(
     lines = [_align(line, widths, "  ", text_columns).rstrip() for line in (header, *rows)]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as CSV."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested settings as names and texts.
+
+    Example:
+        >>> flat({"a": {"b": True}, "c": [1, 2]})
+        [('a b', 'yes'), ('c', '1, 2')]
+    """
+    facts = []
+    for key, value in settings.items():
+        name = f"{prefix} {key}".strip()
+        if isinstance(value, Mapping):
+            facts += flat(value, name)
+        elif isinstance(value, list):
+            facts.append((name, ", ".join(map(str, value))))
+        elif isinstance(value, bool):
+            facts.append((name, "yes" if value else "no"))
+        elif isinstance(value, float):
+            facts.append((name, f"{value:.6g}"))
+        else:
+            facts.append((name, "-" if value is None else str(value)))
+    return facts

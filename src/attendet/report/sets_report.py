@@ -1,0 +1,561 @@
+"""The report of a study over several data sets, made from its records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attendet import __version__
+from attendet.errors import DataError
+from attendet.files import write_atomically
+from attendet.report.charts import (
+    Interval,
+    Point,
+    heat_map,
+    interval_chart,
+    scatter_chart,
+    to_svg,
+)
+from attendet.report.pages import Cell, Image, Table, render_html, render_markdown
+from attendet.report.study import SETS, SETS_LAYOUT, value_at
+from attendet.report.study_tables import (
+    Row,
+    interval,
+    number,
+    points,
+    verdict_answer,
+    verdict_tone,
+)
+from attendet.report.tables import MISSING, flat, to_csv
+
+LAYOUT = "attendet/sets-report/1"
+"""Name and version of the layout of report.json."""
+
+SHOWN_SEEDS = "5"
+"""Number of seeds for which the needed test images are in the summary."""
+
+CHARTS = ("mean_chart", "heat_chart", "forest_charts", "cost_charts")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The records of a study over several data sets.
+
+    Attributes:
+        folder: Folder of the files.
+        description: Content of sets.json.
+    """
+
+    folder: Path
+    description: Mapping[str, Any]
+
+    @property
+    def baseline(self) -> str:
+        """Name of the variant that the others are compared with."""
+        return str(self.description["baseline"])
+
+    @property
+    def margin(self) -> float:
+        """Largest AP difference that counts as none, 0 to 1."""
+        return float(self.description["margin"])
+
+    def names(self) -> list[str]:
+        """Return the names of the data sets that have begun."""
+        return [each["name"] for each in self.description["sets"]]
+
+    def verdicts(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return variants and their verdicts, the largest mean difference first."""
+        found = self.description["verdicts"].items()
+        return sorted(found, key=lambda one: -one[1].get("difference", -1.0))
+
+    def styles(self) -> dict[str, int]:
+        """Return the number of the color of each variant."""
+        return {each["name"]: i for i, each in enumerate(self.description["variants"])}
+
+    def verdict_of(self, verdict: Mapping[str, Any]) -> str:
+        """Return a verdict in a few words."""
+        text = str(verdict["verdict"])
+        return f"{text} > {100 * self.margin:g}" if text == "no difference" else text
+
+
+def read_sets(folder: str | Path) -> Sets:
+    """Return the records in the folder of a study over several data sets.
+
+    Raises:
+        DataError: if the folder has none, or the file is damaged.
+    """
+    path = Path(folder) / SETS
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{SETS} must be JSON; it cannot be read ({path}): {error}") from None
+    layout = description.get("layout") if isinstance(description, dict) else None
+    if layout != SETS_LAYOUT:
+        advice = "It was written by another version of attendet."
+        raise DataError.must(SETS, f"of layout {SETS_LAYOUT!r}", layout, path, advice)
+    return Sets(Path(folder), description)
+
+
+def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
+    """Write the report over all data sets and return the path of its HTML page.
+
+    Args:
+        sets: the records.
+        output: folder of the report.
+        title: heading of the page.
+
+    Raises:
+        MissingExtraError: if matplotlib or Jinja2 is not installed.
+    """
+    title = title or f"Does attention help on average over {len(sets.names())} data sets?"
+    context = _page_context(sets)
+    variants, effects = _variant_rows(sets), _effect_rows(sets)
+    content = {
+        "layout": LAYOUT,
+        "version": __version__,
+        "study": without_paths(sets),
+        "variants": variants,
+        "effects": effects,
+    }
+    write_atomically(output / "report.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(output / "variants.csv", to_csv(variants))
+    write_atomically(output / "effects.csv", to_csv(effects))
+    for image in (image for name in CHARTS for image in context[name]):
+        write_atomically(output / "figures" / image.name, image.data)
+    write_atomically(output / "report.md", render_markdown("sets", title, **context))
+    return write_atomically(output / "report.html", render_html("sets", title, **context))
+
+
+def _page_context(sets: Sets) -> dict[str, Any]:
+    """Return the values that the template ``sets.jinja`` shows."""
+    description = sets.description
+    return {
+        "baseline": sets.baseline,
+        "margin": f"{100 * sets.margin:g}",
+        "summary": summarize(sets),
+        "plain_facts": _cost_sentences(sets) + _power_sentences(sets),
+        "waiting": ", ".join(description["waiting"]),
+        "verdicts": _verdict_table(sets),
+        "verdict_texts": [f"{name}: {verdict['text']}" for name, verdict in sets.verdicts()],
+        "mean_chart": _mean_chart(sets),
+        "heat_chart": _heat_chart(sets),
+        "effects": _effect_table(sets),
+        "forest_charts": _forest_charts(sets),
+        "costs": _cost_table(sets),
+        "cost_charts": _cost_charts(sets),
+        "failures": [
+            f"{each['data_set']}: {each['variant_name']}, seed {each['seed']}: {each['error']}"
+            for each in description["failed"]
+        ],
+        "sets": _set_table(sets),
+        "power": _power_table(sets),
+        "command": description.get("command"),
+        "facts": _facts(sets),
+    }
+
+
+def summarize(sets: Sets) -> str:
+    """Return the answer in one paragraph: which variants help on average, and the others."""
+    verdicts = [
+        (name, sets.verdict_of(verdict), verdict.get("difference"))
+        for name, verdict in sets.verdicts()
+    ]
+    if not verdicts:
+        return "There is no second variant to compare yet."
+    names, seeds = sets.names(), len(sets.description["seeds"])
+    return (
+        f"{verdict_answer(verdicts)} In parentheses: AP points more or less than {sets.baseline}, "
+        f"mean over {len(names)} data sets ({', '.join(names)}; {seeds} seed"
+        f"{'s' if seeds != 1 else ''} each)."
+    )
+
+
+def _cost_sentences(sets: Sets) -> list[str]:
+    """Return what the variants cost per image, a sentence for each runtime."""
+    sentences = []
+    for runtime in _runtimes(sets):
+        medians = {
+            name: value_at(sets.description, "latency", name, runtime, "median_ms")
+            for name in sets.styles()
+        }
+        base = medians.pop(sets.baseline)
+        known = {name: value for name, value in medians.items() if value is not None}
+        if base is None or not known:
+            continue
+        low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        sentences.append(
+            f"Cost in {runtime}: {base:.1f} ms per image for {sets.baseline}; "
+            f"{known[low] - base:+.1f} ms for {low}, the fastest variant, and "
+            f"{known[high] - base:+.1f} ms for {high}, the slowest."
+        )
+    return sentences
+
+
+def _power_sentences(sets: Sets) -> list[str]:
+    """Return what it takes to see a difference of one AP point, as a range over data sets."""
+    powers = [each["power"] for each in _sets(sets) if each["power"] is not None]
+    if not powers:
+        return []
+    needed = _range([power["seeds"] for power in powers], "seeds")
+    images = _range([power["images"][SHOWN_SEEDS] for power in powers], "test images")
+    had = _range([power["images_measured"] for power in powers], "")
+    return [
+        "To see a true difference of one AP point four times in five, a comparison of one variant "
+        f"with {sets.baseline} takes {needed} with the test images as they are ({had}), or "
+        f"{images} with {SHOWN_SEEDS} seeds."
+    ]
+
+
+def _range(values: Sequence[int | None], unit: str) -> str:
+    """Return the range of numbers over the data sets.
+
+    Example:
+        >>> _range([4, 12, None], "seeds"), _range([None], "seeds"), _range([7, 7], "seeds")
+        ('4 to 12 seeds, and no number on 1 of 3 data sets', 'no number of seeds', '7 seeds')
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"no number of {unit}"
+    low, high = min(known), max(known)
+    text = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    missing = len(values) - len(known)
+    ending = f", and no number on {missing} of {len(values)} data sets" if missing else ""
+    return f"{text} {unit}".strip() + ending
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def _verdict_table(sets: Sets) -> Table:
+    rows: list[Row] = []
+    for name, verdict in sets.verdicts():
+        p, i2 = verdict.get("p_holm"), verdict.get("i2")
+        text = sets.verdict_of(verdict)
+        rows.append(
+            {
+                "variant": name,
+                "verdict": Cell(text, tone=verdict_tone(text), hint=verdict["text"]),
+                "difference": points(verdict.get("difference"), signed=True),
+                "95 % interval": interval(verdict.get("low"), verdict.get("high")),
+                "next data set": interval(
+                    verdict.get("prediction_low"), verdict.get("prediction_high")
+                ),
+                "p (Holm)": Cell("<0.001" if p and p < 0.001 else number(p, 3), p),
+                "sd between data sets": points(verdict.get("tau")),
+                "I2": MISSING if i2 is None else f"{i2:.0%}",
+                "data sets": str(len(verdict["sets"])),
+                "data sets to add": number(verdict.get("further_sets")),
+                "or seeds to add": number(verdict.get("further_seeds")),
+            }
+        )
+    return Table.of(
+        rows,
+        "AP (mean over IoU 0.50 to 0.95) in points. Difference: variant minus "
+        f"{sets.baseline}, mean over data sets. Next data set: 95 % prediction interval of the "
+        "difference measured on one more. Sd: of the true differences, without noise.",
+        text_columns=["verdict"],
+    )
+
+
+def _effect_table(sets: Sets) -> Table:
+    rows: list[Row] = []
+    for name, verdict in sets.verdicts():
+        cells: Row = {"variant": name}
+        for of in sets.names():
+            found = verdict["by_set"].get(of) or {}
+            cell = points(found.get("difference"), signed=True)
+            hint = f"{found.get('verdict', 'not measured')}, 95 % interval "
+            hint += str(interval(found.get("low"), found.get("high")))
+            cells[of] = Cell(cell.text, cell.key, hint=hint)
+        rows.append(cells)
+    return Table.of(rows, "Differences in AP points by data set.")
+
+
+def _cost_table(sets: Sets) -> Table:
+    description = sets.description
+    runtimes = _runtimes(sets)
+    base = description["variant_summaries"][sets.baseline].get("parameters")
+    rows: list[Row] = []
+    for name, costs in description["variant_summaries"].items():
+        more = None if None in (base, costs["parameters"]) else costs["parameters"] - base
+        row: Row = {
+            "variant": name,
+            "difference": points(
+                value_at(description, "verdicts", name, "difference"), signed=True
+            ),
+            "parameters": number(costs["parameters"]),
+            f"more than {sets.baseline}": number(more),
+            "million MACs": number(costs["macs"], 1, scale=1e-6),
+            "training, min": number(costs["seconds"], 1, scale=1 / 60),
+            "memory, MiB": number(costs["memory_mib"]),
+        }
+        for runtime in runtimes:
+            median = value_at(description, "latency", name, runtime, "median_ms")
+            row[f"{runtime}, ms"] = number(median, 2)
+        rows.append(row)
+    machine = description.get("latency_machine") or {}
+    where = ", ".join(f"{name} {value}" for name, value in machine.items())
+    note = f" Latency: median time for one image ({where})." if runtimes else ""
+    return Table.of(rows, f"Means over the data sets.{note}")
+
+
+def _set_table(sets: Sets) -> Table:
+    rows: list[Row] = [
+        {
+            "data set": each["name"],
+            "classes": str(len(each["data"]["classes"])),
+            **{name: number(each["data"]["splits"].get(name)) for name in ("train", "val", "test")},
+            "measured on": each["data"]["measured_split"],
+            "epochs": number(each["recipe"]["epochs"]),
+            f"AP of {sets.baseline}": points(each["baseline_ap"]),
+            "complete": "yes" if each["done"] else "no",
+        }
+        for each in _sets(sets)
+    ]
+    return Table.of(rows, "Images in each split.", text_columns=["measured on", "complete"])
+
+
+def _power_table(sets: Sets) -> Table:
+    rows: list[Row] = []
+    for each in _sets(sets):
+        power = each["power"]
+        if power is None:
+            continue
+        rows.append(
+            {
+                "data set": each["name"],
+                "sd between seeds": points(power["seed_sd"]),
+                "se of test images": points(power["image_se"]),
+                **{
+                    f"shown with {seeds} seeds": points(value)
+                    for seeds, value in power["detectable"].items()
+                },
+                "seeds for 1 point": number(power["seeds"]),
+                "test images": number(power["images_measured"]),
+                **{
+                    f"images for 1 point, {seeds} seeds": number(count)
+                    for seeds, count in power["images"].items()
+                },
+            }
+        )
+    return Table.of(
+        rows,
+        "Of the difference between two variants, points. Shown: smallest true difference that one "
+        'variant beside the baseline shows four times in five. "-": no number is enough.',
+    )
+
+
+def _variant_rows(sets: Sets) -> list[dict[str, Any]]:
+    """Return one flat record per variant; AP is 0 to 1."""
+    names = ("difference", "low", "high", "p", "p_holm", "prediction_low", "prediction_high")
+    more = ("tau", "i2", "q", "q_p", "further_sets", "further_seeds")
+    return [
+        {
+            "variant": name,
+            "verdict": verdict["verdict"],
+            **{key: verdict.get(key) for key in (*names, *more)},
+            "sets": len(verdict["sets"]),
+            **sets.description["variant_summaries"][name],
+            **{
+                f"{runtime}_ms": value_at(sets.description, "latency", name, runtime, "median_ms")
+                for runtime in _runtimes(sets)
+            },
+        }
+        for name, verdict in sets.verdicts()
+    ]
+
+
+def _effect_rows(sets: Sets) -> list[dict[str, Any]]:
+    """Return one flat record per variant and data set; AP is 0 to 1."""
+    return [
+        {
+            "variant": name,
+            "data_set": of,
+            "verdict": found["verdict"],
+            **{
+                key: found.get(key)
+                for key in ("difference", "low", "high", "seed_se", "image_se", "ap", "baseline_ap")
+            },
+            "seeds": len(found.get("seeds") or ()),
+        }
+        for name, verdict in sets.verdicts()
+        for of, found in verdict["by_set"].items()
+    ]
+
+
+# --- charts ------------------------------------------------------------------------------------
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _mean_chart(sets: Sets) -> list[Image]:
+    """Return the chart of the mean difference of each variant."""
+    styles = sets.styles()
+    rows = [
+        Interval(
+            name,
+            100 * verdict["difference"],
+            _percent(verdict["low"]),
+            _percent(verdict["high"]),
+            [100 * verdict["by_set"][of]["difference"] for of in verdict["sets"]],
+            f"{points(verdict['difference'], signed=True)}, {verdict['verdict']}",
+            styles[name],
+        )
+        for name, verdict in sets.verdicts()
+        if "difference" in verdict
+    ]
+    if not rows:
+        return []
+    label = f"difference in AP to {sets.baseline}, points"
+    figure = interval_chart(rows, x_label=label, zone=_zone(sets))
+    caption = (
+        "Mean over data sets. Small dots: data sets. Bar: 95 % interval of the mean. Shaded: "
+        "counts as no difference."
+    )
+    return [Image("means.svg", to_svg(figure).encode(), caption, f"{label}, of each variant")]
+
+
+def _zone(sets: Sets) -> tuple[float, float]:
+    return -100 * sets.margin, 100 * sets.margin
+
+
+def _heat_chart(sets: Sets) -> list[Image]:
+    """Return the heat map of differences by variant and data set."""
+    verdicts, names = sets.verdicts(), sets.names()
+    values = [
+        [_percent((verdict["by_set"].get(of) or {}).get("difference")) for of in names]
+        for _, verdict in verdicts
+    ]
+    if not any(value is not None for row in values for value in row):
+        return []
+    clear = {
+        (row, column)
+        for row, (_, verdict) in enumerate(verdicts)
+        for column, of in enumerate(names)
+        if (verdict["by_set"].get(of) or {}).get("verdict") in ("helps", "hurts")
+    }
+    rows = [name for name, _ in verdicts]
+    figure = heat_map(values, rows=rows, columns=names, bold=clear)
+    caption = (
+        f"Difference in AP to {sets.baseline}, points. Bold: helps or hurts on that data set, by "
+        "the verdict there."
+    )
+    alt = "differences by variant and data set"
+    return [Image("differences.svg", to_svg(figure).encode(), caption, alt)]
+
+
+def _forest_charts(sets: Sets) -> list[Image]:
+    """Return the forest plot of each variant: its data sets, the mean, and the next data set."""
+    charts = []
+    for index, (name, verdict) in enumerate(sets.verdicts()):
+        style = sets.styles()[name]
+        rows = [
+            Interval(
+                of,
+                100 * found["difference"],
+                _percent(found["low"]),
+                _percent(found["high"]),
+                [100 * value for value in found["differences"]],
+                f"{points(found['difference'], signed=True)}, {found['verdict']}",
+                style,
+            )
+            for of, found in verdict["by_set"].items()
+            if found.get("difference") is not None
+        ]
+        if "difference" not in verdict:
+            continue
+        mean = 100 * verdict["difference"]
+        note = f"{points(verdict['difference'], signed=True)}, {verdict['verdict']}"
+        low, high = _percent(verdict["low"]), _percent(verdict["high"])
+        rows.append(Interval("mean", mean, low, high, (), note, style))
+        low, high = _percent(verdict["prediction_low"]), _percent(verdict["prediction_high"])
+        rows.append(Interval("next data set", mean, low, high, (), "", style))
+        figure = interval_chart(
+            rows, x_label=f"{name}: difference in AP to {sets.baseline}, points", zone=_zone(sets)
+        )
+        caption = (
+            f"{name}. Small dots: seeds. Bars: 95 % intervals; of the next data set, 95 % "
+            "prediction interval."
+        )
+        alt = f"differences of {name} by data set"
+        charts.append(Image(f"forest-{index:02}.svg", to_svg(figure).encode(), caption, alt))
+    return charts
+
+
+def _cost_charts(sets: Sets) -> list[Image]:
+    """Return charts of the mean difference by latency, one per runtime."""
+    charts = []
+    styles = sets.styles()
+    for runtime in _runtimes(sets):
+        dots = []
+        for name in styles:
+            verdict = sets.description["verdicts"].get(name, {})
+            measured = value_at(sets.description, "latency", name, runtime)
+            value = 0.0 if name == sets.baseline else _percent(verdict.get("difference"))
+            if measured is None or value is None:
+                continue
+            low, high = _percent(verdict.get("low")), _percent(verdict.get("high"))
+            y_range = None if low is None or high is None else (low, high)
+            x_range = measured["low_ms"], measured["high_ms"]
+            dots.append(Point(name, measured["median_ms"], value, x_range, y_range, styles[name]))
+        if len(dots) > 1:
+            label = f"{runtime}: milliseconds per image"
+            y_label = f"difference to {sets.baseline}, points"
+            figure = scatter_chart(dots, x_label=label, y_label=y_label)
+            caption = (
+                "Means over data sets. Vertical bars: 95 % intervals. Horizontal bars: half of the "
+                "calls. Dashed, bold: variants that no other variant beats in both."
+            )
+            name = f"gain-by-{runtime}.svg"
+            charts.append(Image(name, to_svg(figure).encode(), caption, f"gain by {label}"))
+    return charts
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def _sets(sets: Sets) -> list[dict[str, Any]]:
+    return list(sets.description["sets"])
+
+
+def without_paths(sets: Sets) -> dict[str, Any]:
+    """Return the content of sets.json with the names of the data sets instead of their paths."""
+    shown = [{**each, "data": {**each["data"], "root": each["name"]}} for each in _sets(sets)]
+    return {**sets.description, "sets": shown}
+
+
+def _runtimes(sets: Sets) -> list[str]:
+    found = sets.description["latency"].values()
+    return list(dict.fromkeys(runtime for by_runtime in found for runtime in by_runtime))
+
+
+def _facts(sets: Sets) -> list[tuple[str, str]]:
+    description = sets.description
+    return [
+        *(
+            (f"fingerprint of {each['name']}", str(each["data"]["fingerprint"]))
+            for each in _sets(sets)
+        ),
+        ("seeds", ", ".join(map(str, description["seeds"]))),
+        ("margin", f"{100 * sets.margin:g} AP points"),
+        *flat({"pretrained": description.get("pretrained") or "none"}),
+        *flat(_common_recipe(sets), "recipe"),
+        *flat(description.get("versions") or {}),
+        ("report", f"attendet {__version__}"),
+    ]
+
+
+def _common_recipe(sets: Sets) -> dict[str, Any]:
+    """Return the settings that all data sets have in common."""
+    recipes = [each["recipe"] for each in _sets(sets)]
+    first = recipes[0] if recipes else {}
+    return {
+        name: value
+        for name, value in first.items()
+        if all(recipe.get(name) == value for recipe in recipes)
+    }
