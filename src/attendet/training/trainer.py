@@ -230,7 +230,8 @@ def train(
             **_describe(plan),
         }
         folder = _create_folder(fabric, output, config)
-    with plan.cache:
+    gpus = [fabric.device] if fabric.device.type == "cuda" else []
+    with plan.cache, torch.random.fork_rng(devices=gpus):  # dropout keeps to its own numbers
         trainer = Trainer(fabric, plan, folder, callback, checkpoint_seconds)
         trainer.evaluates_base = bool(config.get("pretrained"))
         trainer.draws_figures = figures
