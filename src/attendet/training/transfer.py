@@ -95,7 +95,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
     """
     of_layers = {"anchors": "base", "scale_x_y": base.scale_x_y, "width_mult": base.width_mult}
     fixed = [k for k, own in of_layers.items() if k in given and getattr(recipe, k) != own]
-    if "model" in given:
+    if "model" in given and recipe.width_mult is None:
         fixed += ["model"]
         given = {*given, "width_mult"}
     if base.graph and fixed:

@@ -18,7 +18,7 @@ from attendet.errors import ConfigError
         ({"zzz": "ca"}, r"got 'zzz', which is not. attendet.sites\(network\) lists"),
         ({"layer*": "ca"}, r"got 'layer\*', which is not"),
         ({nn.Conv3d: "ca"}, "got Conv3d, which is not"),
-        ({"stage1": "caa"}, "must be the name of a block; got 'caa'"),
+        ({"stage1": "cca"}, "must be the name of a block; got 'cca'"),
         ({"stage1": 4}, "a name or a pair of name and options; got 4"),
         ({"stage1": ("se", {"rediction": 2})}, "options of attention 'se'"),
         ({3: "ca"}, "site must be a name, a glob, a class or a function.*; got 3"),
