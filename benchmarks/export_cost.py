@@ -3,18 +3,21 @@
     python benchmarks/export_cost.py --threads 2
     python benchmarks/export_cost.py --attention none ca --operators
     python benchmarks/export_cost.py --threads 1 --clock cpu     # on a machine that is shared
+    python benchmarks/export_cost.py --pretrained yolo-fastest --size 256 256 --json latency.json
 
-The network has random weights; int8 is calibrated on noise, so only its speed counts.
-Every round runs every candidate once, in random order; the median and the tenth percentile are
-printed, and the cost over `none` in the same runtime and graph. `written` is the graph of the
-modules as they are, `exported` that of `attendet export`. --operators lists the milliseconds
-of each attention over `none` by kind of operator.
+The network is the reference network, or that of --pretrained. It has random weights, and int8
+is calibrated on noise, so only its speed counts. Every round runs every candidate once, in random
+order; the median and the tenth percentile are printed, and the cost over `none` in the same
+runtime and graph. `written` is the graph of the modules as they are, `exported` that of
+`attendet export`. --operators lists the milliseconds of each attention over `none` by kind of
+operator.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import json
 import random
 import statistics
@@ -27,11 +30,14 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
+from candidates import describe_machine
 
+from attendet.attention import AttentionBlock
 from attendet.exporters import exported_network, int8, torch_files
 from attendet.exporters.exported_network import ExportedNetwork
 from attendet.exporters.onnx_file import build_onnx, write_onnx
-from attendet.models import build
+from attendet.interop.hub import local_weights
+from attendet.models import build, build_from_metadata, read_metadata
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 RUNTIMES = ("onnx float32", "onnx int8", "openvino float32", "openvino bfloat16", "openvino int8")
@@ -40,14 +46,19 @@ RUNTIMES = ("onnx float32", "onnx int8", "openvino float32", "openvino bfloat16"
 def exported(attention, form, args):
     """Return the ONNX graph of a network, and the names of its attention blocks."""
     torch.manual_seed(0)
-    network = build(classes=["a", "b", "c"], attention=attention, width_mult=args.width_mult).eval()
+    if args.pretrained:
+        metadata = read_metadata(local_weights(args.pretrained))
+        network = build_from_metadata(dataclasses.replace(metadata, attention=attention))
+    else:
+        network = build(["a", "b", "c"], attention=attention, width_mult=args.width_mult)
+    network.eval()
     if form == "exported":
         made = ExportedNetwork(network)
     else:
         with mock.patch.object(exported_network, "_split_blocks"):
             made = ExportedNetwork(network)
     program = torch_files.trace(made, tuple(args.size), ("batch",))
-    blocks = [name for name, part in made.named_modules() if type(part).__name__ in args.blocks]
+    blocks = [name for name, part in made.named_modules() if isinstance(part, AttentionBlock)]
     return build_onnx(program, dynamic=("batch",)), blocks
 
 
@@ -80,7 +91,7 @@ def candidates(attention, form, work, args):
     noise = [rng.integers(0, 256, (1, *args.size, 3), dtype=np.uint8) for _ in range(4)]
     stem = f"{attention}-{form}".replace("@", "_").replace(",", "_")
     source = write_onnx(graph, work / f"{stem}.onnx", {})
-    kept = next(int8.int8_configurations(graph, blocks)).kept
+    kept = next(int8.int8_configurations(graph, blocks, dict)).kept
     for name in args.runtimes:
         library, precision = name.split()
         if library == "onnx":
@@ -138,6 +149,17 @@ def table(times):
         print(f"| {name} | {form} | {attention} | {median:.2f} | {low:.2f} | {over} |")
 
 
+def records(times, args):
+    """Return the latencies of the exported graphs as a study holds them."""
+    latency = {attention: {} for attention in args.attention}
+    for (form, name, attention), values in times.items():
+        if form == "exported":
+            low, median, high = np.percentile(values, [25, 50, 75]).round(3).tolist()
+            latency[attention][name] = {"low_ms": low, "median_ms": median, "high_ms": high}
+    machine = {**describe_machine(), "threads": args.threads}
+    return {"latency": latency, "latency_machine": machine}
+
+
 def operators(running, args):
     """Print, for each runtime and form, operators whose time differs from that of `none`."""
     found = {key: by_operator(runner, args.rounds + 3) for key, (_, runner) in running.items()}
@@ -165,14 +187,9 @@ def main() -> None:
     add("--threads", type=int, default=2, help="threads of each runtime (default 2)")
     add("--clock", choices=CLOCKS, default="wall", help="default wall")
     add("--operators", action="store_true", help="where the time goes, by kind of operator")
+    add("--pretrained", help="network of these weights, in place of the reference network")
+    add("--json", type=Path, help="file for the latencies as in the records of a study")
     args = parser.parse_args()
-    args.blocks = {
-        "SplitCoordinateAttention",
-        "CoordinateAttention",
-        "SqueezeExcite",
-        "CBAM",
-        "EfficientChannelAttention",
-    }
     running = {}
     with tempfile.TemporaryDirectory() as folder:
         for attention in args.attention:
@@ -184,6 +201,8 @@ def main() -> None:
             f"{args.size[1]} x {args.size[0]} px, batch 1, {args.threads} threads, {args.clock}\n"
         )
         table(times)
+        if args.json:
+            args.json.write_text(json.dumps(records(times, args), indent=1) + "\n")
         if args.operators:
             operators(running, args)
 

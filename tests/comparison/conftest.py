@@ -211,3 +211,16 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         )
         torch.set_num_threads(before)
     return study
+
+
+@pytest.fixture(scope="session")
+def several(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three data sets, of different images."""
+    root = tmp_path_factory.mktemp("sets")
+    paths = []
+    for number, name in enumerate(("cells", "cards", "plates")):
+        path = shutil.copytree(shapes, root / name)
+        for kind, suffix in (("images", "png"), ("labels", "txt")):
+            (path / kind / "train" / f"train{3 + number:02}.{suffix}").unlink()
+        paths.append(path)
+    return paths

@@ -17,19 +17,6 @@ from attendet.errors import ConfigError
 Make = Callable[..., Study]
 
 
-@pytest.fixture(scope="module")
-def several(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three data sets, of different images."""
-    root = tmp_path_factory.mktemp("sets")
-    paths = []
-    for number, name in enumerate(("cells", "cards", "plates")):
-        path = shutil.copytree(shapes, root / name)
-        for kind, suffix in (("images", "png"), ("labels", "txt")):
-            (path / kind / "train" / f"train{3 + number:02}.{suffix}").unlink()
-        paths.append(path)
-    return paths
-
-
 def test_each_data_set_has_its_study_and_all_have_verdicts_together(
     made_up: Any, study: Make, several: list[Path]
 ) -> None:

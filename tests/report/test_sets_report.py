@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -181,28 +180,6 @@ def test_a_data_folder_for_several_and_damaged_records_are_errors(sets_folder: P
     (sets_folder / "sets.json").write_text("{")
     with pytest.raises(DataError, match="must be JSON"):
         write_report(sets_folder)
-
-
-def test_the_leaderboard_is_published_without_paths_and_only_when_complete(
-    sets_folder: Path, tmp_path: Path
-) -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "leaderboard.py"
-    publish = runpy.run_path(str(script))["publish"]
-    (sets_folder / "cells").mkdir()
-    (sets_folder / "cells" / "runs.jsonl").write_text('{"key": "1", "curve": [1, 2]}\n')
-
-    page = publish(sets_folder, tmp_path / "board")
-
-    files = [path for path in (tmp_path / "board").rglob("*.*") if path.suffix != ".svg"]
-    assert {path.name for path in files} >= {"report.html", "report.md", "sets.json", "effects.csv"}
-    assert not any("/secret" in path.read_text(encoding="utf-8") for path in files)
-    assert "Leaderboard of attention blocks" in page.read_text(encoding="utf-8")
-    assert (tmp_path / "board" / "runs" / "cells.jsonl").read_text() == '{"key": "1"}\n'
-    description = json.loads((sets_folder / "sets.json").read_text())
-    description["sets"][1]["done"] = False
-    (sets_folder / "sets.json").write_text(json.dumps(description))
-    with pytest.raises(SystemExit, match="these data sets are not: cards"):
-        publish(sets_folder, tmp_path / "other")
 
 
 def test_a_heat_map_is_symmetric_about_zero_and_leaves_missing_cells_empty() -> None:

@@ -13,6 +13,7 @@ from attendet.comparison.records import read_detections
 from attendet.comparison.resampling import Floats, draw_images, match_classes, resampled_ap
 from attendet.comparison.verdicts import Paired, effect, judge
 from attendet.data import Sample
+from attendet.files import replacing
 from attendet.report.study import value_at
 
 DRAWS = 1000
@@ -80,10 +81,7 @@ def _verdicts(
     weights = draw_images(len(samples), DRAWS)
     drawn: dict[tuple[str, int], Floats] = {}
     for run, record in measured.items():
-        _, found = read_detections(folder / record["detections"])
-        drawn[run] = resampled_ap(
-            match_classes(samples, found, len(head["data"]["classes"])), weights
-        )
+        drawn[run] = _drawn_ap(folder, record, samples, len(head["data"]["classes"]), weights)
     pairs: dict[str, Paired] = {}
     for variant in head["variants"]:
         name = variant["name"]
@@ -109,6 +107,38 @@ def _verdicts(
             [measured[baseline, seed]["metrics"] for seed in seeds],
         )
     return verdicts
+
+
+def _drawn_ap(
+    folder: Path, record: Record, samples: Sequence[Sample], class_count: int, weights: Floats
+) -> Floats:
+    """Return AP of a run on each draw of the test images; computed once, then read from its file.
+
+    Args:
+        folder: of the study.
+        record: of the run.
+        samples: the test images.
+        class_count: K.
+        weights: (B, P), how often each draw has each image.
+    """
+    path = draws_path(folder, record)
+    if path.is_file():
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
+    _, found = read_detections(folder / record["detections"])
+    drawn = resampled_ap(match_classes(samples, found, class_count), weights).astype(np.float32)
+    with replacing(path) as partial, partial.open("wb") as stream:
+        np.save(stream, drawn)
+    return drawn.astype(np.float64)
+
+
+def draws_path(folder: Path, record: Record) -> Path:
+    """Return the file with AP of a run on each draw of the test images, (B,) float32.
+
+    Args:
+        folder: of the study.
+        record: of the run.
+    """
+    return folder / Path(record["detections"]).with_name("draws.npy")
 
 
 def _ap(record: Record) -> float:
