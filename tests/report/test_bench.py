@@ -9,6 +9,7 @@ import pytest
 
 from attendet.errors import ConfigError
 from attendet.report.bench import bench_figure, bench_page, bench_table, bench_verdicts
+from attendet.report.charts import NARROW
 
 
 def _spread(median: float) -> dict[str, Any]:
@@ -116,6 +117,27 @@ def test_the_figure_shows_the_fastest_on_top() -> None:
     assert axes.texts[0].get_text() == "30.0, AP 0.581"
 
 
+def test_a_narrow_figure_has_its_labels_above_the_bars() -> None:
+    pytest.importorskip("matplotlib")
+    record = _record(_row("onnx", 40.0), _row("torch", 60.0, mode="throughput"))
+
+    figure = bench_figure(record, width=NARROW)
+    figure.draw_without_rendering()
+
+    latency, throughput = figure.axes
+    assert [text.get_text() for text in latency.texts] == [
+        "w.onnx: 40.0, AP 0.581\nonnx, float32, 2 threads"
+    ]
+    for axes in (latency, throughput):
+        assert list(axes.get_yticks()) == []
+        bars = [bar.get_window_extent() for bar in axes.patches]
+        for text, bar in zip(axes.texts, bars, strict=False):
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y0 >= bar.y1
+
+
 def test_the_figure_notes_a_noisy_machine() -> None:
     pytest.importorskip("matplotlib")
     noise = {"probe_spread": 0.3, "other_load": 0.4, "too_noisy": True, "reason": "of others"}
@@ -167,5 +189,7 @@ def test_the_page_has_verdicts_sortable_medians_and_settings() -> None:
     for text in ("w.engine: TensorRT", "attendet bench &lt;w&gt;", "cells, test", "a fast one"):
         assert text in html
     assert "/home/me" not in html
+    same = ("precision", "threads", "mode", "batch")
+    assert html.count("All rows: precision float32, threads 2, mode latency, batch 1.") == 2
     for name in bench_table(record)[0]:
-        assert f"{name}</button>" in html
+        assert (f"{name}</button>" in html) is (name not in same)

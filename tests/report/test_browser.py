@@ -119,9 +119,8 @@ def study_page(folder: Path, study_folder: Any) -> Path:
 
 
 def demo_page(folder: Path, study_folder: Any) -> Path:
-    from attendet.report import class_table, render_html, training_figure
-    from attendet.report.charts import to_svg
-    from attendet.report.draw import to_jpeg
+    from attendet.report import class_table, render_html, to_jpeg
+    from attendet.report.charts import chart_image, confusion_figure, training_figure
 
     photo = to_jpeg(np.full((300, 400, 3), 90, dtype=np.uint8))
     numbers = dict.fromkeys(("ap", "ap50", "ap75", "ar_100", "voc_every_point"), 0.5)
@@ -133,7 +132,15 @@ def demo_page(folder: Path, study_folder: Any) -> Path:
         "per_class": {str(digit): row for digit in range(10)},
     }
     epochs = [{"epoch": epoch, "losses": {"box": 1.0}, "learning_rate": 0.1} for epoch in (1, 2)]
-    chart = Image("chart.svg", to_svg(training_figure(epochs)).encode())
+    labels = [*map(str, range(10)), "background"]
+    matrix = np.eye(11, dtype=int).tolist()
+    confusion = {"labels": labels, "matrix": matrix, "confidence": 0.25, "iou": 0.5}
+    charts = {
+        "training": chart_image("training", training_figure, epochs, "Loss.", "loss"),
+        "confusion": chart_image(
+            "confusion", confusion_figure, {"confusion": confusion}, "Rows.", "confusions"
+        ),
+    }
     classes = Table(*class_table(record))
     html = render_html(
         "demo",
@@ -147,8 +154,7 @@ def demo_page(folder: Path, study_folder: Any) -> Path:
         sites={"p5": "coarser output of the backbone, stride 32"},
         gate_images={"a.jpg": [Image("b.jpg", photo, "p5: gates 0.1 - 0.9")] * 3},
         gates=classes,
-        training=chart,
-        confusion=chart,
+        **charts,
         seconds=[("training", "5 min")],
         versions=[("attendet", "0.1.0")],
         result=SimpleNamespace(best="demo/run/best.safetensors", folder="demo/run"),
@@ -230,10 +236,34 @@ def test_a_narrow_window_does_not_scroll_sideways(any_page: Path, browser: Brows
             open_page(browser, any_page)
             script = "return document.documentElement.scrollWidth"
             assert browser.execute_script(script) <= width
-            assert browser.execute_script(WIDE_PARTS, ".scroll:has(> .stack)") == []
+            assert browser.execute_script(WIDE_PARTS, ".scroll:not(:has(table:not(.stack)))") == []
             assert browser.execute_script(WIDE_PARTS, ".stack td, .lead, p, dd") == []
     finally:
         emulate(browser, "clearDeviceMetricsOverride")
+
+
+def test_a_long_table_fades_at_the_right_until_its_end_is_shown(
+    browser: Browser, tmp_path: Path, study_folder: Any
+) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def faded() -> bool:
+        frame = "document.querySelector('.scroll:has(table:not(.stack))')"
+        return bool(browser.execute_script(f"return {frame}.classList.contains('more')"))
+
+    path = bench_page(tmp_path, study_folder)
+    try:
+        emulate(
+            *(browser, "setDeviceMetricsOverride"),
+            **{"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True},
+        )
+        open_page(browser, path)
+        WebDriverWait(browser, 10).until(lambda _: faded())
+        browser.execute_script("document.querySelector('.scroll').scrollLeft = 1e6")
+        WebDriverWait(browser, 10).until(lambda _: not faded())
+    finally:
+        emulate(browser, "clearDeviceMetricsOverride")
+    WebDriverWait(browser, 10).until(lambda _: not faded())  # all of it is shown
 
 
 def test_charts_have_a_version_for_a_narrow_window(page: Path, browser: Browser) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -201,6 +202,27 @@ def test_a_narrow_chart_has_its_legend_below_and_no_notes():
     (axes,) = figure.axes
     assert list(axes.texts) == []
     assert axes.get_window_extent().width > 0.3 * figure.bbox.width
+
+
+@pytest.mark.parametrize("classes", [1, 10, 30])
+def test_a_narrow_confusion_matrix_has_percentages_that_stay_in_their_cells(classes):
+    figure = confusion_figure(record(tuple(map(str, range(classes)))), width=NARROW)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert figure.get_size_inches()[0] == NARROW
+    cell = axes.get_window_extent().width / (classes + 1)
+    texts = [text for text in axes.texts if text.get_text()]
+    assert bool(texts) is (classes < 12)
+    assert all(text.get_window_extent().width <= cell for text in texts)
+    assert all(text.get_text() == "0" or text.get_text().endswith("%") for text in texts)
+
+
+def test_the_panels_of_a_narrow_training_chart_are_stacked():
+    figure = training_figure(epochs(), width=NARROW)
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert [one.y0 > two.y1 for one, two in itertools.pairwise(boxes)] == [True, True]
+    assert all(one.width > 0.7 * figure.bbox.width for one in boxes)
 
 
 def test_the_image_of_a_chart_has_both_widths():

@@ -187,11 +187,21 @@ def _write_page(
         command=_command(args),
         classes=report.Table(*report.class_table(record)),
         detections=pairs,
-        training=report.Image(
-            "training.svg", report.to_svg(report.training_figure(result.records)).encode()
+        training=report.chart_image(
+            "training",
+            report.training_figure,
+            result.records,
+            "Loss on the training images, average precision on the validation images, and learning "
+            "rate.",
+            "loss, average precision and learning rate by epoch",
         ),
-        confusion=report.Image(
-            "confusion.svg", report.to_svg(report.confusion_figure(record)).encode()
+        confusion=report.chart_image(
+            "confusion",
+            report.confusion_figure,
+            record,
+            "Rows: digits of the ground truth. Columns: detected digits. The last row has the "
+            "false detections, the last column the missed objects.",
+            "confusion matrix of the test images",
         ),
         seconds=[(step, duration(value)) for step, value in seconds.items()],
         total=duration(sum(seconds.values())),

@@ -1,6 +1,7 @@
 from .charts import Interval as Interval
 from .charts import Line as Line
 from .charts import Point as Point
+from .charts import chart_image as chart_image
 from .charts import confusion_figure as confusion_figure
 from .charts import heat_map as heat_map
 from .charts import interval_chart as interval_chart

@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet.errors import ConfigError
-from attendet.report.charts import COLORS, DARK, GRAY, label_rows, new_figure, style_axes, to_svg
+from attendet.report.charts import (
+    COLORS,
+    DARK,
+    GRAY,
+    WIDTH,
+    chart_image,
+    label_rows,
+    new_figure,
+    style_axes,
+)
 from attendet.report.fonts import printable
-from attendet.report.pages import Cell, Image, Table, render_html
+from attendet.report.pages import Cell, Table, render_html
 from attendet.report.tables import MISSING, TextTable, format_value
 
 if TYPE_CHECKING:
@@ -25,6 +34,9 @@ NAMES = ("file", "runtime", "precision", "threads", "mode", "batch")
 TIMES = (*NAMES, "whole path, ms", "network, ms", "around, ms", "images/s", "of the network")
 OTHERS = (*NAMES, "cold start, s", "memory, MiB", "file, MiB", "AP")
 """Columns of the two tables of the page. Together they have all columns of `bench_table`."""
+
+BAR = {False: 0.62, True: 0.34}
+"""Height of a bar in a wide and in a narrow figure; the distance of two bars is 1."""
 
 Row = Mapping[str, Any]
 
@@ -104,7 +116,7 @@ def bench_page(record: Mapping[str, Any], *, command: str = "") -> str:
         ConfigError: if the record has no row.
         MissingExtraError: if matplotlib or Jinja2 is not installed.
     """
-    chart = to_svg(bench_figure(record)).encode()
+    alt = "Times of one image, and images per second, as bars"
     noise, machine = record["noise"], record.get("machine") or {}
     facts = [("probe spread", f"{100 * noise['probe_spread']:.1f} %")]
     if noise["other_load"] is not None:
@@ -122,33 +134,47 @@ def bench_page(record: Mapping[str, Any], *, command: str = "") -> str:
         times=_part_of_table(record, TIMES),
         others=_part_of_table(record, OTHERS),
         failures=[f"{one['name']}: {one['reason']}" for one in record.get("failed") or ()],
-        chart=Image("bench.svg", chart, alt="Times of one image, and images per second, as bars"),
+        chart=chart_image("bench", bench_figure, record, "", alt),
         command=command,
         facts=facts,
     )
 
 
 def _part_of_table(record: Mapping[str, Any], columns: Collection[str]) -> Table:
-    """Return some columns of the table; medians with quartiles sort by the median."""
+    """Return some columns of the table; medians with quartiles sort by the median.
+
+    Settings that are the same in all rows are in the caption.
+    """
     header, rows = bench_table(record)
+    same = {
+        name: texts[0]
+        for name, *texts in zip(header, *rows, strict=True)
+        if name in NAMES[1:] and len(texts) > 1 and len(set(texts)) == 1
+    }
+    caption = ", ".join(f"{name} {text}" for name, text in same.items())
     medians = {"whole path, ms": "whole_ms", "network, ms": "network_ms"}
     found = [
         {
             name: Cell(text, _median(row, medians[name])) if name in medians else text
             for name, text in zip(header, texts, strict=True)
-            if name in columns
+            if name in columns and name not in same
         }
         for row, texts in zip(record["rows"], rows, strict=True)
     ]
-    return Table.of(found, text_columns=["runtime", "precision", "mode"])
+    caption = f"All rows: {caption}." if same else ""
+    return Table.of(found, caption, text_columns=["runtime", "precision", "mode"])
 
 
-def bench_figure(record: Mapping[str, Any]) -> Figure:
+def bench_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figure:
     """Return bars: latency of one image, and throughput if modes or batch sizes were compared.
 
     The latency panel shows batch 1 in mode ``latency``, split into the network and the rest. The
     throughput panel shows all rows; a mark shows the rate of the network alone. The best is on top,
     quartiles are error bars.
+
+    Args:
+        record: from `attendet.bench.run_bench`, with at least one row.
+        width: inches; in a figure narrower than `WIDTH`, labels are above the bars.
 
     Raises:
         ConfigError: if the record has no row.
@@ -158,48 +184,52 @@ def bench_figure(record: Mapping[str, Any]) -> Figure:
     if not rows:
         raise ConfigError.must("record", "one with at least one row", 0)
     single = [row for row in rows if row["batch"] == 1 and row["mode"] == "latency"]
-    panels: list[tuple[Callable[[Axes, Sequence[Row]], None], Sequence[Row]]] = []
+    panels: list[tuple[Callable[[Axes, Sequence[Row], bool], None], Sequence[Row]]] = []
     if single:
         panels.append((_draw_latency, sorted(single, key=lambda row: _median(row, "whole_ms"))))
     if len(single) < len(rows):
         by_rate = sorted(rows, key=lambda row: -_median(row, "images_per_s"))
         panels.append((_draw_throughput, by_rate))
     counts = [len(shown) for _, shown in panels]
-    figure = new_figure(8.4, 1.3 * len(panels) + 0.42 * sum(counts))
+    narrow = width < WIDTH
+    row_height, edge_height = (0.72, 1.5) if narrow else (0.42, 1.3)
+    figure = new_figure(width, edge_height * len(panels) + row_height * sum(counts))
     grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": counts})
     for axes, (draw, shown) in zip(grid[:, 0], panels, strict=True):
-        draw(axes, shown)
-        axes.legend(fontsize=9, frameon=False, loc="best")
+        draw(axes, shown, narrow)
     if record["noise"]["too_noisy"]:
-        note = textwrap.fill(f"too noisy to compare: {record['noise']['reason']}", 100)
-        figure.supxlabel(note, fontsize=9, color=GRAY)
+        note = f"too noisy to compare: {record['noise']['reason']}"
+        figure.supxlabel(textwrap.fill(note, 45 if narrow else 100), fontsize=9, color=GRAY)
     return figure
 
 
-def _draw_latency(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_latency(axes: Axes, rows: Sequence[Row], narrow: bool) -> None:
     whole = [_median(row, "whole_ms") for row in rows]
     around = [min(_median(row, "around_ms"), total) for row, total in zip(rows, whole, strict=True)]
     network = [total - part for total, part in zip(whole, around, strict=True)]
-    axes.barh(range(len(rows)), network, color=COLORS[0], height=0.62, label="network")
-    axes.barh(
-        range(len(rows)), around, left=network, color=COLORS[1], height=0.62, label="around it"
-    )
+    ys, height = range(len(rows)), BAR[narrow]
+    axes.barh(ys, network, color=COLORS[0], height=height, label="network")
+    axes.barh(ys, around, left=network, color=COLORS[1], height=height, label="around it")
     style_axes(axes, title="From an image file to detections", xlabel="ms, median and quartiles")
-    _finish_bars(axes, rows, "whole_ms", [_row_label(row) for row in rows])
+    _finish_bars(axes, rows, "whole_ms", [_row_label(row) for row in rows], narrow)
 
 
-def _draw_throughput(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_throughput(axes: Axes, rows: Sequence[Row], narrow: bool) -> None:
     rates = [_median(row, "images_per_s") for row in rows]
     alone = [1e3 / _median(row, "network_ms") for row in rows]
-    axes.barh(range(len(rows)), rates, color=COLORS[0], height=0.62, label="stream")
-    axes.plot(alone, range(len(rows)), "|", color=COLORS[1], ms=13, mew=2.5, label="network alone")
+    ys = range(len(rows))
+    axes.barh(ys, rates, color=COLORS[0], height=BAR[narrow], label="stream")
+    mark: dict[str, Any] = {"color": COLORS[1], "ms": 20 * BAR[narrow], "mew": 2.5}
+    axes.plot(alone, ys, "|", label="network alone", **mark)
     style_axes(axes, title="Many images", xlabel="images/s, median and quartiles")
     labels = [f"{_row_label(row)}, {row['mode']}, batch {row['batch']}" for row in rows]
-    _finish_bars(axes, rows, "images_per_s", labels)
+    _finish_bars(axes, rows, "images_per_s", labels, narrow)
 
 
-def _finish_bars(axes: Axes, rows: Sequence[Row], name: str, labels: Sequence[str]) -> None:
-    """Draw quartiles as error bars, and write median and AP beside each bar."""
+def _finish_bars(
+    axes: Axes, rows: Sequence[Row], name: str, labels: Sequence[str], narrow: bool
+) -> None:
+    """Draw quartiles as error bars, and write label, median and AP beside or above each bar."""
     medians = [_median(row, name) for row in rows]
     below = [_median(row, name) - row[name]["q1"] for row in rows]
     above = [row[name]["q3"] - _median(row, name) for row in rows]
@@ -209,7 +239,18 @@ def _finish_bars(axes: Axes, rows: Sequence[Row], name: str, labels: Sequence[st
     quality = ["" if row["ap"] is None else f", AP {row['ap']:.3f}" for row in rows]
     notes = [f"{median:.1f}{ap}" for median, ap in zip(medians, quality, strict=True)]
     axes.set_xlim(left=0)
-    label_rows(axes, labels, notes)
+    if not narrow:
+        label_rows(axes, labels, notes)
+        axes.legend(fontsize=9, frameon=False, loc="best")
+        return
+    axes.set_yticks([])
+    axes.set_ylim(len(rows), -0.9)
+    inside = axes.get_yaxis_transform()  # x in axes, y in data units
+    for index, (label, note) in enumerate(zip(labels, notes, strict=True)):
+        text = label.replace("\n", f": {note}\n")
+        look: dict[str, Any] = {"transform": inside, "va": "bottom", "fontsize": 8, "color": DARK}
+        axes.text(0, index - BAR[narrow] / 2 - 0.02, text, **look)
+    axes.legend(fontsize=9, frameon=False, loc="lower right", ncols=2)
 
 
 def _row_label(row: Row) -> str:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 
 MAX_NAMED_CURVES = 10
-MAX_NUMBERED_CELLS = 16
+MAX_NUMBERED_CELLS, MAX_NUMBERED_NARROW = 16, 12
+"""Classes of a confusion matrix with numbers, in wide and in narrow charts."""
+
 MAX_LABEL = 60
 MAX_CLASS_LABEL = 30
 """Characters of a label in wide and in small charts; the middle of a longer label is cut out."""
@@ -52,7 +54,7 @@ WIDTH = 9.4
 """Width of a chart on a page, inches."""
 
 NARROW = 3.8
-"""Width of a chart on a phone, inches. Its legend is below, and its rows have no notes."""
+"""Width of a chart on a phone, inches. Legends are below, panels stacked, rows without notes."""
 
 Range = tuple[float, float]
 Values = Sequence[float] | NDArray[np.floating]
@@ -298,6 +300,7 @@ def heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
     bold: Collection[tuple[int, int]] = (),
+    width: float = WIDTH,
 ) -> Figure:
     """Return a table of differences in color: purple above zero, orange below, white at zero.
 
@@ -306,12 +309,14 @@ def heat_map(
         rows: names from top to bottom.
         columns: names from left to right.
         bold: cells, row and column from 0, whose number is bold.
+        width: inches, such as `NARROW`.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
     table = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
-    figure = new_figure(min(WIDTH, 2.8 + 1.1 * len(columns)), 0.8 + 0.34 * len(rows))
+    narrow = width < WIDTH
+    figure = new_figure(min(width, 2.8 + 1.1 * len(columns)), 0.8 + 0.34 * len(rows))
     axes = figure.subplots()
     limit = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
     image = axes.imshow(table, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")
@@ -322,15 +327,18 @@ def heat_map(
                 *(column, row, text),
                 ha="center",
                 va="center",
-                fontsize=9,
+                fontsize=7 if narrow else 9,
                 color="white" if np.dot(image.to_rgba(value)[:3], LUMINANCE) < 0.52 else DARK,
                 fontweight="bold" if (row, column) in bold else "normal",
             )
     style_axes(axes)
     axes.grid(visible=False)
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(columns)), [_label(name, MAX_CLASS_LABEL) for name in columns])
-    axes.set_yticks(range(len(rows)), [_label(name) for name in rows])
+    limits = (MAX_SHORT_LABEL, MAX_SHORT_LABEL) if narrow else (MAX_CLASS_LABEL, MAX_LABEL)
+    axes.set_xticks(range(len(columns)), [_label(name, limits[0]) for name in columns])
+    axes.set_yticks(range(len(rows)), [_label(name, limits[1]) for name in rows])
+    if narrow:
+        axes.tick_params(axis="x", rotation=90)
     return figure
 
 
@@ -349,12 +357,13 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+def training_figure(epochs: Sequence[Mapping[str, Any]], *, width: float = 10.5) -> Figure:
     """Return loss terms, average precision and learning rate of a training run by epoch.
 
     Args:
         epochs: one record per epoch: ``epoch`` (int), ``losses`` (name to value), and optionally
             ``ap``, ``ap50`` (0 to 1 or None) and ``learning_rate``.
+        width: inches, such as `NARROW`.
 
     Raises:
         ConfigError: if there is no record.
@@ -362,8 +371,12 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     """
     if not epochs:
         raise ConfigError.must("epochs", "at least one record", 0, advice="Train an epoch first.")
-    figure = new_figure(10.5, 3.4)
-    losses, quality, rate = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 0.8))
+    if width < WIDTH:
+        figure = new_figure(width, 7.0)
+        losses, quality, rate = figure.subplots(3, 1, height_ratios=(1.15, 1.15, 0.8))
+    else:
+        figure = new_figure(width, 3.4)
+        losses, quality, rate = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 0.8))
     numbers = [record["epoch"] for record in epochs]
     look = {"linewidth": 1.8, "marker": "o" if len(epochs) < 40 else "", "markersize": 3}
     names = dict.fromkeys(name for record in epochs for name in record.get("losses", {}))
@@ -432,11 +445,13 @@ def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def confusion_figure(record: Mapping[str, Any]) -> Figure:
+def confusion_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figure:
     """Return the confusion matrix of an evaluation record: counts and fractions of each row.
 
     Args:
         record: from `attendet.evaluation.compute_metrics`, with curves.
+        width: inches; a figure narrower than `WIDTH` has percentages alone in its cells, and no
+            color bar. Otherwise the number of classes decides.
 
     Raises:
         ConfigError: if the record has no confusion matrix.
@@ -445,31 +460,38 @@ def confusion_figure(record: Mapping[str, Any]) -> Figure:
     if "confusion" not in record:
         raise ConfigError("record must hold confusion. Evaluate with curves=True.")
     confusion = record["confusion"]
+    narrow = width < WIDTH
+    limit = MAX_SHORT_LABEL if narrow else MAX_CLASS_LABEL
     labels = [
-        _label(drawable_name(name, class_id), MAX_CLASS_LABEL)
+        _label(drawable_name(name, class_id), limit)
         for class_id, name in enumerate(confusion["labels"])
     ]
     counts = np.array(confusion["matrix"], dtype=np.int64)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(2.4 + 0.62 * len(labels), 4.6, 14))
-    figure = new_figure(side + 0.9, side)
+    side = width if narrow else float(np.clip(2.4 + 0.62 * len(labels), 4.6, 14))
+    figure = new_figure(side + (0 if narrow else 0.9), side)
     axes = figure.subplots()
     image = axes.imshow(fractions, vmin=0, vmax=1, cmap="Blues")
     last = len(labels) - 1  # background as background is not counted
+    most = MAX_NUMBERED_NARROW if narrow else MAX_NUMBERED_CELLS
     for row, column in itertools.product(range(len(labels)), repeat=2):
-        if len(labels) > MAX_NUMBERED_CELLS or (row, column) == (last, last):
+        if len(labels) > most or (row, column) == (last, last):
             continue
         count, fraction = counts[row, column], fractions[row, column]
         percent = f"{fraction:.0%}" if fraction >= 0.005 else "<1%"
-        text = f"{count}\n{percent}" if count else "0"
+        text = (percent if narrow else f"{count}\n{percent}") if count else "0"
         color = GRAY if not count else "white" if fraction > 0.55 else DARK
-        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+        look: dict[str, Any] = {"fontsize": 6 if narrow else 9, "color": color}
+        axes.text(column, row, text, ha="center", va="center", **look)
     title = f"Confusions\nat confidence {confusion['confidence']:.2f}, IoU {confusion['iou']:.2f}"
     style_axes(axes, title=title, xlabel="detected as", ylabel="ground truth")
     axes.grid(False)
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
     axes.spines[:].set_visible(False)
+    if narrow:
+        axes.tick_params(labelsize=min(9, 9 * MAX_NUMBERED_NARROW / len(labels)))
+        return figure
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("fraction of the row", fontsize=10, color=DARK)
     bar.ax.tick_params(labelsize=9)
@@ -530,7 +552,7 @@ def to_svg(figure: Figure) -> str:
 def chart_image(
     name: str,
     chart: Callable[..., Figure],
-    content: Sequence[Line] | Sequence[Interval] | Sequence[Point],
+    content: Any,
     caption: str,
     alt: str,
     **settings: Any,
@@ -539,8 +561,8 @@ def chart_image(
 
     Args:
         name: file name without suffix.
-        chart: `line_chart`, `interval_chart` or `scatter_chart`.
-        content: lines, rows or points.
+        chart: a function with the argument ``width``, such as `line_chart`.
+        content: its first argument, such as the lines.
         caption: text below the chart.
         alt: description for screen readers.
         settings: further arguments of the function, such as ``x_label``.

@@ -14,10 +14,10 @@ from attendet.files import write_atomically
 from attendet.report.charts import (
     Interval,
     Point,
+    chart_image,
     heat_map,
     interval_chart,
     scatter_chart,
-    to_svg,
 )
 from attendet.report.pages import Cell, Image, Table, render_html, render_markdown
 from attendet.report.study import SETS, SETS_LAYOUT, value_at
@@ -412,12 +412,12 @@ def _mean_chart(sets: Sets) -> list[Image]:
     if not rows:
         return []
     label = f"difference in AP to {sets.baseline}, points"
-    figure = interval_chart(rows, x_label=label, zone=_zone(sets))
     caption = (
         "Mean over data sets. Small dots: data sets. Bar: 95 % interval of the mean. Shaded: "
         "counts as no difference."
     )
-    return [Image("means.svg", to_svg(figure).encode(), caption, f"{label}, of each variant")]
+    alt, settings = f"{label}, of each variant", {"x_label": label, "zone": _zone(sets)}
+    return [chart_image("means", interval_chart, rows, caption, alt, **settings)]
 
 
 def _zone(sets: Sets) -> tuple[float, float]:
@@ -439,14 +439,13 @@ def _heat_chart(sets: Sets) -> list[Image]:
         for column, of in enumerate(names)
         if (verdict["by_set"].get(of) or {}).get("verdict") in ("helps", "hurts")
     }
-    rows = [name for name, _ in verdicts]
-    figure = heat_map(values, rows=rows, columns=names, bold=clear)
+    labels = {"rows": [name for name, _ in verdicts], "columns": names}
     caption = (
         f"Difference in AP to {sets.baseline}, points. Bold: helps or hurts on that data set, by "
         "the verdict there."
     )
     alt = "differences by variant and data set"
-    return [Image("differences.svg", to_svg(figure).encode(), caption, alt)]
+    return [chart_image("differences", heat_map, values, caption, alt, **labels, bold=clear)]
 
 
 def _forest_charts(sets: Sets) -> list[Image]:
@@ -475,15 +474,15 @@ def _forest_charts(sets: Sets) -> list[Image]:
         rows.append(Interval("mean", mean, low, high, (), note, style))
         low, high = _percent(verdict["prediction_low"]), _percent(verdict["prediction_high"])
         rows.append(Interval("next data set", mean, low, high, (), "", style))
-        figure = interval_chart(
-            rows, x_label=f"{name}: difference in AP to {sets.baseline}, points", zone=_zone(sets)
-        )
+        label = f"{name}: difference in AP to {sets.baseline}, points"
+        settings = {"x_label": label, "zone": _zone(sets)}
         caption = (
             f"{name}. Small dots: seeds. Bars: 95 % intervals; of the next data set, 95 % "
             "prediction interval."
         )
         alt = f"differences of {name} by data set"
-        charts.append(Image(f"forest-{index:02}.svg", to_svg(figure).encode(), caption, alt))
+        file = f"forest-{index:02}"
+        charts.append(chart_image(file, interval_chart, rows, caption, alt, **settings))
     return charts
 
 
@@ -505,14 +504,13 @@ def _cost_charts(sets: Sets) -> list[Image]:
             dots.append(Point(name, measured["median_ms"], value, x_range, y_range, styles[name]))
         if len(dots) > 1:
             label = f"{runtime}: milliseconds per image"
-            y_label = f"difference to {sets.baseline}, points"
-            figure = scatter_chart(dots, x_label=label, y_label=y_label)
+            labels = {"x_label": label, "y_label": f"difference to {sets.baseline}, points"}
             caption = (
                 "Means over data sets. Vertical bars: 95 % intervals. Horizontal bars: half of the "
                 "calls. Dashed, bold: variants that no other variant beats in both."
             )
-            name = f"gain-by-{runtime}.svg"
-            charts.append(Image(name, to_svg(figure).encode(), caption, f"gain by {label}"))
+            name, alt = f"gain-by-{runtime}", f"gain by {label}"
+            charts.append(chart_image(name, scatter_chart, dots, caption, alt, **labels))
     return charts
 
 

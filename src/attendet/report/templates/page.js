@@ -40,6 +40,14 @@
       [...row.cells].forEach((cell, column) => { cell.dataset.label = labels[column] ?? ""; });
     }
   }
+  for (const frame of document.querySelectorAll(".scroll")) {
+    const mark = () => {
+      const rest = frame.scrollWidth - frame.clientWidth - frame.scrollLeft;
+      frame.classList.toggle("more", rest > 1);
+    };
+    frame.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(frame);
+  }
   const nav = document.querySelector("nav");
   const links = [...nav.querySelectorAll("a")];
   const sections = links.map((link) => document.getElementById(link.hash.slice(1)) ??
