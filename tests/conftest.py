@@ -408,9 +408,11 @@ def folder(tmp_path: Path, scene: Scene) -> Path:
 def browser() -> Iterator[Any]:
     """Headless Chromium with a camera that shows a test card."""
     webdriver = pytest.importorskip("selenium.webdriver")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    driver = shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("needs chromium and chromedriver on the PATH")
+        pytest.skip("needs Chromium or Chrome, and chromedriver, on the PATH")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for flag in (

@@ -6,13 +6,12 @@ and the tutorial, a comment right above a ``bash`` or ``python`` block has it ex
 
     <!-- tested -->                              as it stands
     <!-- tested with: --epochs 1 --size 96 -->   added to its `attendet train` lines
-    <!-- tested as: detect.py -->                written to this file, for a later block
 
 Marked blocks run in the page's order in one folder, as a reader would run them, so a later block
 may use what an earlier one made. Before the first, the folder holds what the page takes for
 granted: `cells/`, a small labeled data set, and `slide.jpg`, an image, for the README; `photos/`, a
 part of a real data set, and `photo.jpg` for the tutorial. Lines of other programs (git, cd, pip,
-./dev) are not run; `python FILE` is.
+./dev) are not run.
 
 Chinese pages (``*.zh.md``) show commands of the English page only, so what runs there runs here.
 """
@@ -20,6 +19,7 @@ Chinese pages (``*.zh.md``) show commands of the English page only, so what runs
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -49,7 +49,7 @@ PAGES = [
 CHINESE = [page for page in PAGES if page.name.endswith(".zh.md")]
 
 FENCE = re.compile(
-    r"(?:^<!-- tested(?: with: (?P<extra>[^\n]*?)| as: (?P<file>[^\n]*?))?(?P<marked> )-->\n)?"
+    r"(?:^<!-- tested(?: with: (?P<extra>[^\n]*?))?(?P<marked> )-->\n)?"
     r"^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
 )
@@ -64,7 +64,6 @@ class Block:
     code: str
     marked: bool
     extra: tuple[str, ...]
-    file: str | None
 
     def lines(self) -> list[list[str]]:
         """The words of each command, continued lines joined, prompts and comments removed."""
@@ -84,7 +83,6 @@ def _blocks(page: Path) -> Iterator[Block]:
             code=match["code"],
             marked=match["marked"] is not None,
             extra=tuple(shlex.split(match["extra"] or "")),
-            file=match["file"],
         )
 
 
@@ -168,36 +166,25 @@ def photos_folder(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return tmp_path
 
 
-def _run(command: list[str], folder: Path, where: str) -> str:
+def _run(command: list[str], folder: Path, where: str) -> None:
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     result = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment
     )
     assert result.returncode == 0, f"{where}: {shlex.join(command)}\n{result.stdout}{result.stderr}"
-    return result.stdout
 
 
-def _run_marked_blocks(page: Path, folder: Path) -> str:
-    """Run the marked blocks of a page; return what the last command printed."""
+def _run_marked_blocks(page: Path, folder: Path) -> None:
     marked = [block for block in _blocks(page) if block.marked]
     assert marked
-    printed = ""
     for block in marked:
-        if block.file is not None:
-            (folder / block.file).write_text(block.code)
-        elif block.language == "python":
-            printed = _run([sys.executable, "-c", block.code], folder, block.where)
-        else:
-            for words in block.lines():
-                extra = block.extra if words[1] == "train" else ()
-                if words[0] == "attendet":
-                    words = ["-m", *words, *extra]
-                elif words[0] == "python":
-                    words = words[1:]
-                else:
-                    continue
-                printed = _run([sys.executable, *words], folder, block.where)
-    return printed
+        if block.language == "python":
+            _run([sys.executable, "-c", block.code], folder, block.where)
+            continue
+        for words in block.lines():
+            extra = block.extra if words[1] == "train" else ()
+            if words[0] == "attendet":
+                _run([sys.executable, "-m", *words, *extra], folder, block.where)
 
 
 def test_the_marked_blocks_of_the_readme_run(reader_folder: Path) -> None:
@@ -205,11 +192,15 @@ def test_the_marked_blocks_of_the_readme_run(reader_folder: Path) -> None:
 
 
 def test_the_marked_blocks_of_the_tutorial_run(photos_folder: Path) -> None:
-    printed = _run_marked_blocks(TUTORIAL, photos_folder)
+    _run_marked_blocks(TUTORIAL, photos_folder)
 
+    found = json.loads((photos_folder / "found/detections.json").read_text())["images"][0]
     detector = attendet.load(photos_folder / "runs/photos/best.safetensors")
-    detections = detector.predict(photos_folder / "photo.jpg")
-    assert [line.split()[1] for line in printed.splitlines()] == list(detections.names)
+    detections = detector.predict(photos_folder / "photo.jpg").to_dicts()
+    assert [one["name"] for one in found["detections"]] == [one["name"] for one in detections]
+    for ours, theirs in zip(found["detections"], detections, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=0.001)
+        assert ours["box_xyxy"] == pytest.approx(theirs["box_xyxy"], abs=0.1)
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
@@ -233,16 +224,14 @@ def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
     page.write_text(
         "<!-- tested with: --epochs 1 -->\n```bash\n$ attendet train cells \\\n    --size 96  # x\n"
         "```\n\n```python\nimport attendet\n```\n<!-- tested -->\n```bash\ngit pull\n```\n"
-        "<!-- tested as: a.py -->\n```python\npass\n```\n"
     )
 
-    first, second, third, fourth = _blocks(page)
+    first, second, third = _blocks(page)
 
     assert (first.where, first.marked, first.extra) == ("page.md:2", True, ("--epochs", "1"))
     assert first.lines() == [["attendet", "train", "cells", "--size", "96"]]
     assert (second.language, second.marked) == ("python", False)
     assert (third.marked, third.extra, third.lines()) == (True, (), [["git", "pull"]])
-    assert (fourth.marked, fourth.file) == (True, "a.py")
 
 
 def test_the_readme_is_short() -> None:

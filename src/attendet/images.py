@@ -72,6 +72,13 @@ def _what_else(source: Path | bytes) -> str:
         return "the file is empty. Copy it again."
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "the file is HEIC. Convert it to JPEG."
+    if (
+        head[4:8] == b"ftyp"
+        or head.startswith(b"\x1ae\xdf\xa3")  # WebM, Matroska; in lower case
+        or (head.startswith(b"riff") and head[8:12] == b"avi ")
+    ):
+        advice = "Pass its frames one by one, or run: attendet predict WEIGHTS VIDEO"
+        return f"the file is a video. {advice}"
     if head.startswith((b"<!doctype", b"<html")):
         return "the file is a web page. Download the image again."
     if head.startswith(b"version https://git-lfs"):

@@ -99,6 +99,19 @@ def test_errors_are_one_line(app: Any, path: str, body: bytes, status: int, mess
     assert "\n" not in answer.json()["error"]
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_a_video_is_refused_with_what_to_do(
+    app: Any, make_video: Callable[..., Path], name: str
+) -> None:
+    answer = post(app, "/predict", make_video(name).read_bytes())
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (
+        "image cannot be read (image): the file is a video. Pass its frames one by one, or run: "
+        "attendet predict WEIGHTS VIDEO"
+    )
+
+
 def test_an_unexpected_error_says_nothing_of_the_server(
     app: Any, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

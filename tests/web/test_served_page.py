@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,50 @@ def test_the_page_shows_what_the_detector_finds(
 
     assert all(one.startswith((url, "blob:", "data:")) for one in detector_page.requests())
     assert detector_page.complaints() == []
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_a_dropped_video_is_played_with_boxes(
+    serve: Callable[[Any], str],
+    detector_page: Any,
+    bright: Any,
+    make_video: Callable[..., Path],
+    kind: str,
+) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    codec, mime = {"mp4": ("libx264", "avc1.64000A"), "webm": ("libvpx-vp9", "vp9")}[kind]
+    video = make_video(f"street.{kind}", frames=50, image_hw=(96, 128), codec=codec)
+    detector_page.open(serve(create_app(Detector(bright(input_hw=(96, 128))), name="x")))
+    probe = "return document.createElement('video').canPlayType(arguments[0])"
+    if not detector_page.browser.execute_script(probe, f'video/{kind}; codecs="{mime}"'):
+        pytest.skip(f"this browser cannot decode {kind}")
+    lefts = set()
+
+    detector_page.run(
+        """document.getElementById('timing').textContent = '';
+        const [name, type, text] = arguments;
+        const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], name, {type}));
+        document.body.dispatchEvent(new DragEvent(
+            'drop', {bubbles: true, cancelable: true, dataTransfer: data}));""",
+        *(video.name, f"video/{kind}", base64.b64encode(video.read_bytes()).decode()),
+    )
+    detector_page.wait_for_text("timing", "frames/s")
+
+    def ended(_: object) -> bool:
+        for one in detector_page.saved_json()["detections"]:
+            left, top, right, bottom = one["box_xyxy"]
+            assert (top, bottom) == pytest.approx((20, 44), abs=2)
+            assert right - left == pytest.approx(24, abs=2)
+            lefts.add(left)
+        return not detector_page.browser.find_element("id", "stop").is_displayed()
+
+    WebDriverWait(detector_page.browser, 30).until(ended)
+    assert detector_page.saved_json()["image"] == video.name
+    assert len(lefts) > 1  # the square moves
+    assert not detector_page.problem
 
 
 def test_gates_are_drawn_over_the_image(

@@ -53,7 +53,8 @@ class Candidate:
         if self.weights.is_dir():
             return sum(file.stat().st_size for file in self.weights.rglob("*") if file.is_file())
         files = [self.weights]
-        files += [self.weights.with_suffix(".bin")] if self.weights.suffix == ".xml" else []
+        if self.weights.suffix in (".xml", ".param"):
+            files.append(self.weights.with_suffix(".bin"))
         return sum(file.stat().st_size for file in files)
 
 

@@ -17,7 +17,6 @@ from attendet.data.class_names import parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.evaluation.matching import samples_in_classes
 from attendet.exporters.litert_file import LiteRtRuntime
-from attendet.exporters.ncnn_file import NcnnRuntime
 from attendet.exporters.onnxruntime_web import find_package
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
 from attendet.exporters.settings import FORMATS, ExportSettings, Format
@@ -242,8 +241,6 @@ def _check_replaceable(path: Path) -> None:
 def _open(path: Path, format: str) -> Runtime:
     """Return the runtime of the new file: the one that users run, if there is one."""
     try:
-        if format == "ncnn":
-            return NcnnRuntime(path)
         if format == "litert":
             return LiteRtRuntime(path)
         if format == "torch-export":

@@ -9,18 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attendet.errors import ExportError
-from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
+from attendet.inference.runtimes.ncnn_runtime import BIN, HEADER_FILE, PARAM
 from attendet.system import require
-
-HEADER_FILE = "attendet.json"
-PARAM, BIN = "model.param", "model.bin"
 
 
 def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Path:
@@ -35,7 +29,7 @@ def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Pa
         ExportError: if pnnx fails, or leaves operators that ncnn does not have.
         MissingExtraError: if pnnx is not installed.
     """
-    pnnx = require("pnnx", extra="ncnn", purpose="exporting to ncnn")
+    pnnx = require("pnnx", extra="pnnx", purpose="exporting to ncnn")
     shape = f"inputshape=[1,3,{hw[0]},{hw[1]}]"
     command = [pnnx.EXEC_PATH, script.name, shape, f"fp16={int(half)}"]
     done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, check=False)
@@ -69,23 +63,3 @@ def write_ncnn(converted: Path, folder: Path, header: Mapping[str, str]) -> Path
     shutil.copytree(converted, folder, dirs_exist_ok=True)
     (folder / HEADER_FILE).write_text(json.dumps(dict(header)) + "\n", encoding="utf-8")
     return folder
-
-
-class NcnnRuntime(ExportedRuntime):
-    """An ncnn folder run by ncnn in float32, for the parity check only."""
-
-    def __init__(self, path: Path) -> None:
-        header = json.loads((path / HEADER_FILE).read_text(encoding="utf-8"))
-        super().__init__(path, header, RuntimeOptions())
-        self._ncnn = require("ncnn", extra="ncnn", purpose="checking an ncnn model")
-        self._net = self._ncnn.Net()
-        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-            setattr(self._net.opt, f"use_{option}", False)
-        if self._net.load_param(str(path / PARAM)) or self._net.load_model(str(path / BIN)):
-            raise ExportError("ncnn cannot load the model. Nothing was written.")
-
-    def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-        planes = np.ascontiguousarray(inputs[0].transpose(2, 0, 1), dtype=np.float32)
-        extractor = self._net.create_extractor()
-        extractor.input("in0", self._ncnn.Mat(planes).clone())
-        return [np.array(extractor.extract(name)[1])[None] for name in ("out0", "out1")]

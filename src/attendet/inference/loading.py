@@ -16,15 +16,20 @@ RUNTIMES = {
     ".onnx": ("onnx", "openvino"),
     ".xml": ("openvino",),
     ".torchscript": ("torch",),
+    ".param": ("ncnn",),
 }
 """Runtimes that can run a file of this suffix, the fastest first: in float32 ONNX Runtime took less
 processor time than OpenVINO with one thread on x86 without AVX-512, and it starts sooner
-(docs/benchmarks.md). The suffix of an OpenVINO folder is that of the ``.xml`` in it."""
+(docs/benchmarks.md). The suffix of a folder is that of the file of its graph (`FOLDERS`)."""
+
+FOLDERS = {"model.xml": ".xml", "model.param": ".param"}
+"""File by which a folder is known, and its suffix: OpenVINO and ncnn."""
 
 PACKAGES = {
     "torch": ("torch", "train"),
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "openvino"),
+    "ncnn": ("ncnn", "ncnn"),
 }
 """The module that each runtime needs, and the extra that installs it."""
 
@@ -41,13 +46,14 @@ def load(
     """Return the detector of a weights file or an exported file.
 
     Every runtime returns the same detections: boxes within a pixel, scores within 0.01. ONNX
-    Runtime and OpenVINO run without torch.
+    Runtime, OpenVINO and ncnn run without torch.
 
     Args:
         path: a ``.safetensors`` weights file, or a file that ``attendet export`` wrote: ``.onnx``,
-            a folder with ``model.xml``, ``.torchscript``. Or one on the Hugging Face Hub:
-            ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.interop.hub`).
-        runtime: ``auto`` for the fastest that is installed, or ``torch``, ``onnx``, ``openvino``.
+            a folder with ``model.xml`` or ``model.param``, ``.torchscript``. Or one on the Hugging
+            Face Hub: ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.interop.hub`).
+        runtime: ``auto`` for the fastest that is installed, or ``torch``, ``onnx``, ``openvino``,
+            ``ncnn``.
         device: such as ``cpu`` or ``cuda:0``. By default torch uses a GPU if there is one, the
             others the processor.
         threads: processor threads of the network; by default one per core. PyTorch has one number
@@ -75,7 +81,7 @@ def load(
 
 
 def file_kind(path: Path) -> str:
-    """Return the suffix of a weights file, ``.xml`` for an OpenVINO folder.
+    """Return the suffix of a weights file; of a folder, that of the file of its graph.
 
     Raises:
         WeightsError: if it is missing or of an unknown kind.
@@ -83,8 +89,11 @@ def file_kind(path: Path) -> str:
     if not path.exists():
         raise WeightsError(f"weights file not found ({path}). Check the path.")
     suffix = path.suffix.lower()
-    if path.is_dir() and (path / "model.xml").is_file():
-        return ".xml"
+    for name, kind in FOLDERS.items():
+        if (path / name).is_file():
+            return kind
+    if (path / "attendet.json").is_file() and (path / "model.bin").is_file():
+        return ".param"  # an incomplete one, which its runtime reports
     if suffix == ".pt2":
         raise WeightsError(
             f"weights must be a file that contains no code; a .pt2 can contain some ({path}). "
@@ -94,8 +103,8 @@ def file_kind(path: Path) -> str:
     if suffix not in RUNTIMES or path.is_dir():
         got = "a folder" if path.is_dir() else repr(suffix or "a name without suffix")
         raise WeightsError(
-            f"weights must be a file of kind {', '.join(RUNTIMES)}, or a folder with model.xml; "
-            f"got {got} ({path})."
+            f"weights must be a file of kind {', '.join(RUNTIMES)}, or a folder with "
+            f"{' or '.join(FOLDERS)}; got {got} ({path})."
         )
     return suffix
 
@@ -148,6 +157,10 @@ def _open(path: Path, runtime: str, options: RuntimeOptions) -> Runtime:
         from attendet.inference.runtimes.onnx_runtime import OnnxRuntime
 
         return OnnxRuntime(path, options)
+    if runtime == "ncnn":
+        from attendet.inference.runtimes.ncnn_runtime import NcnnRuntime
+
+        return NcnnRuntime(path, options)
     torch = require("torch", extra="train", purpose=f"running {path.suffix} weights")
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -44,6 +44,7 @@ _FILES = (
     ".safetensors",
     ".onnx",
     ".xml",
+    ".param",
     ".pt",
     ".pth",
     ".pt2",
@@ -130,7 +131,7 @@ def local_weights(source: str | Path) -> Path:
     """Return the path of weights on this machine; they are downloaded at first use if need be.
 
     Args:
-        source: a path; a name of `attendet.interop.zoo` (a file or an OpenVINO folder of this
+        source: a path; a name of `attendet.interop.zoo` (a file or an exported folder of this
             name here wins); or
             an address of the Hub as `hub_file` reads it.
 
@@ -143,14 +144,14 @@ def local_weights(source: str | Path) -> Path:
         path = Path(source)
         if path.name != str(source) or path.suffix:
             return path
-        if path.is_file() or (path / "model.xml").is_file():
+        if path.is_file() or any((path / name).is_file() for name in ("model.xml", "model.param")):
             return path
         if path.name not in zoo_entries():
             if path.exists():
                 return path
-            rule = "a file, a folder with model.xml, hf://owner/name or a name of: attendet weights"
+            rule = "a file, an exported folder, hf://owner/name or a name of: attendet weights list"
             advice = did_you_mean(path.name, zoo_entries())
-            raise WeightsError.must("weights", f"{rule} list", path.name, advice=advice)
+            raise WeightsError.must("weights", rule, path.name, advice=advice)
         return zoo_weights(path.name)
     if not _SCHEME.match(str(source)):
         try:
@@ -176,8 +177,11 @@ def download(wanted: HubFile) -> Path:
     """
     library = require("huggingface_hub", extra="hub", purpose="loading from the Hugging Face Hub")
     files = [wanted.file]
-    if wanted.file.endswith(".xml"):  # OpenVINO has the weights in a second file
-        files.append(wanted.file.removesuffix(".xml") + ".bin")
+    stem, _, suffix = wanted.file.rpartition(".")
+    if suffix in ("xml", "param"):  # OpenVINO and ncnn have the weights in a second file
+        files.append(f"{stem}.bin")
+    if suffix == "param":
+        files.append(f"{wanted.file.removesuffix('model.param')}attendet.json")
     try:
         paths = [
             library.hf_hub_download(

@@ -47,6 +47,7 @@ CONTENT_TYPES = {
 }
 
 RUNTIME_LABELS = {
+    "NcnnRuntime": "ncnn",
     "OnnxRuntime": "ONNX Runtime",
     "OpenVinoRuntime": "OpenVINO",
     "TorchRuntime": "PyTorch",
