@@ -58,3 +58,14 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert machine.available_cores() == 1
+
+
+def test_the_cache_folder_is_that_of_the_variable_or_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ATTENDET_CACHE", str(tmp_path))
+    assert machine.cache_folder() == tmp_path
+
+    monkeypatch.setenv("ATTENDET_CACHE", "")
+    assert machine.cache_folder().name in ("attendet", "Cache")  # on Windows attendet/Cache
+    assert "attendet" in machine.cache_folder().parts

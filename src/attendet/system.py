@@ -18,11 +18,12 @@ from types import ModuleType
 from typing import Any
 
 import lazy_loader
+from platformdirs import user_cache_path
 
 from attendet.errors import MissingExtraError
 
-CACHE_VARIABLE = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-"""Environment variable that moves the user's cache folder."""
+CACHE_VARIABLE = "ATTENDET_CACHE"
+"""Environment variable that names the cache folder."""
 
 ASSUMED_MEMORY = 4 * 1024**3
 
@@ -129,15 +130,9 @@ def _read_int(path: Path) -> int | None:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder for attendet."""
-    base = os.environ.get(CACHE_VARIABLE)
-    if base:
-        return Path(base) / "attendet"
-    if sys.platform == "win32":
-        return Path.home() / "AppData" / "Local" / "attendet"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "attendet"
-    return Path.home() / ".cache" / "attendet"
+    """Return the folder of downloads and large temporary files: that of `CACHE_VARIABLE`, or the
+    user's cache folder for attendet."""
+    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("attendet", appauthor=False))
 
 
 def font_folders() -> list[Path]:

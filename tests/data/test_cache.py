@@ -122,25 +122,20 @@ def test_file_leaves_nothing_behind(samples, tmp_path):
 
 def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(
-        DataError, match=r"GiB free\. Set (XDG_CACHE_HOME|LOCALAPPDATA) to a folder"
-    ):
+    with pytest.raises(DataError, match=r"GiB free\. Set ATTENDET_CACHE to a folder"):
         ImageCache(samples, (32, 32), memory_fraction=0, folder=tmp_path)
 
 
-@pytest.mark.parametrize("system", ["linux", "darwin"])
-def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, monkeypatch, system):
-    monkeypatch.setattr("attendet.system.CACHE_VARIABLE", "XDG_CACHE_HOME")
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "roomy"))
+def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTENDET_CACHE", str(tmp_path / "roomy"))
     with ImageCache(samples, (32, 32), memory_fraction=0) as cache:
         assert cache.in_file
-        assert (tmp_path / "roomy" / "attendet").is_dir()
+        assert (tmp_path / "roomy").is_dir()
 
 
 def test_unwritable_folder_is_said_in_words(samples, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written.*Set (XDG_CACHE_HOME|LOCALAPPDATA) to"):
+    with pytest.raises(DataError, match=r"cannot be written.*Set ATTENDET_CACHE to"):
         ImageCache(samples, (32, 32), memory_fraction=0, folder=tmp_path / "file")
 
 

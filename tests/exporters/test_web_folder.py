@@ -34,8 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             archive.addfile(member, io.BytesIO(content))
     monkeypatch.setattr(onnxruntime_web, "SHA512", file_digest(path, "sha512"))
     monkeypatch.setattr(onnxruntime_web, "BYTES", path.stat().st_size)
-    monkeypatch.setattr("attendet.system.CACHE_VARIABLE", "XDG_CACHE_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATTENDET_CACHE", str(tmp_path / "cache"))
     return path
 
 

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from attendet.cli.arguments import add_action
 from attendet.errors import ConfigError
-from attendet.interop.zoo import ZooEntry, cache_folder, cached_weights, zoo_entries, zoo_weights
+from attendet.interop.zoo import ZooEntry, cached_weights, zoo_entries, zoo_weights
+from attendet.system import cache_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from attendet.download import download_with_bar
 from attendet.errors import DownloadError, WeightsError
 from attendet.files import write_atomically
 from attendet.models.metadata import Color, ResizeMode, WeightsMetadata, read_metadata
-from attendet.system import require
+from attendet.system import CACHE_VARIABLE, cache_folder, require
 
 MAX_BYTES = 200 * 1024 * 1024
 """Limit of a download whose size is not in the table; the largest known file has 24 MB."""
@@ -124,12 +123,6 @@ def _entry(name: str, row: dict[str, Any], classes: dict[str, list[str]]) -> Zoo
     )
 
 
-def cache_folder() -> Path:
-    """Return the folder of downloaded weights: ``ATTENDET_CACHE``, or the user's cache
-    directory."""
-    return Path(os.environ.get("ATTENDET_CACHE") or user_cache_path("attendet", appauthor=False))
-
-
 def cached_weights(entry: ZooEntry) -> Path | None:
     """Return the converted weights of an entry in the cache, None if they are not there."""
     path = cache_folder() / entry.name / f"{entry.name}.safetensors"
@@ -166,7 +159,7 @@ def zoo_weights(name: str) -> Path:
     except OSError as error:
         raise WeightsError(
             f"weights cannot be written to the cache: {error.strerror or error} ({folder}). "
-            "Set ATTENDET_CACHE to a folder that can be written to."
+            f"Set {CACHE_VARIABLE} to a folder that can be written to."
         ) from None
 
 
