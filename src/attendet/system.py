@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import lazy_loader
 from platformdirs import user_cache_path
@@ -153,6 +153,23 @@ def reserve_file(handle: int, size: int) -> None:
         os.posix_fallocate(handle, 0, size)
     else:
         os.truncate(handle, size)
+
+
+def can_pass_files() -> bool:
+    """Return whether an open file can be an argument of a new process; not on Windows."""
+    return sys.platform != "win32"
+
+
+def pass_file(file: IO[bytes]) -> Any:
+    """Return what `received_file` makes an open file of, in a process that is being started."""
+    from multiprocessing.reduction import DupFd
+
+    return DupFd(file.fileno())
+
+
+def received_file(passed: Any) -> IO[bytes]:
+    """Return the open file that `pass_file` sent, for reading."""
+    return os.fdopen(passed.detach(), "rb")
 
 
 def process_start_method() -> str:

@@ -25,7 +25,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     class RunsHere:
         slots = 1
 
-        def make(self, jobs: Any) -> Any:
+        def make(self, jobs: Any, _: object = None) -> Any:
             for job in jobs:
                 events: list[dict[str, Any]] = []
                 events.append(run_and_report(job, events.append))

@@ -4,13 +4,15 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from attendet.comparison.callback import StudyCallback
 from attendet.comparison.records import read_detections, read_runs, read_study
 from attendet.comparison.run_job import run_job
 from attendet.comparison.study import Study, compare
@@ -19,6 +21,8 @@ from attendet.data import load_dataset
 from attendet.errors import ConfigError
 from attendet.evaluation.metrics import compute_metrics
 from attendet.inference import load
+from attendet.system import can_pass_files
+from attendet.training.plan import LoadedData
 from attendet.training.recipe import Recipe
 
 Make = Callable[..., Study]
@@ -379,3 +383,74 @@ def test_numbers_of_the_study_are_finite(finished: Study) -> None:
         return [value] if isinstance(value, float) else []
 
     assert all(map(math.isfinite, numbers(finished.summary)))
+
+
+# --- data that the runs have in common ------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> list[LoadedData]:
+    """The data of each run, loaded as for runs in processes."""
+    found: list[LoadedData] = []
+    make = made_up.make
+
+    def load_and_make(jobs: Iterable[Job], load: Callable[[], LoadedData]) -> Iterator[Any]:
+        for job in jobs:
+            found.append(load())
+            yield from make([job])
+
+    monkeypatch.setattr(made_up, "make", load_and_make)
+    return found
+
+
+def test_a_run_of_loaded_data_reads_no_label_and_decodes_no_training_image(
+    loaded: list[LoadedData],
+    finished: Study,
+    study: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study()
+    assert all(each is loaded[0] for each in loaded)
+    if not can_pass_files():
+        pytest.skip("no files in arguments of processes")
+    assert loaded[0].images is not None
+    assert loaded[0].images.in_file
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("attendet.training.plan.load_dataset", refuse)
+    monkeypatch.setattr("attendet.training.plan.ImageCache", refuse)
+    straight = finished.records[1]
+    job = Job(
+        variant=Variant("ca", ("p4", "p5", "up")),
+        seed=0,
+        setup=finished.summary["setup"],
+        data="/nowhere",
+        format=None,
+        pretrained=None,
+        accelerator="cpu",
+        study=str(tmp_path / "other"),
+    )
+    record = run_job(job, lambda _: None, loaded[0])
+
+    assert record["key"] == straight["key"]
+    assert record["metrics"]["ap"] == straight["metrics"]["ap"]
+    assert [e["losses"] for e in record["curve"]] == [e["losses"] for e in straight["curve"]]
+
+
+def test_runs_decode_their_images_themselves_where_the_disk_is_full(
+    loaded: list[LoadedData], study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    callback = StudyCallback()
+    monkeypatch.setattr(callback, "note", notes.append)
+    monkeypatch.setattr("attendet.comparison.study.can_pass_files", lambda: True)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+
+    study(callback=callback)
+
+    assert [each.images for each in loaded] == [None] * 4
+    (note,) = (note for note in notes if "decodes" in note)
+    assert note.startswith("each run decodes the images itself: the image cache needs")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 import subprocess
 import sys
+from multiprocessing import resource_sharer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from attendet.data.sample import Sample
 from attendet.errors import ConfigError, DataError
 from attendet.images import Letterbox, letterbox, read_image
 from attendet.inference.preprocess import resize_to_input
-from attendet.system import available_memory
+from attendet.system import available_memory, can_pass_files
 
 
 def make_sample(
@@ -118,6 +120,22 @@ def test_file_leaves_nothing_behind(samples, tmp_path):
     cache.close()
     assert cache.images.shape == (0, 32, 32, 3)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not can_pass_files(), reason="no files in arguments of processes")
+def test_a_shared_cache_that_is_sent_maps_the_same_file(samples, tmp_path):
+    with ImageCache(samples, (48, 96), shared=True, folder=tmp_path / "cache") as cache:
+        assert cache.in_file
+        sent = pickle.loads(pickle.dumps(cache))
+        np.testing.assert_array_equal(sent.images, cache.images)
+        assert [sample.key for sample in sent.samples] == ["0", "1", "3", "4"]
+        cache.images[0] = 7  # no copy: what one changes the other sees
+        assert (sent.images[0] == 7).all()
+        with pytest.raises(ValueError, match="read-only"):
+            sent.images[0] = 8
+    assert (sent.images[0] == 7).all()  # although the first is closed
+    sent.close()
+    resource_sharer.stop()
 
 
 def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):

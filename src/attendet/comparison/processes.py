@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -23,6 +23,7 @@ from attendet.comparison.run_job import run_and_report
 from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
 from attendet.system import process_start_method
+from attendet.training.plan import LoadedData
 
 MAX_ATTEMPTS = 3
 """Attempts at a run whose process dies."""
@@ -85,6 +86,7 @@ class _Attempt:
     device: str
     number: int
     process: Any
+    loaded: LoadedData | None
     ended: bool = False
 
 
@@ -107,16 +109,23 @@ class LocalRuns:
         if method == "forkserver":
             self._context.set_forkserver_preload(list(PRELOADED))
 
-    def make(self, jobs: Iterable[Job]) -> Iterator[RunEvent]:
+    def make(
+        self, jobs: Iterable[Job], load: Callable[[], LoadedData] | None = None
+    ) -> Iterator[RunEvent]:
         """Yield the events of runs; a job is taken when a device is free for it.
 
         A run whose process dies is tried again, up to `MAX_ATTEMPTS` times in all.
+
+        Args:
+            jobs: the runs.
+            load: returns the data of all of them; by default each run reads it itself.
         """
         waiting = iter(jobs)
         free = list(self._devices)
         while True:
             while free and (job := next(waiting, None)) is not None:
-                self._start(job, free.pop(0), 1)
+                loaded = load() if load is not None else None
+                self._start(job, free.pop(0), 1, loaded)
             if not self._running:
                 return
             ready: list[Any] = wait(list(self._running))
@@ -130,15 +139,17 @@ class LocalRuns:
                 attempt.ended |= event["event"] in ("ended", "failed")
                 yield attempt.job, event
 
-    def _start(self, job: Job, device: str, number: int) -> None:
+    def _start(self, job: Job, device: str, number: int, loaded: LoadedData | None) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_run_in_process, args=(job, device, self._threads, theirs), daemon=True
+            target=_run_in_process,
+            args=(job, device, self._threads, loaded, theirs),
+            daemon=True,
         )
         with _without_main_module():
             process.start()
         theirs.close()
-        self._running[ours] = _Attempt(job, device, number, process)
+        self._running[ours] = _Attempt(job, device, number, process, loaded)
 
     def _process_ended(self, connection: Any, free: list[str]) -> Iterator[RunEvent]:
         """Free the device of a process that ended; if its run did not end, try it again."""
@@ -152,7 +163,7 @@ class LocalRuns:
         why = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
         yield attempt.job, {"event": "lost", "why": why, "attempt": attempt.number}
         if attempt.number < MAX_ATTEMPTS:
-            self._start(attempt.job, attempt.device, attempt.number + 1)
+            self._start(attempt.job, attempt.device, attempt.number + 1, attempt.loaded)
         else:
             free.append(attempt.device)
             yield attempt.job, {"event": "failed", "error": f"its process died ({why})"}
@@ -177,7 +188,9 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _run_in_process(job: Job, device: str, threads: int | None, events: Any) -> None:
+def _run_in_process(
+    job: Job, device: str, threads: int | None, loaded: LoadedData | None, events: Any
+) -> None:
     """Make one run and send its events; entry point of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -191,7 +204,7 @@ def _run_in_process(job: Job, device: str, threads: int | None, events: Any) -> 
     with (job.path / "run.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    events.send(run_and_report(job, events.send))
+    events.send(run_and_report(job, events.send, loaded))
     events.close()
 
 

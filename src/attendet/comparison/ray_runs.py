@@ -125,8 +125,11 @@ class RayRuns:
                 "Start one with: ray start --head, or give --ray local."
             ) from None
 
-    def make(self, jobs: Iterable[Job]) -> Iterator[RunEvent]:
-        """Give the events of runs as they come; at most `slots` are under way."""
+    def make(self, jobs: Iterable[Job], _: object = None) -> Iterator[RunEvent]:
+        """Give the events of runs as they come; at most `slots` are under way.
+
+        Each run reads its data itself, as it may be made on another machine.
+        """
         coming = iter(jobs)
         running: dict[Any, Job] = {}
         starts: Counter[str] = Counter()

@@ -37,7 +37,7 @@ from attendet.models import load_weights, read_metadata
 from attendet.system import describe_machine
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, read_state
-from attendet.training.plan import Plan
+from attendet.training.plan import LoadedData, Plan
 from attendet.training.trainer import TrainingResult, train
 
 Report = Callable[[dict[str, Any]], None]
@@ -106,7 +106,7 @@ def record_of(job: Job) -> dict[str, Any] | None:
     return record if record is not None and record.get("key") == job.key else None
 
 
-def run_job(job: Job, report: Report) -> dict[str, Any]:
+def run_job(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[str, Any]:
     """Train (or resume) and measure one run, and return its record.
 
     The record is in the run's folder (record.json) before it is returned. A run that stops at
@@ -116,6 +116,7 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
     Args:
         job: the run.
         report: receives its events.
+        loaded: the data of the job, if it is in memory already.
 
     Raises:
         AttendetError: if training or measuring cannot go on.
@@ -125,7 +126,7 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
         done = record_of(job)
         if done is not None and done["stopped"] is None:
             return done
-        result = _train(job, _RunCallback(job, report))
+        result = _train(job, _RunCallback(job, report), loaded)
         if job.until is not None and job.until <= result.epochs < job.setup["recipe"]["epochs"]:
             record = _paused_record(job, result)
         else:
@@ -138,7 +139,7 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
     return record
 
 
-def _train(job: Job, callback: TrainingCallback) -> TrainingResult:
+def _train(job: Job, callback: TrainingCallback, loaded: LoadedData | None) -> TrainingResult:
     """Train the run, resumed if possible."""
     if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -147,6 +148,7 @@ def _train(job: Job, callback: TrainingCallback) -> TrainingResult:
         "until_epoch": job.until,
         "figures": False,  # the report of the study has its own
         "callback": callback,
+        "loaded": loaded,
     }
     if _can_resume(job.path):
         return train(resume=job.path, **settings)
@@ -322,10 +324,10 @@ def gate_statistics(weights: Path, samples: Sequence[Sample]) -> dict[str, dict[
     return {site: dataclasses.asdict(block) for site, block in health.items()}
 
 
-def run_and_report(job: Job, report: Report) -> dict[str, Any]:
+def run_and_report(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[str, Any]:
     """Make a run and return its last event: "ended" with its record, or "failed" with the error."""
     try:
-        return {"event": "ended", "record": run_job(job, report)}
+        return {"event": "ended", "record": run_job(job, report, loaded)}
     except AttendetError as error:
         return {"event": "failed", "error": str(error)}
     except Exception as error:  # the other runs of the study continue

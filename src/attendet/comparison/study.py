@@ -43,11 +43,13 @@ from attendet.comparison.variants import (
     pick_baseline,
 )
 from attendet.data import DataSet, Sample, load_dataset
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, DataError
 from attendet.interop.hub import local_weights
-from attendet.models import read_metadata
+from attendet.models import WeightsMetadata, read_metadata
 from attendet.models.graph import Graph
 from attendet.report.study import SETS
+from attendet.system import can_pass_files
+from attendet.training.plan import LoadedData, decode_images
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.transfer import check_class_map, follow_base
 
@@ -201,7 +203,8 @@ def compare(
             "budget": None if budget is None else {"seconds": budget},
             "gt": GROUND_TRUTH,
         }
-        return Comparison(folder, dataset, recipe, jobs, of_set, callback or StudyCallback())
+        called = callback or StudyCallback()
+        return Comparison(folder, dataset, recipe, metadata, jobs, of_set, called)
 
     open_runs = functools.partial(_runs, ray, accelerator, devices, runs_per_device)
     if not isinstance(data, str | Path):
@@ -256,19 +259,21 @@ class Comparison:
         folder: Path,
         dataset: DataSet,
         recipe: Recipe,
+        base: WeightsMetadata | None,
         jobs: Mapping[tuple[str, int], Job],
         head: dict[str, Any],
         callback: StudyCallback,
     ) -> None:
         self.begun = 0.0
         self.folder, self.jobs, self.head, self.callback = folder, jobs, head, callback
-        self.dataset, self.recipe = dataset, recipe
+        self.dataset, self.recipe, self.base = dataset, recipe, base
         self.samples: tuple[Sample, ...] = ()
         self.records: dict[str, dict[str, Any]] = {}
         self.paused: dict[str, dict[str, Any]] = {}
         self.run_seconds = 0.0
         self.waiting_seconds = 0.0
         self.noted_variants: set[str] = set()
+        self._loaded: LoadedData | None = None
 
     def check(self) -> dict[str, Any] | None:
         """Check that the folder holds no other study; return the study.json that it holds."""
@@ -341,7 +346,7 @@ class Comparison:
         """Make runs; return the records of paused ones by key."""
         paused: dict[str, dict[str, Any]] = {}
         begun, busy = time.perf_counter(), 0.0
-        for job, event in runs.make(jobs):
+        for job, event in runs.make(jobs, self._loaded_data):
             if event["event"] == "ended":
                 record = event["record"]
                 busy += record["wall_seconds"]
@@ -363,12 +368,25 @@ class Comparison:
         self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / runs.slots)
         return paused
 
+    def _loaded_data(self) -> LoadedData:
+        """Return the data set, with its training images if the runs can have them in common."""
+        if self._loaded is None:
+            images, train = None, self.dataset.split("train")
+            if can_pass_files():
+                try:
+                    images = decode_images(train, self.recipe, self.base, shared=True)
+                except DataError as error:
+                    self.callback.note(f"each run decodes the images itself: {error}")
+            self._loaded = LoadedData(self.dataset, images)
+        return self._loaded
+
     def _keep(self, job: Job, record: dict[str, Any]) -> None:
         self.records[job.key] = record
         add_run(self.folder, record)
 
     def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
         """Compute the verdicts, measure latency, write study.json (verdicts first)."""
+        self._loaded = None
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
         begun = time.perf_counter()
         summary = {**summarize(self.folder, self.head, records, self.samples), "latency": {}}

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,14 @@ from numpy.typing import NDArray
 from attendet.data.sample import Issue, Sample
 from attendet.errors import ConfigError, DataError, ImageError
 from attendet.images import Letterbox, letterbox, read_image, stretched
-from attendet.system import CACHE_VARIABLE, available_memory, cache_folder, reserve_file
+from attendet.system import (
+    CACHE_VARIABLE,
+    available_memory,
+    cache_folder,
+    pass_file,
+    received_file,
+    reserve_file,
+)
 
 ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -32,9 +40,12 @@ class ImageCache:
 
     Held in memory, or in a memory-mapped file when they would pass `memory_fraction` of the memory
     that is available. The file is gone when the cache is closed or collected (where the system
-    allows it, it is unlinked at once, so that even a killed process leaves nothing behind). A
+    allows it, it is unlinked at once, so that even a killed process leaves nothing behind). An
     image that cannot be read is skipped and reported in `issues`. Difficult boxes are skipped
     too: they are not trained on.
+
+    A shared cache can be an argument of a new `multiprocessing.Process`: the process maps the same
+    file, read-only, which exists until the last of them lets go of it.
 
     Attributes:
         images: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
@@ -51,6 +62,7 @@ class ImageCache:
         stretch: scale each side by its own factor instead of letterboxing; the network input is
             then taken for the image itself, in `fits` too.
         memory_fraction: fraction of the available memory beyond which a file is used, 0..1.
+        shared: whether to use a file in any case, for other processes.
         folder: where the file would go; default: the user's cache directory.
         progress: called with the images done and their total, from the calling thread.
 
@@ -83,6 +95,7 @@ class ImageCache:
         *,
         stretch: bool = False,
         memory_fraction: float = 0.25,
+        shared: bool = False,
         folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -94,8 +107,10 @@ class ImageCache:
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArrays
-        if np.prod(shape, dtype=np.int64) > memory_fraction * available_memory():
-            self.images = _mapped_file(shape, Path(folder or cache_folder()))
+        self._file: IO[bytes] | None = None
+        if shared or np.prod(shape, dtype=np.int64) > memory_fraction * available_memory():
+            self._file = _nameless_file(shape, Path(folder or cache_folder()))
+            self.images = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=shape)
         else:
             self.images = np.empty(shape, dtype=np.uint8)
         self.stretch = stretch
@@ -160,6 +175,19 @@ class ImageCache:
     def close(self) -> None:
         """Let go of the images and of their file; the lists of samples and boxes stay."""
         self.images = np.empty((0, *self.input_hw, 3), dtype=np.uint8)
+        if self._file is not None:
+            self._file.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._file is None:
+            return vars(self)
+        return {**vars(self), "images": self.images.shape, "_file": pass_file(self._file)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._file is not None:
+            self._file = received_file(state["_file"])
+            self.images = np.memmap(self._file, dtype=np.uint8, mode="r", shape=state["images"])
 
     def __enter__(self) -> ImageCache:
         return self
@@ -168,8 +196,8 @@ class ImageCache:
         self.close()
 
 
-def _mapped_file(shape: tuple[int, ...], folder: Path) -> ImageArrays:
-    """Return an array in a new file that nobody else sees, and that is removed with it."""
+def _nameless_file(shape: tuple[int, ...], folder: Path) -> IO[bytes]:
+    """Return a new file for an array, which is removed when it is closed and no longer mapped."""
     size = int(np.prod(shape, dtype=np.int64))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +209,7 @@ def _mapped_file(shape: tuple[int, ...], folder: Path) -> ImageArrays:
             )
         with tempfile.TemporaryFile(prefix="images-", suffix=".cache", dir=folder) as file:
             reserve_file(file.fileno(), size)
-            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+            return os.fdopen(os.dup(file.fileno()), "r+b")
     except OSError as error:
         raise DataError(
             f"the image cache cannot be written to {folder}: {error}. {_FOLDER_ADVICE}."

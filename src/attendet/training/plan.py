@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -109,6 +109,31 @@ def choose_input_hw(
     return (side, size) if aspect <= 1 else (size, side)
 
 
+class LoadedData(NamedTuple):
+    """A data set that is read already, and its training images where they are decoded already."""
+
+    dataset: DataSet
+    images: ImageCache | None = None
+
+
+def decode_images(
+    train: tuple[Sample, ...],
+    recipe: Recipe,
+    base: WeightsMetadata | None = None,
+    *,
+    shared: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageCache:
+    """Return the training images on the input of a run; `ImageCache` describes the arguments."""
+    return ImageCache(
+        train,
+        choose_input_hw(train, recipe, base),
+        stretch=recipe.resize == "stretch",
+        shared=shared,
+        progress=progress,
+    )
+
+
 def _object_sizes(cache: ImageCache) -> np.ndarray[Any, np.dtype[np.float32]]:
     boxes = np.concatenate(cache.boxes_xyxy) if len(cache) else np.zeros((0, 4), np.float32)
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -182,6 +207,7 @@ def make_plan(
     pretrained: str | Path | None = None,
     base: WeightsMetadata | None = None,
     format: str | None = None,
+    loaded: LoadedData | None = None,
     fingerprints: Iterable[tuple[str, str]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
@@ -197,6 +223,7 @@ def make_plan(
             batch norm epsilon, colors and, as the recipe states, boxes and input; default: that of
             ``pretrained``.
         format: of the data set; default: recognized.
+        loaded: what ``data`` contains, if it is in memory already.
         fingerprints: split name and fingerprint, each of which the data must have.
         progress: called with the images decoded and their total.
 
@@ -212,7 +239,10 @@ def make_plan(
         raise ConfigError("anchors must not be 'base' without pretrained weights (--pretrained).")
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
     attention = canonical_attention(attention, graph)
-    dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
+    if loaded is None:
+        dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
+        loaded = LoadedData(dataset)
+    dataset, cache = loaded
     class_map = {}
     if base is None or pretrained is not None:  # a resumed run has copied its rows
         class_map = check_class_map(recipe, dataset.classes, base)
@@ -226,8 +256,9 @@ def make_plan(
         )
     train = dataset.split("train")
     recipe = recipe.for_images(len(train))
-    input_hw = choose_input_hw(train, recipe, base)
-    cache = ImageCache(train, input_hw, stretch=recipe.resize == "stretch", progress=progress)
+    if cache is None:
+        cache = decode_images(train, recipe, base, progress=progress)
+    input_hw = cache.input_hw
     if base is not None and (recipe.anchors == "base" or base.graph):
         anchors = _anchors_of(base, cache)
     else:

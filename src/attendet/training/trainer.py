@@ -40,7 +40,7 @@ from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
 from attendet.training.loggers import Loggers, check_loggers
 from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
-from attendet.training.plan import Plan, make_plan
+from attendet.training.plan import LoadedData, Plan, make_plan
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
 from attendet.training.transfer import follow_base
@@ -117,6 +117,7 @@ def train(
     pretrained: str | Path | None = None,
     resume: str | Path | None = None,
     format: str | None = None,
+    loaded: LoadedData | None = None,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -145,6 +146,7 @@ def train(
             recipe, and ``overrides`` replace them; it is evaluated before the first step.
         resume: folder of an interrupted run; all settings come from there.
         format: ``voc``, ``yolo`` or ``coco``; default: recognized.
+        loaded: what ``data`` contains, if it is in memory already.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine, one per device.
         nodes: machines.
@@ -215,6 +217,7 @@ def train(
         pretrained=pretrained,
         base=base,
         format=format,
+        loaded=loaded,
         fingerprints=expected,
         progress=callback.images_decoded,
     )
