@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,23 +12,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from attendet.comparison.processes import MAX_ATTEMPTS, LocalRuns, device_names
+from attendet.comparison.processes import MAX_ATTEMPTS, LocalRuns, _Attempt, device_names
+from attendet.comparison.run_job import memory_use, possible_runs
 from attendet.comparison.study import Study
 from attendet.comparison.variants import Job, Variant
 from attendet.errors import ConfigError
 from attendet.files import read_json_lines
 from attendet.training.checkpoint import RunFolder
+from attendet.training.plan import make_plan
+from attendet.training.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes split off")
 
 
 def _job(shapes: Path, study: Path, seed: int = 0, **changes: Any) -> Job:
     from attendet.data import load_dataset
-    from attendet.training.recipe import Recipe
 
     dataset = load_dataset(shapes)
     settings: dict[str, Any] = {"width_mult": 0.125, "size": 64, "batch": 4, "epochs": 1, **changes}
@@ -163,6 +167,58 @@ def test_runs_that_have_a_device_in_common_have_a_part_of_the_cores(
     assert LocalRuns(["cuda:0", "cuda:1"] * 2)._threads == 2
     assert LocalRuns(["cpu"] * 3)._threads == 2
     assert LocalRuns(["cpu"])._threads is None
+
+
+def test_a_device_works_on_as_many_runs_as_the_first_one_leaves_memory_for(
+    monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path
+) -> None:
+    """Fake devices: 2 GPUs with memory for 3 and 40 runs, 8 cores."""
+    possible = {"cuda:0": 3, "cuda:1": 40}
+    started: list[tuple[str, int]] = []
+
+    def start(self: LocalRuns, job: Job, device: str, number: int, loaded: Any) -> None:
+        started.append((device, self.slots))
+        ours, theirs = multiprocessing.Pipe()
+        theirs.send({"event": "planned", "pid": 0})
+        for epoch in (1, 2):
+            theirs.send({"event": "epoch", "epoch": epoch, "possible_runs": possible[device]})
+        theirs.send({"event": "ended", "record": {}})
+        theirs.close()
+        process = SimpleNamespace(join=lambda: None, exitcode=0)
+        self._running[ours] = _Attempt(job, device, number, process, loaded)
+
+    monkeypatch.setattr(LocalRuns, "_start", start)
+    monkeypatch.setattr("attendet.comparison.processes.available_cores", lambda: 8)
+    runs = LocalRuns(["cuda:0", "cuda:1"], auto=True)
+    jobs = [_job(shapes, tmp_path, seed) for seed in range(9)]
+
+    events = [event for _, event in runs.make(jobs)]
+
+    chosen = [event for event in events if event["event"] == "runs_chosen"]
+    assert {event["device"]: event["runs"] for event in chosen} == {"cuda:0": 3, "cuda:1": 4}
+    assert runs.slots == 7
+    assert runs._threads == 1
+    assert [slots for _, slots in started] == [2, 2] + [7] * 7  # none before the first is measured
+    assert sorted(device for device, _ in started[2:7]) == ["cuda:0"] * 2 + ["cuda:1"] * 3
+
+
+def test_runs_in_later_epochs_with_a_larger_input_need_more_memory(squares: Path) -> None:
+    recipe = Recipe(epochs=4, size=128, resize="letterbox", start_size_fraction=0.5)
+    plan = make_plan(squares, attention="none", recipe=recipe, seed=0)
+    plan.cache.close()
+    gigabyte = 2**30
+    assert possible_runs((gigabyte, 15 * gigabyte), plan, 0) == 4  # 64 px now, 128 px later
+    assert possible_runs((gigabyte, 15 * gigabyte), plan, 3) == 16
+    assert possible_runs((gigabyte, 0), plan, 0) == 1
+
+
+def test_on_a_gpu_all_memory_in_use_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (70, 80))
+    assert memory_use("auto") == (10, 70)
+    used, free = memory_use("cpu")
+    assert used > 2**20
+    assert free > 2**20
 
 
 def test_a_study_that_is_killed_goes_on(

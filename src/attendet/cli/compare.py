@@ -15,7 +15,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings
 from attendet.cli.progress import duration
@@ -91,8 +91,9 @@ class _Flags:
     devices: int | None = None
     """Devices of this machine to use (default: all GPUs, else one CPU)."""
 
-    runs_per_device: Annotated[int, "N"] = 1
-    """Runs that each device works on at once."""
+    runs_per_device: Annotated[int | Literal["auto"], "{auto,N}"] = 1
+    """Runs that each device works on at once; auto: by the memory of the first run and the CPU
+    cores."""
 
     ray: Annotated[str, "ADDRESS"] | None = None
     """Run on a Ray cluster: auto, HOST:PORT, or local to start one here."""
@@ -130,6 +131,8 @@ class _Lines(StudyCallback):
             self.say(f"{name}: training")
         elif event["event"] == "lost":
             self.say(f"{name}: its process is gone ({event['why']}), attempt {event['attempt']}")
+        elif event["event"] == "runs_chosen":
+            self.say(f"{event['device']}: {event['runs']} runs at once")
         elif event["event"] == "epoch":
             epoch, epochs = event["epoch"], event["epochs"]
             if epoch % max(1, epochs // 10) == 0 and epoch < epochs:

@@ -15,7 +15,7 @@ class StudyCallback:
         """Called once with the number of runs, and of those that an earlier call has done."""
 
     def run_event(self, job: Job, event: dict[str, Any]) -> None:
-        """Called with the events "planned", "epoch", "measuring" and "lost" of a run."""
+        """Called with the events of a run: planned, epoch, measuring, lost, runs_chosen."""
 
     def run_ended(self, job: Job, record: dict[str, Any]) -> None:
         """Called when a run is complete, paused (``stopped`` is "budget") or failed."""

@@ -22,7 +22,7 @@ from typing import Any
 from attendet.comparison.run_job import run_and_report
 from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
-from attendet.system import process_start_method
+from attendet.system import available_cores, process_start_method
 from attendet.training.plan import LoadedData
 
 MAX_ATTEMPTS = 3
@@ -96,13 +96,22 @@ class LocalRuns:
     Args:
         devices: names as `device_names` returns them; runs that have a device in common have a
             part of the CPU cores each.
+        auto: let each device work on one run up to the end of an epoch, then on as many as its
+            memory is enough for, one for each CPU core at most. Runs have one thread each.
+
+    Attributes:
+        slots: runs at once.
     """
 
-    def __init__(self, devices: list[str]) -> None:
-        self.slots = len(devices)
-        self._devices = list(devices)
-        one_each = len(set(devices)) == len(devices)
+    def __init__(self, devices: list[str], *, auto: bool = False) -> None:
+        self._devices = list(dict.fromkeys(devices)) if auto else list(devices)
+        self.slots = len(self._devices)
+        self._unmeasured = set(devices) if auto else set()
+        self._most_runs = max(1, available_cores() // self.slots)
+        one_each = len(set(devices)) == len(devices) and not auto
         self._threads = None if one_each else max(1, (os.cpu_count() or 1) // len(devices))
+        if auto:
+            self._threads = 1
         self._running: dict[Any, _Attempt] = {}
         method = process_start_method()
         self._context: Any = multiprocessing.get_context(method)
@@ -138,6 +147,13 @@ class LocalRuns:
                     continue
                 attempt.ended |= event["event"] in ("ended", "failed")
                 yield attempt.job, event
+                if attempt.device in self._unmeasured and "possible_runs" in event:
+                    runs = min(event["possible_runs"], self._most_runs)
+                    self._unmeasured.remove(attempt.device)
+                    self.slots += runs - 1
+                    free += [attempt.device] * (runs - 1)
+                    chosen = {"event": "runs_chosen", "device": attempt.device, "runs": runs}
+                    yield attempt.job, chosen
 
     def _start(self, job: Job, device: str, number: int, loaded: LoadedData | None) -> None:
         ours, theirs = self._context.Pipe()

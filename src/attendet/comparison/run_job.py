@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -34,10 +35,11 @@ from attendet.explain import gate_health
 from attendet.files import json_line, write_atomically
 from attendet.inference import load
 from attendet.models import load_weights, read_metadata
-from attendet.system import describe_machine
+from attendet.system import available_memory, describe_machine, peak_memory_mib
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, read_state
 from attendet.training.plan import LoadedData, Plan
+from attendet.training.schedule import input_hw_at
 from attendet.training.trainer import TrainingResult, train
 
 Report = Callable[[dict[str, Any]], None]
@@ -66,9 +68,11 @@ class _RunCallback(TrainingCallback):
 
     def __init__(self, job: Job, report: Report) -> None:
         self.job, self.report = job, report
+        self.plan: Plan | None = None
 
     def before_train(self, plan: Plan, folder: str) -> None:
         """Report the plan, and write the digest of the initial weights once."""
+        self.plan = plan
         path = Path(folder) / BASE
         if not path.is_file() and not RunFolder(self.job.path).records():
             write_atomically(path, json_line({"base_weights": base_digest(plan)}))
@@ -81,7 +85,41 @@ class _RunCallback(TrainingCallback):
         """Report the epoch."""
         shown = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
         epochs = self.job.setup["recipe"]["epochs"]
-        self.report({"event": "epoch", "epochs": epochs, **shown})
+        parallel = {}
+        if self.plan is not None and record["epoch"] > 0:
+            parallel["possible_runs"] = possible_runs(
+                memory_use(self.job.accelerator), self.plan, record["epoch"] - 1
+            )
+        self.report({"event": "epoch", "epochs": epochs, **shown, **parallel})
+
+
+def memory_use(accelerator: str) -> tuple[int, int]:
+    """Return the bytes that this run takes of its device's memory, alone there, and what is free.
+
+    On a GPU all memory in use counts as the run's, with that of the driver and of other programs.
+    """
+    if accelerator in ("auto", "cuda") and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return total - free, free
+    return (peak_memory_mib() or 0) * 2**20, available_memory()
+
+
+def possible_runs(memory: tuple[int, int], plan: Plan, epoch: int) -> int:
+    """Return how many runs like this one the memory of its device is enough for.
+
+    Memory is taken to grow with the area of the network input in later epochs.
+
+    Args:
+        memory: bytes that the run takes in an epoch, and bytes that are free.
+        plan: of the run.
+        epoch: the epoch, counting from 0.
+    """
+    areas = [
+        math.prod(input_hw_at(each, 0, input_hw=plan.input_hw, recipe=plan.recipe, seed=plan.seed))
+        for each in range(epoch, plan.recipe.epochs)
+    ]
+    used, free = memory
+    return max(1, int((used + free) / (max(used, 1) * max(areas) / areas[0])))
 
 
 def base_digest(plan: Plan) -> str:

@@ -96,7 +96,7 @@ def compare(
     budget: float | None = None,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int | None = None,
-    runs_per_device: int = 1,
+    runs_per_device: int | Literal["auto"] = 1,
     ray: str | None = None,
     runtimes: Sequence[str] | None = None,
     callback: StudyCallback | None = None,
@@ -133,7 +133,8 @@ def compare(
             data set only.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: devices of this machine to use; default: all GPUs, or one CPU.
-        runs_per_device: runs that each device works on at once; not with ``ray``.
+        runs_per_device: runs that each device works on at once; ``auto`` chooses from the memory of
+            the first run and the CPU cores. Not with ``ray``; ``auto`` not with ``budget``.
         ray: address of a Ray cluster, or ``auto``, to run there; ``local`` starts one here.
         runtimes: what latency is measured in: ``torch`` (the weights as they are), ``onnx``,
             ``openvino`` (exported); default: all that are installed.
@@ -206,6 +207,8 @@ def compare(
         called = callback or StudyCallback()
         return Comparison(folder, dataset, recipe, metadata, jobs, of_set, called)
 
+    if budget is not None and runs_per_device == "auto":
+        raise ConfigError("runs_per_device must be a number with a budget; got 'auto'.")
     open_runs = functools.partial(_runs, ray, accelerator, devices, runs_per_device)
     if not isinstance(data, str | Path):
         named = name_data_sets(data, folder, format=format, budget=budget)
@@ -241,9 +244,16 @@ def _check_folder(folder: Path, *, several: bool) -> None:
         )
 
 
-def _runs(ray: str | None, accelerator: str, devices: int | None, runs_per_device: int) -> Any:
+def _runs(
+    ray: str | None,
+    accelerator: str,
+    devices: int | None,
+    runs_per_device: int | Literal["auto"],
+) -> Any:
     if ray is None:
-        return LocalRuns(device_names(accelerator, devices, runs_per_device))
+        auto = runs_per_device == "auto"
+        each = 1 if runs_per_device == "auto" else runs_per_device
+        return LocalRuns(device_names(accelerator, devices, each), auto=auto)
     if runs_per_device != 1:
         raise ConfigError("runs_per_device has no effect with ray. Remove --runs-per-device.")
     from attendet.comparison.ray_runs import RayRuns
