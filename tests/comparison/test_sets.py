@@ -82,7 +82,7 @@ def test_a_killed_study_goes_on_in_the_data_set_where_it_was(
 
     make = made_up.make
 
-    def stops(jobs: Any) -> Any:
+    def stops(jobs: Any, _: object = None) -> Any:
         for job, event in make(jobs):
             yield job, event
             if len(made_up.made) == 3:
