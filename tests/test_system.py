@@ -24,6 +24,7 @@ def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_processors_are_counted_from_what_linux_reports(cpuinfo: Path) -> None:
     cpuinfo.write_text(INTEL)
     assert machine.describe_machine()["processor"] == "Xeon: 8 @ 2 GHz"
+    assert machine.describe_machine()["features"] == "avx2 avx512_bf16"
     assert machine.has_bfloat16()
     cpuinfo.write_text(AMD)
     assert machine.describe_machine()["processor"] == "EPYC"

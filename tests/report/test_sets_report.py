@@ -121,7 +121,7 @@ def test_page_and_markdown_have_the_same_content(sets_folder: Path) -> None:
         "seeds for 1 point",
         "Cost in onnx: 9.0 ms per image for none; +1.0 ms for ca, the fastest variant, and +3.0 "
         "ms for cbam, the slowest.",
-        "To see a true difference of one AP point four times in five",
+        "To show a true difference of one AP point to none four times in five takes ",
         "attendet compare cells cards plates",
         "0644b95ad2d39800",
     ):
@@ -134,6 +134,35 @@ def test_page_and_markdown_have_the_same_content(sets_folder: Path) -> None:
         *(f"forest-{number:02}.svg" for number in range(3)),
     }
     assert set(re.findall(r"\]\(figures/([^)]+)\)", markdown)) == figures
+
+
+def test_seeds_and_images_are_named_for_each_data_set(sets_folder: Path) -> None:
+    path = sets_folder / "sets.json"
+    description = json.loads(path.read_text())
+    needs = {"cells": (3, 30, 22), "cards": (None, 12, None), "plates": (1200, 50, None)}
+    for each in description["sets"]:
+        seeds, had, images = needs[each["name"]]
+        each["power"] |= {"seeds": seeds, "images_measured": had}
+        each["power"]["images"]["5"] = images
+    path.write_text(json.dumps(description))
+
+    write_report(sets_folder)
+
+    assert (
+        "To show a true difference of one AP point to none four times in five takes 3 seeds on "
+        "cells, 1,200 on plates, with the test images as they are. No number of seeds is enough "
+        "with the test images of cards (12). With 5 seeds it takes 22 test images on cells. No "
+        "number of test images is enough with 5 seeds on cards, plates."
+    ) in (sets_folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_reports_of_the_data_sets_are_named_where_they_are(sets_folder: Path) -> None:
+    path = write_report(sets_folder)
+    assert "a report of its own" not in path.read_text(encoding="utf-8")
+    (sets_folder / "cells").mkdir(exist_ok=True)
+    (sets_folder / "cells" / "report.html").write_text("")
+    path = write_report(sets_folder)
+    assert "a report of its own" in path.read_text(encoding="utf-8")
 
 
 def test_csv_files_hold_the_numbers_of_the_records(sets_folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,13 @@ from attendet.report.study_tables import (
     verdict_tone,
 )
 from attendet.report.tables import MISSING, flat, to_csv
+from attendet.system import machine_text
 
 LAYOUT = "attendet/sets-report/1"
 """Name and version of the layout of report.json."""
+
+PAGE = "report.html"
+"""Name of the page in the folder of a study."""
 
 SHOWN_SEEDS = "5"
 """Number of seeds for which the needed test images are in the summary."""
@@ -126,7 +130,7 @@ def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
     for image in (image for name in CHARTS for image in context[name]):
         write_atomically(output / "figures" / image.name, image.data)
     write_atomically(output / "report.md", render_markdown("sets", title, **context))
-    return write_atomically(output / "report.html", render_html("sets", title, **context))
+    return write_atomically(output / PAGE, render_html("sets", title, **context))
 
 
 def _page_context(sets: Sets) -> dict[str, Any]:
@@ -152,6 +156,7 @@ def _page_context(sets: Sets) -> dict[str, Any]:
         ],
         "sets": _set_table(sets),
         "power": _power_table(sets),
+        "reports": any((sets.folder / name / PAGE).is_file() for name in sets.names()),
         "command": description.get("command"),
         "facts": _facts(sets),
     }
@@ -195,35 +200,42 @@ def _cost_sentences(sets: Sets) -> list[str]:
 
 
 def _power_sentences(sets: Sets) -> list[str]:
-    """Return what it takes to see a difference of one AP point, as a range over data sets."""
-    powers = [each["power"] for each in _sets(sets) if each["power"] is not None]
+    """Return what it takes to see a difference of one AP point, by data set."""
+    powers = {each["name"]: each["power"] for each in _sets(sets) if each["power"] is not None}
     if not powers:
         return []
-    needed = _range([power["seeds"] for power in powers], "seeds")
-    images = _range([power["images"][SHOWN_SEEDS] for power in powers], "test images")
-    had = _range([power["images_measured"] for power in powers], "")
-    return [
-        "To see a true difference of one AP point four times in five, a comparison of one variant "
-        f"with {sets.baseline} takes {needed} with the test images as they are ({had}), or "
-        f"{images} with {SHOWN_SEEDS} seeds."
+    seeds = {name: power["seeds"] for name, power in powers.items()}
+    images = {name: power["images"][SHOWN_SEEDS] for name, power in powers.items()}
+    had = {f"{name} ({power['images_measured']})": seeds[name] for name, power in powers.items()}
+    sentences = [
+        f"To show a true difference of one AP point to {sets.baseline} four times in five takes "
+        f"{_by_name(seeds, 'seeds')}, with the test images as they are.",
+        "No number of seeds is enough with the test images of " + _without_number(had) + ".",
+        f"With {SHOWN_SEEDS} seeds it takes {_by_name(images, 'test images')}.",
+        f"No number of test images is enough with {SHOWN_SEEDS} seeds on "
+        + _without_number(images)
+        + ".",
     ]
+    some = [any(found.values()) for found in (seeds, images)]
+    none = [not all(found.values()) for found in (had, images)]
+    kept = (some[0], none[0], some[1], none[1])
+    return [" ".join(text for text, keep in zip(sentences, kept, strict=True) if keep)]
 
 
-def _range(values: Sequence[int | None], unit: str) -> str:
-    """Return the range of numbers over the data sets.
+def _by_name(numbers: Mapping[str, int | None], unit: str) -> str:
+    """Return the numbers that are known, the smallest first, each with its name.
 
     Example:
-        >>> _range([4, 12, None], "seeds"), _range([None], "seeds"), _range([7, 7], "seeds")
-        ('4 to 12 seeds, and no number on 1 of 3 data sets', 'no number of seeds', '7 seeds')
+        >>> _by_name({"cells": 12, "cards": None, "plates": 4}, "seeds")
+        '4 seeds on plates, 12 on cells'
     """
-    known = [value for value in values if value is not None]
-    if not known:
-        return f"no number of {unit}"
-    low, high = min(known), max(known)
-    text = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    missing = len(values) - len(known)
-    ending = f", and no number on {missing} of {len(values)} data sets" if missing else ""
-    return f"{text} {unit}".strip() + ending
+    known = sorted((count, name) for name, count in numbers.items() if count is not None)
+    texts = [f"{count:,} on {name}" for count, name in known]
+    return ", ".join(texts).replace(" on ", f" {unit} on ", 1)
+
+
+def _without_number(numbers: Mapping[str, int | None]) -> str:
+    return ", ".join(name for name, count in numbers.items() if count is None)
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -296,8 +308,7 @@ def _cost_table(sets: Sets) -> Table:
             median = value_at(description, "latency", name, runtime, "median_ms")
             row[f"{runtime}, ms"] = number(median, 2)
         rows.append(row)
-    machine = description.get("latency_machine") or {}
-    where = ", ".join(f"{name} {value}" for name, value in machine.items())
+    where = machine_text(description.get("latency_machine") or {})
     note = f" Latency: median time for one image ({where})." if runtimes else ""
     return Table.of(rows, f"Means over the data sets.{note}")
 
@@ -509,7 +520,7 @@ def _cost_charts(sets: Sets) -> list[Image]:
                 "Means over data sets. Vertical bars: 95 % intervals. Horizontal bars: half of the "
                 "calls. Dashed, bold: variants that no other variant beats in both."
             )
-            name, alt = f"gain-by-{runtime}", f"gain by {label}"
+            name, alt = f"gain-by-{runtime}".replace(" ", "-"), f"gain by {label}"
             charts.append(chart_image(name, scatter_chart, dots, caption, alt, **labels))
     return charts
 

@@ -31,6 +31,7 @@ from attendet.report.study_tables import (
     verdict_table,
 )
 from attendet.report.tables import flat, to_csv
+from attendet.system import machine_text
 
 LAYOUT = "attendet/report/1"
 """Name and version of the layout of report.json."""
@@ -160,7 +161,8 @@ def _summary(study: Study) -> str:
 def _facts(study: Study) -> list[tuple[str, str]]:
     """Return the settings of a study as names and values."""
     description = study.description
-    machines = list(dict.fromkeys(filter(None, (_machine(run) for run in study.runs))))
+    texts = (machine_text(run.get("machine") or {}) for run in study.runs)
+    machines = list(dict.fromkeys(filter(None, texts)))
     of_runs = [run["versions"] for run in study.runs if run.get("versions")]
     versions = description.get("versions") or (of_runs[0] if of_runs else {})
     return [
@@ -177,7 +179,3 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         *flat({key: description[key] for key in ("seconds",) if description.get(key)}),
         ("report", f"attendet {__version__}"),
     ]
-
-
-def _machine(run: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in (run.get("machine") or {}).items())

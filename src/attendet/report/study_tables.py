@@ -10,6 +10,7 @@ from typing import Any
 from attendet.report.pages import Cell, Table, Tone
 from attendet.report.study import Study, value_at
 from attendet.report.tables import MISSING
+from attendet.system import machine_text
 
 OVERALL = {"AP50": ("ap50",), "AP75": ("ap75",)}
 SIZES = {"small": ("ap_small",), "medium": ("ap_medium",), "large": ("ap_large",)}
@@ -157,8 +158,7 @@ def cost_table(study: Study) -> Table:
         rows.append(row)
     note = "Latency was not measured."
     if latency:
-        machine = study.description.get("latency_machine") or {}
-        where = ", ".join(f"{name} {value}" for name, value in machine.items())
+        where = machine_text(study.description.get("latency_machine") or {})
         note = (
             "Latency: median time for one image, the whole call; the variants were measured "
             f"alternately{where and f' ({where})'}."
