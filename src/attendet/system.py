@@ -70,7 +70,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
-    """Return the description of a machine as a phrase; its empty values are left out.
+    """Return the description of a machine as one line, without its empty values.
 
     Example:
         >>> machine_text({"processor": "EPYC", "cores": 2, "features": "", "memory_gib": 23.5})
