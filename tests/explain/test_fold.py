@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 from attendet.attention import attend, inserted_blocks  # noqa: E402
 from attendet.errors import ConfigError  # noqa: E402
 from attendet.explain import can_fold, fold_gate, gated_sites  # noqa: E402
-from attendet.models import SITES  # noqa: E402
+from attendet.models import SITES, default_anchors  # noqa: E402
 from attendet.models.backbone import ConvBlock  # noqa: E402
 
 
@@ -38,9 +38,12 @@ def make_constant(block: nn.Module) -> torch.Tensor:
     return product
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_a_constant_gate_is_folded_exactly_at_every_site(tiny, site):
-    network, _ = tiny(f"ca-authors@{site}")
+@pytest.mark.parametrize(
+    ("site", "levels"), [*((site, 2) for site in SITES), ("up", 3), ("p3", 3), ("up2", 3)]
+)
+def test_a_constant_gate_is_folded_exactly_at_every_site(tiny, site, levels):
+    anchors, masks = default_anchors(levels, 64)
+    network, _ = tiny(f"ca-authors@{site}", anchors=anchors, anchor_masks=masks)
     settle(network)
     scale = make_constant(network.attention[site])
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))

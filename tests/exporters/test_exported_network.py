@@ -18,6 +18,7 @@ from attendet.exporters.exported_network import (  # noqa: E402
     optimize_for_inference,
 )
 from attendet.inference.runtimes.torch_runtime import TorchRuntime  # noqa: E402
+from attendet.models import default_anchors  # noqa: E402
 
 SPECS = ["none", "se", "cbam", "eca", "ca", "ca-authors", "ca@stage1,stage3,p5+se@up"]
 
@@ -63,6 +64,11 @@ def test_inserted_attention(reference: Any, inputs: Any, sites: dict[str, str]) 
     attendet.attend(network, sites, init="paper")
     torch.manual_seed(0)
     _agree(network, metadata, inputs)
+
+
+def test_three_levels(reference: Any, inputs: Any) -> None:
+    anchors, masks = default_anchors(3, 96)
+    _agree(*reference("ca", anchors=anchors, anchor_masks=masks), inputs)
 
 
 def test_a_darknet_graph(graph: Any, inputs: Any) -> None:

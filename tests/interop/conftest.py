@@ -67,6 +67,19 @@ def tiny_config(*, base: int = 8, classes: int = 2, side: int = 64) -> str:
     )
 
 
+def three_level_config(*, base: int = 8, classes: int = 2, side: int = 64) -> str:
+    """YOLOv4-tiny with a level of stride 8, as darknet's yolov4-tiny-3l.cfg has it."""
+    return (
+        tiny_config(base=base, classes=classes, side=side)
+        + "\n[route]\nlayers = -3\n"
+        + _conv(base, 1)
+        + "\n[upsample]\nstride=2\n"
+        + "\n[route]\nlayers = -1, 15\n"
+        + _conv(2 * base, 3)
+        + _output(classes, "0,1,2")
+    )
+
+
 PYRAMID = """
 [net]
 width=96
@@ -390,8 +403,11 @@ YOLOV7_TINY = (
 )
 """A block, the pooling and outputs of yolov7-tiny.cfg and yolov4-csp.cfg, narrow, two levels."""
 
+REFERENCE = ("reference", "three levels")
+
 CONFIGS = {
     "reference": tiny_config(),
+    "three levels": three_level_config(),
     "pyramid": PYRAMID,
     "gated": GATED,
     "partial": PARTIAL,
@@ -465,4 +481,4 @@ def tiny() -> Callable[..., str]:
 @pytest.fixture
 def other_configs() -> dict[str, str]:
     """Configurations that are not YOLOv4-tiny."""
-    return {name: text for name, text in CONFIGS.items() if name != "reference"}
+    return {name: text for name, text in CONFIGS.items() if name not in REFERENCE}

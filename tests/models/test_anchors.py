@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attendet.errors import ConfigError
-from attendet.models import DEFAULT_ANCHORS, DEFAULT_MASKS
+from attendet.models import DEFAULT_ANCHORS, DEFAULT_MASKS, default_anchors
 from attendet.models.anchors import best_overlap, choose_anchors, cluster_anchors
 
 OWN_MASKS = ((3, 4, 5), (0, 1, 2))
@@ -82,10 +82,12 @@ def test_one_seed_gives_one_answer_and_small_comes_before_large():
     assert len(set(first)) == 6
 
 
-def test_the_input_is_left_as_it_is_and_float32_will_do():
-    sizes = np.exp(np.random.default_rng(0).normal(3.5, 0.7, (50, 2))).astype(np.float32)
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_input_is_left_as_it_is(dtype: type, count: int):
+    sizes = np.exp(np.random.default_rng(0).normal(3.5, 0.7, (50, 2))).astype(dtype)
     before = sizes.copy()
-    cluster_anchors(sizes)
+    cluster_anchors(sizes, count)
     np.testing.assert_array_equal(sizes, before)
 
 
@@ -118,6 +120,17 @@ def test_all_boxes_equal():
 
 def test_tiny_boxes_never_give_an_anchor_of_no_size():
     assert cluster_anchors(np.full((8, 2), 0.01)) == ((0.1, 0.1),) * 6
+
+
+def test_three_levels_have_nine_anchors_the_largest_on_the_first():
+    sizes = np.exp(np.random.default_rng(0).normal(3.5, 0.9, (300, 2)))
+    defaults, masks = default_anchors(3, 416)
+    choice = choose_anchors(sizes, [(1.0, 1.0)] * 9, masks)
+    assert choice.from_data
+    assert choice.masks == ((6, 7, 8), (3, 4, 5), (0, 1, 2))
+    areas = [width * height for width, height in choice.anchors]
+    assert areas == sorted(areas)
+    assert choose_anchors(sizes[:8], defaults, masks).anchors == defaults  # too few for nine
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -12,10 +12,16 @@ from attendet.models import (  # noqa: E402
     DEFAULT_ANCHORS,
     NECK_SITES,
     SITES,
+    WeightsMetadata,
     YoloV4Tiny,
     build,
+    build_from_metadata,
     canonical_attention,
+    default_anchors,
+    load_weights,
+    save_weights,
 )
+from attendet.models.yolov4_tiny import reference_sites  # noqa: E402
 
 CLASSES = [f"class {number}" for number in range(80)]
 LEVELS = (((81, 82), (135, 169), (344, 319)), ((23, 27), (37, 58), (81, 82)))
@@ -221,6 +227,62 @@ def test_a_bare_name_means_the_three_neck_sites():
     assert canonical_attention("eca@up,p4,p5") == "eca"
 
 
+# --- three levels --------------------------------------------------------------------------------
+
+
+def test_a_third_level_has_stride_8_and_sites_of_its_own():
+    with torch.device("meta"):
+        network = build(classes=CLASSES, levels=3)
+        images = torch.zeros(1, 3, 416, 416)
+        maps, raw_maps = network.features(images), network(images)
+    assert _parameters(network) == 6_327_453  # by the layer table of darknet's yolov4-tiny-3l.cfg
+    assert network.strides == (32, 16, 8)
+    assert [tuple(one.shape) for one in raw_maps] == [(1, 255, n, n) for n in (13, 26, 52)]
+    found = {site: (one.shape[1], 416 // one.shape[2]) for site, one in maps.items()}
+    assert found["p3"] == (128, 8)
+    assert found["up2"] == (64, 8)
+    assert set(found) == set(reference_sites(3))
+
+
+def test_a_bare_name_gates_the_whole_neck_of_three_levels():
+    network = _small("ca", levels=3).eval()
+    images = torch.rand(1, 3, 64, 96)
+    inputs = {}
+    for site, block in network.attention_blocks().items():
+        block.register_forward_hook(
+            lambda module, args, out, site=site: inputs.update({site: args[0]})
+        )
+    network(images)
+    assert set(inputs) == {"p3", "p4", "p5", "up", "up2"}
+    features = network.features(images)
+    assert all(torch.equal(seen, features[site]) for site, seen in inputs.items())
+    plain = _small(levels=3).eval().features(images)
+    for site in ("stage1", "stage2", "stage3", "p3", "p4", "p5"):
+        assert torch.equal(plain[site], features[site]), site
+    assert canonical_attention("ca@up2,p3,up,p5,p4", levels=3) == "ca"
+    with pytest.raises(ConfigError, match="'p3'"):
+        canonical_attention("ca@p3")
+
+
+def test_weights_with_three_levels_are_read_back(tmp_path):
+    classes = ("a", "b")
+    anchors, masks = default_anchors(3, 64)
+    metadata = WeightsMetadata(
+        classes,
+        attention="se",
+        width_mult=0.125,
+        input_hw=(64, 64),
+        anchors=anchors,
+        anchor_masks=masks,
+    )
+    network = build_from_metadata(metadata).eval()
+    again, read = load_weights(save_weights(tmp_path / "a.safetensors", network, metadata))
+    images = torch.rand(1, 3, 64, 64)
+    assert read.anchor_masks == masks
+    for one, other in zip(network(images), again.eval()(images), strict=True):
+        assert torch.equal(one, other)
+
+
 # --- initial weights -----------------------------------------------------------------------------
 
 
@@ -359,9 +421,9 @@ def test_exports_with_a_dynamic_batch():
         ({"scale_x_y": 0}, "scale_x_y must be above 0"),
         ({"anchors": [(0, 5)] * 6}, "anchors must be pairs"),
         ({"anchors": [(5, 5, 5)] * 6}, "anchors must be pairs"),
-        ({"anchors": [(5, 5)] * 3}, "anchor_masks must be two lists of numbers below 3"),
+        ({"anchors": [(5, 5)] * 3}, "anchor_masks must be two or three lists of numbers below 3"),
         ({"anchor_masks": [(3, 4, 5), ()]}, "none empty"),
-        ({"anchor_masks": [(3, 4, 5)]}, "two lists"),
+        ({"anchor_masks": [(3, 4, 5)]}, "two or three lists"),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, object], message: str):
@@ -372,5 +434,5 @@ def test_wrong_arguments_are_named(change: dict[str, object], message: str):
 def test_the_class_itself_checks_sites_and_levels():
     with pytest.raises(ConfigError, match=r"got 'stage4'\. Did you mean 'stage"):
         YoloV4Tiny(2, LEVELS, {"stage4": "ca"}, width_mult=0.125)
-    with pytest.raises(ConfigError, match="2 levels"):
+    with pytest.raises(ConfigError, match="2 or 3 levels"):
         YoloV4Tiny(2, LEVELS[:1], width_mult=0.125)

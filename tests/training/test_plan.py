@@ -74,6 +74,15 @@ def test_anchors_are_the_default_ones_or_the_data_s(plan: Callable[..., Plan]) -
     assert all(5 < side < 35 for pair in own.anchors.anchors for side in pair)
 
 
+def test_three_levels_get_nine_anchors(plan: Callable[..., Plan]) -> None:
+    default, own = plan(levels=3, anchors="default"), plan(levels=3, anchors="data", attention="ca")
+
+    assert own.network.strides == default.network.strides == (32, 16, 8)
+    assert default.metadata.anchors[0] == pytest.approx((12 * 64 / 608, 16 * 64 / 608))
+    assert own.metadata.anchor_masks == ((6, 7, 8), (3, 4, 5), (0, 1, 2))
+    assert set(own.network.attention_blocks()) == {"p3", "p4", "p5", "up", "up2"}
+
+
 def test_the_description_has_data_and_preprocessing(plan: Callable[..., Plan]) -> None:
     made = plan(attention="ca@p4,p5,up", resize="letterbox", seed=4)
 

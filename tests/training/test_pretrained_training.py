@@ -15,6 +15,7 @@ import yaml
 import attendet
 from attendet.cli import main
 from attendet.data import DataSet, load_dataset
+from attendet.errors import ConfigError
 from attendet.models import WeightsMetadata, load_weights, save_weights
 from attendet.training.callback import TrainingCallback
 from attendet.training.plan import Plan, make_plan
@@ -287,6 +288,31 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
     assert own.unlike_base[0] == "input 64 px (base 96 x 64 px)"
     config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
     assert config["recipe"]["scale_x_y"] == 1.7
+
+
+def test_the_levels_of_the_base_are_kept_unless_a_third_is_asked_for(
+    squares: Path, undrawn: None, tmp_path: Path, saved: Saved
+) -> None:
+    base = saved(_metadata(scale_x_y=1.3))
+    plain = {"pretrained": base, "epochs": 1, "batch": 4, "precision": "32", "accelerator": "cpu"}
+
+    kept = train(squares, output=tmp_path / "a", **plain).plan
+    more = train(squares, output=tmp_path / "b", levels=3, **plain)
+    again = train(squares, output=tmp_path / "c", **plain | {"pretrained": more.last}).plan
+
+    assert len(kept.metadata.anchor_masks) == 2
+    assert more.plan.network.strides == again.network.strides == (32, 16, 8)
+    assert more.plan.recipe.scale_x_y == 1.3
+    assert "levels 3 (base 2)" in more.plan.unlike_base
+    assert more.plan.transfer is not None
+    layers = {name.split(".")[0] for name in more.plan.transfer.fresh}
+    assert (
+        {"conv_up2", "head_p3", "out_p3"}
+        <= layers
+        <= {"conv_up2", "head_p3", "out_p3", "out_p4", "out_p5"}
+    )
+    with pytest.raises(ConfigError, match=r"levels must be 2 .* Set --anchors auto"):
+        train(squares, output=tmp_path / "d", levels=3, anchors="base", **plain)
 
 
 def test_a_network_of_bgr_images_is_trained_on_bgr(

@@ -155,7 +155,6 @@ def compare(
     metadata = None if base is None else read_metadata(base)
     graph = Graph.from_mappings(metadata.graph) if metadata and metadata.graph else None
     inits = usual if attention_init is None else attention_init
-    variants = make_variants(attention, sites, inits, graph)
     settings = load_recipe(recipe, overrides, pretrained=pretrained is not None)
     if settings.attention_init != "auto":
         raise ConfigError(
@@ -164,6 +163,7 @@ def compare(
         )
     if metadata is not None:
         settings = follow_base(settings, metadata, given=overrides)
+    variants = make_variants(attention, sites, inits, graph, settings.levels)
     folder = Path(output)
     _check_folder(folder, several=not isinstance(data, str | Path))
     chosen_baseline = pick_baseline(variants, baseline)

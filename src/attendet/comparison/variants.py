@@ -185,6 +185,7 @@ def make_variants(
     sites: Sequence[str] | None,
     inits: Sequence[str],
     graph: Graph | None = None,
+    levels: int = 2,
 ) -> tuple[Variant, ...]:
     """Return the variants: each attention at each placement with each init.
 
@@ -197,6 +198,7 @@ def make_variants(
         sites: placements, each sites joined by commas; None for those of the network's neck.
         inits: ``paper``, ``identity``; or `AS_TRAINED` alone.
         graph: layers of pretrained weights that are not the reference network.
+        levels: of the reference network, 2 or 3.
 
     Raises:
         ConfigError: if a name, a site or an init is unknown, or there are not two variants.
@@ -212,7 +214,7 @@ def make_variants(
                 f"attention_init must be known; got {init!r} (--attention-init). "
                 f"{did_you_mean(init, get_args(AttentionInit))}"
             )
-    known, usual = attention_sites(graph)
+    known, usual = attention_sites(graph, levels)
     if sites is None:
         sites = [",".join(usual)] if usual else []
     parse = functools.partial(
@@ -221,7 +223,7 @@ def make_variants(
     seen: Counter[Variant] = Counter()
     variants = []
     for name in attention:
-        canonical_attention(name, graph)
+        canonical_attention(name, graph, levels)
         for variant in _variants_of(name, parse, sites, inits):
             seen[variant] += 1
             variants.append(dataclasses.replace(variant, repeat=seen[variant]))

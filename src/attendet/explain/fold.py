@@ -98,6 +98,8 @@ def _reader(network: nn.Module, site: str) -> tuple[nn.Conv2d, int] | None:
         "p5": (network.conv_p5.conv, 0),
         "up": (network.head_p4.conv, 0),
     }
+    if len(network.strides) == 3:
+        readers |= {"p3": (network.head_p3.conv, channels["up2"]), "up2": (network.head_p3.conv, 0)}
     return readers.get(site)
 
 

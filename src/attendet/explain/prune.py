@@ -183,7 +183,7 @@ def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> We
     if left == before:
         return metadata
     graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
-    spec = format_attention_spec(left, attention_sites(graph)[1])
+    spec = format_attention_spec(left, attention_sites(graph, len(metadata.anchor_masks))[1])
     return dataclasses.replace(metadata, attention=spec, measured=None)
 
 

@@ -7,6 +7,7 @@ from .metadata import DEFAULT_ANCHORS as DEFAULT_ANCHORS
 from .metadata import DEFAULT_MASKS as DEFAULT_MASKS
 from .metadata import Preprocess as Preprocess
 from .metadata import WeightsMetadata as WeightsMetadata
+from .metadata import default_anchors as default_anchors
 from .metadata import read_metadata as read_metadata
 from .weights import build as build
 from .weights import build_from_metadata as build_from_metadata

@@ -13,8 +13,8 @@ from attendet.errors import ConfigError
 CLEARLY_BETTER = 0.05
 """Gain in mean best overlap from which the data's own anchors are used."""
 
-FEWEST_SIZES = 6
-"""Objects below which the data says nothing about six anchors."""
+ANCHORS_OF_LEVEL = 3
+"""Anchors of a level that are computed from the data."""
 
 MOST_SIZES = 20_000
 """Objects that the clustering looks at."""
@@ -104,7 +104,7 @@ def _cluster_once(
     sizes: NDArray[np.float64], count: int, generator: np.random.Generator, rounds: int
 ) -> NDArray[np.float64]:
     """Return the best centers, shape (count, 2), on the way of k-means from one random start."""
-    centers: NDArray[np.float64] = sizes[generator.integers(len(sizes))][None]
+    centers: NDArray[np.float64] = sizes[[generator.integers(len(sizes))]]
     while len(centers) < count:
         distance = (1 - _shape_iou(sizes, centers).max(axis=1)).clip(min=0) ** 2
         total = distance.sum()
@@ -134,7 +134,7 @@ class AnchorChoice:
     """Widths and heights in pixels, small to large."""
 
     masks: tuple[tuple[int, ...], ...]
-    """Anchors of the stride-32 and stride-16 level."""
+    """Anchors of each level, stride 32 first."""
 
     default_overlap: float
     """Mean best overlap of the default anchors (those that a level uses)."""
@@ -158,13 +158,14 @@ def choose_anchors(
     Args:
         sizes_wh: shape (n, 2), widths and heights of the training objects, network input pixels,
         above 0. defaults: default anchors, pixels.
-        default_masks: those that each level uses; others play no part in the comparison.
+        default_masks: those that each level uses, stride 32 first; others play no part in the
+            comparison.
         seed: of the clustering.
 
     Returns:
-        Own anchors are used from a gain of 0.05 in mean best overlap; the three large ones stand
-        on the stride-32 level, the three small ones on the stride-16 level. With fewer than six
-        objects the defaults stay, and the overlaps are not numbers.
+        Own anchors are used from a gain of 0.05 in mean best overlap: three for each level, the
+        largest on the first. With fewer objects than anchors the defaults stay, and the overlaps
+        are not numbers.
 
     Raises:
         ConfigError: if a size is not above 0.
@@ -178,11 +179,14 @@ def choose_anchors(
     masks = tuple(tuple(mask) for mask in default_masks)
     used = [tuple(defaults[index]) for index in sorted({i for mask in masks for i in mask})]
     kept = tuple((float(w), float(h)) for w, h in defaults)
-    if len(sizes_wh) < FEWEST_SIZES:
+    count = ANCHORS_OF_LEVEL * len(masks)
+    if len(sizes_wh) < count:
         return AnchorChoice(kept, masks, float("nan"), float("nan"), from_data=False)
     default_overlap = best_overlap(sizes_wh, used)  # type: ignore[arg-type]
-    own = cluster_anchors(sizes_wh, seed=seed)
+    own = cluster_anchors(sizes_wh, count, seed=seed)
     data_overlap = best_overlap(sizes_wh, own)
     if data_overlap - default_overlap < CLEARLY_BETTER:
         return AnchorChoice(kept, masks, default_overlap, data_overlap, from_data=False)
-    return AnchorChoice(own, ((3, 4, 5), (0, 1, 2)), default_overlap, data_overlap, from_data=True)
+    starts = range(count - ANCHORS_OF_LEVEL, -1, -ANCHORS_OF_LEVEL)
+    own_masks = tuple(tuple(range(start, start + ANCHORS_OF_LEVEL)) for start in starts)
+    return AnchorChoice(own, own_masks, default_overlap, data_overlap, from_data=True)

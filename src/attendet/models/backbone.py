@@ -97,4 +97,6 @@ class CSPDarknetTiny(nn.Module):
             "p4": 4 * base,
             "p5": 8 * base,
             "up": 2 * base,
+            "p3": 2 * base,
+            "up2": base,
         }

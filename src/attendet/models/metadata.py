@@ -41,9 +41,49 @@ DEFAULT_ANCHORS = (
 DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
 """Numbers of the anchors of the stride-32 and the stride-16 level, as in darknet's cfg."""
 
+_ANCHORS_OF_3_LEVELS = (
+    (12.0, 16.0),
+    (19.0, 36.0),
+    (40.0, 28.0),
+    (36.0, 75.0),
+    (76.0, 55.0),
+    (72.0, 146.0),
+    (142.0, 110.0),
+    (192.0, 243.0),
+    (459.0, 401.0),
+)
+"""Widths and heights in pixels at 608, as in darknet's yolov4-tiny-3l.cfg."""
 
 SIZES = {"yolov4-tiny-n": 0.25, "yolov4-tiny-s": 0.5, "yolov4-tiny": 1.0}
 """Name of each size of the reference network, and the multiplier of its channels."""
+
+
+Masks = tuple[tuple[int, ...], ...]
+
+
+def default_anchors(levels: int, size: int) -> tuple[tuple[tuple[float, float], ...], Masks]:
+    """Return darknet's anchors for two or three levels, and the numbers of those of each level.
+
+    Args:
+        levels: 2 as in yolov4-tiny.cfg, or 3 as in yolov4-tiny-3l.cfg.
+        size: long side of the network input in pixels, to which the anchors are scaled.
+
+    Raises:
+        ConfigError: if there are no such networks.
+
+    Example:
+        >>> anchors, masks = default_anchors(2, 832)
+        >>> anchors[0], masks
+        ((20.0, 28.0), ((3, 4, 5), (1, 2, 3)))
+    """
+    ConfigError.check(levels in (2, 3), "levels", "2 or 3", levels)
+    anchors: tuple[tuple[float, float], ...] = DEFAULT_ANCHORS
+    masks: Masks = DEFAULT_MASKS
+    trained_at = 416
+    if levels == 3:
+        anchors, masks, trained_at = _ANCHORS_OF_3_LEVELS, ((6, 7, 8), (3, 4, 5), (0, 1, 2)), 608
+    scale = size / trained_at
+    return tuple((width * scale, height * scale) for width, height in anchors), masks
 
 
 @dataclass(frozen=True)
@@ -85,7 +125,8 @@ class WeightsMetadata:
     """Widths and heights of the anchors in pixels, as a rule small to large."""
 
     anchor_masks: tuple[tuple[int, ...], ...] = DEFAULT_MASKS
-    """Anchors of the stride-32 and the stride-16 level; of each level of a graph."""
+    """Anchors of the stride-32, the stride-16 and, in a network of three levels, the stride-8
+    level; of each level of a graph."""
 
     scale_x_y: float = 1.05
     """Stretch of the center's sigmoid (1.05 in darknet's yolov4-tiny.cfg), where a level of a graph
@@ -147,11 +188,11 @@ class WeightsMetadata:
             good = len(anchor) == 2 and all(side > 0 and math.isfinite(side) for side in anchor)
             ConfigError.check(good, "anchors", "pairs of width and height above 0", anchor)
         known = range(len(self.anchors))
-        right = self.graph is not None or len(self.anchor_masks) == 2
+        right = self.graph is not None or len(self.anchor_masks) in (2, 3)
         if not right or any(
             not mask or any(index not in known for index in mask) for mask in self.anchor_masks
         ):
-            count = "two lists" if self.graph is None else "a list for each output"
+            count = "two or three lists" if self.graph is None else "a list for each output"
             raise ConfigError(
                 f"anchor_masks must be {count} of numbers below {len(self.anchors)}, none empty; "
                 f"got {self.anchor_masks}."

@@ -28,13 +28,12 @@ from attendet.models.graph import Graph
 from attendet.models.graph_detector import GraphDetector
 from attendet.models.graph_sites import default_sites, graph_sites
 from attendet.models.metadata import (
-    DEFAULT_ANCHORS,
-    DEFAULT_MASKS,
     SIZES,
     WeightsMetadata,
+    default_anchors,
     read_metadata,
 )
-from attendet.models.yolov4_tiny import NECK_SITES, SITES, YoloV4Tiny
+from attendet.models.yolov4_tiny import YoloV4Tiny, neck_sites, reference_sites
 
 ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 
@@ -63,7 +62,7 @@ def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
     return YoloV4Tiny(
         len(metadata.classes),
         metadata.level_anchors(),
-        _parse_attention(metadata.attention, None),
+        _parse_attention(metadata.attention, None, len(metadata.anchor_masks)),
         attention_init=metadata.attention_init,
         scale_x_y=metadata.scale_x_y,
         width_mult=metadata.width_mult,
@@ -94,8 +93,9 @@ def build(
     attention: str = "none",
     attention_init: AttentionInit | Mapping[str, AttentionInit] = "paper",
     input_hw: tuple[int, int] = (416, 416),
-    anchors: Sequence[tuple[float, float]] = DEFAULT_ANCHORS,
-    anchor_masks: Sequence[Sequence[int]] = DEFAULT_MASKS,
+    levels: int = 2,
+    anchors: Sequence[tuple[float, float]] | None = None,
+    anchor_masks: Sequence[Sequence[int]] | None = None,
     scale_x_y: float = 1.05,
     width_mult: float | None = None,
     bn_eps: float = 1e-5,
@@ -111,8 +111,9 @@ def build(
             network computes what it would without attention until it is trained. One for all
             blocks, or by site.
         input_hw: height and width of training images, multiples of 32 (kept as description).
-        anchors: widths and heights in pixels, small to large.
-        anchor_masks: numbers of the anchors of the stride-32 level, then of the stride-16 level.
+        levels: 2, or 3 with a level of stride 8 for small objects.
+        anchors: widths and heights in pixels, small to large; default: darknet's at this size.
+        anchor_masks: numbers of the anchors of each level, stride 32 first; default: darknet's.
         scale_x_y: stretch of the center's sigmoid.
         width_mult: multiplier of all channels, in place of that of the model; they stay multiples
             of 8 (the stem's, of 4).
@@ -133,13 +134,14 @@ def build(
         raise ConfigError.must(
             "model", f"one of {', '.join(SIZES)}", model, advice=did_you_mean(model, SIZES)
         )
+    usual_anchors, usual_masks = default_anchors(levels, 416)
     metadata = WeightsMetadata(
         classes=classes if isinstance(classes, str) else tuple(classes),  # type: ignore[arg-type]
         attention=attention,
         attention_init=attention_init if isinstance(attention_init, str) else dict(attention_init),
         input_hw=tuple(input_hw),  # type: ignore[arg-type]
-        anchors=tuple(tuple(map(float, anchor)) for anchor in anchors),  # type: ignore[misc]
-        anchor_masks=tuple(map(tuple, anchor_masks)),
+        anchors=tuple(tuple(map(float, anchor)) for anchor in anchors or usual_anchors),  # type: ignore[misc]
+        anchor_masks=tuple(map(tuple, anchor_masks or usual_masks)),
         scale_x_y=scale_x_y,
         width_mult=SIZES[model] if width_mult is None else width_mult,
         bn_eps=bn_eps,
@@ -147,28 +149,32 @@ def build(
     return cast(YoloV4Tiny, build_from_metadata(metadata))
 
 
-def attention_sites(graph: Graph | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def attention_sites(
+    graph: Graph | None = None, levels: int = 2
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the sites of a network, and those of a spec without sites.
 
     Args:
         graph: of a network with layers of its own; the reference network if None.
+        levels: of the reference network, 2 or 3.
 
     Example:
         >>> attention_sites()
         (('stage1', 'stage2', 'stage3', 'p4', 'p5', 'up'), ('p4', 'p5', 'up'))
     """
     if graph is None:
-        return SITES, NECK_SITES
+        return reference_sites(levels), neck_sites(levels)
     sites = graph_sites(graph)
     return tuple(sites), default_sites(sites)
 
 
-def canonical_attention(spec: str, graph: Graph | None = None) -> str:
+def canonical_attention(spec: str, graph: Graph | None = None, levels: int = 2) -> str:
     """Return an attention spec in its one canonical spelling.
 
     Args:
         spec: such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
         graph: of a network with layers of its own (see `attendet.models.graph_sites`).
+        levels: of the reference network, 2 or 3.
 
     Raises:
         ConfigError: if a block or a site is unknown.
@@ -177,12 +183,13 @@ def canonical_attention(spec: str, graph: Graph | None = None) -> str:
         >>> canonical_attention("ca@p4,p5,up")
         'ca'
     """
-    return format_attention_spec(_parse_attention(spec, graph), attention_sites(graph)[1])
+    usual = attention_sites(graph, levels)[1]
+    return format_attention_spec(_parse_attention(spec, graph, levels), usual)
 
 
-def _parse_attention(spec: str, graph: Graph | None) -> dict[str, str]:
+def _parse_attention(spec: str, graph: Graph | None, levels: int = 2) -> dict[str, str]:
     """Return the block at each site that has one, of the reference network or of a graph."""
-    sites, usual = attention_sites(graph)
+    sites, usual = attention_sites(graph, levels)
     if not usual and any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
         raise ConfigError(
             f"attention must name its sites in a network without named ones; got {spec!r} "
@@ -202,10 +209,10 @@ def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionIni
         {'p5': ('se', 'paper')}
     """
     graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
-    start = metadata.attention_init
+    start, levels = metadata.attention_init, len(metadata.anchor_masks)
     return {
         site: (name, start if isinstance(start, str) else start.get(site, "paper"))
-        for site, name in _parse_attention(metadata.attention, graph).items()
+        for site, name in _parse_attention(metadata.attention, graph, levels).items()
     }
 
 

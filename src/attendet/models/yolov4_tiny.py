@@ -27,6 +27,29 @@ NECK_SITES = ("p4", "p5", "up")
 STRIDES = (32, 16)
 """Pixels per cell of the two levels."""
 
+SMALL_OBJECT_SITES = ("p3", "up2")
+"""Further sites of a network with three levels, both in its neck: the backbone's output of stride
+8, and the map after the second upsample."""
+
+SMALL_OBJECT_STRIDE = 8
+"""Pixels per cell of the third level."""
+
+
+def neck_sites(levels: int) -> tuple[str, ...]:
+    """Return the sites of a spec without sites, for a network of two or three levels.
+
+    Example:
+        >>> neck_sites(2), neck_sites(3)
+        (('p4', 'p5', 'up'), ('p4', 'p5', 'up', 'p3', 'up2'))
+    """
+    return NECK_SITES + (SMALL_OBJECT_SITES if levels == 3 else ())
+
+
+def reference_sites(levels: int) -> tuple[str, ...]:
+    """Return all sites of a network of two or three levels, in the order of computation."""
+    return SITES + (SMALL_OBJECT_SITES if levels == 3 else ())
+
+
 OBJECT_PRIOR = 0.01
 """Prior probability of an object, used to initialize the objectness bias (Lin et al. 2017, Focal
 Loss, arXiv:1708.02002, section 4.1): the head's biases start there."""
@@ -35,7 +58,8 @@ Loss, arXiv:1708.02002, section 4.1): the head's biases start there."""
 class YoloV4Tiny(DetectionNetwork):
     """YOLOv4-tiny (Bochkovskiy et al. 2020, arXiv:2004.10934; layer table of darknet's cfg).
 
-    With K = 80 and no attention it has 6,056,606 parameters.
+    With K = 80 and no attention it has 6,056,606 parameters. With a third level of anchors it is
+    darknet's yolov4-tiny-3l: a level of stride 8 for small objects, 6,327,453 parameters.
 
     Args:
         num_classes: K.
@@ -48,8 +72,8 @@ class YoloV4Tiny(DetectionNetwork):
         bn_eps: epsilon of batch normalization.
 
     Raises:
-        ConfigError: if there are not two levels of anchors, or attention names an unknown site or
-            block.
+        ConfigError: if there are not two or three levels of anchors, or attention names an unknown
+            site or block.
 
     Example:
         >>> network = YoloV4Tiny(80, [[(81, 82)] * 3, [(23, 27)] * 3], {"p5": "ca"})
@@ -70,7 +94,8 @@ class YoloV4Tiny(DetectionNetwork):
     ) -> None:
         spec = dict(attention or {})
         _check_layout(anchors, spec)
-        super().__init__(num_classes, anchors, strides=STRIDES, scale_x_y=scale_x_y)
+        strides = (*STRIDES, SMALL_OBJECT_STRIDE)[: len(anchors)]
+        super().__init__(num_classes, anchors, strides=strides, scale_x_y=scale_x_y)
         self.backbone = CSPDarknetTiny(width_mult=width_mult, bn_eps=bn_eps)
         channels = self.backbone.site_channels
         p4, p5, up = channels["p4"], channels["p5"], channels["up"]
@@ -81,11 +106,18 @@ class YoloV4Tiny(DetectionNetwork):
         self.conv_up = ConvBlock(p5 // 2, up, 1, bn_eps=bn_eps)
         self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
         self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
+        if len(strides) == 3:
+            p3, up2 = channels["p3"], channels["up2"]
+            self.conv_up2 = ConvBlock(p4, up2, 1, bn_eps=bn_eps)
+            self.head_p3 = ConvBlock(up2 + p3, p3, 3, bn_eps=bn_eps)
+            self.out_p3 = nn.Conv2d(p3, terms * len(self.anchors2), 1)
         self._initialize()
-        self._add_attention({s: spec[s] for s in SITES if s in spec}, channels, attention_init)
+        in_order = {site: spec[site] for site in reference_sites(len(strides)) if site in spec}
+        self._add_attention(in_order, channels, attention_init)
 
     anchors0: Tensor
     anchors1: Tensor
+    anchors2: Tensor
 
     def _initialize(self) -> None:
         for module in self.modules():
@@ -94,7 +126,9 @@ class YoloV4Tiny(DetectionNetwork):
                     module.weight, a=0.1, mode="fan_out", nonlinearity="leaky_relu"
                 )
         prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
-        for out, anchors in ((self.out_p5, self.anchors0), (self.out_p4, self.anchors1)):
+        for name, anchors in zip(self.output_layers(), self.level_anchors, strict=True):
+            out = self.get_submodule(name)
+            assert isinstance(out, nn.Conv2d)
             nn.init.normal_(out.weight, std=0.01)
             bias = torch.zeros(len(anchors), 5 + self.num_classes)
             bias[:, 4] = prior
@@ -102,7 +136,7 @@ class YoloV4Tiny(DetectionNetwork):
 
     def output_layers(self) -> tuple[str, ...]:
         """Return the names of the convolutions that make the raw maps, stride 32 first."""
-        return ("out_p5", "out_p4")
+        return ("out_p5", "out_p4", "out_p3")[: len(self.strides)]
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the map at each site, before the site's attention.
@@ -111,7 +145,7 @@ class YoloV4Tiny(DetectionNetwork):
             images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
 
         Returns:
-            Site to map (N, C, H, W), for all of `SITES`, in the order of computation.
+            Site to map (N, C, H, W), for all of `reference_sites`.
         """
         maps: dict[str, Tensor] = {}
         self._forward(images, maps)
@@ -125,17 +159,25 @@ class YoloV4Tiny(DetectionNetwork):
 
         backbone = self.backbone
         stage1, _ = backbone.csp1(backbone.conv2(backbone.conv1(images)))
-        stage2, _ = backbone.csp2(site("stage1", stage1))
+        stage2, p3 = backbone.csp2(site("stage1", stage1))
         stage3, merged = backbone.csp3(site("stage2", stage2))
         p5 = site("p5", backbone.conv3(site("stage3", stage3)))
         p4 = site("p4", merged)
         squeezed = self.conv_p5(p5)
         up = functional.interpolate(self.conv_up(squeezed), scale_factor=2.0, mode="nearest")
         fused = torch.cat([site("up", up), p4], dim=1)
-        return [self.out_p5(self.head_p5(squeezed)), self.out_p4(self.head_p4(fused))]
+        merged_p4 = self.head_p4(fused)
+        raw_maps = [self.out_p5(self.head_p5(squeezed)), self.out_p4(merged_p4)]
+        if len(self.strides) == 3:
+            up2 = functional.interpolate(self.conv_up2(merged_p4), scale_factor=2.0, mode="nearest")
+            fused = torch.cat([site("up2", up2), site("p3", p3)], dim=1)
+            raw_maps.append(self.out_p3(self.head_p3(fused)))
+        return raw_maps
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the raw maps, stride 32 first: (N, A (5 + K), H/32, W/32) and (..., H/16, W/16).
+        """Return the raw maps, stride 32 first: (N, A (5 + K), H/32, W/32), (..., H/16, W/16).
+
+        A third level has the shape (..., H/8, W/8).
 
         Args:
             images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
@@ -146,13 +188,14 @@ class YoloV4Tiny(DetectionNetwork):
 def _check_layout(
     anchors: Sequence[Sequence[Sequence[float]]], attention: Mapping[str, str]
 ) -> None:
-    if len(anchors) != len(STRIDES):
+    if len(anchors) not in (2, 3):
         raise ConfigError(
-            f"anchors must be given for {len(STRIDES)} levels, stride 32 first; got {len(anchors)}."
+            f"anchors must be given for 2 or 3 levels, stride 32 first; got {len(anchors)}."
         )
+    known = reference_sites(len(anchors))
     for site in attention:
-        if site not in SITES:
+        if site not in known:
             raise ConfigError(
                 f"attention must be at a site of the network; got {site!r}. "
-                f"{did_you_mean(site, SITES)}"
+                f"{did_you_mean(site, known)}"
             )

@@ -16,11 +16,11 @@ from attendet.data.checks import decode_issues
 from attendet.errors import ConfigError, TrainingError
 from attendet.images import common_aspect
 from attendet.models import (
-    DEFAULT_ANCHORS,
     DetectionNetwork,
     WeightsMetadata,
     build_from_metadata,
     canonical_attention,
+    default_anchors,
     read_metadata,
 )
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
@@ -141,15 +141,14 @@ def _object_sizes(cache: ImageCache) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _choose_anchors(cache: ImageCache, recipe: Recipe, seed: int) -> AnchorChoice:
-    masks = ((3, 4, 5), (1, 2, 3))
-    scale = recipe.size / 416
-    defaults = [(w * scale, h * scale) for w, h in DEFAULT_ANCHORS]
+    defaults, masks = default_anchors(recipe.levels, recipe.size)
     choice = choose_anchors(_object_sizes(cache), defaults, masks, seed=seed)
     if recipe.anchors == "default":
-        kept = tuple((float(w), float(h)) for w, h in defaults)
-        return dataclasses.replace(choice, anchors=kept, masks=masks, from_data=False)
+        return dataclasses.replace(choice, anchors=defaults, masks=masks, from_data=False)
     if recipe.anchors == "data" and not choice.from_data and not np.isnan(choice.data_overlap):
-        forced = choose_anchors(_object_sizes(cache), [(1.0, 1.0)] * 6, masks, seed=seed)
+        forced = choose_anchors(
+            _object_sizes(cache), [(1.0, 1.0)] * len(defaults), masks, seed=seed
+        )
         return dataclasses.replace(forced, default_overlap=choice.default_overlap)
     return choice
 
@@ -237,8 +236,12 @@ def make_plan(
         base = read_metadata(pretrained)
     if base is None and recipe.anchors == "base":
         raise ConfigError("anchors must not be 'base' without pretrained weights (--pretrained).")
+    if base is not None and not base.graph and recipe.anchors == "base":
+        rule = f"{len(base.anchor_masks)} with the anchors of the pretrained weights"
+        fits = recipe.levels == len(base.anchor_masks)
+        ConfigError.check(fits, "levels", rule, recipe.levels, advice="Set --anchors auto.")
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
-    attention = canonical_attention(attention, graph)
+    attention = canonical_attention(attention, graph, recipe.levels)
     if loaded is None:
         dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
         loaded = LoadedData(dataset)

@@ -115,6 +115,9 @@ class Recipe:
     width_mult: float | None = None
     """Factor of all channel counts, in place of that of --model."""
 
+    levels: int = 2
+    """Levels of predictions: 2 (strides 32 and 16), or 3 with one of stride 8 for small objects."""
+
     attention_init: Literal["auto", "paper", "identity"] = "auto"
     """paper: gates near 1/2 at first, as published; identity: attention changes nothing until it
     is trained; auto: identity for new blocks in pretrained weights, else paper."""
@@ -157,6 +160,7 @@ class Recipe:
                 "effective_batch": (self.effective_batch >= 0, "at least 0"),
                 "scale_x_y": (self.scale_x_y >= 1, "at least 1"),
                 "width_mult": (self.width_mult is None or self.width_mult > 0, "above 0"),
+                "levels": (self.levels in (2, 3), "2 or 3"),
                 "no_aug_fraction": (0 <= self.no_aug_fraction <= 1, "from 0 to 1"),
                 "start_size_fraction": (0 < self.start_size_fraction <= 1, "above 0, at most 1"),
                 "full_size_fraction": (0 <= self.full_size_fraction <= 1, "from 0 to 1"),

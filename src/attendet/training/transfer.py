@@ -94,16 +94,22 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         (320, 'base', 2.0)
     """
     of_layers = {"anchors": "base", "scale_x_y": base.scale_x_y, "width_mult": base.width_mult}
+    if not base.graph:
+        of_layers["levels"] = len(base.anchor_masks)
     fixed = [k for k, own in of_layers.items() if k in given and getattr(recipe, k) != own]
     if "model" in given and recipe.width_mult is None:
         fixed += ["model"]
         given = {*given, "width_mult"}
+    if base.graph and "levels" in given:
+        fixed += ["levels"]
     if base.graph and fixed:
         raise ConfigError(
             f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
             f"{base.architecture}, whose layers determine it. Remove it."
         )
     resize = base.preprocessing().resize
+    if not base.graph and "levels" in given and recipe.levels != len(base.anchor_masks):
+        del of_layers["anchors"]
     changes: dict[str, Any] = {
         "size": max(base.input_hw),
         "resize": recipe.resize
@@ -184,6 +190,7 @@ def _input_settings(metadata: WeightsMetadata) -> dict[str, str]:
         "anchors": " ".join(anchors),
         "scale_x_y": f"{metadata.scale_x_y:g}",
         "width_mult": f"{metadata.width_mult:g}",
+        "levels": str(len(metadata.anchor_masks)),
         "bn_eps": f"{metadata.bn_eps:g}",
     }
 

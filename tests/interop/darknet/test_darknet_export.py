@@ -30,7 +30,8 @@ def _network(**fields: Any) -> tuple[Any, WeightsMetadata]:
 
 
 @pytest.mark.parametrize(
-    "name", ["reference", "pyramid", "gated", "yolov2-tiny", "yolov2", "yolov7-tiny"]
+    "name",
+    ["reference", "three levels", "pyramid", "gated", "yolov2-tiny", "yolov2", "yolov7-tiny"],
 )
 @pytest.mark.parametrize("header", [(0, 2, 5, 2**33), (0, 1, 0, 77)])
 def test_imported_files_go_out_as_they_came(

@@ -63,7 +63,8 @@ def test_the_layers_of_the_reference_network_make_the_reference_network(
 
 
 @pytest.mark.parametrize(
-    "name", ["reference", "pyramid", "gated", "yolov2-tiny", "yolov2", "yolov7-tiny"]
+    "name",
+    ["reference", "three levels", "pyramid", "gated", "yolov2-tiny", "yolov2", "yolov7-tiny"],
 )
 def test_the_weights_file_rebuilds_the_network(
     name: str, darknet: Callable[..., Any], tmp_path: Path, images: torch.Tensor
@@ -131,6 +132,13 @@ def test_anchors_stay_exact_in_half_precision(darknet: Callable[..., Any]) -> No
 
     assert network.level_anchors[0].dtype == torch.float32
     assert network.level_anchors[0].tolist() == [[40, 44], [60, 50]]
+
+
+def test_three_levels_are_the_reference_network_too(darknet: Callable[..., Any]) -> None:
+    files = darknet("three levels")
+    network = import_darknet(files.config, files.weights).network
+    assert isinstance(network, YoloV4Tiny)
+    assert network.strides == (32, 16, 8)
 
 
 @pytest.mark.parametrize("name", ["reference", "pyramid"])

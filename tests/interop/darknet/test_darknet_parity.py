@@ -26,7 +26,10 @@ from attendet.models.graph import Convolutional, Graph, Region, Reorg  # noqa: E
 from attendet.models.graph_detector import GraphDetector  # noqa: E402
 
 Array = NDArray[np.float64]
-NAMES = ("reference", "pyramid", "gated", "partial", "yolov2-tiny", "yolov2", "yolov7-tiny")
+NAMES = (
+    *("reference", "three levels", "pyramid", "gated", "partial"),
+    *("yolov2-tiny", "yolov2", "yolov7-tiny"),
+)
 OPENCV_EPS = 1e-6
 
 
@@ -206,7 +209,7 @@ def test_raw_maps_are_those_of_plain_loops(
         found = imported.network(torch.from_numpy(image).float()[None])
         decoded = imported.network.decode(found)
 
-    levels = {"reference": 2, "yolov7-tiny": 2, "pyramid": 3}
+    levels = {"reference": 2, "three levels": 3, "yolov7-tiny": 2, "pyramid": 3}
     assert len(found) == len(expected) == levels.get(name, 1)
     outputs = [one for one in _sections(files.config) if one["kind"] in ("yolo", "region")]
     for one, wanted, options in zip(found, expected, outputs, strict=True):

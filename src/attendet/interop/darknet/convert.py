@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -52,12 +52,12 @@ def _conv(filters: int, size: int, stride: int = 1) -> Convolutional:
     return Convolutional(filters, size, stride, size // 2, batch_normalize=True, activation="leaky")
 
 
-def reference_graph(base: int, outputs: tuple[int, int]) -> Graph:
-    """Return the layers of YOLOv4-tiny.
+def reference_graph(base: int, outputs: Sequence[int]) -> Graph:
+    """Return the layers of YOLOv4-tiny, with three outputs those of yolov4-tiny-3l.
 
     Args:
         base: channels of the second convolution: 64 times the width multiplier.
-        outputs: channels of the raw maps, A (5 + K), stride 32 first.
+        outputs: channels of the two or three raw maps, A (5 + K), stride 32 first.
     """
     layers: list[Layer] = [_conv(base // 2, 3, 2), _conv(base, 3, 2)]
     for channels in (base, 2 * base, 4 * base):
@@ -79,6 +79,10 @@ def reference_graph(base: int, outputs: tuple[int, int]) -> Graph:
     layers += [Route((squeezed,)), _conv(2 * base, 1), Upsample(2)]
     layers += [Route((len(layers) - 1, merged)), _conv(4 * base, 3)]
     layers += [Convolutional(outputs[1], activation="linear"), Yolo()]
+    if len(outputs) == 3:
+        layers += [Route((len(layers) - 3,)), _conv(base, 1), Upsample(2)]
+        layers += [Route((len(layers) - 1, merged - 8)), _conv(2 * base, 3)]
+        layers += [Convolutional(outputs[2], activation="linear"), Yolo()]
     return Graph(tuple(layers))
 
 
@@ -91,15 +95,15 @@ def reference_width(graph: Graph) -> float | None:
     """
     layers = graph.layers
     heads = [layers[index - 1] for index in graph.outputs]
-    if len(heads) != 2 or len(layers) < 2:
+    if len(heads) not in (2, 3) or len(layers) < 2:
         return None
     second, *outputs = layers[1], *heads
     if not isinstance(second, Convolutional) or second.filters % 8:
         return None
     filters = tuple(one.filters for one in outputs if isinstance(one, Convolutional))
-    if len(filters) != 2:
+    if len(filters) != len(heads):
         return None
-    same = reference_graph(second.filters, (filters[0], filters[1])) == graph
+    same = reference_graph(second.filters, filters) == graph
     return second.filters / 64 if same else None
 
 
@@ -112,7 +116,7 @@ def graph_of(network: DetectionNetwork) -> Graph:
     if isinstance(network, GraphDetector):
         return network.graph
     if isinstance(network, YoloV4Tiny):
-        outputs = (network.out_p5.out_channels, network.out_p4.out_channels)
+        outputs = [len(network.get_parameter(f"{n}.bias")) for n in network.output_layers()]
         return reference_graph(network.backbone.conv2.conv.out_channels, outputs)
     raise TypeError(f"no darknet layers are known for {type(network).__name__}")
 
@@ -143,6 +147,8 @@ def _in_order(network: YoloV4Tiny) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | Non
         blocks += [csp.conv1, csp.conv2, csp.conv3, csp.conv4]
     blocks += [backbone.conv3, network.conv_p5, network.head_p5, network.out_p5]
     blocks += [network.conv_up, network.head_p4, network.out_p4]
+    if len(network.strides) == 3:
+        blocks += [network.conv_up2, network.head_p3, network.out_p3]
     return [(one, None) if isinstance(one, nn.Conv2d) else (one.conv, one.bn) for one in blocks]
 
 
