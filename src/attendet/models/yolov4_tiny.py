@@ -127,8 +127,7 @@ class YoloV4Tiny(DetectionNetwork):
                 )
         prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
         for name, anchors in zip(self.output_layers(), self.level_anchors, strict=True):
-            out = self.get_submodule(name)
-            assert isinstance(out, nn.Conv2d)
+            out: nn.Conv2d = getattr(self, name)
             nn.init.normal_(out.weight, std=0.01)
             bias = torch.zeros(len(anchors), 5 + self.num_classes)
             bias[:, 4] = prior
