@@ -219,6 +219,21 @@ def test_the_two_readmes_and_tutorials_show_the_same_blocks() -> None:
         assert shown == [(block.language, block.lines()) for block in _blocks(english)]
 
 
+def test_the_chinese_readme_links_to_the_same_pages_in_chinese_where_there_are_any() -> None:
+    english, chinese = (
+        re.findall(r"\]\(([\w/.-]+\.md)", (ROOT / name).read_text(encoding="utf-8"))
+        for name in ("README.md", "README.zh.md")
+    )
+
+    def in_chinese(page: str) -> str:
+        translated = page.replace(".md", ".zh.md")
+        return translated if (ROOT / translated).is_file() else page
+
+    pages = {page for page in english if not page.endswith(".zh.md")}
+    assert {in_chinese(page) for page in pages} <= set(chinese)
+    assert [page for page in chinese if page != "README.md" and in_chinese(page) != page] == []
+
+
 def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

@@ -86,6 +86,7 @@ def test_thresholds_and_classes_are_parameters(app: Any) -> None:
         ("/predict?only=dgo", png(), 400, "Did you mean 'dog'?"),
         ("/predict?confidence=2", png(), 422, "confidence: "),
         ("/predict?max_detections=x", png(), 422, "max_detections: "),
+        ("/predict?confidense=0.5", png(), 400, "Did you mean 'confidence'?"),
         ("/gates", png(), 404, "Not Found."),
         ("/model.json", png(), 405, "Method Not Allowed."),
     ],
@@ -97,6 +98,17 @@ def test_errors_are_one_line(app: Any, path: str, body: bytes, status: int, mess
     assert set(answer.json()) == {"error"}
     assert message in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
+
+
+def test_a_form_is_refused_with_what_to_do(app: Any) -> None:
+    form = {"files": {"file": ("a.png", png(), "image/png")}}
+    (answer,) = ask(app, ("POST", "/predict", form))
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (
+        "body must be an image file; got a form. Send the bytes of the file, as "
+        "curl --data-binary @FILE does."
+    )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
@@ -240,9 +252,7 @@ def test_openapi_describes_the_interface_and_refers_to_no_other_host(app: Any) -
 
     assert list(schema["paths"]) == ["/predict"]
     operation = schema["paths"]["/predict"]["post"]
-    assert {one["name"] for one in operation["parameters"]} == {
-        *("confidence", "nms_iou", "max_detections", "only"),
-    }
+    assert {one["name"] for one in operation["parameters"]} == set(web_app.PARAMETERS)
     assert operation["requestBody"]["content"]["image/*"]["schema"]["format"] == "binary"
     assert "http" not in answer.text.replace("HTTPValidationError", "")
 

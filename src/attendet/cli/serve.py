@@ -1,6 +1,6 @@
 """Serve a detector on this machine: a page in the browser and a JSON interface.
 
-WEIGHTS is a weights file or an exported file; ONNX and OpenVINO files need no torch. The page takes
+WEIGHTS is a weights file or an exported file; ONNX, OpenVINO and ncnn need no torch. The page takes
 images, videos and the camera. POST /predict with an image file as the body returns JSON;
 /openapi.json describes it. Gates of attention blocks are shown for weights files.
 

@@ -57,6 +57,9 @@ RUNTIME_LABELS = {
 UPLOAD_SECONDS = 60
 """A body must arrive within this time."""
 
+PARAMETERS = ("confidence", "nms_iou", "max_detections", "only")
+"""Query parameters of ``POST /predict``."""
+
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -161,6 +164,9 @@ def create_app(
         only: Annotated[list[str] | None, Query(description="names of classes to return")] = None,
     ) -> Prediction:
         """Return the detections of the image in the body."""
+        for key in request.query_params:
+            if key not in PARAMETERS:
+                raise ConfigError.unknown("parameter", key, PARAMETERS)
 
         def run(body: bytes) -> Prediction:
             started = time.perf_counter()
@@ -248,6 +254,12 @@ async def _read_body(request: Request, max_upload: float) -> bytes:
     """
     most = int(max_upload * 1e6)
     error = TooLargeError(f"image must be at most {max_upload:g} MB; got more. Scale it down.")
+    kind = request.headers.get("Content-Type", "").partition(";")[0]
+    if kind == "multipart/form-data":
+        raise ConfigError(
+            "body must be an image file; got a form. Send the bytes of the file, as "
+            "curl --data-binary @FILE does."
+        )
     length = request.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > most:
         raise error
