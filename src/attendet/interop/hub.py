@@ -7,8 +7,11 @@ in the Hub library's own cache, so that they load without network afterwards. Ne
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -183,19 +186,32 @@ def download(wanted: HubFile) -> Path:
     if suffix == "param":
         files.append(f"{wanted.file.removesuffix('model.param')}attendet.json")
     try:
-        paths = [
-            library.hf_hub_download(
-                wanted.repo,
-                file,
-                revision=wanted.revision,
-                library_name="attendet",
-                library_version=__version__,
-            )
-            for file in files
-        ]
+        with _errors_only():
+            paths = [
+                library.hf_hub_download(
+                    wanted.repo,
+                    file,
+                    revision=wanted.revision,
+                    library_name="attendet",
+                    library_version=__version__,
+                )
+                for file in files
+            ]
     except Exception as error:  # errors of the library and of its HTTP client
         raise WeightsError(_why_not_fetched(library, error, wanted)) from None
     return Path(paths[0])
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Silence warnings of the library, such as one for each attempt: one line says what failed."""
+    logs = import_module("huggingface_hub.utils.logging")
+    before = logs.get_verbosity()
+    logs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)
 
 
 def _why_not_fetched(library: Any, error: Exception, wanted: HubFile) -> str:
