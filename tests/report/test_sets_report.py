@@ -203,6 +203,17 @@ def test_a_study_that_has_just_begun_can_be_reported(sets_folder: Path) -> None:
     assert "Data sets that have not begun: cells, cards, plates." in page
 
 
+def test_a_variant_that_is_hardly_faster_costs_plus_zero(sets_folder: Path) -> None:
+    path = sets_folder / "sets.json"
+    description = json.loads(path.read_text())
+    description["latency"]["ca"]["onnx"]["median_ms"] = 8.97
+    path.write_text(json.dumps(description))
+
+    page = write_report(sets_folder).read_text(encoding="utf-8")
+
+    assert "9.0 ms per image for none; +0.0 ms for ca, the fastest variant" in page
+
+
 def test_a_data_folder_for_several_and_damaged_records_are_errors(sets_folder: Path) -> None:
     with pytest.raises(ConfigError, match="data must be for a study of one data set"):
         write_report(sets_folder, data="cells")

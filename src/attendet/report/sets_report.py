@@ -193,8 +193,8 @@ def _cost_sentences(sets: Sets) -> list[str]:
         low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
         sentences.append(
             f"Cost in {runtime}: {base:.1f} ms per image for {sets.baseline}; "
-            f"{known[low] - base:+.1f} ms for {low}, the fastest variant, and "
-            f"{known[high] - base:+.1f} ms for {high}, the slowest."
+            f"{known[low] - base:+z.1f} ms for {low}, the fastest variant, and "
+            f"{known[high] - base:+z.1f} ms for {high}, the slowest."
         )
     return sentences
 
