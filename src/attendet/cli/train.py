@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     if not reporter.is_first:
         return 0
     ap = "not measured (no boxes in val)" if result.ap is None else f"{result.ap:.3f}"
-    reporter.say(f"{result.epochs} epochs in {duration(result.seconds)}; best val AP {ap}")
+    epochs = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
+    reporter.say(f"{epochs} in {duration(result.seconds)}; best val AP {ap}")
     reporter.say(f"weights: {result.best}")
     numbered = numbered_classes(result.plan.dataset.classes)
     if numbered:
