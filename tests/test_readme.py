@@ -234,6 +234,33 @@ def test_the_chinese_readme_links_to_the_same_pages_in_chinese_where_there_are_a
     assert [page for page in chinese if page != "README.md" and in_chinese(page) != page] == []
 
 
+OUTSIDE_THE_SITE = [
+    *(ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    ROOT / "benchmarks" / "README.md",
+]
+"""Pages whose links `mkdocs build --strict` does not check."""
+
+
+@pytest.mark.parametrize("page", OUTSIDE_THE_SITE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+
+    for path, anchor in links:
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if anchor:
+            assert anchor in _anchors(target.read_text(encoding="utf-8")), f"{path}#{anchor}"
+
+
+def _anchors(text: str) -> set[str]:
+    """Return the names that links to the headings of a page use."""
+    headings = re.findall(r"^#+ (.+?)(?: \{#([\w-]+)\})?$", text, flags=re.MULTILINE)
+    return {
+        stated or re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+        for heading, stated in headings
+    }
+
+
 def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

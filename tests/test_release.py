@@ -45,7 +45,14 @@ def test_the_wheel_works_in_a_clean_environment(exported: dict[str, Path], tmp_p
     (wheel,) = tmp_path.glob("dist/attendet-*-py3-none-any.whl")
     with tarfile.open(archive) as source:
         names = {name.partition("/")[2] for name in source.getnames()}
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"} <= names
+    assert {
+        "LICENSE",
+        "README.md",
+        "README.zh.md",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "pyproject.toml",
+    } <= names
     assert "src/attendet/sample.jpg" in names
     assert "tests/test_release.py" in names
     assert not {name for name in names if name.startswith(("docs/studies", "benchmarks"))}
