@@ -55,7 +55,8 @@ class _Flags:
     """Output folder."""
 
     attention: Annotated[str, "SPEC"] = "ca"
-    """none, se, cbam, eca or ca, optionally at sites: ca@p5, se@p5+ca@up."""
+    """none, se, cbam, eca, ca or another block (listed by: attendet blocks), optionally at sites:
+    ca@p5, se@p5+ca@up."""
 
     images: int = DEFAULT_COUNTS["train"]
     """Training images; the other splits keep their proportion."""

@@ -27,7 +27,8 @@ def _log_names(text: str) -> list[str]:
 @dataclass(frozen=True)
 class _Flags:
     attention: Annotated[str, "SPEC"] | None = None
-    """none, se, cbam, eca or ca, at sites if wanted: ca@p5, se@p5+ca@up (default: that of
+    """none, se, cbam, eca, ca or another block (listed by: attendet blocks), at sites if wanted:
+    ca@p5, se@p5+ca@up (default: that of
     --pretrained, else ca)."""
 
     seed: int = 0
