@@ -67,6 +67,7 @@ def test_progress_without_a_terminal_is_plain_lines(
         r"network: yolov4-tiny, attention se@p5, input 64 x 64 px",
         r"anchors: .*",
         r"note: with 10 training images, pretrained weights usually .*: --pretrained yolo-\S+",
+        r"note: 100% of the objects are small \(.*\); .*: --levels 3",
         rf"run: {re.escape(str(tmp_path / 'run'))}",
         r"epoch 1/2 box \d+\.\d+ objectness .* class .* images/s .* GiB AP 0\.\d+ AP50 0\.\d+",
         r"epoch 2/2 .*",
@@ -78,6 +79,13 @@ def test_progress_without_a_terminal_is_plain_lines(
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line
+
+
+def test_three_levels_need_no_advice(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--epochs", "1", "--levels", "3") == 0
+    assert "are small" not in capsys.readouterr().out
 
 
 def test_base_weights_are_reported(

@@ -83,6 +83,17 @@ def test_three_levels_get_nine_anchors(plan: Callable[..., Plan]) -> None:
     assert set(own.network.attention_blocks()) == {"p3", "p4", "p5", "up", "up2"}
 
 
+def test_small_objects_are_counted_in_the_network_input(plan: Callable[..., Plan]) -> None:
+    made, larger = plan(), plan(size=160)
+
+    def small(one: Plan) -> float:
+        sides = np.concatenate([box[:, 2:] - box[:, :2] for box in one.cache.boxes_xyxy])
+        return float(np.mean([width * height < 1024 for width, height in sides.tolist()]))
+
+    assert made.small_fraction == small(made) == 1
+    assert 0 < larger.small_fraction == small(larger) < 1
+
+
 def test_the_description_has_data_and_preprocessing(plan: Callable[..., Plan]) -> None:
     made = plan(attention="ca@p4,p5,up", resize="letterbox", seed=4)
 

@@ -36,6 +36,9 @@ PLAIN_STEP_SECONDS = 15.0
 FEW_IMAGES = 1000
 """With fewer training images, pretrained weights are recommended: docs/pretrained.md, the table."""
 
+MANY_SMALL = 0.5
+"""With a larger fraction of small objects, a third level is recommended: docs/network.md."""
+
 Move = Callable[[int, int | None], None]
 
 
@@ -134,7 +137,7 @@ class TrainingLines(TrainingCallback):
     """True in the process that reports the run (the first of several)."""
 
     advises = False
-    """Recommend pretrained weights where there are few images."""
+    """Recommend what usually gives a higher AP: pretrained weights, a third level."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -193,6 +196,12 @@ class TrainingLines(TrainingCallback):
             self.say(
                 f"note: with {images} training images, pretrained weights usually give a higher "
                 "AP: --pretrained yolo-fastest-xl"
+            )
+        small, levels = plan.small_fraction, plan.recipe.levels
+        if self.advises and plan.from_scratch and levels == 2 and small > MANY_SMALL:
+            self.say(
+                f"note: {small:.0%} of the objects are small (below 32 x 32 px in the network "
+                "input); a level of stride 8 usually finds more of them: --levels 3"
             )
         self.say(f"run: {folder}")
 

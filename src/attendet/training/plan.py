@@ -13,6 +13,7 @@ import torch
 
 from attendet.data import DataSet, ImageCache, Sample, load_dataset
 from attendet.data.checks import decode_issues
+from attendet.data.stats import SMALL_AREA
 from attendet.errors import ConfigError, TrainingError
 from attendet.images import common_aspect
 from attendet.models import (
@@ -82,6 +83,15 @@ class Plan:
         """Fingerprint of each split of the data set."""
         fingerprints: dict[str, str] = (self.metadata.data or {})["fingerprints"]
         return fingerprints
+
+    @property
+    def small_fraction(self) -> float:
+        """Fraction of the training objects that are small by COCO's rule in the network input.
+
+        Their area is below 32 x 32 pixels. 0 without objects.
+        """
+        areas = _object_sizes(self.cache).prod(axis=1)
+        return float((areas < SMALL_AREA).mean()) if len(areas) else 0.0
 
 
 def choose_input_hw(
