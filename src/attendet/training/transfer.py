@@ -100,7 +100,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
     if "model" in given and recipe.width_mult is None:
         fixed += ["model"]
         given = {*given, "width_mult"}
-    if base.graph and "levels" in given:
+    if base.graph and "levels" in given and recipe.levels != 2:  # a study sets all settings
         fixed += ["levels"]
     if base.graph and fixed:
         raise ConfigError(
