@@ -76,9 +76,11 @@ def machine_text(machine: Mapping[str, Any]) -> str:
         >>> machine_text({"processor": "EPYC", "cores": 2, "features": "", "memory_gib": 23.5})
         'processor EPYC, cores 2, memory GiB 23.5'
     """
-    names = {name: name.replace("_", " ").replace("gib", "GiB") for name in machine}
-    shown = [name for name, value in machine.items() if value not in ("", None)]
-    return ", ".join(f"{names[name]} {machine[name]}" for name in shown)
+    return ", ".join(
+        f"{name.replace('_', ' ').replace('gib', 'GiB')} {value}"
+        for name, value in machine.items()
+        if value not in ("", None)
+    )
 
 
 def _cpuinfo() -> str:

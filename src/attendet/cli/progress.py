@@ -37,7 +37,7 @@ FEW_IMAGES = 1000
 """With fewer training images, pretrained weights are recommended: docs/pretrained.md, the table."""
 
 MANY_SMALL = 0.5
-"""With a larger fraction of small objects, a third level is recommended: docs/network.md."""
+"""With a larger fraction of small objects, a third level is recommended: docs/decisions/0016."""
 
 Move = Callable[[int, int | None], None]
 
@@ -197,11 +197,11 @@ class TrainingLines(TrainingCallback):
                 f"note: with {images} training images, pretrained weights usually give a higher "
                 "AP: --pretrained yolo-fastest-xl"
             )
-        small, levels = plan.small_fraction, plan.recipe.levels
-        if self.advises and plan.from_scratch and levels == 2 and small > MANY_SMALL:
+        may_have_more = self.advises and plan.from_scratch and plan.recipe.levels == 2
+        if may_have_more and plan.small_fraction > MANY_SMALL:
             self.say(
-                f"note: {small:.0%} of the objects are small (below 32 x 32 px in the network "
-                "input); a level of stride 8 usually finds more of them: --levels 3"
+                f"note: {plan.small_fraction:.0%} of the objects are small (below 32 x 32 px in "
+                "the network input); a level of stride 8 usually finds more of them: --levels 3"
             )
         self.say(f"run: {folder}")
 

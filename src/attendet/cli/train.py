@@ -28,8 +28,7 @@ def _log_names(text: str) -> list[str]:
 class _Flags:
     attention: Annotated[str, "SPEC"] | None = None
     """none, se, cbam, eca, ca or another block (listed by: attendet blocks), at sites if wanted:
-    ca@p5, se@p5+ca@up (default: that of
-    --pretrained, else ca)."""
+    ca@p5, se@p5+ca@up (default: that of --pretrained, else ca)."""
 
     seed: int = 0
     """Seed of weights, image order and augmentation."""

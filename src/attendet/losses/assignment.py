@@ -177,9 +177,10 @@ def assign_best_anchor(
     """Return the matches of classic assignment: the best-shaped anchor at the object's own cell.
 
     Redmon and Farhadi 2018, YOLOv3, arXiv:1804.02767, section 2.1. The best anchor has the
-    greatest overlap with the object when both are put on one corner; if both levels have that
-    anchor, both predict, as in darknet. A prediction wanted by two objects goes to the later one
-    in the earlier projects; here to the smaller object, which has fewer chances elsewhere.
+    greatest overlap with the object when both are put on one corner; if several levels have
+    that anchor, all of them predict, as in darknet. A prediction wanted by two objects goes to the
+    later one in the earlier projects; here to the smaller object, which has fewer chances
+    elsewhere.
 
     Args:
         gt_boxes_xyxy: shape (N, M, 4), network input pixels.

@@ -207,19 +207,24 @@ def _power_sentences(sets: Sets) -> list[str]:
     seeds = {name: power["seeds"] for name, power in powers.items()}
     images = {name: power["images"][SHOWN_SEEDS] for name, power in powers.items()}
     had = {f"{name} ({power['images_measured']})": seeds[name] for name, power in powers.items()}
-    sentences = [
-        f"To show a true difference of one AP point to {sets.baseline} four times in five takes "
-        f"{_by_name(seeds, 'seeds')}, with the test images as they are.",
-        "No number of seeds is enough with the test images of " + _without_number(had) + ".",
-        f"With {SHOWN_SEEDS} seeds it takes {_by_name(images, 'test images')}.",
-        f"No number of test images is enough with {SHOWN_SEEDS} seeds on "
-        + _without_number(images)
-        + ".",
-    ]
-    some = [any(found.values()) for found in (seeds, images)]
-    none = [not all(found.values()) for found in (had, images)]
-    kept = (some[0], none[0], some[1], none[1])
-    return [" ".join(text for text, keep in zip(sentences, kept, strict=True) if keep)]
+    sentences = []
+    if any(seeds.values()):
+        sentences.append(
+            f"To show a true difference of one AP point to {sets.baseline} four times in five "
+            f"takes {_by_name(seeds, 'seeds')}, with the test images as they are."
+        )
+    if not all(seeds.values()):
+        sentences.append(
+            f"No number of seeds is enough with the test images of {_without_number(had)}."
+        )
+    if any(images.values()):
+        sentences.append(f"With {SHOWN_SEEDS} seeds it takes {_by_name(images, 'test images')}.")
+    if not all(images.values()):
+        sentences.append(
+            f"No number of test images is enough with {SHOWN_SEEDS} seeds on "
+            f"{_without_number(images)}."
+        )
+    return [" ".join(sentences)]
 
 
 def _by_name(numbers: Mapping[str, int | None], unit: str) -> str:
@@ -230,8 +235,8 @@ def _by_name(numbers: Mapping[str, int | None], unit: str) -> str:
         '4 seeds on plates, 12 on cells'
     """
     known = sorted((count, name) for name, count in numbers.items() if count is not None)
-    texts = [f"{count:,} on {name}" for count, name in known]
-    return ", ".join(texts).replace(" on ", f" {unit} on ", 1)
+    (count, name), *others = known
+    return ", ".join([f"{count:,} {unit} on {name}", *(f"{n:,} on {where}" for n, where in others)])
 
 
 def _without_number(numbers: Mapping[str, int | None]) -> str:

@@ -93,23 +93,24 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         >>> followed.size, followed.anchors, followed.scale_x_y
         (320, 'base', 2.0)
     """
-    of_layers = {"anchors": "base", "scale_x_y": base.scale_x_y, "width_mult": base.width_mult}
-    if not base.graph:
-        of_layers["levels"] = len(base.anchor_masks)
+    of_layers = {
+        "anchors": "base",
+        "scale_x_y": base.scale_x_y,
+        "width_mult": base.width_mult,
+        "levels": 2 if base.graph else len(base.anchor_masks),  # a graph has its own
+    }
     fixed = [k for k, own in of_layers.items() if k in given and getattr(recipe, k) != own]
     if "model" in given and recipe.width_mult is None:
         fixed += ["model"]
         given = {*given, "width_mult"}
-    if base.graph and "levels" in given and recipe.levels != 2:  # a study sets all settings
-        fixed += ["levels"]
     if base.graph and fixed:
         raise ConfigError(
             f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
             f"{base.architecture}, whose layers determine it. Remove it."
         )
-    resize = base.preprocessing().resize
-    if not base.graph and "levels" in given and recipe.levels != len(base.anchor_masks):
+    if "levels" in fixed:  # the anchors of the base are those of its own levels
         del of_layers["anchors"]
+    resize = base.preprocessing().resize
     changes: dict[str, Any] = {
         "size": max(base.input_hw),
         "resize": recipe.resize
