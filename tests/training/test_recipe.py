@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,13 @@ def test_the_model_gives_the_width_unless_it_is_set() -> None:
     assert Recipe().resolved_width_mult == 1
     assert Recipe(model="yolov4-tiny-n").resolved_width_mult == 0.25
     assert Recipe(model="yolov4-tiny-n", width_mult=0.75).resolved_width_mult == 0.75
+
+
+def test_a_setting_that_came_later_leaves_the_keys_of_earlier_runs_as_they_are() -> None:
+    board = Path(__file__).parents[2] / "docs" / "leaderboard" / "sets.json"
+    published = json.loads(board.read_text(encoding="utf-8"))["sets"][0]["recipe"]
+
+    recipe = load_recipe("default", {k: v for k, v in published.items() if k != "levels"})
+
+    assert recipe.content() == {k: v for k, v in published.items() if k != "levels"}
+    assert recipe.replace(levels=3).content()["levels"] == 3

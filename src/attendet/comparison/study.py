@@ -473,7 +473,7 @@ def _setup(
     return {
         "version": __version__,
         "data": {name: dataset.fingerprint(name) for name in dataset.splits},
-        "recipe": {k: v for k, v in recipe.as_dict().items() if k != "attention_init"},
+        "recipe": {k: v for k, v in recipe.content().items() if k != "attention_init"},
         "pretrained": digest,
         "split": split,
     }

@@ -22,6 +22,9 @@ RECIPES = Path(__file__).parent / "recipes"
 _NEEDS = {"momentum": ("optimizer", "sgd"), "ignore_iou": ("assignment", "classic")}
 """Settings that have an effect only with a certain value of another setting."""
 
+_NEWER = {"levels": 2}
+"""Settings younger than published runs, with the value at which training is as before them."""
+
 
 def _check(config: Any, rules: Mapping[str, tuple[bool, str]]) -> None:
     for name, (good, rule) in rules.items():
@@ -200,6 +203,15 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as a flat mapping."""
         return to_mapping(self)
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings that determine the weights, for content keys.
+
+        A setting that came later is absent at the value at which it changes nothing, so that the
+        keys of earlier runs stay valid.
+        """
+        values = self.as_dict()
+        return {k: v for k, v in values.items() if k not in _NEWER or v != _NEWER[k]}
 
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some settings changed, by their flat names."""
