@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ from attendet.inference.postprocess import Selection, class_ids_of, select_detec
 from attendet.inference.preprocess import STRIDE, ResizeTransform, resize_to_input
 from attendet.inference.runtimes.base import Output, Runtime
 from attendet.inference.stream import NetworkInput, StreamResult, stack_inputs, stream_detections
+from attendet.system import available_cores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +28,9 @@ S = TypeVar("S")
 
 MAX_BATCH = 32
 """Most network inputs in one batch of `Detector.predict_batch`; bounds its memory."""
+
+MAX_THREADS = 4
+"""Most threads that suppress the boxes of a batch; OpenCV does most of it without the GIL."""
 
 
 class Detector:
@@ -156,10 +161,25 @@ class Detector:
                 indices = members[first : first + MAX_BATCH]
                 stacked = stack_inputs([network_inputs[index].padded for index in indices])
                 output = self.runtime.run(stacked)
-                for row, index in enumerate(indices):
-                    transform = network_inputs[index].transform
-                    detections[index] = self.postprocess(output, row, transform, selection)
+                transforms = [network_inputs[index].transform for index in indices]
+                found = self._postprocess_batch(output, transforms, selection)
+                detections.update(zip(indices, found, strict=True))
         return [detections[index] for index in range(len(network_inputs))]
+
+    def _postprocess_batch(
+        self, output: Output, transforms: Sequence[ResizeTransform], selection: Selection
+    ) -> list[Detections]:
+        """Return the detections of each image of a batch."""
+
+        def postprocess(row: int) -> Detections:
+            return self.postprocess(output, row, transforms[row], selection)
+
+        rows = range(len(transforms))
+        threads = min(available_cores(), MAX_THREADS, len(rows))
+        if threads == 1:
+            return [postprocess(row) for row in rows]
+        with ThreadPoolExecutor(threads, thread_name_prefix="postprocess") as pool:
+            return list(pool.map(postprocess, rows))
 
     def stream(
         self,
