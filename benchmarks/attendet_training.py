@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=416)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--cuda-graphs", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -71,6 +72,7 @@ def main() -> None:
             start_size_fraction=1.0,
             multi_scale=0.0,
             accelerator=args.accelerator,
+            cuda_graphs=args.cuda_graphs,
         )
 
 

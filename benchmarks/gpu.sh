@@ -22,6 +22,11 @@ output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
 
 candidates=("attendet square")
+graphs=()
+if [ "$accelerator" = cuda ]; then
+  candidates+=("attendet square graphs")
+  graphs=(--cuda-graphs)
+fi
 [ "${PEER:-yes}" = no ] || candidates+=(ultralytics)
 
 seconds_of() {
@@ -37,14 +42,14 @@ date +%F
 
 for batch in 8 16 64; do
   printf '\n## Batch %s, %s px\n\n' "$batch" "$size"
-  timeout 60 "$python" "$root/benchmarks/training_throughput.py" "$data" --accelerator "$accelerator" \
+  timeout 65 "$python" "$root/benchmarks/training_throughput.py" "$data" --accelerator "$accelerator" \
     --batch "$batch" --size "$size" --rounds 4 --only "${candidates[@]}" \
     --output "$output/throughput-$batch.json" 2>>"$output/stderr" ||
-    { tail -n 20 "$output/stderr" >&2; echo "failed, or took over 60 s"; }
+    { tail -n 20 "$output/stderr" >&2; echo "failed, or took over 65 s"; }
 done
 
 settings=(--accelerator "$accelerator" --recipe small-data --resize letterbox --size "$size")
-settings+=(--epochs "$epochs")
+settings+=(--epochs "$epochs" "${graphs[@]}")
 
 printf '\n## Whole training, %s epochs: ' "$epochs"
 seconds_of timeout 80 "$python" -m attendet train "$data" --attention ca "${settings[@]}" \

@@ -31,10 +31,10 @@ from attendet.data.convert import convert_dataset
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venvs" / "peers" / "bin" / "python"
-OURS = ("attendet square", "attendet rect")
-RESIZE = {"attendet square": "letterbox", "attendet rect": "rect"}
+OURS = ("attendet square", "attendet rect", "attendet square graphs")
+RESIZE = {name: "rect" if "rect" in name else "letterbox" for name in OURS}
 NAMES = (*OURS, "ultralytics", "ultralytics all cores", "seed baseline")
-DEFAULT_NAMES = (*OURS, "ultralytics", "seed baseline")
+DEFAULT_NAMES = ("attendet square", "attendet rect", "ultralytics", "seed baseline")
 
 
 def write_images(data: str, folder: Path, limit: int | None) -> Path:
@@ -55,7 +55,8 @@ def command_of(name: str, data: Path, args: argparse.Namespace) -> list[object]:
         same += ["--accelerator", args.accelerator]
     if name in OURS:
         ours = [sys.executable, HERE / "attendet_training.py", *same, "--resize", RESIZE[name]]
-        return [*ours, "--recipe", args.recipe, "--attention", args.attention]
+        graphs = ["--cuda-graphs"] if name.endswith("graphs") else []
+        return [*ours, *graphs, "--recipe", args.recipe, "--attention", args.attention]
     if name == "seed baseline":
         return [sys.executable, HERE / "seed_baseline.py", *same]
     threads = os.cpu_count() if name.endswith("all cores") else 0
@@ -157,6 +158,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=int, help="take so many images of each split, to try things out")
     add("--output", type=Path, default=Path("runs/training-throughput.json"), metavar="FILE")
     args = parser.parse_args()
+    if args.accelerator != "cuda" and "attendet square graphs" in args.only:
+        parser.error("CUDA graphs take --accelerator cuda")
     if args.accelerator != "cpu" and "seed baseline" in args.only:
         args.only.remove("seed baseline")
     if any(name.startswith("ultralytics") for name in args.only) and not PEERS.exists():

@@ -134,6 +134,9 @@ def test_every_setting_is_a_flag_with_its_default(
     text = " ".join(capsys.readouterr().out.split())
     for name, value in Recipe().as_dict().items():
         default = "none" if value is None else value
+        if value is False:  # a flag without a value
+            assert re.search(rf"--{name.replace('_', '-')} [a-z]", text), name
+            continue
         flag = rf"--{name.replace('_', '-')} (X|N|\{{[\w,-]+\}}|DATA=WEIGHTS,\.\.\.)"
         assert re.search(rf"{flag} [^(]*(\([^d][^)]*\)[^(]*)*\(default: {default}\)", text), flag
 

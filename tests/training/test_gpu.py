@@ -69,3 +69,26 @@ def test_a_resumed_run_ends_with_the_same_weights(quick: Quick, same: Same, tmp_
     first = quick(epochs=4, until_epoch=2, output=tmp_path / "stopped", **SETTINGS)
 
     assert same(train(resume=first.folder).last, quick(epochs=4, **SETTINGS).last)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_cuda_graphs_train_as_well_and_the_same_again(
+    quick: Quick, same: Same, precision: str
+) -> None:
+    settings = {**SETTINGS, "epochs": 4, "precision": precision}
+    plain = quick(**settings)
+
+    one, again = (quick(cuda_graphs=True, **settings) for _ in range(2))
+
+    assert same(one.last, again.last)
+    for ours, expected in zip(one.records, plain.records, strict=True):
+        assert ours["losses"] == pytest.approx(expected["losses"], rel=0.05)
+
+
+def test_a_resumed_run_of_cuda_graphs_ends_close_to_the_other(quick: Quick, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 4, "cuda_graphs": True}
+    first = quick(until_epoch=2, output=tmp_path / "stopped", **settings)
+
+    resumed, whole = train(resume=first.folder), quick(**settings)
+
+    assert resumed.records[-1]["losses"] == pytest.approx(whole.records[-1]["losses"], rel=0.05)

@@ -22,7 +22,7 @@ RECIPES = Path(__file__).parent / "recipes"
 _NEEDS = {"momentum": ("optimizer", "sgd"), "ignore_iou": ("assignment", "classic")}
 """Settings that have an effect only with a certain value of another setting."""
 
-_NEWER = {"levels": 2}
+_NEWER = {"levels": 2, "cuda_graphs": False}
 """Settings younger than published runs, with the value at which training is as before them."""
 
 
@@ -148,6 +148,9 @@ class Recipe:
 
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     """auto: bf16 if the device supports it in hardware, else 32."""
+
+    cuda_graphs: bool = False
+    """Record the steps of training on one GPU as CUDA graphs, and replay them."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from attendet.training.checkpoint import (
     write_state,
 )
 from attendet.training.cpu import speed_up
+from attendet.training.cuda_graphs import CudaRecorder, GraphedSteps, check_cuda_graphs
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
 from attendet.training.loggers import Loggers, check_loggers
@@ -260,6 +262,12 @@ def _launch(
         rule = f"a multiple of the {processes} processes"
         raise ConfigError.must("batch", rule, settings.batch, "--batch")
     fabric.launch()
+    if settings.cuda_graphs:
+        check_cuda_graphs(
+            fabric.device,
+            processes=fabric.world_size,
+            precision=fabric.strategy.precision.precision,
+        )
     if fabric.device.type == "cpu":
         keep_freed_memory()
         if fabric.world_size > 1:
@@ -360,6 +368,17 @@ class Trainer:
         )
         self.augmenter = Augmenter(plan.cache, recipe.augment, device=fabric.device, seed=plan.seed)
         self.bgr = plan.metadata.preprocessing().color == "bgr"
+        self._alone = threading.Lock()
+        self._side_stream: torch.cuda.Stream | None = None
+        self._graphs: GraphedSteps | None = None
+        if fabric.device.type == "cuda":
+            self._side_stream = torch.cuda.Stream(fabric.device)  # type: ignore[no-untyped-call]
+            self._side_stream.wait_stream(torch.cuda.current_stream(fabric.device))
+        if recipe.cuda_graphs:
+            recorder = CudaRecorder(fabric.device, self._alone)
+            self._graphs = GraphedSteps(
+                self._add_gradients, list(self.network.parameters()), recorder
+            )
         self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
         self.steps_to_read = 1 if fabric.device.type == "cpu" else STEPS_TO_READ
         self.evaluates_base = False
@@ -534,19 +553,20 @@ class Trainer:
         unread: list[dict[str, Tensor]] = []
         sums: dict[str, float] = {}
         batches = map_in_threads(
-            lambda step: self._make_batch(epoch, step, order[step]),
+            lambda step: self._make_ahead(epoch, step, order[step]),
             range(steps),
             ahead=2,
             workers=1,
             size_of=lambda _: 0,
         )
-        for step, batch in batches:
+        for step, made in batches:
             step_started = time.perf_counter()
             factor = lr_factor(epoch + (step + 1) / steps, recipe=recipe)
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.optimizer.lr * factor
             self._seed_dropout(epoch, step)
-            unread.append(self._forward_backward(batch.result(), step, steps))
+            batch = self._received(*made.result())
+            unread.append(self._forward_backward(batch, epoch, step, steps))
             first = step + 1 - len(unread)
             read: list[dict[str, float]] = []
             if len(unread) == self.steps_to_read or step + 1 == steps:
@@ -587,22 +607,49 @@ class Trainer:
             rows=slice(self.fabric.global_rank * shard, (self.fabric.global_rank + 1) * shard),
         )
 
+    def _make_ahead(
+        self, epoch: int, step: int, indices: list[int]
+    ) -> tuple[Batch, torch.cuda.Event | None]:
+        """Return a batch made beside the training step; on a GPU with the event that ends it."""
+        if self._side_stream is None:
+            return self._make_batch(epoch, step, indices), None
+        with self._alone, torch.cuda.stream(self._side_stream):
+            batch = self._make_batch(epoch, step, indices)
+            return batch, self._side_stream.record_event()
+
+    def _received(self, batch: Batch, made: torch.cuda.Event | None) -> Batch:
+        """Return the batch for use by the training step."""
+        if made is not None:
+            current = torch.cuda.current_stream(self.fabric.device)
+            current.wait_event(made)
+            for tensor in batch:
+                tensor.record_stream(current)
+        return batch
+
     def _seed_dropout(self, epoch: int, step: int) -> None:
         """Make the masks of a step depend on seed, epoch, step and process alone."""
         entropy = (self.plan.seed, epoch, step, self.fabric.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0]))
 
-    def _forward_backward(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
+    def _forward_backward(
+        self, batch: Batch, epoch: int, step: int, steps: int
+    ) -> dict[str, Tensor]:
         """Add the gradients of a batch, and return its losses without waiting for them."""
         accumulated = min(self.accumulate, steps - step // self.accumulate * self.accumulate)
-        several = self.fabric.world_size > 1
+        if self._graphs is not None:
+            return self._graphs(batch, accumulated, mode=self._frozen_backbone(epoch) is None)
         sync = self._ends_accumulation(step, steps)
         with self.fabric.no_backward_sync(self.model, enabled=not sync):
-            images = batch.images.flip(1) if self.bgr else batch.images
-            terms = self.criterion(
-                self.model(images), batch[1:], average_matches=self._mean if several else None
-            )
-            self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulated)
+            return self._add_gradients(batch, accumulated)
+
+    def _add_gradients(self, batch: Batch, divisor: int | Tensor) -> dict[str, Tensor]:
+        """Add the gradients of a batch, divided by a number, and return its losses."""
+        several = self.fabric.world_size > 1
+        images = batch.images.flip(1) if self.bgr else batch.images
+        terms = self.criterion(
+            self.model(images), batch[1:], average_matches=self._mean if several else None
+        )
+        self.fabric.backward(torch.stack(list(terms.values())).sum() / divisor)
         return {name: term.detach() for name, term in terms.items()}
 
     def _read_losses(
@@ -649,7 +696,7 @@ class Trainer:
                 error_if_nonfinite=False,
             )
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self._graphs is None)
         self.average.update(self.network)
 
     def _set_mode(self, epoch: int) -> None:

@@ -1,0 +1,200 @@
+"""Training steps as CUDA graphs: one launch in place of several hundred.
+
+A step of a small network is bound by the CPU, which starts about 780 small kernels one after
+another. `GraphedSteps` records the kernels of forward, loss and backward once for each shape of a
+batch, and then replays them. The first step of a shape runs as usual, so that libraries choose
+their kernels; the second is recorded. What changes between steps is copied into tensors that stay
+where they are: images, objects, and the number of batches that gradients are accumulated over.
+
+N is the batch, M the objects an image (padded), H and W are the network input in pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attendet.data import Batch
+from attendet.errors import ConfigError
+
+MIN_OBJECTS = 8
+"""Least objects an image that a batch is padded to."""
+
+MAX_GRAPHS = 12
+"""Most graphs that are kept: input sizes of multi-scale times two or three numbers of objects."""
+
+Losses = dict[str, Tensor]
+
+Step = Callable[[Batch, Tensor], Losses]
+"""Adds the gradients of a batch, divided by a scalar on the device, and returns its losses."""
+
+
+def check_cuda_graphs(device: torch.device, *, processes: int, precision: str) -> None:
+    """Raise if the steps of a run cannot be recorded.
+
+    Args:
+        device: that trains.
+        processes: of the run.
+        precision: of Lightning Fabric, such as ``bf16-mixed``.
+
+    Raises:
+        ConfigError: naming what the run has and graphs have not.
+    """
+    problem = ""
+    if device.type != "cuda":
+        problem = f"a CUDA device; got {device.type}"
+    elif processes > 1:
+        problem = f"one process; got {processes}"
+    elif precision == "16-mixed":
+        problem = "precision bf16 or 32; got 16, whose loss scale is read in each step"
+    if problem:
+        raise ConfigError(f"cuda_graphs must have {problem}. Remove --cuda-graphs.")
+
+
+def pad_objects(batch: Batch) -> Batch:
+    """Return a batch whose number of objects an image, M, is a power of two from 8 on.
+
+    Padded objects are not valid, so that the losses are the same up to the order of sums.
+
+    Example:
+        >>> ids = torch.zeros(2, 9, dtype=torch.int64)
+        >>> batch = Batch(torch.rand(2, 3, 64, 64), torch.rand(2, 9, 4), ids, ids == 0)
+        >>> pad_objects(batch).gt_boxes_xyxy.shape, int(pad_objects(batch).gt_valid.sum())
+        (torch.Size([2, 16, 4]), 18)
+    """
+    count = batch.gt_valid.shape[1]
+    more = max(MIN_OBJECTS, 1 << max(0, count - 1).bit_length()) - count
+    if more == 0:
+        return batch
+    pad = nn.functional.pad
+    return batch._replace(
+        gt_boxes_xyxy=pad(batch.gt_boxes_xyxy, (0, 0, 0, more)),
+        gt_class_ids=pad(batch.gt_class_ids, (0, more)),
+        gt_valid=pad(batch.gt_valid, (0, more)),
+    )
+
+
+class Recorder(Protocol):
+    """Runs and records work on a device."""
+
+    def run(self, work: Callable[[], Losses]) -> Losses:
+        """Do the work as usual."""
+        ...
+
+    def record(self, work: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+        """Record the work without doing it; return its replay and the tensors of its result."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs, which have their memory in common.
+
+    Args:
+        device: that trains.
+        alone: held while a graph is recorded, so that no other thread uses the device.
+    """
+
+    def __init__(self, device: torch.device, alone: threading.Lock) -> None:
+        self.device, self.alone = device, alone
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self, work: Callable[[], Losses]) -> Losses:
+        """Do the work on the stream that graphs are recorded on."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = work()
+        current.wait_stream(self._stream)
+        for tensor in result.values():
+            tensor.record_stream(current)
+        return result
+
+    def record(self, work: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+        """Record a CUDA graph."""
+        graph = torch.cuda.CUDAGraph()
+        with (
+            self.alone,
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
+        ):
+            result = work()
+        return graph.replay, result
+
+
+@dataclass(frozen=True)
+class _Graph:
+    batch: Batch
+    """The tensors that each batch is copied into."""
+
+    replay: Callable[[], None]
+
+    losses: Losses
+    """The tensors that each replay overwrites."""
+
+
+class GraphedSteps:
+    """Runs training steps, each shape of a batch recorded once.
+
+    Args:
+        step: forward, loss and backward; its shapes follow from those of the batch, and nothing in
+            it waits for the device.
+        parameters: all that may get a gradient; their gradients stay where they are from now on,
+            so they are set to zero, never to None.
+        recorder: of the device.
+    """
+
+    def __init__(self, step: Step, parameters: list[nn.Parameter], recorder: Recorder) -> None:
+        self.step, self.parameters, self.recorder = step, parameters, recorder
+        self._seen: set[Hashable] = set()
+        self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
+        self._divisor: Tensor | None = None
+
+    def __call__(self, batch: Batch, divisor: int, mode: Hashable = None) -> Losses:
+        """Add the gradients of a batch and return its losses.
+
+        Args:
+            batch: on the device.
+            divisor: of the gradients.
+            mode: what else decides which kernels run, such as whether a part is frozen.
+        """
+        batch = pad_objects(batch)
+        key = (mode, *(tensor.shape for tensor in batch))
+        if self._divisor is None:
+            self._divisor = torch.ones((), device=batch.images.device)
+        self._divisor.fill_(divisor)
+        self._keep_gradients()
+        if key not in self._seen:
+            self._seen.add(key)
+            by = self._divisor
+            return self.recorder.run(lambda: self.step(batch, by))
+        graph = self._graphs.get(key) or self._record(key, batch)
+        self._graphs.move_to_end(key)
+        for static, tensor in zip(graph.batch, batch, strict=True):
+            static.copy_(tensor)
+        graph.replay()
+        return {name: tensor.clone() for name, tensor in graph.losses.items()}
+
+    def _keep_gradients(self) -> None:
+        """Give each parameter a gradient, which a recorded backward adds to."""
+        for parameter in self.parameters:
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _record(self, key: Hashable, batch: Batch) -> _Graph:
+        if len(self._graphs) == MAX_GRAPHS:
+            self._graphs.popitem(last=False)
+        static = Batch(*(tensor.clone() for tensor in batch))
+        divisor = self._divisor
+        if divisor is None:
+            raise RuntimeError("a graph was recorded before the first step")
+        replay, losses = self.recorder.record(lambda: self.step(static, divisor))
+        self._graphs[key] = _Graph(static, replay, losses)
+        return self._graphs[key]
