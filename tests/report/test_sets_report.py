@@ -12,7 +12,7 @@ import pytest
 from attendet.comparison.meta_analysis import judge_over_sets, power_of_set
 from attendet.errors import ConfigError, DataError
 from attendet.report import heat_map, to_svg, write_report
-from attendet.report.sets_report import read_sets, summarize
+from attendet.report.sets_report import read_sets, summarize, with_short_names
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -50,7 +50,7 @@ def sets_folder(tmp_path: Path) -> Path:
         "baseline": "none",
         "seeds": [0, 1, 2],
         "margin": 0.005,
-        "variants": [{"name": name} for name in ("none", *GAINS)],
+        "variants": [{"name": name, "attention": name, "sites": []} for name in ("none", *GAINS)],
         "versions": {"torch": "2.14.1"},
         "sets": [
             {
@@ -99,6 +99,45 @@ def test_the_first_paragraph_answers_the_question(sets_folder: Path) -> None:
         "In parentheses: AP points more or less than none, mean over 3 data sets (cells, cards, "
         "plates; 3 seeds each)."
     )
+
+
+def _place(folder: Path, sites: dict[str, list[str]]) -> None:
+    """Give the variants sites, and the names that follow from them."""
+    description = json.loads((folder / "sets.json").read_text())
+    names = {name: f"{name}@{','.join(sites[name])}" for name in sites}
+    for variant in description["variants"]:
+        variant["sites"] = sites.get(variant["name"], [])
+        variant["name"] = names.get(variant["name"], variant["name"])
+    for key in ("verdicts", "variant_summaries", "latency"):
+        description[key] = {names.get(k, k): value for k, value in description[key].items()}
+    description["failed"] = [
+        {"data_set": "cells", "variant_name": names["ca"], "seed": 0, "error": "no memory"}
+    ]
+    (folder / "sets.json").write_text(json.dumps(description))
+
+
+def test_common_sites_are_named_once(sets_folder: Path) -> None:
+    _place(sets_folder, {name: ["p4", "up"] for name in GAINS})
+
+    page = write_report(sets_folder).read_text(encoding="utf-8")
+
+    assert summarize(with_short_names(read_sets(sets_folder))).endswith(
+        "3 seeds each). All blocks are at p4, up."
+    )
+    assert "ca (+3.00)" in page
+    assert "cells: ca, seed 0: no memory" in page
+    assert "ca@p4" not in page
+    rows = list(csv.DictReader((sets_folder / "variants.csv").read_text().splitlines()))
+    assert [row["variant"] for row in rows] == ["ca@p4,up", "se@p4,up", "cbam@p4,up"]
+
+
+def test_different_sites_stay_in_the_names(sets_folder: Path) -> None:
+    _place(sets_folder, {"ca": ["p4"], "se": ["p4"], "cbam": ["p5"]})
+
+    sets = read_sets(sets_folder)
+
+    assert with_short_names(sets) is sets
+    assert "ca@p4 (+3.00)" in write_report(sets_folder).read_text(encoding="utf-8")
 
 
 def test_page_and_markdown_have_the_same_content(sets_folder: Path) -> None:

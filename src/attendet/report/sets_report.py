@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attendet import __version__
-from attendet.errors import DataError
+from attendet.errors import DataError, list_names
 from attendet.files import write_atomically
 from attendet.report.charts import (
     Interval,
@@ -28,6 +28,7 @@ from attendet.report.study_tables import (
     points,
     verdict_answer,
     verdict_tone,
+    with_minus,
 )
 from attendet.report.tables import MISSING, flat, to_csv
 from attendet.system import machine_text
@@ -115,7 +116,7 @@ def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
         MissingExtraError: if matplotlib or Jinja2 is not installed.
     """
     title = title or f"Does attention help on average over {len(sets.names())} data sets?"
-    context = _page_context(sets)
+    context = _page_context(with_short_names(sets))
     variants, effects = _variant_rows(sets), _effect_rows(sets)
     content = {
         "layout": LAYOUT,
@@ -133,6 +134,34 @@ def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
     return write_atomically(output / PAGE, render_html("sets", title, **context))
 
 
+def with_short_names(sets: Sets) -> Sets:
+    """Return the records with variants named by their block alone, if no two are alike then.
+
+    All blocks must be at the same sites. `summarize` then names the sites once.
+    """
+    description = dict(sets.description)
+    blocks = [each for each in description["variants"] if each["attention"] != "none"]
+    short = {each["name"]: each["attention"] for each in blocks}
+    sites = {tuple(each["sites"]) for each in blocks}
+    if len(sites) != 1 or len(set(short.values())) < len(blocks) or "@" in "".join(short.values()):
+        return sets
+
+    def renamed(by_name: Mapping[str, Any]) -> dict[str, Any]:
+        return {short.get(name, name): value for name, value in by_name.items()}
+
+    for name in ("verdicts", "variant_summaries", "latency"):
+        description[name] = renamed(description[name])
+    description["variants"] = [
+        {**each, "name": short.get(each["name"], each["name"])} for each in description["variants"]
+    ]
+    description["failed"] = [
+        {**each, "variant_name": short.get(each["variant_name"], each["variant_name"])}
+        for each in description["failed"]
+    ]
+    description["baseline"] = short.get(sets.baseline, sets.baseline)
+    return Sets(sets.folder, {**description, "sites": blocks[0]["sites"]})
+
+
 def _page_context(sets: Sets) -> dict[str, Any]:
     """Return the values that the template ``sets.jinja`` shows."""
     description = sets.description
@@ -143,7 +172,9 @@ def _page_context(sets: Sets) -> dict[str, Any]:
         "plain_facts": _cost_sentences(sets) + _power_sentences(sets),
         "waiting": ", ".join(description["waiting"]),
         "verdicts": _verdict_table(sets),
-        "verdict_texts": [f"{name}: {verdict['text']}" for name, verdict in sets.verdicts()],
+        "verdict_texts": [
+            f"{name}: {with_minus(verdict['text'])}" for name, verdict in sets.verdicts()
+        ],
         "mean_chart": _mean_chart(sets),
         "heat_chart": _heat_chart(sets),
         "effects": _effect_table(sets),
@@ -171,10 +202,12 @@ def summarize(sets: Sets) -> str:
     if not verdicts:
         return "There is no second variant to compare yet."
     names, seeds = sets.names(), len(sets.description["seeds"])
+    sites = sets.description.get("sites")
+    where = f" All blocks are at {list_names(sites)}." if sites else ""
     return (
         f"{verdict_answer(verdicts)} In parentheses: AP points more or less than {sets.baseline}, "
         f"mean over {len(names)} data sets ({', '.join(names)}; {seeds} seed"
-        f"{'s' if seeds != 1 else ''} each)."
+        f"{'s' if seeds != 1 else ''} each).{where}"
     )
 
 
@@ -192,9 +225,11 @@ def _cost_sentences(sets: Sets) -> list[str]:
             continue
         low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
         sentences.append(
-            f"Cost in {runtime}: {base:.1f} ms per image for {sets.baseline}; "
-            f"{known[low] - base:+z.1f} ms for {low}, the fastest variant, and "
-            f"{known[high] - base:+z.1f} ms for {high}, the slowest."
+            with_minus(
+                f"Cost in {runtime}: {base:.1f} ms per image for {sets.baseline}; "
+                f"{known[low] - base:+z.1f} ms for {low}, the fastest variant, and "
+                f"{known[high] - base:+z.1f} ms for {high}, the slowest."
+            )
         )
     return sentences
 
@@ -262,7 +297,7 @@ def _verdict_table(sets: Sets) -> Table:
                 ),
                 "p (Holm)": Cell("<0.001" if p and p < 0.001 else number(p, 3), p),
                 "sd between data sets": points(verdict.get("tau")),
-                "I2": MISSING if i2 is None else f"{i2:.0%}",
+                "I2": MISSING if i2 is None else f"{100 * i2:.0f} %",
                 "data sets": str(len(verdict["sets"])),
                 "data sets to add": number(verdict.get("further_sets")),
                 "or seeds to add": number(verdict.get("further_seeds")),

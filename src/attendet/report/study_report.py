@@ -29,6 +29,7 @@ from attendet.report.study_tables import (
     verdict_answer,
     verdict_of,
     verdict_table,
+    with_minus,
 )
 from attendet.report.tables import flat, to_csv
 from attendet.system import machine_text
@@ -104,7 +105,9 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
         "margin": f"{100 * study.margin:g}",
         "summary": _summary(study),
         "verdicts": verdict_table(study),
-        "verdict_texts": [f"{variant}: {text}" for variant, text in texts.items() if text],
+        "verdict_texts": [
+            f"{variant}: {with_minus(text)}" for variant, text in texts.items() if text
+        ],
         "difference_chart": effect_chart(study, "difference", {"AP": ("ap",)}, "AP."),
         "failures": [
             f"{run['variant_name']}, seed {run['seed']}: {run.get('error') or 'reason unknown'}"

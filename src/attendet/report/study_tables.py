@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,8 @@ UNDECIDED = ("not enough", "cut", "failed", "not measured")
 
 VERDICT_ORDER = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
 
+_NEGATIVE = re.compile(r"(?<![\w@.-])-(?=\d)")
+
 Keys = tuple[str, ...]
 Row = dict[str, Cell | str]
 
@@ -44,6 +47,16 @@ def points(value: float | None, *, signed: bool = False) -> Cell:
     rounded = round(100 * value, 2) + 0.0  # -0.0 becomes 0.0
     text = f"{rounded:+.2f}" if signed else f"{rounded:.2f}"
     return Cell(text.replace("-", "\u2212"), 100 * value)
+
+
+def with_minus(text: str) -> str:
+    """Return text whose negative numbers have a minus sign in place of a hyphen.
+
+    Example:
+        >>> with_minus("yolov4-tiny: -0.9 to +1.5").split(": ")[1] == "\u22120.9 to +1.5"
+        True
+    """
+    return _NEGATIVE.sub("\u2212", text)
 
 
 def number(value: float | None, digits: int = 0, *, scale: float = 1) -> str:
