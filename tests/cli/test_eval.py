@@ -164,7 +164,7 @@ def test_a_broken_image_is_skipped_and_named(discs, loads, tmp_path, capsys):
 
     said = capsys.readouterr().out
     assert f"skipped      image is truncated or broken ({broken})" in said
-    assert "images     3 (0 without ground truth; 1 more cannot be read)" in said
+    assert "images       3 (0 without ground truth; 1 more cannot be read)" in said
     counts = json.loads((tmp_path / "record.json").read_text())["metrics"]["counts"]
     assert (counts["images"], counts["images_unreadable"]) == (3, 1)
 

@@ -56,7 +56,7 @@ def test_darknet_in_and_out_again(folder: Path, capsys: pytest.CaptureFixture[st
     assert said == [
         "network      darknet-graph of 3 layers, attention none, 295 parameters",
         "classes      2; outputs at 16 pixels a cell",
-        "images     64 x 64 px, stretch, rgb",
+        "images       64 x 64 px, stretch, rgb",
         "note         images are stretched: AlexeyAB's darknet does so, and only it reads "
         "activation (line 11); --resize changes it",
         "written: nets/small.safetensors",

@@ -49,8 +49,7 @@ class CpuRecorder:
 
 def _use_graphs(trainer: Trainer) -> CpuRecorder:
     recorder = CpuRecorder()
-    parameters = list(trainer.network.parameters())
-    trainer._graphs = GraphedSteps(trainer._add_gradients, parameters, recorder)
+    trainer._graphs = GraphedSteps(trainer._add_gradients, recorder)
     return recorder
 
 
@@ -152,15 +151,27 @@ def test_objects_are_padded_without_a_change_of_the_loss(objects: int, slots: in
 def test_no_step_reads_a_value_or_takes_a_tensor_from_the_cpu(
     attention: str, assignment: Any
 ) -> None:
-    """A tensor on the meta device has no values, and meets none of another device."""
+    """No operation reads a number, and on the meta device none meets a tensor of another device."""
     spec = attention if attention == "none" else f"{attention}@p4,p5,up"
-    network = build(classes=["a", "b"], width_mult=0.25, attention=spec)
-    network.train()(torch.rand(2, 3, 64, 64))  # what depends on the size is made at the first step
-    network = network.to("meta")
+    network = build(classes=["a", "b"], width_mult=0.25, attention=spec).train()
     config = LossConfig(assignment=assignment)
+    batch = pad_objects(_batch(5))
+    criterion = DetectionLoss(network.level_anchors, STRIDES, network.scale_x_y, config)
+    criterion.static_shapes = True
+
+    with torch.profiler.profile() as seen:
+        terms = criterion(network(batch.images), batch[1:])
+        torch.stack(list(terms.values())).sum().backward()
+
+    operations = {event.key for event in seen.key_averages()}
+    assert "aten::convolution_backward" in operations
+    assert not operations & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
+
+    network.zero_grad()
+    network = network.to("meta")
     anchors = [level.to("meta") for level in network.level_anchors]
     criterion = DetectionLoss(anchors, STRIDES, network.scale_x_y, config)
-    batch = Batch(*(tensor.to("meta") for tensor in pad_objects(_batch(5))))
+    batch = Batch(*(tensor.to("meta") for tensor in batch))
 
     terms = criterion(network(batch.images), batch[1:])
     torch.stack(list(terms.values())).sum().backward()

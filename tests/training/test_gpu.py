@@ -11,7 +11,13 @@ import torch
 
 from attendet.losses import DetectionLoss
 from attendet.models import STRIDES, build
-from attendet.training.trainer import TrainingResult, train
+from attendet.training.callback import TrainingCallback
+from attendet.training.checkpoint import RunFolder
+from attendet.training.cuda_graphs import pad_objects
+from attendet.training.distributed import make_fabric
+from attendet.training.plan import make_plan
+from attendet.training.recipe import Recipe
+from attendet.training.trainer import Trainer, TrainingResult, train
 
 pytestmark = pytest.mark.gpu
 
@@ -44,7 +50,7 @@ def test_the_loss_is_that_of_the_cpu_and_does_not_wait() -> None:
     for device in ("cpu", "cuda"):
         network = build(classes=["a", "b", "c"], width_mult=0.125).to(device)
         criterion = DetectionLoss(network.level_anchors, STRIDES, network.scale_x_y)
-        own = [one.to(device).requires_grad_() for one in maps]
+        own = [one.clone().to(device).requires_grad_() for one in maps]
         on_device = tuple(one.to(device) for one in targets)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
@@ -71,6 +77,56 @@ def test_a_resumed_run_ends_with_the_same_weights(quick: Quick, same: Same, tmp_
     assert same(train(resume=first.folder).last, quick(epochs=4, **SETTINGS).last)
 
 
+@pytest.mark.parametrize("attention", ["none", "ca@p4,p5,up", "cbam@stage1,p5"])
+def test_replayed_steps_give_the_gradients_of_plain_ones(
+    squares: Path, tmp_path: Path, attention: str
+) -> None:
+    """Four batches of one shape, divided by 1 and 2, then the same with a frozen backbone."""
+    graphed, plain = (
+        _trainer(squares, tmp_path / str(graphs), attention, cuda_graphs=graphs)
+        for graphs in (True, False)
+    )
+    graphs = graphed._graphs
+    assert graphs is not None
+    recorded = []
+    record = graphs.recorder.record
+    graphs.recorder.record = lambda work: recorded.append(1) or record(work)  # type: ignore[method-assign]
+    indices = range(len(graphed.plan.cache))
+    batches = [plain.augmenter.plain([i, -1 - i], (96, 96)) for i in indices][:4]
+
+    for trained in (True, False):
+        for trainer in (graphed, plain):
+            trainer.network.backbone.requires_grad_(trained)
+            trainer.network.train()
+            trainer.network.zero_grad(set_to_none=not trained)
+        for number, batch in enumerate(batches):
+            divisor = 1 + number % 2
+            losses = graphs(batch, divisor, mode=trained)
+            expected = plain._add_gradients(pad_objects(batch), divisor)
+            torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+            for ours, theirs in zip(_tensors(graphed), _tensors(plain), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=1e-3)
+            for trainer in (graphed, plain):
+                trainer.network.zero_grad(set_to_none=False)
+    assert len(recorded) >= 2
+    assert len(recorded) < 2 * len(batches)
+
+
+def test_a_whole_step_does_not_wait_for_the_device(squares: Path, tmp_path: Path) -> None:
+    trainer = _trainer(squares, tmp_path, "ca@p4,p5,up")
+    trainer.network.train()
+    batch = trainer.augmenter.plain([0, 1], (96, 96))
+    trainer._forward_backward(batch, 0, 0, 1)
+    torch.cuda.synchronize()
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._forward_backward(batch, 0, 0, 1)
+        trainer._optimizer_step(0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_cuda_graphs_train_as_well_and_the_same_again(
     quick: Quick, same: Same, precision: str
@@ -92,3 +148,20 @@ def test_a_resumed_run_of_cuda_graphs_ends_close_to_the_other(quick: Quick, tmp_
     resumed, whole = train(resume=first.folder), quick(**settings)
 
     assert resumed.records[-1]["losses"] == pytest.approx(whole.records[-1]["losses"], rel=0.05)
+
+
+def _trainer(squares: Path, folder: Path, attention: str, **changes: Any) -> Trainer:
+    recipe = Recipe().replace(width_mult=0.125, size=96, batch=2, precision="32", **changes)
+    fabric = make_fabric(accelerator="cuda", precision="32")
+    fabric.launch()
+    plan = make_plan(squares, attention=attention, recipe=recipe, seed=0)
+    return Trainer(fabric, plan, RunFolder(folder), TrainingCallback())
+
+
+def _tensors(trainer: Trainer) -> list[torch.Tensor]:
+    """Return the gradients, and the statistics of batch normalization."""
+    gradients = [
+        torch.zeros_like(each) if each.grad is None else each.grad
+        for each in trainer.network.parameters()
+    ]
+    return gradients + list(trainer.network.buffers())

@@ -51,7 +51,7 @@ class RuntimeFlags:
     input_hw: tuple[int, int] | None = None
     """Input size in pixels, multiples of 32 (default: that of the weights)."""
 
-    runtime: Annotated[str, "{auto,torch,onnx,openvino}"] = "auto"
+    runtime: Annotated[str, "{auto,torch,onnx,openvino,ncnn}"] = "auto"
     """auto: the fastest installed one that runs the file."""
 
     device: str | None = None

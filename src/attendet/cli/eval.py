@@ -155,7 +155,7 @@ def _summary(record: Any) -> list[str]:
         f"AP by size   {by_size}",
         f"AR at most   {recalls}",
         *best_f1,
-        f"images     {counts['images']} ({counts['images_without_gt']} without ground truth"
+        f"images       {counts['images']} ({counts['images_without_gt']} without ground truth"
         f"{unreadable})",
         f"boxes        {counts['gt']} ground truth, {counts['difficult']} difficult (ignored), "
         f"{counts['detections']} detected",

@@ -121,6 +121,6 @@ def _summary(imported: Imported) -> list[str]:
         f"network      {metadata.architecture}{layers}, attention {metadata.attention}, "
         f"{parameters:,} parameters",
         f"classes      {len(metadata.classes)}; outputs at {strides} pixels a cell",
-        f"images     {width} x {height} px, {preprocess.resize}, {preprocess.color}",
+        f"images       {width} x {height} px, {preprocess.resize}, {preprocess.color}",
         *(f"note         {note}" for note in imported.notes),
     ]

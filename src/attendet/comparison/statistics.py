@@ -99,7 +99,7 @@ def paired_difference(
     """Return the mean of paired differences with an interval over seeds and test images.
 
     Without ``image_variance`` this is Student's paired t interval and test. With it, the
-    interval is Banerjee's (1960), which holds the ground truth at least as often as it claims
+    interval is Banerjee's (1960), which contains the true difference at least as often as claimed
     for any two variances; p is the level at which it just ends at zero.
 
     Args:

@@ -10,13 +10,17 @@ from torch import Tensor
 EPS = 1e-7
 
 
+def _area(boxes_xyxy: Tensor) -> Tensor:
+    # Not prod: its gradient reads a number from the device.
+    sides = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
 def _intersection_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     corner = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
     inner = (corner - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])).clamp(min=0)
-    area_a = (a_xyxy[..., 2:] - a_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
-    area_b = (b_xyxy[..., 2:] - b_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
     intersection = inner[..., 0] * inner[..., 1]
-    return intersection, area_a + area_b - intersection
+    return intersection, _area(a_xyxy) + _area(b_xyxy) - intersection
 
 
 def compute_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:

@@ -112,7 +112,8 @@ def build(
             blocks, or by site.
         input_hw: height and width of training images, multiples of 32 (kept as description).
         levels: 2, or 3 with a level of stride 8 for small objects.
-        anchors: widths and heights in pixels, small to large; default: darknet's at this size.
+        anchors: widths and heights in pixels, small to large; default: darknet's, which are for
+            416 x 416 px.
         anchor_masks: numbers of the anchors of each level, stride 32 first; default: darknet's.
         scale_x_y: stretch of the center's sigmoid.
         width_mult: multiplier of all channels, in place of that of the model; they stay multiples

@@ -11,6 +11,7 @@ N is the batch, M the objects an image (padded), H and W are the network input i
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -21,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from attendet.data import Batch
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, TrainingError
 
 MIN_OBJECTS = 8
 """Least objects an image that a batch is padded to."""
 
-MAX_GRAPHS = 12
-"""Most graphs that are kept: input sizes of multi-scale times two or three numbers of objects."""
+MAX_GRAPHS = 64
+"""Most graphs that are kept: up to 13 input sizes with multi-scale, times numbers of objects."""
 
 Losses = dict[str, Tensor]
 
@@ -119,13 +120,22 @@ class CudaRecorder:
     def record(self, work: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
         """Record a CUDA graph."""
         graph = torch.cuda.CUDAGraph()
-        with (
-            self.alone,
-            torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ),
-        ):
-            result = work()
+        capture = torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        )
+        collects = gc.isenabled()
+        gc.disable()  # an older graph that is collected now would end the recording
+        try:
+            with self.alone, capture:
+                result = work()
+        except RuntimeError as error:
+            raise TrainingError(
+                f"a training step cannot be recorded as a CUDA graph: {error}. "
+                "Remove --cuda-graphs."
+            ) from error
+        finally:
+            if collects:
+                gc.enable()
         return graph.replay, result
 
 
@@ -145,14 +155,13 @@ class GraphedSteps:
 
     Args:
         step: forward, loss and backward; its shapes follow from those of the batch, and nothing in
-            it waits for the device.
-        parameters: all that may get a gradient; their gradients stay where they are from now on,
-            so they are set to zero, never to None.
+            it waits for the device. Gradients must stay where the first step left them, so they
+            are set to zero, never to None.
         recorder: of the device.
     """
 
-    def __init__(self, step: Step, parameters: list[nn.Parameter], recorder: Recorder) -> None:
-        self.step, self.parameters, self.recorder = step, parameters, recorder
+    def __init__(self, step: Step, recorder: Recorder) -> None:
+        self.step, self.recorder = step, recorder
         self._seen: set[Hashable] = set()
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
         self._divisor: Tensor | None = None
@@ -170,7 +179,6 @@ class GraphedSteps:
         if self._divisor is None:
             self._divisor = torch.ones((), device=batch.images.device)
         self._divisor.fill_(divisor)
-        self._keep_gradients()
         if key not in self._seen:
             self._seen.add(key)
             by = self._divisor
@@ -181,12 +189,6 @@ class GraphedSteps:
             static.copy_(tensor)
         graph.replay()
         return {name: tensor.clone() for name, tensor in graph.losses.items()}
-
-    def _keep_gradients(self) -> None:
-        """Give each parameter a gradient, which a recorded backward adds to."""
-        for parameter in self.parameters:
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
     def _record(self, key: Hashable, batch: Batch) -> _Graph:
         if len(self._graphs) == MAX_GRAPHS:

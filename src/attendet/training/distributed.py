@@ -28,7 +28,8 @@ from attendet.system import has_bfloat16, require
 def _precision(wanted: str, accelerator: str) -> str:
     if wanted == "auto":
         if accelerator == "cuda":
-            wanted = "bf16" if torch.cuda.is_bf16_supported() else "16"
+            hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+            wanted = "bf16" if hardware else "16"
         else:
             wanted = "bf16" if accelerator == "cpu" and has_bfloat16() else "32"
     if wanted == "16" and accelerator == "cpu":

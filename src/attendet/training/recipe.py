@@ -85,7 +85,7 @@ class Recipe:
     """Passes over the training images."""
 
     min_steps: int = 0
-    """Few images get more epochs, until the run has this many steps; not if --epochs is set."""
+    """Few images get more epochs, until the run has this many steps; 0 if --epochs alone is set."""
 
     size: int = 416
     """Long side of the network input in pixels, a multiple of 32."""
@@ -147,7 +147,7 @@ class Recipe:
     """Epochs between evaluations on the validation split; the last tenth evaluates each epoch."""
 
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    """auto: bf16 if the device supports it in hardware, else 32."""
+    """auto: bf16 if the device supports it in hardware, else 16 on CUDA, else 32."""
 
     cuda_graphs: bool = False
     """Record the steps of training on one GPU as CUDA graphs, and replay them."""

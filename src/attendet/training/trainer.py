@@ -376,9 +376,7 @@ class Trainer:
             self._side_stream.wait_stream(torch.cuda.current_stream(fabric.device))
         if recipe.cuda_graphs:
             recorder = CudaRecorder(fabric.device, self._alone)
-            self._graphs = GraphedSteps(
-                self._add_gradients, list(self.network.parameters()), recorder
-            )
+            self._graphs = GraphedSteps(self._add_gradients, recorder)
         self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
         self.steps_to_read = 1 if fabric.device.type == "cpu" else STEPS_TO_READ
         self.evaluates_base = False
@@ -418,6 +416,7 @@ class Trainer:
                 self.epoch += 1
                 self._end_epoch(record)
         finally:
+            self._graphs = None  # they would wait for the garbage collector, with their memory
             try:
                 self._writer.close()
             finally:
@@ -637,7 +636,8 @@ class Trainer:
         """Add the gradients of a batch, and return its losses without waiting for them."""
         accumulated = min(self.accumulate, steps - step // self.accumulate * self.accumulate)
         if self._graphs is not None:
-            return self._graphs(batch, accumulated, mode=self._frozen_backbone(epoch) is None)
+            frozen = epoch < self.recipe.freeze_backbone_epochs
+            return self._graphs(batch, accumulated, mode=frozen)
         sync = self._ends_accumulation(step, steps)
         with self.fabric.no_backward_sync(self.model, enabled=not sync):
             return self._add_gradients(batch, accumulated)

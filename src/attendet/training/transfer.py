@@ -169,11 +169,11 @@ def unlike_base(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), scale_x_y=1.05)
         >>> unlike_base(dataclasses.replace(base, scale_x_y=2.0), base)
-        ('scale_x_y 2 (base 1.05)',)
+        ('scale_x_y 2 (there 1.05)',)
     """
     own = _input_settings(metadata)
     return tuple(
-        f"{name} {own[name]} (base {value})"
+        f"{name} {own[name]} (there {value})"
         for name, value in _input_settings(base).items()
         if own[name] != value
     )
@@ -251,8 +251,12 @@ def transfer_weights(
         else:
             own[name].copy_(tensor)
             loaded.append(name)
-    if not loaded:
-        raise WeightsError(f"pretrained weights must fit the network; no tensor does ({path}).")
+    copied = (*loaded, *(name for name, _ in partial))
+    if not any(own[name].ndim > 1 for name in copied):
+        raise WeightsError(
+            f"pretrained weights must fit the network; no convolution does ({path}): "
+            f"{_by_reason(skipped)}."
+        )
     fresh = tuple(name for name in own if name not in loaded)
     return Transfer(str(path), tuple(loaded), tuple(skipped), fresh, tuple(partial), classes.note)
 
