@@ -194,7 +194,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
             2,
             "--attention-init must be one of auto, paper, ",
         ),
-        (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd"),
+        (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd, muon"),
         (["DATA", "--size", "100"], 2, "at least 64; got 100 (--size). Nearest: 96."),
         (["DATA", "--attention", "cax"], 2, "Did you mean 'ca'?"),
         (["DATA", "--recipe", "defualt"], 2, "Did you mean 'default'?"),

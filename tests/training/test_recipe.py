@@ -67,7 +67,7 @@ def test_an_unknown_key_names_the_file_and_the_nearest_setting(tmp_path: Path) -
         ("- 1\n", r"must be a map.*mine\.yaml"),
         ("epochs: many\n", r"epochs must be a whole number; got 'many' \(.*mine\.yaml\)"),
         ("mosaic: 1.5\n", r"mosaic must be from 0 to 1; got 1\.5.*mine\.yaml"),
-        ("optimizer: lion\n", r"one of adamw, sgd; got 'lion'"),
+        ("optimizer: lion\n", r"one of adamw, sgd, muon; got 'lion'"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, words: str) -> None:

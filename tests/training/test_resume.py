@@ -106,7 +106,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(
         assert record["ap"] == other["ap"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_every_setting_comes_from_the_folder(
     broken_off: Callable[..., Path], quick: Quick, same: Same, optimizer: str
 ) -> None:

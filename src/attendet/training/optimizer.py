@@ -8,11 +8,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from attendet.models import DetectionNetwork
+from attendet.training.muon import Muon
 from attendet.training.recipe import OptimizerConfig, Recipe
 
 
 def make_optimizer(
-    network: nn.Module, config: OptimizerConfig, *, fused: bool = False
+    network: DetectionNetwork, config: OptimizerConfig, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Return the optimizer, with weight decay on convolution weights only.
 
@@ -25,19 +27,37 @@ def make_optimizer(
             inside such a step, after the gradients were clipped.
     """
     parameters = list(network.parameters())
+    by_muon = muon_weights(network) if config.optimizer == "muon" else []
+    taken = {id(each) for each in by_muon}
     groups = [
         {
-            "params": [each for each in parameters if each.ndim > 1],
+            "params": [each for each in parameters if each.ndim > 1 and id(each) not in taken],
             "weight_decay": config.weight_decay,
         },
         {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
     ]
+    if config.optimizer == "muon":
+        return Muon(
+            by_muon, groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None
+        )
     if config.optimizer == "sgd":
         momentum = config.momentum
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
         )
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=fused or None)
+
+
+def muon_weights(network: DetectionNetwork) -> list[Tensor]:
+    """Return the weights that Muon changes: of convolutions, but depthwise ones and outputs."""
+    outputs = tuple(f"{name}." for name in network.output_layers())
+    return [
+        module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and not f"{name}.".startswith(outputs)
+    ]
 
 
 def lr_factor(progress: float, *, recipe: Recipe) -> float:

@@ -35,8 +35,8 @@ def _check(config: Any, rules: Mapping[str, tuple[bool, str]]) -> None:
 class OptimizerConfig:
     """Optimizer, learning rate schedule and moving average of the weights."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Optimizer."""
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """Optimizer; muon: Muon for weights of convolutions, AdamW for the others."""
 
     lr: float = 0.001
     """Highest learning rate."""
