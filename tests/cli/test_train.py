@@ -67,7 +67,7 @@ def test_progress_without_a_terminal_is_plain_lines(
         r"network: yolov4-tiny, attention se@p5, input 64 x 64 px",
         r"anchors: .*",
         r"note: with 10 training images, pretrained weights usually .*: --pretrained yolo-\S+",
-        r"note: 100% of the objects are small \(.*\); .*: --levels 3",
+        r"note: 100 % of the objects are small \(.*\); .*: --levels 3",
         rf"run: {re.escape(str(tmp_path / 'run'))}",
         r"epoch 1/2 box \d+\.\d+ objectness .* class .* images/s .* GiB AP 0\.\d+ AP50 0\.\d+",
         r"epoch 2/2 .*",
