@@ -200,9 +200,10 @@ class TrainingLines(TrainingCallback):
             )
         may_have_more = self.advises and plan.from_scratch and plan.recipe.levels == 2
         if may_have_more and plan.small_fraction > MANY_SMALL:
+            percent = f"{100 * plan.small_fraction:.0f} %"
             self.say(
-                f"note: {100 * plan.small_fraction:.0f} % of the objects are small (below 32 x 32 px in "
-                "the network input); a level of stride 8 usually finds more of them: --levels 3"
+                f"note: {percent} of the objects are small (below 32 x 32 px in the "
+                "network input); a level of stride 8 usually finds more of them: --levels 3"
             )
         self.say(f"run: {folder}")
 
