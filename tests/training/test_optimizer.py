@@ -21,7 +21,8 @@ def test_only_convolution_weights_decay(name: str) -> None:
         for parameter in network.parameters():
             parameter.add_(1.0)
     before = {key: value.clone() for key, value in network.named_parameters()}
-    recipe = Recipe().replace(optimizer=name, lr=0.1, weight_decay=0.5)  # type: ignore[arg-type]
+    settings: Any = {"optimizer": name, "lr": 0.1, "muon_lr": 0.1, "weight_decay": 0.5}
+    recipe = Recipe().replace(**settings)
     optimizer = make_optimizer(network, recipe.optimizer)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -107,7 +108,13 @@ def test_singular_vectors_stay_and_values_follow_the_polynomial(
 def test_a_step_of_muon_has_the_size_of_one_of_adamw() -> None:
     torch.manual_seed(0)
     weight, bias = torch.nn.Parameter(torch.zeros(32, 16, 3, 3)), torch.nn.Parameter(torch.zeros(9))
-    optimizer = Muon([weight], [{"params": [bias], "weight_decay": 0.0}], lr=0.01, weight_decay=0.0)
+    optimizer = Muon(
+        [weight],
+        [{"params": [bias], "weight_decay": 0.0}],
+        lr=0.01,
+        others_lr=0.01,
+        weight_decay=0.0,
+    )
     weight.grad, bias.grad = torch.randn_like(weight), torch.randn_like(bias)
 
     optimizer.step()
@@ -123,7 +130,7 @@ def test_directions_with_small_gradients_learn_as_fast() -> None:
     weight.grad = torch.diag(scales).view(4, 4, 1, 1)
     others = [{"params": [torch.nn.Parameter(torch.zeros(1))], "weight_decay": 0.0}]
 
-    Muon([weight], others, lr=0.01, weight_decay=0.0).step()
+    Muon([weight], others, lr=0.01, others_lr=0.01, weight_decay=0.0).step()
 
     moved = -torch.diag(weight.detach().view(4, 4))
     assert moved.min() > 0.5 * moved.max()
@@ -133,7 +140,7 @@ def test_muon_goes_on_from_its_state() -> None:
     def made(start: list[torch.Tensor]) -> tuple[list[torch.nn.Parameter], Muon]:
         weight, bias = (torch.nn.Parameter(each.clone()) for each in start)
         others = [{"params": [bias], "weight_decay": 0.0}]
-        return [weight, bias], Muon([weight], others, lr=0.01, weight_decay=0.1)
+        return [weight, bias], Muon([weight], others, lr=0.01, others_lr=0.01, weight_decay=0.1)
 
     def step(parameters: list[torch.nn.Parameter], optimizer: Muon, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -2,8 +2,8 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a
 matrix by the nearest matrix with orthonormal rows or columns, so that no direction of the weights
-learns faster than another. Its step is scaled to the size of an AdamW step (Liu et al. 2025,
-arXiv:2502.16982, equation 4), so that both have one learning rate and one weight decay.
+learns faster than another. With equal learning rates its step is as large as one of AdamW (Liu et
+al. 2025, arXiv:2502.16982, equation 4).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         weights: 4 dimensions; each is taken as the matrix of its output channels by all else.
         others: groups for AdamW, with their ``weight_decay``.
-        lr: learning rate of all groups.
+        lr: learning rate of the weights.
+        others_lr: learning rate of the others.
         weight_decay: of the weights.
         momentum: of the weights, by Nesterov.
         fused: one kernel for the AdamW step of all parameters.
@@ -68,11 +69,12 @@ class Muon(torch.optim.Optimizer):
         others: list[dict[str, Any]],
         *,
         lr: float,
+        others_lr: float,
         weight_decay: float,
         momentum: float = 0.95,
         fused: bool | None = None,
     ) -> None:
-        adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.999), fused=fused)
+        adamw = torch.optim.AdamW(others, lr=others_lr, betas=(0.9, 0.999), fused=fused)
         group = {"params": list(weights), "weight_decay": weight_decay, "momentum": momentum}
         super().__init__([group], {"lr": lr})
         self._adamw = adamw

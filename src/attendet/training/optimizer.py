@@ -18,7 +18,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer, with weight decay on convolution weights only.
 
-    He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay).
+    He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay). Each group has its
+    highest learning rate as ``initial_lr``; norms and biases are in the last one.
 
     Args:
         network: on its device.
@@ -36,16 +37,26 @@ def make_optimizer(
         },
         {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
     ]
+    optimizer: torch.optim.Optimizer
     if config.optimizer == "muon":
-        return Muon(
-            by_muon, groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None
+        optimizer = Muon(
+            by_muon,
+            groups,
+            lr=config.muon_lr,
+            others_lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=fused or None,
         )
-    if config.optimizer == "sgd":
+    elif config.optimizer == "sgd":
         momentum = config.momentum
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
         )
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=fused or None)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=fused or None)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
 def muon_weights(network: DetectionNetwork) -> list[Tensor]:

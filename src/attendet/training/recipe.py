@@ -19,7 +19,11 @@ from attendet.models.metadata import SIZES
 RECIPES = Path(__file__).parent / "recipes"
 """Folder of the recipes in the package."""
 
-_NEEDS = {"momentum": ("optimizer", "sgd"), "ignore_iou": ("assignment", "classic")}
+_NEEDS = {
+    "momentum": ("optimizer", "sgd"),
+    "muon_lr": ("optimizer", "muon"),
+    "ignore_iou": ("assignment", "classic"),
+}
 """Settings that have an effect only with a certain value of another setting."""
 
 _NEWER = {"levels": 2, "cuda_graphs": False}
@@ -40,6 +44,9 @@ class OptimizerConfig:
 
     lr: float = 0.001
     """Highest learning rate."""
+
+    muon_lr: float = 0.003
+    """Highest learning rate of the weights that Muon changes."""
 
     min_lr_ratio: float = 0.02
     """Learning rate at the end, as a fraction of the highest."""
@@ -67,6 +74,7 @@ class OptimizerConfig:
             self,
             {
                 "lr": (self.lr > 0, "above 0"),
+                "muon_lr": (self.muon_lr > 0, "above 0"),
                 "min_lr_ratio": (0 <= self.min_lr_ratio <= 1, "from 0 to 1"),
                 "warmup_epochs": (self.warmup_epochs >= 0, "at least 0"),
                 "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
@@ -214,6 +222,8 @@ class Recipe:
         keys of earlier runs stay valid.
         """
         values = self.as_dict()
+        if self.optimizer.optimizer != "muon":
+            del values["muon_lr"]
         return {k: v for k, v in values.items() if k not in _NEWER or v != _NEWER[k]}
 
     def replace(self, **changes: Any) -> Recipe:

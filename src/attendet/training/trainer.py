@@ -562,7 +562,7 @@ class Trainer:
             step_started = time.perf_counter()
             factor = lr_factor(epoch + (step + 1) / steps, recipe=recipe)
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.optimizer.lr * factor
+                group["lr"] = group["initial_lr"] * factor
             self._seed_dropout(epoch, step)
             batch = self._received(*made.result())
             unread.append(self._forward_backward(batch, epoch, step, steps))
@@ -583,7 +583,7 @@ class Trainer:
         return {
             "epoch": epoch + 1,
             "losses": {name: round(total / steps, 6) for name, total in sums.items()},
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.param_groups[-1]["lr"],
             "seconds": round(seconds, 3),
             "images_per_second": round(steps * recipe.batch / seconds, 3),
             "overhead_fraction": round(1 - step_seconds / seconds, 4),
