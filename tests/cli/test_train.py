@@ -194,7 +194,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
             2,
             "--attention-init must be one of auto, paper, ",
         ),
-        (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of adamw, sgd, muon"),
+        (["DATA", "--optimizer", "lion"], 2, "--optimizer must be one of muon, adamw, sgd"),
         (["DATA", "--size", "100"], 2, "at least 64; got 100 (--size). Nearest: 96."),
         (["DATA", "--attention", "cax"], 2, "Did you mean 'ca'?"),
         (["DATA", "--recipe", "defualt"], 2, "Did you mean 'default'?"),
@@ -206,7 +206,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--resume", "gone"], 6, "must be the folder of a run; got 'gone'"),
         (["DATA", "--resume", "run"], 6, "must be the folder of a run; got 'run'"),
         (["DATA", "--seed", str(2**64)], 2, "seed must be from 0 to 9223372036854775807"),
-        (["DATA", "--momentum", "0.5"], 2, "momentum has no effect with optimizer adamw"),
+        (["DATA", "--momentum", "0.5"], 2, "momentum has no effect with optimizer muon"),
         (["DATA", "--ignore-iou", "0.5"], 2, "ignore_iou has no effect with assignment dynamic"),
         (
             ["DATA", "--effective-batch", "5"],

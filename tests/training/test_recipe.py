@@ -67,7 +67,7 @@ def test_an_unknown_key_names_the_file_and_the_nearest_setting(tmp_path: Path) -
         ("- 1\n", r"must be a map.*mine\.yaml"),
         ("epochs: many\n", r"epochs must be a whole number; got 'many' \(.*mine\.yaml\)"),
         ("mosaic: 1.5\n", r"mosaic must be from 0 to 1; got 1\.5.*mine\.yaml"),
-        ("optimizer: lion\n", r"one of adamw, sgd, muon; got 'lion'"),
+        ("optimizer: lion\n", r"one of muon, adamw, sgd; got 'lion'"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, words: str) -> None:
@@ -126,7 +126,7 @@ def test_a_value_out_of_range_is_refused_before_anything_starts(name: str, value
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"momentum": 0.5}, "momentum has no effect with optimizer adamw"),
+        ({"momentum": 0.5}, "momentum has no effect with optimizer muon"),
         ({"ignore_iou": 0.5}, "ignore_iou has no effect with assignment dynamic"),
         ({"effective_batch": 8}, r"effective_batch must be 0, or at least batch \(16\); got 8"),
     ],

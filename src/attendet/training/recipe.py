@@ -39,13 +39,13 @@ def _check(config: Any, rules: Mapping[str, tuple[bool, str]]) -> None:
 class OptimizerConfig:
     """Optimizer, learning rate schedule and moving average of the weights."""
 
-    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    optimizer: Literal["muon", "adamw", "sgd"] = "muon"
     """Optimizer; muon: Muon for weights of convolutions, AdamW for the others."""
 
     lr: float = 0.001
-    """Highest learning rate."""
+    """Highest learning rate of AdamW and SGD."""
 
-    muon_lr: float = 0.003
+    muon_lr: float = 0.005
     """Highest learning rate of the weights that Muon changes."""
 
     min_lr_ratio: float = 0.02

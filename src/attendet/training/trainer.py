@@ -712,7 +712,7 @@ class Trainer:
 def _not_finite(name: str, got: object, where: str) -> TrainingError:
     return TrainingError(
         f"{name} must be finite; got {got} ({where}). The last good weights are kept. "
-        "Try a lower --lr, or --precision 32."
+        "Try a lower --lr and --muon-lr, or --precision 32."
     )
 
 
