@@ -37,8 +37,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         >>> bool((values > 0.5).all() and (values < 1.3).all())
         True
     """
-    fast = matrix.device.type != "cpu" or has_bfloat16()
-    x = matrix.to(torch.bfloat16 if fast else torch.float32)
+    x = matrix.to(torch.bfloat16 if _multiplies_bfloat16(matrix.device) else torch.float32)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -48,6 +47,12 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         x = a * x + (b * gram + c * gram @ gram) @ x
     found: Tensor = x.T if tall else x
     return found.to(matrix.dtype)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and has_bfloat16()
 
 
 class Muon(torch.optim.Optimizer):
