@@ -34,7 +34,7 @@ PLAIN_STEP_SECONDS = 15.0
 """Without a terminal, a line about training steps is printed this often."""
 
 FEW_IMAGES = 150
-"""With fewer training images, pretrained weights are recommended: docs/pretrained.md. They are 9 AP
+"""With fewer training images, pretrained weights are recommended: docs/pretrained.md. They are 5 AP
 points or more ahead with 97 images, and up to 5 behind with 200 to 252."""
 
 MANY_SMALL = 0.5
