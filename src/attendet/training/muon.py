@@ -26,18 +26,19 @@ ADAMW_RMS = 0.2
 """Root mean square of a typical AdamW step at learning rate 1; by Liu, section 2.2."""
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return a matrix with the same singular vectors and singular values near 1 (0.7 to 1.2).
 
     Args:
         matrix: shape (rows, columns), float32.
+        dtype: that the products are computed in.
 
     Example:
         >>> values = torch.linalg.svdvals(orthogonalize(torch.randn(8, 32)))
         >>> bool((values > 0.5).all() and (values < 1.3).all())
         True
     """
-    x = matrix.to(torch.bfloat16 if _multiplies_bfloat16(matrix.device) else torch.float32)
+    x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -49,10 +50,13 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return found.to(matrix.dtype)
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def _fastest_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 if the device multiplies it in hardware, else float32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and has_bfloat16()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and has_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
 
 
 class Muon(torch.optim.Optimizer):
@@ -80,9 +84,11 @@ class Muon(torch.optim.Optimizer):
         fused: bool | None = None,
     ) -> None:
         adamw = torch.optim.AdamW(others, lr=others_lr, betas=(0.9, 0.999), fused=fused)
-        group = {"params": list(weights), "weight_decay": weight_decay, "momentum": momentum}
+        chosen = list(weights)
+        group = {"params": chosen, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__([group], {"lr": lr})
         self._adamw = adamw
+        self._dtype = _fastest_dtype(chosen[0].device)
         for each in adamw.param_groups:
             self.add_param_group(each)
         self._join()
@@ -114,7 +120,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         matrix = gradient.lerp(average, group["momentum"]).flatten(1)
-        change = orthogonalize(matrix).view(weight.shape)
+        change = orthogonalize(matrix, self._dtype).view(weight.shape)
         size = ADAMW_RMS * max(matrix.shape) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(change, alpha=-group["lr"] * size)

@@ -609,7 +609,7 @@ class Trainer:
     def _make_ahead(
         self, epoch: int, step: int, indices: list[int]
     ) -> tuple[Batch, torch.cuda.Event | None]:
-        """Return a batch made beside the training step; on a GPU with the event that ends it."""
+        """Return a batch made during a training step; on a GPU with the event that ends it."""
         if self._side_stream is None:
             return self._make_batch(epoch, step, indices), None
         with self._alone, torch.cuda.stream(self._side_stream):
