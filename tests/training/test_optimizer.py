@@ -91,17 +91,17 @@ def _is_output(name: str, outputs: tuple[str, ...]) -> bool:
 def test_singular_vectors_stay_and_values_follow_the_polynomial(
     shape: tuple[int, int],
 ) -> None:
-    matrix = np.random.default_rng(0).normal(size=shape)
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    values = values / np.linalg.norm(matrix)
+    matrices = np.random.default_rng(0).normal(size=(2, *shape))
+    left, values, right = np.linalg.svd(matrices, full_matrices=False)
+    values = values / np.linalg.norm(matrices, axis=(1, 2))[:, None]
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
         values = a * values + b * values**3 + c * values**5
     assert ((values > 0.6) & (values < 1.3)).all()
 
-    found = orthogonalize(torch.from_numpy(matrix).float())
+    found = orthogonalize(torch.from_numpy(matrices).float())
 
-    np.testing.assert_allclose(found.numpy(), left * values @ right, atol=1e-4)
+    np.testing.assert_allclose(found.numpy(), left * values[:, None] @ right, atol=1e-4)
 
 
 def test_a_step_of_muon_has_the_size_of_one_of_adamw() -> None:
@@ -121,6 +121,30 @@ def test_a_step_of_muon_has_the_size_of_one_of_adamw() -> None:
     # Singular values are near 1, so the root mean square is near 0.2, that of AdamW.
     assert weight.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.25)
     assert bias.abs().max().item() == pytest.approx(0.01, rel=0.01)
+
+
+def test_weights_of_one_shape_change_as_each_alone() -> None:
+    def made(weights: list[torch.nn.Parameter]) -> Muon:
+        others = [{"params": [torch.nn.Parameter(torch.zeros(1))], "weight_decay": 0.0}]
+        return Muon(weights, others, lr=0.01, others_lr=0.01, weight_decay=0.1)
+
+    shapes = [(8, 4, 3, 3), (8, 4, 3, 3), (4, 8, 1, 1), (8, 4, 3, 3)]
+    generator = torch.Generator().manual_seed(0)
+    together, alone = (
+        [torch.nn.Parameter(torch.full(shape, 0.5)) for shape in shapes] for _ in range(2)
+    )
+    optimizers = [made(together), *(made([each]) for each in alone)]
+
+    for step in range(2):
+        for index, shape in enumerate(shapes):
+            gradient = torch.randn(shape, generator=generator)
+            late = index == 3 and step == 0  # a weight that has no gradient at first
+            together[index].grad = alone[index].grad = None if late else gradient
+        for optimizer in optimizers:
+            optimizer.step()
+
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_directions_with_small_gradients_learn_as_fast() -> None:

@@ -26,28 +26,28 @@ ADAMW_RMS = 0.2
 """Root mean square of a typical AdamW step at learning rate 1; by Liu, section 2.2."""
 
 
-def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a matrix with the same singular vectors and singular values near 1 (0.7 to 1.2).
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return matrices with the same singular vectors and singular values near 1 (0.7 to 1.2).
 
     Args:
-        matrix: shape (rows, columns), float32.
+        matrices: shape (N, rows, columns), float32.
         dtype: that the products are computed in.
 
     Example:
-        >>> values = torch.linalg.svdvals(orthogonalize(torch.randn(8, 32)))
+        >>> values = torch.linalg.svdvals(orthogonalize(torch.randn(2, 8, 32)))
         >>> bool((values > 0.5).all() and (values < 1.3).all())
         True
     """
-    x = matrix.to(dtype)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    x = matrices.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    found: Tensor = x.T if tall else x
-    return found.to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    found: Tensor = x.mT if tall else x
+    return found.to(matrices.dtype)
 
 
 def _fastest_dtype(device: torch.device) -> torch.dtype:
@@ -109,18 +109,27 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise NotImplementedError("Muon takes no closure")
         group = self.param_groups[0]
+        by_shape: dict[torch.Size, list[Tensor]] = {}
         for weight in group["params"]:
             if weight.grad is not None:
-                self._step_weight(weight, weight.grad, group)
+                by_shape.setdefault(weight.shape, []).append(weight)
+        for shape, weights in by_shape.items():
+            self._step_weights(weights, shape, group)
         self._adamw.step()
 
-    def _step_weight(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        matrix = gradient.lerp(average, group["momentum"]).flatten(1)
-        change = orthogonalize(matrix, self._dtype).view(weight.shape)
-        size = ADAMW_RMS * max(matrix.shape) ** 0.5
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(change, alpha=-group["lr"] * size)
+    def _step_weights(
+        self, weights: list[Tensor], shape: torch.Size, group: dict[str, Any]
+    ) -> None:
+        """Change weights of one shape, together: most time goes into starting operators."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        averages = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, averages, group["momentum"])
+        matrices = torch.stack([each.flatten(1) for each in ahead])
+        changes = [each.view(shape) for each in orthogonalize(matrices, self._dtype)]
+        size = ADAMW_RMS * max(matrices.shape[1:]) ** 0.5
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, changes, alpha=-group["lr"] * size)
