@@ -17,7 +17,13 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.processes import MAX_ATTEMPTS, LocalRuns, _Attempt, device_names
+from attendet.comparison.processes import (
+    MAX_ATTEMPTS,
+    LocalRuns,
+    _Attempt,
+    _run_in_process,
+    device_names,
+)
 from attendet.comparison.run_job import memory_use, possible_runs
 from attendet.comparison.study import Study
 from attendet.comparison.variants import Job, Variant
@@ -162,7 +168,7 @@ def _losses(results: Path) -> list[dict[str, float]]:
 def test_runs_that_have_a_device_in_common_have_a_part_of_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("attendet.comparison.processes.available_cores", lambda: 8)
     assert LocalRuns(["cuda:0", "cuda:1"])._threads is None
     assert LocalRuns(["cuda:0", "cuda:1"] * 2)._threads == 2
     assert LocalRuns(["cpu"] * 3)._threads == 2
@@ -200,6 +206,29 @@ def test_a_device_works_on_as_many_runs_as_the_first_one_leaves_memory_for(
     assert runs._threads == 1
     assert [slots for _, slots in started] == [2, 2] + [7] * 7  # none before the first is measured
     assert sorted(device for device, _ in started[2:7]) == ["cuda:0"] * 2 + ["cuda:1"] * 3
+
+    events = [event for _, event in runs.make(jobs)]  # the next data set
+
+    assert "runs_chosen" not in [event["event"] for event in events]
+    assert sorted(device for device, _ in started[9:16]) == ["cuda:0"] * 3 + ["cuda:1"] * 4
+
+
+def test_the_libraries_of_a_run_keep_to_its_threads(
+    monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path
+) -> None:
+    limits: list[tuple[str, int]] = []
+    monkeypatch.setattr("torch.set_num_threads", lambda count: limits.append(("torch", count)))
+    monkeypatch.setattr("cv2.setNumThreads", lambda count: limits.append(("cv2", count)))
+    monkeypatch.setattr("attendet.comparison.processes.signal.signal", lambda *_: None)
+    monkeypatch.setattr("attendet.comparison.processes._exit_with_parent", lambda: None)
+    monkeypatch.setattr("attendet.comparison.processes.os.dup2", lambda *_: None)
+    monkeypatch.setattr("attendet.comparison.processes.run_and_report", lambda *_: {})
+    ours, theirs = multiprocessing.Pipe()
+
+    _run_in_process(_job(shapes, tmp_path), "cpu", 3, None, theirs)
+    ours.close()
+
+    assert limits == [("torch", 3), ("cv2", 3)]
 
 
 def test_runs_in_later_epochs_with_a_larger_input_need_more_memory(squares: Path) -> None:

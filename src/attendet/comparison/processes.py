@@ -109,7 +109,7 @@ class LocalRuns:
         self._unmeasured = set(devices) if auto else set()
         self._most_runs = max(1, available_cores() // self.slots)
         one_each = len(set(devices)) == len(devices) and not auto
-        self._threads = None if one_each else max(1, (os.cpu_count() or 1) // len(devices))
+        self._threads = None if one_each else max(1, available_cores() // len(devices))
         if auto:
             self._threads = 1
         self._running: dict[Any, _Attempt] = {}
@@ -151,6 +151,7 @@ class LocalRuns:
                     runs = min(event["possible_runs"], self._most_runs)
                     self._unmeasured.remove(attempt.device)
                     self.slots += runs - 1
+                    self._devices += [attempt.device] * (runs - 1)
                     free += [attempt.device] * (runs - 1)
                     chosen = {"event": "runs_chosen", "device": attempt.device, "runs": runs}
                     yield attempt.job, chosen
@@ -213,9 +214,11 @@ def _run_in_process(
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     if threads is not None:
+        import cv2
         import torch
 
         torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
     job.path.mkdir(parents=True, exist_ok=True)
     with (job.path / "run.log").open("ab") as log:
         os.dup2(log.fileno(), 1)

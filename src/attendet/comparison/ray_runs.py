@@ -175,9 +175,11 @@ class RayRuns:
 
 def _ray_task(job: Job, events: Any, threads: int) -> dict[str, Any]:
     """Make a run; what Ray runs on a worker."""
+    import cv2
     import torch
 
     torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
 
     def report(event: dict[str, Any]) -> None:
         events.put((job.key, event))
