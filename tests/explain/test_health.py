@@ -61,8 +61,8 @@ def test_each_verdict_has_a_sentence_with_numbers():
     sentences = {
         "idle": "does nothing (standard deviation 0.002, at most 0.002 from 1)",
         "constant": "the same for all images and positions",
-        "mask": "(standard deviation 0.0% of its mean) and differs by position",
-        "switch": "100% of its values are at the ends",
+        "mask": "(standard deviation 0.0 % of its mean) and differs by position",
+        "switch": "100 % of its values are at the ends",
         "unknown": "one image cannot show",
         "works": "depends on the image: it varies by",
     }
@@ -86,6 +86,18 @@ def test_channels_closed_in_every_image_are_counted():
 
     assert "2 of 4 channels are closed in every image" in health([{"channel": closed}] * 2).sentence
     assert health([{"channel": closed}, {"channel": awake}]).closed_channels == 1
+
+
+def test_gates_of_any_sign_are_compared_with_their_absolute_values():
+    noise = np.random.default_rng(0).normal(0, 1e-6, (2, 4, 1, 1))
+    signs = np.array([-0.5, 0.5, -0.5, 0.5]).reshape(4, 1, 1)
+
+    for constant in (-0.5, signs):
+        found = health([{"element": constant + one} for one in noise], top=None)
+        assert (found.verdict, found.closed_channels) == ("constant", 0)
+        assert "0.0 % of its mean absolute value" in found.sentence
+    ramp = -np.tile(np.linspace(0.3, 0.7, 8).reshape(1, 8, 1), (1, 1, 8))
+    assert health([{"element": ramp}] * 2, top=None).verdict == "mask"
 
 
 def test_images_of_different_sizes_are_compared_by_relative_position():

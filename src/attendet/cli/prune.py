@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.data.class_names import parse_class_map
     from attendet.evaluation.matching import samples_in_classes
     from attendet.explain import prune_attention
+    from attendet.explain.health import percent
     from attendet.inference.runtimes.torch_runtime import choose_device
     from attendet.interop.hub import local_weights
     from attendet.models import load_weights, save_weights
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"AP           {result.ap_before:.4f} -> {result.ap_after:.4f} ({points:+.2f} points)")
     for label, name in (("parameters", "parameters"), ("MACs", "macs")):
         old, new = getattr(result.before, name), getattr(result.after, name)
-        saved = f"{old - new:,} saved, {(old - new) / old:.2%}"
+        saved = f"{old - new:,} saved, {percent((old - new) / old, 2)}"
         print(f"{label:<12} {old:,} -> {new:,} ({saved})")
     if not any(one.folded for one in result.decisions):
         print("no block was removed: nothing is written")

@@ -36,7 +36,7 @@ SWITCH = 0.9
 """Fraction of saturated values from which a gate is called a switch."""
 
 CLOSED = 0.01
-"""A channel whose gate is always below this passes less than one 8-bit step."""
+"""A channel whose gate is always closer to 0 than this passes less than one 8-bit step."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class GateNumbers:
 
     Attributes:
         mean: Mean over images, positions and channels.
+        mean_abs: Mean of the absolute values; the mean, unless the gate can be negative.
         min: Smallest value.
         max: Largest value.
         std_images: Standard deviation between images, at the same channel and position.
@@ -59,6 +60,7 @@ class GateNumbers:
     """
 
     mean: float
+    mean_abs: float
     min: float
     max: float
     std_images: float
@@ -68,8 +70,11 @@ class GateNumbers:
     saturated: float | None
 
     def relative_std(self) -> float:
-        """Return the standard deviation between images and positions, as a fraction of the mean."""
-        return float(np.hypot(self.std_images, self.std_positions)) / max(self.mean, 1e-12)
+        """Return the standard deviation between images and positions, as a fraction of the mean.
+
+        The mean is that of the absolute values.
+        """
+        return float(np.hypot(self.std_images, self.std_positions)) / max(self.mean_abs, 1e-12)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class _GateSummary:
         self.mean = np.zeros((1, 1, 1))
         self.squares = np.zeros((1, 1, 1))
         self.min, self.max = np.inf, -np.inf
+        self.sum_abs = 0.0
         self.size, self.squared_distance, self.saturated = 0, 0.0, 0
 
     def add(self, values: NDArray[np.floating], top: float | None) -> NDArray[np.float64]:
@@ -121,6 +127,7 @@ class _GateSummary:
         change = on_grid - self.mean
         self.mean = self.mean + change / self.images
         self.squares = self.squares + change * (on_grid - self.mean)
+        self.sum_abs += float(np.abs(on_grid).mean())
         self.min = min(self.min, float(values.min()))
         self.max = max(self.max, float(values.max()))
         self.size += values.size
@@ -132,6 +139,7 @@ class _GateSummary:
     def numbers(self, top: float | None) -> GateNumbers:
         return GateNumbers(
             float(self.mean.mean()),
+            self.sum_abs / self.images,
             self.min,
             self.max,
             (float(self.squares.mean()) / self.images) ** 0.5,
@@ -168,7 +176,7 @@ class GateStatistics:
         self.images = 0
         self.gates: dict[str, _GateSummary] = {}
         self._product = _GateSummary()
-        self._channel_max: NDArray[np.float64] = np.zeros(1)
+        self._channel_max_abs: NDArray[np.float64] = np.zeros(1)
 
     def add(self, gates: Mapping[str, Floats]) -> None:
         """Add the gates of one image.
@@ -183,7 +191,7 @@ class GateStatistics:
         ]
         product = reduce(np.multiply, on_grid)
         self._product.add(product, None)
-        self._channel_max = np.maximum(self._channel_max, product.max(axis=(1, 2)))
+        self._channel_max_abs = np.maximum(self._channel_max_abs, np.abs(product).max(axis=(1, 2)))
         self.channels = max(self.channels, product.shape[0])
 
     def channel_means(self) -> NDArray[np.float64]:
@@ -209,7 +217,7 @@ class GateStatistics:
         ConfigError.check(self.images > 0, "images", "at least one", 0, self.site)
         gates = {name: gate.numbers(self.top) for name, gate in self.gates.items()}
         product = self._product.numbers(top=None)
-        closed = int((self._channel_max < CLOSED).sum())
+        closed = int((self._channel_max_abs < CLOSED).sum())
         verdict = _verdict(product, gates, self.images)
         sentence = _sentence(verdict, product, gates)
         if closed:
@@ -234,12 +242,13 @@ def _verdict(product: GateNumbers, gates: Mapping[str, GateNumbers], images: int
         return "switch"
     if images == 1:
         return "unknown"
-    return "mask" if product.std_images < CONSTANT * product.mean else "works"
+    return "mask" if product.std_images < CONSTANT * product.mean_abs else "works"
 
 
 def _sentence(verdict: Verdict, product: GateNumbers, gates: Mapping[str, GateNumbers]) -> str:
-    scale = max(product.mean, 1e-12)
-    images, positions = product.std_images / scale, product.std_positions / scale
+    scale = max(product.mean_abs, 1e-12)
+    images, positions = percent(product.std_images / scale), percent(product.std_positions / scale)
+    mean = "mean" if product.min >= 0 else "mean absolute value"
     std = np.hypot(product.std_images, product.std_positions)
     furthest = max(abs(product.min - 1), abs(product.max - 1))
     saturated = min((gate.saturated or 0.0 for gate in gates.values()), default=0.0)
@@ -247,17 +256,27 @@ def _sentence(verdict: Verdict, product: GateNumbers, gates: Mapping[str, GateNu
         "idle": f"This gate does nothing (standard deviation {std:.3f}, at most {furthest:.3f} "
         "from 1). Remove it.",
         "constant": "This gate is the same for all images and positions (standard deviation "
-        f"{std:.3f}, {product.relative_std():.1%} of its mean). Fold it into a convolution.",
-        "mask": f"This gate is the same for all images (standard deviation {images:.1%} of its "
-        f"mean) and differs by position ({positions:.1%}). It does not depend on the content.",
-        "switch": f"This gate is a switch: {saturated:.0%} of its values are at the ends of their "
-        "range, where training hardly changes them.",
-        "unknown": f"Within this image the gate varies by {positions:.1%} of its mean. Use several "
+        f"{std:.3f}, {percent(product.relative_std())} of its {mean}). Fold it into a convolution.",
+        "mask": f"This gate is the same for all images (standard deviation {images} of its "
+        f"{mean}) and differs by position ({positions}). It does not depend on the content.",
+        "switch": f"This gate is a switch: {percent(saturated, 0)} of its values are at the ends "
+        "of their range, where training hardly changes them.",
+        "unknown": f"Within this image the gate varies by {positions} of its {mean}. Use several "
         "images: one image cannot show whether the gate depends on the content.",
-        "works": f"This gate depends on the image: it varies by {images:.1%} of its mean between "
-        f"images and {positions:.1%} between positions.",
+        "works": f"This gate depends on the image: it varies by {images} of its {mean} between "
+        f"images and {positions} between positions.",
     }
     return sentences[verdict]
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as a text in percent.
+
+    Example:
+        >>> percent(0.0712), percent(0.0712, digits=0)
+        ('7.1 %', '7 %')
+    """
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def _to_grid(gate: NDArray[np.floating]) -> NDArray[np.float64]:

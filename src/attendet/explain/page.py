@@ -27,6 +27,7 @@ from attendet.explain.health import (
     GateNumbers,
     GateStatistics,
     Verdict,
+    percent,
 )
 from attendet.files import write_atomically
 from attendet.images import ImageArray
@@ -207,7 +208,7 @@ def _columns(gate: GateNumbers, saturated: float | None) -> dict[str, Cell | str
         "sd by position": f"{gate.std_positions:.4f}",
         "sd by channel": f"{gate.std_channels:.4f}",
         "from 1": f"{gate.distance_from_1:.3f}",
-        "saturated": "-" if saturated is None else f"{saturated:.1%}",
+        "saturated": "-" if saturated is None else percent(saturated),
     }
 
 
