@@ -132,7 +132,28 @@ def test_wrong_sites_and_scales_are_errors(tiny):
     network, _ = tiny("se@p5")
     with pytest.raises(ConfigError, match="site must be a known name; got 'p4'"):
         fold_gate(network, "p4", torch.ones(64))
-    with pytest.raises(ConfigError, match="scale must be 64 numbers"):
+    with pytest.raises(ConfigError, match="scale must be 64 finite numbers"):
         fold_gate(network, "p5", torch.ones(3))
-    with pytest.raises(ConfigError, match="0 and up"):
-        fold_gate(network, "p5", -torch.ones(64))
+    with pytest.raises(ConfigError, match="scale must be 64 finite numbers"):
+        fold_gate(network, "p5", torch.full((64,), torch.nan))
+
+
+def test_a_negative_constant_goes_into_the_next_convolution_only(tiny):
+    network, _ = tiny("lska@p5")
+    settle(network)
+    factor = network.attention["p5"].mix
+    nn.init.zeros_(factor.weight)
+    nn.init.normal_(factor.bias)
+    inserted = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())).eval()
+    attend(inserted, {"0": "se"}, example_input=torch.rand(1, 3, 9, 9))
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = network(images)
+
+        fold_gate(network, "p5", factor.bias)
+
+        torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-5)
+    assert can_fold(inserted, "0")
+    assert not can_fold(inserted, "0", negative=True)
+    with pytest.raises(ConfigError, match="scale must be 0 and up"):
+        fold_gate(inserted, "0", -torch.ones(8))

@@ -79,6 +79,31 @@ def test_a_block_whose_removal_loses_too_much_ap_stays(tiny, samples, monkeypatc
     assert len(pruned.network.attention_blocks()) == 1
 
 
+def test_a_pruned_network_with_an_init_by_site_is_written(tiny, samples, tmp_path):
+    inits = {"p4": "paper", "p5": "identity", "up": "paper"}
+    network, metadata = tiny("se", attention_init=inits)
+    still(network, "p5")
+
+    pruned = prune_attention(network, metadata, samples, max_ap_loss=100)
+
+    path = save_weights(tmp_path / "pruned.safetensors", pruned.network, pruned.metadata)
+    assert "p5" not in load_weights(path)[0].attention_blocks()
+
+
+def test_a_constant_that_cannot_be_folded_is_kept(tiny, samples):
+    network, metadata = tiny("none")
+    attend(network, {"conv_p5": "lska"}, init="paper")
+    factor = network.conv_p5.attention_block.mix
+    nn.init.zeros_(factor.weight)
+    nn.init.constant_(factor.bias, -0.5)
+
+    (decision,) = prune_attention(network, metadata, samples).decisions
+
+    assert decision.health.verdict == "constant"
+    assert (decision.folded, decision.ap) == (False, None)
+    assert decision.reason == "no convolution next to it can take its constant"
+
+
 def test_a_network_without_attention_and_a_negative_tolerance_are_errors(tiny, samples):
     network, metadata = tiny("none")
     with pytest.raises(ConfigError, match="must have attention to prune"):

@@ -20,14 +20,17 @@ _HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Dropout)
 """Activations f with f(s x) = s f(x) for every s >= 0."""
 
 
-def can_fold(network: nn.Module, site: str) -> bool:
+def can_fold(network: nn.Module, site: str, *, negative: bool = False) -> bool:
     """Return whether the block at a site could be folded exactly if its gate were constant.
 
     Args:
         network: any module.
         site: a name from `attendet.explain.gated_sites`.
+        negative: whether the constant of a channel is below 0.
     """
-    return _reader(network, site) is not None or _producer(network, site) is not None
+    if _reader(network, site) is not None:
+        return True
+    return not negative and _producer(network, site) is not None
 
 
 @torch.no_grad()
@@ -37,12 +40,12 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
     In the reference network the constant goes into the weights of the next convolution. This is
     exact for any constant, because a convolution is linear and pads with zeros. For blocks inserted
     by `attendet.attend` it goes into the convolution or batch normalization before the block,
-    through activations that are linear for a positive factor.
+    through activations that are linear for a factor of 0 and up.
 
     Args:
         network: in eval mode.
         site: a name from `attendet.explain.gated_sites`.
-        scale: factor of each channel, (C,), 0 and up.
+        scale: factor of each channel, (C,).
 
     Raises:
         ConfigError: if there is no such block, the scale has another size, or there is no
@@ -66,9 +69,12 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
         rule = "after a convolution or batch normalization to be folded"
         raise ConfigError.must("site", rule, site, advice="Keep this block.")
     channels = int(blocks[site].channels)  # type: ignore[arg-type]
-    if scale.shape != (channels,) or not bool((scale >= 0).all()):
-        rule = f"{channels} numbers of 0 and up, one per channel"
+    if scale.shape != (channels,) or not bool(scale.isfinite().all()):
+        rule = f"{channels} finite numbers, one per channel"
         raise ConfigError.must("scale", rule, tuple(scale.shape), site)
+    if reader is None and bool((scale < 0).any()):
+        rule = "0 and up in the convolution before a block"
+        raise ConfigError.must("scale", rule, float(scale.min()), site, "Keep this block.")
     if reader is not None and isinstance(network, YoloV4Tiny):
         convolution, first = reader
         part = convolution.weight[:, first : first + len(scale)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attendet.attention import AttentionBlock, format_attention_spec
 from attendet.attention.sites import count_macs
@@ -139,14 +139,14 @@ def prune_attention(
     ap_before = ap = measure(pruned)
     decisions = []
     for site in sorted(health, key=lambda name: health[name].product.relative_std()):
-        reason = _reason_to_keep(pruned, site, health[site], every=every)
+        scale = torch.from_numpy(explanation.statistics[site].channel_means())
+        reason = _reason_to_keep(pruned, scale, health[site], every=every)
         if reason:
             decisions.append(Decision(site, health[site], None, folded=False, reason=reason))
             continue
         progress(f"AP without {site}")
         candidate = copy.deepcopy(pruned)
         channels = int(gated_sites(candidate)[site].channels)  # type: ignore[arg-type]
-        scale = torch.from_numpy(explanation.statistics[site].channel_means())
         fold_gate(candidate, site, scale.expand(channels))
         without = measure(candidate)
         lost = 100 * (ap_before - without)
@@ -168,11 +168,11 @@ def prune_attention(
 
 
 def _reason_to_keep(
-    network: DetectionNetwork, site: str, health: BlockHealth, *, every: bool
+    network: DetectionNetwork, scale: Tensor, health: BlockHealth, *, every: bool
 ) -> str | None:
     """Return why a block is not tried; None if it is."""
-    if not can_fold(network, site):
-        return "no convolution next to it can take a constant"
+    if not can_fold(network, health.site, negative=bool((scale < 0).any())):
+        return "no convolution next to it can take its constant"
     return None if every or health.verdict in ("idle", "constant") else health.sentence
 
 
@@ -184,7 +184,9 @@ def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> We
         return metadata
     graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
     spec = format_attention_spec(left, attention_sites(graph, len(metadata.anchor_masks))[1])
-    return dataclasses.replace(metadata, attention=spec, measured=None)
+    return dataclasses.replace(
+        metadata, attention=spec, attention_init=network.attention_init, measured=None
+    )
 
 
 def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
