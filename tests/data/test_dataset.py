@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -118,6 +119,21 @@ def test_the_fingerprint_changes_with_what_it_covers(tmp_path, voc_folder, annot
     assert moved[1] == before[1]
     (root / "val/p00.png").write_bytes((root / "val/p00.png").read_bytes() + b"\0")
     assert prints()[1] != before[1]
+
+
+def test_the_order_of_lists_changes_nothing(tmp_path, voc_folder):
+    root = voc_folder(tmp_path, [[CAT], [DOG], [CAT, DOG], [DOG]])
+
+    def load(train, test):
+        path = root / "attendet-splits.json"
+        path.write_text(json.dumps({"splits": {"train": train, "test": test}}))
+        dataset = load_dataset(root)
+        return {
+            name: ([sample.key for sample in part], dataset.fingerprint(name))
+            for name, part in dataset.splits.items()
+        }
+
+    assert load(["p01", "p00"], ["p03", "p02"]) == load(["p00", "p01"], ["p02", "p03"])
 
 
 def test_describe_counts(tmp_path, voc_folder):

@@ -44,7 +44,8 @@ class DataSet:
         root: folder of the data set.
         format: "voc", "yolo" or "coco".
         classes: class names; `Sample.class_ids` are indices into them.
-        splits: of "train", "val" and "test" those that there are.
+        splits: of "train", "val" and "test" those that there are, each in the order of keys,
+            whatever the order of the data set's own lists.
         issues: what was wrong, and what was done about it.
         overlaps: identical images by content in two splits: split a, key, split b, key.
         split_source: how the splits were made.
@@ -75,7 +76,7 @@ class DataSet:
         """Return 16 hex digits over the classes, keys, boxes and image bytes of a split."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr(self.classes).encode())
-        for sample in sorted(self.split(split), key=lambda each: each.key):
+        for sample in self.split(split):
             digest.update(repr((sample.key, len(sample.class_ids))).encode())
             digest.update(sample.boxes_xyxy.astype("<f4").tobytes())
             digest.update(sample.class_ids.astype("<i8").tobytes())
@@ -274,6 +275,9 @@ def load_dataset(
             f"data set must hold images to train on; got {', '.join(parts) or 'none'}, "
             f"{list_issues(issues)} ({path}). Check the folder, or give --format."
         )
+    parts = {
+        name: tuple(sorted(part, key=lambda sample: sample.key)) for name, part in parts.items()
+    }
     if "train" in parts:
         _boxless(parts["train"], source, reading, issues, require_train)
     overlaps = find_overlaps(parts)
