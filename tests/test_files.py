@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attendet.files import replacing, write_atomically
+from attendet.files import replacing, replacing_folder, write_atomically
 
 
 def test_text_and_bytes_are_written_with_folders_on_the_way(tmp_path: Path) -> None:
@@ -105,3 +105,30 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         copy()
+
+
+def test_a_folder_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "data"
+    target.mkdir()
+    (target / "old.txt").touch()
+    rename = Path.rename
+
+    def blocked(path: Path, to: Path) -> Path:
+        if path.name == "new":
+            raise PermissionError(errno.EACCES, "denied", str(path))
+        return rename(path, to)
+
+    def replace() -> None:
+        with replacing_folder(target) as staging:
+            (staging / "new.txt").touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", blocked)
+        with pytest.raises(PermissionError):
+            replace()
+    assert [path.name for path in target.iterdir()] == ["old.txt"]
+    replace()
+    assert [path.name for path in target.iterdir()] == ["new.txt"]
+    assert list(tmp_path.iterdir()) == [target]

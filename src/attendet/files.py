@@ -85,12 +85,41 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     return Path(path)
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the file, or all files in the folder and the folders in it."""
+    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, bytes."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move the complete folder ``new`` to the name ``folder``, on the same file system.
+
+    An older ``folder`` is kept as ``NEW.old``, or gets its name back if the move fails. If another
+    process creates ``folder`` in the meantime, its folder is kept.
+    """
+    older = new.with_name(f"{new.name}.old")
+    with suppress(FileNotFoundError):
+        folder.rename(older)
+    try:
+        new.rename(folder)
+    except OSError:
+        if folder.is_dir():
+            return
+        if older.exists():
+            older.rename(folder)
+        raise
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces ``folder`` when the block succeeds.
 
-    If the block raises, ``folder`` is unchanged and the new folder is removed. If another process
-    creates ``folder`` in the meantime, its folder is kept.
+    If the block raises, ``folder`` is unchanged and the new folder is removed; see also
+    `replace_folder`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -98,14 +127,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         staging = temporary / "new"
         staging.mkdir()
         yield staging
-        if folder.exists():
-            with suppress(FileNotFoundError):
-                folder.rename(temporary / "old")
-        try:
-            staging.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+        replace_folder(staging, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

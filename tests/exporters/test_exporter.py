@@ -234,6 +234,28 @@ def test_an_older_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("cells-v1.5_openvino", ("model.xml", "model.bin")),
+        ("cells_litert", ("model.tflite", "attendet.json")),
+        ("cells_ncnn", ("model.param", "model.bin", "attendet.json")),
+    ],
+)
+def test_the_folder_of_an_older_export_is_replaceable(
+    name: str, files: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    for file in files:
+        (tmp_path / name / file).touch()
+
+    exporter._check_replaceable(tmp_path / name, is_folder=True)
+
+    (tmp_path / "cells_web").touch()
+    with pytest.raises(ConfigError, match=r"older export; got a file"):
+        exporter._check_replaceable(tmp_path / "cells_web", is_folder=True)
+
+
 @pytest.mark.parametrize("name", ["network_openvino/notes.txt", "network.onnx/x"])
 def test_a_folder_with_other_files_is_not_replaced(name: str, graph: Any, tmp_path: Path) -> None:
     network, metadata = graph

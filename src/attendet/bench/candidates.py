@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attendet.errors import ConfigError
+from attendet.files import size_of
 from attendet.inference.loading import PACKAGES, file_kind, installed_runtimes
 from attendet.inference.runtimes.base import Mode
 from attendet.system import available_cores, has_bfloat16
@@ -50,12 +51,10 @@ class Candidate:
     @property
     def file_bytes(self) -> int:
         """Size of the file, or of all files of a folder."""
-        if self.weights.is_dir():
-            return sum(file.stat().st_size for file in self.weights.rglob("*") if file.is_file())
         files = [self.weights]
         if self.weights.suffix in (".xml", ".param"):
             files.append(self.weights.with_suffix(".bin"))
-        return sum(file.stat().st_size for file in files)
+        return sum(map(size_of, files))
 
 
 def short_names(paths: Sequence[Path]) -> dict[Path, str]:

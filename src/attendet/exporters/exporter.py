@@ -16,6 +16,7 @@ from attendet.data import Sample, load_dataset
 from attendet.data.class_names import parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError
 from attendet.evaluation.matching import samples_in_classes
+from attendet.exporters import litert_file, ncnn_file, openvino_file, web_folder
 from attendet.exporters.litert_file import LiteRtRuntime
 from attendet.exporters.onnxruntime_web import find_package
 from attendet.exporters.parity import TOLERANCES, Parity, check_parity
@@ -23,6 +24,7 @@ from attendet.exporters.settings import FORMATS, ExportSettings, Format
 from attendet.exporters.torch_files import ProgramRuntime
 from attendet.exporters.web_folder import MODEL_FILE, describe_model, write_web
 from attendet.exporters.writers import Writer, writers
+from attendet.files import files_of, replace_folder, size_of
 from attendet.inference import Runtime, Selection, load
 from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.interop.hub import hub_file, local_weights, weights_name
@@ -31,8 +33,10 @@ from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
 FOLDER_FILES = {
-    *("model.xml", "model.bin", "model.param", "attendet.json"),
-    *("model.onnx", "model.json", "index.html", "style.css", "icon.svg", "app", "onnxruntime"),
+    *openvino_file.FILES,
+    *ncnn_file.FILES,
+    *litert_file.FILES,
+    *web_folder.FILES,
 }
 """Files in a folder that an export wrote."""
 
@@ -112,7 +116,7 @@ def export(
     calibration = _load_split(chosen.calibrate, chosen.split, prefer_train=True)[0]
     folder, stem = _destination(weights, output, name, info)
     final = folder / f"{stem}{FORMATS[format]}"
-    _check_replaceable(final)
+    _check_replaceable(final, is_folder=not FORMATS[format].startswith("."))
     check = partial(
         check_parity,
         TorchRuntime(copy.deepcopy(network).cpu().float(), metadata),
@@ -131,8 +135,7 @@ def export(
             description = describe_model(metadata, stem, Selection(*chosen.thresholds))
             path = write_web(path, description, package, Path(work) / final.name)
         _move(path, final)
-    size = sum(file.stat().st_size for file in _files_of(final))
-    return ExportReport(final, size, metadata, info, parity, match.note)
+    return ExportReport(final, size_of(final), metadata, info, parity, match.note)
 
 
 def _write_checked(
@@ -224,14 +227,14 @@ def _destination(
     return Path(output) if output is not None else beside, "-".join([name or stem, *marks])
 
 
-def _check_replaceable(path: Path) -> None:
-    """Raise if the name is a link, or a folder with anything but an older export."""
+def _check_replaceable(path: Path, *, is_folder: bool) -> None:
+    """Raise if the name is a link, or that of anything but an older export."""
     advice = "Choose another --output."
     if path.is_symlink():
         raise ConfigError(f"name of an export must not be a link; {path} is one. {advice}")
     others = sorted({each.name for each in path.iterdir()} - FOLDER_FILES) if path.is_dir() else []
-    if others or (path.is_dir() and path.suffix):
-        got = ", ".join(others[:3]) or "a folder"
+    if others or (path.exists() and path.is_dir() != is_folder):
+        got = ", ".join(others[:3]) or ("a file" if is_folder else "a folder")
         raise ConfigError(
             "name of an export must be new, or that of an older export; "
             f"got {got} ({path}). {advice}"
@@ -254,20 +257,10 @@ def _open(path: Path, format: str) -> Runtime:
 
 def _move(path: Path, final: Path) -> None:
     """Move a finished file or folder to its final name; an older one is replaced whole."""
-    for file in _files_of(path):
+    for file in files_of(path):
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
-    if not final.is_dir():
+    if path.is_dir():
+        replace_folder(path, final)
+    else:
         path.replace(final)
-        return
-    older = path.with_name(f"{path.name}.older")
-    final.replace(older)
-    try:
-        path.replace(final)
-    except OSError:
-        older.replace(final)
-        raise
-
-
-def _files_of(path: Path) -> list[Path]:
-    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]

@@ -17,10 +17,13 @@ from torch import nn
 
 from attendet.errors import ExportError
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
+from attendet.models.export_info import HEADER_FILE
 from attendet.system import require
 
-HEADER_FILE = "attendet.json"
 MODEL = "model.tflite"
+FILES = (MODEL, HEADER_FILE)
+"""Files of the folder."""
+
 SIGNATURE = "serving_default"
 
 

@@ -13,8 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attendet.errors import ExportError
-from attendet.inference.runtimes.ncnn_runtime import BIN, HEADER_FILE, PARAM
+from attendet.inference.runtimes.ncnn_runtime import BIN, PARAM
+from attendet.models.export_info import HEADER_FILE
 from attendet.system import require
+
+FILES = (PARAM, BIN, HEADER_FILE)
+"""Files of the folder."""
 
 
 def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Path:

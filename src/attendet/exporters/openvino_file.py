@@ -8,6 +8,9 @@ from typing import Any
 
 from attendet.system import require
 
+FILES = ("model.xml", "model.bin")
+"""Files of the folder."""
+
 
 def read_onnx(path: Path) -> Any:
     """Return the ``openvino.Model`` of an ONNX file.
@@ -34,5 +37,5 @@ def write_openvino(
     folder.mkdir(exist_ok=True)
     for key, text in header.items():
         model.set_rt_info(text, ["attendet", key])
-    openvino.save_model(model, folder / "model.xml", compress_to_fp16=half)
+    openvino.save_model(model, folder / FILES[0], compress_to_fp16=half)
     return folder

@@ -18,9 +18,7 @@ from attendet.errors import ExportError
 from attendet.files import replacing
 from attendet.inference.preprocess import STRIDE
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
-
-HEADER_FILE = "attendet.json"
-"""Name of the metadata inside a file of PyTorch."""
+from attendet.models.export_info import HEADER_FILE
 
 MAX_CELLS = 128
 """A side of a network input may be 64 pixels to this many times 32."""

@@ -32,6 +32,13 @@ PAGE_FILES = (
 
 MODEL_FILE = "model.onnx"
 DESCRIPTION_FILE = "model.json"
+RUNTIME_FOLDER = "onnxruntime"
+
+FILES = (
+    *dict.fromkeys(name.partition("/")[0] for name in PAGE_FILES),
+    *(MODEL_FILE, DESCRIPTION_FILE, RUNTIME_FOLDER),
+)
+"""Files and folders in the exported folder."""
 
 
 def describe_model(metadata: WeightsMetadata, name: str, selection: Selection) -> dict[str, Any]:
@@ -77,7 +84,7 @@ def write_web(model: Path, description: Mapping[str, Any], package: Path, folder
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PAGE / name, target)
-    runtime = folder / "onnxruntime"
+    runtime = folder / RUNTIME_FOLDER
     copy_files(package, runtime)
     shutil.copyfile(PAGE / "onnxruntime-LICENSE.txt", runtime / "LICENSE.txt")
     model.replace(folder / MODEL_FILE)

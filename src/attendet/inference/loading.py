@@ -9,6 +9,7 @@ from attendet.errors import ConfigError, MissingExtraError, WeightsError, did_yo
 from attendet.inference.detector import Detector
 from attendet.inference.runtimes.base import Mode, Runtime, RuntimeOptions
 from attendet.interop.hub import local_weights
+from attendet.models.export_info import HEADER_FILE
 from attendet.system import require
 
 RUNTIMES = {
@@ -92,7 +93,7 @@ def file_kind(path: Path) -> str:
     for name, kind in FOLDERS.items():
         if (path / name).is_file():
             return kind
-    if (path / "attendet.json").is_file() and (path / "model.bin").is_file():
+    if (path / HEADER_FILE).is_file() and (path / "model.bin").is_file():
         return ".param"  # an incomplete one, which its runtime reports
     if suffix == ".pt2":
         raise WeightsError(

@@ -21,6 +21,7 @@ import yaml
 from attendet import __version__
 from attendet.errors import AttendetError, ConfigError, WeightsError, did_you_mean, list_names
 from attendet.interop.zoo import zoo_entries, zoo_weights
+from attendet.models.export_info import HEADER_FILE
 from attendet.models.metadata import (
     WeightsMetadata,
     count_parameters,
@@ -184,7 +185,7 @@ def download(wanted: HubFile) -> Path:
     if suffix in ("xml", "param"):  # OpenVINO and ncnn have the weights in a second file
         files.append(f"{stem}.bin")
     if suffix == "param":
-        files.append(f"{wanted.file.removesuffix('model.param')}attendet.json")
+        files.append(f"{wanted.file.removesuffix('model.param')}{HEADER_FILE}")
     try:
         with _errors_only():
             paths = [

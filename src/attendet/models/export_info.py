@@ -19,6 +19,9 @@ from attendet.models.metadata import WeightsMetadata
 EXPORT_KEY = "attendet_export"
 """Metadata key of the `ExportInfo`, as JSON."""
 
+HEADER_FILE = "attendet.json"
+"""File with the metadata, in the folder or archive of formats without metadata of their own."""
+
 
 @dataclass(frozen=True)
 class ExportInfo:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from attendet.errors import ConfigError, WeightsError
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
+from attendet.models.export_info import HEADER_FILE
 from attendet.system import available_cores, require
 
-HEADER_FILE = "attendet.json"
 PARAM, BIN = "model.param", "model.bin"
 INPUT, OUTPUTS = "in0", ("out0", "out1")
 """Names that pnnx gives to the input and to boxes and scores."""

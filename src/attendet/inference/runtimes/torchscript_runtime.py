@@ -20,8 +20,9 @@ from attendet.inference.runtimes.torch_runtime import (
     torch_pool,
     usual_batch,
 )
+from attendet.models.export_info import HEADER_FILE
 
-METADATA_MEMBER = "extra/attendet.json"
+METADATA_MEMBER = f"extra/{HEADER_FILE}"
 MAX_METADATA_BYTES = 64 * 1024 * 1024
 
 
