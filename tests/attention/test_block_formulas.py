@@ -171,7 +171,7 @@ def scsa(x, w, grid=7):
     query, key, value = (
         pooled * w[f"{n}.weight"].reshape(-1, 1) for n in ("query", "key", "value")
     )
-    attention = softmax(query @ key.T / np.sqrt(pooled.shape[1]), axis=1)
+    attention = softmax(query @ key.T / np.sqrt(CHANNELS), axis=1)
     return gated * sigmoid((attention @ value).mean(1))[:, None, None]
 
 

@@ -187,10 +187,11 @@ def mlca_case() -> tuple[AttentionBlock, Tensor, Tensor]:
 
 
 def scsa_case() -> tuple[AttentionBlock, Tensor, Tensor]:
-    # Row and column gates 1/2; the gated map (1, 3) is normalized to (-1, 1). Attention (3/4, 1/4)
-    # and (1/4, 3/4), values (-2, 2) ln 3: logits (-1, 1) ln 3, channel gates (1/4, 3/4).
+    # Row and column gates 1/2; the gated map (1, 3) is normalized to (-1, 1). Products of query and
+    # key over sqrt(2): (1, -1) ln 3 / 2 and (-1, 1) ln 3 / 2, so attention (3/4, 1/4)
+    # and (1/4, 3/4); values (-2, 2) ln 3: logits (-1, 1) ln 3, channel gates (1/4, 3/4).
     block = SpatialChannelSynergy(2, grid=1)
-    set_weights(block, query=[LN3 / 2] * 2, key=[1, 1], value=[2 * LN3] * 2)
+    set_weights(block, query=[LN3 / 2**0.5] * 2, key=[1, 1], value=[2 * LN3] * 2)
     x = torch.tensor([4.0, 12.0]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)
     return block, x, x * torch.tensor([1 / 16, 3 / 16]).reshape(1, 2, 1, 1)
 

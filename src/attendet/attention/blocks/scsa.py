@@ -24,7 +24,7 @@ class SpatialChannelSynergy(AttentionBlock):
     quarter of the channels through a depthwise convolution along the axis, kernels 3, 5, 7, 9, the
     same for both axes; group normalization in four groups; sigmoid. Channel part: the gated map
     pooled and normalized; query, key and value are scales of each channel; attention between the
-    channels, ``softmax(q k^T / sqrt d) v`` with d positions; mean over the positions; sigmoid.
+    channels, ``softmax(q k^T / sqrt(C)) v``; mean over the positions; sigmoid.
 
     Where we differ: the map is pooled to 7x7 parts (the paper: by windows of 7x7, which leave one
     position of a 13x13 map and none of a smaller one); one head, as in the paper's second version.
@@ -64,9 +64,8 @@ class SpatialChannelSynergy(AttentionBlock):
         gated = apply_gate(apply_gate(x, height), width)
         pooled = self.norm(pool_to_grid(gated, self.grid)).flatten(2)  # (N, C, positions)
         query, key, value = self.query(pooled), self.key(pooled), self.value(pooled)
-        attention = torch.softmax(
-            query @ key.transpose(1, 2) / self.grid, dim=2
-        )  # sqrt of the positions
+        likeness = query @ key.transpose(1, 2) / self.channels**0.5  # (N, C, C)
+        attention = torch.softmax(likeness, dim=2)
         channel = self.squash((attention @ value).mean(2))[:, :, None, None]
         return {"height": height, "width": width, "channel": channel}
 
