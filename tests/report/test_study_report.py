@@ -19,7 +19,9 @@ from attendet.report.study_tables import (
     effect_table,
     gate_table,
     points,
+    verdict_answer,
     verdict_table,
+    verdict_tone,
     with_minus,
 )
 
@@ -109,6 +111,14 @@ def test_the_first_paragraph_answers_the_question_of_the_title(study_folder, var
     assert "<h1>Does attention help on cells?</h1>" in html
     (lead,) = re.findall('<p class="lead">(.*)</p>', html)
     assert re.fullmatch(answer, unescape(lead))
+
+
+def test_where_nothing_was_learned_nothing_is_decided():
+    answer = verdict_answer([("ca", "nothing learned", 0.001), ("se", "not measured", None)])
+
+    assert answer == "Not decided yet. Nothing learned: ca (+0.10). Not measured: se."
+    assert verdict_tone("nothing learned") == "warn"
+    assert verdict_tone("not measured") == "quiet"
 
 
 def test_csv_and_json_hold_the_numbers_of_the_records(study_folder):

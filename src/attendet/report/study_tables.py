@@ -29,10 +29,10 @@ GATE_CAPTION = (
     "verdict on the block, with the number of runs."
 )
 
-UNDECIDED = ("not enough", "cut", "failed", "not measured")
+UNDECIDED = ("not enough", "nothing learned", "cut", "failed", "not measured")
 """Beginnings of the verdicts that leave open whether a variant helps."""
 
-VERDICT_ORDER = ("helps", "hurts", "no difference", "not enough", "cut", "failed", "not measured")
+VERDICT_ORDER = ("helps", "hurts", "no difference", *UNDECIDED)
 
 _NEGATIVE = re.compile(r"(?<![\w@.-])-(?=\d)")
 
@@ -88,7 +88,8 @@ def verdict_tone(verdict: str) -> Tone:
         return "good"
     if verdict.startswith("hurts"):
         return "bad"
-    return "warn" if verdict.startswith(("not enough", "cut", "failed")) else "quiet"
+    undecided = verdict.startswith(UNDECIDED) and verdict != "not measured"
+    return "warn" if undecided else "quiet"
 
 
 def verdict_answer(verdicts: Sequence[tuple[str, str, float | None]]) -> str:
