@@ -79,6 +79,22 @@ def test_a_split_into_the_own_folder_touches_no_file_of_the_user(cells, capsys):
     assert {path: path.read_bytes() for path in cells.rglob("*.txt")} == before
 
 
+def test_a_seed_makes_new_splits_and_without_one_they_stay(cells, tmp_path, capsys):
+    def split(*options):
+        assert main(["data", "split", str(cells), *options]) == 0
+        written = json.loads((cells / "attendet-splits.json").read_text())
+        return written["splits"], written["source"]
+
+    first = split("--seed", "4")
+    assert first[1] == "seeded 70/15/15, seed 4"
+    assert split()[0] == first[0]
+    assert split()[1] == "attendet-splits.json (seeded 70/15/15, seed 4)"
+    other = split("--seed", "5")
+    assert other[0] != first[0]
+    assert other[1] == "seeded 70/15/15, seed 5"
+    assert split("--seed", "4") == first
+
+
 def test_a_split_does_not_replace_a_list_of_another(cells, tmp_path, capsys):
     (tmp_path / "train.txt").write_text("mine\n")
     assert main(["data", "split", str(cells), "--output", str(tmp_path)]) == 3

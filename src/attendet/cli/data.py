@@ -40,11 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def data_command(name: str, summary: str, action: Callable[[argparse.Namespace], int]) -> Any:
+    def data_command(
+        name: str,
+        summary: str,
+        action: Callable[[argparse.Namespace], int],
+        seed_help: str = "of splits that are cut (default 0)",
+    ) -> Any:
         sub = add_action(commands, name, summary, action)
         sub.add_argument("data", type=Path, help="folder, YOLO data.yaml or COCO .json")
         sub.add_argument("--format", choices=FORMATS, help="default: recognized from DATA")
-        sub.add_argument("--seed", type=int, default=0, help="of splits that are cut (default 0)")
+        sub.add_argument("--seed", type=int, help=seed_help)
         return sub
 
     check = data_command("check", "Report issues of labels and images", _check)
@@ -59,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true", help="print one JSON record instead")
     stats = data_command("stats", "Counts and sizes of images and boxes, split by split", _stats)
     stats.add_argument("--json", action="store_true", help="print one JSON record instead")
-    split = data_command("split", "Write down which image is in which split", _split)
+    split = data_command(
+        "split",
+        "Write down which image is in which split",
+        _split,
+        "of splits that are cut; an earlier attendet-splits.json is ignored then (default: its "
+        "splits, else seed 0)",
+    )
     split.add_argument(
         "--output", type=Path, help="folder (default: the data set's own, then without lists)"
     )
@@ -78,8 +89,14 @@ def run(args: argparse.Namespace) -> int:
     return int(args.action(args))
 
 
-def _load(args: argparse.Namespace) -> DataSet:
-    return load_dataset(args.data, format=args.format, seed=args.seed, require_train=False)
+def _load(args: argparse.Namespace, *, ignore_splits_file: bool = False) -> DataSet:
+    return load_dataset(
+        args.data,
+        format=args.format,
+        seed=args.seed or 0,
+        ignore_splits_file=ignore_splits_file,
+        require_train=False,
+    )
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -175,7 +192,7 @@ def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tup
 
 
 def _split(args: argparse.Namespace) -> int:
-    dataset = _load(args)
+    dataset = _load(args, ignore_splits_file=args.seed is not None)
     path = write_splits(
         dataset.splits, args.output or dataset.root, root=dataset.root, source=dataset.split_source
     )

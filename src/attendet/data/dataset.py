@@ -172,7 +172,8 @@ def _written_splits(
     for key, sample in by_key.items():
         message = f"{key!r} is not in {path.name}"
         issues.append(Issue(sample.path, None, "unlisted-image", message, "skipped image"))
-    source = f"{path.name} ({source})" if source else path.name
+    if not source.startswith(path.name):  # a file that was written from another of that name
+        source = f"{path.name} ({source})" if source else path.name
     return {name: samples for name, samples in splits.items() if samples}, source
 
 
@@ -232,6 +233,7 @@ def load_dataset(
     seed: int = 0,
     strict: bool = False,
     splits: str | Path | None = None,
+    ignore_splits_file: bool = False,
     require_train: bool = True,
 ) -> DataSet:
     """Return a data set, its labels checked, its images not yet decoded.
@@ -248,6 +250,7 @@ def load_dataset(
         seed: of the cuts.
         strict: raise when there is any issue.
         splits: a file of splits to use instead of any other.
+        ignore_splits_file: do not use the ``attendet-splits.json`` in the root.
         require_train: raise when there is no image to train on, or no box in all of them; else
             ``test`` alone will do, and a train split without boxes is an issue.
 
@@ -266,7 +269,7 @@ def load_dataset(
         reading.issues.append(Issue(reading.root, None, "similar-names", message, "kept"))
     pools, issues = _check_pools(reading, class_of)
     split_file = Path(splits) if splits else reading.root / SPLITS_FILE
-    if splits or split_file.is_file():
+    if splits or (split_file.is_file() and not ignore_splits_file):
         parts, source = _written_splits(split_file, pools, issues)
     else:
         parts, source = _complete_splits(pools, reading.source, seed)
