@@ -55,6 +55,7 @@ SITES = [
     {"backbone.conv1.conv": "se", "backbone.csp2.conv1.conv": "ca"},
     {"backbone.csp1.conv1": "ca", "backbone.csp2.conv1.bn": "eca", "backbone.csp3": "se"},
     {"backbone.csp?.conv4": "cbam", "head_p4": "ca"},
+    {"backbone.csp1.pool": "se", "backbone.csp2.pool": "eca"},
 ]
 
 
