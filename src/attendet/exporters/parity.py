@@ -255,7 +255,8 @@ def _compare_detections(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the differences to the nearest detection of the same class in the file.
 
-    Rows of nearly equal scores may be in another order.
+    Rows of nearly equal scores may be in another order. Detections just above the confidence are
+    not compared: the score of the other side may be just below.
     """
     transform, selection = Stretch(input_hw, input_hw), Selection.from_limits(exported.limits)
     classes = exported.metadata.classes
@@ -263,15 +264,16 @@ def _compare_detections(
     for rows in zip(*expected, *found, strict=True):
         wanted = select_detections(rows[0], rows[1], transform, classes, selection)
         ours = select_detections(rows[2], rows[3], transform, classes, selection)
+        clear = _is_clear(wanted, selection.confidence)
         if len(wanted) == 0 or len(ours) == 0:
-            missing = np.full(max(len(wanted), len(ours)), np.inf)
-            box_parts.append(missing)
-            score_parts.append(missing)
+            lacking = clear.sum() + _is_clear(ours, selection.confidence).sum()
+            box_parts.append(np.full(lacking, np.inf))
+            score_parts.append(np.full(lacking, np.inf))
             continue
-        distances = _box_distances(wanted, ours)
+        distances = _box_distances(wanted, ours)[clear]
         nearest = distances.argmin(axis=1)
         box_parts.append(distances.min(axis=1))
-        score_parts.append(np.abs(wanted.scores - ours.scores[nearest]))
+        score_parts.append(np.abs(wanted.scores[clear] - ours.scores[nearest]))
     return np.concatenate(box_parts), np.concatenate(score_parts)
 
 
@@ -282,21 +284,24 @@ def _box_distances(a: Detections, b: Detections) -> NDArray[Any]:
     return distances
 
 
+def _is_clear(detections: Detections, confidence: float) -> NDArray[np.bool_]:
+    """Return which detections the other side must have too."""
+    return detections.scores >= confidence + SAME_SCORE
+
+
 def _count_same(
     expected: Sequence[Detections], found: Sequence[Detections], confidence: float
 ) -> tuple[int, int, int]:
     """Return how many detections both have, only the network has, and only the file has.
 
-    A detection just above the confidence does not count if the other side has none: its score may
-    be just below.
+    A detection just above the confidence does not count.
     """
     same = missing = extra = 0
     for wanted, ours in zip(expected, found, strict=True):
-        matched, clear = _has_match(wanted, ours), wanted.scores >= confidence + SAME_SCORE
+        matched, clear = _has_match(wanted, ours), _is_clear(wanted, confidence)
         same += int((clear & matched).sum())
         missing += int((clear & ~matched).sum())
-        clear = ours.scores >= confidence + SAME_SCORE
-        extra += int((clear & ~_has_match(ours, wanted)).sum())
+        extra += int((_is_clear(ours, confidence) & ~_has_match(ours, wanted)).sum())
     return same, missing, extra
 
 
