@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from attendet.errors import ConfigError, ExportError  # noqa: E402
 from attendet.exporters import exporter, int8, torch_files  # noqa: E402
 from attendet.exporters.exported_network import ExportedNetwork  # noqa: E402
 from attendet.exporters.onnx_file import build_onnx, write_onnx  # noqa: E402
-from attendet.models import build  # noqa: E402
+from attendet.models import WeightsMetadata, build  # noqa: E402
 
 
 @pytest.fixture
@@ -74,6 +75,21 @@ def test_each_configuration_keeps_more(one_level: Any, graph_of: Any, tmp_path: 
     assert [name for name in quantized if "weight_quantized" in name] == [
         "network.conv.weight_quantized"
     ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 7, 9])
+def test_calibration_images_are_evenly_spaced(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "CALIBRATION_IMAGES", 4)
+    monkeypatch.setattr(int8, "read_image", lambda path: np.full((64, 64, 3), path, np.uint8))
+    samples: Any = [SimpleNamespace(path=index) for index in range(count)]
+
+    inputs = int8.calibration_inputs(samples, WeightsMetadata(("cell",), input_hw=(64, 64)))
+
+    found = [int(one[0, 0, 0, 0]) for one in inputs]
+    gaps = np.diff(found)
+    assert len(found) == min(count, 4)
+    assert found[:1] + found[-1:] == [0, count - 1][: 2 * count]
+    assert not gaps.size or gaps.max() - gaps.min() <= 1
 
 
 def test_the_error_of_a_layer_is_that_of_its_rounded_maps_and_weights() -> None:

@@ -183,14 +183,15 @@ def calibration_inputs(
         samples: of the calibration data.
         metadata: of the file: input size, resize mode, order of channels.
     """
-    step = max(1, len(samples) // CALIBRATION_IMAGES)
+    count = min(len(samples), CALIBRATION_IMAGES)
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
     preprocess = metadata.preprocessing()
     resize = "letterbox" if preprocess.resize == "rect" else preprocess.resize
     return [
-        resize_to_input(read_image(sample.path), metadata.input_hw, resize, preprocess.color)[0][
-            None
-        ]
-        for sample in samples[::step][:CALIBRATION_IMAGES]
+        resize_to_input(
+            read_image(samples[index].path), metadata.input_hw, resize, preprocess.color
+        )[0][None]
+        for index in chosen
     ]
 
 
