@@ -91,6 +91,17 @@ def test_p4_is_gated_for_the_neck_only() -> None:
     assert sites["stage3"].readers is None
 
 
+def test_a_gate_for_all_readers_reaches_the_neck_through_p4() -> None:
+    layer = f"layer{graph_sites(REFERENCE)['p4'].layer}"
+    spec = {"p4": "se", layer: "se"}
+    network = GraphDetector(REFERENCE, 2, ANCHORS, input_hw=(64, 64), attention=spec).eval()
+
+    maps = network.features(torch.rand(1, 3, 64, 64))
+
+    assert list(maps) == [layer, "p4"]
+    assert torch.equal(maps["p4"], network.attention[layer](maps[layer]))
+
+
 def test_sites_of_three_levels() -> None:
     backbone = [conv(8, stride=2) for _ in range(5)]  # 0 to 4, strides 2 to 32
     layers: list[Layer] = [*backbone, conv(8, 1), conv(8), out(), Yolo()]  # 5 to 8

@@ -119,8 +119,7 @@ def _split_blocks(module: nn.Module) -> None:
         if type(child) is CoordinateAttention:
             setattr(module, name, SplitCoordinateAttention(child).eval().requires_grad_(False))
             continue
-        is_csp = type(child) is CSPBlock and type(child.pool) is nn.MaxPool2d
-        if is_csp and _is_plain(child.conv1):
+        if type(child) is CSPBlock and type(child.pool) is nn.MaxPool2d and _is_plain(child.conv1):
             child = SplitCSP(child).eval().requires_grad_(False)
             setattr(module, name, child)
         _split_blocks(child)

@@ -245,7 +245,10 @@ class GraphDetector(DetectionNetwork):
         widths = [shape[0] for shape in graph.shapes(input_hw)]
         by_site = {name: widths[site.layer] for name, site in sites.items()}
         self._add_attention(attention or {}, by_site, attention_init)
-        self._sites = {name: sites[name] for name in self.attention}
+        self._sites = {  # gates for all readers of a layer come before those for some
+            name: sites[name]
+            for name in sorted(self.attention, key=lambda name: sites[name].readers is not None)
+        }
 
     @property
     def backbone(self) -> nn.ModuleList:
