@@ -298,6 +298,22 @@ def test_an_absurd_rate_stops_the_run_and_leaves_good_weights(
     load_weights(tmp_path / "absurd/last.safetensors")
 
 
+@pytest.mark.parametrize("where", ["DetectionLoss.__call__", "validate"])
+def test_a_gpu_without_enough_memory_ends_the_run_with_advice(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 GiB.\nMore.")
+
+    monkeypatch.setattr(f"attendet.training.trainer.{where}", full)
+    with pytest.raises(
+        TrainingError, match=r"out of memory in epoch 1 .*--batch or --size"
+    ) as caught:
+        quick()
+
+    assert "\n" not in str(caught.value)
+
+
 def test_after_a_bad_loss_the_weights_are_those_of_the_epoch_before(
     quick: Quick, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

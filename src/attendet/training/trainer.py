@@ -166,7 +166,7 @@ def train(
         DataError: if the data cannot be read.
         WeightsError: if the pretrained weights do not fit.
         TrainingError: if the loss is not finite, the data has changed, there is nothing to
-            resume, or a logger cannot start.
+            resume, a logger cannot start, or the memory of a GPU is too small.
         MissingExtraError: if the library of a logger is not installed.
     """
     started = time.perf_counter()
@@ -415,6 +415,12 @@ class Trainer:
                     record.update(self._evaluate(self.epoch + 1))
                 self.epoch += 1
                 self._end_epoch(record)
+        except torch.OutOfMemoryError as error:
+            reason, _, _ = str(error).partition(". ")
+            raise TrainingError(
+                f"{reason} in epoch {self.epoch + 1} with batch {self.recipe.batch} and size "
+                f"{self.recipe.size}. Try a smaller --batch or --size."
+            ) from error
         finally:
             self._graphs = None  # they would wait for the garbage collector, with their memory
             try:
