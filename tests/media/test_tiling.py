@@ -13,7 +13,7 @@ from attendet.boxes import iou_matrix
 from attendet.detections import Detections
 from attendet.errors import ConfigError
 from attendet.inference import Detector, Runtime
-from attendet.media import predict_tiled
+from attendet.media import predict_tiled, tiling
 from attendet.media.tiling import merge_tiles, tile_windows
 from attendet.models.metadata import WeightsMetadata
 
@@ -256,6 +256,27 @@ def test_pieces_that_lie_elsewhere_along_the_edge_stay_apart() -> None:
     found = [_tile([[20, 0, 100, 30]], [0.7]), _tile([[0, 60, 70, 100]], [0.8])]
 
     assert len(merge_tiles(found, TWO, (100, 180))) == 2
+
+
+def test_joining_many_pieces_compares_each_pair_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = np.arange(0, 100, 10)
+    windows = np.array([[left, 0, left + 100, 100] for left in range(0, 800, 80)])
+    boxes = [[0, row, 100, row + 8] for row in rows]
+    compared = []
+    interval_iou = tiling._interval_iou
+
+    def counted(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+        compared.append(len(a) * len(b))
+        return interval_iou(a, b)
+
+    monkeypatch.setattr(tiling, "_interval_iou", counted)
+
+    merged = merge_tiles([_tile(boxes, [0.5] * 10) for _ in windows], windows, (100, 820))
+
+    assert sorted(merged.boxes_xyxy.tolist()) == [[0, row, 820, row + 8] for row in rows]
+    assert sum(compared) <= 6 * 100**2  # two sides: all pairs, then four rows for each join
 
 
 def test_a_thousand_random_boxes_stay_sound() -> None:

@@ -43,6 +43,10 @@ ALIGNED = 0.6
 
 LEFT, TOP, RIGHT, BOTTOM = range(4)
 
+ALONG = {RIGHT: TOP, BOTTOM: LEFT}
+"""Sides across which pieces are joined, in this order, with the start of the interval along them.
+"""
+
 
 def tile_windows(
     image_hw: tuple[int, int], tile: int = 640, overlap: float = 0.2
@@ -138,7 +142,7 @@ def merge_tiles(
         found: of each tile, in its pixels; t of them, at least one.
         windows: shape (t, 4): left, top, right, bottom of each tile in the image.
         image_hw: height and width of the image, pixels.
-        iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1.
+        nms_iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1.
 
     Returns:
         The detections in pixels of the image, best score first.
@@ -232,47 +236,75 @@ def _join(pieces: _Boxes) -> _Boxes:
     and are at the same position along it. First those next to each other are joined, then the rows
     above each other; large objects reach over several tiles.
     """
-    for _ in range(len(pieces)):
-        pair = _next_pair(pieces)
-        if pair is None:
-            break
-        pieces = _joined(pieces, *pair)
-    return pieces
+    pieces = pieces[np.arange(len(pieces))]  # a copy
+    left = np.ones(len(pieces), dtype=bool)
+    sides = [_Pairs(pieces, side) for side in ALONG]
+    while pairs := next((pairs for pairs in sides if pairs.any()), None):
+        first, second = pairs.best()
+        _extend(pieces, first, second, pairs.side)
+        left[second] = False
+        for pairs in sides:
+            pairs.update(pieces, left, first, second)
+    return pieces[left]
 
 
-def _next_pair(pieces: _Boxes) -> tuple[int, int, int] | None:
-    """Return the two pieces to be joined next, best scores first, and the side of the first."""
-    xyxy, cut = pieces.xyxy, pieces.cut
-    for side, along in ((RIGHT, TOP), (BOTTOM, LEFT)):
-        opposite = side - 2
-        start, end = xyxy[:, opposite], xyxy[:, side]
-        meet = cut[:, None, side] & cut[:, opposite]
-        meet &= pieces.class_ids[:, None] == pieces.class_ids
-        # The second begins within the first, and each reaches further than the other.
-        meet &= (end[:, None] >= start) & (start[:, None] < start) & (end[:, None] < end)
-        meet &= _interval_iou(xyxy[:, [along, along + 2]]) >= ALIGNED
-        if meet.any():
-            sums = np.where(meet, pieces.scores[:, None] + pieces.scores, -1)
-            first, second = np.unravel_index(sums.argmax(), meet.shape)
-            return int(first), int(second), side
-    return None
+class _Pairs:
+    """Sum of scores of each pair of pieces that belong together across one side, else -1."""
+
+    def __init__(self, pieces: _Boxes, side: int) -> None:
+        self.side = side
+        self.sums = _sums_of_pairs(pieces, pieces, side)
+        self.row_max: NDArray[np.float32] = self.sums.max(axis=1, initial=-1)
+
+    def any(self) -> bool:
+        return bool(self.row_max.max(initial=-1) >= 0)
+
+    def best(self) -> tuple[int, int]:
+        first = int(self.row_max.argmax())
+        return first, int(self.sums[first].argmax())
+
+    def update(self, pieces: _Boxes, left: NDArray[np.bool_], first: int, second: int) -> None:
+        """Compute the pairs of the first piece again, and remove those of the second."""
+        lost = (self.sums[:, [first, second]] == self.row_max[:, None]).any(axis=1)
+        lost &= self.row_max >= 0
+        lost[[first, second]] = True
+        one = pieces[np.array([first])]
+        self.sums[first] = np.where(left, _sums_of_pairs(one, pieces, self.side)[0], -1)
+        self.sums[:, first] = np.where(left, _sums_of_pairs(pieces, one, self.side)[:, 0], -1)
+        self.sums[second] = self.sums[:, second] = -1
+        self.row_max[lost] = self.sums[lost].max(axis=1)
+        self.row_max = np.maximum(self.row_max, self.sums[:, first])
 
 
-def _interval_iou(spans: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return, shape (n, n), the intersection over union of each interval with each."""
-    low, high = spans[:, 0], spans[:, 1]
-    common = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).clip(min=0)
-    union = np.maximum(high[:, None], high) - np.minimum(low[:, None], low)
+def _sums_of_pairs(pieces: _Boxes, others: _Boxes, side: int) -> NDArray[np.float32]:
+    """Return, shape (n, m), the sum of scores where one continues another across its side, or -1.
+
+    The second begins within the first, and each reaches further than the other.
+    """
+    opposite, along = side - 2, ALONG[side]
+    start, end = pieces.xyxy[:, None, opposite], pieces.xyxy[:, None, side]
+    other_start, other_end = others.xyxy[:, opposite], others.xyxy[:, side]
+    meet = pieces.cut[:, None, side] & others.cut[:, opposite]
+    meet &= pieces.class_ids[:, None] == others.class_ids
+    meet &= (end >= other_start) & (start < other_start) & (end < other_end)
+    spans = [along, along + 2]
+    meet &= _interval_iou(pieces.xyxy[:, spans], others.xyxy[:, spans]) >= ALIGNED
+    return np.where(meet, pieces.scores[:, None] + others.scores, np.float32(-1))
+
+
+def _interval_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return, shape (n, m), the intersection over union of each interval of a with each of b."""
+    low, high = a[:, None, 0], a[:, None, 1]
+    common = (np.minimum(high, b[:, 1]) - np.maximum(low, b[:, 0])).clip(min=0)
+    union = np.maximum(high, b[:, 1]) - np.minimum(low, b[:, 0])
     return np.asarray(common / np.maximum(union, 1e-9))
 
 
-def _joined(pieces: _Boxes, first: int, second: int, side: int) -> _Boxes:
-    """Return the pieces with the second joined to the first across the first one's side."""
+def _extend(pieces: _Boxes, first: int, second: int, side: int) -> None:
+    """Join the second piece to the first, across the first one's side."""
     one, other = pieces.xyxy[first], pieces.xyxy[second]
     sides = pieces.cut[first] | pieces.cut[second]
     sides[side], sides[side - 2] = pieces.cut[second, side], pieces.cut[first, side - 2]
-    rest = pieces[np.arange(len(pieces))]  # a copy
-    rest.xyxy[first] = np.concatenate([np.minimum(one, other)[:2], np.maximum(one, other)[2:]])
-    rest.scores[first] = max(pieces.scores[first], pieces.scores[second])
-    rest.cut[first] = sides
-    return rest[np.arange(len(pieces)) != second]
+    pieces.xyxy[first] = np.concatenate([np.minimum(one, other)[:2], np.maximum(one, other)[2:]])
+    pieces.scores[first] = max(pieces.scores[first], pieces.scores[second])
+    pieces.cut[first] = sides
