@@ -136,6 +136,23 @@ def test_links_point_to_the_same_image(tmp_path):
     assert not (tmp_path / "copied/JPEGImages/0.png").samefile(tmp_path / "0.png")
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_interrupted_conversion_leaves_no_part_of_a_set(tmp_path, monkeypatch, to):
+    dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9]])] * 3})
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_dataset(dataset, Path(), to, progress=interrupt)
+    assert list(Path().iterdir()) == []
+    convert_dataset(dataset, Path(), to)
+    assert len(load_dataset(Path()).split("all")) == 3
+
+
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     dataset = make(tmp_path, {"train": [np.float32([[1, 1, 9, 9]])]})
     with pytest.raises(ConfigError, match="empty or new folder"):

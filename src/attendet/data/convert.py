@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -227,7 +228,7 @@ def convert_dataset(
     """Write a data set in another format, splits as they are, and return what was written.
 
     VOC and COCO keep boxes exactly; YOLO keeps ten digits of each number, and no difficult boxes,
-    since it cannot mark them.
+    since it cannot mark them. If it is interrupted, no part of a data set is left.
 
     Args:
         dataset: what to write.
@@ -244,7 +245,11 @@ def convert_dataset(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"output must be an empty or new folder; got {str(output)!r}.")
     output.mkdir(parents=True, exist_ok=True)
-    writer = _Writer(dataset, output, link, progress)
-    {"voc": writer.voc, "yolo": writer.yolo, "coco": writer.coco}[to]()
+    # Not files.replacing_folder: an empty folder may be a mount or the current folder.
+    with tempfile.TemporaryDirectory(prefix=".convert-", dir=output) as partial:
+        writer = _Writer(dataset, Path(partial), link, progress)
+        {"voc": writer.voc, "yolo": writer.yolo, "coco": writer.coco}[to]()
+        for path in sorted(Path(partial).iterdir()):
+            path.rename(output / path.name)
     count = writer.written
     return Converted(count["images"], count["boxes"] - count["not_written"], count["not_written"])
