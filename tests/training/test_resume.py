@@ -131,12 +131,13 @@ def test_a_run_that_ended_within_its_first_epoch_can_go_on(
     assert len(resumed.records) == 4
 
 
+@pytest.mark.parametrize("batch_norm", ["train", "frozen"])
 def test_base_weights_are_not_needed_again(
-    broken_off: Callable[..., Path], quick: Quick, same: Same, tmp_path: Path
+    broken_off: Callable[..., Path], quick: Quick, same: Same, tmp_path: Path, batch_norm: str
 ) -> None:
     base = shutil.copy(quick(epochs=1, seed=9).last, tmp_path / "base.safetensors")
-    through = quick(epochs=4, pretrained=base)
-    folder = broken_off(pretrained=base)
+    through = quick(epochs=4, pretrained=base, batch_norm=batch_norm)
+    folder = broken_off(pretrained=base, batch_norm=batch_norm)
     Path(base).unlink()
 
     assert same(train(resume=folder).last, through.last)

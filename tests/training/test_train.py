@@ -123,7 +123,7 @@ def test_nothing_half_written_is_left(whole: TrainingResult) -> None:
     assert not list(whole.folder.glob(".*"))
     assert set(read_state(whole.folder / "resume.pt")) == {
         *("state_version", "network", "average", "average_steps", "optimizer"),
-        *("epoch", "best_ap", "best_epoch"),
+        *("frozen", "epoch", "best_ap", "best_epoch"),
     }
 
 

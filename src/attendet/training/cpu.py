@@ -19,17 +19,25 @@ _Pair = tuple[int, int]
 class _MixedLayout(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, stride: _Pair, padding: _Pair
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: _Pair,
+        padding: _Pair,
     ) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.stride, ctx.padding = stride, padding
-        return functional.conv2d(features, weight, None, stride, padding)
+        return functional.conv2d(features, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, None, None]:
         features, weight = ctx.saved_tensors
         to_features = None
+        to_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:
             to_features = conv2d_input(  # type: ignore[no-untyped-call]
                 features.shape, weight, gradient, stride=ctx.stride, padding=ctx.padding
@@ -41,7 +49,8 @@ class _MixedLayout(torch.autograd.Function):
             stride=ctx.stride,
             padding=ctx.padding,
         )
-        return to_features, to_weight.contiguous(memory_format=torch.channels_last), None, None
+        to_weight = to_weight.contiguous(memory_format=torch.channels_last)
+        return to_features, to_weight, to_bias, None, None
 
 
 class MixedLayoutConv2d(nn.Conv2d):
@@ -53,11 +62,13 @@ class MixedLayoutConv2d(nn.Conv2d):
     (3.12 to 3.56 images/s, measured by ``benchmarks/training_step.py``).
     """
 
-    def forward(self, features: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution, as ``nn.Conv2d`` does bit for bit."""
-        if not torch.is_grad_enabled():
-            return super().forward(features)
-        out: Tensor = _MixedLayout.apply(features, self.weight, self.stride, self.padding)
+        out: Tensor
+        if torch.is_grad_enabled():
+            out = _MixedLayout.apply(input, weight, bias, self.stride, self.padding)
+        else:
+            out = super()._conv_forward(input, weight, bias)
         return out
 
 
@@ -71,11 +82,11 @@ class Float32DepthwiseConv2d(nn.Conv2d):
     1.1-xl: ``benchmarks/training_step.py --precision bf16 --weights FILE``.
     """
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the convolution in the type of the features, computed in float32."""
-        with torch.autocast(features.device.type, enabled=False):
-            out: Tensor = super().forward(features.float())
-        return out.to(features.dtype)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution in the type of the input, computed in float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            out: Tensor = super()._conv_forward(input.float(), weight, bias)
+        return out.to(input.dtype)
 
 
 class WordDropout(nn.Dropout):

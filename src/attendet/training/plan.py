@@ -246,6 +246,10 @@ def make_plan(
         base = read_metadata(pretrained)
     if base is None and recipe.anchors == "base":
         raise ConfigError("anchors must not be 'base' without pretrained weights (--pretrained).")
+    if base is None and recipe.batch_norm == "frozen":
+        raise ConfigError(
+            "batch_norm must not be 'frozen' without pretrained weights (--pretrained)."
+        )
     if base is not None and not base.graph and recipe.anchors == "base":
         rule = f"{len(base.anchor_masks)} with the anchors of the pretrained weights"
         fits = recipe.levels == len(base.anchor_masks)

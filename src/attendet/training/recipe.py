@@ -26,7 +26,7 @@ _NEEDS = {
 }
 """Settings that have an effect only with a certain value of another setting."""
 
-_NEWER = {"levels": 2, "cuda_graphs": False}
+_NEWER = {"levels": 2, "cuda_graphs": False, "batch_norm": "train"}
 """Settings younger than published runs, with the value at which training is as before them."""
 
 
@@ -147,6 +147,10 @@ class Recipe:
 
     freeze_backbone_epochs: int = 0
     """First epochs in which the weights and statistics of the backbone are frozen."""
+
+    batch_norm: Literal["train", "frozen"] = "train"
+    """train: with the statistics of each batch; frozen: with those of the pretrained weights, which
+    makes a step faster, mostly of depthwise networks on a CPU."""
 
     patience: int | None = None
     """Stop after this many epochs without a better AP on the validation split."""

@@ -40,6 +40,7 @@ from attendet.training.cpu import speed_up
 from attendet.training.cuda_graphs import CudaRecorder, GraphedSteps, check_cuda_graphs
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
+from attendet.training.frozen_norm import freeze_statistics, pretrained_blocks
 from attendet.training.loggers import Loggers, check_loggers
 from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
 from attendet.training.plan import LoadedData, Plan, make_plan
@@ -354,6 +355,10 @@ class Trainer:
         if fabric.world_size > 1:
             sync_batch_norm(self.network)
         precision = fabric.strategy.precision.precision
+        self.frozen: list[str] = []
+        if recipe.batch_norm == "frozen" and plan.transfer is not None:
+            self.frozen = pretrained_blocks(self.network, plan.transfer.loaded)
+            freeze_statistics(self.network, self.frozen)
         if fabric.device.type == "cpu":
             speed_up(self.network, precision)
         fused = fabric.device.type == "cuda" and precision != "16-mixed"
@@ -525,6 +530,7 @@ class Trainer:
             "average": self.average.network.state_dict(),
             "average_steps": self.average.steps,
             "optimizer": self.optimizer.state_dict(),
+            "frozen": self.frozen,
             "epoch": self.epoch,
             "best_ap": self.best_ap,
             "best_epoch": self.best_epoch,
@@ -536,6 +542,8 @@ class Trainer:
         self.average.network.load_state_dict(state["average"])
         self.average.steps = state["average_steps"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.frozen = state["frozen"]
+        freeze_statistics(self.network, self.frozen)
         self.epoch, self.best_ap = state["epoch"], state["best_ap"]
         self.best_epoch = state["best_epoch"]
         self.resumed_after = self.epoch if self._has_started() else -1
