@@ -94,6 +94,11 @@ def test_unknown_names_are_answered_with_the_nearest(given, meant):
         create_attention(given, 8)
 
 
+def test_a_number_is_answered_with_the_name_that_it_had():
+    with pytest.raises(ConfigError, match=r"not a number; got '4'.*phi 4 was 'ca'"):
+        create_attention(4, 64)
+
+
 def test_registering_and_replacing():
     register_attention("mine", SqueezeExcite)
     assert "mine" in attention_names()

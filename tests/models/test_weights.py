@@ -135,6 +135,11 @@ def test_a_description_of_another_network_is_refused(
     assert not path.exists()
 
 
+def test_attention_as_a_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"not a number; got '4'.*phi 4 was 'ca'"):
+        build(classes=["cell"], attention=4)  # type: ignore[arg-type]
+
+
 def test_a_network_with_inserted_attention_is_refused(tmp_path: Path):
     network = attendet.attend(_network(), {"conv_up": "se"})
     with pytest.raises(WeightsError, match=r"unknown conv_up\.attention_block"):

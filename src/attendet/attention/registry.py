@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
+from attendet.attention.spec import refuse_number
 from attendet.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ def create_attention(
 
 
 def _factory(name: str) -> AttentionFactory:
+    name = str(name)
+    refuse_number(name, text=name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
@@ -196,7 +199,7 @@ def _factory(name: str) -> AttentionFactory:
         return _load_plugin(name, _plugins()[name])
     raise ConfigError(
         f"attention must be the name of a block; got {name!r}. "
-        f"{did_you_mean(str(name).lower(), attention_names())}"
+        f"{did_you_mean(name.lower(), attention_names())}"
     )
 
 

@@ -93,18 +93,23 @@ def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, 
     return "+".join(f"{name}@{','.join(sites)}" for name, sites in by_block.items())
 
 
-def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
-    if not name:
-        raise ConfigError(
-            f"attention must be a spec without empty parts; got {text!r}. "
-            "Write it as in ca, ca@p5 or se@p5+ca@up."
-        )
+def refuse_number(name: str, *, text: str) -> None:
+    """Raise a ConfigError that shows the spec ``text`` if a block is named by a number."""
     if name.isdigit():
         was = f"phi {name} was {_PHI[name]!r}" if name in _PHI else "phi 4 was 'ca'"
         raise ConfigError(
             f"attention must be a name, not a number; got {text!r}. "
             f"Attention is named: {was} in older projects."
         )
+
+
+def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
+    if not name:
+        raise ConfigError(
+            f"attention must be a spec without empty parts; got {text!r}. "
+            "Write it as in ca, ca@p5 or se@p5+ca@up."
+        )
+    refuse_number(name, text=text)
     if name == _NONE:
         raise ConfigError(
             f"attention must be 'none' alone or blocks at sites; got {text!r}. "

@@ -190,6 +190,7 @@ def canonical_attention(spec: str, graph: Graph | None = None, levels: int = 2) 
 
 def _parse_attention(spec: str, graph: Graph | None, levels: int = 2) -> dict[str, str]:
     """Return the block at each site that has one, of the reference network or of a graph."""
+    spec = str(spec)  # a number has a message of its own
     sites, usual = attention_sites(graph, levels)
     if not usual and any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
         raise ConfigError(
