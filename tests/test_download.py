@@ -191,6 +191,26 @@ def test_a_later_call_resumes_and_a_changed_file_starts_over(server: Any, tmp_pa
     assert ranges == ["bytes=1000-", "bytes=1000-"]
 
 
+def test_a_complete_part_that_the_server_refuses_is_fetched_again(
+    server: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file.part").write_bytes(BODY)
+    (tmp_path / "file.etag").write_text('"v1"')
+    url = server.give("/file", BODY)
+    serve = server.routes["/file"]
+
+    def route(handler: BaseHTTPRequestHandler) -> None:
+        if handler.headers["Range"] is None:
+            serve(handler)
+        else:
+            handler.send_error(416)
+
+    server.routes["/file"] = route
+
+    assert download(url, tmp_path / "file", max_bytes=len(BODY)).read_bytes() == BODY
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
 def test_download_refuses_another_file(server: Any, tmp_path: Path) -> None:
     url = server.give("/file", b"other")
     wanted = hashlib.sha256(b"published").hexdigest()

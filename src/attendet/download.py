@@ -212,6 +212,9 @@ def _fetch(
                 os.fsync(file.fileno())
     except UNREACHABLE as error:
         reason = reason_of(error)
+        if have and getattr(error, "code", None) == 416:  # there is nothing after these bytes
+            _remove(part, tag)
+            raise _InterruptedError(f"download cannot go on: {reason}") from None
         if part.exists() and part.stat().st_size > have:
             raise _InterruptedError(f"download was cut off: {reason}") from None
         raise DownloadError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from attendet.download import file_digest
 from attendet.errors import ConfigError, DownloadError
@@ -106,6 +107,19 @@ def test_the_package_is_downloaded_once(
     assert paths[0] == paths[1] == onnxruntime_web.cached_package()
     assert paths[0].read_bytes() == package.read_bytes()
     assert server.asked == ["/x.tgz"]
+
+
+def test_one_process_downloads_the_package_at_a_time(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(url: str, path: Path, **_: Any) -> Path:
+        with pytest.raises(Timeout):
+            FileLock(path.with_name(".lock")).acquire(timeout=0)
+        return path
+
+    monkeypatch.setattr(onnxruntime_web, "download_with_bar", download)
+
+    assert find_package() == onnxruntime_web.cached_package()
 
 
 def test_a_changed_package_in_the_cache_is_replaced(

@@ -10,6 +10,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from attendet.download import download_with_bar, file_digest
 from attendet.errors import ConfigError, DownloadError
 from attendet.system import cache_folder
@@ -55,10 +57,12 @@ def find_package(given: str | Path | None = None) -> Path:
     if given is not None:
         return _check(Path(given))
     path = cached_package()
-    if path.is_file() and file_digest(path, "sha512") == SHA512:
-        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return download_with_bar(URL, path, max_bytes=BYTES, sha512=SHA512)
+        with FileLock(path.with_name(".lock")):
+            if path.is_file() and file_digest(path, "sha512") == SHA512:
+                return path
+            return download_with_bar(URL, path, max_bytes=BYTES, sha512=SHA512)
     except DownloadError as error:
         raise DownloadError(
             f"{error} Or save {URL} as {path}, or pass the file or the folder that "
