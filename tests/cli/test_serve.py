@@ -81,6 +81,7 @@ def test_a_port_in_use_is_one_line(
         (["--max-waiting", "0"], "max_waiting must be 1 or more; got 0 (--max-waiting)"),
         (["--port", "99999"], "port must be from 0 to 65535; got 99999 (--port)"),
         (["--host", "203.0.113.1"], "address must be free and of this machine"),
+        (["--host", "a..b"], "address must be free and of this machine; got a..b:8000"),
         (["--port", "0", "--confidence", "2"], "confidence must be from 0 to 1"),
     ],
 )
