@@ -206,6 +206,14 @@ def test_autocast_keeps_the_dtype_of_the_map(name, dtype):
     torch.testing.assert_close(out.float(), block(x), rtol=0.05, atol=0.05)
 
 
+def test_simam_in_float16_takes_values_far_from_the_mean():
+    x = torch.full((1, 1, 4, 4), -500.0)
+    x[..., 0] = 500
+    block = create_attention("simam", 1)
+
+    torch.testing.assert_close(block(x.half()).float(), block(x), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 7, 30])
 def test_odd_channel_counts_work(name, channels):
@@ -265,6 +273,7 @@ def test_bottleneck_of_coordinate_attention(options, hidden):
         (lambda: CoordinateAttention(8, preset="author"), "Did you mean 'authors'"),
         (lambda: CoordinateAttention(8, reduction=4, hidden_channels=4), "one of the two"),
         (lambda: CoordinateAttention(8, hidden_channels=0), "hidden_channels must be"),
+        (lambda: create_attention("mlca", 8, local_weight=1.5), "local_weight must be from 0 to 1"),
     ],
 )
 def test_wrong_options_are_refused(make_block, says):

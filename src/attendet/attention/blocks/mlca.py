@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate
 
 from attendet.attention.base import AttentionBlock, check_odd, check_positive, pool_to_grid
 from attendet.attention.blocks.eca import eca_kernel_size
+from attendet.errors import ConfigError
 
 
 class MixedLocalChannelAttention(AttentionBlock):
@@ -29,7 +30,8 @@ class MixedLocalChannelAttention(AttentionBlock):
         local_weight: weight of the parts' gate, 0 to 1.
 
     Raises:
-        ConfigError: if ``kernel_size`` is even or not positive.
+        ConfigError: if ``grid`` is not positive, ``kernel_size`` even or not positive, or
+            ``local_weight`` outside its range.
     """
 
     paper = "Wan 2023, EAAI 123"
@@ -43,6 +45,8 @@ class MixedLocalChannelAttention(AttentionBlock):
         local_weight: float = 0.5,
     ) -> None:
         super().__init__(channels)
+        good = 0 <= local_weight <= 1
+        ConfigError.check(good, "local_weight", "from 0 to 1", local_weight)
         self.grid, self.local_weight = check_positive("grid", grid), local_weight
         size = eca_kernel_size(channels) if kernel_size is None else kernel_size
         pad = check_odd("kernel_size", size) // 2

@@ -40,6 +40,8 @@ class SimAM(AttentionBlock):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W)."""
+        if x.dtype == torch.float16:  # squares above 65504 overflow
+            return {name: gate.half() for name, gate in self.gates(x.float()).items()}
         squares = (x - x.mean((2, 3), keepdim=True)).square()
         variance = squares.mean((2, 3), keepdim=True)
         return {"element": torch.sigmoid(squares / (4 * (variance + self.regularization)) + 0.5)}
