@@ -65,16 +65,29 @@ def test_seconds_are_foreseen_by_the_area_of_the_input() -> None:
     )
     curve = [{"epoch": 1, "seconds": 9.0}, {"epoch": 2, "seconds": 3.515625}]
 
-    cost = variant_cost({"curve": curve, "wall_seconds": 14.0, "validation_seconds": 2.0}, recipe)
+    cost = variant_cost({"curve": curve, "start_seconds": 1.5, "validation_seconds": 2.0}, recipe)
 
     # sides 128, 160, 192, 224, then 256: the second epoch has 25/64 of the whole area
     whole = 3.515625 / (25 / 64)
     assert cost.epochs[4] == pytest.approx(whole)
     assert cost.epochs[2] == pytest.approx(whole * 36 / 64)
     assert cost.epochs[7] == pytest.approx(whole + 2.0)  # with its evaluation
-    assert cost.start == pytest.approx(14 - 9 - 3.515625)
+    assert cost.start == 1.5
     assert cost.seconds(2, 4) == pytest.approx(cost.start + sum(cost.epochs[2:4]))
     assert cost.seconds(4, 4) == 0
+
+
+def test_evaluations_are_foreseen_by_those_of_the_epochs() -> None:
+    recipe = Recipe().replace(epochs=6, size=64, start_size_fraction=1.0, evaluate_every=2)
+    curve: list[dict[str, Any]] = [
+        {"epoch": 0, "seconds": 4.0, "ap": 0.0, "evaluation_seconds": 4.0},
+        {"epoch": 1, "seconds": 2.0},
+        {"epoch": 2, "seconds": 1.0, "ap": 0.1, "evaluation_seconds": 3.0},
+    ]
+
+    cost = variant_cost({"curve": curve, "validation_seconds": None}, recipe)
+
+    assert cost.epochs == (2.0, 1.0 + 3.5, 1.0, 1.0 + 3.5, 1.0, 1.0 + 3.5)
 
 
 def test_ap_of_a_run_is_taken_from_the_nearest_evaluation() -> None:
@@ -115,7 +128,7 @@ class _Made:
                 {"epoch": e + 1, "seconds": 1.0, "ap": QUALITY[job.variant.name] * (e + 1) / 40}
                 for e in range(until)
             ]
-            record = {"curve": curve, "epochs_done": until, "wall_seconds": until - done}
+            record = {"curve": curve, "epochs_done": until, "start_seconds": 0.0}
             if job.until is None:
                 self.scheduler.records[job.key] = record
             else:

@@ -149,3 +149,7 @@ def test_a_budget_holds_for_base_weights_too(study: Make, finished: Study) -> No
 
     assert [record["stopped"] for record in made.records] == [None, None]
     assert [record["epochs_done"] for record in made.records] == [4, 4]
+    for record in made.records:
+        resumed = record["curve"][-2:]  # after the probe of two epochs
+        seconds = sum(epoch["seconds"] + epoch.get("evaluation_seconds", 0) for epoch in resumed)
+        assert record["start_seconds"] + seconds == pytest.approx(record["wall_seconds"], abs=0.01)

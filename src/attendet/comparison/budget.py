@@ -87,12 +87,15 @@ def variant_cost(record: Mapping[str, Any], recipe: Recipe) -> VariantCost:
     warm = 1 if len(measured) > 1 else 0
     pace = sum(measured[warm:]) / sum(areas[warm : len(measured)])
     seconds = measured + [pace * area for area in areas[len(measured) :]]
-    validation = float(record.get("validation_seconds") or 0.0)
+    evaluations = [e["evaluation_seconds"] for e in record["curve"] if "evaluation_seconds" in e]
+    validation = float(
+        statistics.fmean(evaluations) if evaluations else record.get("validation_seconds") or 0.0
+    )
     epochs = tuple(
         each + (validation if evaluates_at(epoch, recipe=recipe) else 0.0)
         for epoch, each in enumerate(seconds)
     )
-    return VariantCost(epochs, max(float(record["wall_seconds"]) - sum(measured), 0.0))
+    return VariantCost(epochs, float(record.get("start_seconds", 0.0)))
 
 
 def rungs(variants: int, epochs: int, bracket: int) -> tuple[Rung, ...]:

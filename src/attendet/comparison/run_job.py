@@ -64,11 +64,12 @@ CURVES = ("precision_recall", "confusion")
 
 
 class _RunCallback(TrainingCallback):
-    """Reports the plan and the epochs of a run."""
+    """Reports the plan and the epochs of a run, and sums the seconds of the epochs."""
 
     def __init__(self, job: Job, report: Report) -> None:
         self.job, self.report = job, report
         self.plan: Plan | None = None
+        self.epoch_seconds = 0.0
 
     def before_train(self, plan: Plan, folder: str) -> None:
         """Report the plan, and write the digest of the initial weights once."""
@@ -82,7 +83,9 @@ class _RunCallback(TrainingCallback):
         self.report(event)
 
     def after_epoch(self, record: dict[str, Any]) -> None:
-        """Report the epoch."""
+        """Report the epoch, and add its seconds with those of its evaluation."""
+        if record["epoch"] > 0:  # 0 is part of the start
+            self.epoch_seconds += record["seconds"] + record.get("evaluation_seconds", 0.0)
         shown = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
         epochs = self.job.setup["recipe"]["epochs"]
         parallel = {}
@@ -164,13 +167,16 @@ def run_job(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[
         done = record_of(job)
         if done is not None and done["stopped"] is None:
             return done
-        result = _train(job, _RunCallback(job, report), loaded)
+        callback = _RunCallback(job, report)
+        result = _train(job, callback, loaded)
         if job.until is not None and job.until <= result.epochs < job.setup["recipe"]["epochs"]:
             record = _paused_record(job, result)
         else:
             report({"event": "measuring"})
             record = _measured_record(job, result)
-        record["wall_seconds"] = round(time.perf_counter() - begun, 3)
+        wall_seconds = time.perf_counter() - begun
+        record["wall_seconds"] = round(wall_seconds, 3)
+        record["start_seconds"] = round(max(wall_seconds - callback.epoch_seconds, 0.0), 3)
         write_atomically(job.path / RECORD, json_line(record))
         if record["stopped"] is None:
             _tidy(job)

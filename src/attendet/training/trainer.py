@@ -464,14 +464,14 @@ class Trainer:
 
     def _evaluate_base(self) -> None:
         """Evaluate the pretrained weights before the first step, as epoch 0."""
-        started = time.perf_counter()
         metrics = self._evaluate(0)
         if metrics:
-            seconds = round(time.perf_counter() - started, 3)
+            seconds = metrics["evaluation_seconds"]
             self._end_epoch({"epoch": 0, "losses": {}, "seconds": seconds, **metrics})
 
     def _evaluate(self, epoch: int) -> dict[str, Any]:
-        """Return the metrics on the validation split; save the weights if they are the best."""
+        """Return metrics on the validation split and seconds; save the weights if the best."""
+        started = time.perf_counter()
         samples = self.plan.dataset.splits.get("val")
         if not samples:
             return {}
@@ -490,7 +490,7 @@ class Trainer:
             self.best_ap, self.best_epoch = ap, epoch
             if self.fabric.is_global_zero:
                 self._best = self._copied_weights({"split": "val", "epoch": epoch, **metrics})
-        return metrics
+        return {**metrics, "evaluation_seconds": round(time.perf_counter() - started, 3)}
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
