@@ -53,15 +53,16 @@ def test_layers_are_exchanged_only_where_it_pays(monkeypatch: pytest.MonkeyPatch
             nn.Conv2d(8, 8, 3, bias=False),
             _depthwise(8, 3, 1),
             _depthwise(8, 3, 2),
-            nn.Conv2d(8, 8, 1),
+            nn.Conv2d(8, 8, 3, padding="same", bias=False),
+            nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect", bias=False),
         )
         speed_up(network, precision)
         return [type(layer) for layer in network]
 
     plain = nn.Conv2d
-    assert kinds("32-true", "AVX2") == [MixedLayoutConv2d, plain, plain, plain]
-    assert kinds("32-true", "AVX512") == [plain] * 4
-    assert kinds("bf16-mixed", "AVX512") == [plain, plain, Float32DepthwiseConv2d, plain]
+    assert kinds("32-true", "AVX2") == [MixedLayoutConv2d, *[plain] * 4]
+    assert kinds("32-true", "AVX512") == [plain] * 5
+    assert kinds("bf16-mixed", "AVX512") == [plain, plain, Float32DepthwiseConv2d, plain, plain]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

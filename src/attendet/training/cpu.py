@@ -123,7 +123,9 @@ def speed_up(network: nn.Module, precision: str) -> None:
             module.__class__ = WordDropout
         if type(module) is not nn.Conv2d or module.bias is not None:
             continue
-        plain = module.groups == 1 and module.kernel_size == (3, 3) and module.dilation == (1, 1)
+        padded = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        one_group = module.groups == 1 and module.dilation == (1, 1)
+        plain = module.kernel_size == (3, 3) and one_group and padded
         depthwise = module.groups == module.in_channels > 1
         slow = max(module.stride) > 1 or max(module.kernel_size) > 3
         if layouts and plain:
