@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import resource
@@ -180,6 +181,47 @@ def test_functions_are_mostly_under_fifty_lines_without_their_docstring() -> Non
 
     assert {name: lines for name, lines in long.items() if lines > 100} == {}
     assert len(long) < 0.05 * len(lengths), long
+
+
+def _documented(node: ast.FunctionDef | ast.ClassDef, section: str) -> set[str]:
+    """Return the names in a section of a docstring."""
+    lines = (ast.get_docstring(node) or "").partition(f"{section}:\n")[2].split("\n")
+    entries = itertools.takewhile(lambda line: line.startswith("    ") or not line, lines)
+    found = (re.match(r" {4}(\*{0,2}\w+(, \*{0,2}\w+)*):", line) for line in entries)
+    return {name.strip(" *") for entry in found if entry for name in entry[1].split(",")}
+
+
+def _fields(node: ast.ClassDef) -> set[str]:
+    targets = (each.target for each in node.body if isinstance(each, ast.AnnAssign))
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """Return the parameters of a function, or of a class: fields and those of ``__init__``."""
+    if isinstance(node, ast.ClassDef):
+        made = [each for each in node.body if getattr(each, "name", "") == "__init__"]
+        return _fields(node).union(*(_parameters(each) for each in made))  # type: ignore[arg-type]
+    return {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
+
+
+def test_docstrings_name_the_parameters_and_fields_that_exist() -> None:
+    unknown, missing = [], []
+    for file, tree in _trees():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            real, arguments = _parameters(node), _documented(node, "Args")
+            if real:  # else a class that inherits them
+                unknown += [f"{file} {node.name}: {name}" for name in arguments - real]
+            listed = arguments
+            if isinstance(node, ast.ClassDef):
+                real, listed = _fields(node), _documented(node, "Attributes")
+            if listed and not node.name.startswith("_"):
+                lacking = {name for name in real - listed if name[0] != "_"} - {"self", "cls"}
+                missing += [f"{file} {node.name}: {name}" for name in lacking]
+
+    assert unknown == []
+    assert missing == []
 
 
 def test_no_module_is_a_junk_drawer() -> None:

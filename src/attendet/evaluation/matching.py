@@ -34,7 +34,8 @@ class Matches:
         scores: float64, shape (D,), best first; equal scores in the order of the images.
         class_ids: int64, shape (D,).
         best_iou: float64, shape (D,): overlap with the best ground truth of the same class and
-        image. best_gt: int64, shape (D,): index of that ground truth, -1 if there is none.
+            image.
+        best_gt: int64, shape (D,): index of that ground truth, -1 if there is none.
         gt_class_ids: int64, shape (T,).
         gt_difficult: bool, shape (T,): ground truth that count neither as found nor as missed.
     """

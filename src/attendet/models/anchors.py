@@ -157,7 +157,8 @@ def choose_anchors(
 
     Args:
         sizes_wh: shape (n, 2), widths and heights of the training objects, network input pixels,
-        above 0. defaults: default anchors, pixels.
+            above 0.
+        defaults: default anchors, pixels.
         default_masks: those that each level uses, stride 32 first; others play no part in the
             comparison.
         seed: of the clustering.

@@ -77,7 +77,7 @@ class CSPDarknetTiny(nn.Module):
     """The backbone: two strided convolutions and three CSP blocks, then one convolution.
 
     Args:
-        width: multiplier of all channels.
+        width_mult: multiplier of all channels.
         bn_eps: epsilon of batch normalization.
     """
 

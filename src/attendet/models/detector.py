@@ -61,9 +61,9 @@ class DetectionNetwork(nn.Module, ABC):
         """Put a block at each site of a spec; the last thing of a network to be initialized.
 
         Args:
-            spec: site to name of a block, in the order of computation.
+            spec: site to name of a block, in the order of the initialization.
             channels: C of the map at each site.
-            start: of all blocks, or of each.
+            init: of all blocks, or of each.
         """
         if not isinstance(init, str) and set(init) != set(spec):
             raise ConfigError(
@@ -102,7 +102,7 @@ class DetectionNetwork(nn.Module, ABC):
         return [getattr(self, f"anchors{level}") for level in range(len(self.strides))]
 
     def attention_blocks(self) -> dict[str, AttentionBlock]:
-        """Return the attention block of each site that has one, in the order of computation."""
+        """Return the attention block of each site that has one, in the order of the sites."""
         return {
             site: block
             for site, block in self.attention.items()
@@ -155,7 +155,7 @@ class DetectionNetwork(nn.Module, ABC):
 def common_init(
     inits: Mapping[str, AttentionInit],
 ) -> AttentionInit | dict[str, AttentionInit]:
-    """Return the start of all sites as one word, or by site where they differ.
+    """Return the init of all sites as one word, or by site where they differ.
 
     Example:
         >>> common_init({"p4": "paper", "up": "paper"})

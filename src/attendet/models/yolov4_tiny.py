@@ -46,7 +46,7 @@ def neck_sites(levels: int) -> tuple[str, ...]:
 
 
 def reference_sites(levels: int) -> tuple[str, ...]:
-    """Return all sites of a network of two or three levels, in the order of computation."""
+    """Return all sites of a network of two or three levels: those of two levels come first."""
     return SITES + (SMALL_OBJECT_SITES if levels == 3 else ())
 
 
@@ -68,7 +68,7 @@ class YoloV4Tiny(DetectionNetwork):
         attention_init: ``paper`` or ``identity``, for all sites or for each that has a block; see
             `create_attention`.
         scale_x_y: stretch of the center's sigmoid.
-        width: multiplier of all channels.
+        width_mult: multiplier of all channels.
         bn_eps: epsilon of batch normalization.
 
     Raises:
