@@ -40,8 +40,8 @@ class AttentionBlock(nn.Module, ABC):
     """
 
     init: str = "paper"
-    """``paper``: gates are sigmoids, 0 to 1, near 1/2 at first. ``identity``: at first every gate
-    is exactly 1 and the map passes bit for bit."""
+    """``paper``: gates as published, of most blocks sigmoids near 1/2 at first. ``identity``: at
+    first every gate is exactly 1 and the map passes bit for bit."""
 
     paper: str = ""
     """First author, year and address of the paper, such as ``Hu 2018, arXiv:1709.01507``."""

@@ -1,8 +1,8 @@
 """Initialization of a block: as published, or as the exact identity.
 
-As published, gates are near 1/2 at first: a block in a trained network shrinks its features by 2
-to 4, and what the network has learned is lost until it is trained again. A block that is the
-identity at first changes nothing until it is trained.
+As published, the gates of most blocks are near 1/2 at first: such a block in a trained network
+shrinks its features by 2 to 4, and what the network has learned is lost until it is trained again.
+A block that is the identity at first changes nothing until it is trained.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def attend(
             name, or name and options: ``("se", {"reduction": 8})``, ``init`` for a single site;
             ``none`` skips a site.
         init: ``identity``, the network computes exactly what it did until it is trained; or
-            ``paper``, gates near 1/2 at first, as published.
+            ``paper``, gates as published, of most blocks near 1/2 at first.
         example_input: what the network is called with, several arguments as a tuple; default: a
             image of zeros, (1, 3, 64, 64), is tried.
 

@@ -29,7 +29,8 @@ AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
 """Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
 
 AttentionInit: TypeAlias = Literal["paper", "identity"]
-"""paper: gates as published, near 1/2 at first. identity: the map passes bit for bit at first."""
+"""paper: gates as published, of most blocks near 1/2 at first. identity: the map passes bit for bit
+at first."""
 
 ENTRY_POINT_GROUP = "attendet.attention"
 _NONE = "none"
@@ -143,8 +144,8 @@ def create_attention(
     Args:
         name: one of ``attention_names()``.
         channels: C of the maps that the block will see.
-        init: ``paper``, gates near 1/2 at first, as published; or ``identity``, the map passes bit
-            for bit until the block is trained.
+        init: ``paper``, gates as published, of most blocks near 1/2 at first; or ``identity``, the
+            map passes bit for bit until the block is trained.
         options: passed to the block's factory, such as ``reduction=8``.
 
     Raises:

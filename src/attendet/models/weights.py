@@ -107,9 +107,8 @@ def build(
             of the channels.
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
-        attention_init: ``paper``, gates near 1/2 at first, as published; or ``identity``, the
-            network computes what it would without attention until it is trained. One for all
-            blocks, or by site.
+        attention_init: ``paper``, gates as published; or ``identity``, the network computes what it
+            would without attention until it is trained. One for all blocks, or by site.
         input_hw: height and width of training images, multiples of 32 (kept as description).
         levels: 2, or 3 with a level of stride 8 for small objects.
         anchors: widths and heights in pixels, small to large; default: darknet's, which are for

@@ -29,7 +29,7 @@ class ShuffleAttention(AttentionBlock):
 
     Args:
         channels: C, even.
-        groups: G, at most; the largest number of groups with equal halves is used.
+        groups: G, at most; see `equal_groups`.
         shuffle: interleave the two halves of all channels at the end, as in the paper.
 
     Raises:
