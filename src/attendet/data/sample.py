@@ -172,6 +172,14 @@ def spellings(name: str) -> list[str]:
     return list(dict.fromkeys((name, decoded, unicodedata.normalize("NFD", decoded))))
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is a file or folder; not if its name is one that cannot be."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        return False
+
+
 def list_issues(issues: Sequence[Issue]) -> str:
     """Return the number of issues and the first of them, each on a line of its own."""
     shown = "".join(f"\n  {issue}" for issue in issues[:_ISSUES_SHOWN])

@@ -105,6 +105,8 @@ def test_one_json_file_is_one_pool(tmp_path, image):
         ({"bbox": [30, 1, 20, 5]}, "partly-outside"),
         ({"category_id": 5}, "unknown-class"),
         ({"image_id": 99}, "missing-image"),
+        ({"image_id": "9" * 5000}, "missing-image"),
+        ({"category_id": "9" * 5000}, "unknown-class"),
     ],
 )
 def test_a_faulty_annotation_is_counted_and_the_rest_is_kept(tmp_path, image, row, kind):
@@ -121,6 +123,7 @@ def test_issues_of_images(tmp_path, image):
     image(tmp_path / "a.jpg")
     content = document("a.jpg", "gone.jpg")
     content["images"] += [
+        {"id": "9" * 5000, "file_name": "long" * 100 + ".jpg"},
         {"id": 1, "file_name": "a.jpg"},
         {"id": 9},
         {"id": 5, "file_name": "a.jpg"},
@@ -128,6 +131,7 @@ def test_issues_of_images(tmp_path, image):
     dataset = load_dataset(write(tmp_path / "x.json", content))
     assert sorted(issue.kind for issue in dataset.issues) == [
         "broken-label",
+        "missing-image",
         "missing-image",
         "repeated-image",
         "repeated-image",

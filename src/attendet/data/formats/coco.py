@@ -24,6 +24,7 @@ from attendet.data.sample import (
     assign_keys,
     class_name,
     decoded_name,
+    is_there,
     merge_repeated,
     spellings,
     split_folders,
@@ -38,6 +39,8 @@ _ROBOFLOW = "_annotations.coco.json"
 _SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|test)(?![a-z])")
 _NO_CLASSES = ("_background_", "__background__", "__ignore__")
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+_MOST_DIGITS = 100
+"""Of an id written as text that counts as a number; Python does not read some thousands."""
 
 
 def _split_of(stem: str) -> str:
@@ -175,7 +178,7 @@ class _ImageFinder:
         names = (each for name in spellings(plain) for each in (name, Path(name).name))
         for name in dict.fromkeys(names):
             for index, folder_ in enumerate(self.folders):
-                if (folder_ / name).is_file():
+                if is_there(folder_ / name) and (folder_ / name).is_file():
                     self.folders.insert(0, self.folders.pop(index))
                     return folder_ / name
         if not self._below:
@@ -187,8 +190,9 @@ class _ImageFinder:
 
 def _number(written: Any) -> Any:
     """Return an id as a number where it is one written as text, else as it is."""
-    is_number = isinstance(written, str) and written.isdecimal() and str(int(written)) == written
-    return int(written) if is_number else written
+    if not isinstance(written, str) or len(written) > _MOST_DIGITS or not written.isdecimal():
+        return written
+    return int(written) if str(int(written)) == written else written
 
 
 def _size(row: dict[str, Any]) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from attendet.data.sample import Issue, decoded_name, read_lines, spellings
+from attendet.data.sample import Issue, decoded_name, is_there, read_lines, spellings
 from attendet.files import files_with_suffix
 from attendet.images import image_files
 
@@ -135,13 +135,6 @@ def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
     return [folder, *there], home or (there[-1] if there else folder)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a null character
-        return False
-
-
 def _tails(written: str) -> list[Path]:
     """Return a written path without drive and ``..``, then ever less of its beginning."""
     plain = PurePosixPath(_DRIVE.sub("", written.replace("\\", "/")))
@@ -150,13 +143,13 @@ def _tails(written: str) -> list[Path]:
 
 
 def _first(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if _is_there(path)), None)
+    return next((path for path in paths if is_there(path)), None)
 
 
 def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path | None]:
     """Return the folder or list that an entry of a data.yaml names.
 
-    It may be written for another system or another found_at: ``\\`` counts as ``/``, and of a path
+    It may be written for another system or another folder: ``\\`` counts as ``/``, and of a path
     that leads nowhere an ever shorter end is tried. Exporters write ``../train/images`` for
     ``train/images`` beside the data.yaml, so that one comes first.
 
@@ -183,7 +176,7 @@ def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path 
     for tail in tails:
         for path in (base / tail for base in bases):
             # One word of a relative path is too little to go by, unless it names a file.
-            if _is_there(path) and (
+            if is_there(path) and (
                 absolute or tail == tails[0] or tail.parent.name or path.is_file()
             ):
                 return path, None
@@ -209,7 +202,7 @@ def listed_images(list_file: Path, root: Path, issues: list[Issue]) -> list[Path
         tails = (end for name in spellings(text) for end in _tails(name))
         ends = [Path(text), Path(text.replace("\\", "/")), *tails]
         tries = (base / end for end in ends for base in bases)
-        path = next((resolved(each) for each in tries if _is_there(each) and each.is_file()), None)
+        path = next((resolved(each) for each in tries if is_there(each) and each.is_file()), None)
         if path is None:
             message, kind = f"no image {text!r}", "missing-image"
         elif path in images:
