@@ -97,7 +97,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_a_run_takes_over_layers_anchors_and_scales(base: Path, quick: Quick) -> None:
-    result = quick(pretrained=base, attention="none", freeze_backbone_epochs=1)
+    result = quick(pretrained=base, attention="none")
 
     network, metadata = load_weights(result.best)
     before, described = load_weights(base)
@@ -111,6 +111,11 @@ def test_a_run_takes_over_layers_anchors_and_scales(base: Path, quick: Quick) ->
     own, old = network.state_dict(), before.state_dict()
     assert not torch.equal(own["layers.0.conv.weight"], old["layers.0.conv.weight"])
     assert result.records[-1]["losses"]["box"] > 0
+
+
+def test_a_backbone_that_is_not_known_cannot_be_frozen(base: Path, quick: Quick) -> None:
+    with pytest.raises(ConfigError, match="freeze_backbone_epochs has no effect"):
+        quick(pretrained=base, attention="none", freeze_backbone_epochs=1)
 
 
 REGION = """

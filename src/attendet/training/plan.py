@@ -26,6 +26,7 @@ from attendet.models import (
 )
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
 from attendet.models.graph import Graph
+from attendet.models.graph_sites import backbone_layers
 from attendet.models.weights import attention_of
 from attendet.training.recipe import Recipe
 from attendet.training.transfer import (
@@ -255,6 +256,11 @@ def make_plan(
         fits = recipe.levels == len(base.anchor_masks)
         ConfigError.check(fits, "levels", rule, recipe.levels, advice="Set --anchors auto.")
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
+    if graph is not None and recipe.freeze_backbone_epochs and not backbone_layers(graph):
+        raise ConfigError(
+            "freeze_backbone_epochs has no effect with these pretrained weights: no layer of their "
+            "network is known to be of a backbone (--freeze-backbone-epochs). Remove it."
+        )
     attention = canonical_attention(attention, graph, recipe.levels)
     if loaded is None:
         dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
