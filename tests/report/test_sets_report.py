@@ -202,6 +202,8 @@ def test_reports_of_the_data_sets_are_named_where_they_are(sets_folder: Path) ->
     (sets_folder / "cells" / "report.html").write_text("")
     path = write_report(sets_folder)
     assert "a report of its own" in path.read_text(encoding="utf-8")
+    path = write_report(sets_folder, sets_folder / "elsewhere")
+    assert "a report of its own" not in path.read_text(encoding="utf-8")
 
 
 def test_csv_files_hold_the_numbers_of_the_records(sets_folder: Path) -> None:
@@ -268,3 +270,10 @@ def test_a_heat_map_is_symmetric_about_zero_and_leaves_missing_cells_empty() -> 
     assert image.get_clim() == (-3.0, 3.0)
     assert [text.get_text() for text in figure.axes[0].texts] == ["+1.0", "\u22123.0", "+0.0"]
     assert b"<svg" in to_svg(figure).encode()
+
+
+def test_a_heat_map_of_zeros_is_white() -> None:
+    figure = heat_map([[0.0, 0.0]], rows=["a"], columns=["x", "y"])
+
+    image = figure.axes[0].images[0]
+    assert min(image.to_rgba(0.0)[:3]) > 0.9

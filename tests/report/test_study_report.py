@@ -204,6 +204,22 @@ def test_two_reports_of_a_study_are_identical(study_folder, tmp_path):
         assert path.read_bytes() == twin.read_bytes(), path.name
 
 
+def test_the_settings_show_a_budget_in_words(study_folder):
+    folder = study_folder()
+    description = json.loads((folder / "study.json").read_text())
+    cut = {"variant_name": "se", "rung": 1, "after_epochs": 5, "val_ap": 0.25}
+    rungs = [{"variants": 4, "epochs": 5}, {"variants": 2, "epochs": 10}]
+    description["budget"] = {"seconds": 60, "rungs": rungs, "cuts": [cut], "out_of_time": []}
+    (folder / "study.json").write_text(json.dumps(description))
+
+    text = write_report(folder, examples=0).with_suffix(".md").read_text(encoding="utf-8")
+
+    assert "variants 4, epochs 5; variants 2, epochs 10" in text
+    assert "rung 1, after\\_epochs 5, val\\_ap 0.25" in text
+    assert not re.search(r"\| out\\_of\\_time +\| +\|", text)
+    assert "{" not in text
+
+
 def test_a_running_study_can_be_reported(study_folder):
     folder = study_folder(verdicts={}, latency={}, seeds=2)
     lines = (folder / "runs.jsonl").read_text().splitlines()

@@ -318,7 +318,7 @@ def heat_map(
     narrow = width < WIDTH
     figure = new_figure(min(width, 2.8 + 1.1 * len(columns)), 0.8 + 0.34 * len(rows))
     axes = figure.subplots()
-    limit = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
+    limit = (float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 0.0) or 1.0
     image = axes.imshow(table, vmin=-limit, vmax=limit, cmap="PuOr", aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):

@@ -116,7 +116,7 @@ def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
         MissingExtraError: if matplotlib or Jinja2 is not installed.
     """
     title = title or f"Does attention help on average over {len(sets.names())} data sets?"
-    context = _page_context(with_short_names(sets))
+    context = _page_context(with_short_names(sets), output)
     variants, effects = _variant_rows(sets), _effect_rows(sets)
     content = {
         "layout": LAYOUT,
@@ -162,7 +162,7 @@ def with_short_names(sets: Sets) -> Sets:
     return Sets(sets.folder, {**description, "sites": blocks[0]["sites"]})
 
 
-def _page_context(sets: Sets) -> dict[str, Any]:
+def _page_context(sets: Sets, output: Path) -> dict[str, Any]:
     """Return the values that the template ``sets.jinja`` shows."""
     description = sets.description
     return {
@@ -187,7 +187,7 @@ def _page_context(sets: Sets) -> dict[str, Any]:
         ],
         "sets": _set_table(sets),
         "power": _power_table(sets),
-        "reports": any((sets.folder / name / PAGE).is_file() for name in sets.names()),
+        "reports": any((output / name / PAGE).is_file() for name in sets.names()),
         "command": description.get("command"),
         "facts": _facts(sets),
     }

@@ -125,16 +125,19 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     """Return nested settings as names and texts.
 
     Example:
-        >>> flat({"a": {"b": True}, "c": [1, 2]})
-        [('a b', 'yes'), ('c', '1, 2')]
+        >>> flat({"a": {"b": True}, "c": [1, 2], "d": [{"e": 3, "f": None}, {"e": 4}]})
+        [('a b', 'yes'), ('c', '1, 2'), ('d', 'e 3, f -; e 4')]
     """
     facts = []
     for key, value in settings.items():
         name = f"{prefix} {key}".strip()
         if isinstance(value, Mapping):
             facts += flat(value, name)
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            each = (", ".join(map(" ".join, flat(settings))) for settings in value)
+            facts.append((name, "; ".join(each)))
         elif isinstance(value, list):
-            facts.append((name, ", ".join(map(str, value))))
+            facts.append((name, ", ".join(map(str, value)) or MISSING))
         elif isinstance(value, bool):
             facts.append((name, "yes" if value else "no"))
         elif isinstance(value, float):
