@@ -5,6 +5,7 @@ N is the batch, A the anchors of a level, B the boxes of all levels, K the class
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
@@ -14,10 +15,15 @@ from torch import Tensor, nn
 
 from attendet.attention import AttentionBlock, AttentionInit, create_attention
 from attendet.errors import ConfigError
+from attendet.models.backbone import LEAKY_SLOPE
 from attendet.models.decode import decode_maps
 from attendet.models.graph import Coding
 
 Self = TypeVar("Self", bound="DetectionNetwork")
+
+OBJECT_PRIOR = 0.01
+"""Prior probability of an object, used to initialize the objectness bias (Lin et al. 2017, Focal
+Loss, arXiv:1708.02002, section 4.1): the head's biases start there."""
 
 
 class DetectionNetwork(nn.Module, ABC):
@@ -48,6 +54,23 @@ class DetectionNetwork(nn.Module, ABC):
         for level, level_anchors in enumerate(anchors):
             tensor = torch.tensor(level_anchors, dtype=torch.float32)
             self.register_buffer(f"anchors{level}", tensor, persistent=False)
+
+    def _initialize(self) -> None:
+        """Initialize the convolutions, and the biases of the outputs for the prior of an object."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, a=LEAKY_SLOPE, mode="fan_out", nonlinearity="leaky_relu"
+                )
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for name in self.output_layers():
+            layer = self.get_submodule(name)
+            head = getattr(layer, "conv", layer)
+            if isinstance(head, nn.Conv2d) and head.bias is not None:
+                nn.init.normal_(head.weight, std=0.01)
+                prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
+                head.bias.data.view(-1, 5 + self.num_classes)[:, 4] = prior
 
     attention: nn.ModuleDict
     """The block of each site that has one."""

@@ -5,7 +5,6 @@ N, C, H, W are batch, channels, height and width; A anchors a level, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -32,7 +31,6 @@ from attendet.models.graph import (
     Yolo,
 )
 from attendet.models.graph_sites import backbone_layers, graph_sites
-from attendet.models.yolov4_tiny import OBJECT_PRIOR
 
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "leaky": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
@@ -258,21 +256,6 @@ class GraphDetector(DetectionNetwork):
     def output_layers(self) -> tuple[str, ...]:
         """Return the names of the layers before the outputs."""
         return tuple(f"layers.{index - 1}" for index in self.graph.outputs)
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, a=LEAKY_SLOPE, mode="fan_out", nonlinearity="leaky_relu"
-                )
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
-        for index in self.graph.outputs:
-            head = self.layers[index - 1]
-            if isinstance(head, DarknetConvolution) and head.conv.bias is not None:
-                nn.init.normal_(head.conv.weight, std=0.01)
-                head.conv.bias.data.view(-1, 5 + self.num_classes)[:, 4] = prior
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the map at each site that has attention, before the attention.

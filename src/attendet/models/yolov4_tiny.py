@@ -5,7 +5,6 @@ N, C, H, W are batch, channels, height and width; A anchors a level, K classes, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -48,11 +47,6 @@ def neck_sites(levels: int) -> tuple[str, ...]:
 def reference_sites(levels: int) -> tuple[str, ...]:
     """Return all sites of a network of two or three levels: those of two levels come first."""
     return SITES + (SMALL_OBJECT_SITES if levels == 3 else ())
-
-
-OBJECT_PRIOR = 0.01
-"""Prior probability of an object, used to initialize the objectness bias (Lin et al. 2017, Focal
-Loss, arXiv:1708.02002, section 4.1): the head's biases start there."""
 
 
 class YoloV4Tiny(DetectionNetwork):
@@ -118,20 +112,6 @@ class YoloV4Tiny(DetectionNetwork):
     anchors0: Tensor
     anchors1: Tensor
     anchors2: Tensor
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, a=0.1, mode="fan_out", nonlinearity="leaky_relu"
-                )
-        prior = -math.log((1 - OBJECT_PRIOR) / OBJECT_PRIOR)
-        for name, anchors in zip(self.output_layers(), self.level_anchors, strict=True):
-            out: nn.Conv2d = getattr(self, name)
-            nn.init.normal_(out.weight, std=0.01)
-            bias = torch.zeros(len(anchors), 5 + self.num_classes)
-            bias[:, 4] = prior
-            out.bias.data.copy_(bias.view(-1))  # type: ignore[union-attr]
 
     def output_layers(self) -> tuple[str, ...]:
         """Return the names of the convolutions that make the raw maps, stride 32 first."""
