@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attendet.attention.base import (
-    AttentionBlock,
-    check_positive,
-    open_bottleneck,
-    reduced_channels,
-)
+from attendet.attention.base import check_positive
+from attendet.attention.blocks.se import SqueezeExcite
 
 
-class FrequencyChannelAttention(AttentionBlock):
+class FrequencyChannelAttention(SqueezeExcite):
     """Gate every channel by one frequency component of each channel.
 
     Qin, Zhang, Wu, Li, "FcaNet: Frequency Channel Attention Networks", ICCV 2021, arXiv:2012.11879.
@@ -40,25 +36,16 @@ class FrequencyChannelAttention(AttentionBlock):
     paper = "Qin 2021, arXiv:2012.11879"
 
     def __init__(self, channels: int, *, reduction: int = 16, components: int = 16) -> None:
-        super().__init__(channels)
+        super().__init__(channels, reduction=reduction)
         lowest = _lowest_frequencies(check_positive("components", components))
         waves = [lowest[channel * components // channels] for channel in range(channels)]
         self.register_buffer("frequencies", torch.tensor(waves).float().T, persistent=False)
-        hidden = reduced_channels(channels, reduction)
-        self.reduce = nn.Linear(channels, hidden, bias=False)
-        open_bottleneck(self.reduce)
-        self.expand = nn.Linear(hidden, channels, bias=False)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layer that makes the logits."""
-        return (self.expand,)
-
-    def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``channel``, (N, C, 1, 1)."""
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the frequency component of each channel, (N, C)."""
         down, across = self.get_buffer("frequencies")
         waves = _cosines(down, x.shape[2])[:, :, None] * _cosines(across, x.shape[3])[:, None]
-        logits = self.expand(torch.relu(self.reduce((x * waves.to(x.dtype)).mean((2, 3)))))
-        return {"channel": self.squash(logits)[:, :, None, None]}
+        return (x * waves.to(x.dtype)).mean((2, 3))
 
 
 def _lowest_frequencies(count: int) -> list[tuple[int, int]]:

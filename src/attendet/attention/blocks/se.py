@@ -36,7 +36,11 @@ class SqueezeExcite(AttentionBlock):
         """Return the layer that makes the logits."""
         return (self.expand,)
 
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the number that each channel is squeezed to, (N, C)."""
+        return x.mean((2, 3))
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``channel``, (N, C, 1, 1)."""
-        logits = self.expand(torch.relu(self.reduce(x.mean((2, 3)))))
+        logits = self.expand(torch.relu(self.reduce(self.pool(x))))
         return {"channel": self.squash(logits)[:, :, None, None]}
