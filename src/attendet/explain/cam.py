@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attendet.errors import ConfigError
 from attendet.models import DetectionNetwork, GraphDetector, YoloV4Tiny
 from attendet.models.graph import Convolutional, Graph
+from attendet.models.graph_sites import dominators
 
 Floats = NDArray[np.float32]
 
@@ -43,11 +44,8 @@ def cam_layer(network: DetectionNetwork) -> nn.Module:
 def _last_shared_layer(graph: Graph) -> int:
     """Return the last layer that all outputs depend on, with two spatial convolutions after it."""
     layers = graph.layers
-    before: dict[int, set[int]] = {-1: set()}  # the layers that every path to a layer contains
-    for index, layer in enumerate(layers):
-        shared = set.intersection(*(before[source] for source in layer.sources(index)))
-        before[index] = shared | {index}
-    shared = set.intersection(*(before[index] for index in graph.outputs))
+    before = dominators(graph)
+    shared = frozenset.intersection(*(before[index] for index in graph.outputs))
     spatial = [
         index
         for index, layer in enumerate(layers)

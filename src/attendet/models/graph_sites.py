@@ -85,12 +85,24 @@ def describe_sites(graph: Graph) -> dict[str, dict[str, int]]:
     }
 
 
+def dominators(graph: Graph) -> list[frozenset[int]]:
+    """Return the layers on every path from the image to each layer, itself among them."""
+    found: list[frozenset[int]] = []
+    for index, layer in enumerate(graph.layers):
+        sources = layer.sources(index)
+        above = [found[source] if source >= 0 else frozenset[int]() for source in sources]
+        common = frozenset.intersection(*above) if above else frozenset[int]()
+        found.append(common | {index})
+    return found
+
+
 class _Paths:
     """Ancestors, dominators and strides of the layers of a graph; layer -1 is the image."""
 
     def __init__(self, graph: Graph) -> None:
         self.layers = graph.layers
         self.outputs = tuple(graph.outputs)
+        self.dominators = dominators(graph)
         self.sources = [layer.sources(index) for index, layer in enumerate(graph.layers)]
         side = 32 * LARGEST_STRIDE
         self.strides = [side // height for _, height, _ in graph.shapes((side, side))]
@@ -106,16 +118,6 @@ class _Paths:
         for index, sources in enumerate(self.sources):
             inherited = (found[source] for source in sources if source >= 0)
             found.append(frozenset({index}).union(*inherited))
-        return found
-
-    @cached_property
-    def dominators(self) -> list[frozenset[int]]:
-        """The layers that are on every path from the image to each layer, itself among them."""
-        found: list[frozenset[int]] = []
-        for index, sources in enumerate(self.sources):
-            above = [found[source] if source >= 0 else frozenset[int]() for source in sources]
-            common = frozenset.intersection(*above) if above else frozenset[int]()
-            found.append(common | {index})
         return found
 
     @cached_property
