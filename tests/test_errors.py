@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from attendet import errors
-from attendet.errors import AttendetError, did_you_mean
+from attendet.errors import AttendetError, did_you_mean, first_line
 
 CLASSES = [
     value
@@ -37,3 +37,11 @@ def test_exit_codes_distinguish_the_branches() -> None:
 def test_did_you_mean(value: str, expected: str) -> None:
     assert did_you_mean(value, ["epochs", "batch"]) == expected
     assert did_you_mean(value, iter({"batch": 1, "epochs": 2})) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [("one", "one"), ("\n  two \nthree", "two"), ("", "ValueError"), (" \n", "ValueError")],
+)
+def test_the_first_line_of_an_error(message: str, expected: str) -> None:
+    assert first_line(ValueError(message)) == expected

@@ -141,6 +141,16 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     return f"Choose from: {list_names(names)}."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not empty, else the name of its class.
+
+    Example:
+        >>> first_line(ValueError(" no such file\\nat line 3")), first_line(ValueError())
+        ('no such file', 'ValueError')
+    """
+    return str(error).strip().partition("\n")[0].strip() or type(error).__name__
+
+
 def list_names(names: Iterable[str], *, most: int = 10) -> str:
     """Return names with commas between, and how many more there are.
 

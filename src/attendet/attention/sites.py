@@ -21,7 +21,7 @@ from attendet.attention.base import AttentionBlock
 from attendet.attention.dry_run import Output, Shape, dry_run
 from attendet.attention.maps import MapsAttention
 from attendet.attention.registry import create_attention
-from attendet.errors import ConfigError, did_you_mean
+from attendet.errors import ConfigError, did_you_mean, first_line
 
 SiteKey: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 """A qualified name or glob, a class, or a function of name and module."""
@@ -157,7 +157,7 @@ def run_failed(error: Exception, example_input: Any) -> ConfigError:
     """Return the error that says that a network does not run on an example."""
     given = "an image of zeros, (1, 3, 64, 64)" if example_input is None else "example_input"
     advice = "Give an example_input" if example_input is None else "Give one"
-    reason = " ".join(str(error).split())[:200]
+    reason = first_line(error)[:200]
     return ConfigError(
         f"example_input must be what the network takes; got {type(error).__name__}: {reason} "
         f"(from {given}). {advice} that it runs on, several arguments as a tuple."

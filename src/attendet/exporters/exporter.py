@@ -14,7 +14,7 @@ from typing import Any
 
 from attendet.data import Sample, load_dataset
 from attendet.data.class_names import parse_class_map
-from attendet.errors import ConfigError, ExportError, WeightsError
+from attendet.errors import ConfigError, ExportError, WeightsError, first_line
 from attendet.evaluation.matching import samples_in_classes
 from attendet.exporters import litert_file, ncnn_file, openvino_file, web_folder
 from attendet.exporters.litert_file import LiteRtRuntime
@@ -251,7 +251,7 @@ def _open(path: Path, format: str) -> Runtime:
         return load(path, device="cpu").runtime
     except (RuntimeError, ValueError, WeightsError) as error:
         raise ExportError(
-            f"the exported file cannot be run: {str(error).splitlines()[0]}. Nothing was written."
+            f"the exported file cannot be run: {first_line(error)}. Nothing was written."
         ) from error
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attendet.errors import ExportError
+from attendet.errors import ExportError, first_line
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.models.export_info import HEADER_FILE
 from attendet.system import require
@@ -50,9 +50,9 @@ def write_litert(
         try:
             litert.convert(network, (image,)).export(str(folder / MODEL))
         except Exception as error:  # the compiler has errors of its own
-            lines = str(error).splitlines() or [type(error).__name__]
             raise ExportError(
-                f"litert-torch cannot convert the network: {lines[0]}. Nothing was written."
+                f"litert-torch cannot convert the network: {first_line(error)}. "
+                "Nothing was written."
             ) from error
     (folder / HEADER_FILE).write_text(json.dumps(dict(header)) + "\n", encoding="utf-8")
     return folder

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from attendet.errors import ExportError
+from attendet.errors import ExportError, first_line
 from attendet.files import replacing
 from attendet.inference.preprocess import STRIDE
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
@@ -60,9 +60,8 @@ def trace(network: nn.Module, hw: tuple[int, int], dynamic: tuple[str, ...]) -> 
 
 
 def _untraceable(tracer: str, error: Exception) -> ExportError:
-    name = type(error).__name__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ExportError(f"network must be traceable by {tracer}; got {name}: {[*lines, name][0]}")
+    got = f"{type(error).__name__}: {first_line(error)}"
+    return ExportError(f"network must be traceable by {tracer}; got {got}")
 
 
 def write_program(program: ExportedProgram, path: Path, header: Mapping[str, str]) -> Path:

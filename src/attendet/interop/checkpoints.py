@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attendet.attention import format_attention_spec
-from attendet.errors import ConfigError, WeightsError, list_names
+from attendet.errors import ConfigError, WeightsError, first_line, list_names
 from attendet.interop.imported import Imported, class_names
 from attendet.models.metadata import DEFAULT_ANCHORS, Color, Preprocess, ResizeMode, WeightsMetadata
 from attendet.models.weights import build_from_metadata
@@ -149,7 +149,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"have to be executed ({path}). Save model.state_dict() at its home and import that."
         ) from None
     except Exception as error:  # on broken files torch.load raises almost anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise WeightsError(
             f"checkpoint must be a file of torch.save; this is none, or damaged ({path}): {reason}"
         ) from None

@@ -19,7 +19,14 @@ from urllib.parse import quote, unquote
 import yaml
 
 from attendet import __version__
-from attendet.errors import AttendetError, ConfigError, WeightsError, did_you_mean, list_names
+from attendet.errors import (
+    AttendetError,
+    ConfigError,
+    WeightsError,
+    did_you_mean,
+    first_line,
+    list_names,
+)
 from attendet.interop.zoo import zoo_entries, zoo_weights
 from attendet.models.export_info import HEADER_FILE
 from attendet.models.metadata import (
@@ -237,7 +244,7 @@ def _why_not_fetched(library: Any, error: Exception, wanted: HubFile) -> str:
     if isinstance(error, errors.EntryNotFoundError):
         there = _what_there_is(library, wanted)
         return f"file must be in {wanted.repo}; {wanted.file} is not. {there}"
-    return f"weights cannot be fetched ({wanted}): {_first_line(error)}"
+    return f"weights cannot be fetched ({wanted}): {type(error).__name__}: {first_line(error)}"
 
 
 def _what_there_is(library: Any, wanted: HubFile) -> str:
@@ -250,11 +257,6 @@ def _what_there_is(library: Any, wanted: HubFile) -> str:
     if not able:
         return "It has no weights files."
     return f"It has: {list_names(able)}."
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def push_to_hub(
@@ -325,8 +327,8 @@ def _why_not_pushed(library: Any, error: Exception, repo: str) -> str:
         return f"pushing needs the network ({repo}). Unset HF_HUB_OFFLINE."
     home = type(error).__module__.split(".")[0]
     if status is None and (isinstance(error, OSError) or home in _HTTP_CLIENTS):
-        return f"the Hub cannot be reached ({repo}): {_first_line(error)}"
-    return f"weights cannot be pushed ({repo}): {_first_line(error)}"
+        return f"the Hub cannot be reached ({repo}): {type(error).__name__}: {first_line(error)}"
+    return f"weights cannot be pushed ({repo}): {type(error).__name__}: {first_line(error)}"
 
 
 # --- the card ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from attendet.attention import (
     format_attention_spec,
     parse_attention_spec,
 )
-from attendet.errors import ConfigError, WeightsError, did_you_mean
+from attendet.errors import ConfigError, WeightsError, did_you_mean, first_line
 from attendet.files import write_atomically
 from attendet.models.detector import DetectionNetwork, common_init
 from attendet.models.graph import ARCHITECTURE as DARKNET_GRAPH
@@ -295,8 +295,7 @@ def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.T
         with torch.device("meta"):
             wanted = build_from_metadata(metadata).state_dict()
     except (ConfigError, RuntimeError, OverflowError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"the network of {path} cannot be built: {reason}") from None
+        raise WeightsError(f"the network of {path} cannot be built: {first_line(error)}") from None
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in wanted]
     problems += [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attendet.errors import ConfigError, WeightsError
+from attendet.errors import ConfigError, WeightsError, first_line
 from attendet.inference.runtimes.base import INPUT, ExportedRuntime, RuntimeOptions
 from attendet.system import available_cores, require
 
@@ -50,8 +50,9 @@ class OnnxRuntime(ExportedRuntime):
         try:
             session = ort.InferenceSession(str(path), sess_options=settings, providers=providers)
         except Exception as error:  # its errors have no common class
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise WeightsError(f"ONNX Runtime cannot load the file ({path}): {reason}") from None
+            raise WeightsError(
+                f"ONNX Runtime cannot load the file ({path}): {first_line(error)}"
+            ) from None
         super().__init__(path, session.get_modelmeta().custom_metadata_map, options)
         shapes = [
             {

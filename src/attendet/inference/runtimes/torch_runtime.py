@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from attendet.attention import inserted_blocks
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, first_line
 from attendet.inference.runtimes.base import Output, Runtime, RuntimeOptions
 from attendet.models import load_weights
 from attendet.models.backbone import ConvBlock
@@ -102,7 +102,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason, rule = str(error).splitlines()[0], "one that PyTorch can use here"
+        reason, rule = first_line(error), "one that PyTorch can use here"
         advice = "Choose cpu, or cuda with a GPU."
         raise ConfigError.must("device", rule, str(device), reason, advice) from None
     return chosen

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attendet.errors import WeightsError
+from attendet.errors import WeightsError, first_line
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.inference.runtimes.torch_runtime import (
     choose_device,
@@ -49,8 +49,9 @@ class TorchScriptRuntime(ExportedRuntime):
                 )
             self._program = program.eval()
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"PyTorch cannot load the file ({path}): {reason}") from None
+            raise WeightsError(
+                f"PyTorch cannot load the file ({path}): {first_line(error)}"
+            ) from None
         self.usual_batch = usual_batch(self._device)
         self.parallel = parallel_batches(options, self._device)
         self._pool = torch_pool(self.parallel)
