@@ -24,7 +24,7 @@ from attendet.comparison.processes import (
     _run_in_process,
     device_names,
 )
-from attendet.comparison.run_job import memory_use, possible_runs
+from attendet.comparison.run_job import machine, memory_use, possible_runs
 from attendet.comparison.study import Study
 from attendet.comparison.variants import Job, Variant
 from attendet.errors import ConfigError
@@ -239,6 +239,13 @@ def test_runs_in_later_epochs_with_a_larger_input_need_more_memory(squares: Path
     assert possible_runs((gigabyte, 15 * gigabyte), plan, 0) == 4  # 64 px now, 128 px later
     assert possible_runs((gigabyte, 15 * gigabyte), plan, 3) == 16
     assert possible_runs((gigabyte, 0), plan, 0) == 1
+
+
+def test_the_device_of_a_record_is_the_one_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "H200")
+    used = [machine(device)["device"] for device in ("cuda", "mps", "cpu")]
+    assert used == ["H200", "mps", "cpu"]
 
 
 def test_on_a_gpu_all_memory_in_use_counts(monkeypatch: pytest.MonkeyPatch) -> None:

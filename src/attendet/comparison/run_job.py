@@ -298,7 +298,7 @@ def _record(job: Job, plan: Plan, epochs: list[dict[str, Any]]) -> dict[str, Any
         **count_costs(plan.metadata),
         **(read_json(job.path / BASE) or {"base_weights": None}),
         "epochs_done": len(trained),
-        "machine": machine(job.accelerator),
+        "machine": machine(next(plan.network.parameters()).device.type),
     }
 
 
@@ -339,12 +339,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def machine(accelerator: str) -> dict[str, Any]:
-    """Return the description of the machine and device."""
-    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
+def machine(device: str) -> dict[str, Any]:
+    """Return the description of the machine and of the device that was used.
+
+    Args:
+        device: its type: ``cuda``, ``mps`` or ``cpu``.
+    """
+    on_cuda = device == "cuda" and torch.cuda.is_available()
     return {
         **describe_machine(),
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name() if on_cuda else device,
         "threads": torch.get_num_threads(),
     }
 

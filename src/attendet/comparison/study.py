@@ -44,6 +44,7 @@ from attendet.comparison.variants import (
 )
 from attendet.data import DataSet, Sample, load_dataset
 from attendet.errors import ConfigError, DataError
+from attendet.inference.runtimes.torch_runtime import choose_device
 from attendet.interop.hub import local_weights
 from attendet.models import WeightsMetadata, read_metadata
 from attendet.models.graph import Graph
@@ -409,7 +410,7 @@ class Comparison:
         summary["latency"] = measure_latency(
             weights, runtimes=runtimes, note=self.callback.note, device=device
         )
-        summary["latency_machine"] = machine(accelerator)
+        summary["latency_machine"] = machine(device or choose_device().type)
         total = time.perf_counter() - self.begun
         in_runs = self.run_seconds / slots
         summary["seconds"] = {
