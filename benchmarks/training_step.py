@@ -3,9 +3,9 @@
     python benchmarks/training_step.py --rounds 5
     python benchmarks/training_step.py --batch 8 --precision bf16 --weights yolo-fastest-xl
 
-Four variants of the same step (YOLOv4-tiny with CA at the neck, or a weights file) run alternately,
-each in a process of its own: as it comes, with freed memory kept, with layers exchanged for ones
-that train faster on this CPU, with both.
+Variants of the same step (YOLOv4-tiny with CA at the neck, or a weights file) run alternately, each
+in a process of its own: as it comes, with freed memory kept, with layers exchanged for ones that
+train faster on this CPU, with both; of a weights file also with both and frozen statistics.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import sys
 import time
 
 VARIANTS = {
-    "plain": (False, False),
-    "memory": (True, False),
-    "layers": (False, True),
-    "both": (True, True),
+    "plain": (False, False, False),
+    "memory": (True, False, False),
+    "layers": (False, True, False),
+    "both": (True, True, False),
+    "frozen": (True, True, True),
 }
 
 
@@ -34,8 +35,9 @@ def measure(args: argparse.Namespace) -> list[float]:
     from attendet.models import build, load_weights
     from attendet.system import keep_freed_memory
     from attendet.training.cpu import speed_up
+    from attendet.training.frozen_norm import freeze_statistics, pretrained_blocks
 
-    memory, layers = VARIANTS[args.variant]
+    memory, layers, frozen = VARIANTS[args.variant]
     if memory:
         keep_freed_memory()
     torch.set_num_threads(args.threads)
@@ -46,6 +48,8 @@ def measure(args: argparse.Namespace) -> list[float]:
     else:
         network = build(classes=["a", "b", "c"], attention="ca", scale_x_y=2.0)
     network = network.to(memory_format=torch.channels_last).train()
+    if frozen:
+        freeze_statistics(network, pretrained_blocks(network, set(network.state_dict())))
     if layers:
         speed_up(network, "bf16-mixed" if args.precision == "bf16" else "32-true")
     criterion = DetectionLoss(network.level_anchors, network.strides, network.scale_x_y)
@@ -83,9 +87,10 @@ def main() -> None:
     if args.variant:
         print(json.dumps(measure(args)))
         return
-    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    variants = [name for name in VARIANTS if args.weights or name != "frozen"]
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(args.rounds):
-        for name in VARIANTS:
+        for name in variants:
             command = [sys.executable, __file__, *sys.argv[1:], "--variant", name]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             seconds[name] += json.loads(done.stdout.splitlines()[-1])
