@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attendet.comparison.resampling import draw_images, match_classes, resampled_ap
+from attendet.comparison.resampling import draw_images, match_detections_by_class, resampled_ap
 from attendet.data import Sample
 from attendet.detections import Detections
 from attendet.evaluation.coco import coco_metrics
@@ -53,7 +53,7 @@ def _images(
 def test_with_weights_of_one_it_is_the_evaluators_ap(seed: int, crowded: bool) -> None:
     samples, found = _images(25, seed, crowded=crowded)
 
-    (ap,) = resampled_ap(match_classes(samples, found, len(CLASSES)), np.ones((1, 25)))
+    (ap,) = resampled_ap(match_detections_by_class(samples, found, len(CLASSES)), np.ones((1, 25)))
 
     assert ap == pytest.approx(coco_metrics(samples, found, CLASSES)["ap"], abs=1e-12)
 
@@ -62,7 +62,7 @@ def test_a_weight_is_as_many_copies_of_the_image() -> None:
     samples, found = _images(12, 5)
     weights = draw_images(12, 6, seed=3)
 
-    ours = resampled_ap(match_classes(samples, found, len(CLASSES)), weights)
+    ours = resampled_ap(match_detections_by_class(samples, found, len(CLASSES)), weights)
 
     for ap, row in zip(ours, weights.astype(int), strict=True):
         picked = np.repeat(np.arange(12), row)
@@ -85,7 +85,7 @@ def test_a_class_without_gt_in_a_draw_has_no_average() -> None:
     weights = np.array([[float(index == 0) for index in range(6)], [0.0] * 6])
     assert not all(only_a)
 
-    first, none = resampled_ap(match_classes(samples, found, len(CLASSES)), weights)
+    first, none = resampled_ap(match_detections_by_class(samples, found, len(CLASSES)), weights)
 
     wanted = coco_metrics(samples[:1], found[:1], CLASSES)["ap"]
     assert np.isnan(none)
@@ -96,7 +96,9 @@ def test_nothing_found_is_an_ap_of_zero() -> None:
     samples, _ = _images(4, 1)
     nothing = [Detections.empty(CLASSES, IMAGE_HW) for _ in samples]
 
-    assert resampled_ap(match_classes(samples, nothing, 3), np.ones((2, 4))).tolist() == [0, 0]
+    assert resampled_ap(
+        match_detections_by_class(samples, nothing, 3), np.ones((2, 4))
+    ).tolist() == [0, 0]
 
 
 def test_the_bootstrap_knows_the_noise_of_images() -> None:
@@ -104,9 +106,11 @@ def test_the_bootstrap_knows_the_noise_of_images() -> None:
     fresh = []
     for seed in range(100, 160):
         samples, found = _images(40, seed)
-        fresh.append(resampled_ap(match_classes(samples, found, 3), np.ones((1, 40)))[0])
+        fresh.append(
+            resampled_ap(match_detections_by_class(samples, found, 3), np.ones((1, 40)))[0]
+        )
     samples, found = _images(40, 1)
 
-    drawn = resampled_ap(match_classes(samples, found, 3), draw_images(40, 400))
+    drawn = resampled_ap(match_detections_by_class(samples, found, 3), draw_images(40, 400))
 
     assert drawn.std() == pytest.approx(np.std(fresh), rel=0.4)

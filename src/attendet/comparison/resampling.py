@@ -39,7 +39,7 @@ class ClassHits:
     image: NDArray[np.int64]
     """(D,): number of the image."""
 
-    right: NDArray[np.bool_]
+    true_positive: NDArray[np.bool_]
     """(T, D): whether the detection hits a ground truth that counts."""
 
     ignored: NDArray[np.bool_]
@@ -49,7 +49,11 @@ class ClassHits:
     """(P,): ground truth of each image that count."""
 
 
-def match_classes(
+Matches = tuple[NDArray[np.int64], Floats, NDArray[np.bool_], NDArray[np.bool_]]
+"""Image, score, true positive and ignored of detections, as in `ClassHits`."""
+
+
+def match_detections_by_class(
     samples: Sequence[Sample], detections: Sequence[Detections], class_count: int
 ) -> list[ClassHits]:
     """Return which detections hit, for each class (matching as in COCO's evaluator).
@@ -59,41 +63,37 @@ def match_classes(
         detections: one `Detections` a sample.
         class_count: K.
     """
-    return [_match_class(samples, detections, class_id) for class_id in range(class_count)]
-
-
-def _match_class(
-    samples: Sequence[Sample], detections: Sequence[Detections], class_id: int
-) -> ClassHits:
-    images: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    scores: list[Floats] = [np.zeros(0)]
-    right: list[NDArray[np.bool_]] = [np.zeros((len(THRESHOLDS), 0), np.bool_)]
-    ignored = list(right)
-    gts = np.zeros(len(samples))
+    gts = np.zeros((class_count, len(samples)))
+    matches: list[list[Matches]] = [[] for _ in range(class_count)]
     for number, (sample, found) in enumerate(zip(samples, detections, strict=True)):
-        wanted = sample.class_ids == class_id
-        difficult = sample.difficult[wanted].astype(bool)
-        gts[number] = (~difficult).sum()
-        mine = np.flatnonzero(found.class_ids == class_id)
-        mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MAX_DETECTIONS]
-        if not len(mine):
-            continue
-        boxes = (found.boxes_xyxy[mine], sample.boxes_xyxy[wanted])
-        overlap = coco_mask.iou(
-            *(xyxy_to_xywh(part.astype(np.float64)) for part in boxes), difficult.astype(np.uint8)
-        )
-        hit, skip = _match_image(np.reshape(overlap, (len(mine), len(difficult))), difficult)
-        images.append(np.full(len(mine), number))
-        scores.append(found.scores[mine].astype(np.float64))
-        right.append(hit)
-        ignored.append(skip)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    return ClassHits(
-        image=np.concatenate(images)[order],
-        right=np.concatenate(right, axis=1)[:, order],
-        ignored=np.concatenate(ignored, axis=1)[:, order],
-        gts=gts,
+        counted = sample.class_ids[~sample.difficult.astype(bool)]
+        gts[:, number] = np.bincount(counted, minlength=class_count)[:class_count]
+        for class_id in np.unique(found.class_ids):
+            if class_id < class_count:
+                matches[class_id].append(_match_class_of_image(number, sample, found, class_id))
+    return [_class_hits(*each) for each in zip(matches, gts, strict=True)]
+
+
+def _match_class_of_image(number: int, sample: Sample, found: Detections, class_id: int) -> Matches:
+    wanted = sample.class_ids == class_id
+    difficult = sample.difficult[wanted].astype(bool)
+    mine = np.flatnonzero(found.class_ids == class_id)
+    mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MAX_DETECTIONS]
+    boxes = (found.boxes_xyxy[mine], sample.boxes_xyxy[wanted])
+    overlap = coco_mask.iou(
+        *(xyxy_to_xywh(part.astype(np.float64)) for part in boxes), difficult.astype(np.uint8)
     )
+    overlap = np.reshape(overlap, (len(mine), len(difficult)))
+    scores = found.scores[mine].astype(np.float64)
+    return np.full(len(mine), number), scores, *_match_image(overlap, difficult)
+
+
+def _class_hits(matches: Sequence[Matches], gts: Floats) -> ClassHits:
+    none = np.zeros((len(THRESHOLDS), 0), np.bool_)
+    parts = zip((np.zeros(0, np.int64), np.zeros(0), none, none), *matches, strict=True)
+    image, scores, true_positive, ignored = (np.concatenate(part, axis=-1) for part in parts)
+    order = np.argsort(-scores, kind="stable")
+    return ClassHits(image[order], true_positive[:, order], ignored[:, order], gts)
 
 
 def _match_image(
@@ -106,8 +106,8 @@ def _match_image(
     """
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     free = np.ones((len(THRESHOLDS), len(difficult)), np.bool_)
-    right = np.zeros((len(THRESHOLDS), len(overlap)), np.bool_)
-    ignored = np.zeros_like(right)
+    true_positive = np.zeros((len(THRESHOLDS), len(overlap)), np.bool_)
+    ignored = np.zeros_like(true_positive)
     rows = np.arange(len(THRESHOLDS))
     for number, row in enumerate(overlap):
         reached = row[None] >= thresholds
@@ -116,10 +116,11 @@ def _match_image(
             # of ground truth that overlap equally, COCO takes the last
             best = takes.shape[1] - 1 - np.where(takes, row, -1.0)[:, ::-1].argmax(axis=1)
             hit = takes.any(axis=1)
-            right[hit, number] = True
+            true_positive[hit, number] = True
             free[rows[hit], best[hit]] = False
-        ignored[:, number] = ~right[:, number] & (reached & difficult[None]).any(axis=1)
-    return right, ignored
+        on_difficult = (reached & difficult[None]).any(axis=1)
+        ignored[:, number] = ~true_positive[:, number] & on_difficult
+    return true_positive, ignored
 
 
 def draw_images(images: int, draws: int, *, seed: int = 0) -> Floats:
@@ -164,8 +165,8 @@ def _class_ap(hits: ClassHits, weights: Floats) -> Floats:
     each = weights[:, hits.image]
     seen = np.cumsum(each, axis=1)
     total = np.zeros(len(weights))
-    for right, ignored in zip(hits.right, hits.ignored, strict=True):
-        at = np.flatnonzero(right)
+    for true_positive, ignored in zip(hits.true_positive, hits.ignored, strict=True):
+        at = np.flatnonzero(true_positive)
         if not len(at):
             continue
         counted = seen[:, at]
@@ -186,7 +187,7 @@ def _interpolated(found: Floats, counted: Floats, gts: Floats) -> Floats:
     Args:
         found: (B, hits), weighted hits up to each.
         counted: (B, hits), weighted detections up to each.
-        ground truth: (B,).
+        gts: (B,), weighted ground truth.
     """
     precision = np.divide(found, counted, out=np.zeros_like(found), where=counted > 0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

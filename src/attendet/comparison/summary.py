@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from attendet.comparison.records import read_detections
-from attendet.comparison.resampling import Floats, draw_images, match_classes, resampled_ap
+from attendet.comparison.resampling import (
+    Floats,
+    draw_images,
+    match_detections_by_class,
+    resampled_ap,
+)
 from attendet.comparison.verdicts import Paired, effect, judge
 from attendet.data import Sample
 from attendet.files import replacing
@@ -125,7 +130,9 @@ def _drawn_ap(
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
     _, found = read_detections(folder / record["detections"])
-    drawn = resampled_ap(match_classes(samples, found, class_count), weights).astype(np.float32)
+    drawn = resampled_ap(match_detections_by_class(samples, found, class_count), weights).astype(
+        np.float32
+    )
     with replacing(path) as partial, partial.open("wb") as stream:
         np.save(stream, drawn)
     return drawn.astype(np.float64)
