@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attendet.files import replacing, replacing_folder, write_atomically
+from attendet.errors import DataError
+from attendet.files import read_json_lines, replacing, replacing_folder, write_atomically
 
 
 def test_text_and_bytes_are_written_with_folders_on_the_way(tmp_path: Path) -> None:
@@ -132,3 +133,13 @@ def test_a_folder_that_cannot_be_replaced_stays(
     replace()
     assert [path.name for path in target.iterdir()] == ["new.txt"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_of_json_lines_only_the_last_may_be_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    assert read_json_lines(path) == []
+    path.write_text('{"a": 1}\n{"b": 2}\n{"c"')
+    assert read_json_lines(path) == [{"a": 1}, {"b": 2}]
+    path.write_text('{"a": 1}\n{"b"\n{"c": 3}\n')
+    with pytest.raises(DataError, match=r"must be JSON; one is damaged .*runs\.jsonl:2"):
+        read_json_lines(path)

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from attendet.errors import DataError
+
 
 def is_resource_fork(path: Path) -> bool:
     """Return whether a file is a ``._NAME``, which macOS writes beside NAME on other disks."""
@@ -141,13 +143,36 @@ def json_line(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object; None if there is no such file.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} must be JSON; it is damaged ({path}): {error}") from None
+    if not isinstance(value, dict):
+        raise DataError.must(path.name, "a JSON object", value, path)
+    return value
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON Lines file without a last line that a kill truncated."""
+    """Return the records of a JSON Lines file without a last line that a kill truncated.
+
+    Raises:
+        DataError: if another line is damaged.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     records: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                rule = f"each line of {path.name} must be JSON"
+                raise DataError(f"{rule}; one is damaged ({path}:{number}).") from None
     return records

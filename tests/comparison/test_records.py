@@ -73,8 +73,15 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / STUDY).write_text(json.dumps({"layout": "attendet/comparison/9"}))
 
     with pytest.raises(
-        ConfigError, match="layout attendet/comparison/1; got 'attendet/comparison/9'"
+        DataError, match="layout 'attendet/comparison/1'; got 'attendet/comparison/9'"
     ):
+        read_study(tmp_path)
+
+
+def test_a_damaged_study_is_an_error_and_not_none(tmp_path: Path) -> None:
+    (tmp_path / STUDY).write_text('{"layout": ')
+
+    with pytest.raises(DataError, match=r"study\.json must be JSON; it is damaged"):
         read_study(tmp_path)
 
 

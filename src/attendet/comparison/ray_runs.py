@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from attendet.comparison.processes import MAX_ATTEMPTS, RunEvent
-from attendet.comparison.records import read_json
 from attendet.comparison.run_job import KEPT, run_and_report
 from attendet.comparison.variants import Job
 from attendet.errors import ConfigError
-from attendet.files import write_atomically
+from attendet.files import read_json, write_atomically
 from attendet.report.study import STUDY
 from attendet.system import require
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from attendet.detections import Detections
 from attendet.errors import ConfigError, DataError
 from attendet.files import json_line, read_json_lines, replacing, write_atomically
-from attendet.report.study import LAYOUT, RUNS, SETS, SETS_LAYOUT, STUDY
+from attendet.report.study import LAYOUT, RUNS, SETS, SETS_LAYOUT, STUDY, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,11 @@ RECORD = "record.json"
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of runs.jsonl without a last line that a kill truncated."""
+    """Return the records of runs.jsonl without a last line that a kill truncated.
+
+    Raises:
+        DataError: if another line is damaged.
+    """
     return read_json_lines(folder / RUNS)
 
 
@@ -51,41 +55,22 @@ def add_run(folder: Path, record: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a JSON object, None where there is none or it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def read_study(folder: Path) -> dict[str, Any] | None:
     """Return study.json, None where there is no study.
 
     Raises:
-        ConfigError: if it is of another layout.
+        DataError: if it is damaged, or of another layout.
     """
-    return _read_layout(folder / STUDY, LAYOUT)
+    return read_layout(folder / STUDY, LAYOUT)
 
 
 def read_sets(folder: Path) -> dict[str, Any] | None:
     """Return sets.json, None where there is no study over several data sets.
 
     Raises:
-        ConfigError: if it is of another layout.
+        DataError: if it is damaged, or of another layout.
     """
-    return _read_layout(folder / SETS, SETS_LAYOUT)
-
-
-def _read_layout(path: Path, layout: str) -> dict[str, Any] | None:
-    content = read_json(path)
-    if content is not None and content.get("layout") != layout:
-        raise ConfigError(
-            f"{path.name} must be of layout {layout}; got {content.get('layout')!r} ({path}). "
-            "Choose another --output."
-        )
-    return content
+    return read_layout(folder / SETS, SETS_LAYOUT)
 
 
 def write_study(folder: Path, study: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from attendet import __version__
 from attendet.comparison.cost import count_costs
-from attendet.comparison.records import RECORD, locked, read_json, write_detections
+from attendet.comparison.records import RECORD, locked, write_detections
 from attendet.comparison.variants import Job
 from attendet.data import Sample
 from attendet.data.checks import decode_issues
@@ -32,7 +32,7 @@ from attendet.errors import (
 )
 from attendet.evaluation import compute_metrics, detect
 from attendet.explain import gate_health
-from attendet.files import json_line, write_atomically
+from attendet.files import json_line, read_json, write_atomically
 from attendet.inference import load
 from attendet.models import load_weights, read_metadata
 from attendet.system import available_memory, describe_machine, peak_memory_mib
@@ -142,7 +142,11 @@ def measured_samples(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
 
 
 def record_of(job: Job) -> dict[str, Any] | None:
-    """Return the record in the folder of a run, None if there is none with the same key."""
+    """Return the record in the folder of a run, None if there is none with the same key.
+
+    Raises:
+        DataError: if it is damaged.
+    """
     record = read_json(job.path / RECORD)
     return record if record is not None and record.get("key") == job.key else None
 

@@ -20,7 +20,7 @@ from attendet.report.charts import (
     scatter_chart,
 )
 from attendet.report.pages import Cell, Image, Table, render_html, render_markdown
-from attendet.report.study import SETS, SETS_LAYOUT, value_at
+from attendet.report.study import SETS, SETS_LAYOUT, read_layout, value_at
 from attendet.report.study_tables import (
     Row,
     interval,
@@ -92,15 +92,9 @@ def read_sets(folder: str | Path) -> Sets:
     Raises:
         DataError: if the folder has none, or the file is damaged.
     """
-    path = Path(folder) / SETS
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{SETS} must be JSON; it cannot be read ({path}): {error}") from None
-    layout = description.get("layout") if isinstance(description, dict) else None
-    if layout != SETS_LAYOUT:
-        advice = "It was written by another version of attendet."
-        raise DataError.must(SETS, f"of layout {SETS_LAYOUT!r}", layout, path, advice)
+    description = read_layout(Path(folder) / SETS, SETS_LAYOUT)
+    if description is None:
+        raise DataError(f"folder must hold {SETS}, of a study over several data sets ({folder}).")
     return Sets(Path(folder), description)
 
 

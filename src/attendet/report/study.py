@@ -5,7 +5,6 @@ AP in records is 0 to 1. Reports show points, which are hundredths of that.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attendet.errors import DataError
+from attendet.files import read_json, read_json_lines
 
 STUDY = "study.json"
 RUNS = "runs.jsonl"
@@ -135,8 +135,23 @@ def value_at(record: object, *keys: str) -> Any:
     return record
 
 
+def read_layout(path: Path, layout: str) -> dict[str, Any] | None:
+    """Return study.json or sets.json; None if there is no such file.
+
+    Raises:
+        DataError: if it is damaged, or of another layout.
+    """
+    content = read_json(path)
+    if content is not None and content.get("layout") != layout:
+        advice = "It was written by another version of attendet; use that one, or another folder."
+        raise DataError.must(
+            path.name, f"of layout {layout!r}", content.get("layout"), path, advice
+        )
+    return content
+
+
 def read_study(folder: str | Path) -> Study:
-    """Return the records in the folder of a study.
+    """Return the records in the folder of a study, of each run the last one.
 
     A partly written last line of runs.jsonl is ignored: the study may still be running.
 
@@ -147,35 +162,12 @@ def read_study(folder: str | Path) -> Study:
         DataError: if the folder has no study, or a file is damaged.
     """
     folder = Path(folder)
-    path = folder / STUDY
-    if not path.is_file():
+    description = read_layout(folder / STUDY, LAYOUT)
+    if description is None:
         raise DataError(
             f"folder must hold a study, {STUDY} and {RUNS}; got none ({folder}). "
             "attendet compare writes one."
         )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{STUDY} must be JSON; it is damaged ({path}): {error}") from None
-    layout = description.get("layout", LAYOUT) if isinstance(description, dict) else None
-    if layout != LAYOUT:
-        advice = "It was written by another version of attendet."
-        raise DataError.must(STUDY, f"of layout {LAYOUT!r}", layout, path, advice)
-    return Study(folder, description, _read_runs(folder / RUNS))
-
-
-def _read_runs(path: Path) -> tuple[Run, ...]:
-    """Return the last record of each run, in the order of the file."""
-    lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
-    runs: dict[object, Run] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                break
-            raise DataError(
-                f"each line of {RUNS} must be JSON; one is damaged ({path}:{number})."
-            ) from None
-        runs[record.get("key", number)] = record
-    return tuple(runs.values())
+    records = enumerate(read_json_lines(folder / RUNS))
+    runs = {record.get("key", number): record for number, record in records}
+    return Study(folder, description, tuple(runs.values()))
