@@ -14,7 +14,6 @@ records and does not decide. `benchmarks/error_rates.py` simulates both.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ import numpy as np
 from scipy import special
 
 from attendet.comparison.statistics import (
-    BEYOND_COUNT,
     LEVEL,
     MOST_SEEDS,
     POWER,
@@ -32,6 +30,7 @@ from attendet.comparison.statistics import (
     PairedDifference,
     chance_of_answer,
     detectable_difference,
+    first_enough,
     further_seeds,
     holm,
     paired_difference,
@@ -237,9 +236,7 @@ def _more_seeds(
         chance = chance_of_answer(len(effects), noise, difference=difference, margin=margin)
         return chance >= POWER
 
-    if not clear(BEYOND_COUNT):
-        return None
-    return next((more for more in range(1, MOST_SEEDS) if clear(more)), None)
+    return first_enough(range(1, MOST_SEEDS), clear)
 
 
 def _sentence(
@@ -304,9 +301,7 @@ def power_of_set(verdicts: Sequence[Mapping[str, Any]], images: int) -> dict[str
             noise = Noise(sd, variance * images / count, count)
             return chance_of_answer(seeds, noise, **aim) >= POWER
 
-        counts = range(2, MOST_IMAGES)
-        place = bisect.bisect_left(counts, True, key=clear)
-        return counts[place] if place < len(counts) else None
+        return first_enough(range(2, MOST_IMAGES), clear)
 
     return {
         "seed_sd": sd,

@@ -11,9 +11,10 @@ n seeds, B draws of the test images, m comparisons.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -269,15 +270,19 @@ def further_seeds(now: int, noise: Noise, *, difference: float, margin: float) -
     def clear(seeds: int) -> bool:
         return chance_of_answer(seeds, noise, difference=difference, margin=margin) >= POWER
 
-    low, high = max(now, 1), max(now + 1, 2)
-    while not clear(high):
-        if high >= MOST_SEEDS:
-            return None
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:  # the chance grows with the seeds
-        middle = (low + high) // 2
-        low, high = (low, middle) if clear(middle) else (middle, high)
-    return high - now
+    seeds = first_enough(range(max(now + 1, 2), MOST_SEEDS + 1), clear)
+    return None if seeds is None else seeds - now
+
+
+def first_enough(counts: range, enough: Callable[[int], bool]) -> int | None:
+    """Return the smallest of the counts that is enough, as all larger ones are; None if none is.
+
+    Example:
+        >>> first_enough(range(2, 9), lambda count: count**2 > 20)
+        5
+    """
+    index = bisect.bisect_left(counts, True, key=enough)
+    return counts[index] if index < len(counts) else None
 
 
 def detectable_difference(seeds: int, noise: Noise) -> float:
@@ -292,9 +297,10 @@ def detectable_difference(seeds: int, noise: Noise) -> float:
         [0.033, 0.017, 0.010]
     """
     se = math.sqrt(noise.sd**2 / seeds + noise.image_variance)
-    low, high = 0.0, 200 * se * noise.comparisons
-    for _ in range(40):
-        middle = (low + high) / 2
-        shown = chance_of_answer(seeds, noise, difference=middle, margin=0.0) >= POWER
-        low, high = (low, middle) if shown else (middle, high)
-    return high
+    if se == 0:
+        return 0.0
+
+    def beyond(difference: float) -> float:
+        return chance_of_answer(seeds, noise, difference=difference, margin=0.0) - POWER
+
+    return float(optimize.brentq(beyond, 0.0, 200 * se * noise.comparisons))
