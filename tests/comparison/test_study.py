@@ -415,7 +415,7 @@ def test_a_run_of_loaded_data_reads_no_label_and_decodes_no_training_image(
     if not can_pass_files():
         pytest.skip("no files in arguments of processes")
     assert loaded[0].images is not None
-    assert loaded[0].images.in_file
+    assert isinstance(loaded[0].images.images, np.memmap)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("read again")

@@ -167,11 +167,6 @@ class ImageCache:
     def __len__(self) -> int:
         return len(self.samples)
 
-    @property
-    def in_file(self) -> bool:
-        """True if the images are in a memory-mapped file."""
-        return isinstance(self.images, np.memmap)
-
     def close(self) -> None:
         """Let go of the images and of their file; the lists of samples and boxes stay."""
         self.images = np.empty((0, *self.input_hw, 3), dtype=np.uint8)

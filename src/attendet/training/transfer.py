@@ -46,9 +46,6 @@ class Transfer:
     skipped: tuple[tuple[str, str], ...]
     """Tensors of the file that were not copied, each with the reason."""
 
-    fresh: tuple[str, ...]
-    """Tensors of the network that keep new initial values, completely or in part."""
-
     partial: tuple[tuple[str, str], ...] = ()
     """Tensors of which some rows were copied, each with the rows."""
 
@@ -257,8 +254,7 @@ def transfer_weights(
             f"pretrained weights must fit the network; no convolution does ({path}): "
             f"{_by_reason(skipped)}."
         )
-    fresh = tuple(name for name in own if name not in loaded)
-    return Transfer(str(path), tuple(loaded), tuple(skipped), fresh, tuple(partial), classes.note)
+    return Transfer(str(path), tuple(loaded), tuple(skipped), tuple(partial), classes.note)
 
 
 def _shapes(there: Tensor, here: Tensor) -> str:
