@@ -4,7 +4,7 @@ An AP difference varies because training does (seeds) and because the test image
 many. With three to five seeds a percentile bootstrap over seeds is too sure of itself, and so is a
 t interval with Satterthwaite's degrees of freedom at the strict levels that several variants ask
 for. Verdicts use Banerjee's interval for the sum of two variances, which is never too sure. All of
-it is tested against scipy, or in simulation with known ground truth.
+it is tested against scipy, or in simulation with known true values.
 
 n seeds, B draws of the test images, m comparisons.
 """
@@ -61,7 +61,7 @@ class PairedDifference:
 def _reach(
     level: float, seed_variance: float | Floats, seeds: int, image_variance: float, images: int
 ) -> Floats:
-    """Return half the width of the interval that misses the ground truth with a chance up to
+    """Return half the width of the interval that misses the true value with a chance up to
     ``level``.
 
     Banerjee 1960, Approximate confidence interval for linear functions of means of k populations
@@ -141,7 +141,7 @@ def hierarchical_bootstrap(resampled: Floats) -> tuple[float, float]:
     Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (nested
     variation). In each draw the images are the same for all seeds, as they are in the study. With
     fewer than about ten seeds it is too narrow: with three, an interval called 95 % holds the
-    ground truth about 80 times in 100. It is reported next to the t interval, never used for a
+    true value about 80 times in 100. It is reported next to the t interval, never used for a
     verdict.
 
     Args:
@@ -261,7 +261,7 @@ def chance_of_answer(seeds: int, noise: Noise, *, difference: float, margin: flo
 def further_seeds(now: int, noise: Noise, *, difference: float, margin: float) -> int | None:
     """Return how many more seeds give a clear verdict with a chance of `POWER`.
 
-    It takes what was measured for the ground truth, so with few seeds it is a rough guide.
+    It takes the measured values for the true ones, so with few seeds it is a rough guide.
 
     Returns:
         The number; None where no number up to 1000 does.

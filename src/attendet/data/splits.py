@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,10 @@ def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]
             holders.setdefault(sample.path, []).append((split, sample.key))
     overlaps = []
     for group in group_identical(holders):
-        holders_ = [order for path in group for order in holders[path]]
-        holders_.sort(key=lambda order: (SPLITS.index(order[0]), order[1]))
+        alike = [holder for path in group for holder in holders[path]]
+        alike.sort(key=lambda holder: (SPLITS.index(holder[0]), holder[1]))
         overlaps += [
-            (*first, *second)
-            for index, first in enumerate(holders_)
-            for second in holders_[index + 1 :]
-            if first[0] != second[0]
+            (*first, *second) for first, second in combinations(alike, 2) if first[0] != second[0]
         ]
     return tuple(sorted(overlaps))
 

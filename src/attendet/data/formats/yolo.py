@@ -455,13 +455,10 @@ def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
     """Return class id to name from a file of names in the root or beside labels; None without."""
     inner = [inner_folder(root, name) for name in ("labels", "images")]
     folders = [root, *(each for each in inner if each)]
-    folders += [part for found_at in tuple(folders) for part in split_folders(found_at).values()]
-    folders += [labels for found_at in folders[1:] if (labels := inner_folder(found_at, "labels"))]
+    folders += [part for folder_ in tuple(folders) for part in split_folders(folder_).values()]
+    folders += [labels for folder_ in folders[1:] if (labels := inner_folder(folder_, "labels"))]
     files = [
-        found_at / name
-        for found_at in folders
-        for name in NAME_FILES
-        if (found_at / name).is_file()
+        folder_ / name for folder_ in folders for name in NAME_FILES if (folder_ / name).is_file()
     ]
     if not files:
         return None

@@ -69,12 +69,12 @@ class LabelFinder:
         folders_, home = self._folders[folder]
         stems = (image.stem, decoded_name(image.stem))
         found = ((each, self._listed(each).get(stem)) for each in folders_ for stem in stems)
-        found_at, file = next(((each, file) for each, file in found if file), (home, None))
-        if found_at != folder:
-            self._served.setdefault(found_at, set()).add(folder)
+        label_folder, file = next(((each, file) for each, file in found if file), (home, None))
+        if label_folder != folder:
+            self._served.setdefault(label_folder, set()).add(folder)
         else:
             self._beside.add(folder)
-        return file or found_at / f"{image.stem}.txt"
+        return file or label_folder / f"{image.stem}.txt"
 
     def _listed(self, folder: Path) -> dict[str, Path]:
         if folder not in self._texts:
@@ -92,17 +92,17 @@ class LabelFinder:
         found: set[Path] = set()
         for folder in self._beside:
             found |= {path for path in self._without(folder, _stems(folder)) if _is_label(path)}
-        for found_at, folders in self._served.items():
-            found |= self._without(found_at, {s for folder in folders for s in _stems(folder)})
+        for label_folder, folders in self._served.items():
+            found |= self._without(label_folder, {s for folder in folders for s in _stems(folder)})
         labels = inner_folder(self.root, "labels") or self.root / "labels"
         twins = inner_folder(self.root, "images") or self.root
         inner = [path for path in labels.rglob("*") if path.is_dir()]
-        for found_at in (labels, *inner):
-            inside = found_at.relative_to(labels)
-            if found_at in self._served or any(part.startswith(".") for part in inside.parts):
+        for label_folder in (labels, *inner):
+            inside = label_folder.relative_to(labels)
+            if label_folder in self._served or any(part.startswith(".") for part in inside.parts):
                 continue
             twin = twins / inside
-            found |= self._without(found_at, _stems(twin) if twin.is_dir() else set())
+            found |= self._without(label_folder, _stems(twin) if twin.is_dir() else set())
         return sorted(path for path in found if path.name not in NAME_FILES)
 
 
@@ -131,7 +131,7 @@ def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
             folders_.append(labels.joinpath(*parts[index + 1 :]))
     inside = inner_folder(folder, "labels")
     folders_ += [inside] if inside else []
-    there = [found_at for found_at in folders_ if found_at.is_dir() and found_at != folder]
+    there = [each for each in folders_ if each.is_dir() and each != folder]
     return [folder, *there], home or (there[-1] if there else folder)
 
 

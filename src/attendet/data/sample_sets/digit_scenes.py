@@ -133,12 +133,12 @@ def _free_corner(
     for _ in range(50):
         top = int(rng.integers(image_hw[0] - height))
         left = int(rng.integers(image_hw[1] - width))
-        if all(_covered((left, top, left + width, top + height), box) for box in boxes):
+        if all(_barely_overlaps((left, top, left + width, top + height), box) for box in boxes):
             return top, left
     return None
 
 
-def _covered(box: tuple[int, ...], other: NDArray[np.float32]) -> bool:
+def _barely_overlaps(box: tuple[int, ...], other: NDArray[np.float32]) -> bool:
     """Return whether two boxes cover at most `_MAX_COVERED` of the smaller one."""
     across = min(box[2], other[2]) - max(box[0], other[0])
     down = min(box[3], other[3]) - max(box[1], other[1])
