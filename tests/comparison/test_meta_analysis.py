@@ -104,7 +104,7 @@ def test_the_verdicts_are_those_of_one_data_set() -> None:
         "eca": "no difference",
         "sge": "not enough data sets",
     }
-    assert verdicts["ca"]["text"].startswith("helps: +2.0 AP (95 % interval +1.8 to +2.2, 5 data")
+    assert verdicts["ca"]["text"].startswith("helps: +2.00 AP (95 % interval +1.80 to +2.20, 5 ")
     assert verdicts["ca"]["p_holm"] == pytest.approx(
         3 * paired_difference([0.020, 0.022, 0.018, 0.021, 0.019]).p
     )

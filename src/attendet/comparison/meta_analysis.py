@@ -35,7 +35,7 @@ from attendet.comparison.statistics import (
     holm,
     paired_difference,
 )
-from attendet.comparison.verdicts import finite, points, verdict_word
+from attendet.comparison.verdicts import finite, signed_points, verdict_word
 from attendet.system import require
 
 SEED_COUNTS = (3, 5, 10)
@@ -249,12 +249,12 @@ def _sentence(
 ) -> str:
     mean = combined.mean
     measured = (
-        f"{points(mean.mean)} AP (95 % interval {points(mean.low)} to {points(mean.high)}, "
-        f"{count} data sets)"
+        f"{signed_points(mean.mean)} AP (95 % interval {signed_points(mean.low)} to "
+        f"{signed_points(mean.high)}, {count} data sets)"
     )
     ahead = (
-        f" On a further data set: {points(combined.prediction_low)} to "
-        f"{points(combined.prediction_high)} in 95 % of cases."
+        f" On a further data set: {signed_points(combined.prediction_low)} to "
+        f"{signed_points(combined.prediction_high)} in 95 % of cases."
     )
     if found in ("helps", "hurts"):
         return f"{found}: {measured}.{ahead}"

@@ -165,14 +165,14 @@ def verdict_word(difference: PairedDifference, adjusted: float | None, margin: f
     return "not enough seeds"
 
 
-def points(value: float) -> str:
-    """Return an AP difference in points, with its sign.
+def signed_points(value: float) -> str:
+    """Return an AP difference in points, with its sign, rounded as in the tables of reports.
 
     Example:
-        >>> points(0.0123), points(-0.004)
-        ('+1.2', '-0.4')
+        >>> signed_points(0.0123), signed_points(-0.004), signed_points(-0.00001)
+        ('+1.23', '-0.40', '+0.00')
     """
-    return f"{100 * value:+.1f}"
+    return f"{100 * value:+z.2f}"
 
 
 def _sentence(
@@ -186,13 +186,14 @@ def _sentence(
     """Return the sentence of a verdict; ``too_few``: number of test images if that is the limit."""
     if count < 2 and word != "nothing learned":
         return (
-            f"{points(difference.mean)} AP with one seed: nothing is known of the noise between "
-            "seeds. Take three at least."
+            f"{signed_points(difference.mean)} AP with one seed: nothing is known of the noise "
+            "between seeds. Take three at least."
         )
-    measured = f"{points(difference.mean)} AP"
+    measured = f"{signed_points(difference.mean)} AP"
     if count > 1:
         measured += (
-            f" (95 % interval {points(difference.low)} to {points(difference.high)}, {count} seeds)"
+            f" (95 % interval {signed_points(difference.low)} to "
+            f"{signed_points(difference.high)}, {count} seeds)"
         )
     if word == "nothing learned":
         return (
