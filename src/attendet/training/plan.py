@@ -208,6 +208,25 @@ def _settings_of(base: WeightsMetadata, num_classes: int) -> dict[str, Any]:
     }
 
 
+def _check_base(recipe: Recipe, base: WeightsMetadata | None, graph: Graph | None) -> None:
+    """Raise an error if a setting cannot be used with these pretrained weights, or without any."""
+    if base is None and recipe.anchors == "base":
+        raise ConfigError("anchors must not be 'base' without pretrained weights (--pretrained).")
+    if base is None and recipe.batch_norm == "frozen":
+        raise ConfigError(
+            "batch_norm must not be 'frozen' without pretrained weights (--pretrained)."
+        )
+    if base is not None and not base.graph and recipe.anchors == "base":
+        rule = f"{len(base.anchor_masks)} with the anchors of the pretrained weights"
+        fits = recipe.levels == len(base.anchor_masks)
+        ConfigError.check(fits, "levels", rule, recipe.levels, advice="Set --anchors auto.")
+    if graph is not None and recipe.freeze_backbone_epochs and not backbone_layers(graph):
+        raise ConfigError(
+            "freeze_backbone_epochs has no effect with these pretrained weights: no layer of their "
+            "network is known to be of a backbone (--freeze-backbone-epochs). Remove it."
+        )
+
+
 def make_plan(
     data: str | Path | DataSet,
     *,
@@ -245,22 +264,8 @@ def make_plan(
     """
     if base is None and pretrained is not None:
         base = read_metadata(pretrained)
-    if base is None and recipe.anchors == "base":
-        raise ConfigError("anchors must not be 'base' without pretrained weights (--pretrained).")
-    if base is None and recipe.batch_norm == "frozen":
-        raise ConfigError(
-            "batch_norm must not be 'frozen' without pretrained weights (--pretrained)."
-        )
-    if base is not None and not base.graph and recipe.anchors == "base":
-        rule = f"{len(base.anchor_masks)} with the anchors of the pretrained weights"
-        fits = recipe.levels == len(base.anchor_masks)
-        ConfigError.check(fits, "levels", rule, recipe.levels, advice="Set --anchors auto.")
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
-    if graph is not None and recipe.freeze_backbone_epochs and not backbone_layers(graph):
-        raise ConfigError(
-            "freeze_backbone_epochs has no effect with these pretrained weights: no layer of their "
-            "network is known to be of a backbone (--freeze-backbone-epochs). Remove it."
-        )
+    _check_base(recipe, base, graph)
     attention = canonical_attention(attention, graph, recipe.levels)
     if loaded is None:
         dataset = data if isinstance(data, DataSet) else load_dataset(data, format=format)  # type: ignore[arg-type]
