@@ -23,7 +23,7 @@ from typing import Any
 from attendet.comparison.processes import MAX_ATTEMPTS, RunEvent
 from attendet.comparison.run_job import KEPT, run_and_report
 from attendet.comparison.variants import Job
-from attendet.errors import ConfigError
+from attendet.errors import ConfigError, first_line
 from attendet.files import read_json, write_atomically
 from attendet.report.study import STUDY
 from attendet.system import require
@@ -118,9 +118,9 @@ class RayRuns:
                     _check_reached(address)
                 self.ray.init(address=address, **options)
         except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
-                f"ray must be the address of a running cluster; got {address!r} ({reason}). "
+                f"ray must be the address of a running cluster; got {address!r} "
+                f"({first_line(error)}). "
                 "Start one with: ray start --head, or give --ray local."
             ) from None
 
@@ -160,8 +160,7 @@ class RayRuns:
         try:
             return carry_back(job, self.ray.get(handle))
         except self.ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
-            return {"event": "failed", "error": f"its worker was lost ({reason})"}
+            return {"event": "failed", "error": f"its worker was lost ({first_line(error)})"}
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

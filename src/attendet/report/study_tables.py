@@ -245,7 +245,7 @@ def gate_table(study: Study) -> Table:
                             heading: number(_mean(one[key] for one in several), 4)
                             for heading, key in GATE_COLUMNS.items()
                         },
-                        "saturated": MISSING if saturated is None else f"{saturated:.1%}",
+                        "saturated": MISSING if saturated is None else f"{100 * saturated:.1f} %",
                         "block (runs)": counts,
                     }
                 )

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from attendet.config import from_mapping
-from attendet.errors import ConfigError, TrainingError
+from attendet.errors import ConfigError, TrainingError, first_line
 from attendet.files import json_line, read_json_lines, replacing, write_atomically
 from attendet.training.recipe import Recipe
 
@@ -202,7 +202,7 @@ class RunFolder:
         try:
             config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise TrainingError(
                 f"resume must be the folder of a run; got {str(path)!r} ({CONFIG}: {reason})."
             ) from None

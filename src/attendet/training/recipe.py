@@ -130,8 +130,8 @@ class Recipe:
     """Levels of predictions: 2 (strides 32 and 16), or 3 with one of stride 8 for small objects."""
 
     attention_init: Literal["auto", "paper", "identity"] = "auto"
-    """paper: gates near 1/2 at first, as published; identity: attention changes nothing until it
-    is trained; auto: identity for new blocks in pretrained weights, else paper."""
+    """paper: as published; identity: attention changes nothing until it is trained; auto: identity
+    for new blocks in pretrained weights, else paper."""
 
     no_aug_fraction: float = 0.15
     """Fraction of the epochs, at the end, without mosaic and mixup."""
