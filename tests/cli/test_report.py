@@ -12,13 +12,15 @@ from attendet.cli import main
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+STUDY = {"layout": "attendet/comparison/1", "baseline": "none", "variants": []}
+
 
 def test_report_writes_into_the_output_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
-    (folder / "study.json").write_text(json.dumps({"baseline": "none", "variants": []}))
+    (folder / "study.json").write_text(json.dumps(STUDY))
     output = tmp_path / "out"
 
     assert main(["report", str(folder), "--output", str(output)]) == 0
@@ -52,7 +54,7 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
         "stopped": None,
         "curve": [{"epoch": 1, "ap": 0.4}, {"epoch": 2, "ap": 0.5}],
     }
-    (tmp_path / "study.json").write_text(json.dumps({"baseline": "none", "variants": []}))
+    (tmp_path / "study.json").write_text(json.dumps(STUDY))
     (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
     code = (
         "import sys; from attendet.cli import main\n"
