@@ -20,7 +20,7 @@ class _FrozenStatistics(nn.Module):
 
     Weights and biases of the normalization are trained. Each step computes the weights of one
     convolution from both layers, so that no pass over the map is left for the normalization: it
-    takes a third of a training step of a depthwise network on a CPU.
+    takes a quarter to a third of a training step of a depthwise network on a CPU.
     """
 
     conv: Any
