@@ -34,8 +34,8 @@ PLAIN_STEP_SECONDS = 15.0
 """Without a terminal, a line about training steps is printed this often."""
 
 FEW_IMAGES = 150
-"""With fewer training images, pretrained weights are recommended: docs/pretrained.md. They are 5 AP
-points or more ahead with 97 images, and up to 5 behind with 200 to 252."""
+"""With fewer training images, pretrained weights are recommended: docs/pretrained.md. They are 7 AP
+points or more ahead with 97 images, and about level with 200 to 252."""
 
 MANY_SMALL = 0.5
 """With a larger fraction of small objects, a third level is recommended: docs/decisions/0016."""

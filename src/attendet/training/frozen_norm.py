@@ -81,12 +81,13 @@ def pretrained_blocks(network: nn.Module, copied: Collection[str]) -> list[str]:
         network: with the pretrained weights.
         copied: names of the tensors that were copied from them.
     """
+    there = set(copied)
     return [
         name
         for name, module in network.named_modules()
         if type(module) in _FROZEN
         and isinstance(module.bn, nn.BatchNorm2d)
-        and {f"{name}.bn.running_mean", f"{name}.bn.running_var"} <= set(copied)
+        and {f"{name}.bn.running_mean", f"{name}.bn.running_var"} <= there
         and not _is_initial(module.bn)
     ]
 
