@@ -361,7 +361,7 @@ class Trainer:
             freeze_statistics(self.network, self.frozen)
         if fabric.device.type == "cpu":
             speed_up(self.network, precision)
-        fused = fabric.device.type == "cuda" and precision != "16-mixed"
+        fused = fabric.device.type in ("cpu", "cuda") and precision != "16-mixed"
         optimizer = make_optimizer(self.network, recipe.optimizer, fused=fused)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.criterion = DetectionLoss(
