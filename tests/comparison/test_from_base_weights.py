@@ -113,6 +113,20 @@ def test_a_flag_wins_over_base_weights_in_every_run(study: Make, finished: Study
         assert max(config["input_hw"]) == config["recipe"]["size"] == 96
 
 
+@pytest.mark.parametrize("batch_norm", ["train", "frozen"])
+def test_runs_have_the_recipe_of_the_study(study: Make, finished: Study, batch_norm: str) -> None:
+    base = finished.folder / finished.records[0]["weights"]
+
+    made = study(seeds=1, pretrained=base, epochs=1, batch_norm=batch_norm)
+
+    expected = made.summary["recipe"]
+    assert expected["batch_norm"] == batch_norm
+    for record in made.records:
+        config = yaml.safe_load((made.folder / record["folder"] / "config.yaml").read_text())
+        differing = {k for k, value in expected.items() if config["recipe"][k] != value}
+        assert differing <= {"attention_init"}
+
+
 def test_attention_that_the_base_brings_stays(study: Make, finished: Study) -> None:
     brought = next(each for each in finished.records if each["variant_name"] == "eca@p5")
     callback = Notes()

@@ -39,6 +39,7 @@ from attendet.system import available_memory, describe_machine, peak_memory_mib
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, read_state
 from attendet.training.plan import LoadedData, Plan
+from attendet.training.recipe import Recipe
 from attendet.training.schedule import input_hw_at
 from attendet.training.trainer import TrainingResult, train
 
@@ -203,6 +204,7 @@ def _train(job: Job, callback: TrainingCallback, loaded: LoadedData | None) -> T
     for entry in job.path.iterdir():
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    recipe = Recipe().replace(**job.setup["recipe"], attention_init=job.variant.init)
     return train(
         job.data,
         attention=job.variant.spec,
@@ -212,8 +214,7 @@ def _train(job: Job, callback: TrainingCallback, loaded: LoadedData | None) -> T
         format=job.format,
         fingerprints=job.setup["data"],
         # Passed one by one, settings replace those of pretrained weights.
-        **job.setup["recipe"],
-        attention_init=job.variant.init,
+        **recipe.as_dict(),
         **settings,
     )
 
