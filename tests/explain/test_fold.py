@@ -108,8 +108,10 @@ def test_an_inserted_constant_goes_into_the_module_before_it(kind):
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU()),
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)),
         nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)),
+        nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)),
     ],
-    ids=["silu", "no weights", "bare"],
+    ids=["silu", "no weights", "bare", "parametrized", "hooked"],
 )
 def test_a_block_that_cannot_be_folded_exactly_is_an_error_and_stays(module):
     network = nn.Sequential(copy.deepcopy(module)).eval()

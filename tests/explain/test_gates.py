@@ -159,6 +159,15 @@ def test_a_block_that_mixes_its_gates_is_one_site() -> None:
     assert (gates["1"]["channel"] == 1).all()
 
 
+def test_a_network_that_is_a_block_is_one_site() -> None:
+    block = create_attention("simam", 8, init="identity").eval()
+
+    with record_gates(block) as gates:
+        block(torch.rand(1, 8, 4, 4))
+
+    assert list(gates) == list(gated_sites(block)) == ["itself"]
+
+
 def test_squeeze_and_excitation_of_darknet_layers_is_recorded() -> None:
     layers = (
         Convolutional(8, 3, 4, 1),

@@ -62,10 +62,7 @@ class OneLevel(DetectionNetwork):
     def output_layers(self) -> tuple[str, ...]:
         return ("out",)
 
-    def features(self, images: Any) -> dict[str, Any]:
-        return {"blocks": self.conv(images)}
-
-    def forward(self, images: Any) -> list[Any]:
+    def _forward(self, images: Any, record: dict[str, Any] | None) -> list[Any]:
         return [self.out(self.blocks(self.conv(images)))]
 
 

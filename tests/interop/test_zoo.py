@@ -287,7 +287,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest() -> None:
 def test_list_names_every_entry(mirror: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(zoo_entries())
+    assert [line.split()[0] for line in lines[2:]] == list(zoo_entries())
     assert main(["weights", "list", "--json"]) == 0
     assert [one["name"] for one in json.loads(capsys.readouterr().out)] == list(zoo_entries())
 

@@ -26,6 +26,7 @@ from .registry import AttentionInit as AttentionInit
 from .registry import attention_names as attention_names
 from .registry import create_attention as create_attention
 from .registry import register_attention as register_attention
+from .registry import unregister_attention as unregister_attention
 from .sites import Site as Site
 from .sites import sites as sites
 from .spec import format_attention_spec as format_attention_spec

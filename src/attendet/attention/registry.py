@@ -169,7 +169,7 @@ def create_attention(
             f"{did_you_mean(str(init), ('paper', 'identity'))}"
         )
     if name == _NONE:
-        _check_options(name, _no_options, channels, options)
+        _check_options(name, lambda _channels: None, channels, options)
         return nn.Identity()
     factory = _factory(name)
     _check_options(name, factory, channels, options)
@@ -202,11 +202,6 @@ def _factory(name: str) -> AttentionFactory:
         f"attention must be the name of a block; got {name!r}. "
         f"{did_you_mean(name.lower(), attention_names())}"
     )
-
-
-def _no_options(channels: int) -> None:
-    """Stand in for the factory of ``none``, which takes no options."""
-    del channels
 
 
 def _check_options(

@@ -169,10 +169,10 @@ def candidates(network: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in network.named_modules(remove_duplicate=False):
-        if name.startswith(inside) and inside:
+        if name.startswith(inside):
             continue
         if isinstance(module, AttentionBlock | MapsAttention):
-            inside = (*inside, f"{name}.")
+            inside = (*inside, f"{name}." if name else "")
         else:
             found[name] = module
     return found

@@ -120,11 +120,13 @@ def _producer(network: nn.Module, site: str) -> nn.Module | None:
 
 
 def _last_linear(module: nn.Module) -> nn.Module | None:
-    """Return the last convolution or batch normalization of a module, if its output is linear."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        return module
-    if isinstance(module, nn.BatchNorm2d):
-        return module if module.affine else None
+    """Return the last convolution or batch normalization of a module, if its output is linear.
+
+    None if its weight or bias is no plain parameter, as after `torch.nn.utils.parametrizations`.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+        plain = {"weight", "bias"} <= module._parameters.keys()
+        return module if plain and module.weight is not None else None
     if isinstance(module, ConvBlock | DarknetConvolution):
         children: list[nn.Module] = [module.conv, module.bn, module.act]
     elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:

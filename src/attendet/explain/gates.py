@@ -42,9 +42,9 @@ def gated_sites(network: nn.Module) -> dict[str, nn.Module]:
     for name, module in network.named_modules():
         if not isinstance(module, AttentionBlock) or not module.is_gated:
             continue
-        if not (inside and name.startswith(inside)):
+        if not name.startswith(inside):
             found[named.get(id(module), name or "itself")] = module
-            inside = (*inside, f"{name}.")
+            inside = (*inside, f"{name}." if name else "")
     if isinstance(network, GraphDetector):
         for index, layer in enumerate(network.graph.layers):
             if isinstance(layer, ScaleChannels):

@@ -26,18 +26,17 @@ from attendet.models.yolov4_tiny import NECK_SITES
 
 ANCHORS_A_LEVEL = 3
 
-_BLOCK = r"(conv\.|bn\.)"
-_RENAMED = (
-    (rf"backbone\.resblock_body(\d)\.(conv\d)\.{_BLOCK}", r"backbone.csp\1.\2.\3"),
-    (rf"backbone\.(conv\d)\.{_BLOCK}", r"backbone.\1.\2"),
-    (rf"conv_for_P5\.{_BLOCK}", r"conv_p5.\1"),
-    (rf"yolo_headP5\.0\.{_BLOCK}", r"head_p5.\1"),
-    (r"yolo_headP5\.1\.", r"out_p5."),
-    (rf"upsample\.upsample\.0\.{_BLOCK}", r"conv_up.\1"),
-    (rf"yolo_headP4\.0\.{_BLOCK}", r"head_p4.\1"),
-    (r"yolo_headP4\.1\.", r"out_p4."),
-)
-"""Patterns of their names, and ours."""
+_RENAMED = {
+    "backbone.resblock_body": "backbone.csp",
+    "backbone.conv": "backbone.conv",
+    "conv_for_P5.": "conv_p5.",
+    "yolo_headP5.0.": "head_p5.",
+    "yolo_headP5.1.": "out_p5.",
+    "upsample.upsample.0.": "conv_up.",
+    "yolo_headP4.0.": "head_p4.",
+    "yolo_headP4.1.": "out_p4.",
+}
+"""Beginnings of their names, and of ours."""
 
 _SITES = {"feat1_att": "p4", "feat2_att": "p5", "upsample_att": "up"}
 """Names of attention blocks in these checkpoints, and our sites."""
@@ -228,13 +227,11 @@ def _rename(
             linear = own in ("reduce.weight", "expand.weight") and tensor.shape[2:] == (1, 1)
             ours[f"attention.{site}.{own}"] = tensor.flatten(1) if linear else tensor
             continue
-        for pattern, replacement in _RENAMED:
-            renamed, count = re.subn(f"^{pattern}", replacement, name)
-            if count:
-                ours[renamed] = tensor
-                break
-        else:
+        renamed = _with_other_start(name, _RENAMED)
+        if renamed is None:
             unknown.append(name)
+        else:
+            ours[renamed] = tensor
     if unknown:
         raise WeightsError(
             f"checkpoint must have the tensors of YOLOv4-tiny alone; it also has "
@@ -286,15 +283,15 @@ def _load(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -
 
 def _theirs(name: str) -> str:
     """Return their name of one of our tensors."""
-    for ours, theirs in (
-        (r"^backbone\.csp(\d)\.", r"backbone.resblock_body\1."),
-        (r"^conv_p5\.", "conv_for_P5."),
-        (r"^head_p(\d)\.", r"yolo_headP\1.0."),
-        (r"^out_p(\d)\.", r"yolo_headP\1.1."),
-        (r"^conv_up\.", "upsample.upsample.0."),
-    ):
-        name = re.sub(ours, theirs, name)
     for module, site in _SITES.items():
         if name.startswith(f"attention.{site}."):
             return f"{module} ({name.split('.', 2)[2]})"
-    return name
+    return _with_other_start(name, {ours: theirs for theirs, ours in _RENAMED.items()}) or name
+
+
+def _with_other_start(name: str, starts: Mapping[str, str]) -> str | None:
+    """Return a name whose beginning is replaced; None if it has none of the beginnings."""
+    for old, new in starts.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return None

@@ -52,16 +52,8 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<revision>[^/@]+))?(/(?P<file>[^@]+))?", re.ASCII)
 _SCHEME = re.compile(r"hf:/{1,2}")
 _FILES = (
-    ".safetensors",
-    ".onnx",
-    ".xml",
-    ".param",
-    ".pt",
-    ".pth",
-    ".pt2",
-    ".torchscript",
-    ".weights",
-    ".cfg",
+    *(".safetensors", ".onnx", ".xml", ".param", ".pt", ".pth", ".pt2", ".torchscript"),
+    *(".weights", ".cfg"),
 )
 """Endings of files: what is called so is a path that is not there, not a repository."""
 

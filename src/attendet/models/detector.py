@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from attendet.errors import ConfigError
 from attendet.models.backbone import LEAKY_SLOPE
 from attendet.models.decode import decode_maps
 from attendet.models.graph import Coding
-
-Self = TypeVar("Self", bound="DetectionNetwork")
 
 OBJECT_PRIOR = 0.01
 """Prior probability of an object, used to initialize the objectness bias (Lin et al. 2017, Focal
@@ -109,7 +107,7 @@ class DetectionNetwork(nn.Module, ABC):
             return attended
         return features
 
-    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert the network; its anchors move along but stay float32."""
         exact = self.level_anchors
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -144,23 +142,33 @@ class DetectionNetwork(nn.Module, ABC):
         """Return the names of the convolutions that make the raw maps, in their order."""
 
     @abstractmethod
+    def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
+        """Return the raw maps, and add the map before each site's attention to ``record``."""
+
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the map at each named site, before the site's attention.
+        """Return the map at each site, before the site's attention.
 
         Args:
             images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
 
         Returns:
-            Site to map (N, C, H, W), in the order of computation.
+            Site to map (N, C, H, W), in the order of computation: all sites of the reference
+            network, with and without attention; of a `GraphDetector` the sites with attention.
         """
+        maps: dict[str, Tensor] = {}
+        self._forward(images, maps)
+        return maps
 
-    @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the raw maps, one (N, A (5 + K), H / stride, W / stride) a level.
 
         Args:
             images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
+
+        Returns:
+            In the order of `output_layers`: stride 32 first in the reference network.
         """
+        return self._forward(images, None)
 
     def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return boxes and scores of raw maps, always in float32.

@@ -7,7 +7,6 @@ image. Shapes are (channels, height, width); A anchors per level, K classes.
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -28,7 +27,7 @@ def _check(name: str, value: object, good: bool, rule: str) -> None:
 
 
 @dataclass(frozen=True)
-class Layer(ABC):
+class Layer:
     """One layer: which maps it takes, and the shape of what it gives."""
 
     kind: ClassVar[str]
@@ -42,13 +41,13 @@ class Layer(ABC):
         """Return the layers that it names."""
         return ()
 
-    @abstractmethod
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape of the output.
+        """Return the shape of the output, by default that of the first map.
 
         Raises:
             ConfigError: if the layer cannot take such maps.
         """
+        return inputs[0]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the layer as JSON takes it."""
@@ -216,10 +215,6 @@ class Dropout(Layer):
     def __post_init__(self) -> None:
         _check("probability", self.probability, 0 <= self.probability < 1, "from 0 to below 1")
 
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape as it was."""
-        return inputs[0]
-
 
 @dataclass(frozen=True)
 class ScaleChannels(Layer):
@@ -294,10 +289,6 @@ class Yolo(Layer):
         good = self.scale_x_y is None or 0 < self.scale_x_y <= 10
         _check("scale_x_y", self.scale_x_y, good, "above 0, at most 10")
 
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape as it was."""
-        return inputs[0]
-
 
 @dataclass(frozen=True)
 class Region(Layer):
@@ -306,10 +297,6 @@ class Region(Layer):
     kind: ClassVar[str] = "region"
     scale_x_y: ClassVar[float] = 1.0
     coding: ClassVar[Coding] = "region"
-
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape as it was."""
-        return inputs[0]
 
 
 Output: TypeAlias = Yolo | Region
@@ -400,14 +387,11 @@ class Graph:
         """The output layers by number."""
         return {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Output)}
 
-    def shapes(
-        self, input_hw: tuple[int, int], *, channels: int = 3, where: Where = _layer_number
-    ) -> list[Shape]:
+    def shapes(self, input_hw: tuple[int, int], *, where: Where = _layer_number) -> list[Shape]:
         """Return the shape of every layer's output.
 
         Args:
             input_hw: height and width of the image, pixels.
-            channels: of the image.
             where: names a layer by its number, for errors.
 
         Raises:
@@ -430,9 +414,7 @@ class Graph:
                     )
             if isinstance(layer, Yolo) and layer.new_coords:
                 self._check_logistic(index - 1, where(index))
-            inputs = [
-                shapes[source] if source >= 0 else (channels, *input_hw) for source in sources
-            ]
+            inputs = [shapes[source] if source >= 0 else (3, *input_hw) for source in sources]
             try:
                 shapes.append(layer.shape(inputs))
             except ConfigError as error:

@@ -257,23 +257,6 @@ class GraphDetector(DetectionNetwork):
         """Return the names of the layers before the outputs."""
         return tuple(f"layers.{index - 1}" for index in self.graph.outputs)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the map at each site that has attention, before the attention.
-
-        Args:
-            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
-
-        Returns:
-            Site to map (N, C, H, W), in the order of computation.
-        """
-        maps: dict[str, Tensor] = {}
-        self._forward(images, maps)
-        return maps
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the raw maps, in the order of the outputs; see `DetectionNetwork`."""
-        return self._forward(images, None)
-
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
         maps = {-1: images}
         gated: dict[tuple[int, int], Tensor] = {}  # by layer and reader, where readers differ

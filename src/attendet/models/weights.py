@@ -244,8 +244,8 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: WeightsMe
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"weights file must end in .safetensors; got {str(path)!r}.")
-    _check_fit(path, metadata, network.state_dict())
-    _check_decode(path, metadata, network)
+    described = _check_fit(path, metadata, network.state_dict())
+    _check_decode(path, metadata, network, described)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in network.state_dict().items()
@@ -289,13 +289,19 @@ def load_weights(path: str | Path) -> tuple[DetectionNetwork, WeightsMetadata]:
     return network.eval(), metadata
 
 
-def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.Tensor]) -> None:
-    """Raise where tensors do not fit a description; allocates nothing, however wide it claims."""
+def _check_fit(
+    path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.Tensor]
+) -> DetectionNetwork:
+    """Raise where tensors do not fit a description; return its network on the meta device.
+
+    Nothing is allocated, however wide the description claims the network to be.
+    """
     try:
         with torch.device("meta"):
-            wanted = build_from_metadata(metadata).state_dict()
+            described = build_from_metadata(metadata)
     except (ConfigError, RuntimeError, OverflowError, TypeError, ValueError) as error:
         raise WeightsError(f"the network of {path} cannot be built: {first_line(error)}") from None
+    wanted = described.state_dict()
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in wanted]
     problems += [
@@ -308,19 +314,20 @@ def _check_fit(path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.T
             f"tensors do not fit the description ({path}): {'; '.join(problems[:3])}"
             f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}."
         )
+    return described
 
 
-def _check_decode(path: Path, metadata: WeightsMetadata, network: torch.nn.Module) -> None:
+def _check_decode(
+    path: Path, metadata: WeightsMetadata, network: torch.nn.Module, described: DetectionNetwork
+) -> None:
     """Raise where a network gates or decodes otherwise than the one that its description builds."""
     if not isinstance(network, DetectionNetwork):
         return
-    with torch.device("meta"):
-        built = build_from_metadata(metadata)
-    of_levels = [(one.scale_x_y, one.codings) for one in (network, built)]
+    of_levels = [(one.scale_x_y, one.codings) for one in (network, described)]
     anchors = tuple(torch.tensor(level) for level in metadata.level_anchors())
     same = all(
-        torch.equal(own.cpu().float(), described)
-        for own, described in zip(network.level_anchors, anchors, strict=True)
+        torch.equal(own.cpu().float(), level)
+        for own, level in zip(network.level_anchors, anchors, strict=True)
     )
     if not same or of_levels[0] != of_levels[1]:
         raise WeightsError(

@@ -96,39 +96,22 @@ class YoloV4Tiny(DetectionNetwork):
         terms = 5 + num_classes
         self.conv_p5 = ConvBlock(p5, p5 // 2, 1, bn_eps=bn_eps)
         self.head_p5 = ConvBlock(p5 // 2, p5, 3, bn_eps=bn_eps)
-        self.out_p5 = nn.Conv2d(p5, terms * len(self.anchors0), 1)
+        self.out_p5 = nn.Conv2d(p5, terms * len(anchors[0]), 1)
         self.conv_up = ConvBlock(p5 // 2, up, 1, bn_eps=bn_eps)
         self.head_p4 = ConvBlock(up + p4, p4, 3, bn_eps=bn_eps)
-        self.out_p4 = nn.Conv2d(p4, terms * len(self.anchors1), 1)
+        self.out_p4 = nn.Conv2d(p4, terms * len(anchors[1]), 1)
         if len(strides) == 3:
             p3, up2 = channels["p3"], channels["up2"]
             self.conv_up2 = ConvBlock(p4, up2, 1, bn_eps=bn_eps)
             self.head_p3 = ConvBlock(up2 + p3, p3, 3, bn_eps=bn_eps)
-            self.out_p3 = nn.Conv2d(p3, terms * len(self.anchors2), 1)
+            self.out_p3 = nn.Conv2d(p3, terms * len(anchors[2]), 1)
         self._initialize()
         in_order = {site: spec[site] for site in reference_sites(len(strides)) if site in spec}
         self._add_attention(in_order, channels, attention_init)
 
-    anchors0: Tensor
-    anchors1: Tensor
-    anchors2: Tensor
-
     def output_layers(self) -> tuple[str, ...]:
         """Return the names of the convolutions that make the raw maps, stride 32 first."""
         return ("out_p5", "out_p4", "out_p3")[: len(self.strides)]
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the map at each site, before the site's attention.
-
-        Args:
-            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
-
-        Returns:
-            Site to map (N, C, H, W), for all of `reference_sites`.
-        """
-        maps: dict[str, Tensor] = {}
-        self._forward(images, maps)
-        return maps
 
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
         def site(name: str, features: Tensor) -> Tensor:
@@ -152,16 +135,6 @@ class YoloV4Tiny(DetectionNetwork):
             fused = torch.cat([site("up2", up2), site("p3", p3)], dim=1)
             raw_maps.append(self.out_p3(self.head_p3(fused)))
         return raw_maps
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the raw maps, stride 32 first: (N, A (5 + K), H/32, W/32), (..., H/16, W/16).
-
-        A third level has the shape (..., H/8, W/8).
-
-        Args:
-            images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
-        """
-        return self._forward(images, None)
 
 
 def _check_layout(

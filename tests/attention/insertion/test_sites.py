@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 import attendet
-from attendet.attention import AttentionBlock, CoordinateAttention, inserted_blocks
+from attendet.attention import (
+    AttentionBlock,
+    CoordinateAttention,
+    create_attention,
+    inserted_blocks,
+)
 from attendet.errors import ConfigError
 from attendet.models import build
 
@@ -49,6 +54,10 @@ def test_sites_adds_up_maps_and_calls(neck_class):
     assert site.shapes == ((1, 16, 4, 4), (1, 24, 2, 2))
     assert site.parameters == 3 + 3
     assert site.macs == 3 * (16 + 24) + 16 * 16 + 24 * 4
+
+
+def test_a_network_that_is_a_block_has_no_sites():
+    assert attendet.sites(create_attention("caa", 8), torch.zeros(1, 8, 9, 9)) == ()
 
 
 def test_places_of_sites_can_be_attended():

@@ -22,7 +22,9 @@ class BAM(AttentionBlock):
     dilated 3x3 convolutions, each with batch norm and ReLU, and a 1x1 convolution to one channel
     with batch norm. Where we differ: c has no batch norm, which would normalize over the images of
     a batch alone and fail on a batch of one; its first layer has no bias, and initial weights of
-    its own where it is very narrow (see `attendet.attention.base.open_bottleneck`).
+    its own where it is very narrow (see `attendet.attention.base.open_bottleneck`). The
+    authors' code multiplies c by s and has no last batch norm; here they are added, as in the
+    paper, and the batch norm is there.
 
     Reads the map three times (mean, 1x1 convolution, product); writes it and the gate of the same
     size once.

@@ -14,8 +14,9 @@ class ContextAnchorAttention(AttentionBlock):
     Cai, Lai, Wang, Wang, Sun, Yao, "Poly Kernel Inception Network for Remote Sensing Detection",
     CVPR 2024, arXiv:2403.06258: a 7x7 mean pooling, a 1x1 convolution, a depthwise 1 x k and a
     depthwise k x 1 convolution, a 1x1 convolution, a sigmoid. The paper's kernel grows by two from
-    stage to stage, from 11. Where we differ: no batch normalization and activation within, which
-    the paper's equations do not have and the authors' code does.
+    block to block of a stage; each stage begins with 11. Where we differ: PKINet computes the gates
+    from the input of its multi-kernel convolutions and multiplies their output; here the gates
+    multiply the map that they are computed from. The layers are those of the authors' code.
 
     Compute decides here: two dense 1x1 convolutions. The map is read twice beside the layers
     (pooling, product) and written once.

@@ -15,7 +15,9 @@ class EfficientLocalAttention(AttentionBlock):
     group normalization and a sigmoid: ``y = x * height * width``. The paper's versions: ELA-T
     (kernel 5, 32 groups in the norm), ELA-B (7, 16: the default here), both depthwise; ELA-S (5,
     16) and ELA-L (7, 16) with ``conv_groups = C // 8``. Where we differ: a number of groups that
-    does not divide C becomes the greatest divisor that the two have in common.
+    does not divide C becomes the greatest divisor that the two have in common. Rows and columns
+    have weights of their own (18 C parameters at kernel 7); public implementations have one
+    convolution and one normalization for both (9 C).
 
     Reads the map four times (two means, two products) and writes it twice.
 

@@ -20,9 +20,13 @@ class FrequencyChannelAttention(SqueezeExcite):
     ``cos(pi u (i + 1/2) / H) cos(pi v (j + 1/2) / W)`` (the paper's FcaNet-LF); the rest is SE.
     With k = 1 it is SE.
 
-    Where we differ: the paper pools every map to 7x7 first; here the cosines are those of the map's
-    own size, which needs no pooling and counts the same half-waves over the image. Components are
-    means over the positions, so that they do not grow with the map.
+    Where we differ: the authors make the cosines for 56, 28, 14 or 7 cells by stage, and pool only
+    a map of another size to that; here they are made for the map's own size, without pooling. The
+    authors multiply u and v by cells / 7: over a map of 14x14 their component (1, 0) has 2
+    half-waves, and ours has 1. The cosines are the same at 7x7 alone. Their default is 16
+    components chosen by accuracy (FcaNet-TS); the 16 lowest are the same set as theirs. Their
+    components are sums divided by sqrt(H W), times sqrt(2) for each of u and v that is not 0; ours
+    are means over the positions, so that they do not grow with the map.
 
     Reads the map three times (product with the cosines, its mean, product with the gate) and writes
     it twice.

@@ -14,8 +14,8 @@ class GlobalAttention(AttentionBlock):
     Interactions", 2021, arXiv:2112.05561. Channel gate: a two-layer perceptron C -> C/r -> C at
     each position, sigmoid. Spatial gate: a 7x7 convolution C -> C/r, batch norm, ReLU, a 7x7
     convolution back to C, batch norm, sigmoid. Nothing differs; the perceptron is written as 1x1
-    convolutions. Mind the cost: two dense 7x7 convolutions at C = 512 hold 6.4 million weights,
-    more than YOLOv4-tiny.
+    convolutions. Most public copies have no sigmoid on the channel gate. Mind the cost: two dense
+    7x7 convolutions at C = 512 hold 6.4 million weights, more than YOLOv4-tiny.
 
     Compute, not memory, decides here: the map is read four times and written twice beside the
     convolutions.

@@ -14,8 +14,10 @@ class NormalizationAttention(AttentionBlock):
     Liu, Shao, Teng, Hoffmann, "NAM: Normalization-based Attention Module", 2021, arXiv:2111.12419,
     the channel submodule: ``sigmoid(w BN(x))`` with ``w = |g| / sum |g|`` and g the scales of the
     batch normalization. With all scales equal w is 1 / C, so a new block's gates are near 1/2
-    everywhere. Where we differ: the spatial submodule is absent, as in the authors' code; it has a
-    scale for every position and so works for one map size alone.
+    everywhere. Where we differ: there is no spatial submodule, which has a scale for every position
+    and so works for one map size alone; the authors' code has it, off by default. The paper's loss
+    has an L1 penalty on the scales (factor 1e-4); ours has none. The authors' code detaches w; here
+    gradients flow through it.
 
     Reads the map twice (normalization, product) and writes it three times (normalized, gate,
     product); in training the statistics take two passes more.

@@ -12,9 +12,9 @@ class SqueezeExcite(AttentionBlock):
     """Gate every channel by what the channels' global means say together.
 
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507, equations 2-4:
-    ``s = sigmoid(W2 relu(W1 z))`` with z the mean over H and W. As in the paper's own models there
-    are no biases; nothing differs but the initial weights of very narrow bottlenecks (see
-    `attendet.attention.base.open_bottleneck`).
+    ``s = sigmoid(W2 relu(W1 z))`` with z the mean over H and W. As in the paper's ablations there
+    are no biases; its published models have biases. Otherwise only the initial weights of very
+    narrow bottlenecks differ (see `attendet.attention.base.open_bottleneck`).
 
     Reads the map twice (mean, product) and writes it once.
 

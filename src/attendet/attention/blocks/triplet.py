@@ -15,6 +15,7 @@ class TripletAttention(AttentionBlock):
     WACV 2021, arXiv:2010.03045: three times, maximum and mean over one of the axes C, H, W go
     through a convolution over the other two axes, batch norm and a sigmoid; the output is the mean
     of the three gated maps. Here the gates are averaged before the one product, which is the same.
+    The batch norms have momentum 0.1; those of the authors' code have 0.01.
 
     Reads the map seven times (three maxima, three means, product); writes it, and the mean gate of
     the same size, once.
