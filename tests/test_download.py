@@ -3,12 +3,14 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
+import urllib.error
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attendet import download as download_module
 from attendet.download import ATTEMPTS, download
 from attendet.errors import ConfigError, DownloadError
 
@@ -168,6 +170,41 @@ def test_download_resumes_after_a_broken_connection(server: Any, tmp_path: Path)
     assert ranges == [None, "bytes=100000-"]
     assert {total for _, total in calls} == {len(BODY)}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_received_bytes_are_kept_if_the_next_connections_are_refused(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = cut_once(server, "/file", etag='"v1"')
+    opened = iter([download_module.open_url])
+
+    def open_once(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return next(opened)(*args, **kwargs)
+        except StopIteration:
+            raise urllib.error.URLError(ConnectionRefusedError("refused")) from None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(download_module, "open_url", open_once)
+        with pytest.raises(DownloadError, match=r"cut off: refused .* goes on from there"):
+            download(server.url + "/file", tmp_path / "file", max_bytes=len(BODY))
+    assert (tmp_path / "file.part").read_bytes() == BODY[:100_000]
+    assert (tmp_path / "file.etag").read_text() == '"v1"'
+
+    assert download(server.url + "/file", tmp_path / "file", max_bytes=10**6).read_bytes() == BODY
+    assert ranges == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize(("code", "kept"), [(503, True), (404, False)])
+def test_received_bytes_are_kept_after_a_server_error_only(
+    server: Any, tmp_path: Path, code: int, kept: bool
+) -> None:
+    (tmp_path / "file.part").write_bytes(BODY[:1000])
+    (tmp_path / "file.etag").write_text('"v1"')
+    server.routes["/file"] = lambda handler: handler.send_error(code)
+    with pytest.raises(DownloadError, match=f"the server says {code}"):
+        download(server.url + "/file", tmp_path / "file", max_bytes=10**6)
+    assert (tmp_path / "file.part").exists() == kept
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])

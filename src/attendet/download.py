@@ -106,8 +106,8 @@ def download(
     """Download a file and return its path.
 
     The file appears complete or not at all. If the connection breaks off, the received bytes are
-    kept as ``NAME.part``, and the next call goes on from there if the server still has the same
-    file (its strong ETag; RFC 9110, section 13.1.5).
+    kept as ``NAME.part``, also if the server is then unreachable or fails (5xx). The next call goes
+    on from there if the server still has the same file (its strong ETag; RFC 9110, section 13.1.5).
 
     Args:
         url: http or https; redirects to other schemes are refused.
@@ -212,10 +212,11 @@ def _fetch(
                 os.fsync(file.fileno())
     except UNREACHABLE as error:
         reason = reason_of(error)
-        if have and getattr(error, "code", None) == 416:  # there is nothing after these bytes
+        code = error.code if isinstance(error, urllib.error.HTTPError) else None
+        if have and code == 416:  # there is nothing after these bytes
             _remove(part, tag)
             raise _InterruptedError(f"download cannot go on: {reason}") from None
-        if part.exists() and part.stat().st_size > have:
+        if (code is None or code >= 500) and part.exists() and part.stat().st_size:
             raise _InterruptedError(f"download was cut off: {reason}") from None
         raise DownloadError(
             f"download failed: {reason} ({url}). Check the address and the network connection."

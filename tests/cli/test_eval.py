@@ -73,7 +73,12 @@ def test_prints_a_table_and_writes_the_record(discs, loads, tmp_path, capsys):
     assert content["metrics"]["ap"] == content["metrics"]["voc"]["eleven_point"] == 1.0
     assert content["metrics"]["counts"]["images"] == 4
     assert content["weights"]["classes"] == ["ring", "disc"]
-    assert content["settings"]["confidence"] == 0.001
+    settings = content["settings"]
+    assert (settings["confidence"], settings["nms_iou"], settings["max_detections"]) == (
+        0.001,
+        0.5,
+        300,
+    )
 
 
 def test_another_split_size_and_a_warning_about_training_images(discs, loads, capsys):
@@ -179,6 +184,28 @@ def test_a_folder_as_output_is_refused_before_the_work(discs, loads, tmp_path, c
 def test_a_missing_weights_file_is_one_line(discs, capsys):
     assert main(["eval", "nowhere.safetensors", str(discs)]) == 4
     assert "weights file not found (nowhere.safetensors)" in capsys.readouterr().err
+
+
+def test_a_file_with_suppression_is_evaluated_at_its_own_thresholds(
+    exported, discs, tmp_path, capsys
+):
+    yaml = discs / "data.yaml"
+    yaml.write_text(yaml.read_text().replace("[disc, ring]", "[cat, dog]"))
+    output = tmp_path / "record.json"
+    command = ["eval", str(exported["best"]), str(discs), "--runtime", "onnx"]
+
+    assert main([*command, "--output", str(output)]) == 0
+    settings = json.loads(output.read_text())["settings"]
+    assert (settings["confidence"], settings["nms_iou"], settings["max_detections"]) == (
+        0.4,
+        0.6,
+        60,
+    )
+
+    assert main([*command, "--confidence", "0.3"]) == 2
+    assert "confidence must be at least 0.4, the limit of the suppression" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_real_weights_file(discs, tmp_path, capsys):

@@ -12,7 +12,22 @@ from attendet.cli import main
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-STUDY = {"layout": "attendet/comparison/1", "baseline": "none", "variants": []}
+STUDY = {
+    "layout": "attendet/comparison/1",
+    "command": None,
+    "pretrained": None,
+    "baseline": "none",
+    "seeds": [0],
+    "variants": [{"name": "none"}],
+    "margin": 0.005,
+    "versions": {},
+    "data": {"root": "cells", "classes": ["a"]},
+    "recipe": {},
+    "budget": None,
+    "gt": "ground_truth.npz",
+    "verdicts": {},
+    "latency": {},
+}
 
 
 def test_report_writes_into_the_output_folder(
@@ -47,12 +62,19 @@ def test_a_folder_without_a_study_is_a_one_line_error(
 
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
+    empty = ("folder", "epochs_done", "seconds", "memory_mib", "parameters", "macs")
     run = {
+        **dict.fromkeys([*empty, "detections", "gates", "machine"]),
+        "key": "none-0",
         "variant_name": "none",
+        "variant": {"attention": "none", "sites": [], "init": "paper"},
         "seed": 0,
         "metrics": {"ap": 0.5},
         "stopped": None,
-        "curve": [{"epoch": 1, "ap": 0.4}, {"epoch": 2, "ap": 0.5}],
+        "curve": [
+            {"epoch": 1, "ap": 0.4, "losses": {"box": 2.0}},
+            {"epoch": 2, "ap": 0.5, "losses": {"box": 1.0}},
+        ],
     }
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
     (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")

@@ -20,6 +20,8 @@ from attendet.inference.stream import NetworkInput
 class PixelDetector:
     """Finds the one bright box that a test image holds; remembers how it was asked."""
 
+    min_confidence = 0.0
+
     def __init__(self, classes=("a", "b")):
         self.classes = classes
         self.batches: list[int] = []
@@ -77,7 +79,7 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
     assert detector.settings == {
         "confidence": 0.001,
         "nms_iou": None,
-        "max_detections": 300,
+        "max_detections": None,
         "multi_label": True,
     }
     assert steps == [(2, 5), (4, 5), (5, 5)]
@@ -90,6 +92,15 @@ def test_evaluate_asks_in_batches_and_scores_the_answers(bright_boxes):
         "difficult": 0,
         "detections": 5,
     }
+
+
+def test_a_file_with_suppression_is_asked_for_all_it_has(bright_boxes):
+    detector = PixelDetector()
+    detector.min_confidence = 0.25
+    detect(detector, bright_boxes)
+    assert detector.settings["confidence"] == 0.25
+    detect(detector, bright_boxes, confidence=0.5, max_detections=9)
+    assert (detector.settings["confidence"], detector.settings["max_detections"]) == (0.5, 9)
 
 
 def test_inputs_that_are_kept_are_read_once(bright_boxes):

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-
-pytest.importorskip("supervision")
 
 from attendet.detections import Detections
 from attendet.errors import ConfigError
@@ -25,10 +25,15 @@ def _at(centers: Sequence[tuple[float, float]], track_ids: Sequence[int] | None)
     )
 
 
+counts_at_lines = pytest.mark.skipif(
+    find_spec("supervision") is None, reason="needs supervision, which counts at lines"
+)
+
 DOWN = (100, 0, 100, 100)
 """From its start to its end it looks down the image: its left is the image's right."""
 
 
+@counts_at_lines
 def test_a_line_counts_each_way() -> None:
     counter = LineCounter(DOWN)
     for x in range(20, 190, 10):
@@ -37,6 +42,7 @@ def test_a_line_counts_each_way() -> None:
     assert counter.counts == {"line": [100.0, 0.0, 100.0, 100.0], "in": 1, "out": 1}
 
 
+@counts_at_lines
 def test_right_to_left_as_seen_along_the_line_is_in() -> None:
     counter = LineCounter(DOWN)
     for x in range(20, 190, 10):
@@ -45,6 +51,7 @@ def test_right_to_left_as_seen_along_the_line_is_in() -> None:
     assert (counter.counts["in"], counter.counts["out"]) == (1, 0)
 
 
+@counts_at_lines
 def test_who_turns_back_on_the_line_or_passes_its_end_is_not_counted() -> None:
     counter = LineCounter((100, 0, 100, 40))
     for x in [80, 90, 98, 103, 98, 90, 80]:
@@ -55,6 +62,7 @@ def test_who_turns_back_on_the_line_or_passes_its_end_is_not_counted() -> None:
     assert (counter.counts["in"], counter.counts["out"]) == (0, 0)
 
 
+@counts_at_lines
 def test_objects_without_a_number_are_not_counted() -> None:
     counter = LineCounter(DOWN)
     for x in range(20, 190, 10):
@@ -64,6 +72,20 @@ def test_objects_without_a_number_are_not_counted() -> None:
     assert (counter.counts["in"], counter.counts["out"]) == (0, 0)
     with pytest.raises(ConfigError, match="needs tracked detections"):
         counter.update(_at([(10, 10)], None))
+
+
+@counts_at_lines
+def test_unconfirmed_tracks_do_not_reach_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = LineCounter(DOWN)
+    seen: list[list[int]] = []
+    monkeypatch.setattr(
+        counter._zone, "trigger", lambda theirs: seen.append(theirs.tracker_id.tolist())
+    )
+
+    counter.update(_at([(20, 50), (180, 50), (60, 50)], [0, 7, 0]))
+    counter.update(_at([(20, 50)], [0]))
+
+    assert seen == [[7], []]
 
 
 def test_a_zone_counts_who_is_inside_and_who_came() -> None:
@@ -88,6 +110,15 @@ def test_a_zone_needs_no_tracks() -> None:
         "most": 1,
     }
     assert counter.update(_at([], None))["inside"] == 0
+
+
+def test_a_zone_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    counter = ZoneCounter((50, 10, 150, 10, 100, 90))
+
+    inside = counter.update(_at([(100, 10), (99.5, 88), (60, 80), (199, 99)], None))["inside"]
+
+    assert inside == 2  # one on the edge, one just above the lowest corner
 
 
 def test_visitors_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,12 +158,14 @@ def test_a_zone_outside_the_image_is_refused(corner: tuple[float, float]) -> Non
         counter.update(_at([], None))
 
 
+@counts_at_lines
 @pytest.mark.parametrize("line", [(250, 0, 250, 90), (0, 101, 200, 101), (-9, -9, -1, 50)])
 def test_a_line_beside_the_image_is_reported(line: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="must meet the image of 200 x 100 pixels; got"):
         LineCounter(line).check((100, 200))
 
 
+@counts_at_lines
 @pytest.mark.parametrize("line", [(0, 50, 1280, 50), (200, 0, 200, 100), (-9, 50, 9, 50)])
 def test_a_line_may_reach_out_of_the_image(line: tuple[float, ...]) -> None:
     LineCounter(line).check((100, 200))

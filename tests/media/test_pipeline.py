@@ -146,7 +146,6 @@ def _of_size(name: str, image_hw: tuple[int, int], count: int = 3) -> list[Frame
 def test_a_video_that_a_zone_does_not_fit_is_skipped_and_the_others_go_on(
     bright: Any,
 ) -> None:
-    pytest.importorskip("supervision")
     frames = [*_of_size("a", (96, 192)), *_of_size("small", (50, 60)), *_of_size("b", (96, 192))]
     skipped: list[Skipped] = []
 
@@ -161,7 +160,6 @@ def test_a_video_that_a_zone_does_not_fit_is_skipped_and_the_others_go_on(
 
 
 def test_images_that_a_zone_does_not_fit_are_skipped_at_any_position(bright: Any) -> None:
-    pytest.importorskip("supervision")
     small, large = np.zeros((50, 60, 3), np.uint8), np.zeros((96, 192, 3), np.uint8)
     frames = [
         Frame(Source(name, Path(f"{name}.png")), image)
@@ -176,7 +174,6 @@ def test_images_that_a_zone_does_not_fit_are_skipped_at_any_position(bright: Any
 
 
 def test_without_a_listener_a_zone_that_does_not_fit_is_an_error(bright: Any) -> None:
-    pytest.importorskip("supervision")
     frames = _of_size("small", (50, 60))
 
     with pytest.raises(ConfigError, match=r"image of 60 x 50 pixels; got .* \(small\.mp4\)"):
@@ -184,7 +181,6 @@ def test_without_a_listener_a_zone_that_does_not_fit_is_an_error(bright: Any) ->
 
 
 def test_a_camera_that_a_zone_does_not_fit_is_not_waited_for(bright: Any) -> None:
-    pytest.importorskip("supervision")
     camera = Source("camera-0", "camera:0", "camera")
 
     def endless() -> Iterator[Frame]:
@@ -215,21 +211,17 @@ def test_what_is_wrong_is_said_at_once(make: Callable[[], FrameOptions], words: 
 
 
 @pytest.mark.parametrize(
-    ("module", "watch"),
-    [
-        ("trackers", FrameOptions(track=True)),
-        ("supervision", FrameOptions(zones=[(0, 0, 9, 0, 9, 9)])),
-    ],
-    ids=["track", "zone"],
+    "options",
+    [FrameOptions(track=True), FrameOptions(lines=[(0, 0, 9, 9)])],
+    ids=["track", "line"],
 )
 def test_what_needs_an_extra_says_which_at_once(
-    bright: Any, monkeypatch: pytest.MonkeyPatch, module: str, watch: FrameOptions
+    bright: Any, monkeypatch: pytest.MonkeyPatch, options: FrameOptions
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    extra = "track" if watch.track else "supervision"
+    monkeypatch.setitem(sys.modules, "trackers", None)
 
-    with pytest.raises(MissingExtraError, match=rf"needs '{module}'.*attendet\[{extra}\]"):
-        next(predict_frames(Detector(bright()), [], watch))
+    with pytest.raises(MissingExtraError, match=r"needs 'trackers'.*attendet\[track\]"):
+        next(predict_frames(Detector(bright()), [], options))
 
 
 def test_a_batch_of_none_is_refused(bright: Any) -> None:

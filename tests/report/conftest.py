@@ -180,6 +180,8 @@ def study_folder(tmp_path: Path) -> StudyFolder:
             "seeds": list(range(seeds)),
             "margin": 0.005,
             "variants": [{"name": variant} for variant in variants],
+            "pretrained": None,
+            "versions": {"attendet": "0.1.0", "torch": "2.14.1"},
             "budget": None,
             "latency": latency,
             "verdicts": verdicts,

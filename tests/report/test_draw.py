@@ -100,7 +100,7 @@ def test_draw_side_by_side_shows_only_confident_detections():
     found = Detections(
         boxes, np.array([0.9, 0.1], np.float32), np.array([0, 1]), ("a", "b"), (120, 160)
     )
-    sheet = draw_side_by_side(gray(), boxes, np.array([0, 1]), found, confidence=0.5)
+    sheet = draw_side_by_side(gray(), boxes, np.array([0, 1]), found)
     left, right = sheet[:, :168], sheet[:, 168:]
     assert (left == PALETTE[0]).all(axis=2).any()
     assert (left == PALETTE[1]).all(axis=2).any()
@@ -110,10 +110,10 @@ def test_draw_side_by_side_shows_only_confident_detections():
 
 def test_grid_keeps_every_image_whole():
     images = [np.full((h, w, 3), v, np.uint8) for h, w, v in ((10, 20, 1), (30, 20, 2), (8, 20, 3))]
-    sheet = image_grid(images, 2, gap=4)
-    assert sheet.shape == (4 + 30 + 4 + 8 + 4, 4 + 20 + 4 + 20 + 4, 3)
+    sheet = image_grid(images, 2)
+    assert sheet.shape == (8 + 30 + 8 + 8 + 8, 8 + 20 + 8 + 20 + 8, 3)
     assert [(sheet[..., 0] == value).sum() for value in (1, 2, 3)] == [200, 600, 160]
-    assert image_grid(images, 3, cell_width=40, gap=0).shape == (60, 120, 3)
+    assert image_grid(images, 3, cell_width=40).shape == (8 + 60 + 8, 3 * 40 + 4 * 8, 3)
 
 
 def test_an_empty_grid_is_an_error():

@@ -18,6 +18,7 @@ from attendet.report.study_examples import _count_errors, find_examples
 from attendet.report.study_tables import (
     effect_table,
     gate_table,
+    p_value,
     points,
     verdict_answer,
     verdict_table,
@@ -224,6 +225,7 @@ def test_a_running_study_can_be_reported(study_folder):
     folder = study_folder(verdicts={}, latency={}, seeds=2)
     lines = (folder / "runs.jsonl").read_text().splitlines()
     failed = {
+        **json.loads(lines[-1]),
         "key": "x",
         "variant_name": "ca",
         "seed": 9,
@@ -231,6 +233,9 @@ def test_a_running_study_can_be_reported(study_folder):
         "error": "no memory",
         "metrics": None,
         "curve": [],
+        "detections": None,
+        "gates": None,
+        "machine": None,
     }
     kept = [lines[0], json.dumps(failed), lines[-1][: len(lines[-1]) // 2]]
     (folder / "runs.jsonl").write_text("\n".join(kept))
@@ -365,6 +370,22 @@ def test_a_real_study_can_be_reported(tmp_path):
         assert study.verdict(variant)["effects"]["parts"]
     assert "The records hold no gates" not in said
     assert "nan" not in said.lower().split()
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "<0.001"), (0.0009, "<0.001"), (0.001, "0.001"), (0.5, "0.500"), (None, "-")],
+)
+def test_a_small_p_value_is_not_zero(p, text):
+    assert (p_value(p).text, p_value(p).key) == (text, p)
+
+
+def test_a_table_as_text_needs_no_special_minus(study_folder):
+    lines = verdict_table(read_study(study_folder())).as_text().splitlines()
+
+    assert lines[0].startswith("variant  verdict              difference")
+    (row,) = (line for line in lines if line.startswith("cbam"))
+    assert row.startswith("cbam     hurts                     -")
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus():

@@ -21,7 +21,7 @@ class Candidate:
 
     Attributes:
         weights: the file or folder.
-        runtime: ``torch``, ``onnx`` or ``openvino``.
+        runtime: ``torch``, ``onnx``, ``openvino`` or ``ncnn``.
         threads: processor threads of the network.
         mode: see `attendet.inference.runtimes.base.Mode`.
         precision: requested precision of the computation; a file of another precision keeps its

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -42,6 +44,18 @@ class DataFlags:
 
     class_map: str | None = None
     """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
+
+
+@dataclass(frozen=True)
+class ThresholdFlags:
+    """Thresholds of commands that detect; by default those of the detector."""
+
+    confidence: Score | None = None
+    """Lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)."""
+
+    nms_iou: Iou | None = None
+    """IoU threshold of non-maximum suppression, 0 to 1 (default: 0.5, or that of a file with NMS
+    inside)."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,16 @@ def weights_output(output: Path | None, usual: Path) -> Path:
     if output is None and path.exists():
         raise ConfigError(f"output must be named, because {path} exists (--output).")
     return path
+
+
+def command_line() -> str:
+    """Return the command line of this process, to be repeated in a shell; without --debug."""
+    return shlex.join(["attendet", *(word for word in sys.argv[1:] if word != "--debug")])
+
+
+def settings_from(args: argparse.Namespace, config: type) -> dict[str, Any]:
+    """Return the settings of a config from the parsed flags."""
+    return {name: getattr(args, name) for name in settings_of(config)}
 
 
 def given_settings(

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attendet.bench.measure import BenchSettings
-from attendet.cli.arguments import Data, DataFlags, Folder, add_settings
-from attendet.config import settings_of
+from attendet.cli.arguments import (
+    Data,
+    DataFlags,
+    Folder,
+    add_settings,
+    command_line,
+    settings_from,
+)
 from attendet.errors import ConfigError, DataError, MissingExtraError, WeightsError
 
 if TYPE_CHECKING:
@@ -37,14 +41,14 @@ IMAGES = 8
 @dataclass(frozen=True)
 class _Flags:
     weights: tuple[Path, ...]
-    """Weights files and exported ones (.safetensors, .onnx, OpenVINO folder)."""
+    """Weights files and exported ones (.safetensors, .onnx, OpenVINO or ncnn folder)."""
 
     data: Data | None = None
     """Data set with images, and ground truth for the AP (default: synthetic images of 640 x 480,
     no AP)."""
 
     runtimes: tuple[str, ...] = ()
-    """torch, onnx, openvino (default: all that are installed)."""
+    """torch, onnx, openvino, ncnn (default: all that are installed)."""
 
     threads: tuple[int, ...] = ()
     """Processor threads of the network (default: one per core)."""
@@ -53,7 +57,7 @@ class _Flags:
     """All threads on one batch, or several batches side by side."""
 
     output: Folder = Path("runs/bench")
-    """Folder for bench.json, bench.md and bench.png."""
+    """Folder for bench.json, bench.md, bench.html and bench.png."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     from attendet.report.bench import bench_table, bench_verdicts
     from attendet.report.tables import markdown_table, plain_table
 
-    values = {name: getattr(args, name) for name in settings_of(BenchSettings)}
-    settings = BenchSettings(**values | {"batches": tuple(sorted(set(args.batches)))})
+    batches = tuple(sorted(set(args.batches)))
+    settings = BenchSettings(**settings_from(args, BenchSettings) | {"batches": batches})
     candidates = plan_candidates(
         [local_weights(path) for path in args.weights],
         runtimes=args.runtimes,
@@ -100,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     written = [
         write_atomically(args.output / "bench.json", text),
         write_atomically(args.output / "bench.md", page),
-        *_draw(record, args.output, shlex.join(["attendet", *sys.argv[1:]])),
+        *_draw(record, args.output, command_line()),
     ]
     print(f"written: {', '.join(path.name for path in written)} in {args.output}")
     return 0
@@ -172,8 +176,6 @@ def _ap_measure(
             detector,
             in_classes_of(detector.classes, candidate.weights)[0],
             classes=detector.classes,
-            confidence=max(0.001, detector.min_confidence),
-            max_detections=detector.selection.max_detections,
             curves=False,
         )
         return record["ap"], record["ap50"]

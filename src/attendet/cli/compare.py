@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings
+from attendet.cli.arguments import (
+    Accelerator,
+    DataFormat,
+    File,
+    Folder,
+    add_settings,
+    command_line,
+)
 from attendet.cli.progress import duration
 from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
 from attendet.comparison.callback import StudyCallback
@@ -165,82 +170,36 @@ def run(args: argparse.Namespace) -> int:
 
     recipe_overrides(args, without=("attention_init",))
     lines = _Lines()
-    command = shlex.join(["attendet", "compare", *_arguments()])
     settings = vars(args)
     data = settings.pop("data")
     source = data[0] if len(data) == 1 else data
-    study = compare(source, **settings, callback=lines, command=command)
-    for line in _result(study) if len(data) == 1 else _result_over_sets(study):
+    study = compare(source, **settings, callback=lines, command=command_line())
+    for line in _result(study, several=len(data) > 1):
         lines.say(line)
     lines.say(f"report: {write_report(study.folder)}")
     return 1 if study.summary["failed"] else 0
 
 
-def _arguments() -> list[str]:
-    """Return the arguments after ``attendet compare``."""
-    return sys.argv[2:] if sys.argv[1:2] == ["compare"] else []
+def _result(study: Study, *, several: bool) -> list[str]:
+    """Return the tables of the report and the verdicts as lines.
 
+    Args:
+        study: the result.
+        several: whether it is over several data sets.
+    """
+    from attendet.report.sets_report import read_sets, set_effects_table
+    from attendet.report.study import read_study
+    from attendet.report.study_tables import cost_table, verdict_table
 
-def _result(study: Study) -> list[str]:
-    """Return the verdicts as lines, with costs."""
-    from attendet.report.tables import plain_table
-
-    summary = study.summary
-    runtimes = list(dict.fromkeys(name for each in summary["latency"].values() for name in each))
-    header = ["variant", "runs", "AP", "verdict", "parameters", "MMACs", "s/run"]
-    header += [f"{runtime} ms" for runtime in runtimes]
-    rows = []
-    for variant in summary["variants"]:
-        name = variant["name"]
-        costs = summary["variant_summaries"][name]
-        verdict = summary["verdicts"].get(name, {}).get("verdict", "")
-        if name == summary["baseline"]:
-            verdict = "baseline"
-        if not costs["runs"]:
-            rows.append([name, "0", "", verdict, "", "", "", *("" for _ in runtimes)])
-            continue
-        latency = summary["latency"].get(name, {})
-        rows.append(
-            [
-                name,
-                str(costs["runs"]),
-                f"{100 * costs['ap']:.1f}",
-                verdict,
-                f"{costs['parameters']:,}",
-                f"{costs['macs'] / 1e6:,.0f}",
-                f"{costs['seconds']:.0f}",
-                *(
-                    f"{latency[each]['median_ms']:.1f}" if each in latency else ""
-                    for each in runtimes
-                ),
-            ]
-        )
-    lines = ["", plain_table(header, rows), ""]
-    lines += [f"{name}: {v['text']}" for name, v in summary["verdicts"].items()]
-    lines += [
-        f"failed: {each['variant_name']} seed {each['seed']}: {each['error']}"
-        for each in summary["failed"]
-    ]
-    return [*lines, f"records: {study.folder}"]
-
-
-def _result_over_sets(study: Study) -> list[str]:
-    """Return the verdicts over several data sets as lines."""
-    from attendet.report.tables import MISSING, plain_table
-
-    summary = study.summary
-    names = [each["name"] for each in summary["sets"]]
-    rows = []
-    for variant, verdict in summary["verdicts"].items():
-        effects = [verdict["by_set"].get(name, {}).get("difference") for name in names]
-        values = [verdict.get("difference"), *effects]
-        shown = (MISSING if value is None else f"{100 * value:+.1f}" for value in values)
-        rows.append([variant, verdict["verdict"], *shown])
-    header = ["variant", "verdict", "mean", *names]
-    lines = ["", plain_table(header, rows, text_columns=[1]), ""] if rows else [""]
-    lines += [f"{name}: {verdict['text']}" for name, verdict in summary["verdicts"].items()]
-    lines += [
-        f"failed: {each['data_set']}, {each['variant_name']} seed {each['seed']}: {each['error']}"
-        for each in summary["failed"]
-    ]
+    if several:
+        tables = [set_effects_table(read_sets(study.folder))]
+    else:
+        records = read_study(study.folder)
+        tables = [verdict_table(records), cost_table(records)]
+    lines = [line for table in tables if table.rows for line in ("", table.as_text())]
+    lines += ["", *(f"{name}: {v['text']}" for name, v in study.summary["verdicts"].items())]
+    for each in study.summary["failed"]:
+        where = f"{each['data_set']}, " if several else ""
+        run = f"{where}{each['variant_name']} seed {each['seed']}"
+        lines.append(f"failed: {run}: {each['error']}")
     return [*lines, f"records: {study.folder}"]

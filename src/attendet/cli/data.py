@@ -11,16 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from attendet.cli.arguments import add_action
 from attendet.cli.progress import progress_bar
@@ -32,6 +27,7 @@ from attendet.data.sample import Issue
 from attendet.data.splits import write_splits
 from attendet.data.stats import describe
 from attendet.errors import DataError, list_names
+from attendet.report.tables import plain_table
 
 _LISTED = 50
 
@@ -136,10 +132,9 @@ def _print_issues(issues: list[Issue], limit: int) -> None:
     if not issues:
         print("no issues")
         return
-    table = Table("kind", "count", "meaning and rule", title="issues", title_justify="left")
-    for kind, count in sorted(Counter(issue.kind for issue in issues).items()):
-        table.add_row(kind, str(count), escape(ISSUE_KINDS[kind]))
-    Console(file=sys.stdout).print(table)
+    counts = sorted(Counter(issue.kind for issue in issues).items())
+    rows = [[kind, str(count), ISSUE_KINDS[kind]] for kind, count in counts]
+    print(plain_table(["issue", "count", "meaning and rule"], rows, text_columns=[2]))
     for issue in issues[:limit]:
         print(issue)
     if len(issues) > limit:
@@ -152,15 +147,12 @@ def _stats(args: argparse.Namespace) -> int:
         print(json.dumps(record, indent=1))
         return 0
     splits: dict[str, dict[str, Any]] = record["splits"]
-    table = Table("", *splits, title=f"{record['root']} ({record['format']})")
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for label, values in _stats_rows(record["classes"], list(splits.values())):
-        table.add_row(escape(label), *values)
-    console = Console(file=sys.stdout)
-    console.print(table)
-    console.print(f"splits: {escape(record['split_source'])}", highlight=False)
+    rows = [
+        [label, *values] for label, values in _stats_rows(record["classes"], list(splits.values()))
+    ]
+    print(f"{record['root']} ({record['format']})")
+    print(plain_table(["", *splits], rows))
+    print(f"splits: {record['split_source']}")
     return 0
 
 

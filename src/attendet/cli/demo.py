@@ -8,7 +8,6 @@ OUTPUT/report.html: quality, detections and ground truth, and the attention's ga
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from attendet.cli.arguments import Folder, add_settings
+from attendet.cli.arguments import Folder, add_settings, command_line
 from attendet.cli.progress import duration, progress_bar, training_progress
 from attendet.data.sample_sets.digits import DEFAULT_COUNTS
 from attendet.training.recipe import load_recipe
@@ -126,16 +125,6 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in CHANGES if (value := getattr(args, name)) is not None}
 
 
-def _command(args: argparse.Namespace) -> str:
-    """Return the command line that repeats this run."""
-    command = ["attendet", "demo", "--output", str(args.output), "--attention", args.attention]
-    for name, value in _changes(args).items():
-        command += [f"--{name.replace('_', '-')}", f"{value:g}"]
-    if args.images != DEFAULT_COUNTS["train"]:
-        command += ["--images", str(args.images)]
-    return shlex.join([*command, "--seed", str(args.seed)])
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.perf_counter()
@@ -185,7 +174,7 @@ def _write_page(
         ap=format_value(record["ap"]),
         ap50=format_value(record["ap50"]),
         val_ap=format_value(result.ap),
-        command=_command(args),
+        command=command_line(),
         classes=report.Table(*report.class_table(record)),
         detections=pairs,
         training=report.chart_image(

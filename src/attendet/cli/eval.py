@@ -15,13 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attendet import __version__
-from attendet.cli.arguments import DataFlags, File, Iou, RuntimeFlags, Score, add_settings
+from attendet.cli.arguments import (
+    DataFlags,
+    File,
+    RuntimeFlags,
+    Score,
+    ThresholdFlags,
+    add_settings,
+)
 from attendet.data.class_names import ClassMatch, parse_class_map
 from attendet.errors import ConfigError, ImageError, list_names
 
 if TYPE_CHECKING:
     from attendet.data import DataSet
-    from attendet.inference import Detector
+    from attendet.inference import Detector, Selection
 
 LAYOUT = "attendet/evaluation/1"
 """Name and version of the layout of the record file."""
@@ -38,11 +45,9 @@ class _Flags:
     batch: int = 16
     """Images that run together."""
 
-    confidence: Score = 0.001
-    """Lowest score of a detection, 0 to 1; AP needs it low."""
-
-    nms_iou: Iou = 0.5
-    """IoU threshold of non-maximum suppression, 0 to 1."""
+    confidence: Score | None = None
+    """Lowest score of a detection, 0 to 1; AP needs it low (default: 0.001, or that of a file with
+    NMS inside)."""
 
     max_detections: int | None = None
     """Most detections per image (default: 300, or that of a file with NMS inside)."""
@@ -53,7 +58,9 @@ class _Flags:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    for flags in (_Flags, DataFlags, RuntimeFlags):
+    add_settings(parser, _Flags)
+    add_settings(parser, ThresholdFlags, without=("confidence",))
+    for flags in (DataFlags, RuntimeFlags):
         add_settings(parser, flags)
 
 
@@ -63,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.data import load_dataset
     from attendet.evaluation import evaluate
     from attendet.evaluation.matching import samples_in_classes
+    from attendet.evaluation.metrics import evaluation_selection
     from attendet.files import write_atomically
     from attendet.inference import Detector, load
     from attendet.report.tables import class_table, plain_table
@@ -70,9 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and args.output.is_dir():
         raise ConfigError(f"output must be a file; {args.output} is a folder (--output).")
     loaded = load(args.weights, runtime=args.runtime, device=args.device)
-    detector = Detector(
-        loaded.runtime, args.confidence, args.nms_iou, args.max_detections, input_hw=args.input_hw
-    )
+    detector = Detector(loaded.runtime, input_hw=args.input_hw)
+    selection = evaluation_selection(detector, args.confidence, args.nms_iou, args.max_detections)
     data = load_dataset(args.data, format=args.format, require_train=False)
     class_map, classes = parse_class_map(args.class_map), detector.classes
     samples, match = samples_in_classes(
@@ -88,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
             samples,
             classes=detector.classes,
             batch=args.batch,
-            confidence=args.confidence,
-            nms_iou=args.nms_iou,
-            max_detections=detector.selection.max_detections,
+            confidence=selection.confidence,
+            nms_iou=selection.nms_iou,
+            max_detections=selection.max_detections,
             progress=step,
             on_skip=lambda _, error: skipped.append(error),
         )
@@ -101,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     for line in _summary(record):
         print(line)
     if args.output is not None:
-        content = _file_content(args, detector, data, match, fingerprint, dict(record))
+        content = _file_content(args, detector, selection, data, match, fingerprint, record)
         write_atomically(args.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
         print(f"written: {args.output}")
     return 0
@@ -167,6 +174,7 @@ def _summary(record: Any) -> list[str]:
 def _file_content(
     args: argparse.Namespace,
     detector: Detector,
+    selection: Selection,
     data: DataSet,
     match: ClassMatch,
     fingerprint: str,
@@ -196,9 +204,9 @@ def _file_content(
         },
         "settings": {
             "input_hw": list(detector.input_hw),
-            "confidence": args.confidence,
-            "nms_iou": args.nms_iou,
-            "max_detections": detector.selection.max_detections,
+            "confidence": selection.confidence,
+            "nms_iou": selection.nms_iou,
+            "max_detections": selection.max_detections,
             "batch": args.batch,
         },
         "metrics": record,

@@ -8,13 +8,12 @@ statistics over all images. Pass several images: they show whether a gate depend
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from attendet.cli.arguments import Folder, Iou, Score, add_settings
+from attendet.cli.arguments import Folder, Iou, Score, add_settings, command_line
 from attendet.errors import ConfigError
 from attendet.system import require
 
@@ -72,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             progress=lambda done: step(done, None),
         )
-    command = shlex.join(["attendet", *sys.argv[1:]])
-    page = write_explanation(explanation, args.output, command=command)
+    page = write_explanation(explanation, args.output, command=command_line())
     for site, one in explanation.health().items():
         print(f"{site:<12} {one.verdict:<9} {one.sentence}")
     if not explanation.statistics:

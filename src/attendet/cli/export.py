@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attendet.cli.arguments import Folder, add_settings, flag, given_settings
+from attendet.cli.arguments import Folder, add_settings, flag, given_settings, settings_from
 from attendet.config import settings_of
 from attendet.errors import ConfigError
 from attendet.exporters.settings import FORMATS, ExportSettings
@@ -54,15 +54,12 @@ def run(args: argparse.Namespace) -> int:
     from attendet.cli.progress import progress_bar
     from attendet.exporters import export
 
+    settings = settings_from(args, ExportSettings)
     with progress_bar("compare") as step:
-        report = export(args.weights, output=args.output, progress=step, **_settings(args))
+        report = export(args.weights, output=args.output, progress=step, **settings)
     for line in _lines(report):
         print(line)
     return 0
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in settings_of(ExportSettings)}
 
 
 def _export_darknet(args: argparse.Namespace) -> int:
@@ -70,7 +67,7 @@ def _export_darknet(args: argparse.Namespace) -> int:
     from attendet.interop.hub import local_weights, weights_name
     from attendet.models import load_weights
 
-    names = [name for name in _settings(args) if name != "format"]
+    names = [name for name in settings_of(ExportSettings) if name != "format"]
     for name in given_settings(args, add_arguments, names):
         raise ConfigError(f"{flag(name)} must be omitted for darknet.")
     network, metadata = load_weights(local_weights(args.weights))

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attendet.cli.arguments import (
     Folder,
-    Iou,
     Pixels,
     RuntimeFlags,
-    Score,
+    ThresholdFlags,
     add_settings,
     flag,
     given_settings,
@@ -66,13 +65,6 @@ class _Positionals:
 
 @dataclass(frozen=True)
 class _DetectionFlags:
-    confidence: Score | None = None
-    """Lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)."""
-
-    nms_iou: Iou | None = None
-    """IoU threshold of non-maximum suppression, 0 to 1 (default: 0.5, or that of a file with NMS
-    inside)."""
-
     max_detections: int | None = None
     """Most detections per image or tile (default: 300, or that of a file with NMS inside)."""
 
@@ -151,7 +143,9 @@ class _SpeedFlags:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_settings(parser, _Positionals)
-    add_settings(parser.add_argument_group("detections"), _DetectionFlags)
+    detections = parser.add_argument_group("detections")
+    add_settings(detections, ThresholdFlags)
+    add_settings(detections, _DetectionFlags)
     add_settings(parser.add_argument_group("results"), _ResultFlags)
     frames = parser.add_argument_group("large images, tracks and counts")
     add_settings(frames, _FrameFlags)

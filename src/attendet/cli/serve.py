@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from attendet.cli.arguments import Iou, RuntimeFlags, Score, add_settings
-from attendet.config import settings_of
+from attendet.cli.arguments import RuntimeFlags, ThresholdFlags, add_settings, settings_from
 from attendet.errors import ConfigError
 from attendet.system import require
 from attendet.web.limits import ServeLimits
@@ -39,17 +38,10 @@ class _Flags:
     threads: int | None = None
     """Processor threads of the network (default: one per core)."""
 
-    confidence: Score | None = None
-    """Lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)."""
-
-    nms_iou: Iou | None = None
-    """IoU threshold of non-maximum suppression, 0 to 1 (default: 0.5, or that of a file with NMS
-    inside)."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    for flags in (_Flags, RuntimeFlags, ServeLimits):
+    for flags in (_Flags, ThresholdFlags, RuntimeFlags, ServeLimits):
         add_settings(parser, flags)
 
 
@@ -61,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.interop.hub import local_weights, weights_name
     from attendet.web.app import create_app
 
-    limits = ServeLimits(**{name: getattr(args, name) for name in settings_of(ServeLimits)})
+    limits = ServeLimits(**settings_from(args, ServeLimits))
     with _bind(args.host, args.port) as listening:
         weights = local_weights(args.weights)
         runtime = load(weights, args.runtime, args.device, threads=args.threads).runtime

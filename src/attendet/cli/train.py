@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from rich.console import Console
 
-from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings, flag, names
+from attendet.cli.arguments import Accelerator, DataFormat, File, Folder, add_settings, names
 from attendet.cli.progress import duration, training_progress
 from attendet.cli.recipe_flags import add_recipe_flags, recipe_overrides
-from attendet.errors import ConfigError
 
 
 def _log_names(text: str) -> list[str]:
@@ -65,10 +64,6 @@ class _ResumeFlags:
     """Least time between two writes of the weights and the resume state."""
 
 
-FIXED = {field.name: field.default for field in fields(_Flags)} | {"recipe": None}
-"""Flags, with their defaults, that a resumed run takes from its folder."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command: its own, and one for each setting of the recipe."""
     text = "data set; with --resume only if it was moved"
@@ -78,25 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_flags(parser)
 
 
-def _check_alone(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    """Raise where a flag would be ignored, as a resumed run has its settings already."""
-    given = [flag(name) for name, default in FIXED.items() if getattr(args, name) != default]
-    given += [flag(name) for name in overrides]
-    if given:
-        raise ConfigError(
-            f"--resume must be the only setting; got {', '.join(given)} too. All settings come "
-            f"from the folder of the run ({args.resume}). Remove the other flags."
-        )
-
-
 def run(args: argparse.Namespace) -> int:
     """Train, show the progress, and say where the weights are."""
     from attendet.report.fonts import numbered_classes
     from attendet.training import train
 
-    overrides = recipe_overrides(args)
-    if args.resume is not None:
-        _check_alone(args, overrides)
+    recipe_overrides(args)  # checks the settings under the names of their flags
     reporter = training_progress(Console())
     reporter.advises = True
     with reporter:

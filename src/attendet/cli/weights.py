@@ -16,12 +16,10 @@ import json
 import sys
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from attendet.cli.arguments import add_action
 from attendet.errors import ConfigError
 from attendet.interop.zoo import ZooEntry, cached_weights, zoo_entries, zoo_weights
+from attendet.report.tables import plain_table
 from attendet.system import cache_folder
 
 
@@ -49,25 +47,20 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_facts(entry) for entry in entries.values()], indent=2))
         return 0
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "parameters", "input", "classes", "attention", "published", "here"):
-        right = column in ("parameters", "classes")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column == "name")
-    for entry in entries.values():
-        height, width = entry.input_hw
-        table.add_row(
+    header = ["name", "parameters", "input", "classes", "attention", "published", "here"]
+    rows = [
+        [
             entry.name,
             f"{entry.parameters:,}",
-            f"{width} x {height}",
+            f"{entry.input_hw[1]} x {entry.input_hw[0]}",
             str(len(entry.classes)),
             entry.attention,
             "; ".join(f"{one['data']} {one['metric']} {one['value']}" for one in entry.figures),
             "yes" if cached_weights(entry) else "no",
-        )
-    console = Console()
-    if not console.is_terminal:  # one line per row in files and pipes
-        console.width = 200
-    console.print(table)
+        ]
+        for entry in entries.values()
+    ]
+    print(plain_table(header, rows, text_columns=(2, 4, 5, 6)))
     return 0
 
 

@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 
     from attendet.data.sample import Sample
     from attendet.detections import Detections
-    from attendet.inference import Detector
+    from attendet.inference import Detector, Selection
     from attendet.inference.stream import NetworkInput
 
 VOC_IOU = 0.5
+
+MIN_CONFIDENCE = 0.001
+"""Lowest score of a detection in an evaluation; average precision needs it low."""
 
 READERS = 2
 """Threads that read images."""
@@ -167,14 +170,39 @@ def _batches(
                 network_inputs = []
 
 
+def evaluation_selection(
+    detector: Detector,
+    confidence: float | None = None,
+    nms_iou: float | None = None,
+    max_detections: int | None = None,
+) -> Selection:
+    """Return which boxes of a detector are evaluated: a box counts once for each class.
+
+    Args:
+        detector: such as `attendet.load` returns.
+        confidence: lowest score of a detection; by default 0.001, or that of the non-maximum
+            suppression in an exported file if it is higher.
+        nms_iou: IoU threshold of non-maximum suppression; by default the detector's own.
+        max_detections: most detections per image; by default the detector's own.
+
+    Raises:
+        ConfigError: if a setting is out of range or looser than that of the exported file.
+    """
+    if confidence is None:
+        confidence = max(MIN_CONFIDENCE, detector.min_confidence)
+    return detector.select(
+        confidence=confidence, nms_iou=nms_iou, max_detections=max_detections, multi_label=True
+    )
+
+
 def detect(
     detector: Detector,
     samples: Sequence[Sample],
     *,
     batch: int = 16,
-    confidence: float = 0.001,
+    confidence: float | None = None,
     nms_iou: float | None = None,
-    max_detections: int = 300,
+    max_detections: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
     kept: dict[Path, NetworkInput] | None = None,
@@ -186,9 +214,8 @@ def detect(
         samples: the images; they are read from their files, the next batch while the detector
             works on this one.
         batch: images a call of the detector.
-        confidence: least score of a detection.
-        nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
-            None.
+        confidence: least score of a detection; see `evaluation_selection` for all defaults.
+        nms_iou: overlap above which non-maximum suppression drops a box.
         max_detections: most detections an image.
         progress: called with images done and images in all after each batch.
         on_skip: called with each image that cannot be read and its error; the image is skipped.
@@ -197,11 +224,10 @@ def detect(
             repeated evaluations with one input size.
 
     Raises:
+        ConfigError: if a setting is out of range.
         ImageError: if an image cannot be read.
     """
-    selection = detector.select(
-        confidence=confidence, nms_iou=nms_iou, max_detections=max_detections, multi_label=True
-    )
+    selection = evaluation_selection(detector, confidence, nms_iou, max_detections)
 
     def read(sample: Sample) -> NetworkInput:
         if kept is not None and sample.path in kept:
@@ -226,9 +252,9 @@ def evaluate(
     *,
     classes: Sequence[str],
     batch: int = 16,
-    confidence: float = 0.001,
+    confidence: float | None = None,
     nms_iou: float | None = None,
-    max_detections: int = 300,
+    max_detections: int | None = None,
     curves: bool = True,
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
@@ -244,10 +270,12 @@ def evaluate(
         classes: names of the classes of the samples; the detector's are matched by name, as
             `attendet.data.class_names` says. Those that it alone knows have no average.
         batch: images a call of the detector.
-        confidence: least score of a detection; average precision needs it low.
+        confidence: least score of a detection; average precision needs it low. By default 0.001,
+            or that of the non-maximum suppression in an exported file if it is higher.
         nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
             None.
-        max_detections: most detections an image (COCO counts the best 100 of each class).
+        max_detections: most detections an image; the detector's own if None (COCO counts the best
+            100 of each class).
         curves: whether to add precision-recall curves and the confusion matrix.
         progress: called with images done and images in all after each batch.
         on_skip: called with each image that cannot be read and its error; the image is skipped.

@@ -1,10 +1,11 @@
-"""Objects that cross a line or are in a zone, counted with ``supervision``."""
+"""Count objects that cross a line or are in a zone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ FORGET_AFTER = 1000
 
 
 class LineCounter:
-    """Counts objects that cross a line, each way.
+    """Counts objects that cross a line, each way, with the library ``supervision``.
 
     An object counts when its whole box has come to the other side, between the ends of the line.
     Seen from the line's start towards its end, it goes ``in`` from right to left, and ``out`` from
@@ -56,12 +57,10 @@ class LineCounter:
 
     def update(self, detections: Detections) -> dict[str, Any]:
         """Return the counts so far, after one more frame of tracked detections."""
-        theirs = detections.to_supervision()
-        if theirs.tracker_id is None:
+        if detections.track_ids is None:
             raise ConfigError("counting at a line needs tracked detections; got plain ones.")
-        # Ours are 0 until they are confirmed, theirs -1.
-        theirs.tracker_id = theirs.tracker_id - 1
-        self._zone.trigger(theirs)
+        # Unconfirmed tracks are all 0: as one track they would cross the line again and again.
+        self._zone.trigger(detections[detections.track_ids > 0].to_supervision())
         return self.counts
 
     @property
@@ -87,13 +86,11 @@ class ZoneCounter:
 
     Raises:
         ConfigError: if the polygon is none.
-        MissingExtraError: if ``supervision`` is not installed.
     """
 
     def __init__(self, polygon: Sequence[float]) -> None:
         self.points_xy = _points(polygon, "a zone to count in", least=3)
-        self._supervision = require("supervision", extra="supervision", purpose="counting")
-        self._zone: Any = None
+        self._contour = self.points_xy.astype(np.float32)
         self._frame = 0
         self._visitors: dict[int, int] = {}
         self._inside = self._most = self._visits = 0
@@ -106,7 +103,6 @@ class ZoneCounter:
             ConfigError: if a corner lies outside.
         """
         height, width = image_hw
-        # Their zone is a mask as large as its corners are far.
         if (self.points_xy < 0).any() or (self.points_xy > (width, height)).any():
             raise ConfigError(
                 f"a zone to count in must lie in the image of {width} x {height} pixels; "
@@ -119,10 +115,9 @@ class ZoneCounter:
         Raises:
             ConfigError: if the polygon does not lie in the image.
         """
-        if self._zone is None:
+        if not self._frame:
             self.check(detections.image_hw)
-            self._open()
-        inside = np.flatnonzero(self._zone.trigger(detections.to_supervision()))
+        inside = self._rows_inside(detections)
         self._frame += 1
         self._inside = len(inside)
         self._most = max(self._most, self._inside)
@@ -131,11 +126,14 @@ class ZoneCounter:
             self._remember(detections.track_ids[inside].tolist())
         return self.counts
 
-    def _open(self) -> None:
-        self._zone = self._supervision.PolygonZone(
-            self.points_xy.round().astype(np.int64),
-            triggering_anchors=[self._supervision.Position.CENTER],
-        )
+    def _rows_inside(self, detections: Detections) -> list[int]:
+        """Return which detections have their middle in the polygon or on its edge."""
+        middles = (detections.boxes_xyxy[:, :2] + detections.boxes_xyxy[:, 2:]) / 2
+        return [
+            row
+            for row, (x, y) in enumerate(middles.tolist())
+            if cv2.pointPolygonTest(self._contour, (x, y), measureDist=False) >= 0
+        ]
 
     def _remember(self, track_ids: list[int]) -> None:
         for track_id in track_ids:

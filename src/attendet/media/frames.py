@@ -22,6 +22,9 @@ OnSkip = Callable[[Skipped], None]
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """A longer image file is refused from addresses and standard input."""
 
+READERS = 2
+"""Threads that read images."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -63,7 +66,7 @@ def read_frames(
     """Give the frames of images, videos, cameras, streams and addresses, one by one.
 
     Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory stays flat however long
-    the length. A camera or stream gives its newest frame and is connected again when it breaks.
+    the video. A camera or stream gives its newest frame and is connected again when it breaks.
 
     Args:
         paths: what to read (see `attendet.media.sources.find_sources`), or sources.
@@ -171,7 +174,7 @@ def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]
 
 
 def read_images(
-    sources: Iterable[Source], *, on_skip: OnSkip | None = None, ahead: int = 16, workers: int = 2
+    sources: Iterable[Source], *, on_skip: OnSkip, ahead: int = 16
 ) -> Generator[tuple[Source, ImageArray], None, None]:
     """Give each source with its image, in order, while threads read the next ones.
 
@@ -179,19 +182,17 @@ def read_images(
         sources: images: files, http(s) addresses, or standard input.
         on_skip: called with each image that cannot be read.
         ahead: images that are read ahead, at most; fewer where they are large.
-        workers: reading threads.
 
     Yields:
         The source and its image, uint8 RGB of shape (H, W, 3).
     """
-    report = on_skip or (lambda _: None)
     yield from read_in_threads(
         _read_still,
         sources,
         ahead=ahead,
-        workers=workers,
+        workers=READERS,
         size_of=lambda image: image.nbytes,
-        on_skip=lambda source, error: report(Skipped(source.label, str(error))),
+        on_skip=lambda source, error: on_skip(Skipped(source.label, str(error))),
     )
 
 

@@ -218,7 +218,7 @@ class _Watcher:
     """Tracks and counts over the frames of one source, restarted for the next source."""
 
     def __init__(self, detector: Detector, options: FrameOptions) -> None:
-        self._watch = options
+        self._options = options
         self._tracks = options.track or bool(options.lines)
         self._sure = detector.selection.confidence
         # A file with suppression inside gives nothing below its own confidence.
@@ -230,8 +230,8 @@ class _Watcher:
     def _begin(self) -> None:
         self._tracker = Tracker(self._sure) if self._tracks else None
         self.counters: list[LineCounter | ZoneCounter] = []
-        self.counters += [LineCounter(line) for line in self._watch.lines]
-        self.counters += [ZoneCounter(zone) for zone in self._watch.zones]
+        self.counters += [LineCounter(line) for line in self._options.lines]
+        self.counters += [ZoneCounter(zone) for zone in self._options.zones]
 
     def result(self, frame: Frame, detections: Detections) -> Result:
         source = None if frame.is_still else frame.source

@@ -39,6 +39,12 @@ PAPER = 255
 SUBPIXEL_BITS = 4
 """OpenCV takes coordinates in sixteenths of a pixel."""
 
+MIN_SCORE = 0.25
+"""Lowest score of a detection that is drawn beside the ground truth."""
+
+GAP = 8
+"""White space between the images of a grid, pixels."""
+
 
 def color_of(class_id: int) -> Color:
     """Return the RGB color of a class. After seven classes, darker and lighter shades follow.
@@ -237,8 +243,6 @@ def draw_side_by_side(
     gt_boxes_xyxy: Floats,
     gt_class_ids: NDArray[np.integer],
     detections: Detections,
-    *,
-    confidence: float = 0.25,
 ) -> ImageArray:
     """Return an image twice: with its ground truth (left) and with its detections (right).
 
@@ -246,16 +250,15 @@ def draw_side_by_side(
         image: uint8 RGB, shape (H, W, 3).
         gt_boxes_xyxy: shape (n, 4), pixels.
         gt_class_ids: shape (n,), indices into ``detections.classes``.
-        detections: boxes in pixels of this image.
-        confidence: detections with a lower score are not drawn.
+        detections: boxes in pixels of this image; those below `MIN_SCORE` are not drawn.
     """
     names = [detections.classes[class_id] for class_id in gt_class_ids]
     gt = draw_detections(image, gt_boxes_xyxy, names, gt_class_ids)
-    shown = detections[detections.scores >= confidence]
+    shown = detections[detections.scores >= MIN_SCORE]
     found = draw_detections(image, shown.boxes_xyxy, shown.names, shown.class_ids, shown.scores)
     captions = (
         f"ground truth: {len(names)}",
-        f"detections: {len(shown)} (score {confidence:.2f} and up)",
+        f"detections: {len(shown)} (score {MIN_SCORE:.2f} and up)",
     )
     return image_grid([gt, found], 2, captions=captions)
 
@@ -266,7 +269,6 @@ def image_grid(
     *,
     captions: Sequence[str] | None = None,
     cell_width: int | None = None,
-    gap: int = 8,
 ) -> ImageArray:
     """Return images in rows on white, each scaled to the same width.
 
@@ -275,7 +277,6 @@ def image_grid(
         columns: images per row.
         captions: a text above each image.
         cell_width: width of each image in the grid, pixels; that of the widest if None.
-        gap: white space between images, pixels.
 
     Raises:
         ConfigError: if there is no image or the number of captions differs from that of images.
@@ -291,14 +292,14 @@ def image_grid(
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [head + max(cell.shape[0] for cell in row) for row in rows]
     sheet = np.full(
-        (sum(heights) + gap * (len(rows) + 1), columns * width + gap * (columns + 1), 3),
+        (sum(heights) + GAP * (len(rows) + 1), columns * width + GAP * (columns + 1), 3),
         PAPER,
         dtype=np.uint8,
     )
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
-        top = gap + sum(heights[:row]) + gap * row
-        left = gap + column * (width + gap)
+        top = GAP + sum(heights[:row]) + GAP * row
+        left = GAP + column * (width + GAP)
         if captions is not None:
             _draw_fitted(sheet, captions[index], left, top, font, width)
         sheet[top + head : top + head + cell.shape[0], left : left + width] = cell

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from attendet import __version__
-from attendet.report.tables import markdown_table
+from attendet.report.tables import markdown_table, plain_table
 from attendet.system import require
 
 if TYPE_CHECKING:
@@ -82,6 +82,13 @@ class Table:
         return [
             [cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows
         ]
+
+    def as_text(self) -> str:
+        """Return the table without its caption as aligned text."""
+        columns = [self.header.index(heading) for heading in self.text_columns]
+        # Not every console can show the minus sign.
+        rows = [[str(cell).replace("\u2212", "-") for cell in row] for row in self.rows]
+        return plain_table(self.header, rows, text_columns=columns)
 
 
 @dataclass(frozen=True)

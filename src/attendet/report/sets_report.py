@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from attendet.report.charts import (
     chart_image,
     heat_map,
     interval_chart,
-    scatter_chart,
 )
 from attendet.report.pages import Cell, Image, Table, render_html, render_markdown
 from attendet.report.study import SETS, SETS_LAYOUT, read_layout, value_at
+from attendet.report.study_charts import trade_off_chart
 from attendet.report.study_tables import (
     Row,
     interval,
     number,
+    p_value,
     points,
     verdict_answer,
     verdict_tone,
@@ -171,7 +172,7 @@ def _page_context(sets: Sets, output: Path) -> dict[str, Any]:
         ],
         "mean_chart": _mean_chart(sets),
         "heat_chart": _heat_chart(sets),
-        "effects": _effect_table(sets),
+        "effects": set_effects_table(sets),
         "forest_charts": _forest_charts(sets),
         "costs": _cost_table(sets),
         "cost_charts": _cost_charts(sets),
@@ -278,7 +279,7 @@ def _without_number(numbers: Mapping[str, int | None]) -> str:
 def _verdict_table(sets: Sets) -> Table:
     rows: list[Row] = []
     for name, verdict in sets.verdicts():
-        p, i2 = verdict.get("p_holm"), verdict.get("i2")
+        i2 = verdict.get("i2")
         text = sets.verdict_of(verdict)
         rows.append(
             {
@@ -289,7 +290,7 @@ def _verdict_table(sets: Sets) -> Table:
                 "next data set": interval(
                     verdict.get("prediction_low"), verdict.get("prediction_high")
                 ),
-                "p (Holm)": Cell("<0.001" if p and p < 0.001 else number(p, 3), p),
+                "p (Holm)": p_value(verdict.get("p_holm")),
                 "sd between data sets": points(verdict.get("tau")),
                 "I2": MISSING if i2 is None else f"{100 * i2:.0f} %",
                 "data sets": str(len(verdict["sets"])),
@@ -306,7 +307,8 @@ def _verdict_table(sets: Sets) -> Table:
     )
 
 
-def _effect_table(sets: Sets) -> Table:
+def set_effects_table(sets: Sets) -> Table:
+    """Return the difference of each variant to the baseline on each data set."""
     rows: list[Row] = []
     for name, verdict in sets.verdicts():
         cells: Row = {"variant": name}
@@ -438,18 +440,46 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
+def _bar(
+    label: str,
+    found: Mapping[str, Any],
+    style: int,
+    values: Sequence[float] = (),
+    *,
+    is_prediction: bool = False,
+) -> Interval:
+    """Return the row of a chart, in points: a difference with its 95 % interval.
+
+    Args:
+        label: of the row.
+        found: verdict, difference and interval, 0 to 1.
+        style: number of the color.
+        values: differences that are shown as small dots, 0 to 1.
+        is_prediction: the row shows the prediction interval, without text.
+    """
+    names = ("prediction_low", "prediction_high") if is_prediction else ("low", "high")
+    low, high = (_percent(found[name]) for name in names)
+    text = f"{points(found['difference'], signed=True)}, {found['verdict']}"
+    return Interval(
+        label,
+        100 * found["difference"],
+        low,
+        high,
+        [100 * value for value in values],
+        "" if is_prediction else text,
+        style,
+    )
+
+
 def _mean_chart(sets: Sets) -> list[Image]:
     """Return the chart of the mean difference of each variant."""
     styles = sets.styles()
     rows = [
-        Interval(
+        _bar(
             name,
-            100 * verdict["difference"],
-            _percent(verdict["low"]),
-            _percent(verdict["high"]),
-            [100 * verdict["by_set"][of]["difference"] for of in verdict["sets"]],
-            f"{points(verdict['difference'], signed=True)}, {verdict['verdict']}",
+            verdict,
             styles[name],
+            [verdict["by_set"][of]["difference"] for of in verdict["sets"]],
         )
         for name, verdict in sets.verdicts()
         if "difference" in verdict
@@ -499,26 +529,14 @@ def _forest_charts(sets: Sets) -> list[Image]:
     for index, (name, verdict) in enumerate(sets.verdicts()):
         style = sets.styles()[name]
         rows = [
-            Interval(
-                of,
-                100 * found["difference"],
-                _percent(found["low"]),
-                _percent(found["high"]),
-                [100 * value for value in found["differences"]],
-                f"{points(found['difference'], signed=True)}, {found['verdict']}",
-                style,
-            )
+            _bar(of, found, style, found["differences"])
             for of, found in verdict["by_set"].items()
             if found.get("difference") is not None
         ]
         if "difference" not in verdict:
             continue
-        mean = 100 * verdict["difference"]
-        note = f"{points(verdict['difference'], signed=True)}, {verdict['verdict']}"
-        low, high = _percent(verdict["low"]), _percent(verdict["high"])
-        rows.append(Interval("mean", mean, low, high, (), note, style))
-        low, high = _percent(verdict["prediction_low"]), _percent(verdict["prediction_high"])
-        rows.append(Interval("next data set", mean, low, high, (), "", style))
+        rows.append(_bar("mean", verdict, style))
+        rows.append(_bar("next data set", verdict, style, is_prediction=True))
         label = f"{name}: difference in AP to {sets.baseline}, points"
         settings = {"x_label": label, "zone": _zone(sets)}
         caption = (
@@ -533,7 +551,7 @@ def _forest_charts(sets: Sets) -> list[Image]:
 
 def _cost_charts(sets: Sets) -> list[Image]:
     """Return charts of the mean difference by latency, one per runtime."""
-    charts = []
+    charts: list[Image] = []
     styles = sets.styles()
     for runtime in _runtimes(sets):
         dots = []
@@ -547,15 +565,9 @@ def _cost_charts(sets: Sets) -> list[Image]:
             y_range = None if low is None or high is None else (low, high)
             x_range = measured["low_ms"], measured["high_ms"]
             dots.append(Point(name, measured["median_ms"], value, x_range, y_range, styles[name]))
-        if len(dots) > 1:
-            label = f"{runtime}: milliseconds per image"
-            labels = {"x_label": label, "y_label": f"difference to {sets.baseline}, points"}
-            caption = (
-                "Means over data sets. Vertical bars: 95 % intervals. Horizontal bars: half of the "
-                "calls. Dashed, bold: variants that no other variant beats in both."
-            )
-            name, alt = f"gain-by-{runtime}".replace(" ", "-"), f"gain by {label}"
-            charts.append(chart_image(name, scatter_chart, dots, caption, alt, **labels))
+        caption = "Means over data sets. Vertical bars: 95 % intervals."
+        y_label = f"difference to {sets.baseline}, points"
+        charts += trade_off_chart("gain", runtime, dots, caption, y_label=y_label)
     return charts
 
 

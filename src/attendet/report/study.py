@@ -40,39 +40,40 @@ class Study:
 
     @property
     def baseline(self) -> str:
-        """Name of the variant that the others are compared with; empty if there is none."""
-        return str(self.description.get("baseline") or "")
+        """Name of the variant that the others are compared with."""
+        return str(self.description["baseline"])
 
     @property
     def margin(self) -> float:
         """Largest AP difference that counts as none, 0 to 1."""
-        return float(self.description.get("margin") or 0.005)
+        return float(self.description["margin"])
 
     @property
     def data_name(self) -> str:
         """Name of the data set's folder. A report does not show the path."""
-        return Path(str(value_at(self.description, "data", "root") or "data")).name
+        return Path(self.description["data"]["root"]).name
 
     def variants(self) -> list[str]:
         """Return the names of the variants: the baseline, then the order of the study."""
         names = [self.baseline]
-        names += [variant["name"] for variant in self.description.get("variants") or ()]
+        names += [variant["name"] for variant in self.description["variants"]]
         names += [run["variant_name"] for run in self.runs]
-        return [name for name in dict.fromkeys(names) if name]
+        return list(dict.fromkeys(names))
 
     def verdict(self, variant: str) -> Mapping[str, Any]:
         """Return the verdict on a variant; empty if there is none yet."""
-        return value_at(self.description, "verdicts", variant) or {}
+        found: Mapping[str, Any] = self.description["verdicts"].get(variant, {})
+        return found
 
     def runs_of(self, variant: str) -> list[Run]:
         """Return the finished runs of a variant by seed."""
         found = [run for run in self.runs if run["variant_name"] == variant]
-        finished = [run for run in found if run.get("metrics") and not run.get("stopped")]
+        finished = [run for run in found if run["stopped"] is None]
         return sorted(finished, key=lambda run: int(run["seed"]))
 
     def failed_runs(self) -> list[Run]:
         """Return the runs that failed."""
-        return [run for run in self.runs if run.get("stopped") == "failed"]
+        return [run for run in self.runs if run["stopped"] == "failed"]
 
     def values(self, variant: str, *keys: str) -> list[float]:
         """Return one number of each finished run of a variant, such as ``metrics``, ``ap``."""
@@ -109,7 +110,7 @@ class Study:
 
     def classes(self) -> list[str]:
         """Return the class names of the data set and of the metrics."""
-        names = list(value_at(self.description, "data", "classes") or ())
+        names = list(self.description["data"]["classes"])
         for run in self.runs:
             names += value_at(run, "metrics", "per_class") or ()
         return list(dict.fromkeys(names))
@@ -117,7 +118,7 @@ class Study:
     def latency(self) -> dict[str, dict[str, Mapping[str, float]]]:
         """Return the measured latency: runtime to variant to ``median_ms``, ``low_ms``..."""
         by_runtime: dict[str, dict[str, Mapping[str, float]]] = {}
-        for variant, runtimes in (self.description.get("latency") or {}).items():
+        for variant, runtimes in self.description["latency"].items():
             for runtime, measured in runtimes.items():
                 by_runtime.setdefault(runtime, {})[variant] = measured
         return by_runtime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attendet.report.charts import (
@@ -78,7 +78,7 @@ def _curves(study: Study, name: str) -> list[Line]:
     for style, variant in enumerate(variants):
         by_epoch: dict[int, list[float]] = {}
         for run in study.runs_of(variant):
-            for epoch in run.get("curve") or ():
+            for epoch in run["curve"]:
                 value = _curve_value(epoch, name)
                 if value is not None:
                     by_epoch.setdefault(epoch["epoch"], []).append(value)
@@ -93,12 +93,12 @@ def _curves(study: Study, name: str) -> list[Line]:
 def _curve_value(epoch: Mapping[str, Any], name: str) -> float | None:
     if name == "ap":
         return None if epoch.get("ap") is None else 100 * epoch["ap"]
-    return sum(epoch["losses"].values()) if epoch.get("losses") else None
+    return sum(epoch["losses"].values()) if epoch["losses"] else None
 
 
 def cost_charts(study: Study) -> list[Image]:
     """Return charts of AP by latency, one per runtime; by arithmetic if latency is missing."""
-    charts = []
+    charts: list[Image] = []
     for runtime, measured in (study.latency() or {"": {}}).items():
         dots = []
         for style, variant in enumerate(study.variants()):
@@ -118,13 +118,28 @@ def cost_charts(study: Study) -> list[Image]:
                     style,
                 )
             )
-        if len(dots) < 2:
-            continue
-        label = f"{runtime}: milliseconds per image" if runtime else "million multiply-accumulates"
         caption = "Mean AP over seeds. Vertical bars: lowest to highest seed."
-        caption += " Horizontal bars: half of the calls." if runtime else ""
-        caption += " Dashed, bold: variants that no other variant beats in both."
-        name, labels = f"ap-by-{runtime or 'macs'}", {"x_label": label, "y_label": "AP, points"}
-        alt = f"AP by {label}"
-        charts.append(chart_image(name, scatter_chart, dots, caption, alt, **labels))
+        charts += trade_off_chart("AP", runtime, dots, caption, y_label="AP, points")
     return charts
+
+
+def trade_off_chart(
+    quality: str, runtime: str, dots: Sequence[Point], caption: str, *, y_label: str
+) -> list[Image]:
+    """Return the chart of variants by cost and quality; none for fewer than two variants.
+
+    Args:
+        quality: what is compared with the cost, in a word.
+        runtime: in which latency was measured; empty if the cost is arithmetic.
+        dots: one per variant.
+        caption: text below the chart, before the explanation of its marks.
+        y_label: label of the axis of the quality.
+    """
+    if len(dots) < 2:
+        return []
+    label = f"{runtime}: milliseconds per image" if runtime else "million multiply-accumulates"
+    caption += " Horizontal bars: half of the calls." if runtime else ""
+    caption += " Dashed, bold: variants that no other variant beats in both."
+    name = f"{quality.lower()}-by-{runtime or 'macs'}".replace(" ", "-")
+    labels = {"x_label": label, "y_label": y_label}
+    return [chart_image(name, scatter_chart, dots, caption, f"{quality} by {label}", **labels)]

@@ -16,7 +16,7 @@ from attendet.errors import ImageError
 from attendet.images import ImageArray, read_image
 from attendet.report.draw import draw_detections, scale_to_width, to_jpeg
 from attendet.report.pages import Image
-from attendet.report.study import Run, Study, value_at
+from attendet.report.study import Run, Study
 
 CONFIDENCE = 0.25
 IOU = 0.5
@@ -58,7 +58,7 @@ def find_examples(
     Returns:
         The examples, and a text on how they were chosen or why there are none.
     """
-    gt = _load(study.folder / (study.description.get("gt") or "ground_truth.npz"))
+    gt = _load(study.folder / study.description["gt"])
     if not gt:
         return [], "The study has no ground truth file, so no examples can be chosen."
     runs, seed = _runs_of_one_seed(study)
@@ -74,7 +74,7 @@ def find_examples(
         key: max(counts.values()) - min(counts.values()) for key, counts in errors.items()
     }
     ranked = sorted((key for key in gt if differences[key]), key=lambda key: -differences[key])
-    folder = root or Path(value_at(study.description, "data", "root") or ".")
+    folder = root or Path(study.description["data"]["root"])
     examples: list[Example] = []
     for key in ranked[:count]:
         try:
@@ -113,7 +113,7 @@ def _runs_of_one_seed(study: Study) -> tuple[dict[str, Run], object]:
     by_seed: dict[object, dict[str, Run]] = {}
     for variant in study.variants():
         for run in study.runs_of(variant):
-            if run.get("detections"):
+            if run["detections"]:
                 by_seed.setdefault(run["seed"], {})[variant] = run
     seed = max(by_seed, key=lambda one: len(by_seed[one]), default=None)
     return by_seed.get(seed, {}), seed

@@ -101,7 +101,7 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
     texts = {variant: study.verdict(variant).get("text") for variant in study.variants()}
     size_caption = "AP by object size: below 32 x 32 pixels, below 96 x 96 pixels, larger."
     return {
-        "baseline": study.baseline or "the baseline",
+        "baseline": study.baseline,
         "margin": f"{100 * study.margin:g}",
         "summary": _summary(study),
         "verdicts": verdict_table(study),
@@ -110,7 +110,7 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
         ],
         "difference_chart": effect_chart(study, "difference", {"AP": ("ap",)}, "AP."),
         "failures": [
-            f"{run['variant_name']}, seed {run['seed']}: {run.get('error') or 'reason unknown'}"
+            f"{run['variant_name']}, seed {run['seed']}: {run['error']}"
             for run in study.failed_runs()
         ],
         "costs": cost_table(study),
@@ -126,9 +126,9 @@ def _page_context(study: Study, examples: list[Example], examples_note: str) -> 
         "examples_note": examples_note,
         "numbered": numbered_classes(study.classes()) if examples else "",
         "gates": gate_table(study),
-        "command": study.description.get("command"),
+        "command": study.description["command"],
         "facts": _facts(study),
-        "recipe": flat(study.description.get("recipe") or {}),
+        "recipe": flat(study.description["recipe"]),
         "runs": run_table(study),
     }
 
@@ -141,7 +141,7 @@ def _images(context: Mapping[str, Any]) -> list[Image]:
 
 def _data_facts(study: Study) -> dict[str, Any]:
     """Return the description of the data set, with its name instead of its path."""
-    return {**(study.description.get("data") or {}), "root": study.data_name}
+    return {**study.description["data"], "root": study.data_name}
 
 
 def _summary(study: Study) -> str:
@@ -153,7 +153,7 @@ def _summary(study: Study) -> str:
     ]
     if not verdicts:
         return "There is no second variant to compare yet."
-    seeds = len(study.description.get("seeds") or {run["seed"] for run in study.runs})
+    seeds = len(study.description["seeds"])
     plural = "s" if seeds != 1 else ""
     return (
         f"{verdict_answer(verdicts)} In parentheses: AP points more or less than {study.baseline}, "
@@ -164,21 +164,19 @@ def _summary(study: Study) -> str:
 def _facts(study: Study) -> list[tuple[str, str]]:
     """Return the settings of a study as names and values."""
     description = study.description
-    texts = (machine_text(run.get("machine") or {}) for run in study.runs)
+    texts = (machine_text(run["machine"] or {}) for run in study.runs)
     machines = list(dict.fromkeys(filter(None, texts)))
-    of_runs = [run["versions"] for run in study.runs if run.get("versions")]
-    versions = description.get("versions") or (of_runs[0] if of_runs else {})
     return [
         *flat({"data": _data_facts(study)}),
         ("variants", ", ".join(study.variants())),
         ("baseline", study.baseline),
-        ("seeds", ", ".join(map(str, description.get("seeds") or ()))),
+        ("seeds", ", ".join(map(str, description["seeds"]))),
         ("margin", f"{100 * study.margin:g} AP points"),
-        *flat(description.get("budget") or {"budget": "none: the whole grid"}),
-        *flat({key: description[key] for key in ("pretrained",) if description.get(key)}),
+        *flat(description["budget"] or {"budget": "none: the whole grid"}),
+        *flat({key: description[key] for key in ("pretrained",) if description[key]}),
         *flat(description.get("pairing") or {}),
         *((f"machine {i}", machine) for i, machine in enumerate(machines, start=1)),
-        *flat(versions),
+        *flat(description["versions"]),
         *flat({key: description[key] for key in ("seconds",) if description.get(key)}),
         ("report", f"attendet {__version__}"),
     ]

@@ -71,6 +71,16 @@ def interval(low: float | None, high: float | None) -> Cell:
     return Cell(f"{points(low, signed=True)} to {points(high, signed=True)}", low)
 
 
+def p_value(p: float | None) -> Cell:
+    """Return a p-value with three decimals.
+
+    Example:
+        >>> str(p_value(0.0)), str(p_value(0.03)), str(p_value(None))
+        ('<0.001', '0.030', '-')
+    """
+    return Cell("<0.001" if p is not None and p < 0.001 else number(p, 3), p)
+
+
 def verdict_of(study: Study, variant: str) -> str:
     """Return the verdict on a variant in a few words."""
     verdict = str(study.verdict(variant).get("verdict") or "")
@@ -128,25 +138,24 @@ def verdict_table(study: Study) -> Table:
     """Return verdict, difference and confidence interval of each variant."""
     rows: list[Row] = []
     for record in variant_rows(study):
-        verdict, p = record["verdict"], record["p_holm"]
+        verdict = record["verdict"]
         rows.append(
             {
                 "variant": record["variant"],
                 "verdict": Cell(verdict, tone=verdict_tone(verdict), hint=record["text"] or ""),
                 "difference": points(record["difference"], signed=True),
                 "95 % interval": interval(record["low"], record["high"]),
-                "p (Holm)": Cell("<0.001" if p and p < 0.001 else number(p, 3), p),
+                "p (Holm)": p_value(record["p_holm"]),
                 "seeds": str(record["runs"]),
                 "AP": points(record["ap"]),
                 "sd": points(record["ap_sd"]),
                 "seeds to add": number(record["further_seeds"]),
             }
         )
-    baseline = study.baseline or "the baseline"
     return Table.of(
         rows,
         "AP (mean over IoU 0.50 to 0.95) in points, 0 to 100. Difference: variant minus "
-        f"{baseline}, mean over seeds. sd: standard deviation of AP over seeds.",
+        f"{study.baseline}, mean over seeds. sd: standard deviation of AP over seeds.",
         text_columns=["verdict"],
     )
 
@@ -230,7 +239,7 @@ def gate_table(study: Study) -> Table:
     for variant in study.variants():
         blocks: dict[str, list[Mapping[str, Any]]] = {}
         for run in study.runs_of(variant):
-            for site, block in (run.get("gates") or {}).items():
+            for site, block in (run["gates"] or {}).items():
                 blocks.setdefault(site, []).append(block)
         for site, found in blocks.items():
             verdicts = Counter(block["verdict"] for block in found)
@@ -283,17 +292,17 @@ def run_rows(study: Study) -> list[dict[str, Any]]:
         costs = ("epochs_done", "seconds", "memory_mib", "parameters", "macs", "folder", "key")
         row = {
             "variant": run["variant_name"],
-            "attention": value_at(run, "variant", "attention"),
-            "sites": ",".join(value_at(run, "variant", "sites") or ()),
-            "init": value_at(run, "variant", "init"),
+            "attention": run["variant"]["attention"],
+            "sites": ",".join(run["variant"]["sites"]),
+            "init": run["variant"]["init"],
             "seed": run["seed"],
-            "stopped": run.get("stopped"),
+            "stopped": run["stopped"],
             **{name: value_at(run, "metrics", name) for name in metrics},
             **{
                 f"ap {name}": value_at(run, "metrics", "per_class", name, "ap")
                 for name in study.classes()
             },
-            **{name: run.get(name) for name in costs},
+            **{name: run[name] for name in costs},
         }
         rows.append(row)
     return rows

@@ -14,7 +14,7 @@ MISSING = "-"
 """Text of a cell without a value."""
 
 
-def format_value(value: object, digits: int = 3) -> str:
+def format_value(value: object) -> str:
     """Return the text of a table cell: floats with three digits, "-" for None.
 
     Example:
@@ -23,7 +23,7 @@ def format_value(value: object, digits: int = 3) -> str:
     """
     if value is None:
         return MISSING
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def class_table(record: Mapping[str, Any]) -> TextTable:

@@ -71,7 +71,6 @@ def test_an_empty_list_is_refused(
 def test_a_video_smaller_than_a_zone_costs_no_result_of_the_others(
     run: Predict, make_video: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
-    pytest.importorskip("supervision")
     big, small = make_video("big.mp4", 4), make_video("small.mp4", 4, (32, 48))
     zone = ["--count-zone", "0,0,90,0,90,60,0,60"]
 

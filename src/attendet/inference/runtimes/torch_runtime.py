@@ -37,9 +37,8 @@ class TorchRuntime(Runtime):
     """A network run by eager PyTorch, without gradients.
 
     Args:
-        network: a network of `attendet.models`; it is put into eval mode.
+        network: a network of `attendet.models`; it is put into eval mode and runs where it is.
         metadata: its description.
-        device: where it runs; by default where it is.
         fold: run a copy optimized for speed: batch normalization folded and, on a CPU in float32,
             convolutions packed. Later changes to the network's weights do not reach the copy.
         options: how the machine is used; its device is ignored.
@@ -49,7 +48,6 @@ class TorchRuntime(Runtime):
         self,
         network: nn.Module,
         metadata: WeightsMetadata,
-        device: str | torch.device | None = None,
         *,
         fold: bool = False,
         options: RuntimeOptions | None = None,
@@ -58,8 +56,6 @@ class TorchRuntime(Runtime):
         if fold:
             network = copy.deepcopy(network).requires_grad_(False)
             fold_batch_norm(network)
-        if device is not None:
-            network = network.to(choose_device(device))
         self._network: Any = network.to(memory_format=torch.channels_last)
         if fold:
             pack_convolutions(self._network)
@@ -79,7 +75,8 @@ class TorchRuntime(Runtime):
             ConfigError: if the device is not available.
         """
         network, metadata = load_weights(path)
-        return cls(network, metadata, choose_device(options.device), fold=True, options=options)
+        network = network.to(choose_device(options.device))
+        return cls(network, metadata, fold=True, options=options)
 
     @torch.inference_mode()
     def run(self, inputs: NDArray[np.uint8]) -> Output:
