@@ -72,7 +72,6 @@ def main() -> None:
             lambda step: augmenter.batch(indices(step), epoch=0, step=step, mosaic_on=False),
             args.batches,
         ),
-        "plain": (lambda step: augmenter.plain(indices(step)), args.batches),
         "gather": (lambda step: gather.batch(indices(step), epoch=0, step=step), 2),
     }
     for name, (make, batches) in cases.items():

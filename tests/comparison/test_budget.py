@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.budget import Scheduler, VariantCost, ap_at, make_plan, rungs, variant_cost
+from attendet.comparison.budget import (
+    Scheduler,
+    VariantCost,
+    ap_at,
+    plan_budget,
+    rungs,
+    variant_cost,
+)
 from attendet.comparison.variants import Job, make_variants
 from attendet.errors import ConfigError
 from attendet.training.recipe import Recipe
@@ -27,7 +34,7 @@ def test_rungs_are_those_of_hyperbands_brackets() -> None:
 
 
 def test_a_budget_that_holds_the_grid_cuts_nothing() -> None:
-    plan = make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=1500)
+    plan = plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=1500)
 
     assert [(r.variants, r.until) for r in plan.rungs] == [(4, 100)]
     assert plan.seconds == plan.whole_seconds == 3 * 5 * 100
@@ -35,28 +42,28 @@ def test_a_budget_that_holds_the_grid_cuts_nothing() -> None:
 
 def test_a_smaller_budget_takes_the_fewest_halvings_that_fit() -> None:
     # one halving: baseline 100, four variants to 50, two on to 100: 100 + 200 + 100 = 400 a seed
-    plan = make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=1499)
+    plan = plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=1499)
     assert [(r.variants, r.until) for r in plan.rungs] == [(4, 50), (2, 100)]
     assert plan.seconds == 1200
 
     # two halvings: 100 + 4 x 25 + 2 x 25 + 1 x 50 = 300 a seed
-    plan = make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=1199)
+    plan = plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=1199)
     assert [(r.variants, r.until) for r in plan.rungs] == [(4, 25), (2, 50), (1, 100)]
     assert plan.seconds == 900
 
 
 def test_devices_divide_the_work() -> None:
-    plan = make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=400, slots=4)
+    plan = plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=3, budget=400, slots=4)
 
     assert plan.seconds == 1500 / 4
 
 
 def test_then_seeds_go_but_not_below_three() -> None:
-    plan = make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=5, budget=1499)
+    plan = plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=5, budget=1499)
     assert (plan.seeds, plan.seconds) == (4, 1200)
 
     with pytest.raises(ConfigError, match=r"needs about 15 more minutes and 10 are left"):
-        make_plan(COST, [COST] * 4, epochs=EPOCHS, seeds=5, budget=600)
+        plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=5, budget=600)
 
 
 def test_seconds_are_foreseen_by_the_area_of_the_input() -> None:

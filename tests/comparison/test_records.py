@@ -13,7 +13,7 @@ from attendet.comparison.records import (
     locked,
     read_detections,
     read_runs,
-    read_study,
+    study_json,
     write_detections,
     write_runs,
     write_study,
@@ -67,22 +67,22 @@ def test_a_value_that_json_does_not_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
-    assert read_study(tmp_path) is None
+    assert study_json(tmp_path) is None
     write_study(tmp_path, {"seeds": [0]})
-    assert read_study(tmp_path) == {"layout": "attendet/comparison/1", "seeds": [0]}
+    assert study_json(tmp_path) == {"layout": "attendet/comparison/1", "seeds": [0]}
     (tmp_path / STUDY).write_text(json.dumps({"layout": "attendet/comparison/9"}))
 
     with pytest.raises(
         DataError, match="layout 'attendet/comparison/1'; got 'attendet/comparison/9'"
     ):
-        read_study(tmp_path)
+        study_json(tmp_path)
 
 
 def test_a_damaged_study_is_an_error_and_not_none(tmp_path: Path) -> None:
     (tmp_path / STUDY).write_text('{"layout": ')
 
     with pytest.raises(DataError, match=r"study\.json must be JSON; it is damaged"):
-        read_study(tmp_path)
+        study_json(tmp_path)
 
 
 def test_a_folder_is_worked_in_by_one_process(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.records import read_sets, read_study
+from attendet.comparison.records import sets_json, study_json
 from attendet.comparison.study import Study
 from attendet.errors import ConfigError
 
@@ -33,7 +33,7 @@ def test_each_data_set_has_its_study_and_all_have_verdicts_together(
     assert [each["name"] for each in made.summary["sets"]] == ["cells", "cards", "plates"]
     for variant, verdict in made.verdicts.items():
         alone = {
-            name: read_study(made.folder / name)["verdicts"][variant]["difference"]
+            name: study_json(made.folder / name)["verdicts"][variant]["difference"]
             for name in ("cells", "cards", "plates")
         }
         assert verdict["sets"] == list(alone)
@@ -91,7 +91,7 @@ def test_a_killed_study_goes_on_in_the_data_set_where_it_was(
     made_up.make = stops
     with pytest.raises(Killed):
         study(several, seeds=1)
-    partial = read_sets(tmp_path / "study")
+    partial = sets_json(tmp_path / "study")
     assert partial is not None
     assert [each["name"] for each in partial["sets"] if each["done"]] == ["cells"]
     assert partial["waiting"] == ["cards", "plates"]

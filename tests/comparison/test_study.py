@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from attendet.comparison.callback import StudyCallback
-from attendet.comparison.records import read_detections, read_runs, read_study
+from attendet.comparison.records import read_detections, read_runs, study_json
 from attendet.comparison.run_job import run_job
 from attendet.comparison.study import Study, compare
 from attendet.comparison.variants import Job, Variant
@@ -102,8 +102,25 @@ def test_the_gt_is_kept_beside(finished: Study, shapes: Path) -> None:
     assert gt["boxes_xyxy"].shape == (gt["counts"].sum(), 4)
 
 
+def test_an_image_that_cannot_be_decoded_is_not_measured(
+    shapes: Path, study: Make, tmp_path: Path
+) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    broken = data / "images/test/train01.png"
+    broken.write_bytes(broken.read_bytes()[:-60])
+
+    made = study(data, seeds=1, epochs=1)
+
+    assert made.summary["data"]["measured_images"] == 2
+    gt = np.load(made.folder / made.summary["gt"])
+    for record in made.records:
+        keys, found = read_detections(made.folder / record["detections"])
+        assert keys == gt["keys"].tolist()
+        assert len(found) == record["metrics"]["counts"]["images"] == 2
+
+
 def test_the_summary_describes_the_study(finished: Study) -> None:
-    summary = read_study(finished.folder)
+    summary = study_json(finished.folder)
 
     assert summary is not None
     assert summary["command"] == "attendet compare shapes"
@@ -210,7 +227,7 @@ def test_a_wider_study_that_is_killed_has_the_verdicts_of_before(
     with pytest.raises(KeyboardInterrupt):
         study(seeds=3)
 
-    held = read_study(tmp_path / "study")
+    held = study_json(tmp_path / "study")
     assert held is not None
     assert held["verdicts"] == before
     assert held["seeds"] == [0, 1, 2]

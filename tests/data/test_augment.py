@@ -14,12 +14,12 @@ from PIL import Image
 
 from attendet.config import field_help
 from attendet.data.augment import Augmenter, Batch
-from attendet.data.augment_plan import AugmentConfig, CacheTable, make_plan
+from attendet.data.augment_plan import AugmentConfig, CacheTable, plan_batch
 from attendet.data.augment_render import DeviceRenderer
 from attendet.data.cache import ImageCache
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError
-from attendet.images import letterbox
+from attendet.images import Letterbox
 
 STILL = AugmentConfig(
     mosaic=0,
@@ -149,7 +149,7 @@ def test_box_and_pixels_move_together(bright, seed, input_hw, mosaic, turning, g
     if gather:
         augmenter._renderer = DeviceRenderer(bright.images, torch.device("cpu"))
     batch = augmenter.batch([seed % 6, 3], epoch=1, step=2, input_hw=input_hw)
-    plan = make_plan(
+    plan = plan_batch(
         CacheTable(bright), augment, [seed % 6, 3], seed=seed, epoch=1, step=2, input_hw=input_hw
     )
     tolerance = 1.0 if degrees == shear == 0 else 1.6
@@ -185,7 +185,7 @@ def test_mosaic_quarters_meet_at_the_center(make_cache):
     image = np.zeros((96, 128, 3), dtype=np.uint8)
     cache = make_cache([image], [[[100, 70, 120, 90], [0, 0, 10, 10]]])
     augment = dataclasses.replace(STILL, mosaic=1)
-    plan = make_plan(CacheTable(cache), augment, [0], seed=0, epoch=0, step=0, input_hw=INPUT_HW)
+    plan = plan_batch(CacheTable(cache), augment, [0], seed=0, epoch=0, step=0, input_hw=INPUT_HW)
     x, y = plan.centers_xy[0]
     # Top left the image ends at the center: its far corner shows; top right it begins there.
     expected = [
@@ -214,7 +214,7 @@ def test_boxes_cut_too_far_are_dropped(make_cache, limits, kept):
     boxes = [[108.0, 0.0, 208.0, 40.0], [20.0, 20.0, 60.0, 60.0], [64.0, 0.0, 74.0, 40.0]]
     augment = dataclasses.replace(STILL, **limits)
     table = CacheTable(make_cache([image], [boxes]))
-    plan = make_plan(table, augment, [0], seed=0, epoch=0, step=0, input_hw=INPUT_HW)
+    plan = plan_batch(table, augment, [0], seed=0, epoch=0, step=0, input_hw=INPUT_HW)
     assert plan.valid[0].sum() == kept
 
 
@@ -272,9 +272,7 @@ def test_gpu_agrees_with_cpu(noise):
 
 
 def test_without_augmentation_a_batch_is_the_cache(noise):
-    augmenter = Augmenter(noise, STILL, device="cpu", seed=0)
-    plain = augmenter.plain([0, 5, 7])
-    assert same(plain, augmenter.batch([0, 5, 7], epoch=0, step=0))
+    plain = Augmenter(noise, STILL, device="cpu", seed=0).batch([0, 5, 7], epoch=0, step=0)
     exact = torch.from_numpy(noise.images[[0, 5, 7]]).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(plain.images, exact, rtol=0, atol=1e-7)
     assert plain.images.is_contiguous(memory_format=torch.channels_last)
@@ -283,11 +281,10 @@ def test_without_augmentation_a_batch_is_the_cache(noise):
     assert plain.gt_class_ids.tolist() == [[0], [5], [0]]
 
 
-def test_plain_on_another_input_is_letterboxed_again(bright):
-    batch = Augmenter(bright, STILL, device="cpu", seed=0).plain([0, 4], input_hw=(48, 96))
-    content = bright.images[4][:, 34:94]
-    expected, fit = letterbox(content, (48, 96))
-    np.testing.assert_array_equal((batch.images[1] * 255).round().permute(1, 2, 0), expected)
+def test_boxes_on_another_input_are_letterboxed_again(bright):
+    augmenter = Augmenter(bright, STILL, device="cpu", seed=0)
+    batch = augmenter.batch([0, 4], epoch=0, step=0, input_hw=(48, 96))
+    fit = Letterbox.for_image((96, 60), (48, 96))
     np.testing.assert_allclose(
         batch.gt_boxes_xyxy[1, 0], fit.to_input(np.array([10.0, 14, 30, 60])), atol=1e-4
     )
@@ -299,7 +296,7 @@ def test_mixed_in_images_bring_their_boxes(make_cache):
     cache = make_cache(images, [[[10, 10, 30, 30]], [[40, 40, 80, 80]]])
     augment = dataclasses.replace(STILL, mixup=1)
     batch = Augmenter(cache, augment, device="cpu", seed=0).batch([0] * 8, epoch=0, step=0)
-    plan = make_plan(
+    plan = plan_batch(
         CacheTable(cache), augment, [0] * 8, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     partners = plan.sources[:, 4]
@@ -317,8 +314,9 @@ def test_mixed_in_images_bring_their_boxes(make_cache):
 
 def test_mosaic_off_leaves_out_mixing_too(noise):
     augment = dataclasses.replace(STILL, mosaic=1, mixup=1)
-    augmenter = Augmenter(noise, augment, device="cpu", seed=0)
-    assert same(augmenter.batch([1, 2], epoch=0, step=0, mosaic_on=False), augmenter.plain([1, 2]))
+    mixing, still = (Augmenter(noise, each, device="cpu", seed=0) for each in (augment, STILL))
+    batch = mixing.batch([1, 2], epoch=0, step=0, mosaic_on=False)
+    assert same(batch, still.batch([1, 2], epoch=0, step=0))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +330,7 @@ def test_mosaic_off_leaves_out_mixing_too(noise):
 )
 def test_probabilities(noise, field, changed):
     augment = dataclasses.replace(STILL, **{field: 0.3})
-    plan = make_plan(
+    plan = plan_batch(
         CacheTable(noise), augment, [0] * 1000, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     assert abs(changed(plan).mean() - 0.3) < 0.05
@@ -340,7 +338,7 @@ def test_probabilities(noise, field, changed):
 
 def test_quarter_turns_fill_the_input(noise):
     augment = dataclasses.replace(STILL, rotate90=1)
-    plan = make_plan(
+    plan = plan_batch(
         CacheTable(noise), augment, [0] * 200, seed=0, epoch=0, step=0, input_hw=(128, 96)
     )
     linear = plan.matrices[:, 0, :, :2].round(9) + 0.0
@@ -351,14 +349,14 @@ def test_quarter_turns_fill_the_input(noise):
 
 def test_colors_keep_luma_and_grays(noise):
     augment = dataclasses.replace(STILL, hue=0.2, saturation=0.6)
-    plan = make_plan(
+    plan = plan_batch(
         CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     np.testing.assert_allclose(plan.colors.sum(-1), 1, atol=1e-5)
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(luma @ plan.colors, np.tile(luma, (50, 1)), atol=1e-5)
     augment = dataclasses.replace(STILL, value=0.5)
-    plan = make_plan(
+    plan = plan_batch(
         CacheTable(noise), augment, [0] * 50, seed=0, epoch=0, step=0, input_hw=INPUT_HW
     )
     gains = plan.colors[:, 0, 0]

@@ -48,11 +48,20 @@ def samples(tmp_path: Path) -> list[Sample]:
     return made
 
 
-@pytest.mark.parametrize("memory_fraction", [0.0, 0.5])
-def test_holds_the_letterboxed_images_in_order(samples, tmp_path, memory_fraction):
-    folder = tmp_path / "cache"
-    with ImageCache(samples, (48, 96), memory_fraction=memory_fraction, folder=folder) as cache:
-        assert isinstance(cache.images, np.memmap) == (memory_fraction == 0)
+@pytest.fixture
+def in_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of the files of all caches; no memory is left for their images."""
+    monkeypatch.setattr("attendet.data.cache.MEMORY_FRACTION", 0)
+    monkeypatch.setenv("ATTENDET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_holds_the_letterboxed_images_in_order(samples, place, request):
+    if place == "file":
+        request.getfixturevalue("in_file")
+    with ImageCache(samples, (48, 96)) as cache:
+        assert isinstance(cache.images, np.memmap) == (place == "file")
         assert [sample.key for sample in cache.samples] == ["0", "1", "3", "4"]
         assert len(cache) == 4
         assert cache.images.shape == (4, 48, 96, 3)
@@ -102,8 +111,6 @@ def test_no_readable_image_is_an_error(samples):
 
 
 def test_arguments_are_checked(samples):
-    with pytest.raises(ConfigError, match=r"memory_fraction must be within 0\.\.1; got 2"):
-        ImageCache(samples, (32, 32), memory_fraction=2)
     with pytest.raises(ConfigError, match="input_hw"):
         ImageCache(samples, (32, 0))
 
@@ -114,17 +121,16 @@ def test_progress_counts_to_the_total(samples):
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
-def test_file_leaves_nothing_behind(samples, tmp_path):
-    folder = tmp_path / "cache"
-    cache = ImageCache(samples, (32, 32), memory_fraction=0, folder=folder)
+def test_file_leaves_nothing_behind(samples, in_file):
+    cache = ImageCache(samples, (32, 32))
     cache.close()
     assert cache.images.shape == (0, 32, 32, 3)
-    assert list(folder.iterdir()) == []
+    assert list(in_file.iterdir()) == []
 
 
 @pytest.mark.skipif(not can_pass_files(), reason="no files in arguments of processes")
-def test_a_shared_cache_that_is_sent_maps_the_same_file(samples, tmp_path):
-    with ImageCache(samples, (48, 96), shared=True, folder=tmp_path / "cache") as cache:
+def test_a_shared_cache_that_is_sent_maps_the_same_file(samples):
+    with ImageCache(samples, (48, 96), shared=True) as cache:
         assert isinstance(cache.images, np.memmap)
         sent = pickle.loads(pickle.dumps(cache))
         np.testing.assert_array_equal(sent.images, cache.images)
@@ -138,23 +144,22 @@ def test_a_shared_cache_that_is_sent_maps_the_same_file(samples, tmp_path):
     resource_sharer.stop()
 
 
-def test_full_disk_is_said_in_words(samples, tmp_path, monkeypatch):
+def test_full_disk_is_said_in_words(samples, in_file, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(DataError, match=r"GiB free\. Set ATTENDET_CACHE to a folder"):
-        ImageCache(samples, (32, 32), memory_fraction=0, folder=tmp_path)
+        ImageCache(samples, (32, 32))
 
 
-def test_the_variable_that_the_advice_names_moves_the_file(samples, tmp_path, monkeypatch):
-    monkeypatch.setenv("ATTENDET_CACHE", str(tmp_path / "roomy"))
-    with ImageCache(samples, (32, 32), memory_fraction=0) as cache:
+def test_the_variable_that_the_advice_names_moves_the_file(samples, in_file):
+    with ImageCache(samples, (32, 32)) as cache:
         assert isinstance(cache.images, np.memmap)
-        assert (tmp_path / "roomy").is_dir()
+        assert in_file.is_dir()
 
 
-def test_unwritable_folder_is_said_in_words(samples, tmp_path):
-    (tmp_path / "file").write_text("")
+def test_unwritable_folder_is_said_in_words(samples, in_file):
+    in_file.write_text("")
     with pytest.raises(DataError, match=r"cannot be written.*Set ATTENDET_CACHE to"):
-        ImageCache(samples, (32, 32), memory_fraction=0, folder=tmp_path / "file")
+        ImageCache(samples, (32, 32))
 
 
 def test_available_memory_is_plausible():

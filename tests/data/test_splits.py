@@ -78,6 +78,15 @@ def test_augmented_copies_of_one_image_stay_together(tmp_path, seed):
     assert 6 <= len(splits["val"]) <= 13
 
 
+def test_images_with_two_sources_in_common_are_in_one_split_once(tmp_path):
+    names = [f"{source}.rf.{copy}.jpg" for copy in "12" for source in "ab"]
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.write_text(path.name.partition(".rf.")[2])  # copy 1 of a is copy 1 of b, 2 is 2
+    splits = cut([sample(path, 0) for path in paths], {"train": 0.5, "val": 0.5}, seed=0)
+    assert keys(splits) == {"train": sorted(path.stem for path in paths)}
+
+
 def test_a_cut_is_stratified(files):
     samples = [sample(path, *([0] if index % 3 else [1])) for index, path in enumerate(files)]
     for part, fraction in (

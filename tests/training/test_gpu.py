@@ -91,8 +91,10 @@ def test_replayed_steps_give_the_gradients_of_plain_ones(
     recorded = []
     record = graphs.recorder.record
     graphs.recorder.record = lambda work: recorded.append(1) or record(work)  # type: ignore[method-assign]
-    indices = range(len(graphed.plan.cache))
-    batches = [plain.augmenter.plain([i, -1 - i], (96, 96)) for i in indices][:4]
+    last = len(graphed.plan.cache) - 1
+    batches = [
+        plain.augmenter.batch([i, last - i], epoch=0, step=0, input_hw=(96, 96)) for i in range(4)
+    ]
 
     for trained in (True, False):
         for trainer in (graphed, plain):
@@ -115,7 +117,7 @@ def test_replayed_steps_give_the_gradients_of_plain_ones(
 def test_a_whole_step_does_not_wait_for_the_device(squares: Path, tmp_path: Path) -> None:
     trainer = _trainer(squares, tmp_path, "ca@p4,p5,up")
     trainer.network.train()
-    batch = trainer.augmenter.plain([0, 1], (96, 96))
+    batch = trainer.augmenter.batch([0, 1], epoch=0, step=0, input_hw=(96, 96))
     trainer._forward_backward(batch, 0, 0, 1)
     torch.cuda.synchronize()
 

@@ -196,7 +196,9 @@ def _plan(data: Path | DataSet, base: Path, attention: str = "none", **given: An
     metadata = load_weights(base)[1]
     recipe = Recipe().replace(batch=4, epochs=1, precision="32", **given)
     settings = follow_base(recipe, metadata, given)
-    return make_plan(data, attention=attention, recipe=settings, seed=0, pretrained=base)
+    return make_plan(
+        data, attention=attention, recipe=settings, seed=0, pretrained=base, base=metadata
+    )
 
 
 UNLIKE_THE_RECIPE: dict[str, Any] = {

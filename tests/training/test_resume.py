@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -171,6 +172,29 @@ def test_a_run_stops_at_until_epoch_and_resumes(quick: Quick, same: Same, tmp_pa
         quick(until_epoch=0)
     with pytest.raises(ConfigError, match=r"checkpoint_seconds must be at least 0; got -1"):
         quick(checkpoint_seconds=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({"epochs": 200}, "--epochs"),
+        ({"seed": 1, "lr": 0.1, "muon_lr": 0.1}, "--seed, --lr, --muon-lr"),
+        ({"attention": "none", "recipe": "classic"}, "--attention, --recipe"),
+        ({"output": "run", "pretrained": "base"}, "--output, --pretrained"),
+        ({"format": "voc", "devices": 2, "nodes": 2, "log": ()}, "--format, --devices, --nodes"),
+    ],
+)
+def test_a_resumed_run_refuses_other_settings(changes: dict[str, Any], flags: str) -> None:
+    with pytest.raises(ConfigError, match=f"must be the only setting; got {flags}"):
+        train(resume="run", **changes)
+
+
+def test_every_argument_is_used_or_refused_by_a_resumed_run() -> None:
+    used = {"data", "resume", "loaded", "accelerator", "until_epoch", "checkpoint_seconds"}
+    used |= {"fingerprints", "figures", "callback", "overrides"}
+    for name in inspect.signature(train).parameters.keys() - used:
+        with pytest.raises(ConfigError, match=f"must be the only setting; got --{name} too"):
+            train(resume="run", **{name: "other"})
 
 
 def test_a_resumed_run_checks_the_fingerprints_that_were_asked_for(quick: Quick) -> None:

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attendet.training.optimizer import lr_factor
 from attendet.training.recipe import Recipe
-from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
+from attendet.training.schedule import evaluates_at, input_hw_at, lr_factor, mosaic_at
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def _feed_one_batch(trainer: Trainer) -> None:
     """Give the trainer the same images at each step."""
-    batch = trainer.augmenter.plain([0, 1, 2, 3])
+    batch = trainer.augmenter.batch([0, 1, 2, 3], epoch=0, step=0, mosaic_on=False)
     trainer.augmenter.batch = lambda *_, **__: batch  # type: ignore[method-assign]
 
 

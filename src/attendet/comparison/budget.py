@@ -56,7 +56,7 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """Use of a budget."""
 
     rungs: tuple[Rung, ...]
@@ -131,7 +131,7 @@ def _work(plan: Sequence[Rung], baseline: VariantCost, variants: Sequence[Varian
     return total
 
 
-def make_plan(
+def plan_budget(
     baseline: VariantCost,
     variants: Sequence[VariantCost],
     *,
@@ -139,7 +139,7 @@ def make_plan(
     seeds: int,
     budget: float,
     slots: int = 1,
-) -> Plan:
+) -> BudgetPlan:
     """Return how a budget is best used: the whole grid, else the fewest halvings that fit.
 
     Args:
@@ -161,7 +161,7 @@ def make_plan(
             plan = rungs(len(variants), epochs, bracket)
             needed = _work(plan, baseline, variants) * count / slots
             if needed <= budget:
-                return Plan(plan, count, needed, whole)
+                return BudgetPlan(plan, count, needed, whole)
             smallest = min(smallest, needed)
     raise ConfigError(
         f"budget must hold the smallest plan; it needs about {smallest / 60:.0f} more minutes "
@@ -259,7 +259,7 @@ class Scheduler:
             for seed in self.seeds
             if any(self.jobs[name, seed].key not in self.records for name in self.kept)
         ]
-        plan = make_plan(
+        plan = plan_budget(
             self._cost(self.baseline),
             [self._cost(name) for name in self._open_variants()],
             epochs=self.recipe.epochs,

@@ -55,7 +55,7 @@ def add_run(folder: Path, record: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def read_study(folder: Path) -> dict[str, Any] | None:
+def study_json(folder: Path) -> dict[str, Any] | None:
     """Return study.json, None where there is no study.
 
     Raises:
@@ -64,7 +64,7 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     return read_layout(folder / STUDY, LAYOUT)
 
 
-def read_sets(folder: Path) -> dict[str, Any] | None:
+def sets_json(folder: Path) -> dict[str, Any] | None:
     """Return sets.json, None where there is no study over several data sets.
 
     Raises:

@@ -239,10 +239,20 @@ def _tidy(job: Job) -> None:
     (job.path / f"{other}.safetensors").unlink(missing_ok=True)
 
 
-def _detect(job: Job, plan: Plan, weights: Path, split: str) -> tuple[Any, list[Detections]]:
+def _detect(
+    job: Job, plan: Plan, weights: Path, split: str
+) -> tuple[list[Sample], list[Detections]]:
+    """Return the samples of a split whose images can be decoded, with their detections."""
     device = None if job.accelerator == "auto" else job.accelerator
-    samples = measured_samples(plan.dataset.split(split))
-    return samples, detect(load(weights, device=device), samples, batch=plan.recipe.batch)
+    samples = plan.dataset.split(split)
+    skipped: set[Path] = set()
+    found = detect(
+        load(weights, device=device),
+        samples,
+        batch=plan.recipe.batch,
+        on_skip=lambda sample, _: skipped.add(sample.path),
+    )
+    return [sample for sample in samples if sample.path not in skipped], found
 
 
 def _measured_record(job: Job, result: TrainingResult) -> dict[str, Any]:

@@ -1,24 +1,19 @@
-"""A study over several data sets: a study of each in a folder of its own, and what they say
-together."""
+"""Several data sets of one study: their names, and the summary over the studies of all of them."""
 
 from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from attendet.comparison.meta_analysis import judge_over_sets, power_of_set
-from attendet.comparison.records import read_sets, read_study, write_sets
+from attendet.comparison.records import sets_json, study_json
 from attendet.data import DataSet, load_dataset
 from attendet.errors import ConfigError
 from attendet.report.study import STUDY, value_at
 from attendet.system import require
-
-if TYPE_CHECKING:
-    from attendet.comparison.study import Comparison, Study
 
 Source = str | Path
 
@@ -61,7 +56,7 @@ def name_data_sets(
             f"output must be a new folder or one of a study over several data sets; it holds that "
             f"of one ({folder}). Choose another --output."
         )
-    earlier = (read_sets(folder) or {"sets": []})["sets"]
+    earlier = (sets_json(folder) or {"sets": []})["sets"]
     names = {each["data"]["root"]: each["name"] for each in earlier}
     named: dict[str, tuple[Source, DataSet]] = {}
     for source in data:
@@ -80,52 +75,6 @@ def _new_name(root: Path, used: set[str]) -> str:
     return next(name for name in names if name not in used)
 
 
-def compare_sets(
-    folder: Path,
-    head: Mapping[str, Any],
-    studies: Mapping[str, Comparison],
-    open_runs: Callable[[], Any],
-    runtimes: Sequence[str],
-) -> Study:
-    """Make the studies of all data sets, one after the other, and the verdicts over all of them.
-
-    Those that are done already are not touched. ``sets.json`` is written after each.
-
-    Args:
-        folder: of the study over all data sets.
-        head: what all studies have in common.
-        studies: data set to its study.
-        open_runs: returns what makes the runs.
-        runtimes: what latency is measured in.
-    """
-    from attendet.comparison.study import Study
-
-    images: dict[str, str] = {}
-    for name, study in studies.items():  # before hours of training on the first data set
-        study.check()
-        other = images.setdefault(str(study.head["setup"]["data"]), name)
-        if other != name:
-            raise ConfigError(
-                f"data must be different data sets; {other} and {name} have the same images."
-            )
-    summary = summarize_sets(folder, head, studies)
-    write_sets(folder, summary)
-    records = []
-    with closing(open_runs()) as runs:
-        for number, (name, study) in enumerate(studies.items(), start=1):
-            which = f"data set {number} of {len(studies)}, {name}"
-            made = study.done()
-            if made is None:
-                study.callback.note(which)
-                made = study.make(runs, runtimes)
-            else:
-                study.callback.note(f"{which}: done already")
-            records += [{"data_set": name, **record} for record in made.records]
-            summary = summarize_sets(folder, head, studies)
-            write_sets(folder, summary)
-    return Study(folder, records, summary)
-
-
 def summarize_sets(
     folder: Path, head: Mapping[str, Any], names: Sequence[str] | Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -136,7 +85,7 @@ def summarize_sets(
         head: what all studies have in common.
         names: of the data sets; one whose study has not begun does not count.
     """
-    studies = {name: read_study(folder / name) for name in names}
+    studies = {name: study_json(folder / name) for name in names}
     begun = {
         name: study
         for name, study in studies.items()

@@ -141,7 +141,7 @@ def hierarchical_bootstrap(resampled: Floats) -> tuple[float, float]:
     Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (nested
     variation). In each draw the images are the same for all seeds, as they are in the study. With
     fewer than about ten seeds it is too narrow: with three, an interval called 95 % holds the
-    true value about 80 times in 100. It is reported next to the t interval, never used for a
+    true value about 80 times in 100. It is written to study.json only, and never used for a
     verdict.
 
     Args:

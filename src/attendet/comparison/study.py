@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from attendet.comparison.records import (
     add_run,
     locked,
     read_runs,
-    read_study,
+    study_json,
     write_ground_truth,
     write_runs,
+    write_sets,
     write_study,
 )
 from attendet.comparison.run_job import (
@@ -33,7 +34,7 @@ from attendet.comparison.run_job import (
     record_of,
     versions,
 )
-from attendet.comparison.sets import compare_sets, name_data_sets
+from attendet.comparison.sets import name_data_sets, summarize_sets
 from attendet.comparison.summary import summarize, weights_of_variants
 from attendet.comparison.variants import (
     AS_TRAINED,
@@ -218,7 +219,7 @@ def compare(
             for name, (source, dataset) in named.items()
         }
         with locked(folder / "sets.lock"):
-            return compare_sets(folder, head, studies, open_runs, measured_in)
+            return _compare_sets(folder, head, studies, open_runs, measured_in)
     study = comparison(load_dataset(data, format=format), data, folder)
     with locked(folder / "study.lock"):
         study.begin()
@@ -288,7 +289,7 @@ class Comparison:
 
     def check(self) -> dict[str, Any] | None:
         """Check that the folder holds no other study; return the study.json that it holds."""
-        before = read_study(self.folder)
+        before = study_json(self.folder)
         if before is not None:
             _check_same(before["setup"], self.head["setup"], self.folder)
         return before
@@ -425,6 +426,50 @@ class Comparison:
         }
         write_study(self.folder, summary)
         return Study(self.folder, read_runs(self.folder), summary)
+
+
+def _compare_sets(
+    folder: Path,
+    head: Mapping[str, Any],
+    studies: Mapping[str, Comparison],
+    open_runs: Callable[[], Any],
+    runtimes: Sequence[str],
+) -> Study:
+    """Make the studies of all data sets, one after the other, and the verdicts over all of them.
+
+    Those that are done already are not touched. ``sets.json`` is written after each.
+
+    Args:
+        folder: of the study over all data sets.
+        head: what all studies have in common.
+        studies: data set to its study.
+        open_runs: returns what makes the runs.
+        runtimes: what latency is measured in.
+    """
+    images: dict[str, str] = {}
+    for name, study in studies.items():  # before hours of training on the first data set
+        study.check()
+        other = images.setdefault(str(study.head["setup"]["data"]), name)
+        if other != name:
+            raise ConfigError(
+                f"data must be different data sets; {other} and {name} have the same images."
+            )
+    summary = summarize_sets(folder, head, studies)
+    write_sets(folder, summary)
+    records = []
+    with closing(open_runs()) as runs:
+        for number, (name, study) in enumerate(studies.items(), start=1):
+            which = f"data set {number} of {len(studies)}, {name}"
+            made = study.done()
+            if made is None:
+                study.callback.note(which)
+                made = study.make(runs, runtimes)
+            else:
+                study.callback.note(f"{which}: done already")
+            records += [{"data_set": name, **record} for record in made.records]
+            summary = summarize_sets(folder, head, studies)
+            write_sets(folder, summary)
+    return Study(folder, records, summary)
 
 
 def _kept_results(before: dict[str, Any] | None, head: dict[str, Any]) -> dict[str, Any]:

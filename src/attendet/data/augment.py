@@ -1,13 +1,11 @@
 """Augmented batches straight from the cache's uint8 images: mosaic, affine, color, mix-up.
 
-`attendet.data.augment_plan` draws what happens to each row as numbers; this module renders it.
-Each network input pixel is sampled once, bilinearly, from the cached image that its tile shows,
-at any size of the network input (multi-scale and progressive resizing need no second
-resampling). Where an image shrinks to half or less, it is first halved by area averaging, so that
-bilinear sampling skips no pixels. What no image covers is gray, 114 of 255, before the colors are
-changed.
-
-`attendet.data.augment_render` renders.
+`attendet.data.augment_plan` draws what happens to each row as numbers, and
+`attendet.data.augment_render` renders it. Each network input pixel is sampled once, bilinearly,
+from the cached image that its tile shows, at any size of the network input (multi-scale and
+progressive resizing need no second resampling). Where an image shrinks to half or less, it is first
+halved by area averaging, so that bilinear sampling skips no pixels. What no image covers is gray,
+114 of 255, before the colors are changed.
 
 N counts the rows of a batch, M the boxes of the fullest row; H, W are the network input.
 """
@@ -17,16 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from attendet.data.augment_plan import AugmentConfig, CacheTable, make_plan, pad_boxes
-from attendet.data.augment_render import CpuRenderer, DeviceRenderer, to_float
+from attendet.data.augment_plan import AugmentConfig, CacheTable, plan_batch
+from attendet.data.augment_render import CpuRenderer, DeviceRenderer
 from attendet.data.cache import ImageCache
 from attendet.errors import ConfigError
-from attendet.images import letterbox
 
 
 class Batch(NamedTuple):
@@ -57,7 +52,6 @@ class Augmenter:
         settings: what is drawn, and how strongly.
         device: where batches are made and left.
         seed: non-negative.
-        input_hw: network input of the batches, pixels; default: the cache's.
 
     Raises:
         ConfigError: if the seed is negative.
@@ -70,14 +64,12 @@ class Augmenter:
         *,
         device: torch.device | str,
         seed: int,
-        input_hw: tuple[int, int] | None = None,
     ) -> None:
         ConfigError.check(seed >= 0, "seed", "at least 0", seed)
         self.cache = cache
         self.settings = settings
         self.device = torch.device(device)
         self.seed = seed
-        self.input_hw = input_hw or cache.input_hw
         self._table = CacheTable(cache)
         self._renderer: CpuRenderer | DeviceRenderer = (
             CpuRenderer(cache.images)
@@ -101,7 +93,7 @@ class Augmenter:
             indices: cache rows of the global batch's N images.
             epoch: non-negative; with `step` it picks the draws.
             step: non-negative.
-            input_hw: network input of this batch, pixels; default: the augmenter's.
+            input_hw: network input of this batch, pixels; default: the cache's.
             mosaic_on: False disables mosaic and mixup, as in the last epochs.
             rows: which rows to make, for a rank's shard; they equal those rows of the whole batch
                 bit for bit, the padding of their boxes included.
@@ -110,73 +102,20 @@ class Augmenter:
             The batch. A turned or sheared box is the upright box around its mapped corners, so it
             is looser than the object; it is clipped to its tile.
         """
-        plan = make_plan(
+        plan = plan_batch(
             self._table,
             self.settings,
             indices,
             seed=self.seed,
             epoch=epoch,
             step=step,
-            input_hw=input_hw or self.input_hw,
+            input_hw=input_hw or self.cache.input_hw,
             mosaic_on=mosaic_on,
         )
         if rows is not None:
             plan = plan.rows(rows)
-        images = self._renderer.render(plan)
-        return self._batch(images, plan.boxes_xyxy, plan.class_ids, plan.valid)
-
-    def plain(self, indices: Sequence[int], input_hw: tuple[int, int] | None = None) -> Batch:
-        """Return the images without augmentation, resized if the input size is not the cache's.
-
-        Args:
-            indices: cache rows of the N images.
-            input_hw: network input, pixels; default: the augmenter's.
-
-        Returns:
-            The batch; with the cache's own network input an exact copy.
-        """
-        input_hw = input_hw or self.input_hw
-        images = np.empty((len(indices), *input_hw, 3), dtype=np.uint8)
-        boxes = []
-        for row, index in enumerate(indices):
-            images[row], moved = self._resized(index, input_hw)
-            boxes.append(moved)
-        ids = [self.cache.class_ids[index] for index in indices]
-        targets = pad_boxes(
-            np.concatenate([np.zeros((0, 4)), *boxes]),
-            np.concatenate([np.zeros(0, dtype=np.int64), *ids]),
-            np.repeat(np.arange(len(indices)), [len(one) for one in ids]),
-            len(indices),
-        )
-        on_device = torch.from_numpy(images).to(self.device)
-        return self._batch(to_float(on_device), *targets)
-
-    def _resized(
-        self, index: int, input_hw: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return one image and its boxes at an input size."""
-        padded, boxes_xyxy = self.cache.images[index], self.cache.boxes_xyxy[index]
-        if input_hw == self.cache.input_hw:
-            return padded, boxes_xyxy
-        transform = self.cache.transforms[index]
-        height, width = (max(1, round(side * transform.scale)) for side in transform.image_hw)
-        content = padded[
-            transform.top : transform.top + height, transform.left : transform.left + width
-        ]
-        resized, new_transform = letterbox(content, input_hw)
-        offset = np.array([transform.left, transform.top] * 2, dtype=np.float32)
-        return resized, new_transform.to_input(boxes_xyxy - offset).astype(np.float32)
-
-    def _batch(
-        self,
-        images: Tensor,
-        boxes_xyxy: NDArray[np.float32],
-        class_ids: NDArray[np.int64],
-        valid: NDArray[np.bool_],
-    ) -> Batch:
+        targets = (plan.boxes_xyxy, plan.class_ids, plan.valid)
         return Batch(
-            images,
-            torch.from_numpy(boxes_xyxy).to(self.device, non_blocking=True),
-            torch.from_numpy(class_ids).to(self.device, non_blocking=True),
-            torch.from_numpy(valid).to(self.device, non_blocking=True),
+            self._renderer.render(plan),
+            *(torch.from_numpy(each).to(self.device, non_blocking=True) for each in targets),
         )

@@ -138,7 +138,7 @@ class CacheTable:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class BatchPlan:
     """One batch's augmentation, as numbers.
 
     Attributes:
@@ -165,14 +165,14 @@ class Plan:
     class_ids: Ints
     valid: Bools
 
-    def rows(self, rows: slice) -> Plan:
+    def rows(self, rows: slice) -> BatchPlan:
         """Return the plan of some rows; their boxes stay padded as in the whole batch."""
         cut = {
             field.name: getattr(self, field.name)[rows]
             for field in fields(self)
             if field.name != "input_hw"
         }
-        return Plan(input_hw=self.input_hw, **cut)
+        return BatchPlan(input_hw=self.input_hw, **cut)
 
     def quarter_xyxy(self, row: int, quarter: int) -> tuple[int, int, int, int]:
         """Return the pixels of the network input that a quarter covers (none for an empty
@@ -215,7 +215,7 @@ class _Draws:
         )
 
 
-def make_plan(
+def plan_batch(
     table: CacheTable,
     settings: AugmentConfig,
     indices: Sequence[int],
@@ -225,7 +225,7 @@ def make_plan(
     step: int,
     input_hw: tuple[int, int],
     mosaic_on: bool = True,
-) -> Plan:
+) -> BatchPlan:
     """Return the augmentation of one global batch, as numbers.
 
     Args:
@@ -243,7 +243,7 @@ def make_plan(
     """
     draws = _Draws.make(len(indices), seed, epoch, step)
     height, width = input_hw
-    is_mosaic = (draws.row["mosaic"] < settings.mosaic) & mosaic_on & (min(input_hw) > 1)
+    is_mosaic = (draws.row["mosaic"] < settings.mosaic) & mosaic_on
     is_mixed = (draws.row["mixup"] < settings.mixup) & mosaic_on
 
     low, high = _CENTER_RANGE
@@ -264,7 +264,7 @@ def make_plan(
     boxes_xyxy, class_ids, valid = _boxes(
         table, settings, sources, centers, matrices, used, input_hw
     )
-    return Plan(
+    return BatchPlan(
         input_hw=(height, width),
         sources=sources,
         centers_xy=centers,
@@ -382,10 +382,10 @@ def _boxes(
     keep &= size.clip(0).prod(axis=1) >= settings.min_visible * area
 
     boxes_xyxy = np.concatenate([clipped_low, clipped_high], axis=1)[keep]
-    return pad_boxes(boxes_xyxy, table.class_ids[numbers][keep], rows[owner][keep], len(sources))
+    return _padded(boxes_xyxy, table.class_ids[numbers][keep], rows[owner][keep], len(sources))
 
 
-def pad_boxes(
+def _padded(
     boxes_xyxy: Floats, class_ids: Ints, rows: Ints, count: int
 ) -> tuple[NDArray[np.float32], Ints, Bools]:
     """Return boxes listed by ascending row as padded (count, M, 4), (count, M) and (count, M)."""

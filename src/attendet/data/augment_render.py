@@ -18,16 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from attendet.data.augment_plan import MAX_LEVEL, QUARTERS, Plan
+from attendet.data.augment_plan import MAX_LEVEL, QUARTERS, BatchPlan
 from attendet.images import PAD_VALUE
 
 _DEVICE_FRACTION = 0.25
 _ROWS_AT_ONCE = 16
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Return uint8 (N, H, W, 3) as float32 (N, 3, H, W) within 0..1, channels_last."""
-    return images.to(torch.float32).mul_(1 / 255).permute(0, 3, 1, 2)
 
 
 class CpuRenderer:
@@ -36,7 +31,7 @@ class CpuRenderer:
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self.images = images
 
-    def render(self, plan: Plan) -> Tensor:
+    def render(self, plan: BatchPlan) -> Tensor:
         """Return float32 (N, 3, H, W), channels_last."""
         rendered = np.empty((len(plan.sources), *plan.input_hw, 3), dtype=np.float32)
         padded, mixed = np.empty((2, *plan.input_hw, 3), dtype=np.uint8)
@@ -53,7 +48,7 @@ class CpuRenderer:
 
     def _warp(
         self,
-        plan: Plan,
+        plan: BatchPlan,
         row: int,
         slot: int,
         region_xyxy: tuple[int, int, int, int],
@@ -140,7 +135,7 @@ class DeviceRenderer:
             height, width = height // 2, width // 2
         return np.array(sizes, dtype=np.int64)
 
-    def render(self, plan: Plan) -> Tensor:
+    def render(self, plan: BatchPlan) -> Tensor:
         """Return float32 (N, 3, H, W), channels_last."""
         if self._all is not None:
             pixels, sources = self._all, plan.sources
@@ -164,7 +159,7 @@ class DeviceRenderer:
 
     def _render_rows(
         self,
-        plan: Plan,
+        plan: BatchPlan,
         rows: slice,
         pixels: Tensor,
         tiles: NDArray[np.float64],

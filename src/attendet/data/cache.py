@@ -31,6 +31,9 @@ from attendet.system import (
 ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
+MEMORY_FRACTION = 0.25
+"""Images that take more than this fraction of the available memory go to a file."""
+
 _FOLDER_ADVICE = f"Set {CACHE_VARIABLE} to a folder with enough space"
 
 
@@ -38,11 +41,11 @@ class ImageCache:
     """The images of some samples, decoded once and letterboxed to one network input, with their
     boxes.
 
-    Held in memory, or in a memory-mapped file when they would pass `memory_fraction` of the memory
-    that is available. The file is gone when the cache is closed or collected (where the system
-    allows it, it is unlinked at once, so that even a killed process leaves nothing behind). An
-    image that cannot be read is skipped and reported in `issues`. Difficult boxes are skipped
-    too: they are not trained on.
+    Held in memory, or in a memory-mapped file in the cache folder if they would take more than a
+    quarter of the available memory. The file is gone when the cache is closed or collected (where
+    the system allows it, it is unlinked at once, so that even a killed process leaves nothing
+    behind). An image that cannot be read is skipped and reported in `issues`. Difficult boxes are
+    skipped too: they are not trained on.
 
     A shared cache can be an argument of a new `multiprocessing.Process`: the process maps the same
     file, read-only, which exists until the last of them lets go of it.
@@ -60,10 +63,8 @@ class ImageCache:
         samples: what to decode.
         input_hw: height and width of the network input, pixels.
         stretch: scale each side by its own factor instead of letterboxing; the network input is
-            then taken for the image itself, in `fits` too.
-        memory_fraction: fraction of the available memory beyond which a file is used, 0..1.
+            then taken for the image itself, in `transforms` too.
         shared: whether to use a file in any case, for other processes.
-        folder: where the file would go; default: the user's cache directory.
         progress: called with the images done and their total, from the calling thread.
 
     Raises:
@@ -94,13 +95,9 @@ class ImageCache:
         input_hw: tuple[int, int],
         *,
         stretch: bool = False,
-        memory_fraction: float = 0.25,
         shared: bool = False,
-        folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        fraction = memory_fraction
-        ConfigError.check(0 <= fraction <= 1, "memory_fraction", "within 0..1", fraction)
         ConfigError.check(min(input_hw) >= 8, "input_hw", "at least 8 x 8 pixels", input_hw)
         if not samples:
             raise DataError("samples must hold at least one image; got none.")
@@ -108,8 +105,8 @@ class ImageCache:
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArrays
         self._file: IO[bytes] | None = None
-        if shared or np.prod(shape, dtype=np.int64) > memory_fraction * available_memory():
-            self._file = _nameless_file(shape, Path(folder or cache_folder()))
+        if shared or np.prod(shape, dtype=np.int64) > MEMORY_FRACTION * available_memory():
+            self._file = _nameless_file(shape, cache_folder())
             self.images = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=shape)
         else:
             self.images = np.empty(shape, dtype=np.uint8)

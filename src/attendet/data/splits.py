@@ -71,9 +71,7 @@ def _group_sources(paths: Iterable[Path]) -> list[list[Path]]:
     for group in group_identical(paths):
         joined = group
         for source in dict.fromkeys(map(_source, group)):
-            other = groups.get(source)
-            if other is not None and other is not joined:
-                joined = other + joined
+            joined = list(dict.fromkeys([*groups.get(source, []), *joined]))
         for path in joined:
             groups[_source(path)] = joined
     return list({id(group): group for group in groups.values()}.values())

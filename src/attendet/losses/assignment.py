@@ -19,6 +19,12 @@ from attendet.losses.overlap import compute_iou
 
 BIG = 1e9
 
+IOU_WEIGHT = 3.0
+"""Weight of the overlap in the cost (YOLOX, section 2.1)."""
+
+TOP_CANDIDATES = 10
+"""Overlaps of an object that are summed for its k (YOLOX, section 2.1)."""
+
 
 class Grid(NamedTuple):
     """One level of the detector's output."""
@@ -115,9 +121,6 @@ def assign_dynamic(
     gt_class_ids: Tensor,
     gt_valid: Tensor,
     grids: list[Grid],
-    *,
-    iou_weight: float = 3.0,
-    top_candidates: int = 10,
 ) -> Matches:
     """Return the matches of dynamic-k assignment: as many predictions an object as fit it well.
 
@@ -138,8 +141,6 @@ def assign_dynamic(
         gt_class_ids: shape (N, M).
         gt_valid: shape (N, M), false where padded.
         grids: the levels.
-        iou_weight: weight of the overlap in the cost.
-        top_candidates: overlaps that are summed for k.
 
     Returns:
         The matches; Q = 4 A over all levels.
@@ -158,9 +159,9 @@ def assign_dynamic(
     score = score.clamp(1e-6, 1 - 1e-6)
     of_object = one_hot_classes(gt_class_ids, num_classes).unsqueeze(2)
     class_cost = -torch.where(of_object, score, 1 - score).log().sum(dim=-1)
-    cost = class_cost - iou_weight * (iou + 1e-8).log()
+    cost = class_cost - IOU_WEIGHT * (iou + 1e-8).log()
     cost = torch.where(allowed, cost, torch.full_like(cost, BIG))
-    width = min(top_candidates, cost.shape[2])
+    width = min(TOP_CANDIDATES, cost.shape[2])
     count = iou.topk(width, dim=2).values.sum(dim=2).long().clamp(min=1)
     rank = cost.argsort(dim=2, stable=True).argsort(dim=2, stable=True)
     own = _is_match(assign_best_anchor(gt_boxes_xyxy, gt_valid, grids, total), index, total)

@@ -1,16 +1,15 @@
-"""Optimizer, learning rate schedule and the moving average of the weights."""
+"""Optimizer, and the moving average of the weights."""
 
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 
 from attendet.models import DetectionNetwork
 from attendet.training.muon import Muon
-from attendet.training.recipe import OptimizerConfig, Recipe
+from attendet.training.recipe import OptimizerConfig
 
 
 def make_optimizer(
@@ -24,8 +23,9 @@ def make_optimizer(
     Args:
         network: on its device.
         config: optimizer and its settings.
-        fused: one kernel for the step of all parameters; not with a loss scale, which is removed
-            inside such a step, after the gradients were clipped.
+        fused: one kernel for the AdamW step of all parameters; not with a loss scale, which is
+            removed inside such a step, after the gradients were clipped. SGD never has one: torch's
+            fails when a frozen layer gets its first gradient after the others.
     """
     parameters = list(network.parameters())
     by_muon = muon_weights(network) if config.optimizer == "muon" else []
@@ -49,9 +49,7 @@ def make_optimizer(
         )
     elif config.optimizer == "sgd":
         momentum = config.momentum
-        optimizer = torch.optim.SGD(
-            groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
-        )
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
     else:
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=fused or None)
     for group in optimizer.param_groups:
@@ -69,32 +67,6 @@ def muon_weights(network: DetectionNetwork) -> list[Tensor]:
         and module.groups == 1
         and not f"{name}.".startswith(outputs)
     ]
-
-
-def lr_factor(progress: float, *, recipe: Recipe) -> float:
-    """Return the learning rate as a fraction of the highest.
-
-    Args:
-        progress: epochs done, with fractions: 1.5 is the middle of the second epoch.
-        recipe: warm-up, schedule, final ratio and number of epochs.
-
-    Example:
-        >>> from attendet.training.recipe import load_recipe
-        >>> changes = {"epochs": 10, "warmup_epochs": 1, "min_lr_ratio": 0.1}
-        >>> recipe = load_recipe("default", changes)
-        >>> [round(lr_factor(at, recipe=recipe), 3) for at in (0.5, 1, 5, 10)]
-        [0.5, 1.0, 1.0, 0.1]
-    """
-    config, epochs = recipe.optimizer, recipe.epochs
-    warmup = min(config.warmup_epochs, epochs / 3)
-    if progress < warmup:
-        return progress / warmup
-    start = max(warmup, epochs / 2) if config.schedule == "flat-cosine" else warmup
-    if progress <= start:
-        return 1.0
-    fraction = min(1.0, (progress - start) / max(epochs - start, 1e-9))
-    end = config.min_lr_ratio
-    return end + (1 - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 _Tensors = dict[bool, list[Tensor]]

@@ -22,13 +22,13 @@ from attendet.models import (
     build_from_metadata,
     canonical_attention,
     default_anchors,
-    read_metadata,
 )
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
 from attendet.models.graph import Graph
 from attendet.models.graph_sites import backbone_layers
 from attendet.models.weights import attention_of
 from attendet.training.recipe import Recipe
+from attendet.training.schedule import CELL
 from attendet.training.transfer import (
     Transfer,
     check_class_map,
@@ -37,7 +37,6 @@ from attendet.training.transfer import (
     unlike_base,
 )
 
-CELL = 32
 SAME_ASPECT = 0.1
 """Aspect ratios that differ by less than this fraction count as the same."""
 
@@ -247,10 +246,9 @@ def make_plan(
         attention: spec such as ``ca`` or ``se@p5+ca@up``.
         recipe: all settings.
         seed: of weights, order and augmentation.
-        pretrained: weights file to start from.
+        pretrained: weights file to start from; needs ``base``.
         base: metadata of the weights that the run starts from or resumes: the run has their layers,
-            batch norm epsilon, colors and, as the recipe states, boxes and input; default: that of
-            ``pretrained``.
+            batch norm epsilon, colors and, as the recipe states, boxes and input.
         format: of the data set; default: recognized.
         loaded: what ``data`` contains, if it is in memory already.
         fingerprints: split name and fingerprint, each of which the data must have.
@@ -262,8 +260,6 @@ def make_plan(
         TrainingError: if the data has changed.
         WeightsError: if the pretrained weights do not fit.
     """
-    if base is None and pretrained is not None:
-        base = read_metadata(pretrained)
     graph = Graph.from_mappings(base.graph) if base is not None and base.graph else None
     _check_base(recipe, base, graph)
     attention = canonical_attention(attention, graph, recipe.levels)

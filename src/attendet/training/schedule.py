@@ -1,4 +1,4 @@
-"""Settings that change from epoch to epoch: input size, mosaic, evaluation."""
+"""Settings that change during a run: learning rate, input size, mosaic, evaluation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ from attendet.training.recipe import Recipe
 
 CELL = 32
 """Network input sides are multiples of this, the network's largest stride."""
+
+
+def lr_factor(progress: float, *, recipe: Recipe) -> float:
+    """Return the learning rate as a fraction of the highest.
+
+    Args:
+        progress: epochs done, with fractions: 1.5 is the middle of the second epoch.
+        recipe: warm-up, schedule, final ratio and number of epochs.
+
+    Example:
+        >>> from attendet.training.recipe import load_recipe
+        >>> changes = {"epochs": 10, "warmup_epochs": 1, "min_lr_ratio": 0.1}
+        >>> recipe = load_recipe("default", changes)
+        >>> [round(lr_factor(at, recipe=recipe), 3) for at in (0.5, 1, 5, 10)]
+        [0.5, 1.0, 1.0, 0.1]
+    """
+    config, epochs = recipe.optimizer, recipe.epochs
+    warmup = min(config.warmup_epochs, epochs / 3)
+    if progress < warmup:
+        return progress / warmup
+    start = max(warmup, epochs / 2) if config.schedule == "flat-cosine" else warmup
+    if progress <= start:
+        return 1.0
+    fraction = min(1.0, (progress - start) / max(epochs - start, 1e-9))
+    end = config.min_lr_ratio
+    return end + (1 - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def mosaic_at(epoch: int, *, recipe: Recipe) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import threading
 import time
@@ -42,10 +43,10 @@ from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
 from attendet.training.frozen_norm import freeze_statistics, pretrained_blocks
 from attendet.training.loggers import Loggers, check_loggers
-from attendet.training.optimizer import WeightAverage, lr_factor, make_optimizer
+from attendet.training.optimizer import WeightAverage, make_optimizer
 from attendet.training.plan import LoadedData, Plan, make_plan
 from attendet.training.recipe import Recipe, load_recipe
-from attendet.training.schedule import evaluates_at, input_hw_at, mosaic_at
+from attendet.training.schedule import evaluates_at, input_hw_at, lr_factor, mosaic_at
 from attendet.training.transfer import follow_base
 
 MAX_SEED = 2**63 - 1
@@ -147,7 +148,8 @@ def train(
         output: new folder of the run; default: ``runs/train`` with the next free number.
         pretrained: weights file to start from. Its input, boxes and width replace those of the
             recipe, and ``overrides`` replace them; it is evaluated before the first step.
-        resume: folder of an interrupted run; all settings come from there.
+        resume: folder of an interrupted run. All settings come from there: ``overrides`` and the
+            arguments that determine the run, such as ``recipe`` and ``seed``, are refused.
         format: ``voc``, ``yolo`` or ``coco``; default: recognized.
         loaded: what ``data`` contains, if it is in memory already.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -170,21 +172,15 @@ def train(
             resume, a logger cannot start, or the memory of a GPU is too small.
         MissingExtraError: if the library of a logger is not installed.
     """
+    arguments = dict(locals())
     started = time.perf_counter()
-    if until_epoch is not None and until_epoch < 1:
-        raise ConfigError.must("until_epoch", "at least 1", until_epoch)
-    ConfigError.check(
-        checkpoint_seconds >= 0,
-        "checkpoint_seconds",
-        "at least 0",
-        checkpoint_seconds,
-        "--checkpoint-seconds",
-    )
+    _check_times(until_epoch, checkpoint_seconds)
     callback = callback or TrainingCallback()
     state, config = None, None
     expected = list((fingerprints or {}).items())
     base: WeightsMetadata | None = None
     if resume is not None:
+        _check_alone(resume, arguments)
         folder, config = RunFolder.open(Path(resume))
         state = read_state(folder.state)
         settings, base = folder.recipe(config), read_metadata(folder.last)
@@ -238,14 +234,52 @@ def train(
         folder = _create_folder(fabric, output, config)
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with plan.cache, torch.random.fork_rng(devices=gpus):  # dropout keeps to its own numbers
-        trainer = Trainer(fabric, plan, folder, callback, checkpoint_seconds)
-        trainer.evaluates_base = bool(config.get("pretrained"))
-        trainer.draws_figures = figures
+        trainer = Trainer(
+            fabric,
+            plan,
+            folder,
+            callback,
+            checkpoint_seconds,
+            evaluates_base=bool(config.get("pretrained")),
+            draws_figures=figures,
+        )
         if state is not None:
             trainer.resume(state)
         if fabric.is_global_zero:
             trainer.loggers = Loggers(log, folder.path, config, trainer.resumed_after)
         return trainer.fit(until_epoch or plan.recipe.epochs, started)
+
+
+def _check_times(until_epoch: int | None, checkpoint_seconds: float) -> None:
+    if until_epoch is not None and until_epoch < 1:
+        raise ConfigError.must("until_epoch", "at least 1", until_epoch)
+    ConfigError.check(
+        checkpoint_seconds >= 0,
+        "checkpoint_seconds",
+        "at least 0",
+        checkpoint_seconds,
+        "--checkpoint-seconds",
+    )
+
+
+_OF_RUN = (
+    *("attention", "recipe", "seed", "output", "pretrained"),
+    *("format", "devices", "nodes", "log"),
+)
+"""Arguments that a resumed run takes from its folder, beside the settings of the recipe."""
+
+
+def _check_alone(resume: str | Path, arguments: Mapping[str, Any]) -> None:
+    """Raise if an argument would be ignored, as a resumed run has its settings already."""
+    defaults = inspect.signature(train).parameters
+    given = [name for name in _OF_RUN if arguments[name] != defaults[name].default]
+    given += arguments["overrides"]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(
+            f"--resume must be the only setting; got {flags} too. All settings come from the "
+            f"folder of the run ({resume}). Remove the other flags."
+        )
 
 
 def _launch(
@@ -336,6 +370,8 @@ class Trainer:
         folder: receives weights, state and records.
         callback: receives the progress.
         checkpoint_seconds: least time between two writes of weights and state.
+        evaluates_base: whether to evaluate the weights before the first step, as epoch 0.
+        draws_figures: whether to draw curves, detections and confusions at the end.
     """
 
     def __init__(
@@ -345,10 +381,14 @@ class Trainer:
         folder: RunFolder,
         callback: TrainingCallback,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        *,
+        evaluates_base: bool = False,
+        draws_figures: bool = True,
     ) -> None:
         recipe = plan.recipe
         self.fabric, self.plan, self.recipe = fabric, plan, recipe
         self.folder, self.callback = folder, callback
+        self.evaluates_base, self.draws_figures = evaluates_base, draws_figures
         self.loggers = Loggers((), folder.path, {}, None)
         self.network = plan.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.network, decay=recipe.optimizer.ema_decay)
@@ -384,8 +424,6 @@ class Trainer:
             self._graphs = GraphedSteps(self._add_gradients, recorder)
         self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
         self.steps_to_read = 1 if fabric.device.type == "cpu" else STEPS_TO_READ
-        self.evaluates_base = False
-        self.draws_figures = True
         self.epoch = 0
         self.best_ap, self.best_epoch = -1.0, 0
         self.records: list[dict[str, Any]] = []
