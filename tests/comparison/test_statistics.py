@@ -12,7 +12,6 @@ from attendet.comparison.statistics import (
     chance_of_answer,
     detectable_difference,
     further_seeds,
-    hierarchical_bootstrap,
     holm,
     paired_difference,
     sign_flip_test,
@@ -126,32 +125,6 @@ def test_leaving_out_the_images_would_claim_too_much() -> None:
     values, variances = _studies(500, 5, difference=0, sd=0.005, image_sd=0.1, images=72)
 
     assert _missed(values, 0 * variances) > 0.4
-
-
-# --- bootstrap ---------------------------------------------------------------------------------
-
-
-def test_the_hierarchical_bootstrap_agrees_with_the_t_interval_where_seeds_are_many() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.normal(0.01, 0.02, 60)
-    draws = rng.normal(0, 0.004, 4000)  # what the images do to all seeds alike
-
-    low, high = hierarchical_bootstrap(values[:, None] + draws[None, :])
-
-    wanted = paired_difference(values, image_variance=0.004**2, images=1000)
-    assert low == pytest.approx(wanted.low, abs=0.0007)
-    assert high == pytest.approx(wanted.high, abs=0.0007)
-
-
-def test_with_three_seeds_the_percentile_bootstrap_is_too_sure_of_itself() -> None:
-    """Why verdicts do not use it: 95 % claimed, about 75 to 85 % held."""
-    rng = np.random.default_rng(2)
-    held = []
-    for values in rng.normal(0.0, 0.01, (600, 3)):
-        low, high = hierarchical_bootstrap(np.repeat(values[:, None], 400, axis=1))
-        held.append(low <= 0 <= high)
-
-    assert 0.7 < np.mean(held) < 0.88
 
 
 # --- permutation, Holm -------------------------------------------------------------------------

@@ -118,7 +118,6 @@ def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what a verdict says besides, which takes longer than the verdict."""
     monkeypatch.setattr(verdicts, "further_seeds", lambda *_, **__: None)
     monkeypatch.setattr(verdicts, "detectable_difference", lambda *_, **__: 0.0)
-    monkeypatch.setattr(verdicts, "hierarchical_bootstrap", lambda *_: (0.0, 0.0))
 
 
 def _fraction_of_claims(
@@ -203,7 +202,7 @@ def _claims(seeds: int, *, count: int = 400, **kinds: float) -> float:
 def test_what_images_do_to_one_seed_is_counted_once(
     seeds: int, alike: float, own: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("detectable_difference", "further_seeds", "hierarchical_bootstrap"):  # dear
+    for name in ("detectable_difference", "further_seeds"):  # slow
         monkeypatch.setattr(verdicts, name, lambda *_, **__: (0.0, 0.0))
 
     claimed = _claims(seeds, alike=alike, own=own)

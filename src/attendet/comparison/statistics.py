@@ -1,10 +1,10 @@
 """Statistics of paired differences: intervals, tests and required seeds.
 
-An AP difference varies because training does (seeds) and because the test images are some of
-many. With three to five seeds a percentile bootstrap over seeds is too sure of itself, and so is a
-t interval with Satterthwaite's degrees of freedom at the strict levels that several variants ask
-for. Verdicts use Banerjee's interval for the sum of two variances, which is never too sure. All of
-it is tested against scipy, or in simulation with known true values.
+Training (seeds) and the choice of test images both add variance to an AP difference. With three to
+five seeds, a t interval with Satterthwaite's degrees of freedom is too narrow at the strict levels
+that several variants require. Verdicts use Banerjee's interval for the sum of two variances, which
+covers the true value at least as often as stated.
+Tested against scipy, and in simulation with known true values.
 
 n seeds, B draws of the test images, m comparisons.
 """
@@ -133,25 +133,6 @@ def paired_difference(
         p = _p_value(mean, *sources)
     reach = float(_reach(1 - confidence, *sources))
     return PairedDifference(mean, mean - reach, mean + reach, p, sd, seed_se, image_se)
-
-
-def hierarchical_bootstrap(resampled: Floats) -> tuple[float, float]:
-    """Return a 95 % percentile interval of a mean difference, seeds and images both resampled.
-
-    Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (nested
-    variation). In each draw the images are the same for all seeds, as they are in the study. With
-    fewer than about ten seeds it is too narrow: with three, an interval called 95 % holds the
-    true value about 80 times in 100. It is written to study.json only, and never used for a
-    verdict.
-
-    Args:
-        resampled: (n, B): the difference of each seed on each draw of the images.
-    """
-    seeds, draws = resampled.shape
-    picked = np.random.default_rng(0).integers(0, seeds, size=(seeds, draws))
-    means = np.take_along_axis(resampled, picked, axis=0).mean(axis=0)
-    low, high = np.nanquantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def sign_flip_test(differences: Sequence[float] | Floats) -> float:

@@ -20,7 +20,6 @@ from attendet.comparison.statistics import (
     chance_of_answer,
     detectable_difference,
     further_seeds,
-    hierarchical_bootstrap,
     holm,
     paired_difference,
     sign_flip_test,
@@ -121,9 +120,6 @@ def _verdict(
         more = further_seeds(count, noise, difference=difference.mean, margin=margin)
         chance = chance_of_answer(BEYOND_COUNT, noise, difference=difference.mean, margin=margin)
         too_few = variant.images if more is None and chance < POWER else None
-    low, high = (
-        hierarchical_bootstrap(variant.resampled) if variant.resampled.size else (math.nan,) * 2
-    )
     return {
         "verdict": word,
         "text": _sentence(word, difference, margin, count, more, too_few),
@@ -134,8 +130,6 @@ def _verdict(
         "p_holm": adjusted,
         "sign_flip_p": sign_flip_test(variant.differences),
         "sign_flip_least_p": 2.0 ** (1 - count),
-        "bootstrap_low": finite(low),
-        "bootstrap_high": finite(high),
         "seed_sd": finite(difference.sd),
         "seed_se": finite(difference.seed_se),
         "image_se": difference.image_se,
