@@ -1,7 +1,7 @@
 """Sites in a network: modules where a block can be inserted, chosen by name, glob, class or
 function.
 
-Letters: N images, C channels, H rows, W columns.
+N, C, H and W are images, channels, rows and columns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BlockSpec: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Insertion:
-    """A module whose output a block shall gate."""
+    """Requested insertion of a block after a module."""
 
     name: str
     """Qualified name in the network; empty for the network itself."""
@@ -50,7 +50,7 @@ class Insertion:
     """Options of the block."""
 
     def described(self) -> str:
-        """Return the site as text for a message."""
+        """Return name and class of the module as text for a message."""
         where = repr(self.name) if self.name else "the network itself"
         return f"{where} ({self.kind})"
 
@@ -66,13 +66,13 @@ class Site:
     """Name of the module's class."""
 
     shapes: tuple[Shape, ...]
-    """(N, C, H, W) of each map that the module returns, of all its calls in one run."""
+    """(N, C, H, W) of each map that the module returns, in all its calls in one run."""
 
     parameters: int
-    """Trained values of the block, or of the blocks where the output holds several maps."""
+    """Trained values of the block, or of all blocks if the output has several maps."""
 
     macs: int
-    """Multiply-accumulates an image: those of the block's layers and those of its gates."""
+    """Multiply-accumulates per image of the block, for all calls; see `count_macs`."""
 
     def __str__(self) -> str:
         """Return one line of a table."""
@@ -88,12 +88,12 @@ def sites(
 ) -> tuple[Site, ...]:
     """Return the sites of a network with shapes and the cost of a block.
 
-    The network is run once and left as it was.
+    The network is run once; its state is restored.
 
     Args:
         network: any module.
-        example_input: what the network is called with, several arguments as a tuple; an image of
-            zeros, (1, 3, 64, 64), by default. Shapes and multiply-accumulates are those of it.
+        example_input: input of the network, several arguments as a tuple; default: an image of
+            zeros, (1, 3, 64, 64). Shapes and multiply-accumulates are for this input.
         attention: the block whose cost is returned: its name, or name and options.
 
     Returns:
@@ -107,8 +107,8 @@ def sites(
         >>> network = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Flatten())
         >>> for site in sites(network, torch.zeros(1, 3, 9, 9), attention="se"):
         ...     print(site.name, site.kind, site.shapes, site.parameters, site.macs)
-        0 Conv2d ((1, 16, 4, 4),) 32 288
-        1 ReLU ((1, 16, 4, 4),) 32 288
+        0 Conv2d ((1, 16, 4, 4),) 32 32
+        1 ReLU ((1, 16, 4, 4),) 32 32
     """
     name, options = read_block(attention)
     modules = distinct(candidates(network))
@@ -133,28 +133,27 @@ def _site(name: str, kind: str, calls: list[Output], cost: Callable[..., tuple[i
 def block_cost(
     name: str, options: Mapping[str, Any], channels: int, rows: int, columns: int
 ) -> tuple[int, int]:
-    """Return parameters and multiply-accumulates of a block, without computing anything."""
+    """Return parameters and multiply-accumulates of a block, from a run on the meta device."""
     with torch.device("meta"):
         block = create_attention(name, channels, **options).eval()
         x = torch.empty(1, channels, rows, columns)
     parameters = sum(parameter.numel() for parameter in block.parameters())
-    if not isinstance(block, AttentionBlock):
-        return parameters, 0
-    if not block.is_gated:
-        return parameters, count_macs(block, x)
-    gate_count = len(block.gates(x))
-    return parameters, count_macs(block.gates, x) + gate_count * x.numel()
+    return parameters, count_macs(block, x)
 
 
 def count_macs(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
-    """Return the multiply-accumulates of the convolutions and matrix products of a call."""
+    """Return the multiply-accumulates of a call.
+
+    Those of convolutions and matrix products count, as `torch.utils.flop_counter` counts them.
+    Element-wise operations, such as activations and the products of maps and gates, do not.
+    """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(*inputs)
     return int(counter.get_total_flops()) // 2
 
 
 def run_failed(error: Exception, example_input: Any) -> ConfigError:
-    """Return the error that says that a network does not run on an example."""
+    """Return the ConfigError for a network that does not run on an example."""
     given = "an image of zeros, (1, 3, 64, 64)" if example_input is None else "example_input"
     advice = "Give an example_input" if example_input is None else "Give one"
     reason = first_line(error)[:200]
@@ -165,7 +164,7 @@ def run_failed(error: Exception, example_input: Any) -> ConfigError:
 
 
 def candidates(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a network by every name, except those inside attention blocks."""
+    """Return the modules of a network under all their names, except attention blocks."""
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in network.named_modules(remove_duplicate=False):
@@ -190,8 +189,8 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
     """Return name and options of a block.
 
     Raises:
-        ConfigError: if it is neither a name nor a name with options, or the options hold what the
-            site determines.
+        ConfigError: if it is neither a name nor a pair of name and options, or the options contain
+            ``name`` or ``channels``.
     """
     if isinstance(block, str):
         return block, {}
@@ -210,10 +209,10 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
 
 
 def select(network: nn.Module, requested: Mapping[SiteKey, BlockSpec]) -> list[Insertion]:
-    """Return the insertions that a mapping of keys to blocks requests, in its order.
+    """Return the insertions for a mapping of keys to blocks, in the order of the keys.
 
     Raises:
-        ConfigError: if a key means nothing, or two keys mean the same module.
+        ConfigError: if a key matches no module, or two keys match the same module.
     """
     if not isinstance(requested, Mapping) or not requested:
         raise ConfigError(

@@ -35,7 +35,7 @@ class BlockFacts:
     """Of one block for each map, together."""
 
     macs: int
-    """Multiply-accumulates of an image, for all maps together, those of the gates included."""
+    """Multiply-accumulates of an image, for all maps together."""
 
     identity: bool
     """Whether a new block with init ``identity`` returns its input exactly."""
@@ -90,7 +90,7 @@ def block_facts(
     Example:
         >>> (one,) = block_facts(["se"], [(64, 8, 8), (32, 4, 4)], measure=False)
         >>> one.parameters, one.macs, one.gates, one.identity
-        (640, 5248, ('channel',), True)
+        (640, 640, ('channel',), True)
     """
     times: list[dict[str, float]] = []
     for shape in maps if measure else ():

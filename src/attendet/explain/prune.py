@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attendet.attention import AttentionBlock, format_attention_spec
+from attendet.attention import format_attention_spec
 from attendet.attention.sites import count_macs
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError
@@ -40,7 +40,7 @@ class Cost:
 
     Attributes:
         parameters: Number of trained values.
-        macs: Multiply-accumulates per image, including those of gates times feature maps.
+        macs: Multiply-accumulates per image, of convolutions and matrix products.
     """
 
     parameters: int
@@ -202,20 +202,5 @@ def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
     """
     on_meta = copy.deepcopy(network).to("meta").eval()
     images = torch.empty(1, 3, *input_hw, device="meta")
-    gate_macs = 0
-
-    def count(module: nn.Module, arguments: tuple[torch.Tensor, ...], _output: object) -> None:
-        nonlocal gate_macs
-        if isinstance(module, AttentionBlock):
-            x = arguments[0]
-            gate_macs += len(module.gates(x)) * x.numel()
-        else:
-            gate_macs += arguments[1].numel()
-
-    macs = count_macs(on_meta, images)
-    for module in gated_sites(on_meta).values():
-        module.register_forward_hook(count)
-    with torch.no_grad():
-        on_meta(images)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters, macs + gate_macs)
+    return Cost(parameters, count_macs(on_meta, images))
