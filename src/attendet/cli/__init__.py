@@ -1,4 +1,4 @@
-"""The command line: one module a command, imported only when that command is called.
+"""The command line: one module per command, imported only when the command is called.
 
 A command module has ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is the help
 text. This package is the only part of attendet that prints.
@@ -52,13 +52,13 @@ def _overview() -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without the list of all flags before it."""
+    """Argument parser that prints errors in one line, without the list of all flags."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"attendet: {message}. See: {self.prog} --help\n")
 
     def check_known(self, words: Sequence[str]) -> None:
-        """Exit with the nearest known flag if there are unknown arguments."""
+        """Exit with an error that suggests the nearest flag if there are unknown arguments."""
         if not words:
             return
         word = words[0].split("=")[0]
@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def load_command(command: str) -> ModuleType:
-    """Return the module of a command: ``-`` is ``_``, and behind a Python keyword stands one."""
+    """Return the module of a command: ``-`` becomes ``_``, Python keywords get a trailing ``_``."""
     name = command.replace("-", "_")
     return importlib.import_module(f"attendet.cli.{name}{'_' * iskeyword(name)}")
 
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: those after ``attendet``; default: those of the process.
+        arguments: words after ``attendet``; default: the arguments of the process.
 
     Returns:
         0, or the exit code of the error's class (see `attendet.errors`); 2 for a wrong flag.

@@ -18,7 +18,7 @@ from attendet.config import Setting, field_help, members_of, parse_value, settin
 from attendet.errors import ConfigError
 
 FLAGS = {"input_hw": "--size", "batches": "--batch"}
-"""Flags that are named differently from their setting."""
+"""Setting to flag, if their names differ."""
 
 METAVARS = {(int,): "N", (float,): "X", (str, Path): "PATH"}
 
@@ -37,18 +37,18 @@ class DataFlags:
     """Flags of commands that measure on a data set."""
 
     split: str = "test"
-    """Train, val, test or all."""
+    """Split of DATA: train, val, test or all."""
 
     format: DataFormat | None = None
-    """Of DATA (default: recognized)."""
+    """Format of DATA (default: recognized)."""
 
     class_map: str | None = None
-    """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
+    """Classes of DATA that have another name in WEIGHTS, such as auto=car,lorry=truck."""
 
 
 @dataclass(frozen=True)
 class ThresholdFlags:
-    """Thresholds of commands that detect; by default those of the detector."""
+    """Flags of commands that detect; the defaults are the thresholds of the detector."""
 
     confidence: Score | None = None
     """Lowest score of a detection, 0 to 1 (default: 0.25, or that of a file with NMS)."""
@@ -66,10 +66,10 @@ class RuntimeFlags:
     """Input size in pixels, multiples of 32 (default: that of the weights)."""
 
     runtime: Annotated[str, "{auto,torch,onnx,openvino,ncnn}"] = "auto"
-    """auto: the fastest installed one that runs the file."""
+    """Runtime; auto: the fastest installed one that can run the file."""
 
     device: str | None = None
-    """cpu, cuda, cuda:1 (default: a GPU if there is one)."""
+    """cpu, cuda, cuda:1 (default: a GPU if available)."""
 
 
 def flag(name: str) -> str:
@@ -91,14 +91,15 @@ def add_settings(
 ) -> None:
     """Add a flag for each setting of a config; the text under its field is the help.
 
-    A setting without default is a positional argument. An ``Annotated`` type holds the name of the
-    value in the help, and the function that reads it unless the plain type says how.
+    A setting without a default is a positional argument. An ``Annotated`` type holds the metavar
+    and, optionally, the function that parses the value.
 
     Args:
         parser: parser or argument group.
         config: dataclass of the settings.
         without: settings that get no flag.
-        suppress: omitted flags are absent from the parsed arguments, instead of their defaults.
+        suppress: whether omitted flags are absent from the parsed arguments, instead of set to
+            their defaults.
     """
     texts, hints = field_help(config), typing.get_type_hints(config, include_extras=True)
     for name, setting in settings_of(config).items():
@@ -114,7 +115,7 @@ def add_settings(
 
 
 def _options(setting: Setting, hint: Any) -> dict[str, Any]:
-    """Return how argparse reads a setting."""
+    """Return the keyword arguments of ``add_argument`` for a setting."""
     annotation, is_positional = setting.annotation, setting.default is dataclasses.MISSING
     if annotation is bool:
         return {"action": "store_true"}
@@ -140,7 +141,7 @@ def _options(setting: Setting, hint: Any) -> dict[str, Any]:
 
 def _help(text: str, default: Any, suppress: bool) -> str:
     """Return the help of a setting: the text under its field, and the default."""
-    if text.split()[0].istitle():  # not IoU, not ONNX
+    if text.split()[0].istitle():  # but not IoU or ONNX
         text = text[0].lower() + text[1:]
     text = text.removesuffix(".")
     if "(default: " in text or default is dataclasses.MISSING or default is False:
@@ -155,7 +156,7 @@ def size_hw(text: str) -> tuple[int, int]:
     """Return height and width in pixels from one number or two.
 
     Raises:
-        argparse.ArgumentTypeError: if the text is neither.
+        argparse.ArgumentTypeError: if the text is not one or two whole numbers.
 
     Example:
         >>> size_hw("416"), size_hw("320x416")
@@ -170,7 +171,7 @@ def size_hw(text: str) -> tuple[int, int]:
 def add_action(
     commands: Any, name: str, summary: str, action: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """Return the parser of a subcommand, which stores the function that runs it as ``action``."""
+    """Add a subcommand and return its parser; it stores the function to run as ``action``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary}.", allow_abbrev=False
     )
@@ -179,7 +180,7 @@ def add_action(
 
 
 def names(text: str) -> list[str]:
-    """Return the names in a list with commas; an argparse type.
+    """Return the names in a comma-separated list; an argparse type.
 
     Example:
         >>> names("json, csv")
@@ -192,10 +193,10 @@ def names(text: str) -> list[str]:
 
 
 def weights_output(output: Path | None, usual: Path) -> Path:
-    """Return the weights file to write: that of ``--output``, or the usual one if it is new.
+    """Return the weights file to write: ``output``, else ``usual``.
 
     Raises:
-        ConfigError: if it is no .safetensors file, or exists without being named.
+        ConfigError: if it is not a .safetensors file, or if ``usual`` exists already.
     """
     path = output or usual
     rule, where = "a .safetensors file", "--output"
@@ -206,7 +207,7 @@ def weights_output(output: Path | None, usual: Path) -> Path:
 
 
 def command_line() -> str:
-    """Return the command line of this process, to be repeated in a shell; without --debug."""
+    """Return the command line of this process, quoted for a shell, without --debug."""
     return shlex.join(["attendet", *(word for word in sys.argv[1:] if word != "--debug")])
 
 
@@ -220,12 +221,12 @@ def given_settings(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     names: Iterable[str],
 ) -> list[str]:
-    """Return which of some settings differ from their defaults.
+    """Return the names of the settings that differ from their defaults.
 
     Args:
         args: the parsed flags.
-        add_arguments: adds the flags of the command to a parser, for their defaults.
-        names: of the settings, as in ``args``.
+        add_arguments: adds the flags of the command, with their defaults, to a parser.
+        names: names of the settings to check, as in ``args``.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)

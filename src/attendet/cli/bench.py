@@ -1,9 +1,10 @@
-"""Measure the speed of files and runtimes on this machine, side by side in one run.
+"""Compare the speed of files and runtimes on this machine in one run.
 
-WEIGHTS are weights files and exported files. Each runs in every installed runtime that can run it,
-in its own process. The candidates run alternately for some seconds, so that other load on the
-machine affects all alike. With --data the average precision of each is measured, and the fastest is
-chosen from those within --max-ap-loss of the best. On a noisy machine no fastest is named.
+WEIGHTS are weights files and exported files. Each file runs in every installed runtime that can run
+it, in its own process. These candidates run alternately for some seconds, so that other load on the
+machine affects all of them equally. With --data, the average precision of each candidate is
+measured, and the fastest is chosen from the candidates within --max-ap-loss of the best. On a noisy
+machine, no candidate is named as the fastest.
 """
 
 from __future__ import annotations
@@ -41,20 +42,19 @@ IMAGES = 8
 @dataclass(frozen=True)
 class _Flags:
     weights: tuple[Path, ...]
-    """Weights files and exported ones (.safetensors, .onnx, OpenVINO or ncnn folder)."""
+    """Weights files and exported files (.safetensors, .onnx, OpenVINO or ncnn folder)."""
 
     data: Data | None = None
-    """Data set with images, and ground truth for the AP (default: synthetic images of 640 x 480,
-    no AP)."""
+    """Data set for the images and the AP (default: synthetic images of 640 x 480, no AP)."""
 
     runtimes: tuple[str, ...] = ()
     """torch, onnx, openvino, ncnn (default: all that are installed)."""
 
     threads: tuple[int, ...] = ()
-    """Processor threads of the network (default: one per core)."""
+    """CPU threads of the network (default: one per core)."""
 
     mode: tuple[Literal["latency", "throughput"], ...] = ("latency",)
-    """All threads on one batch, or several batches side by side."""
+    """latency: all threads on one batch; throughput: several batches in parallel."""
 
     output: Folder = Path("runs/bench")
     """Folder for bench.json, bench.md, bench.html and bench.png."""
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_images(folder: Path, count: int = IMAGES) -> list[Path]:
-    """Write the same synthetic JPEG files of 640 x 480 pixels each time; return their paths."""
+    """Write synthetic JPEG files of 640 x 480 pixels, always the same, and return their paths."""
     from PIL import Image
 
     from attendet.exporters.parity import synthetic_images
@@ -123,7 +123,7 @@ def write_images(folder: Path, count: int = IMAGES) -> list[Path]:
 
 
 def _load_data(args: argparse.Namespace) -> tuple[DataSet, Sequence[Sample]]:
-    """Return the data set and those of its images that can be read."""
+    """Return the data set and the samples whose images can be read."""
     from attendet.data import load_dataset
     from attendet.data.checks import decode_issues
 
@@ -147,7 +147,7 @@ def _ap_measure(
     """Return the function that measures AP and AP50 of a candidate on the samples.
 
     Raises:
-        ConfigError: if a file has other classes than the data; before the timing, not after it.
+        ConfigError: if the classes of a file do not fit the data; checked before the timing.
     """
     from attendet.data.class_names import parse_class_map
     from attendet.evaluation import evaluate

@@ -1,9 +1,9 @@
 """List the attention blocks: paper, gates, parameters, multiply-accumulates, time on this machine.
 
-Parameters and multiply-accumulates are those of one block for each of the maps, together. A time is
-the fastest run of one image in eager PyTorch. "identity": a new block with identity init returns
-its input exactly. "any size": torch.export traces it for all map sizes at once, as the export to
-ONNX needs.
+Parameters and multiply-accumulates are sums over one block per feature map. A time is the fastest
+run of one image in eager PyTorch. "identity": a new block with identity init returns its input
+exactly. "any size": torch.export traces the block for all map sizes at once, as the ONNX export
+needs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from attendet.errors import ConfigError
 @dataclasses.dataclass(frozen=True)
 class _Flags:
     attention: tuple[str, ...] = ()
-    """Blocks to list, also those of timm, such as timm:cbam (default: all others)."""
+    """Blocks to list, including those of timm, such as timm:cbam (default: all except timm's)."""
 
     maps: Annotated[tuple[str, ...], "CxHxW"] = ("512x13x13", "256x26x26", "128x52x52")
-    """Feature maps: channels, rows, columns."""
+    """Shapes of the feature maps: channels, rows, columns."""
 
     fast: bool = False
-    """Do not measure times and do not try the export."""
+    """Skip the time measurements and the export test."""
 
     rounds: int = 20
-    """Timed runs of each block on each map."""
+    """Number of timed runs of each block on each map."""
 
     threads: int | None = None
-    """Processor threads of PyTorch (default: one per core)."""
+    """CPU threads of PyTorch (default: one per core)."""
 
     json: bool = False
     """Print one JSON object per block."""

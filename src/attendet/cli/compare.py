@@ -1,10 +1,10 @@
-"""Compare attention blocks on your images: does one help, by how much, what does it cost?
+"""Compare attention blocks on your images: does one help, by how much, at what cost?
 
-Trains every variant (attention x sites x init) with the same seeds under one recipe, measures
-all on the same test images and says of each variant: helps, hurts, no difference larger than
---margin, or not enough seeds, and how many more are needed. The folder keeps a record per run; the
-same command goes on where it was stopped, and a wider grid uses the runs that are there.
-Several data sets have a study each, and a verdict over all of them.
+Trains every variant (attention x sites x init) with the same seeds and the same recipe, measures
+all variants on the same test images and prints a verdict on each: helps, hurts, no difference
+larger than --margin, or not enough seeds, with the number of seeds to add. The output folder keeps
+a record per run: the same command resumes a stopped study, and a larger grid reuses finished runs.
+With several data sets, each has its own study, and the verdicts are over all data sets.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds of a time such as ``90m``, ``2h`` or ``1h30m``.
+    """Return a duration such as ``90m``, ``2h`` or ``1h30m`` in seconds.
 
     Raises:
-        argparse.ArgumentTypeError: if the text is none.
+        argparse.ArgumentTypeError: if the text is not a duration.
 
     Example:
         >>> _seconds("1h30m"), _seconds("45s")
@@ -53,32 +53,32 @@ def _seconds(text: str) -> float:
 @dataclass(frozen=True)
 class _Flags:
     data: tuple[str, ...]
-    """Data set; measured on its test split, else on val. Of several, also what they say
-    together."""
+    """Data set, measured on its test split, else on val; several also get a verdict over all of
+    them."""
 
     attention: Annotated[tuple[str, ...], "SPEC"] = ("none", "ca")
-    """none, se, cbam, eca, ca, or specs such as se@p5+ca@up; none twice shows what noise alone
-    does."""
+    """none, se, cbam, eca, ca, or specs such as se@p5+ca@up; repeat none to measure the noise
+    between seeds."""
 
     sites: Annotated[tuple[str, ...], "SITES"] | None = None
-    """Sites of each block, joined by commas (default: those of the neck, p4,p5,up)."""
+    """Sites of each block, separated by commas (default: those of the neck, p4,p5,up)."""
 
     attention_init: Annotated[tuple[str, ...], "INIT"] | None = None
     """Init of attention: paper, identity (default: identity in --pretrained weights, else
     paper)."""
 
     seeds: int = 3
-    """Seeds of each variant."""
+    """Number of seeds of each variant."""
 
     baseline: Annotated[str, "VARIANT"] | None = None
     """Variant that the others are compared with (default: none, else the first)."""
 
     margin: Annotated[float, "AP"] = 0.5
-    """AP points; differences up to this count as none."""
+    """Largest difference in AP points that counts as no difference."""
 
     budget: Annotated[float, "TIME", _seconds] | None = None
-    """Time for this call, such as 90m or 2h; where the grid needs more, the worse variants are cut
-    on the way (default: the whole grid)."""
+    """Time limit of this call, such as 90m or 2h; if the grid needs more, worse variants are
+    stopped early (default: the whole grid)."""
 
     output: Folder = Path("runs/compare")
     """Folder of the study."""
@@ -88,24 +88,24 @@ class _Flags:
     list."""
 
     format: DataFormat | None = None
-    """Of DATA (default: recognized)."""
+    """Format of DATA (default: recognized)."""
 
     accelerator: Accelerator = "auto"
     """Kind of device."""
 
     devices: int | None = None
-    """Devices of this machine to use (default: all GPUs, else one CPU)."""
+    """Number of devices to use on this machine (default: all GPUs, else one CPU)."""
 
     runs_per_device: Annotated[int | Literal["auto"], "{auto,N}"] = 1
-    """Runs that each device works on at once; auto: by the memory of the first run and the CPU
+    """Number of concurrent runs per device; auto: from the memory of the first run and the CPU
     cores."""
 
     ray: Annotated[str, "ADDRESS"] | None = None
     """Run on a Ray cluster: auto, HOST:PORT, or local to start one here."""
 
     runtimes: tuple[str, ...] | None = None
-    """What latency is measured in: torch, onnx, openvino; the latter two exported (default: all
-    that are installed)."""
+    """Runtimes in which latency is measured: torch, onnx, openvino; the latter two on an exported
+    file (default: all that are installed)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,22 +115,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Lines(StudyCallback):
-    """Prints a line per event of a run."""
+    """Callback that prints a line per event of a run."""
 
     def __init__(self) -> None:
         self.runs, self.ended = 0, 0
 
     def say(self, text: str) -> None:
-        """Print a line at once."""
+        """Print a line immediately."""
         print(text, flush=True)
 
     def before_runs(self, runs: int, done: int, folder: str) -> None:
-        """Say how many runs done are to make."""
+        """Print the number of runs, and how many are done already."""
         self.runs, self.ended = runs, done
         self.say(f"study: {runs} runs, {done} done already ({folder})")
 
     def run_event(self, job: Job, event: dict[str, Any]) -> None:
-        """Say when a run begins, at a tenth of its epochs, and when its process is lost."""
+        """Print when a run starts, after each tenth of its epochs, and when its process is lost."""
         name = f"{job.variant.name} seed {job.seed}"
         if event["event"] == "planned":
             self.say(f"{name}: training")
@@ -145,7 +145,7 @@ class _Lines(StudyCallback):
                 self.say(f"{name}: epoch {epoch}/{epochs}{ap}")
 
     def run_ended(self, job: Job, record: dict[str, Any]) -> None:
-        """Say how a run ended."""
+        """Print the result of a run."""
         name = f"{job.variant.name} seed {job.seed}"
         if record["stopped"] == "failed":
             self.say(f"{name}: failed: {record['error']}")
@@ -159,12 +159,12 @@ class _Lines(StudyCallback):
             self.say(f"{name}: waits after {record['epochs_done']} epochs")
 
     def note(self, text: str) -> None:
-        """Say it."""
+        """Print a message."""
         self.say(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the study, show its progress, print the verdicts; 1 if a run failed."""
+    """Run the study, print its progress and verdicts; return 1 if a run failed, else 0."""
     from attendet.comparison import compare
     from attendet.report import write_report
 
@@ -185,7 +185,7 @@ def _result(study: Study, *, several: bool) -> list[str]:
 
     Args:
         study: the result.
-        several: whether it is over several data sets.
+        several: whether the study is over several data sets.
     """
     from attendet.report.sets_report import read_sets, set_effects_table
     from attendet.report.study import read_study

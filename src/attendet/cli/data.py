@@ -1,8 +1,8 @@
 """Check, describe, split, convert or get a data set.
 
-attendet data check bccd               what is wrong with the labels, by kind, file and line
-attendet data stats bccd --json        counts and sizes, split by split
-attendet data split cells --output s   write a seeded split down
+attendet data check bccd               issues of labels and images, by kind, file and line
+attendet data stats bccd --json        counts and sizes of each split
+attendet data split cells --output s   write a seeded split to a file
 attendet data convert bccd out --to yolo
 attendet data get digits               the built-in sample set
 """
@@ -157,7 +157,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _stats_rows(classes: list[str], parts: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Give each row's label and its value for each split."""
+    """Yield the label of each row and its value for each split."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"

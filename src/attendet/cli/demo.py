@@ -1,8 +1,8 @@
-"""Run the main job on the built-in sample set, offline, in minutes.
+"""Train and evaluate a detector on the built-in sample set, offline, in minutes.
 
 Draws handwritten digits on photographs, trains a detector on them from scratch, evaluates it on
 images that have no digit and no pixel in common with the training images, and writes
-OUTPUT/report.html: quality, detections and ground truth, and the attention's gates on images.
+OUTPUT/report.html: metrics, detections and ground truth, and the gates of the attention blocks.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 RECIPE = "digits"
 CHANGES = ("epochs", "size", "width_mult")
-"""Settings of the recipe that have a flag here."""
+"""Settings of the recipe that are flags of this command."""
 
 SHOWN_IMAGES = 4
-"""Test images on the page."""
+"""Number of test images on the page."""
 
 GATE_IMAGES = 3
-"""Test images with gates on the page."""
+"""Number of test images with gates on the page."""
 
 SITE_NOTES = {
     "stage1": "after the first block of the backbone, stride 8",
@@ -58,7 +58,7 @@ class _Flags:
     ca@p5, se@p5+ca@up."""
 
     images: int = DEFAULT_COUNTS["train"]
-    """Training images; the other splits keep their proportion."""
+    """Number of training images; the other splits are scaled in proportion."""
 
     seed: int = 0
     """Random seed."""
@@ -140,7 +140,7 @@ def _write_page(
     record: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> Path:
-    """Write report.html, and detections.jpg; return the path of the page."""
+    """Write report.html and detections.jpg; return the path of the page."""
     import numpy as np
     import torch
 
@@ -211,7 +211,7 @@ def _write_page(
 
 
 def _gates(data: DataSet, result: TrainingResult) -> dict[str, Any]:
-    """Return the gates of the trained network for some test images, for the page."""
+    """Return the template values on the gates of the trained network for some test images."""
     from attendet.explain import explain_network
     from attendet.explain.page import gate_panels, gate_ranges, gate_table, to_gallery
     from attendet.media.sources import Source

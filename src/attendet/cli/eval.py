@@ -1,9 +1,9 @@
-"""Average precision of a detector on a data set.
+"""Measure the average precision of a detector on a data set.
 
-DATA is a folder in Pascal VOC, YOLO or COCO form, a YOLO data.yaml or a COCO .json. Classes are
-matched by name; --class-map says which are the same under other names. Prints COCO's and Pascal
-VOC's averages for each class and over all; --output keeps every number, the curves and the
-confusion matrix as JSON.
+DATA is a folder in Pascal VOC, YOLO or COCO format, a YOLO data.yaml or a COCO .json. Classes are
+matched by name; --class-map matches classes with different names. Prints the COCO and Pascal VOC
+metrics per class and over all classes; --output writes all numbers, the curves and the confusion
+matrix as JSON.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class _Flags:
     """Data set."""
 
     batch: int = 16
-    """Images that run together."""
+    """Images per batch."""
 
     confidence: Score | None = None
-    """Lowest score of a detection, 0 to 1; AP needs it low (default: 0.001, or that of a file with
-    NMS inside)."""
+    """Lowest score of a detection, 0 to 1; AP needs a low value (default: 0.001, or that of a file
+    with NMS inside)."""
 
     max_detections: int | None = None
-    """Most detections per image (default: 300, or that of a file with NMS inside)."""
+    """Maximum detections per image (default: 300, or that of a file with NMS inside)."""
 
     output: File | None = None
-    """JSON file for the record."""
+    """JSON file to write."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +180,7 @@ def _file_content(
     fingerprint: str,
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what the record file holds: what was evaluated, on what, how, and the numbers."""
+    """Return the content of the record file: weights, data, settings and metrics."""
     return {
         "layout": LAYOUT,
         "version": __version__,

@@ -2,7 +2,7 @@
 
 An IMAGE is an image, a folder, a pattern such as 'shots/*.jpg' or a .txt list of paths. Writes
 OUTPUT/explain.html, which works offline, a PNG and an NPZ with the numbers for each image, and
-statistics over all images. Pass several images: they show whether a gate depends on the content.
+statistics over all images. Pass several images to see whether a gate depends on the image content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Flags:
     """Folder for results."""
 
     max_images: int = 12
-    """Images to draw; the statistics include all images."""
+    """Maximum number of images to draw; the statistics include all images."""
 
     confidence: Score = 0.25
     """Lowest score of a detection, 0 to 1."""
@@ -39,10 +39,10 @@ class _Flags:
     """IoU threshold of non-maximum suppression, 0 to 1."""
 
     no_cam: bool = False
-    """No class activation maps, only gates (faster)."""
+    """Show only gates, no class activation maps (faster)."""
 
     device: str | None = None
-    """cpu, cuda, cuda:1 (default: a GPU if there is one)."""
+    """cpu, cuda, cuda:1 (default: a GPU if available)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,12 @@
 """Export a network to a format that other programs run.
 
 onnx, openvino, torchscript, torch-export, ncnn, litert: one file (a folder for openvino, ncnn and
-litert) that takes images, returns decoded boxes and scores, and holds its own metadata. It is
-compared with PyTorch before it gets its name; if it differs too much, no file is left.
---data compares on real images, average precision included.
+litert) that takes images, returns decoded boxes and scores, and holds its own metadata. Its outputs
+are compared with PyTorch first; if they differ too much, no file is written. With --data, the
+comparison uses real images and includes average precision.
 
-web: a folder with a page that runs the detector in the browser, for any static host. ONNX Runtime
-for the browser is downloaded once, from registry.npmjs.org.
+web: a folder with a page that runs the detector in the browser, for any static web host. ONNX
+Runtime for the browser is downloaded once, from registry.npmjs.org.
 
 darknet: FILE.cfg, FILE.weights and FILE.names, with unchanged values. darknet has no attention: a
 network with attention is an error.
@@ -35,7 +35,7 @@ class _Flags:
     """Weights file (.safetensors), hf://owner/name, or a name of: attendet weights list."""
 
     output: Folder = Path("runs/export")
-    """Folder for the files, which get the name of WEIGHTS."""
+    """Folder for the files, which are named after WEIGHTS."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,8 @@
 """Convert darknet files or a PyTorch checkpoint to a weights file.
 
-FILE.cfg FILE.weights: darknet. The layers of YOLOv4-tiny become the reference network, other
-detectors a network with the layers of their configuration. FILE.pth: a state dict of one of the
-widely used YOLOv4-tiny projects; attention is recognized. Nothing in a checkpoint is executed.
+FILE.cfg FILE.weights: darknet. YOLOv4-tiny becomes the reference network; other detectors become a
+network with the layers of their configuration. FILE.pth: a state dict of one of the widely used
+YOLOv4-tiny projects; attention is recognized. No code in a checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attendet.interop.imported import Imported
 
 ALONE = (".weights", ".safetensors", ".onnx")
-"""Suffixes of files that are no checkpoints."""
+"""Suffixes of files that are not PyTorch checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Flags:
     """FILE.cfg and FILE.weights, or a PyTorch checkpoint (.pth, .pt)."""
 
     output: File | None = None
-    """Weights file to write, .safetensors (default: the name of FILE, here)."""
+    """Weights file to write, .safetensors (default: the name of FILE, in the current folder)."""
 
     resize: Literal["rect", "letterbox", "stretch"] | None = None
     """Resize mode: rect and letterbox keep the aspect ratio (default: that of the program that
@@ -39,17 +39,18 @@ class _Flags:
 @dataclass(frozen=True)
 class _DarknetFlags:
     cutoff: int | None = None
-    """Take the first N layers alone from FILE.weights, such as a backbone's; the others are newly
+    """Load only the first N layers from FILE.weights, such as a backbone; the others are newly
     initialized."""
 
 
 @dataclass(frozen=True)
 class _CheckpointFlags:
     input_hw: tuple[int, int] | None = None
-    """Input size it was trained at, pixels, multiples of 32 (default: 416)."""
+    """Input size of the training in pixels, multiples of 32 (default: 416)."""
 
     anchors: File | None = None
-    """Six widths and heights in pixels, with commas between (default: those of yolov4-tiny.cfg)."""
+    """File of six widths and heights in pixels, separated by commas (default: those of
+    yolov4-tiny.cfg)."""
 
     color: Literal["rgb", "bgr"] | None = None
     """Order of the channels (default: rgb)."""

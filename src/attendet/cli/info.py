@@ -1,6 +1,6 @@
 """Print what a weights file holds: network, attention, classes, preprocessing, training, results.
 
-Nothing is loaded but the file's header, so that this is quick and needs no torch.
+Only the header of the file is read: this is fast and needs no torch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _as_text(facts: dict[str, Any]) -> str:
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """Return one line a fact, nested mappings indented below their name."""
+    """Return one line per fact, nested mappings indented below their name."""
     lines = []
     width = max((len(name) for name in facts), default=0) + 2
     for name, value in facts.items():

@@ -1,4 +1,4 @@
-"""Ctrl-C as the ordinary end of a run that has no other."""
+"""Ctrl-C as the normal end of a run on an endless source, such as a camera."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ Item = TypeVar("Item")
 
 
 def until_interrupted(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """Give items until Ctrl-C or a request to terminate, which then is no error.
+    """Yield items until SIGINT (Ctrl-C) or SIGTERM, which end the iteration without an error.
 
-    The signal ends the wait for the next item, but never the work on one: what is being written is
-    written. A second signal does.
+    The first signal interrupts the wait for the next item, but not the processing of an item, so
+    that files are written completely. A second signal during processing raises KeyboardInterrupt.
+    Outside the main thread, signals have no effect here.
 
     Args:
-        items: an iterator, closed in the end if it can be.
+        items: an iterator; closed at the end if it has a method ``close``.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield from items  # signals reach the main thread alone
+        yield from items  # only the main thread receives signals
         return
     state = {"waiting": False, "asked": False}
 

@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from attendet.media.sources import Skipped, Source
 
 MOST_LINES = 20
-"""Issues that are printed one by one; the others are counted."""
+"""Maximum number of issues that are printed; the others are counted."""
 
 NEEDS = {"overlap": "tile", "port": "show"}
-"""Settings that are settings of another flag."""
+"""Setting to the setting that it needs."""
 
 VIDEO_KINDS = ("annotated", "video")
-"""Ways to save that write videos."""
+"""Values of --save that write videos."""
 
 LABEL_KINDS = ("voc", "yolo", "coco")
-"""Ways to save that --as-labels changes."""
+"""Values of --save that --as-labels changes."""
 
 
 Seconds = Annotated[float, "SECONDS", float]  # may be infinite
@@ -66,7 +66,7 @@ class _Positionals:
 @dataclass(frozen=True)
 class _DetectionFlags:
     max_detections: int | None = None
-    """Most detections per image or tile (default: 300, or that of a file with NMS inside)."""
+    """Maximum detections per image or tile (default: 300, or that of a file with NMS inside)."""
 
     classes: Annotated[Sequence[str], "NAME[,NAME]", names] | None = None
     """Classes to detect (default: all)."""
@@ -86,32 +86,32 @@ class _ResultFlags:
     be corrected in labelImg, CVAT or Label Studio."""
 
     max_side: Pixels | None = None
-    """Scale written videos and the live view down to this (default: the video's own; 1280 for the
-    view)."""
+    """Longest side of written videos and the live view, which are scaled down to it (default: the
+    video's own; 1280 for the view)."""
 
     show: bool = False
     """Show the detections while the command runs, on a page in the browser of this machine."""
 
     port: int = 0
-    """With --show: port of that page (default: any free one)."""
+    """With --show: port of the page (default: any free one)."""
 
 
 @dataclass(frozen=True)
 class _FrameFlags:
     tile: Pixels | None = None
-    """Detect in tiles of this many pixels, too (default: in the whole image only)."""
+    """Detect also in tiles with this side (default: in the whole image only)."""
 
     overlap: Annotated[float, "FRACTION"] = 0.2
     """With --tile: overlap of neighboring tiles as a fraction of their side, 0 to 0.9."""
 
     track: bool = False
-    """Track objects over frames; each gets a number (needs the extra `track`)."""
+    """Track objects over frames; each gets a track id (needs the extra `track`)."""
 
 
 @dataclass(frozen=True)
 class _ReadingFlags:
     every: int = 1
-    """Use every Nth frame only."""
+    """Use only every Nth frame."""
 
     stop_after: Seconds = math.inf
     """Stop a camera or stream after this time (default: at Ctrl-C)."""
@@ -123,7 +123,7 @@ class _ReadingFlags:
     """Time to reconnect to a broken camera or stream; inf: no limit, 0: do not reconnect."""
 
     timeout: Seconds = 10
-    """Time without data after which a stream counts as broken."""
+    """Time without data after which a camera or stream counts as broken."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ class _SpeedFlags:
     runtime)."""
 
     mode: Literal["latency", "throughput"] | None = None
-    """latency: all threads on one image; throughput: several images side by side (default: latency
+    """latency: all threads on one image; throughput: several images in parallel (default: latency
     for one image, tiles, cameras and streams, else throughput)."""
 
     threads: int | None = None
-    """Threads of the network (default: one per core)."""
+    """CPU threads of the network (default: one per core)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,10 +176,10 @@ def _numbers(text: str) -> list[float]:
 
 
 def _check_needs(args: argparse.Namespace) -> None:
-    """Refuse a setting that would change nothing, as its user means it to.
+    """Check the ranges of flags, and that each flag has the other flags that it needs.
 
     Raises:
-        ConfigError: if one is given without that which it is a setting of.
+        ConfigError: if a flag is out of range, needs another flag or conflicts with one.
     """
     for name in given_settings(args, add_arguments, NEEDS):
         if not getattr(args, NEEDS[name]):
@@ -206,7 +206,7 @@ def _check_needs(args: argparse.Namespace) -> None:
 
 @dataclass
 class _Tally:
-    """Counts of processed items, and errors."""
+    """Counts of processed items, detections and errors."""
 
     every: int = 1
     images: int = 0
@@ -240,7 +240,10 @@ class _Tally:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 0, or 1 where nothing was read, or something not done as asked."""
+    """Run the command and return its exit code.
+
+    It is 1 if nothing was read, a result was not written, or a line or zone does not fit an image.
+    """
     from attendet.cli.interrupts import until_interrupted
     from attendet.cli.progress import speed_bar
     from attendet.media import FrameOptions, LiveOptions, predict_frames, read_frames
@@ -329,7 +332,7 @@ def _detector(args: argparse.Namespace, sources: Sequence[Source]) -> Detector:
 
 
 def _size_of(sources: Sequence[Source]) -> tuple[int | None, str]:
-    """Return how many results are to come, where that is known, and what they are called."""
+    """Return the number of results, None if unknown, and their unit."""
     if all(source.kind == "image" for source in sources):
         return len(sources), "images"
     return None, "frames"

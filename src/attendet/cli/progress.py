@@ -1,4 +1,4 @@
-"""Progress display: bars on a terminal, else plain lines from time to time."""
+"""Progress display: bars on a terminal, else a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from attendet.training.plan import Plan
 
 PLAIN_IMAGES_SECONDS = 5.0
-"""Without a terminal, a line about images is printed this often."""
+"""Seconds between two lines on the progress in images, without a terminal."""
 
 PLAIN_STEP_SECONDS = 15.0
-"""Without a terminal, a line about training steps is printed this often."""
+"""Seconds between two lines on training steps, without a terminal."""
 
 FEW_IMAGES = 150
-"""With fewer training images, pretrained weights are recommended: docs/pretrained.md. They are 7 AP
-points or more ahead with 97 images, and about level with 200 to 252."""
+"""With fewer training images, pretrained weights are recommended: docs/pretrained.md. They gain
+7 AP points or more with 97 images, and about nothing with 200 to 252."""
 
 MANY_SMALL = 0.5
 """With a larger fraction of small objects, a third level is recommended: docs/decisions/0016."""
@@ -45,7 +45,7 @@ Move = Callable[[int, int | None], None]
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
-    """Yield a function of (done, total) that updates a bar on stderr, if that is a terminal."""
+    """Yield a function of (done, total) that updates a bar on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
@@ -57,11 +57,11 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
 
 @contextmanager
 def speed_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Move]:
-    """Yield a function of (done, total) that shows speed: a bar, or plain lines.
+    """Yield a function of (done, total) that shows progress and speed: a bar, or plain lines.
 
     Args:
         label: text before the bar.
-        total: items in all; None if unknown.
+        total: number of items; None if unknown.
         unit: name of the items.
     """
     started = time.perf_counter()
@@ -132,13 +132,13 @@ def _issues(dataset: DataSet) -> str:
 
 
 class TrainingLines(TrainingCallback):
-    """Plain lines, for files and pipes."""
+    """Training progress as plain lines, for files and pipes."""
 
     is_first = False
-    """True in the process that reports the run (the first of several)."""
+    """True in the process that prints the progress: the first of several."""
 
     advises = False
-    """Recommend what usually gives a higher AP: pretrained weights, a third level."""
+    """Whether to recommend what usually gives a higher AP: pretrained weights, a third level."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -208,7 +208,7 @@ class TrainingLines(TrainingCallback):
         self.say(f"run: {folder}")
 
     def after_step(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
-        """Print a line from time to time."""
+        """Print a line every `PLAIN_STEP_SECONDS`."""
         if time.monotonic() - self.last > PLAIN_STEP_SECONDS:
             self.last = time.monotonic()
             self.say(f"epoch {epoch + 1} step {step + 1}/{steps} {_losses(terms)}")
@@ -232,7 +232,7 @@ class TrainingLines(TrainingCallback):
 
 
 class TrainingBars(TrainingLines):
-    """Bars on a terminal, with loss terms, speed, memory and time left."""
+    """Training progress as bars on a terminal, with loss terms and time left."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -253,22 +253,22 @@ class TrainingBars(TrainingLines):
         self.bars.stop()
 
     def _bar(self, name: str, done: float, total: int, note: str = "") -> None:
-        self.bars.start()  # of several processes, only the first shows bars
+        self.bars.start()  # not earlier: only the first of several processes shows bars
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total, note="")
         self.bars.update(self.tasks[name], completed=done, total=total, note=note)
 
     def images_decoded(self, done: int, total: int) -> None:
-        """Show the images decoded."""
+        """Update the bar of decoded images."""
         self._bar("decode", done, total)
 
     def after_step(self, epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
-        """Show the step, and the whole run."""
+        """Update the bars of the epoch and of the run."""
         if "decode" in self.tasks:
             self.bars.remove_task(self.tasks.pop("decode"))
         self._bar("run", epoch * steps + step + 1, self.epochs * steps)
         self._bar("epoch", step + 1, steps, _losses(terms))
 
     def images_evaluated(self, done: int, total: int) -> None:
-        """Show the images evaluated."""
+        """Show the evaluated images in the bar of the epoch."""
         self._bar("epoch", done, total, "evaluating")

@@ -1,9 +1,9 @@
 """Remove attention blocks that do nothing, within a tolerance of average precision.
 
-A block whose gates are the same for all images and positions is replaced by that constant, folded
-into the convolution next to it. Each step is kept if AP on --split of DATA stays within
---max-ap-loss points of that of WEIGHTS. Choose blocks on the validation split, and report the test
-split once.
+A block with the same gates for all images and positions is replaced by these constant gates,
+folded into the adjacent convolution. A removal is kept if AP on --split of DATA stays within
+--max-ap-loss points of the AP of WEIGHTS. Choose blocks on the validation split, and measure the
+test split once, at the end.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class _Flags:
     """Weights file (.safetensors), hf://owner/name, or a name of: attendet weights list."""
 
     split: str = "val"
-    """Images on which gates and AP are measured: train, val, test or all."""
+    """Split on which gates and AP are measured: train, val, test or all."""
 
     format: DataFormat | None = None
     """Format of DATA (default: detected)."""
 
     class_map: str | None = None
-    """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
+    """Classes of DATA that have another name in WEIGHTS, such as auto=car,lorry=truck."""
 
     max_ap_loss: Annotated[float, "POINTS"] = 0.2
-    """AP points, 0 to 100, that may be lost in total."""
+    """Largest total loss of AP in points, 0 to 100."""
 
     every: bool = False
     """Try every block, not only those with constant gates."""
@@ -41,7 +41,7 @@ class _Flags:
     """Weights file to write (default: WEIGHTS with -pruned in its name)."""
 
     device: str | None = None
-    """cpu, cuda, cuda:1 (default: a GPU if there is one)."""
+    """cpu, cuda, cuda:1 (default: a GPU if available)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

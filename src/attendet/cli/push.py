@@ -1,7 +1,7 @@
-"""Put a weights file on the Hugging Face Hub, with a card written from what it says of itself.
+"""Upload a weights file to the Hugging Face Hub, with a model card written from its metadata.
 
-Needs an account's token: hf auth login, or HF_TOKEN. From then on hf://OWNER/NAME is good wherever
-a weights file is.
+Needs an access token: hf auth login, or HF_TOKEN. Afterwards, commands that take a weights file
+also accept hf://OWNER/NAME.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Push, and say where the weights are; return 0."""
+    """Upload the weights and print their address; return 0."""
     from attendet.interop.hub import push_to_hub
 
     address = push_to_hub(

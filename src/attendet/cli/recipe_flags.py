@@ -1,4 +1,4 @@
-"""The settings of the recipe as flags, for every command that trains."""
+"""Recipe settings as flags, for the commands that train."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def add_recipe_flags(parser: argparse.ArgumentParser, *, without: Collection[str
 
 
 def recipe_overrides(args: argparse.Namespace, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return the settings that were passed as flags, each checked under the flag's name.
+    """Return the recipe settings that were passed as flags.
 
     Args:
         args: the parsed flags.
-        without: settings that got no flag of the recipe, as in `add_recipe_flags`.
+        without: settings without a recipe flag, as in `add_recipe_flags`.
 
     Raises:
-        ConfigError: if one is out of range, or has no effect in the recipe.
+        ConfigError: naming the flag, if a value is out of range or has no effect in the recipe.
     """
     names = [name for name in settings_of(Recipe) if name in args and name not in without]
     overrides = {name: getattr(args, name) for name in names}

@@ -1,9 +1,9 @@
 """Write the report of a study from its records.
 
-FOLDER is the output folder of attendet compare. Writes report.html, which works offline, the same
-content as report.md with its figures, and variants.csv, runs.csv and report.json. Nothing is
-trained or measured. Example images need the data set. A study over several data sets has a report
-over all of them, and one of each.
+FOLDER is the output folder of attendet compare. Writes report.html, which works offline,
+report.md with the same content and its figures, and variants.csv, runs.csv and report.json. Nothing
+is trained or measured. Example images need the data set. For a study over several data sets, writes
+one report on all of them and one per data set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Flags:
     """Folder of the data set, if it has moved."""
 
     examples: int = 3
-    """Images with the largest differences to show, 0 for none."""
+    """Number of example images, those with the largest differences; 0 for none."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ WEIGHTS is a weights file or an exported file; ONNX, OpenVINO and ncnn need no t
 images, videos and the camera. POST /predict with an image file as the body returns JSON;
 /openapi.json describes it. Gates of attention blocks are shown for weights files.
 
-Only this machine can connect unless --host says otherwise; there is no password.
+By default, only this machine can connect; --host changes that. The server has no password.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class _Flags:
     """Weights file, exported file, hf://owner/name, or a name of: attendet weights list."""
 
     host: Annotated[str, "ADDRESS"] = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 for all of this machine."""
+    """Address to listen on; 0.0.0.0 for all network interfaces."""
 
     port: int = 8000
-    """Port to listen at; 0 for any that is free."""
+    """Port to listen on; 0 for any free port."""
 
     threads: int | None = None
-    """Processor threads of the network (default: one per core)."""
+    """CPU threads of the network (default: one per core)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Raises:
         ConfigError: if the address cannot be used.
@@ -98,7 +98,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _gate_reader(weights: Path, device: str | None) -> Any:
-    """Return what draws gates, if the file has attention blocks that can be looked at."""
+    """Return a `GateReader`; None for exported files and for weights without gates."""
     if weights.suffix.lower() != ".safetensors":
         return None
     from attendet.web.gates import GateReader

@@ -1,8 +1,8 @@
 """Train a detector on your images.
 
-DATA is a folder in Pascal VOC, YOLO or COCO form, a YOLO data.yaml or a COCO .json. The folder of
-the run holds the weights (best.safetensors), a record an epoch, curves and images.
-Every setting of the recipe is a flag; the flag wins over --recipe.
+DATA is a folder in Pascal VOC, YOLO or COCO format, a YOLO data.yaml or a COCO .json. The folder of
+the run holds the weights (best.safetensors), a record per epoch, curves and images. Every setting
+of the recipe has a flag, which overrides --recipe.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ def _log_names(text: str) -> list[str]:
 @dataclass(frozen=True)
 class _Flags:
     attention: Annotated[str, "SPEC"] | None = None
-    """none, se, cbam, eca, ca or another block (listed by: attendet blocks), at sites if wanted:
+    """none, se, cbam, eca, ca or another block (listed by: attendet blocks), optionally at sites:
     ca@p5, se@p5+ca@up (default: that of --pretrained, else ca)."""
 
     seed: int = 0
-    """Seed of weights, image order and augmentation."""
+    """Random seed of weights, image order and augmentation."""
 
     output: Folder | None = None
     """Folder of the run (default: runs/train)."""
 
     pretrained: File | None = None
     """Weights to start from: a file, hf://owner/name, or a name of: attendet weights list; their
-    input, boxes and width win over --recipe, and flags win over them."""
+    input, boxes and width override --recipe, and flags override them."""
 
     format: DataFormat | None = None
-    """Of DATA (default: recognized)."""
+    """Format of DATA (default: recognized)."""
 
     log: Annotated[Sequence[str], "NAME[,NAME]", _log_names] = ("tensorboard",)
-    """Where curves go: tensorboard, csv, wandb, mlflow, or none (default: tensorboard)."""
+    """Loggers for the curves: tensorboard, csv, wandb, mlflow, or none (default: tensorboard)."""
 
     devices: int = 1
-    """Processes on this machine, one a device."""
+    """Number of processes on this machine, one per device."""
 
     nodes: int = 1
-    """Machines; start each by torchrun."""
+    """Number of machines; start the command on each with torchrun."""
 
 
 @dataclass(frozen=True)
 class _ResumeFlags:
     resume: Folder | None = None
-    """Folder of an interrupted run to go on with."""
+    """Folder of an interrupted run to resume."""
 
     accelerator: Accelerator = "auto"
     """Kind of device."""
 
     checkpoint_seconds: float = 30.0
-    """Least time between two writes of the weights and the resume state."""
+    """Minimum seconds between two writes of the weights and the resume state."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, show the progress, and say where the weights are."""
+    """Train, show the progress and print the path of the weights; return 0."""
     from attendet.report.fonts import numbered_classes
     from attendet.training import train
 

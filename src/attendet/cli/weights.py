@@ -1,11 +1,11 @@
-"""List, download or describe pretrained weights that are known by name.
+"""List, describe or download pretrained weights by name.
 
 attendet weights list                    names, sizes, published results
-attendet weights info yolo-fastest-xl    all that is known of one, and whether it is here
+attendet weights info yolo-fastest-xl    all details, and whether the file is downloaded
 attendet weights get yolo-fastest-xl     download and convert it now; prints the path
 
-A name can be used wherever a weights file is asked for; the first use downloads it to the user's
-cache directory, or to ATTENDET_CACHE. ATTENDET_MIRROR is put before each address.
+Commands that take a weights file also accept a name; the first use downloads the weights to the
+user's cache directory, or to ATTENDET_CACHE. ATTENDET_MIRROR is a prefix of each download address.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Augmented batches straight from the cache's uint8 images: mosaic, affine, color, mix-up.
+"""Augmented batches from the cache's uint8 images: mosaic, affine maps, color and mixup.
 
-`attendet.data.augment_plan` draws what happens to each row as numbers, and
+`attendet.data.augment_plan` draws the augmentation of each row as numbers, and
 `attendet.data.augment_render` renders it. Each network input pixel is sampled once, bilinearly,
-from the cached image that its tile shows, at any size of the network input (multi-scale and
-progressive resizing need no second resampling). Where an image shrinks to half or less, it is first
-halved by area averaging, so that bilinear sampling skips no pixels. What no image covers is gray,
-114 of 255, before the colors are changed.
+from the cached image of its tile, at any size of the network input (multi-scale training and
+progressive resizing need no second resampling). An image that shrinks to half or less is first
+halved by area averaging, so that bilinear sampling skips no pixels. Pixels that no image covers are
+gray, 114 of 255, before the color augmentation.
 
-N counts the rows of a batch, M the boxes of the fullest row; H, W are the network input.
+N is the number of rows of a batch, M the largest number of boxes in a row; H, W are the network
+input.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from attendet.errors import ConfigError
 
 
 class Batch(NamedTuple):
-    """Images with their boxes, targets to the fullest row, on the device that trains.
+    """Images on the training device, with boxes padded to the largest number in a row.
 
     Attributes:
         images: float32 (N, 3, H, W), RGB within 0..1, channels_last.
@@ -41,16 +42,16 @@ class Batch(NamedTuple):
 
 
 class Augmenter:
-    """Makes augmented batches of a cache's images; the same arguments give the same batch.
+    """Source of augmented batches of a cache's images; the same arguments give the same batch.
 
-    The draws depend on seed, epoch, step and the position in the global batch, and on nothing else:
-    not on the device, the process or what was made before. Partners of mosaic and mix-up come from
-    the whole cache.
+    The draws depend only on the seed, the epoch, the step and the position in the global batch: not
+    on the device, the process or earlier batches. The other images of a mosaic or mixup are drawn
+    from the whole cache.
 
     Args:
         cache: the images; must stay open.
-        settings: what is drawn, and how strongly.
-        device: where batches are made and left.
+        settings: probabilities and strengths of the augmentation.
+        device: device of the batches; they are rendered there.
         seed: non-negative.
 
     Raises:
@@ -91,16 +92,16 @@ class Augmenter:
 
         Args:
             indices: cache rows of the global batch's N images.
-            epoch: non-negative; with `step` it picks the draws.
+            epoch: non-negative; with `step` it seeds the draws.
             step: non-negative.
             input_hw: network input of this batch, pixels; default: the cache's.
             mosaic_on: False disables mosaic and mixup, as in the last epochs.
-            rows: which rows to make, for a rank's shard; they equal those rows of the whole batch
-                bit for bit, the padding of their boxes included.
+            rows: rows to return, for the shard of a rank; bit-identical to these rows of the whole
+                batch, including the padding of their boxes.
 
         Returns:
-            The batch. A turned or sheared box is the upright box around its mapped corners, so it
-            is looser than the object; it is clipped to its tile.
+            The batch. A rotated or sheared box becomes the axis-aligned box around its mapped
+            corners, which is looser than the object; it is clipped to its tile.
         """
         plan = plan_batch(
             self._table,

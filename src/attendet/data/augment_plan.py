@@ -1,13 +1,13 @@
 """The plan of an augmented batch: random draws, affine maps and boxes (numpy only).
 
 Every random number comes from a generator seeded by (seed, epoch, step, position in the global
-batch), so a plan is the same on any device, rank and resume. Everything geometric is one affine map
-per tile, from continuous cache coordinates to continuous network input coordinates (pixel i spans
-i..i+1), and boxes go through the same map as pixels.
+batch), so a plan is the same on any device, on any rank and after a resume. The geometry of a tile
+is one affine map from continuous cache coordinates to continuous network input coordinates (pixel i
+spans i..i+1). The same map transforms pixels and boxes.
 
-N counts the rows of the batch; a row has SLOTS = 5 tiles: four quarters around a center (top left,
-top right, bottom left, bottom right) and one image to mix in. A row without mosaic has its center
-in the network input's bottom right corner, so that its first quarter is the whole network input.
+N is the number of rows of the batch. A row has SLOTS = 5 tiles: four quarters around a center (top
+left, top right, bottom left, bottom right) and one image to mix in. A row without mosaic has its
+center in the bottom right corner of the network input, so that its first quarter covers all of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Bools = NDArray[np.bool_]
 QUARTERS = 4
 SLOTS = QUARTERS + 1
 MAX_LEVEL = 2
-"""Images are halved by area averaging at most this often before they are sampled."""
+"""Maximum number of times that an image is halved by area averaging before it is sampled."""
 
 _CENTER_RANGE = (0.25, 0.75)
 _MIX_BETA = 8.0
@@ -41,7 +41,7 @@ _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths and probabilities of augmentation; the text under a field is its help.
+    """Strengths and probabilities of augmentation; the text under each field is its help text.
 
     Example:
         >>> AugmentConfig(scale=0.3).scale
@@ -89,7 +89,7 @@ class AugmentConfig:
     """Brightness is multiplied by a factor from 1 - this to 1 + this."""
 
     min_box: float = 2.0
-    """Boxes narrower or lower than this after augmentation are dropped, pixels."""
+    """Boxes with a width or height below this after augmentation are dropped, pixels."""
 
     min_visible: float = 0.2
     """Boxes of which less than this fraction of the area remains are dropped."""
@@ -102,14 +102,15 @@ class AugmentConfig:
 
 
 class CacheTable:
-    """The sizes and boxes of a cache's images as flat arrays, for work on whole batches.
+    """Sizes and boxes of a cache's images as flat arrays, for operations on whole batches.
 
     Attributes:
         input_hw: network input of the cache, pixels.
-        content_hw: float64 (n, 2), the images' heights and widths within the network input, pixels.
-        boxes_xyxy: float64 (B, 4), the boxes of all images one after another.
+        content_hw: float64 (n, 2), height and width of each image within the network input, without
+            padding, pixels.
+        boxes_xyxy: float64 (B, 4), the B boxes of all images, concatenated.
         class_ids: int64 (B,).
-        starts: int64 (n + 1,); boxes of image i are starts[i]..starts[i + 1].
+        starts: int64 (n + 1,); image i has the boxes starts[i]..starts[i + 1] - 1.
     """
 
     def __init__(self, cache: ImageCache) -> None:
@@ -130,7 +131,7 @@ class CacheTable:
         return len(self.content_hw)
 
     def boxes_of(self, images: Ints) -> tuple[Ints, Ints]:
-        """Return box numbers of several images, and for each box which of the images has it."""
+        """Return the indices of all boxes of `images`, and each box's position in `images`."""
         counts = self.starts[images + 1] - self.starts[images]
         owner = np.repeat(np.arange(len(images)), counts)
         first = np.cumsum(counts) - counts
@@ -139,15 +140,15 @@ class CacheTable:
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """One batch's augmentation, as numbers.
+    """Augmentation of one batch, as numbers.
 
     Attributes:
         input_hw: network input of the batch, pixels.
         sources: int64 (N, 5), cache rows of the tiles.
-        centers_xy: int64 (N, 2), where the four quarters meet, pixels.
+        centers_xy: int64 (N, 2), point where the four quarters meet, pixels.
         matrices: float64 (N, 5, 2, 3), affine map of each tile from cache to network input.
-        levels: int64 (N, 5), how often a tile's image is halved before it is sampled.
-        blends: float64 (N,), weight of the quarters; below 1 where an image is mixed in.
+        levels: int64 (N, 5), number of halvings of a tile's image before it is sampled.
+        blends: float64 (N,), weight of the quarters; below 1 if an image is mixed in.
         colors: float32 (N, 3, 3), color matrix of each row: rgb_out = color @ rgb_in.
         boxes_xyxy: float32 (N, M, 4), network input pixels, zeros beyond a row's boxes; M >= 1.
         class_ids: int64 (N, M).
@@ -166,7 +167,7 @@ class BatchPlan:
     valid: Bools
 
     def rows(self, rows: slice) -> BatchPlan:
-        """Return the plan of some rows; their boxes stay padded as in the whole batch."""
+        """Return the plan of some rows; their boxes keep the padding of the whole batch."""
         cut = {
             field.name: getattr(self, field.name)[rows]
             for field in fields(self)
@@ -175,8 +176,7 @@ class BatchPlan:
         return BatchPlan(input_hw=self.input_hw, **cut)
 
     def quarter_xyxy(self, row: int, quarter: int) -> tuple[int, int, int, int]:
-        """Return the pixels of the network input that a quarter covers (none for an empty
-        quarter)."""
+        """Return the corners of a quarter in network input pixels; an empty quarter has no area."""
         height, width = self.input_hw
         center_x, center_y = (int(side) for side in self.centers_xy[row])
         left, right = ((0, center_x), (center_x, width))[quarter % 2]
@@ -186,7 +186,10 @@ class BatchPlan:
 
 @dataclass(frozen=True, eq=False)
 class _Draws:
-    """Uniform draws within 0..1: a few for each row, and (N, SLOTS) of each kind for the tiles."""
+    """Random numbers of a batch, as arrays (N,) for rows and (N, SLOTS) for tiles.
+
+    All are uniform in 0..1, except for the beta-distributed `mix_weight`.
+    """
 
     row: dict[str, Floats]
     tile: dict[str, Floats]
@@ -200,7 +203,7 @@ class _Draws:
 
     @classmethod
     def make(cls, count: int, seed: int, epoch: int, step: int) -> _Draws:
-        """Return the draws; each row has a generator of its own, always read in the same order."""
+        """Return the draws; each row has its own generator, which is read in a fixed order."""
         each = len(cls.ROW) + SLOTS * len(cls.TILE)
         uniform, weight = np.empty((count, each)), np.empty(count)
         for row in range(count):
@@ -232,10 +235,10 @@ def plan_batch(
         table: sizes and boxes of the cache.
         settings: strengths and probabilities.
         indices: cache rows of the N images.
-        seed: non-negative, as are `epoch` and `step`.
-        epoch: with `step` it picks the draws.
-        step: see `epoch`.
-        input_hw: network input of the batch, pixels; need not be the cache's.
+        seed: non-negative; `seed`, `epoch` and `step` together seed the random draws.
+        epoch: non-negative.
+        step: non-negative.
+        input_hw: network input of the batch, pixels; may differ from that of the cache.
         mosaic_on: False disables mosaic and mixup.
 
     Returns:
@@ -279,7 +282,7 @@ def plan_batch(
 
 
 def _signed(uniform: Floats, reach: float) -> Floats:
-    """Return draws within 0..1 spread over -reach..reach."""
+    """Return draws from 0..1, scaled to -reach..reach."""
     return (2 * uniform - 1) * reach
 
 
@@ -292,10 +295,10 @@ def _matrices(
     is_mosaic: Bools,
     input_hw: tuple[int, int],
 ) -> Floats:
-    """Return the (N, SLOTS, 2, 3) maps: flip, quarter turn, shear, rotate, scale, shift.
+    """Return the (N, SLOTS, 2, 3) maps: flip, rotate by 90 degrees, shear, rotate, scale, shift.
 
-    A single image is centered and then shifted. In a mosaic the corner of the image that faces
-    the center lies on it, and the shift pushes it past, so that no gap opens at the seam.
+    A single image is centered and then shifted. In a mosaic, the inner corner of each image is
+    moved past the mosaic's center by the size of the shift, so that no gap opens at the seam.
     """
     tile = draws.tile
     turned = tile["turn"] < settings.rotate90
@@ -322,7 +325,7 @@ def _matrices(
 
 
 def _linear(settings: AugmentConfig, tile: dict[str, Floats], turns: Ints) -> Floats:
-    """Return the (N, SLOTS, 2, 2) parts that turn, shear and flip, without the gain."""
+    """Return the (N, SLOTS, 2, 2) matrices that flip, rotate and shear, without the scale."""
     angle = np.deg2rad(_signed(tile["angle"], settings.degrees))
     shear_x = np.tan(np.deg2rad(_signed(tile["shear_x"], settings.shear)))
     shear_y = np.tan(np.deg2rad(_signed(tile["shear_y"], settings.shear)))
@@ -337,12 +340,12 @@ def _linear(settings: AugmentConfig, tile: dict[str, Floats], turns: Ints) -> Fl
 
 
 def _stack(a: Floats, b: Floats, c: Floats, d: Floats) -> Floats:
-    """Return matrices ((a, b), (c, d)) along two new last axes."""
+    """Return 2 x 2 matrices ((a, b), (c, d)) in two new last axes."""
     return np.stack([a, b, c, d], axis=-1).reshape(*a.shape, 2, 2)
 
 
 def _levels(matrices: Floats) -> Ints:
-    """Return how often to halve: sampling alone takes a shrink of up to 2."""
+    """Return the number of halvings; bilinear sampling alone shrinks by a factor of up to 2."""
     scale = np.linalg.norm(matrices[..., :2], ord=-2, axis=(-2, -1))
     halvings = np.floor(-np.log2(np.maximum(scale, 1e-6)) + 1e-9)
     return np.asarray(halvings.clip(0, MAX_LEVEL), dtype=np.int64)
@@ -357,7 +360,7 @@ def _boxes(
     used: Bools,
     input_hw: tuple[int, int],
 ) -> tuple[NDArray[np.float32], Ints, Bools]:
-    """Return padded boxes, class ids and validity: corners mapped, enclosed, clipped, sifted."""
+    """Return padded boxes, class ids and validity, after mapping, clipping and filtering."""
     rows, slots = np.nonzero(used)
     numbers, owner = table.boxes_of(sources[rows, slots])
     left, top, right, bottom = table.boxes_xyxy[numbers].T
@@ -388,7 +391,7 @@ def _boxes(
 def _padded(
     boxes_xyxy: Floats, class_ids: Ints, rows: Ints, count: int
 ) -> tuple[NDArray[np.float32], Ints, Bools]:
-    """Return boxes listed by ascending row as padded (count, M, 4), (count, M) and (count, M)."""
+    """Return boxes sorted by row as padded arrays (count, M, 4), (count, M) and (count, M)."""
     per_row = np.bincount(rows, minlength=count)
     slot = np.arange(len(rows)) - (np.cumsum(per_row) - per_row)[rows]
     most = max(1, int(per_row.max(initial=0)))
@@ -399,11 +402,12 @@ def _padded(
 
 
 def _colors(settings: AugmentConfig, draws: _Draws) -> NDArray[np.float32]:
-    """Return (N, 3, 3) color matrices: value gain x saturation gain x hue turn, in YIQ.
+    """Return (N, 3, 3) color matrices: value gain x saturation gain x hue rotation, in YIQ.
 
-    True HSV jitter is not linear: it keeps V = max(R, G, B) while hue and saturation change. Here
-    hue turns about the gray axis and saturation scales the distance from it, both at constant luma,
-    so the V of a strongly colored pixel may change. Grays and the value gain are the same in both.
+    HSV jitter is not linear: it keeps V = max(R, G, B) while hue and saturation change. Here, hue
+    rotates colors about the gray axis and saturation scales their distance from it, both at
+    constant luma. So the V of a strongly colored pixel may change. Gray pixels, and the effect of
+    the value gain, are the same in both methods.
     """
     turn = 2 * np.pi * _signed(draws.row["hue"], settings.hue)
     saturation = 1 + _signed(draws.row["saturation"], settings.saturation)

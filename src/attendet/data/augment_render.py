@@ -1,12 +1,13 @@
-"""From plans to pixels: two renderers, for the CPU and for accelerators.
+"""Renderers of augmentation plans: one for the CPU, one for accelerators.
 
 Both render the same plans (`attendet.data.augment_plan`). On the CPU, OpenCV's `warpAffine` works
-on uint8 images one by one, mostly without the GIL, so that a prefetching thread can run beside
-the training step. On an accelerator the four neighbors of each pixel of the batch are gathered
-from uint8 images that lie on the device, the whole cache where it transforms. The two agree within
-the rounding to uint8 (under 3 of 255); on a CPU the second takes over thirty times as long.
+on uint8 images one by one, mostly without the GIL, so that a prefetching thread can run in parallel
+to the training step. On an accelerator, the four neighbors of each pixel of the batch are gathered
+from uint8 images on the device: the whole cache if it fits (CUDA), else the images of the batch.
+The two agree within the rounding to uint8 (under 3 of 255). On a CPU, the second takes over thirty
+times as long.
 
-N counts the rows of a batch; H, W are the network input.
+N is the number of rows of a batch; H, W are the network input.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _ROWS_AT_ONCE = 16
 
 
 class CpuRenderer:
-    """Renders plans image by image with OpenCV, in uint8 until the last step."""
+    """Renderer that works image by image with OpenCV, in uint8 until the last step."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self.images = images
@@ -54,7 +55,7 @@ class CpuRenderer:
         region_xyxy: tuple[int, int, int, int],
         padded: NDArray[np.uint8],
     ) -> None:
-        """Sample one tile into its region of a network input."""
+        """Sample one tile into its region of the network input."""
         left, top, right, bottom = region_xyxy
         if left >= right or top >= bottom:
             return
@@ -75,7 +76,7 @@ class CpuRenderer:
 
 
 def _halve(image: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
-    """Return an image halved `level` times by area averaging; odd rests are cut off."""
+    """Return an image halved `level` times by area averaging; an odd last row or column is cut."""
     for _ in range(level):
         height, width = max(1, image.shape[0] // 2), max(1, image.shape[1] // 2)
         even = image[: 2 * height, : 2 * width]
@@ -87,9 +88,9 @@ def _halve(image: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
 def _pixel_inverse(
     matrices: NDArray[np.float64], level: int | NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return maps (..., 2, 3) from network input pixel numbers to source pixel numbers at a level.
+    """Return maps (..., 2, 3) from pixel indices of the network input to those of a source level.
 
-    A pixel's number is its center's coordinate less one half.
+    The index of a pixel is the coordinate of its center minus one half.
     """
     linear = np.linalg.inv(matrices[..., :2])
     shift = -(linear @ matrices[..., 2:])
@@ -101,7 +102,7 @@ def _pixel_inverse(
 
 
 class DeviceRenderer:
-    """Renders whole batches on the device by gathering from uint8 images that lie there."""
+    """Renderer that gathers the pixels of whole batches from uint8 images on the device."""
 
     def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
         self.images = images
@@ -113,7 +114,7 @@ class DeviceRenderer:
                 self._all = self._upload(np.arange(len(images)))
 
     def _upload(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Return the pixels (P, 3) of some images: each whole, then its halved levels."""
+        """Return the pixels (P, 3) of some images, each at full size and then halved by level."""
         parts = []
         for start in range(0, len(numbers), 64):
             chunk = torch.from_numpy(self.images[numbers[start : start + 64]]).to(self.device)
@@ -126,7 +127,10 @@ class DeviceRenderer:
         return torch.cat(parts).flatten(0, 1)
 
     def _level_sizes(self) -> NDArray[np.int64]:
-        """Return height, width and first pixel of each level, shape (levels, 3)."""
+        """Return height, width and first pixel of each level, and one more row, as (levels + 1, 3).
+
+        The first pixel of the last row is the number of pixels in all levels of an image.
+        """
         height, width = self.images.shape[1:3]
         sizes, first = [], 0
         for _ in range(MAX_LEVEL + 2):
@@ -165,7 +169,7 @@ class DeviceRenderer:
         tiles: NDArray[np.float64],
         starts: NDArray[np.int64],
     ) -> Tensor:
-        """Return float32 (n, H, W, 3) within 0..1 of a few rows."""
+        """Return some rows as float32 (n, H, W, 3) within 0..1."""
         colors = self._put(plan.colors[rows])
         centers = self._put(plan.centers_xy[rows])
         quarters = slice(0, QUARTERS)
@@ -201,12 +205,12 @@ class DeviceRenderer:
         tiles: NDArray[np.float64],
         starts: NDArray[np.int64],
     ) -> Tensor:
-        """Return float32 (n, H, W, 3) within 0..255, each pixel sampled from the tile it lies in.
+        """Return float32 (n, H, W, 3) within 0..255, with each pixel sampled from its tile.
 
         Args:
             input_hw: network input, pixels.
-            centers: int64 (n, 2), where the four tiles meet.
-            pixels: uint8 (P, 3), all images' pixels.
+            centers: int64 (n, 2), point where the four tiles meet.
+            pixels: uint8 (P, 3), the pixels of all images.
             tiles: float64 (n, 4, 8): inverse map (6), height and width of the source.
             starts: int64 (n, 4), first pixel of each tile's source.
         """

@@ -1,6 +1,6 @@
-"""Images decoded once and kept as uint8 on one network input, in memory or in a memory-mapped file.
+"""Cache of decoded images: uint8 at network input size, in memory or in a memory-mapped file.
 
-n counts images, k the boxes of one image; H, W are the network input.
+n is the number of images, k the number of boxes of one image; H, W are the network input.
 """
 
 from __future__ import annotations
@@ -32,39 +32,38 @@ ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 MEMORY_FRACTION = 0.25
-"""Images that take more than this fraction of the available memory go to a file."""
+"""Images that need more than this fraction of the available memory are stored in a file."""
 
 _FOLDER_ADVICE = f"Set {CACHE_VARIABLE} to a folder with enough space"
 
 
 class ImageCache:
-    """The images of some samples, decoded once and letterboxed to one network input, with their
-    boxes.
+    """Images of samples, decoded once and letterboxed to one network input, with their boxes.
 
-    Held in memory, or in a memory-mapped file in the cache folder if they would take more than a
-    quarter of the available memory. The file is gone when the cache is closed or collected (where
-    the system allows it, it is unlinked at once, so that even a killed process leaves nothing
-    behind). An image that cannot be read is skipped and reported in `issues`. Difficult boxes are
-    skipped too: they are not trained on.
+    The images are stored in memory, or in a memory-mapped file in the cache folder if they need
+    more than a quarter of the available memory. The file is removed when the cache is closed or
+    garbage-collected (if the system allows it, the file is unlinked at once, so that even a killed
+    process leaves no file behind). Images that cannot be read are skipped and reported in `issues`.
+    Difficult boxes are skipped too, because they are not trained on.
 
-    A shared cache can be an argument of a new `multiprocessing.Process`: the process maps the same
-    file, read-only, which exists until the last of them lets go of it.
+    A shared cache can be an argument of a new `multiprocessing.Process`. The process maps the same
+    file, read-only. The file exists until the last process closes it.
 
     Attributes:
-        images: uint8, shape (n, H, W, 3), RGB; an `np.memmap` when it lies in a file.
+        images: uint8, shape (n, H, W, 3), RGB; an `np.memmap` if stored in a file.
         samples: the n samples that were kept, in the order given.
-        stretch: whether each side was scaled by its own factor.
+        stretch: whether height and width were scaled by separate factors.
         transforms: the letterbox of each image.
         boxes_xyxy: for each image float32 (k, 4), network input pixels.
         class_ids: for each image int64 (k,).
-        issues: one for each image that could not be read.
+        issues: one for each unreadable image.
 
     Args:
-        samples: what to decode.
+        samples: samples whose images are decoded.
         input_hw: height and width of the network input, pixels.
-        stretch: scale each side by its own factor instead of letterboxing; the network input is
-            then taken for the image itself, in `transforms` too.
-        shared: whether to use a file in any case, for other processes.
+        stretch: scale height and width separately, without padding. `transforms` then start from
+            the stretched image, so they are identities.
+        shared: always use a file, so that other processes can map it.
         progress: called with the images done and their total, from the calling thread.
 
     Raises:
@@ -134,7 +133,7 @@ class ImageCache:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as pool:
             for row, transform in enumerate(pool.map(decode, range(len(samples)))):
                 if isinstance(transform, Letterbox):
-                    # Rows before `row` are decoded, so closing up a gap disturbs no worker.
+                    # All rows up to `row` are decoded, so no worker uses the row that is filled.
                     if len(self.samples) < row:
                         images[len(self.samples)] = images[row]
                     self._keep(samples[row], transform)
@@ -165,7 +164,7 @@ class ImageCache:
         return len(self.samples)
 
     def close(self) -> None:
-        """Let go of the images and of their file; the lists of samples and boxes stay."""
+        """Release the images and close their file; the lists of samples and boxes remain."""
         self.images = np.empty((0, *self.input_hw, 3), dtype=np.uint8)
         if self._file is not None:
             self._file.close()
@@ -189,7 +188,7 @@ class ImageCache:
 
 
 def _nameless_file(shape: tuple[int, ...], folder: Path) -> IO[bytes]:
-    """Return a new file for an array, which is removed when it is closed and no longer mapped."""
+    """Return a new file for an array; it is removed once it is closed and no longer mapped."""
     size = int(np.prod(shape, dtype=np.int64))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Checks of labels and images: each issue's kind, and the rule by which it is handled.
+"""Checks of labels and images: the kinds of issue, and how each is handled.
 
-Nothing here stops a run. A box that cannot be trained on is dropped, one that leaves the image
-is clipped, an image that cannot be used is skipped, and what is merely odd is kept; each is
-written down as a `Issue`.
+No check raises an error. A box that cannot be trained on is dropped, a box that leaves the image is
+clipped, an image that cannot be used is skipped, and what is only unusual is kept. Each case is
+recorded as an `Issue`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attendet.errors import ImageError
 from attendet.images import read_image, read_image_hw, read_orientation
 
 NEAR_DUPLICATE_IOU = 0.9
-"""Two boxes of one class that overlap more than this are reported as near duplicates."""
+"""Two boxes of one class with a larger IoU are reported as near duplicates."""
 
 ISSUE_KINDS: dict[str, str] = {
     "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its image",
@@ -52,12 +52,12 @@ ISSUE_KINDS: dict[str, str] = {
     "its image skipped if most of its boxes are; an error if most of the set are",
     "zero-size": "box without width or height; dropped",
 }
-"""Every kind of issue with its meaning and the rule."""
+"""Kind of issue to its meaning and how it is handled."""
 
 
 @dataclass
 class _Marked:
-    """The boxes of one image, and which of them a check has ruled out."""
+    """Boxes of one image, with a mask of the boxes to keep and the issues found."""
 
     source: Labeled
     xyxy: NDArray[np.float64]
@@ -66,7 +66,7 @@ class _Marked:
     issues: list[Issue]
 
     def report(self, rows: NDArray[np.bool_], kind: str, action: Action, cause: str = "") -> None:
-        """Write an issue for each row marked, and rule it out if it is dropped."""
+        """Add an issue for each marked row, and clear it in `keep` if the box is dropped."""
         if not rows.any():
             return
         for row in np.flatnonzero(rows):
@@ -82,7 +82,7 @@ class _Marked:
 def _turned(
     xyxy: NDArray[np.float64], stored_hw: tuple[int, int], orientation: int
 ) -> NDArray[np.float64]:
-    """Return corner boxes of a stored image in the image turned as EXIF says (5 to 8)."""
+    """Return boxes of a stored image in the image rotated by its EXIF orientation (5 to 8)."""
     height, width = stored_hw
     left, top, right, bottom = xyxy.T
     corners = {
@@ -117,7 +117,7 @@ def _in_pixels(
 def _check_boxes(
     marked: _Marked, image_hw: tuple[int, int], wrong_unit: NDArray[np.bool_], cause: str
 ) -> None:
-    """Apply the rules, the gravest first, so that a box is reported for one reason."""
+    """Apply the checks, the most severe first, so that a box is dropped for one reason only."""
     finite = np.asarray(np.isfinite(marked.xyxy).all(axis=1))
     marked.report(~finite, "non-finite", "dropped")
     marked.xyxy[~finite] = 0
@@ -129,7 +129,7 @@ def _check_boxes(
     marked.report(marked.keep & (size == 0).any(axis=1), "zero-size", "dropped")
     marked.report(marked.keep & (marked.class_ids < 0), "unknown-class", "dropped")
     clipped = clip_to_image(marked.xyxy, image_hw)
-    # float32 is what is kept: a sliver that it cannot hold is no box either.
+    # Boxes are stored as float32: drop those whose size is zero in it.
     kept_size = np.diff(clipped.astype(np.float32).reshape(-1, 2, 2), axis=1).reshape(-1, 2)
     marked.report(marked.keep & (kept_size <= 0).any(axis=1), "outside", "dropped")
     excess = np.abs(clipped - marked.xyxy).max(axis=1, initial=0)
@@ -139,7 +139,7 @@ def _check_boxes(
 
 
 def _wrong_unit(source: Labeled, image_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], str]:
-    """Return which boxes of an image are in another unit, and what they fit as."""
+    """Return which boxes of an image are in another unit, and a message that explains it."""
     xyxy = np.array([box.xyxy for box in source.boxes], dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
         wrong = is_wrong_unit(xyxy, source.relative)
@@ -163,16 +163,16 @@ def _report_near_duplicates(marked: _Marked) -> None:
 def check_image(
     source: Labeled, class_of: Mapping[str | int, int]
 ) -> tuple[Sample | None, list[Issue]]:
-    """Return an image's sample with the boxes that pass the checks, and its issues.
+    """Return the sample of an image, with the boxes that pass the checks, and its issues.
 
     Only the image's header is read.
 
     Args:
         source: the image and its labels as written.
-        class_of: class id of each label that is known.
+        class_of: class id of each known label.
 
     Returns:
-        The sample, None if the image cannot be used; and the issues found.
+        The sample, or None if the image cannot be used; and the issues found.
     """
     try:
         image_hw = read_image_hw(source.image)
@@ -208,8 +208,8 @@ def decode_issues(
     """Return an issue for each image whose pixels cannot be decoded.
 
     Args:
-        samples: whose images to decode, whole.
-        progress: called with the images done and in total after each one.
+        samples: samples whose images are decoded completely.
+        progress: called after each image with the number of images done and in total.
     """
     issues = []
     for done, sample in enumerate(samples, start=1):

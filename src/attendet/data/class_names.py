@@ -1,7 +1,7 @@
-"""Which class names mean the same: names of data and of weights, and names within a data set.
+"""Matching of class names between data and weights, and similar names within a data set.
 
-Case, spaces, underscores and hyphens do not count. `SYNONYMS` lists the names that COCO and darknet
-spell otherwise. Everything else needs ``--class-map``.
+Case, spaces, underscores and hyphens are ignored. `SYNONYMS` lists names that COCO and darknet
+spell differently. Any other pair needs ``--class-map``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SYNONYMS = {
     "hairdryer": "hairdrier",
     "doughnut": "donut",
 }
-"""Names of Pascal VOC, of darknet's coco.names and of other sets, to those of COCO, as `_key`."""
+"""Name in Pascal VOC, darknet's coco.names and other data sets to name in COCO, as in `_key`."""
 
 _SEPARATORS = re.compile(r"[\s_-]+")
 
 
 def _key(name: str) -> str:
-    """Return a name without what does not count, synonyms in one spelling.
+    """Return a name in lower case without separators, with synonyms in one spelling.
 
     Example:
         >>> _key("TV-Monitor") == _key("tv"), _key("potted plant")
@@ -41,11 +41,11 @@ def _key(name: str) -> str:
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """Which class of the weights each class of the data is.
+    """Classes of the weights that match the classes of the data.
 
     Attributes:
-        ids: class id in the weights of each class of the data; None where they lack it.
-        note: what was matched although the names differ; empty if nothing was.
+        ids: for each class of the data, its class id in the weights; None if they do not have it.
+        note: message about matches between different names; empty if there are none.
     """
 
     ids: tuple[int | None, ...]
@@ -53,10 +53,13 @@ class ClassMatch:
 
 
 def parse_class_map(text: str | None) -> dict[str, str]:
-    """Return name in the data to name in the weights, from ``DATA=WEIGHTS,DATA=WEIGHTS``.
+    """Return a map from names in the data to names in the weights.
+
+    Args:
+        text: ``DATA=WEIGHTS,DATA=WEIGHTS``; None for an empty map.
 
     Raises:
-        ConfigError: if the text has another form, or a name of the data is there twice.
+        ConfigError: if the text has another form, or a name of the data occurs twice.
 
     Example:
         >>> parse_class_map("auto=car, lorry=truck")
@@ -73,10 +76,11 @@ def parse_class_map(text: str | None) -> dict[str, str]:
 def match_classes(
     data: Sequence[str], weights: Sequence[str], class_map: Mapping[str, str] | None = None
 ) -> ClassMatch:
-    """Return which class of the weights each class of the data is.
+    """Return the class of the weights that matches each class of the data.
 
-    The class map counts first, then the same name, then the same meaning if only one class has it.
-    Classes of data or weights without names are matched by position if both have as many.
+    The class map takes precedence, then an identical name, then a name with the same meaning if
+    only one class on each side has it. If either side has no class names, and there is no class
+    map, classes are matched by position, provided that both sides have the same number of classes.
 
     Args:
         data: class names of the data.
@@ -84,7 +88,7 @@ def match_classes(
         class_map: name in the data to name in the weights.
 
     Raises:
-        ConfigError: if the class map has an unknown name.
+        ConfigError: if the class map contains an unknown name.
 
     Example:
         >>> match_classes(["Sofa", "cat", "cup"], ["cat", "couch"])
@@ -117,7 +121,7 @@ def match_classes(
 
 
 def _is_nameless(names: Sequence[str]) -> bool:
-    """Return whether names only count: 0, 1, 2 or class_0, class_1, class_2."""
+    """Return whether names are only numbers in order: 0, 1, 2 or class_0, class_1, class_2."""
     return any(
         all(name == f"{prefix}{number}" for number, name in enumerate(names))
         for prefix in ("", "class_")
@@ -125,9 +129,9 @@ def _is_nameless(names: Sequence[str]) -> bool:
 
 
 def similar_names(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of names that mean the same, or differ by a plural only.
+    """Return pairs of names that mean the same, or differ only by a plural.
 
-    Names without a letter differ by their hyphens.
+    Names without a letter are never similar, since a hyphen may be a minus sign.
 
     Example:
         >>> similar_names(["Cat", "cat", "car", "cars", "-1", "1"])

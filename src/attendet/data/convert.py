@@ -1,4 +1,4 @@
-"""Writing a data set as Pascal VOC, YOLO or COCO; what was dropped on loading stays out."""
+"""Conversion of data sets to Pascal VOC, YOLO or COCO; boxes dropped on loading are not written."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Converted:
     """Counts of a conversion.
 
     Attributes:
-        images: how many.
-        boxes: how many.
-        not_written: difficult boxes that the format cannot mark (YOLO); they are not written.
+        images: images written; an image in two splits counts twice.
+        boxes: boxes written.
+        not_written: difficult boxes that are not written, since the format (YOLO) cannot mark them.
     """
 
     images: int
@@ -45,7 +45,7 @@ class Converted:
 
 
 def _file_names(samples: Iterable[Sample]) -> dict[str, str]:
-    """Return key to a file name without suffix: one plain name each, none of them twice."""
+    """Return key to file name without suffix; names are unique and have no special characters."""
     keys = sorted({sample.key for sample in samples})
     last = Counter(key.rsplit("/", 1)[-1].lower() for key in keys)
     names: dict[str, str] = {}
@@ -66,14 +66,14 @@ def _copy(sample: Sample, target: Path, *, link: bool) -> None:
     if target.exists():
         return
     if link:
-        with suppress(OSError):  # another file system, or one without links
+        with suppress(OSError):  # another file system, or one without hard links
             os.link(sample.path.resolve(), target)
             return
     shutil.copyfile(sample.path, target)
 
 
 def _number(value: np.float32) -> str:
-    """Return the shortest decimal that reads back as the same float32."""
+    """Return the shortest decimal that parses to the same float32."""
     return np.format_float_positional(value, trim="-")
 
 
@@ -105,7 +105,7 @@ def voc_xml(sample: Sample, file_name: str, classes: Sequence[str]) -> str:
 
 
 def yolo_text(sample: Sample) -> str:
-    """Return a line ``class cx cy w h`` a box that is not difficult, ten digits a number."""
+    """Return one line ``class cx cy w h`` per box that is not difficult, ten digits per number."""
     kept = ~sample.difficult
     height, width = sample.image_hw
     boxes = xyxy_to_cxcywh(sample.boxes_xyxy[kept].astype(np.float64))
@@ -117,13 +117,13 @@ def yolo_text(sample: Sample) -> str:
 
 
 def yolo_yaml(splits: Mapping[str, str], classes: Sequence[str]) -> str:
-    """Return a data.yaml from the folder of images of each split."""
+    """Return the text of a data.yaml; `splits` is split name to image folder."""
     document = {**splits, "names": dict(enumerate(classes))}
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 class _Writer:
-    """Writes one data set; the public function picks the method."""
+    """Writer of one data set, with one method per format."""
 
     def __init__(
         self, dataset: DataSet, output: Path, link: bool, progress: Progress | None
@@ -144,7 +144,7 @@ class _Writer:
         return name
 
     def folder(self, *parts: str) -> Path:
-        """Return a folder of the output, made if it is not there."""
+        """Return a folder of the output, created if needed."""
         path = self.output.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -190,9 +190,9 @@ class _Writer:
 def coco_document(
     samples: Sequence[Sample], names: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a COCO file of samples and the names of their image files.
+    """Return the content of a COCO file, from samples and the names of their image files.
 
-    Boxes have no ``segmentation``: some annotation tools make polygons of an empty one, or fail.
+    Boxes have no ``segmentation``: some annotation tools read an empty one as a polygon, or fail.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -225,17 +225,17 @@ def convert_dataset(
     link: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Write a data set in another format, splits as they are, and return what was written.
+    """Write a data set in another format with the same splits, and return the counts.
 
-    VOC and COCO keep boxes exactly; YOLO keeps ten digits of each number, and no difficult boxes,
-    since it cannot mark them. If it is interrupted, no part of a data set is left.
+    VOC and COCO keep boxes exactly. YOLO keeps ten digits of each number and no difficult boxes,
+    since it cannot mark them. If the conversion is interrupted, no partial data set remains.
 
     Args:
-        dataset: what to write.
-        output: a folder that is empty or not there.
+        dataset: the data set to write.
+        output: an empty or new folder.
         to: "voc", "yolo" or "coco".
-        link: hard-link images where the file system can, instead of copying them.
-        progress: called with the images done and in total after each one.
+        link: hard-link images if the file system supports it, instead of copying them.
+        progress: called after each image with the number of images done and in total.
 
     Raises:
         ConfigError: if the folder is not empty or the format is unknown.

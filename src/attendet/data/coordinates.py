@@ -1,8 +1,8 @@
-"""Evidence that boxes are written in another unit or order than their format asks for.
+"""Detection of boxes that are written in another unit or order than their format requires.
 
 A YOLO file may hold pixels, and a COCO file corners instead of sizes. Such numbers are never
-converted, since a wrong guess would invent boxes. The error names what they fit as.
-n counts boxes.
+converted, since a wrong guess would produce wrong boxes. The error names the unit and order that
+fit. n is the number of boxes.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from attendet.images import read_image_hw
 Floats = NDArray[np.floating]
 
 EDGE_TOLERANCE = 1.0
-"""Pixels by which a box may leave the image before it counts as an issue; it is clipped anyway."""
+"""Pixels by which a box may leave the image without an issue; it is clipped in any case."""
 
 _ROUNDING = 0.01
-"""Fraction by which a normalized value may be above 1."""
+"""Tolerance above 1 for a coordinate that is a fraction of the image."""
 
 _FEWEST_BOXES = 10
 _FAR_OUTSIDE = 0.05
 _FAR_OUTSIDE_BOXES = 0.25
-"""Evidence of another order of the numbers: of 10 or more boxes, a quarter has a negative size or
-leaves the image by more than 5 % of a side. In five real sets, written as corners and read in
-another order or the other way round, 28 % or more do."""
+"""Signs of another order of the numbers: of 10 or more boxes, a quarter have a negative size or
+leave the image by more than 5 % of a side. In five real data sets, where corners were read as
+another order or another order as corners, 28 % or more do."""
 
 _FITTING_BOXES = 0.95
 """Fraction of the boxes that must fit in a unit and order for it to be named."""
 
 _FIT_ALIKE = 0.005
-"""Fractions of fitting boxes that differ by less say nothing."""
+"""Fractions of fitting boxes that differ by less than this are treated as equal."""
 
 _CORNERS = "x_min, y_min, x_max, y_max"
 _XYWH = "x_min, y_min, width, height"
@@ -54,12 +54,12 @@ _OF_FORMAT: dict[Format, tuple[str, str]] = {
 def is_wrong_unit(boxes_xyxy: Floats, relative: bool) -> NDArray[np.bool_]:
     """Return which boxes are certainly in another unit, shape (n,).
 
-    A fraction of the image is at most 1. A box in pixels does not lie within the first pixel with
-    decimal places.
+    Fractions of the image are at most 1. A box within the first pixel whose numbers have decimal
+    places is not in pixels.
 
     Args:
         boxes_xyxy: shape (n, 4), as written.
-        relative: whether they should be fractions of the image, else pixels.
+        relative: whether the boxes should be fractions of the image, else pixels.
 
     Example:
         >>> is_wrong_unit(np.array([[0.0, -10, 60, 50], [0.2, 0.2, 0.9, 1.005]]), True).tolist()
@@ -82,12 +82,12 @@ def _as_written(boxes_xyxy: Floats, layout: str) -> Floats:
 
 
 def _norm_corners(numbers: Floats, layout: str, side: Floats | float) -> Floats:
-    """Return the corners, as fractions of the image, of numbers read in a layout.
+    """Return the corners as fractions of the image, from numbers in a layout.
 
     Args:
         numbers: shape (n, 4).
-        layout: their order.
-        side: what the sides of the image are in the unit of the numbers.
+        layout: order of the numbers.
+        side: lengths of the image's sides in the unit of the numbers.
     """
     first, last = numbers[:, :2], numbers[:, 2:]
     if layout == _XYWH:
@@ -98,12 +98,12 @@ def _norm_corners(numbers: Floats, layout: str, side: Floats | float) -> Floats:
 
 
 def _sides(image_wh: Floats) -> dict[str, Floats | float]:
-    """Return the sides of images in each unit."""
+    """Return the lengths of the sides of images in each unit."""
     return {_UNITS[0]: np.tile(image_wh, 2), _UNITS[1]: 1.0, _UNITS[2]: 100.0}
 
 
 def _fits(corners_norm: Floats, slack: Floats | float) -> NDArray[np.bool_]:
-    """Return which boxes have a size and leave the image by at most ``slack``, a fraction."""
+    """Return which boxes have a size and leave the image by at most the fraction ``slack``."""
     inside = (corners_norm >= -slack) & (corners_norm <= 1 + slack)
     has_size = (corners_norm[:, 2:] > corners_norm[:, :2]).all(axis=1)
     return np.asarray(inside.all(axis=1) & has_size)
@@ -112,16 +112,16 @@ def _fits(corners_norm: Floats, slack: Floats | float) -> NDArray[np.bool_]:
 def fitting_coordinates(
     boxes_xyxy: Floats, image_wh: Floats, format: Format, stated_wh: Floats | None = None
 ) -> str:
-    """Return the unit and order of numbers that fits the boxes best; empty if none does.
+    """Return the unit and order of numbers that fits the boxes best; empty if none fits.
 
-    Several are named if they fit alike. A unit that puts all boxes into the same corner of their
-    images, as pixels do with percent, is not.
+    Several are named if they fit equally well. A unit in which all boxes would be in the same
+    corner of their images, as with percent read as pixels, is ignored.
 
     Args:
-        boxes_xyxy: shape (n, 4), as a reader of the format took them.
+        boxes_xyxy: shape (n, 4), as read in the order of the format.
         image_wh: width and height of each box's image, shape (n, 2), pixels.
-        format: of the labels.
-        stated_wh: the sizes that the labels state, if they are others.
+        format: format of the labels.
+        stated_wh: image sizes that the labels state, if they differ from `image_wh`.
     """
     sides = _sides(image_wh)
     if stated_wh is not None:
@@ -144,27 +144,27 @@ def fitting_coordinates(
 
 
 def _image_wh(source: Labeled) -> tuple[int, int] | None:
-    """Return the size of the image that labels refer to; None if the image cannot be read."""
+    """Return the image size that the labels refer to; None if the image cannot be read."""
     try:
         height, width = read_image_hw(source.image)
     except ImageError:
         return None
-    is_turned = source.declared_hw == (width, height)  # as stored, before the turn of EXIF
+    is_turned = source.declared_hw == (width, height)  # as stored, before the EXIF rotation
     return (height, width) if is_turned else (width, height)
 
 
 def require_coordinates(images: Iterable[Labeled], format: Format) -> None:
     """Raise an error if the boxes are in another unit than the format's, or in another order.
 
-    More than half of them must be in another unit. Another order, or the pixels of images of
-    another size, needs boxes that fit so.
+    The unit is wrong if more than half of the boxes are certainly in another one. The order is
+    wrong if many boxes do not fit their images, and another order, unit or image size fits them.
 
     Args:
-        images: the labels of a file or set.
-        format: of the labels.
+        images: the labels of a file or data set.
+        format: format of the labels.
 
     Raises:
-        DataError: names the unit and order that fits.
+        DataError: with the unit and order that fit, if any do.
     """
     sizes = ((each, _image_wh(each)) for each in images if each.boxes)
     rows = [(each, box, wh) for each, wh in sizes if wh for box in each.boxes]
@@ -177,7 +177,7 @@ def require_coordinates(images: Iterable[Labeled], format: Format) -> None:
         other_unit = is_wrong_unit(boxes_xyxy, relative=unit != _UNITS[0])
         numbers = _as_written(boxes_xyxy, layout)
         corners_norm = _norm_corners(numbers, layout, _sides(image_wh)[unit])
-        empty = (corners_norm[:, 2:] == corners_norm[:, :2]).any(axis=1)  # a slip in any order
+        empty = (corners_norm[:, 2:] == corners_norm[:, :2]).any(axis=1)  # a mistake in any order
         bad = other_unit | ~(empty | _fits(corners_norm, _FAR_OUTSIDE))
         of_unit = 2 * other_unit.sum() > len(bad)
         of_order = len(bad) >= _FEWEST_BOXES and bad.mean() >= _FAR_OUTSIDE_BOXES

@@ -1,4 +1,4 @@
-"""A data set in memory: its splits of samples, its classes, its issues; and loading one."""
+"""Data sets in memory (samples in splits, class names, issues), and loading them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VAL_FRACTION = 0.15
 """Fraction of train that becomes val if the data set has no val split."""
 
 _MISPLACED = {"wrong-unit", "outside", "partly-outside", "negative-size"}
-"""Issues that most boxes have if their numbers are in another unit or order."""
+"""Kinds of issue that most boxes have if their numbers are in another unit or order."""
 
 _POOL_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -44,10 +44,10 @@ class DataSet:
         root: folder of the data set.
         format: "voc", "yolo" or "coco".
         classes: class names; `Sample.class_ids` are indices into them.
-        splits: of "train", "val" and "test" those that there are, each in the order of keys,
-            whatever the order of the data set's own lists.
-        issues: what was wrong, and what was done about it.
-        overlaps: identical images by content in two splits: split a, key, split b, key.
+        splits: split name to its samples, sorted by key. Only those of "train", "val" and "test"
+            that exist.
+        issues: problems found in the data set, and how each was handled.
+        overlaps: pairs of byte-identical images in two splits: split a, key, split b, key.
         split_source: how the splits were made.
     """
 
@@ -60,7 +60,7 @@ class DataSet:
     split_source: str
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """Return the samples of one split, or of all of them for ``"all"``, each once.
+        """Return the samples of one split, or of all splits for ``"all"``, each image once.
 
         Raises:
             ConfigError: if there is no such split.
@@ -73,7 +73,7 @@ class DataSet:
         return self.splits[name]
 
     def fingerprint(self, split: str) -> str:
-        """Return 16 hex digits over the classes, keys, boxes and image bytes of a split."""
+        """Return a hash of the classes, keys, boxes and image bytes of a split, 16 hex digits."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr(self.classes).encode())
         for sample in self.split(split):
@@ -88,7 +88,7 @@ class DataSet:
 def _class_table(
     reading: Reading, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str | int, int]]:
-    """Return the class names, and the class id of each label that is known."""
+    """Return the class names, and the class id of each known label."""
     labels = {box.label for each in reading.images for box in each.boxes}
     numbers = sorted(n for n in labels if isinstance(n, int) and 0 <= n < MOST_CLASSES)
     if classes is not None:
@@ -110,7 +110,7 @@ def _class_table(
         shown = f"none in {len(files)} label files, such as {files[0]}" if files else "none"
         raise DataError(f"data set must hold boxes; got {shown} ({reading.root}).{issues}")
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
-    if reading.names is None:  # else a number is a class that the set does not name
+    if reading.names is None:  # else a number is a class id without a name
         table |= {number: number for number in numbers if number < len(names)}
     return names, table
 
@@ -142,9 +142,10 @@ def _check_pools(
 
 
 def _require_coordinates(reading: Reading, issues: Sequence[Issue]) -> None:
-    """Raise an error if most boxes of a COCO file, or of another set, are misplaced.
+    """Raise an error if most boxes of a COCO file, or of a VOC or YOLO data set, are misplaced.
 
-    Sizes of images are read again, so sets with few misplaced boxes are not looked at.
+    The check reads the image sizes again. It is skipped if there are fewer misplaced boxes than a
+    quarter of the images with boxes.
     """
     by_file = reading.format == "coco"
     misplaced = Counter(i.file if by_file else reading.root for i in issues if i.kind in _MISPLACED)
@@ -159,7 +160,7 @@ def _require_coordinates(reading: Reading, issues: Sequence[Issue]) -> None:
 def _written_splits(
     path: Path, pools: dict[str, tuple[Sample, ...]], issues: list[Issue]
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
-    """Return the splits that a file of splits names."""
+    """Return the splits recorded in a splits file, and a description of their source."""
     written, source = read_splits(path)
     by_key = {sample.key: sample for pool in pools.values() for sample in pool}
     splits = {}
@@ -172,7 +173,7 @@ def _written_splits(
     for key, sample in by_key.items():
         message = f"{key!r} is not in {path.name}"
         issues.append(Issue(sample.path, None, "unlisted-image", message, "skipped image"))
-    if not source.startswith(path.name):  # a file that was written from another of that name
+    if not source.startswith(path.name):  # do not repeat the file name
         source = f"{path.name} ({source})" if source else path.name
     return {name: samples for name, samples in splits.items() if samples}, source
 
@@ -180,7 +181,7 @@ def _written_splits(
 def _complete_splits(
     pools: dict[str, tuple[Sample, ...]], source: str, seed: int
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
-    """Return the set's own splits with what is missing cut by seed."""
+    """Return the data set's own splits, with the missing ones drawn by seed, and their source."""
     if "all" in pools:
         return cut(pools["all"], _POOL_FRACTIONS, seed=seed), f"seeded 70/15/15, seed {seed}"
     splits = {name: pools[name] for name in SPLITS if name in pools}
@@ -210,7 +211,7 @@ def _overlap_issues(
 def _boxless(
     train: Sequence[Sample], source: str, reading: Reading, issues: list[Issue], forbidden: bool
 ) -> None:
-    """Report a train split without a box, as an error where that is forbidden."""
+    """Report a train split without boxes: as an error if `forbidden`, else as an issue."""
     if any(len(sample.class_ids) for sample in train):
         return
     first = train[0].key
@@ -236,30 +237,31 @@ def load_dataset(
     ignore_splits_file: bool = False,
     require_train: bool = True,
 ) -> DataSet:
-    """Return a data set, its labels checked, its images not yet decoded.
+    """Return a data set with checked labels. Its images are not decoded yet.
 
-    The set's own splits are kept. A set without ``val`` gets one cut from ``train`` (15 %); a set
-    without splits is cut 70/15/15. Cuts are made by seed, stratified by class, with identical
-    images on one side. A file ``attendet-splits.json`` in the root comes before all of this.
+    The data set's own splits are kept. If it has ``train`` but no ``val``, 15 % of ``train`` become
+    ``val``; if it has no splits, it is split 70/15/15. These splits are drawn by seed, stratified
+    by class, and keep identical images together. A file ``attendet-splits.json`` in the root takes
+    precedence over all of this.
 
     Args:
         path: a folder, a YOLO ``data.yaml`` or a COCO ``.json`` file.
         format: "voc", "yolo" or "coco"; default: recognized from the path.
-        classes: class names in order; default: the set's own order (VOC: sorted). Boxes of
-            other classes are dropped as issues.
-        seed: of the cuts.
-        strict: raise when there is any issue.
-        splits: a file of splits to use instead of any other.
+        classes: class names in order; default: the data set's own order (VOC: sorted). Boxes of
+            other classes are dropped and reported as issues.
+        seed: seed of the drawn splits.
+        strict: raise an error if there is any issue.
+        splits: splits file to use instead of any other splits.
         ignore_splits_file: do not use the ``attendet-splits.json`` in the root.
-        require_train: raise when there is no image to train on, or no box in all of them; else
-            ``test`` alone will do, and a train split without boxes is an issue.
+        require_train: raise an error if there is no train split, or no box in it. If False, a
+            ``test`` split alone is enough, and a train split without boxes is an issue.
 
     Returns:
-        The data set. Issues are in it; they stop nothing unless ``strict``.
+        The data set, with its issues. They raise an error only if ``strict`` is set.
 
     Raises:
-        DataError: if no data set is found there, it holds no image or no box to train on, or it
-            has issues and ``strict`` is set.
+        DataError: if no data set is found, it has no image or no box to train on, or it has issues
+            and ``strict`` is set.
     """
     reading = read_labels(Path(path), format)
     names, class_of = _class_table(reading, classes)

@@ -23,11 +23,11 @@ Action = Literal["dropped", "clipped", "kept", "skipped image"]
 _ISSUES_SHOWN = 5
 
 MOST_CLASSES = 10_000
-"""A class id of this size or more is an error in a label, where no names say otherwise."""
+"""Limit for class ids in data sets without class names; this or a larger id is a label error."""
 
 SPLITS = ("train", "val", "test")
 SPLITS_FILE = "attendet-splits.json"
-"""File that writes down which image is in which split; see `attendet.data.splits`."""
+"""Name of the file that records which image is in which split; see `attendet.data.splits`."""
 
 _SPLIT_FOLDERS = {
     "train": ("train", "training", "train2017"),
@@ -38,11 +38,11 @@ _SPLIT_FOLDERS = {
 
 @dataclass(frozen=True)
 class Issue:
-    """Something wrong with a data set, and what was done about it.
+    """Problem in a data set, and how it was handled.
 
     Attributes:
-        file: the file at issue.
-        line: its line, counted from 1; None where a line says nothing.
+        file: the file with the problem.
+        line: line number in the file, from 1; None if it has no meaning.
         kind: slug, one of `attendet.data.checks.ISSUE_KINDS`.
         message: what is wrong, with the value.
         action: "dropped" a box, "clipped" a box, "kept" as it is, or "skipped image".
@@ -65,13 +65,13 @@ class Sample:
 
     Attributes:
         path: the image file.
-        image_hw: height and width, pixels, after the turn that EXIF asks for.
+        image_hw: height and width, pixels, after the EXIF orientation is applied.
         boxes_xyxy: float32, shape (n, 4), pixels, inside the image, never empty.
         class_ids: int64, shape (n,), indices into the data set's classes.
         difficult: bool, shape (n,); VOC ``difficult`` or COCO ``iscrowd``: not trained on and
             ignored in evaluation.
-        key: unique within the data set and stable: the path under the data set's root (VOCdevkit:
-            the name), without suffix.
+        key: stable and unique within the data set: path under the root (VOC: under the folder of
+            images), without suffix where that is unique.
     """
 
     path: Path
@@ -84,10 +84,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One box as written: four corner numbers and a class name, or the number of an unnamed class.
+    """One box as written: four corner numbers and a class name, or the id of an unnamed class.
 
-    Corners are pixels, or fractions of the image's width and height where `Labeled.relative`.
-    `file` is that of the line where it is not `Labeled.labels`.
+    Corners are in pixels, or fractions of the image's width and height if `Labeled.relative`.
+    `file` is set only if the box comes from another file than `Labeled.labels`.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -103,9 +103,9 @@ class Labeled:
 
     Attributes:
         image: the image file.
-        labels: the file that holds the labels, for issues to name.
+        labels: the file that holds the labels; issues refer to it.
         boxes: in file order.
-        declared_hw: image size that the labels state; None where they state none.
+        declared_hw: image size stated in the labels; None if there is none.
         relative: whether corners are fractions of the image's size.
         key: see `Sample.key`; set by `assign_keys`.
     """
@@ -125,9 +125,9 @@ class Reading:
     Attributes:
         root: folder that keys are relative to.
         format: "voc", "yolo" or "coco".
-        pools: split name to its images; "all" where the set states no split.
-        source: how the splits are stated; empty for "all".
-        names: class names in the set's own order; None where it states none.
+        pools: split name to its images; "all" if the data set defines no splits.
+        source: where the splits are defined; empty for "all".
+        names: class names in the data set's own order; None if it has no names.
         issues: found while reading.
     """
 
@@ -140,12 +140,12 @@ class Reading:
 
     @property
     def images(self) -> list[Labeled]:
-        """The images of all pools; one that is in two splits twice."""
+        """Images of all pools; an image in two splits occurs twice."""
         return [each for pool in self.pools.values() for each in pool]
 
 
 def class_name(text: str) -> str:
-    """Return a class name with single spaces.
+    """Return a class name with whitespace normalized to single spaces.
 
     Example:
         >>> class_name("  red   cell ")
@@ -155,7 +155,7 @@ def class_name(text: str) -> str:
 
 
 def decoded_name(name: str) -> str:
-    """Return a file name decoded from a URL and in one form of Unicode.
+    """Return a file name with URL escapes decoded, in Unicode normal form C.
 
     Tools write ``%20`` for a space, and macOS may store an accented letter as two characters.
 
@@ -173,7 +173,7 @@ def spellings(name: str) -> list[str]:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether there is a file or folder; not if its name is one that cannot be."""
+    """Return whether a file or folder exists; False if its name is invalid."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name too long, or with a null character
@@ -181,14 +181,14 @@ def is_there(path: Path) -> bool:
 
 
 def list_issues(issues: Sequence[Issue]) -> str:
-    """Return the number of issues and the first of them, each on a line of its own."""
+    """Return a text with the number of issues and the first five, one per line."""
     shown = "".join(f"\n  {issue}" for issue in issues[:_ISSUES_SHOWN])
     more = f"\n  and {len(issues) - _ISSUES_SHOWN} more" if len(issues) > _ISSUES_SHOWN else ""
     return f"{len(issues)} issue{'' if len(issues) == 1 else 's'}{shown}{more}"
 
 
 def merge_repeated(images: Iterable[Labeled], issues: list[Issue]) -> list[Labeled]:
-    """Return images each once, with the boxes of all its labels; a repeated one is an issue."""
+    """Return each image once, with the boxes of all its labels; repetitions become issues."""
     by_file: dict[Path, Labeled] = {}
     for each in images:
         first = by_file.setdefault(each.image, each)
@@ -204,7 +204,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders named train, val (valid, validation) and test inside a folder.
 
     Returns:
-        Split name to folder, only those that are there.
+        Split name to folder, only for existing folders.
     """
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     found = {}
@@ -224,7 +224,7 @@ def _relative(path: Path, root: Path) -> Path:
 
 
 def assign_keys(images: Iterable[Labeled], root: Path) -> None:
-    """Set each image's key: its path under `root`, without suffix where that is unique."""
+    """Set each image's key: its path relative to `root`, without suffix if that is unique."""
     owners: dict[str, set[Path]] = {}
     plain = [(each, _relative(each.image, root)) for each in images]
     for each, path in plain:
@@ -237,8 +237,8 @@ def assign_keys(images: Iterable[Labeled], root: Path) -> None:
 def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Issue]]:
     """Return the non-empty lines of a text file with their numbers, and its issues.
 
-    A file that is not UTF-8 (or UTF-16 with a mark) is read as Latin-1: an issue, kind
-    ``wrong-encoding``.
+    A file that is not UTF-8 (or UTF-16 with a byte order mark) is read as Latin-1, with an issue of
+    kind ``wrong-encoding``.
     """
     content = path.read_bytes()
     marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -249,8 +249,8 @@ def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Issue]]:
         text = content.decode("latin-1")
         message = "text must be UTF-8; read as Latin-1. Save it as UTF-8"
         issues.append(Issue(path, None, "wrong-encoding", message, "kept"))
-    # str.splitlines also breaks at characters that are part of a name in other encodings. Text
-    # mode of Windows writes \r\r\n where the text already had \r\n.
+    # str.splitlines also splits at characters that are part of a name in other encodings. Text
+    # mode on Windows writes \r\r\n for a \r\n in the text.
     written = re.split(r"\r*\n|\r", text)
     lines = ((number, line.strip()) for number, line in enumerate(written, start=1))
     return [(number, line) for number, line in lines if line], issues

@@ -1,4 +1,4 @@
-"""Splits: seeded cuts that keep identical images together, and the file that writes them down."""
+"""Seeded splits that keep identical images together, and the file that records splits."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _divide(paths: Iterable[Path], mark: Any) -> list[list[Path]]:
 
 
 def group_identical(paths: Iterable[Path]) -> list[list[Path]]:
-    """Return files grouped by content, those of one group equal byte for byte.
+    """Return files grouped by content; files of one group are byte-identical.
 
-    Files are compared by size, then by both ends; only the remaining ones are read completely.
+    Files are compared by size, then by both ends. Only files that agree so far are read completely.
 
     Args:
-        paths: files that exist; a path given twice counts once.
+        paths: existing files; a path given twice counts once.
     """
     size = {path: path.stat().st_size for path in dict.fromkeys(paths)}
     done: list[list[Path]] = []
@@ -66,7 +66,7 @@ def _source(path: Path) -> Path:
 
 
 def _group_sources(paths: Iterable[Path]) -> list[list[Path]]:
-    """Return files grouped so that identical ones, and copies of one image, are together."""
+    """Return files in groups: identical files, and copies of one image, are in one group."""
     groups: dict[Path, list[Path]] = {}
     for group in group_identical(paths):
         joined = group
@@ -78,7 +78,7 @@ def _group_sources(paths: Iterable[Path]) -> list[list[Path]]:
 
 
 def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]:
-    """Return the pairs of identical images that lie in two different splits."""
+    """Return the pairs of identical images in two different splits."""
     holders: dict[Path, list[tuple[str, str]]] = {}
     for split, samples in splits.items():
         for sample in samples:
@@ -94,28 +94,28 @@ def find_overlaps(splits: Mapping[str, Sequence[Sample]]) -> tuple[Overlap, ...]
 
 
 def _draw(seed: int, key: str) -> bytes:
-    """Return a number drawn for a key: the same on every machine and for every set."""
+    """Return a random value for a key, the same on every machine and in every data set."""
     return hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
 
 
 def cut(
     samples: Sequence[Sample], fractions: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Sample, ...]]:
-    """Return samples cut into splits by seed, stratified by class.
+    """Return samples split at random by seed, stratified by class.
 
-    Identical images stay together, and so do the augmented copies that Roboflow made of one image.
-    Images are ordered by their rarest class and, within it, by a number drawn
-    from the seed; then each goes to the split that lacks most. So every split gets its part of
-    every class, as far as whole images allow.
+    Identical images stay together, and so do the augmented copies that Roboflow makes of one image.
+    Images are sorted by their rarest class and, within it, by a seeded random value. Then each is
+    added to the split that lacks the most images. So every split gets its fraction of every class,
+    as far as whole images allow.
 
     Args:
         samples: at least one.
-        fractions: split name to its fraction; they sum to 1.
-        seed: of the draw.
+        fractions: split name to its fraction, in descending order; they sum to 1.
+        seed: seed of the random values.
 
     Returns:
-        Split name to its samples in key order. The first split is never empty; the second is not
-        if there are two different images.
+        Split name to its samples, sorted by key, without empty splits. The first split is never
+        empty. The second is not empty if there are two different images.
     """
     of_path: dict[Path, list[Sample]] = {}
     for sample in samples:
@@ -149,7 +149,7 @@ def cut(
 
 
 def _write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
-    """Write one list a split, over earlier ones of the file of splits there, but over no other."""
+    """Write one list per split; only lists of the folder's earlier splits file are replaced."""
     earlier: dict[str, list[str]] = {}
     if (folder / SPLITS_FILE).is_file():
         with suppress(DataError):
@@ -173,19 +173,19 @@ def _write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
 def write_splits(
     splits: Mapping[str, Sequence[Sample]], folder: Path, *, root: Path, source: str
 ) -> Path:
-    """Write which image is in which split and return the path of the JSON file.
+    """Write which image is in which split, and return the path of the JSON file.
 
     `load_dataset` reads the file from the root of a data set. In a folder other than the root, a
-    list ``train.txt``, ``val.txt``, ``test.txt`` with one key a line is written for each split.
+    list with one key per line (``train.txt``, ``val.txt``, ``test.txt``) is written for each split.
 
     Args:
         splits: split name to its samples.
-        folder: created if needed.
-        root: of the data set; its own lists are not replaced.
-        source: how the splits were made.
+        folder: folder of the file; created if needed.
+        root: root of the data set; lists in it are not replaced.
+        source: description of how the splits were made.
 
     Raises:
-        DataError: if a list would replace a file of another origin; nothing is written then.
+        DataError: if a list would replace a file of another origin; then nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = {name: [sample.key for sample in part] for name, part in splits.items()}
@@ -198,10 +198,10 @@ def write_splits(
 
 
 def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
-    """Return the keys of each split, and how they came about, from a file of `write_splits`.
+    """Return the keys of each split and how the splits were made, from a file of `write_splits`.
 
     Raises:
-        DataError: if the file is missing or not of that kind, or a key is in two splits.
+        DataError: if the file is missing or invalid, or a key occurs twice.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

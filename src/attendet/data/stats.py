@@ -45,9 +45,9 @@ def _describe_split(samples: Sequence[Sample], classes: Sequence[str]) -> dict[s
 
 
 def describe(dataset: DataSet) -> dict[str, Any]:
-    """Return counts and sizes of a data set, split by split; all of it can be written as JSON.
+    """Return counts and sizes for each split of a data set, as JSON-serializable values.
 
-    Box sizes are in pixels of the images as they are; aspects are width / height.
+    Box sizes are in pixels of the original images; aspects are width / height.
     """
     return {
         "root": str(dataset.root),

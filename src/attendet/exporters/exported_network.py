@@ -1,4 +1,4 @@
-"""The network as it is exported: pixels in, boxes and scores out, in a graph that runs fast.
+"""The exported form of a network: pixels in, boxes and scores out, in a graph that runs fast.
 
 N, C, H, W are batch, channels, height and width; B the boxes of one image, K the classes.
 """
@@ -24,10 +24,10 @@ class ExportedNetwork(nn.Module):
 
     Args:
         network: a network of `attendet.models`; it is copied.
-        fold_scale: put the division of pixels by 255 into the weights of the first convolutions, if
-            nothing else takes the image. Not for weights that are kept in float16, which lose
-            digits when they are that small.
-        channels_last: keep maps in channels-last order, which PyTorch runs faster.
+        fold_scale: fold the division of pixels by 255 into the weights of the first convolutions,
+            if no other layer takes the image. Not for weights in float16, which lose precision
+            when they are that small.
+        channels_last: keep feature maps in channels-last order, which is faster in PyTorch.
         clip: clip boxes to the network input.
 
     Example:
@@ -84,7 +84,7 @@ class ExportedNetwork(nn.Module):
 
 
 class PlanarNetwork(ExportedNetwork):
-    """The same for libraries that convert images to planes themselves."""
+    """`ExportedNetwork` for runtimes that take images as planes of float pixels."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (N, B, 4), network input pixels, and scores (N, B, K), 0 to 1.
@@ -96,16 +96,16 @@ class PlanarNetwork(ExportedNetwork):
 
 
 def optimize_for_inference(network: DetectionNetwork) -> DetectionNetwork:
-    """Return a copy of a network that computes the same and runs faster in other runtimes.
+    """Return an equivalent copy of a network that runs faster in other runtimes.
 
-    Batch normalization is folded, Coordinate Attention and CSP blocks are split. Blocks with
+    Batch normalization is folded; Coordinate Attention and CSP blocks are split. Blocks with
     attention inside stay as they are.
 
     Args:
-        network: a network of `attendet.models`, with attention anywhere or none.
+        network: a network of `attendet.models`, with or without attention.
 
     Returns:
-        On the CPU, in eval mode, without gradients.
+        The copy, on the CPU, in eval mode, without gradients.
     """
     optimized = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     fold_batch_norm(optimized)
@@ -135,7 +135,7 @@ def _is_plain(block: nn.Module) -> bool:
 
 
 class SplitCoordinateAttention(AttentionBlock):
-    """Coordinate Attention with each axis separate from the means to the gate.
+    """Coordinate Attention that computes the gates of the two axes separately.
 
     Concatenating the two means saves a call in eager PyTorch, but adds a transpose, a
     concatenation, a split and another transpose to an exported graph. A 1x1 convolution gives the
@@ -143,7 +143,7 @@ class SplitCoordinateAttention(AttentionBlock):
     convolution with activation, convolution with sigmoid.
 
     Args:
-        block: in eval mode; its layers are shared, the normalization folded.
+        block: block to convert, in eval mode; its layers are reused, its normalization is folded.
     """
 
     def __init__(self, block: CoordinateAttention) -> None:
@@ -166,11 +166,12 @@ class SplitCoordinateAttention(AttentionBlock):
 class SplitCSP(nn.Module):
     """A CSP block whose first convolution is split, and whose maps are pooled before concatenation.
 
-    A slice of channels keeps runtimes from their blocked layouts. Max pooling gives the same result
-    before and after concatenation; before it, a quarter of the values is copied.
+    A slice of channels prevents runtimes from using blocked memory layouts. Max pooling gives the
+    same result before and after concatenation; before it, a quarter of the values is copied.
 
     Args:
-        block: in eval mode, batch normalization folded; its other layers are shared.
+        block: block to convert, in eval mode, with batch normalization folded; its other layers
+            are reused.
     """
 
     def __init__(self, block: CSPBlock) -> None:
@@ -200,9 +201,9 @@ def _filters_of(block: ConvBlock, chosen: slice) -> nn.Sequential:
 
 
 def first_convolutions(network: DetectionNetwork) -> tuple[nn.Conv2d, ...]:
-    """Return the convolutions that take the image; none if another layer takes it as well.
+    """Return the convolutions that take the image; empty if another layer takes it as well.
 
-    Scaling their weights is the same as scaling the image.
+    Scaling their weights is equivalent to scaling the image.
 
     Args:
         network: a network of `attendet.models`.

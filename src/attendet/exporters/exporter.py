@@ -1,4 +1,4 @@
-"""The export: settings, writing, the parity check, and the move to the final name."""
+"""The `export` function: write a file, check its parity, and move it to its final name."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ FOLDER_FILES = {
     *litert_file.FILES,
     *web_folder.FILES,
 }
-"""Files in a folder that an export wrote."""
+"""Names of the files in exported folders; a folder with any other file is not replaced."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The exported file, and its differences from the network.
+    """Result of an export: the file and its differences from the network.
 
     Attributes:
         path: the file, or the folder of an OpenVINO, ncnn or LiteRT model.
-        size_bytes: of the file, or of all files in the folder.
+        size_bytes: size of the file, or of all files in the folder.
         metadata: metadata of the network in the file.
         info: metadata of the export in the file.
         parity: result of the parity check.
-        class_note: classes of data and network that were matched although their names differ.
+        class_note: classes of data and network that were matched although their names differ;
+            empty if there are none.
     """
 
     path: Path
@@ -80,13 +81,15 @@ def export(
     eager PyTorch before it gets its name.
 
     Args:
-        weights: a weights file, or a network, with attention anywhere, and its ``metadata``.
+        weights: a weights file, its name in the zoo or its address on the Hugging Face Hub; or a
+            network, with attention at any site, and its ``metadata``.
         format: ``onnx``, ``openvino``, ``torchscript``, ``torch-export``, ``ncnn`` or ``litert``;
             or ``web``: a folder with a page that runs the ONNX file in the browser.
-        metadata: description of a network that is passed itself.
-        output: folder for the file; by default that of the weights, or the current one.
-        name: of the file, without suffix; by default that of the weights.
-        progress: called with the number of images compared and of all.
+        metadata: description of the network; required if ``weights`` is a network, else ignored.
+        output: folder for the file; default: the folder of the weights, or the current folder.
+        name: file name without suffix; default: the name of the weights. ``-half``, ``-int8`` and
+            ``-nms`` are appended.
+        progress: called with the number of compared images and the total.
         **settings: the other fields of `attendet.exporters.ExportSettings`: input_hw, dynamic,
             half, int8, calibrate, max_ap_loss, nms, confidence, nms_iou, max_detections, data,
             split, class_map, onnxruntime_web.
@@ -146,7 +149,7 @@ def _write_checked(
     check: Callable[[Runtime], Parity],
     max_ap_loss: float,
 ) -> tuple[ExportInfo, Parity]:
-    """Write the file with its parity; in int8 with the first configuration within the AP loss."""
+    """Write the file with its parity; for int8, use the first try within ``max_ap_loss``."""
     ap_losses: dict[str, float] = {}
     for in_float32, write in tries:
         write(path, metadata.to_header() | info.to_header())
@@ -195,7 +198,7 @@ def _load(
 def _at_size(
     metadata: WeightsMetadata, input_hw: tuple[int, int] | None, info: ExportInfo
 ) -> WeightsMetadata:
-    """Return the metadata of the network as exported: `rect` needs a dynamic size."""
+    """Return the metadata of the exported network; with a fixed size, rect becomes letterbox."""
     changed: dict[str, Any] = {"input_hw": tuple(input_hw or metadata.input_hw)}
     if "size" not in info.dynamic and metadata.preprocessing().resize == "rect":
         changed["preprocess"] = {**metadata.preprocess, "resize": "letterbox"}
@@ -205,7 +208,7 @@ def _at_size(
 def _load_split(
     path: str | Path | None, split: str, *, prefer_train: bool = False
 ) -> tuple[Sequence[Sample], Sequence[str]]:
-    """Return the samples of a split and the classes; nothing without a path."""
+    """Return the samples of a split and the classes; both are empty without a path."""
     if path is None:
         return (), ()
     data = load_dataset(path, require_train=False)
@@ -228,7 +231,7 @@ def _destination(
 
 
 def _check_replaceable(path: Path, *, is_folder: bool) -> None:
-    """Raise if the name is a link, or that of anything but an older export."""
+    """Raise if the path is a symbolic link, or exists and is not an older export."""
     advice = "Choose another --output."
     if path.is_symlink():
         raise ConfigError(f"name of an export must not be a link; {path} is one. {advice}")
@@ -242,7 +245,7 @@ def _check_replaceable(path: Path, *, is_folder: bool) -> None:
 
 
 def _open(path: Path, format: str) -> Runtime:
-    """Return the runtime of the new file: the one that users run, if there is one."""
+    """Return the runtime of the new file: the one that `load` uses, if it supports the format."""
     try:
         if format == "litert":
             return LiteRtRuntime(path)
@@ -256,7 +259,7 @@ def _open(path: Path, format: str) -> Runtime:
 
 
 def _move(path: Path, final: Path) -> None:
-    """Move a finished file or folder to its final name; an older one is replaced whole."""
+    """Move a finished file or folder to its final name, in place of an older one."""
     for file in files_of(path):
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())

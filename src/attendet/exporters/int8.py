@@ -1,4 +1,4 @@
-"""INT8 by calibration with ONNX Runtime and NNCF, and the operators that stay in float32."""
+"""Static INT8 quantization with ONNX Runtime and NNCF; choice of the operators in float32."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from attendet.models.metadata import WeightsMetadata
 from attendet.system import require
 
 CALIBRATION_IMAGES = 128
-"""Most images for calibration."""
+"""Maximum number of calibration images."""
 
 SENSITIVITY_IMAGES = 8
-"""Most images on which the errors of single layers are measured."""
+"""Maximum number of images for measuring the errors of single layers."""
 
 KEPT_ERRORS = (0.9, 0.99)
-"""Layers that have this fraction of the error together stay in float32."""
+"""The layers that cause this fraction of the total error stay in float32."""
 
 ACTIVATIONS = ("LeakyRelu", "Relu", "Sigmoid", "Mul")
-"""Kinds of operators that stay in float32 behind a convolution that does."""
+"""Operator types that stay in float32 after a convolution in float32."""
 
 QUANTIZED = ("Conv", "LeakyRelu", "Relu", "MaxPool", "Concat", "Resize", "Mul", "Sigmoid", "Gemm")
-"""Kinds of operators that ONNX Runtime runs in int8."""
+"""Operator types that ONNX Runtime runs in int8."""
 
 
 class Int8Configuration(NamedTuple):
-    """Operators that stay in float32.
+    """Selection of the operators that stay in float32.
 
     Attributes:
-        description: for the report.
+        description: text for the report.
         kept: names of the operators.
     """
 
@@ -55,16 +55,17 @@ class Int8Configuration(NamedTuple):
 def int8_configurations(
     graph: OnnxGraph, attention: Sequence[str], layer_errors: Callable[[], Mapping[str, float]]
 ) -> Iterator[Int8Configuration]:
-    """Yield what to keep in float32, from the least to the most.
+    """Yield selections of operators to keep in float32, from the fewest to the most.
 
-    Decode always stays, and so do the last convolutions: they are small, and their outputs hold
-    boxes, objectness and classes on one scale. Then come the layers with the largest errors: a few
-    layers whose channels differ much in range, often the first depthwise ones, lose nearly all.
+    Decode and the last convolutions are in every selection: these convolutions are small, and
+    their outputs hold boxes, objectness and classes on one scale. Then come the attention blocks,
+    and then the layers with the largest errors: nearly all of the error comes from a few layers
+    whose channels differ much in range, often the first depthwise ones.
 
     Args:
         graph: the network.
         attention: modules that are attention blocks, such as ``network.attention.p5``.
-        layer_errors: returns the errors of `measure_layer_errors`; is called if they are needed.
+        layer_errors: returns the result of `measure_layer_errors`; called only when needed.
     """
     nodes, scopes = list(graph.model.graph.node), graph.scopes
     inside = {node.name for node in nodes if _within(scopes.get(node.name, ""), ("network",))}
@@ -91,16 +92,17 @@ def int8_configurations(
 
 
 def _largest(errors: Mapping[str, float], fraction: float) -> list[str]:
-    """Return the layers with the largest errors that together have a fraction of the error."""
+    """Return the layers with the largest errors that sum up to a fraction of the total error."""
     layers = sorted(errors, key=errors.__getitem__, reverse=True)
     sums = np.cumsum([errors[layer] for layer in layers])
     return layers[: int(np.searchsorted(sums, fraction * sums[-1])) + 1] if layers else []
 
 
 def _around(nodes: Sequence[Any], scopes: Mapping[str, str], layers: Sequence[str]) -> set[str]:
-    """Return the convolutions of layers with the operators before and after them.
+    """Return the convolutions of some layers and the operators before and after them.
 
-    ONNX Runtime quantizes the output of every operator in int8, and so the inputs of these.
+    ONNX Runtime quantizes the output of every int8 operator. An int8 operator before such a
+    convolution would therefore quantize its input.
     """
     chosen = [node for node in nodes if node.op_type == "Conv" and scopes[node.name] in layers]
     read = {name for node in chosen for name in node.input}
@@ -118,13 +120,13 @@ def _around(nodes: Sequence[Any], scopes: Mapping[str, str], layers: Sequence[st
 def measure_layer_errors(
     exported: ExportedNetwork, inputs: Sequence[NDArray[np.uint8]]
 ) -> dict[str, float]:
-    """Return the error of the network's outputs if one convolution alone is in int8.
+    """Return, for each convolution, the output error of the network with only it in int8.
 
     Its input, weights and output are rounded as in int8. The error is the mean squared difference
-    of the maps that the network returns, relative to their variance, summed over the levels.
+    of the network's raw outputs, relative to their variance, summed over the levels.
 
     Args:
-        exported: in float32.
+        exported: network in float32.
         inputs: network inputs for calibration; the first `SENSITIVITY_IMAGES` are used.
 
     Returns:
@@ -158,14 +160,14 @@ def measure_layer_errors(
 
 
 def _round_map(values: Tensor) -> Tensor:
-    """Return values on 256 steps over their range, which includes 0."""
+    """Return values rounded to 256 steps over their range, extended to include 0."""
     low, high = values.min().clamp(max=0), values.max().clamp(min=0)
     step = ((high - low) / 255).clamp(min=1e-12)
     return ((values - low) / step).round() * step + low
 
 
 def _round_weight(weight: Tensor) -> Tensor:
-    """Return weights on the steps of seven bits, one scale per output channel."""
+    """Return weights rounded to seven bits, one scale per output channel."""
     step = (weight.abs().amax((1, 2, 3), keepdim=True) / 63).clamp(min=1e-12)
     return (weight / step).round() * step
 
@@ -180,8 +182,8 @@ def calibration_inputs(
     """Return network inputs for calibration, evenly spaced over the samples: (1, H, W, 3) each.
 
     Args:
-        samples: of the calibration data.
-        metadata: of the file: input size, resize mode, order of channels.
+        samples: samples of the calibration data.
+        metadata: metadata of the file, for input size, resize mode and channel order.
     """
     count = min(len(samples), CALIBRATION_IMAGES)
     chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
@@ -198,15 +200,15 @@ def calibration_inputs(
 def quantize_onnx(
     graph: OnnxGraph, inputs: Sequence[NDArray[np.uint8]], kept: frozenset[str], work: Path
 ) -> OnnxGraph:
-    """Return an ONNX model with weights and maps in int8 (pairs of quantize and dequantize).
+    """Return an ONNX model with weights and activations in int8, in the QDQ format.
 
-    Weights are int8 with seven bits, one scale per channel; maps are uint8 with their calibrated
-    range. With eight bits, processors without dot products of bytes (AVX2 only) overflow.
+    Weights are int8 limited to seven bits, one scale per channel; activations are uint8 over their
+    calibrated range. Eight bits overflow on CPUs without int8 dot products (AVX2 only).
 
     Args:
-        graph: in float32.
+        graph: model in float32.
         inputs: network inputs for calibration.
-        kept: operators that stay in float32.
+        kept: names of operators that stay in float32.
         work: folder for temporary files.
 
     Raises:
@@ -214,7 +216,7 @@ def quantize_onnx(
     """
     quantization = require("onnxruntime.quantization", extra="export", purpose="--int8")
     onnx = require("onnx", extra="export", purpose="--int8")
-    # The mark says that the model needs no preparation; without it the library warns.
+    # This entry marks the model as pre-processed; without it, the library warns.
     ready = {"onnx.quant.pre_process": "onnxruntime.quant"}
     source, target = write_onnx(graph, work / "float32.onnx", ready), work / "int8.onnx"
     remaining = iter(inputs)
@@ -242,15 +244,15 @@ def quantize_onnx(
 def quantize_openvino(
     source: Path, inputs: Sequence[NDArray[np.uint8]], kept: frozenset[str]
 ) -> Any:
-    """Return an OpenVINO model with weights and maps in int8, by NNCF.
+    """Return an OpenVINO model with weights and activations in int8, quantized by NNCF.
 
-    Weights are int8 with one scale per channel, maps signed or unsigned as their ranges need;
-    biases are corrected for the mean error of each layer.
+    Weights are int8 with one scale per channel; activations are signed or unsigned depending on
+    their range; biases are corrected for the mean error of each layer.
 
     Args:
         source: ONNX file in float32.
         inputs: network inputs for calibration.
-        kept: operators that stay in float32.
+        kept: names of operators that stay in float32.
 
     Raises:
         MissingExtraError: if nncf is not installed.
@@ -268,7 +270,7 @@ def quantize_openvino(
 
 
 def _names_in(model: Any, kept: frozenset[str]) -> list[str]:
-    """Return the names of operators in OpenVINO, which splits a convolution with biases in two."""
+    """Return OpenVINO's operator names; it splits a convolution with biases into two operators."""
     names = (operator.get_friendly_name() for operator in model.get_ops())
     return sorted(name for name in names if name.removesuffix("/WithoutBiases") in kept)
 

@@ -30,26 +30,26 @@ SIGNATURE = "serving_default"
 def write_litert(
     network: nn.Module, hw: tuple[int, int], folder: Path, header: Mapping[str, str]
 ) -> Path:
-    """Convert a network for one image of a fixed size into a folder; return the folder.
+    """Write a network for one image of a fixed size into a folder; return the folder.
 
     Args:
         network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
         folder: created if missing.
-        header: names to texts.
+        header: metadata keys and values.
 
     Raises:
         ExportError: if litert-torch cannot convert the network.
-        MissingExtraError: if it is not installed.
+        MissingExtraError: if litert-torch is not installed.
     """
     litert = require("litert_torch", extra="litert", purpose="exporting to LiteRT")
     image = torch.zeros(1, *hw, 3, dtype=torch.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converter
+        warnings.simplefilter("ignore")  # warnings of the converter
         try:
             litert.convert(network, (image,)).export(str(folder / MODEL))
-        except Exception as error:  # the compiler has errors of its own
+        except Exception as error:  # the compiler raises its own error types
             raise ExportError(
                 f"litert-torch cannot convert the network: {first_line(error)}. "
                 "Nothing was written."
@@ -59,7 +59,7 @@ def write_litert(
 
 
 class LiteRtRuntime(ExportedRuntime):
-    """A LiteRT folder run by ai-edge-litert, for the parity check only."""
+    """Runtime of a LiteRT folder with ai-edge-litert, for the parity check only."""
 
     def __init__(self, path: Path) -> None:
         header = json.loads((path / HEADER_FILE).read_text(encoding="utf-8"))

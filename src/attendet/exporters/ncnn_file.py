@@ -1,7 +1,7 @@
 """ncnn models for phones and boards: a folder of parameters, weights and metadata.
 
-ncnn takes one image as three planes of float pixels, as its ``Mat::from_pixels`` makes them, and
-no batch. pnnx, ncnn's own converter, converts from TorchScript.
+The model takes one image, not a batch, as three planes of float pixels: the layout of ncnn's
+``Mat::from_pixels``. pnnx, ncnn's own converter, converts from TorchScript.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Pa
         half: keep weights in float16.
 
     Raises:
-        ExportError: if pnnx fails, or leaves operators that ncnn does not have.
+        ExportError: if pnnx fails, or its result has operators that ncnn does not support.
         MissingExtraError: if pnnx is not installed.
     """
     pnnx = require("pnnx", extra="pnnx", purpose="exporting to ncnn")
@@ -44,7 +44,7 @@ def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Pa
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1] if lines else f"exit code {done.returncode}"
         raise ExportError(f"pnnx cannot convert the network: {reason}. Nothing was written.")
-    # pnnx leaves the name of an operator as it is in PyTorch if ncnn has none for it.
+    # pnnx keeps the PyTorch name of an operator that ncnn does not support.
     operators = converted[PARAM].read_text(encoding="utf-8").splitlines()[2:]
     unknown = sorted({kind for line in operators if "." in (kind := line.split()[0])})
     if unknown:
@@ -62,7 +62,7 @@ def write_ncnn(converted: Path, folder: Path, header: Mapping[str, str]) -> Path
     Args:
         converted: returned by `convert_ncnn`.
         folder: created if missing.
-        header: names to texts.
+        header: metadata keys and values.
     """
     shutil.copytree(converted, folder, dirs_exist_ok=True)
     (folder / HEADER_FILE).write_text(json.dumps(dict(header)) + "\n", encoding="utf-8")

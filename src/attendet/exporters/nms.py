@@ -1,6 +1,7 @@
 """Non-maximum suppression as standard ONNX operators, appended to an exported network.
 
-N is the batch, B the boxes of one image, K the classes, M the most detections of an image.
+N is the batch, B the boxes of one image, K the classes, M the maximum number of detections per
+image.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import numpy as np
 from attendet.inference.postprocess import Selection
 from attendet.system import require
 
-# A box has its best class only. The scores that the suppression keeps are scattered into zeros of
-# shape (N, B), so that TopK finds the best M of each image for the whole batch; M zeros are added
-# behind the boxes, so that there are always M.
+# Each box has only its best class. The scores that NonMaxSuppression keeps are scattered into zeros
+# of shape (N, B), so that one TopK finds the best M of each image in the batch. M zeros are
+# appended to each row, because TopK needs at least M values.
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 suppression (float[batch,boxes,4] boxes_xyxy, float[batch,boxes,classes] scores)
@@ -62,11 +63,11 @@ def add_nms(model: Any, selection: Selection) -> Any:
 
     Args:
         model: ``onnx.ModelProto`` with outputs ``boxes_xyxy`` (N, B, 4) and ``scores`` (N, B, K).
-        selection: lowest score, IoU threshold, M.
+        selection: score threshold, IoU threshold, M.
 
     Returns:
-        The model with one output ``detections`` (N, M, 6): left, top, right, bottom, score, class;
-        the best first; padding rows have score 0 and class -1.
+        The model with one output ``detections`` (N, M, 6): left, top, right, bottom, score, class.
+        Rows are sorted by score, highest first; padding rows have score 0 and class -1.
     """
     onnx = require("onnx", extra="export", purpose="exporting to ONNX")
     require("onnx.compose", extra="export", purpose="exporting to ONNX")
@@ -85,6 +86,6 @@ def add_nms(model: Any, selection: Selection) -> Any:
     pairs = [(name, name) for name in ("boxes_xyxy", "scores")]
     merged = onnx.compose.merge_models(model, nms, io_map=pairs)
     opsets = {entry.domain: entry.version for entry in merged.opset_import}
-    del merged.opset_import[:]  # both parts list the same ones; readers expect each once
+    del merged.opset_import[:]  # both parts list the same domains; readers expect each once
     merged.opset_import.extend(onnx.helper.make_opsetid(*each) for each in opsets.items())
     return merged

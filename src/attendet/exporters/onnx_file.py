@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from attendet.inference.postprocess import Selection
 
 OPSET = 18
-"""Version of the operators; ONNX Runtime 1.14 and OpenVINO 2023.0 support it."""
+"""Version of the ONNX operator set; ONNX Runtime 1.14 and OpenVINO 2023.0 support it."""
 
 HALF_FROM = 256
-"""Smaller weights stay in float32: biases and the small layers of gates."""
+"""Weights with fewer values stay in float32: biases and small layers of attention gates."""
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata key under which the converter notes the PyTorch modules of an operator."""
+"""Metadata key under which the converter stores the PyTorch modules around an operator."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class OnnxGraph:
 
     Attributes:
         model: ``onnx.ModelProto``.
-        scopes: name of an operator to the innermost module of PyTorch that contains it, such as
-            ``network.attention.p5``; empty for normalization and decode.
+        scopes: name of each operator to the innermost PyTorch module that contains it, such as
+            ``network.attention.p5``; an empty string for normalization and decode.
     """
 
     model: Any
@@ -56,13 +56,13 @@ def build_onnx(
     """Return the ONNX model of a traced network.
 
     Args:
-        program: of an `attendet.exporters.exported_network.ExportedNetwork`.
-        dynamic: which of ``batch`` and ``size`` may differ; names the axes.
+        program: a traced `attendet.exporters.exported_network.ExportedNetwork`.
+        dynamic: which of ``batch`` and ``size`` may vary; these axes get names.
         half: keep weights in float16; runtimes convert them to float32 when the file is loaded.
         selection: append non-maximum suppression with these thresholds.
 
     Raises:
-        ExportError: if an operator is not a standard one.
+        ExportError: if an operator is not a standard ONNX operator.
         MissingExtraError: if onnx or onnxscript is not installed.
     """
     for module in ("onnx", "onnxscript"):
@@ -70,7 +70,7 @@ def build_onnx(
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converter's own parts
+        warnings.simplefilter("ignore")  # warnings of the converter about its own code
         converted = torch.onnx.export(
             program,
             (),
@@ -94,7 +94,7 @@ def build_onnx(
 
 
 def _name_by_output(model: Any) -> dict[str, str]:
-    """Name each operator as its first output, as OpenVINO does; return their scopes by name."""
+    """Name each operator after its first output, as OpenVINO does; return scopes by name."""
     scopes = {}
     for node in model.graph.node:
         node.name = node.output[0]
@@ -105,7 +105,7 @@ def _name_by_output(model: Any) -> dict[str, str]:
 
 
 def _remove_notes(model: Any) -> None:
-    """Remove stack traces and other notes of the converter, which name files of this machine."""
+    """Remove the converter's metadata, such as stack traces with file paths of this machine."""
     graph = model.graph
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -126,7 +126,7 @@ def _name_axes(model: Any, dynamic: tuple[str, ...]) -> None:
 
 
 def _keep_in_half(model: Any) -> None:
-    """Convert large weights to float16, each with an operator that converts it back."""
+    """Convert large weights to float16, each followed by a cast to float32."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -160,7 +160,7 @@ def write_onnx(graph: OnnxGraph, path: str | Path, header: Mapping[str, str]) ->
     Args:
         graph: returned by `build_onnx`.
         path: the file, written atomically.
-        header: names to texts, written as the model's metadata.
+        header: keys and values, written as the model's metadata.
     """
     model = graph.model
     del model.metadata_props[:]

@@ -1,6 +1,6 @@
 """ONNX Runtime for browsers: the files of the npm package onnxruntime-web that a page needs.
 
-One version is pinned by its checksum. The package is downloaded once, into the user's cache.
+The version is pinned by its checksum. The package is downloaded once, into the user's cache.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ FILES = {
 }
 """Files of the package, and their names in an exported folder.
 
-Some static hosts do not know ``.mjs`` as JavaScript, and a browser refuses it then; all know
-``.js``. The second three have WebGPU and suspendable WebAssembly (JSPI). The build without JSPI has
-10 MB more, which is above the limit of 25 MiB a file that some hosts have."""
+Some static hosts do not serve ``.mjs`` as JavaScript, and browsers then reject it; ``.js`` works on
+all hosts. The last three files are for WebGPU and need JSPI (suspendable WebAssembly). The build
+without JSPI is 10 MB larger and exceeds the 25 MiB per file that some hosts allow."""
 
 
 def cached_package() -> Path:
-    """Return where the package is kept, downloaded or not."""
+    """Return the path of the package in the cache, whether it is downloaded or not."""
     return cache_folder() / "onnxruntime-web" / f"onnxruntime-web-{VERSION}.tgz"
 
 
 def find_package(given: str | Path | None = None) -> Path:
-    """Return the package: a file or folder of the user, or the one in the cache, downloaded once.
+    """Return the package: the given file or folder, or the cached one, downloaded once.
 
     Args:
-        given: the ``.tgz`` of the npm registry, or the folder that ``npm install`` made of it.
+        given: the ``.tgz`` of the npm registry, or the folder that ``npm install`` created.
 
     Raises:
         ConfigError: if ``given`` is another file, or another version.
-        DownloadError: if it cannot be downloaded.
+        DownloadError: if the package cannot be downloaded.
     """
     if given is not None:
         return _check(Path(given))
@@ -71,7 +71,7 @@ def find_package(given: str | Path | None = None) -> Path:
 
 
 def _check(path: Path) -> Path:
-    """Return a package of the user if it is the pinned version."""
+    """Return the given package; raise if it is not the pinned version."""
     rule = f"the .tgz or the folder of onnxruntime-web {VERSION}"
     where, advice = "--onnxruntime-web", f"It is at {URL}"
     if path.is_dir():
@@ -93,7 +93,7 @@ def _check(path: Path) -> Path:
 
 
 def copy_files(package: Path, folder: Path) -> None:
-    """Copy the files that a page needs into a folder, under their names there.
+    """Copy the files that a page needs into a folder, under the names in `FILES`.
 
     Args:
         package: returned by `find_package`.

@@ -30,7 +30,7 @@ def write_openvino(
     Args:
         model: ``openvino.Model``.
         folder: created if missing.
-        header: names to texts, written as ``rt_info`` under ``attendet``.
+        header: metadata keys and values, written as ``rt_info`` under ``attendet``.
         half: keep weights in float16.
     """
     openvino = require("openvino", extra="export", purpose="exporting to OpenVINO")

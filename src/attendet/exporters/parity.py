@@ -25,7 +25,7 @@ from attendet.inference.runtimes.base import Limits, Output
 from attendet.models.metadata import WeightsMetadata
 
 SAME_PX, SAME_SCORE = 1.0, 0.01
-"""Two detections of a class are the same within these."""
+"""Two detections of one class are the same if their differences are at most these."""
 
 AP_CONFIDENCE = 0.001
 """Lowest score of the detections for average precision."""
@@ -39,11 +39,11 @@ class Tolerance:
     """Largest allowed differences between a file and the network.
 
     Attributes:
-        box_px: of an edge of any box, clipped to the network input, pixels.
-        score: of any score.
-        detections: largest fraction of the detections of one side that the other side does not
-            have.
-        ap: of average precision, points.
+        box_px: difference of any box edge, pixels; boxes are clipped to the network input.
+        score: difference of any score.
+        detections: fraction of the detections of the network that the file does not have, and the
+            other way around.
+        ap: difference of average precision, points.
     """
 
     box_px: float
@@ -56,7 +56,7 @@ TOLERANCES = {
     "float32": Tolerance(box_px=0.1, score=0.001, detections=0.005, ap=0.1),
     "float16": Tolerance(box_px=2.0, score=0.02, detections=0.02, ap=0.5),
 }
-"""By precision of the weights."""
+"""Tolerance for each precision of the weights."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ class Parity:
     """Differences between a file and the network, as recorded in the file.
 
     Attributes:
-        max_box_px: largest difference of an edge, pixels; boxes are clipped to the network input.
-        mean_box_px: mean difference of all edges, pixels.
+        max_box_px: largest difference of a box edge, pixels; boxes are clipped to the network
+            input.
+        mean_box_px: mean difference of all box edges, pixels.
         max_score: largest difference of a score.
         mean_score: mean difference of all scores.
         images: images whose detections were compared.
-        detections: detections of the network on them.
-        same: detections that the file has too: same class, within 1 px and 0.01.
-        extra: detections of the file that the network does not have.
+        detections: number of detections of the network on these images. Scores less than 0.01
+            above the confidence threshold are not counted.
+        same: number of these that the file has too: same class, within 1 px and 0.01.
+        extra: number of detections of the file that the network does not have.
         split: split of the data set with the images; None for synthetic images.
         ap: average precision of the network on the split, 0 to 1.
         ap_exported: average precision of the file on the split, 0 to 1.
@@ -91,7 +93,7 @@ class Parity:
 
     @property
     def ap_loss(self) -> float:
-        """Points of average precision that the file lost; 0 if it was not measured."""
+        """Loss of average precision in the file, points; 0 if it was not measured."""
         if self.ap is None or self.ap_exported is None:
             return 0.0
         return 100 * (self.ap - self.ap_exported)
@@ -114,13 +116,13 @@ def check_parity(
     """Return the differences between an exported file and its network.
 
     Args:
-        reference: the network in eager PyTorch, nothing folded.
+        reference: the network in eager PyTorch, without folded layers.
         exported: the file.
-        samples: images with their ground truth; by default synthetic images are compared.
-        split: name of the samples, kept in the result.
-        classes: of the samples.
+        samples: images with their ground truth; default: synthetic images.
+        split: name of the samples' split, recorded in the result.
+        classes: class names of the samples.
         tolerance: largest allowed differences; None compares without raising.
-        progress: called with the number of images compared and of all.
+        progress: called with the number of compared images and the total.
 
     Raises:
         ExportError: if a difference is too large.
@@ -179,15 +181,15 @@ def synthetic_images(count: int, seed: int = 0) -> list[ImageArray]:
 def network_inputs(
     images: Sequence[ImageArray], metadata: WeightsMetadata, limits: Limits
 ) -> list[NDArray[np.uint8]]:
-    """Return batches for `compare_outputs`: of one, of several and of other sizes if allowed.
+    """Return batches for `compare_outputs`: one image, several, and other sizes if allowed.
 
     Args:
         images: RGB; the first few are used.
-        metadata: of the file.
-        limits: of the file: whether batch and size are fixed.
+        metadata: metadata of the file.
+        limits: limits of the file: whether batch and size are fixed.
 
     Returns:
-        Each uint8, shape (n, H, W, 3).
+        Batches of RGB or BGR images as the metadata says, each uint8, shape (n, H, W, 3).
     """
     height, width = metadata.input_hw
     kinds = [(1, (height, width))]
@@ -215,7 +217,7 @@ def compare_outputs(
         batches: network inputs, uint8, each (n, H, W, 3).
 
     Raises:
-        ExportError: if outputs have other shapes or types.
+        ExportError: if the outputs differ in shape or type.
     """
     box_parts, score_parts = [], []
     for inputs in batches:
@@ -253,10 +255,10 @@ def _compare_boxes(
 def _compare_detections(
     expected: Output, found: Output, input_hw: tuple[int, int], exported: Runtime
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the differences to the nearest detection of the same class in the file.
+    """Return the differences of each detection to the nearest one of its class in the file.
 
-    Rows of nearly equal scores may be in another order. Detections just above the confidence are
-    not compared: the score of the other side may be just below.
+    Rows with nearly equal scores may be in another order. Detections just above the confidence
+    threshold are not compared: in the file, their scores may be just below it.
     """
     transform, selection = Stretch(input_hw, input_hw), Selection.from_limits(exported.limits)
     classes = exported.metadata.classes
@@ -285,7 +287,7 @@ def _box_distances(a: Detections, b: Detections) -> NDArray[Any]:
 
 
 def _is_clear(detections: Detections, confidence: float) -> NDArray[np.bool_]:
-    """Return which detections the other side must have too."""
+    """Return the mask of detections clear of the threshold, which both outputs must have."""
     return detections.scores >= confidence + SAME_SCORE
 
 
@@ -294,7 +296,7 @@ def _count_same(
 ) -> tuple[int, int, int]:
     """Return how many detections both have, only the network has, and only the file has.
 
-    A detection just above the confidence does not count.
+    Detections just above the confidence threshold are not counted.
     """
     same = missing = extra = 0
     for wanted, ours in zip(expected, found, strict=True):
@@ -306,7 +308,7 @@ def _count_same(
 
 
 def _has_match(a: Detections, b: Detections) -> NDArray[np.bool_]:
-    """Return which detections of ``a`` are the same as one of ``b``."""
+    """Return the mask of detections in ``a`` that are the same as one in ``b``."""
     if len(a) == 0 or len(b) == 0:
         return np.zeros(len(a), dtype=bool)
     score_differences = np.abs(a.scores[:, None] - b.scores[None])
@@ -326,7 +328,7 @@ def _judge(parity: Parity, tolerance: Tolerance) -> None:
         ("detections only in the file", 100 * extra, 100 * tolerance.detections, " %"),
         ("difference of average precision", abs(parity.ap_loss), tolerance.ap, " points"),
     ):
-        if not value <= limit:  # NaN is too far as well
+        if not value <= limit:  # raises for NaN as well
             raise ExportError(
                 f"{name} between the exported file and the network must be at most "
                 f"{limit:g}{unit}; got {value:.3g}{unit}. Nothing was written."

@@ -1,4 +1,4 @@
-"""Settings of an export; the text under each is its help on the command line."""
+"""Settings of an export; the string under each field is its help on the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS: dict[str, str] = {
     "litert": "_litert",
     "web": "_web",
 }
-"""End of the name of each format; OpenVINO, ncnn and LiteRT models and web pages are folders."""
+"""File name suffix of each format; OpenVINO, ncnn and LiteRT models and web pages are folders."""
 
 OPTION_FORMATS = {
     "half": ("onnx", "openvino", "ncnn", "web"),
@@ -36,7 +36,7 @@ DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
     "batch": ("batch",),
     "size": ("batch", "size"),
 }
-"""What may differ from call to call, by value of the setting."""
+"""Input dimensions that may vary between calls, for each value of the setting."""
 
 NEEDS = {
     "calibrate": ("int8",),
@@ -47,12 +47,12 @@ NEEDS = {
     "split": ("data", "calibrate"),
     "class_map": ("data", "calibrate"),
 }
-"""Settings that have an effect only with another one."""
+"""Settings that have an effect only with one of the listed settings."""
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What to export, and how to compare it.
+    """Settings of an export and of its parity check.
 
     Raises:
         ConfigError: if a value is wrong, or has no effect.
@@ -65,21 +65,21 @@ class ExportSettings:
     """Input size in pixels, multiples of 32 (default: that of the weights)."""
 
     dynamic: Literal["none", "batch", "size"] | None = None
-    """What may differ from call to call; size means batch and size (default: batch; ncnn,
-    litert: none; web: size)."""
+    """Input dimensions that may vary between calls; size means batch and size (default: batch;
+    ncnn, litert: none; web: size)."""
 
     half: bool = False
     """Keep weights in float16: half the file size (onnx, openvino, ncnn, web)."""
 
     int8: bool = False
-    """Quantize weights and maps (onnx, openvino, web); needs --calibrate. More stays in float32 if
-    average precision drops too far."""
+    """Quantize weights and activations (onnx, openvino, web); needs --calibrate. More layers stay
+    in float32 if average precision drops too far."""
 
     calibrate: str | Path | None = None
     """With --int8: data set for calibration (its train split) and comparison."""
 
     max_ap_loss: float = 0.5
-    """With --int8: largest loss of average precision on --split, points."""
+    """With --int8: largest allowed loss of average precision on --split, in points."""
 
     nms: bool = False
     """Append non-maximum suppression (onnx, openvino)."""
@@ -88,20 +88,20 @@ class ExportSettings:
     """With --nms: lowest score of a detection, 0 to 1; web: initial value."""
 
     nms_iou: float = 0.5
-    """With --nms: IoU threshold of the suppression, 0 to 1; web: initial value."""
+    """With --nms: IoU threshold, 0 to 1; web: initial value."""
 
     max_detections: int = 300
-    """With --nms: rows per image; web: most detections of an image."""
+    """With --nms: rows per image; web: maximum number of detections per image."""
 
     data: str | Path | None = None
-    """Data set on whose images detections and average precision are compared (default: synthetic
-    images, no average precision)."""
+    """Data set to compare detections and average precision on (default: synthetic images, no
+    average precision)."""
 
     split: str = "val"
-    """Of the data set: train, val, test or all."""
+    """Split of the data set: train, val, test or all."""
 
     class_map: str | None = None
-    """Classes of the data that the weights name otherwise, such as auto=car,lorry=truck."""
+    """Data classes with another name in the weights, such as auto=car,lorry=truck."""
 
     onnxruntime_web: str | Path | None = None
     """With web: file or folder of the npm package onnxruntime-web (default: downloaded once)."""
@@ -142,7 +142,7 @@ class ExportSettings:
 
     @property
     def thresholds(self) -> tuple[float, float, int]:
-        """Confidence, IoU and number of detections of the suppression."""
+        """Confidence threshold, IoU threshold and maximum number of detections of NMS."""
         return self.confidence, self.nms_iou, self.max_detections
 
     def info(self) -> ExportInfo:

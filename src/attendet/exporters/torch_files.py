@@ -21,7 +21,7 @@ from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.models.export_info import HEADER_FILE
 
 MAX_CELLS = 128
-"""A side of a network input may be 64 pixels to this many times 32."""
+"""Largest side of a dynamic network input, in units of 32 pixels; the smallest is 64 pixels."""
 
 
 def _example(hw: tuple[int, int], dynamic: tuple[str, ...]) -> torch.Tensor:
@@ -39,10 +39,10 @@ def trace(network: nn.Module, hw: tuple[int, int], dynamic: tuple[str, ...]) -> 
     Args:
         network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
-        dynamic: which of ``batch`` and ``size`` may differ from call to call.
+        dynamic: which of ``batch`` and ``size`` may vary between calls.
 
     Raises:
-        ExportError: if the network cannot be traced, with the position.
+        ExportError: if the network cannot be traced.
     """
     axes: dict[int, Any] = {}
     if "batch" in dynamic:
@@ -66,7 +66,7 @@ def _untraceable(tracer: str, error: Exception) -> ExportError:
 
 def write_program(program: ExportedProgram, path: Path, header: Mapping[str, str]) -> Path:
     """Write an exported program (``.pt2``) with its metadata; return the path."""
-    with warnings.catch_warnings():  # about weights that are not on the CPU
+    with warnings.catch_warnings():  # a warning about weights that are not on the CPU
         warnings.filterwarnings("ignore", message="No complete tensor found")
         torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(dict(header))})
     return path
@@ -86,17 +86,17 @@ def write_torchscript(
     Args:
         network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
-        dynamic: which of ``batch`` and ``size`` may differ from call to call.
+        dynamic: which of ``batch`` and ``size`` may vary between calls.
         path: the file.
-        header: names to texts.
-        images: to trace with, if the network does not take uint8 (N, H, W, 3).
+        header: metadata keys and values.
+        images: example input, for a network that does not take uint8 (N, H, W, 3).
 
     Raises:
-        ExportError: if the network cannot be traced, with the position.
+        ExportError: if the network cannot be traced.
     """
     example = _example(hw, dynamic) if images is None else images
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations of TorchScript, at each step
+        warnings.simplefilter("ignore")  # every step warns that TorchScript is deprecated
         try:
             with torch.no_grad():
                 script = torch.jit.trace(network, (example,), check_trace=False)  # type: ignore[no-untyped-call]
@@ -109,7 +109,7 @@ def write_torchscript(
 
 
 class ProgramRuntime(ExportedRuntime):
-    """A ``.pt2`` file run by PyTorch, for the parity check only: such a file may run any code."""
+    """Runtime of a ``.pt2`` file, for the parity check only: such a file can execute any code."""
 
     def __init__(self, path: Path) -> None:
         texts = {HEADER_FILE: ""}

@@ -28,7 +28,7 @@ PAGE_FILES = (
         for name in ("main", "draw", "files", "frames", "local", "resize", "select", "worker")
     ),
 )
-"""Files of a page that runs the network itself."""
+"""Files of the page that runs the network in the browser."""
 
 MODEL_FILE = "model.onnx"
 DESCRIPTION_FILE = "model.json"
@@ -42,10 +42,10 @@ FILES = (
 
 
 def describe_model(metadata: WeightsMetadata, name: str, selection: Selection) -> dict[str, Any]:
-    """Return what the page needs to know of a network.
+    """Return the description of a network that the page reads, as JSON types.
 
     Args:
-        metadata: of the network.
+        metadata: metadata of the network.
         name: title of the page.
         selection: initial thresholds.
 
@@ -72,10 +72,10 @@ def describe_model(metadata: WeightsMetadata, name: str, selection: Selection) -
 
 
 def write_web(model: Path, description: Mapping[str, Any], package: Path, folder: Path) -> Path:
-    """Write the page, ONNX Runtime and a description around a network; return the folder.
+    """Write a folder with the page, ONNX Runtime, a network and its description; return it.
 
     Args:
-        model: an ONNX file that attendet exported; it is moved.
+        model: ONNX file exported by attendet; it is moved into the folder.
         description: returned by `describe_model`.
         package: onnxruntime-web, a file or folder (`attendet.exporters.onnxruntime_web`).
         folder: created.

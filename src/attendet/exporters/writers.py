@@ -1,4 +1,4 @@
-"""The function that writes the file of a network, for each format and precision."""
+"""Functions that write the file of a network, for each format and precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from attendet.models.export_info import ExportInfo
 from attendet.models.metadata import WeightsMetadata
 
 Writer = Callable[[Path, Mapping[str, str]], Path]
-"""Writes the file to a path, with metadata; returns the path."""
+"""Function that writes the file, with metadata, to a path and returns the path."""
 
 
 def writers(
@@ -44,14 +44,14 @@ def writers(
     """Yield the writers to try: one, or several INT8 configurations.
 
     Args:
-        network: is not changed.
-        metadata: of the file.
-        info: of the file.
+        network: network to export; it is not modified.
+        metadata: metadata of the network in the file.
+        info: metadata of the export in the file.
         work: folder for temporary files.
-        calibration: images to calibrate on, for int8.
+        calibration: calibration images, for int8.
 
     Yields:
-        What stays in float32 in int8, and the writer.
+        A description of the operators that stay in float32 (empty unless int8), and the writer.
     """
     hw, half = metadata.input_hw, info.precision == "float16"
     if info.format == "ncnn":

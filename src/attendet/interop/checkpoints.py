@@ -1,8 +1,8 @@
-"""PyTorch checkpoints of the wide-spread YOLOv4-tiny ports, read into the reference network.
+"""Import PyTorch checkpoints of widely used YOLOv4-tiny ports into the reference network.
 
-Their tensors are called ``backbone.conv1.conv.weight``, ``backbone.resblock_body1.conv1...``,
-``conv_for_P5``, ``yolo_headP5``, ``upsample.upsample.0`` and ``yolo_headP4``; attention, where they
-have some, ``feat1_att``, ``feat2_att`` and ``upsample_att``.
+Their tensors are named ``backbone.conv1.conv.weight``, ``backbone.resblock_body1.conv1...``,
+``conv_for_P5``, ``yolo_headP5``, ``upsample.upsample.0`` and ``yolo_headP4``; attention blocks, if
+any, ``feat1_att``, ``feat2_att`` and ``upsample_att``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _RENAMED = {
     "yolo_headP4.0.": "head_p4.",
     "yolo_headP4.1.": "out_p4.",
 }
-"""Beginnings of their names, and of ours."""
+"""Tensor name prefixes in the checkpoints, mapped to those in attendet."""
 
 _SITES = {"feat1_att": "p4", "feat2_att": "p5", "upsample_att": "up"}
-"""Names of attention blocks in these checkpoints, and our sites."""
+"""Names of attention blocks in the checkpoints, mapped to sites in attendet."""
 
 _ATTENTION: Mapping[str, Mapping[str, str]] = {
     "se": {"fc.0.weight": "reduce.weight", "fc.2.weight": "expand.weight"},
@@ -59,7 +59,7 @@ _ATTENTION: Mapping[str, Mapping[str, str]] = {
         },
     },
 }
-"""Block name to their names of its tensors, and ours."""
+"""For each attention block, tensor names in the checkpoints, mapped to those in attendet."""
 
 
 def import_checkpoint(
@@ -73,21 +73,22 @@ def import_checkpoint(
 ) -> Imported:
     """Return the network of a PyTorch checkpoint.
 
-    The file is read as tensors and plain values only: nothing in it is executed.
+    Only tensors and plain values are read: no code in the file is executed.
 
     Args:
-        path: a state dict, alone or below ``state_dict``, ``model`` or ``model_state_dict``; names
-            may begin with ``module.``.
-        names: text file with a class name a line.
+        path: file with a state dict, at the top level or under ``state_dict``, ``model`` or
+            ``model_state_dict``; tensor names may begin with ``module.``.
+        names: text file with one class name per line.
         input_hw: height and width that the network was trained at, pixels.
-        anchors: widths and heights in pixels; stride 32 uses numbers 3 to 5, stride 16 1 to 3.
-        resize: resize mode of the program that wrote it.
-        color: order of the channels there.
+        anchors: widths and heights in pixels; stride 32 uses indices 3 to 5, stride 16 indices 1
+            to 3.
+        resize: resize mode of the program that wrote the checkpoint.
+        color: channel order of that program.
 
     Raises:
         WeightsError: if the file is missing or damaged, or tensors are missing, unknown or of
-            another shape; names them.
-        ConfigError: if names and classes do not go together.
+            another shape; the message names them.
+        ConfigError: if the names file is wrong, or does not have one name per class.
     """
     path = Path(path)
     theirs = _read_state(path)
@@ -112,7 +113,7 @@ def import_checkpoint(
 
 
 def read_anchors(path: str | Path) -> tuple[tuple[float, float], ...]:
-    """Return the anchors in a text file: six widths and heights in pixels, commas between.
+    """Return the anchors in a text file: six comma-separated widths and heights, pixels.
 
     Raises:
         ConfigError: if the file is missing or holds something else.
@@ -170,7 +171,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _recognize_attention(
     theirs: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, str], frozenset[str], list[str]]:
-    """Return the block at each site, modules whose block is skipped, and notes."""
+    """Return the block at each site, the names of skipped modules, and notes."""
     spec: dict[str, str] = {}
     never_ran = []
     for module, site in _SITES.items():
@@ -202,10 +203,10 @@ def _recognize_attention(
 
 
 def _never_ran(theirs: Mapping[str, Tensor], module: str) -> bool:
-    """Return whether a trained network's block was never trained, as its home skips it.
+    """Return whether a block was never run while the rest of the network was trained.
 
-    A widely copied listing of these ports runs the blocks only for its numbers 1 to 3, so that
-    Coordinate Attention, number 4, is built and saved but takes no part.
+    A widely copied version of these ports runs only its blocks 1 to 3. Coordinate Attention, block
+    4, is built and saved but never called.
     """
     block = theirs.get(f"{module}.bn.num_batches_tracked")
     stem = theirs.get("backbone.conv1.bn.num_batches_tracked")
@@ -282,7 +283,7 @@ def _load(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -
 
 
 def _theirs(name: str) -> str:
-    """Return their name of one of our tensors."""
+    """Return the name that a tensor of attendet has in the checkpoints."""
     for module, site in _SITES.items():
         if name.startswith(f"attention.{site}."):
             return f"{module} ({name.split('.', 2)[2]})"
@@ -290,7 +291,7 @@ def _theirs(name: str) -> str:
 
 
 def _with_other_start(name: str, starts: Mapping[str, str]) -> str | None:
-    """Return a name whose beginning is replaced; None if it has none of the beginnings."""
+    """Return a name with its prefix replaced; None if it has none of the prefixes."""
     for old, new in starts.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

@@ -1,8 +1,8 @@
-"""Weights files on the Hugging Face Hub: by name, fetched once, pushed with a card.
+"""Weights files on the Hugging Face Hub: download by name, upload with a model card.
 
-A file of the Hub is written ``hf://owner/name``, ``hf://owner/name/FILE`` or, for a branch, tag or
-commit, ``hf://owner/name@revision/FILE``, where a slash of the revision is ``%2F``. Files are kept
-in the Hub library's own cache, so that they load without network afterwards. Needs no torch.
+The address of a file is ``hf://owner/name``, ``hf://owner/name/FILE`` or, for a branch, tag or
+commit, ``hf://owner/name@revision/FILE``; a slash in the revision is written ``%2F``. Files are
+stored in the cache of the Hub library, so that they load offline afterwards. Needs no torch.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from attendet.models.metadata import (
 from attendet.system import require
 
 DEFAULT_FILE = "model.safetensors"
-"""The file of a repository that is meant where none is named."""
+"""File of a repository that is used if the address names none."""
 
 CARD = "README.md"
 
 MOST_CLASSES = 40
-"""Class names beyond which the card gives their number alone."""
+"""Maximum number of class names in a card; for more classes it has only their number."""
 
 _HTTP_CLIENTS = ("httpx", "httpx2", "requests", "urllib3")
-"""HTTP libraries whose errors mean no connection; versions of the Hub library differ."""
+"""HTTP clients of different versions of the Hub library; their errors mean no connection."""
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<revision>[^/@]+))?(/(?P<file>[^@]+))?", re.ASCII)
@@ -55,38 +55,38 @@ _FILES = (
     *(".safetensors", ".onnx", ".xml", ".param", ".pt", ".pth", ".pt2", ".torchscript"),
     *(".weights", ".cfg"),
 )
-"""Endings of files: what is called so is a path that is not there, not a repository."""
+"""File name suffixes; a source with one of them is a missing path, not a repository."""
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository of the Hub."""
+    """File in a repository on the Hub."""
 
     repo: str
     """``owner/name``."""
 
     file: str = DEFAULT_FILE
-    """Its path in the repository."""
+    """Path in the repository."""
 
     revision: str | None = None
     """Branch, tag or commit; the main branch if None."""
 
     def __str__(self) -> str:
-        """Return the address, as `hub_file` reads it."""
+        """Return the address in the form that `hub_file` reads."""
         at = f"@{quote(self.revision, safe='')}" if self.revision else ""
         return f"hf://{self.repo}{at}/{self.file}"
 
 
 def hub_file(source: str | Path) -> HubFile | None:
-    """Return the file of the Hub that a source means, or None where it means a path.
+    """Return the file on the Hub that a source refers to, or None if the source is a path.
 
     Args:
-        source: ``hf://owner/name[@revision][/FILE]``; or the same without ``hf://``, which is taken
-            for the Hub where neither that path nor its first folder is there, and ``name`` has no
-            ending of a weights file.
+        source: ``hf://owner/name[@revision][/FILE]``. Without ``hf://``, the source is an address
+            only if neither this path nor its first folder exists, and ``name`` has no suffix of a
+            weights file.
 
     Raises:
-        ConfigError: if what follows ``hf://`` is no such address.
+        ConfigError: if the text after ``hf://`` has another form.
 
     Example:
         >>> hub_file("hf://ann/cells@v2/small.safetensors")
@@ -116,7 +116,7 @@ def _may_mean_the_hub(text: str, repo: str) -> bool:
 
 
 def weights_name(source: str | Path) -> str:
-    """Return the name for files made from weights: that of the file, or of the repository.
+    """Return the name for files made from weights: the name of their file or repository.
 
     Example:
         >>> weights_name("runs/best.safetensors"), weights_name("yolo-fastest-xl")
@@ -131,16 +131,19 @@ def weights_name(source: str | Path) -> str:
 
 
 def local_weights(source: str | Path) -> Path:
-    """Return the path of weights on this machine; they are downloaded at first use if need be.
+    """Return the local path of weights; they are downloaded at first use if necessary.
+
+    A path with a folder or a suffix is returned without a check that it exists.
 
     Args:
-        source: a path; a name of `attendet.interop.zoo` (a file or an exported folder of this
-            name here wins); or
-            an address of the Hub as `hub_file` reads it.
+        source: a path; a name of `attendet.interop.zoo` (a file or an exported folder of this name
+            in the current folder takes precedence); or an address on the Hub for `hub_file`.
 
     Raises:
-        WeightsError: if there is no such file or name, or it cannot be downloaded.
-        MissingExtraError: if it is an ``hf://`` address and the Hub's library is not installed.
+        WeightsError: if a name is unknown, or the weights cannot be downloaded.
+        ConfigError: if an ``hf://`` address has another form.
+        MissingExtraError: if ``source`` is an ``hf://`` address and the Hub's library is not
+            installed, or a name of the zoo and torch is not installed.
     """
     wanted = hub_file(source)
     if wanted is None:
@@ -168,14 +171,14 @@ def local_weights(source: str | Path) -> Path:
 
 
 def download(wanted: HubFile) -> Path:
-    """Return the path of a file of the Hub in its library's cache, fetched where it is not there.
+    """Return the path of a Hub file in the cache of the Hub library; download it if missing.
 
-    Environment variables of the library hold: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``,
+    Environment variables of the library apply: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``,
     ``HF_HUB_OFFLINE``.
 
     Raises:
-        WeightsError: if there is no such repository, revision or file, no permission, or neither
-            network nor a copy in the cache.
+        WeightsError: if the repository, revision or file does not exist, access is denied, or the
+            Hub cannot be reached and the cache has no copy.
         MissingExtraError: if the library is not installed.
     """
     library = require("huggingface_hub", extra="hub", purpose="loading from the Hugging Face Hub")
@@ -204,7 +207,7 @@ def download(wanted: HubFile) -> Path:
 
 @contextlib.contextmanager
 def _errors_only() -> Iterator[None]:
-    """Silence warnings of the library, such as one for each attempt: one line says what failed."""
+    """Suppress warnings of the library, such as one per retry; the final error is sufficient."""
     logs = import_module("huggingface_hub.utils.logging")
     before = logs.get_verbosity()
     logs.set_verbosity_error()
@@ -240,10 +243,10 @@ def _why_not_fetched(library: Any, error: Exception, wanted: HubFile) -> str:
 
 
 def _what_there_is(library: Any, wanted: HubFile) -> str:
-    """Return a sentence on the weights files of a repository."""
+    """Return a sentence that lists the weights files of a repository."""
     try:
         files = library.HfApi().list_repo_files(wanted.repo, revision=wanted.revision)
-    except Exception:  # a better message is not worth another error
+    except Exception:  # the list only improves the message of another error
         return "Check the name of the file."
     able = sorted(name for name in files if name.endswith((".safetensors", ".onnx")))
     if not able:
@@ -261,24 +264,25 @@ def push_to_hub(
     message: str = "Weights of attendet",
     token: str | None = None,
 ) -> str:
-    """Put a weights file and a card written from its description on the Hub; return the address.
+    """Upload a weights file and a model card to the Hub; return the address.
 
-    The file is called ``model.safetensors`` there, so that ``attendet.load("hf://owner/name")``
-    finds it. Both files come in one commit; a card that is there already stays.
+    The file is named ``model.safetensors`` there, so that ``attendet.load("hf://owner/name")``
+    finds it. The card is written from the metadata of the file. One commit adds both; an existing
+    card is kept by default.
 
     Args:
         weights: a ``.safetensors`` weights file written by attendet.
-        repo: ``owner/name``; made if it is not there.
-        private: whether a repository that is made is private.
+        repo: ``owner/name``; created if it does not exist.
+        private: whether a new repository is private.
         license: identifier of the license for the card, such as ``apache-2.0``.
         replace_card: replace an existing card.
-        message: of the commit.
-        token: of an account that may write there; default: the logged-in one, or ``HF_TOKEN``.
+        message: commit message.
+        token: access token with write permission; default: the saved login, or ``HF_TOKEN``.
 
     Raises:
-        WeightsError: if the file is not ours, or the Hub takes it not: no token, no permission, no
-            network.
-        ConfigError: if the name of the repository is none.
+        WeightsError: if the file was not written by attendet, or the upload fails: no token, no
+            permission, no connection.
+        ConfigError: if ``repo`` does not have the form ``owner/name``.
         MissingExtraError: if the Hub's library is not installed.
     """
     path = Path(weights)
@@ -329,13 +333,13 @@ def _why_not_pushed(library: Any, error: Exception, repo: str) -> str:
 def model_card(
     metadata: WeightsMetadata, repo: str, parameters: int, *, license: str | None = None
 ) -> str:
-    """Return the README.md of a repository with one weights file: what it is, and how to use it.
+    """Return the model card (README.md) of a repository with one weights file.
 
     Args:
-        metadata: the description of the weights.
+        metadata: description of the weights.
         repo: ``owner/name``.
-        parameters: how many trained values there are.
-        license: identifier such as ``apache-2.0``; not in the card if None.
+        parameters: number of parameters.
+        license: identifier such as ``apache-2.0``; omitted from the card if None.
 
     Example:
         >>> card = model_card(WeightsMetadata(classes=("cell",)), "ann/cells", 5_874_116)
@@ -427,5 +431,5 @@ def _facts(metadata: WeightsMetadata, parameters: int) -> list[tuple[str, str]]:
 
 
 def _cell(text: str) -> str:
-    """Return text that cannot end a table's cell or line."""
+    """Return text in a form that cannot end a Markdown table cell or line."""
     return " ".join(text.replace("|", "\\|").replace("`", "'").split())

@@ -14,23 +14,24 @@ MOST_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Imported:
-    """A network that came from other files."""
+    """Network imported from files of another program."""
 
     network: DetectionNetwork
     """In eval mode, on the CPU."""
 
     metadata: WeightsMetadata
-    """Its description."""
+    """Description of the network."""
 
     notes: tuple[str, ...] = ()
     """Notes for the user."""
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
-    """Return the class names in a text file, one a line; empty lines at the end do not count.
+    """Return the class names in a text file, one per line; empty lines at the end are ignored.
 
     Raises:
-        ConfigError: if the file is missing, no text, holds a name twice or none.
+        ConfigError: if the file is missing or not UTF-8, has no name, has an empty line before the
+            last name, or has a name twice.
     """
     path = Path(path)
     try:
@@ -57,15 +58,15 @@ def read_names(path: str | Path) -> tuple[str, ...]:
 
 
 def class_names(names: str | Path | None, num_classes: int, *, source: str) -> tuple[str, ...]:
-    """Return the names of the classes: those of the file, or ``class_0`` and so on without one.
+    """Return the class names from a file; without one, ``class_0``, ``class_1`` and so on.
 
     Args:
-        names: text file, one name a line.
+        names: text file with one name per line.
         num_classes: number of classes.
-        source: what says so, for errors.
+        source: file that has this number of classes, for error messages.
 
     Raises:
-        ConfigError: if the file cannot be read, or holds another number of names.
+        ConfigError: if the file cannot be read, or has another number of names.
 
     Example:
         >>> class_names(None, 2, source="a.cfg")

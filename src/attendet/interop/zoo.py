@@ -1,8 +1,8 @@
 """Pretrained weights by name: public files, downloaded once, converted and kept in a cache.
 
-The table is ``zoo.toml``. A name stands wherever a weights file does: in `attendet.load`, in
-``--pretrained``, on the command line. The files are kept below `cache_folder`; afterwards no
-network is needed.
+The table is ``zoo.toml``. A name is accepted wherever a weights file is: in `attendet.load`, in
+``--pretrained``, on the command line. The files are stored in `cache_folder`; later uses need no
+internet connection.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from attendet.models.metadata import Color, ResizeMode, WeightsMetadata, read_me
 from attendet.system import CACHE_VARIABLE, cache_folder, require
 
 MAX_BYTES = 200 * 1024 * 1024
-"""Limit of a download whose size is not in the table; the largest known file has 24 MB."""
+"""Limit of a download whose size is not in the table; the largest file there has 24 MB."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a publisher."""
+    """Published file to download."""
 
     url: str
-    """Its address, https."""
+    """HTTPS address."""
 
     sha256: str | None = None
-    """64 hexadecimal digits; None if not known."""
+    """SHA-256 checksum, 64 hexadecimal digits; None if not known."""
 
     bytes: int | None = None
-    """Its size; None if not known."""
+    """Size of the file; None if not known."""
 
     @property
     def name(self) -> str:
-        """Last part of the address."""
+        """File name: the last part of the address."""
         return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """Weights of the table."""
+    """Entry of the table: pretrained weights and their description."""
 
     name: str
     summary: str
     """One line for lists."""
 
     source: str
-    """Address of the project that published them."""
+    """Address of the project that published the weights."""
 
     license: str
     architecture: str
     parameters: int
-    """Trained values, without the statistics of batch normalization."""
+    """Number of parameters, without the running statistics of batch normalization."""
 
     input_hw: tuple[int, int]
     """Height and width that the network was trained at, pixels."""
@@ -81,7 +81,7 @@ class ZooEntry:
     """darknet's ``.cfg``; None for a PyTorch state dict."""
 
     cutoff: int | None = None
-    """Layers that the file holds; None for all."""
+    """Number of layers in the file; None for all."""
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
@@ -90,7 +90,7 @@ class ZooEntry:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits over the entry: converted weights of an older entry are
+        """Hash of the entry, 16 hexadecimal digits; cached weights with another hash are
         replaced."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
@@ -124,7 +124,7 @@ def _entry(name: str, row: dict[str, Any], classes: dict[str, list[str]]) -> Zoo
 
 
 def cached_weights(entry: ZooEntry) -> Path | None:
-    """Return the converted weights of an entry in the cache, None if they are not there."""
+    """Return the path of an entry's converted weights in the cache; None if missing or outdated."""
     path = cache_folder() / entry.name / f"{entry.name}.safetensors"
     try:
         origin = read_metadata(path).origin or {}
@@ -134,17 +134,18 @@ def cached_weights(entry: ZooEntry) -> Path | None:
 
 
 def zoo_weights(name: str) -> Path:
-    """Return the weights file of a name of the table; it is downloaded and converted at first use.
+    """Return the path of the weights with this name; download and convert them at first use.
 
-    ``ATTENDET_MIRROR`` is the address of a mirror: it is put before each address, as download
-    proxies take them (``https://mirror.example/https://github.com/...``).
+    The environment variable ``ATTENDET_MIRROR`` is the address of a mirror. It is put before each
+    address, as download proxies expect (``https://mirror.example/https://github.com/...``).
 
     Args:
         name: key of `zoo_entries`.
 
     Raises:
-        WeightsError: if a file cannot be downloaded, or is not the published one.
-        MissingExtraError: if torch, which converts, is not installed.
+        WeightsError: if a file cannot be downloaded, is not the published one, or the cache cannot
+            be written to.
+        MissingExtraError: if torch, which the conversion needs, is not installed.
     """
     entry = zoo_entries()[name]
     found = cached_weights(entry)
@@ -194,7 +195,7 @@ def _convert(entry: ZooEntry, folder: Path) -> Path:
 
 
 def _check(entry: ZooEntry, metadata: WeightsMetadata, parameters: int) -> None:
-    """Raise if the converted network is not the one of the table."""
+    """Raise if the converted network differs from its entry in the table."""
     for what, found, wanted in (
         ("architecture", metadata.architecture, entry.architecture),
         ("parameters", parameters, entry.parameters),
@@ -210,7 +211,7 @@ def _check(entry: ZooEntry, metadata: WeightsMetadata, parameters: int) -> None:
 
 
 def _obtain(entry: ZooEntry, folder: Path) -> None:
-    """Download the files of an entry that are not in its folder, and check them."""
+    """Download the missing files of an entry into its folder, and check all of its files."""
     mirror = os.environ.get("ATTENDET_MIRROR", "").rstrip("/")
     for file in entry.files:
         path = folder / file.name
@@ -226,7 +227,7 @@ def _obtain(entry: ZooEntry, folder: Path) -> None:
 
 
 def _check_digest(file: RemoteFile, path: Path) -> None:
-    """Compare a file's digest with the table, or else with that of the first download."""
+    """Compare the SHA-256 of a file with the table, or else with that of the first download."""
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     record = path.with_name(f"{path.name}.sha256")

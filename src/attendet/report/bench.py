@@ -36,7 +36,7 @@ OTHERS = (*NAMES, "cold start, s", "memory, MiB", "file, MiB", "AP")
 """Columns of the two tables of the page. Together they have all columns of `bench_table`."""
 
 BAR = {False: 0.62, True: 0.34}
-"""Height of a bar in a wide and in a narrow figure; the distance of two bars is 1."""
+"""Height of a bar in a wide (False) and a narrow figure (True); bars are at a distance of 1."""
 
 Row = Mapping[str, Any]
 
@@ -52,8 +52,8 @@ def _with_quartiles(spread: Mapping[str, float]) -> str:
 def bench_table(record: Mapping[str, Any]) -> TextTable:
     """Return header and rows, one row per candidate and batch size: medians (and quartiles).
 
-    ``of the network`` is the rate of the stream divided by that of the network alone at its best
-    batch size.
+    ``of the network`` is the throughput of the stream as a percentage of the throughput of the
+    network alone at its best batch size.
     """
     fastest: dict[tuple[Any, ...], float] = {}  # network time of each candidate, best batch
     for row in record["rows"]:
@@ -169,8 +169,8 @@ def bench_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figure:
     """Return bars: latency of one image, and throughput if modes or batch sizes were compared.
 
     The latency panel shows batch 1 in mode ``latency``, split into the network and the rest. The
-    throughput panel shows all rows; a mark shows the rate of the network alone. The best is on top,
-    quartiles are error bars.
+    throughput panel shows all rows; a mark shows the rate of the network alone. The best row is on
+    top. Error bars are quartiles.
 
     Args:
         record: from `attendet.bench.run_bench`, with at least one row.
@@ -229,7 +229,7 @@ def _draw_throughput(axes: Axes, rows: Sequence[Row], narrow: bool) -> None:
 def _finish_bars(
     axes: Axes, rows: Sequence[Row], name: str, labels: Sequence[str], narrow: bool
 ) -> None:
-    """Draw quartiles as error bars, and write label, median and AP beside or above each bar."""
+    """Draw quartiles as error bars, and write label, median and AP next to or above each bar."""
     medians = [_median(row, name) for row in rows]
     below = [_median(row, name) - row[name]["q1"] for row in rows]
     above = [row[name]["q3"] - _median(row, name) for row in rows]

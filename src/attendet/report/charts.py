@@ -1,7 +1,7 @@
 """Charts as matplotlib figures: lines, intervals, scatter, training curves, detection quality.
 
-Each function returns a figure of its own. No global state of matplotlib is used. `to_png`, `to_svg`
-and `save_figure` write the file.
+Each function returns a new figure and uses no global state of matplotlib. `to_png`, `to_svg` and
+`save_figure` render it.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 
 MAX_NAMED_CURVES = 10
 MAX_NUMBERED_CELLS, MAX_NUMBERED_NARROW = 16, 12
-"""Classes of a confusion matrix with numbers, in wide and in narrow charts."""
+"""Maximum classes of a confusion matrix with numbers in its cells, in wide and narrow charts."""
 
 MAX_LABEL = 60
 MAX_CLASS_LABEL = 30
-"""Characters of a label in wide and in small charts; the middle of a longer label is cut out."""
+"""Maximum characters of a label in wide and small charts; longer labels are cut in the middle."""
 
 MAX_SHORT_LABEL = 16
-"""Characters of a label with which the legend of a narrow chart has two columns."""
+"""Maximum characters of a label in a two-column legend of a narrow chart."""
 
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP"
 COLORS = [to_hex(color) for color in PALETTE]
 DARK, GRAY, GRID = to_hex(INK), to_hex(MUTED), "#d1d9e0"
 LUMINANCE = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601)."""
+"""Weights of red, green and blue (ITU-R BT.601)."""
 
 WIDTH = 9.4
 """Width of a chart on a page, inches."""
 
 NARROW = 3.8
-"""Width of a chart on a phone, inches. Legends are below, panels stacked, rows without notes."""
+"""Width of a chart on a phone, inches: legends below, panels stacked, rows without notes."""
 
 Range = tuple[float, float]
 Values = Sequence[float] | NDArray[np.floating]
@@ -69,7 +69,7 @@ class Line:
         x: Horizontal values.
         y: Vertical values; NaN is a gap.
         band: Lower and upper edge of a band behind the line.
-        style: Number of its color and dash pattern.
+        style: Index of its color and dash pattern.
     """
 
     label: str
@@ -90,7 +90,7 @@ class Interval:
         high: Upper end of the interval.
         dots: Single values, drawn as small dots.
         note: Text at the right edge.
-        style: Number of its color.
+        style: Index of its color.
     """
 
     label: str
@@ -112,7 +112,7 @@ class Point:
         y: Vertical value, such as AP.
         x_range: Ends of the horizontal error bar.
         y_range: Ends of the vertical error bar.
-        style: Number of its color and marker.
+        style: Index of its color and marker.
     """
 
     label: str
@@ -124,7 +124,7 @@ class Point:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure of a size in inches."""
+    """Return an empty white figure; width and height are in inches."""
     module = require("matplotlib.figure", extra="train", purpose="drawing charts")
     agg = require("matplotlib.backends.backend_agg", extra="train", purpose="drawing charts")
     figure: Figure = module.Figure(figsize=(width, height), dpi=144, layout="constrained")
@@ -161,15 +161,15 @@ def _line_style(index: int) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """Return a text without matplotlib's math notation."""
+    """Return a text with ``$`` escaped, so that matplotlib does not parse it as math."""
     return text.replace("$", r"\$")
 
 
 def _label(text: str, limit: int = MAX_LABEL) -> str:
-    """Return a label of limited length that matplotlib shows as it is."""
+    """Return a label of limited length that matplotlib shows literally."""
     if len(text) > limit:
         text = f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
-    return _plain(f" {text}" if text.startswith("_") else text)  # "_" would hide it in a legend
+    return _plain(f" {text}" if text.startswith("_") else text)  # a leading "_" hides it in legends
 
 
 def _legend_beside(axes: Axes) -> Legend:
@@ -177,7 +177,7 @@ def _legend_beside(axes: Axes) -> Legend:
 
 
 def _legend_of_width(figure: Figure, axes: Axes, width: float) -> Legend:
-    """Return a legend beside the axes, or below a narrow chart."""
+    """Return a legend to the right of the axes, or below a narrow chart."""
     if width >= WIDTH:
         return _legend_beside(axes)
     labels = axes.get_legend_handles_labels()[1]
@@ -194,13 +194,13 @@ def line_chart(
     height: float = 3.4,
     width: float = WIDTH,
 ) -> Figure:
-    """Return lines with bands, and a legend if there are several.
+    """Return a chart of lines with bands, and a legend for two or more lines.
 
     Args:
         lines: the lines.
         x_label: label of the x axis.
         y_label: label of the y axis.
-        x_range: limits of the x axis; those of the data if None.
+        x_range: limits of the x axis; the limits of the data if None.
         height: inches.
         width: inches, such as `NARROW`.
 
@@ -226,7 +226,7 @@ def line_chart(
 def interval_chart(
     rows: Sequence[Interval], *, x_label: str, zone: Range | None = None, width: float = WIDTH
 ) -> Figure:
-    """Return one row per interval: marker, bar from low to high, single values as small dots.
+    """Return a chart with one row per interval: marker, bar from low to high, small dots.
 
     Args:
         rows: from top to bottom.
@@ -260,9 +260,9 @@ def interval_chart(
 def scatter_chart(
     points: Sequence[Point], *, x_label: str, y_label: str, width: float = WIDTH
 ) -> Figure:
-    """Return points with error bars and their Pareto front: small x and large y are better.
+    """Return a chart of points with error bars and their Pareto front: small x, large y is better.
 
-    The legend names the points, those of the front in bold.
+    The legend names the points; points of the front are bold.
 
     Args:
         points: the points.
@@ -302,13 +302,13 @@ def heat_map(
     bold: Collection[tuple[int, int]] = (),
     width: float = WIDTH,
 ) -> Figure:
-    """Return a table of differences in color: purple above zero, orange below, white at zero.
+    """Return a heat map of differences: purple above zero, orange below, white at zero.
 
     Args:
         values: (rows, columns); None is an empty cell.
         rows: names from top to bottom.
         columns: names from left to right.
-        bold: cells, row and column from 0, whose number is bold.
+        bold: cells with a bold number, as row and column from 0.
         width: inches, such as `NARROW`.
 
     Raises:
@@ -406,7 +406,7 @@ def training_figure(epochs: Sequence[Mapping[str, Any]], *, width: float = 10.5)
 def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
     """Return the precision-recall curves of an evaluation record.
 
-    Up to ten classes have a named curve each. More classes are thin gray curves below their mean.
+    Up to ten classes have a named curve each. More classes have thin gray curves behind their mean.
 
     Args:
         record: from `attendet.evaluation.compute_metrics`, with curves.
@@ -450,8 +450,8 @@ def confusion_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figu
 
     Args:
         record: from `attendet.evaluation.compute_metrics`, with curves.
-        width: inches; a figure narrower than `WIDTH` has percentages alone in its cells, and no
-            color bar. Otherwise the number of classes decides.
+        width: inches. A figure narrower than `WIDTH` has only percentages in its cells and no color
+            bar; otherwise, the width depends on the number of classes instead.
 
     Raises:
         ConfigError: if the record has no confusion matrix.
@@ -472,7 +472,7 @@ def confusion_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figu
     figure = new_figure(side + (0 if narrow else 0.9), side)
     axes = figure.subplots()
     image = axes.imshow(fractions, vmin=0, vmax=1, cmap="Blues")
-    last = len(labels) - 1  # background as background is not counted
+    last = len(labels) - 1  # background detected as background is not counted
     most = MAX_NUMBERED_NARROW if narrow else MAX_NUMBERED_CELLS
     for row, column in itertools.product(range(len(labels)), repeat=2):
         if len(labels) > most or (row, column) == (last, last):
@@ -500,8 +500,8 @@ def confusion_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figu
 
 
 def _set_fonts(figure: Figure) -> None:
-    """Add to each text the fonts of its characters that the font of charts lacks."""
-    for axes in figure.axes:  # tick labels exist only when they are asked for
+    """Add fallback fonts to each text for the characters that the default font lacks."""
+    for axes in figure.axes:  # matplotlib creates tick labels on access
         axes.get_xticklabels(), axes.get_yticklabels()
     module = require("matplotlib.text", extra="train", purpose="drawing charts")
     for text in figure.findobj(module.Text):
@@ -512,17 +512,17 @@ def _set_fonts(figure: Figure) -> None:
 
 @cache
 def _family(file: FontFile) -> str:
-    """Return the name of a font's family, after matplotlib has learned it."""
+    """Register a font with matplotlib and return the name of its family."""
     module = require("matplotlib.font_manager", extra="train", purpose="drawing charts")
     known = module.fontManager.ttflist
     count = len(known)
     module.fontManager.addfont(file.path)
     added = known[count:]
-    for weight in (400, 700):  # without these, matplotlib logs that a weight is missing
+    for weight in (400, 700):  # else matplotlib warns that a weight is missing
         known.extend(replace(font, weight=weight) for font in added)
     names: list[str] = [font.name for font in added]
     own, _ = ImageFont.truetype(file.path, index=file.face).getname()
-    return own if own in names else names[0]  # matplotlib before 3.11 reads the first face alone
+    return own if own in names else names[0]  # matplotlib before 3.11 reads only the first face
 
 
 def _save(figure: Figure, kind: str) -> bytes:
@@ -557,12 +557,12 @@ def chart_image(
     alt: str,
     **settings: Any,
 ) -> Image:
-    """Return a chart for a page, in two widths: for a wide window and for a phone.
+    """Return a chart for a page in two widths: for a wide window and for a phone.
 
     Args:
         name: file name without suffix.
-        chart: a function with the argument ``width``, such as `line_chart`.
-        content: its first argument, such as the lines.
+        chart: function with the argument ``width``, such as `line_chart`.
+        content: first argument of the function, such as the lines.
         caption: text below the chart.
         alt: description for screen readers.
         settings: further arguments of the function, such as ``x_label``.

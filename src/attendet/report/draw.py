@@ -30,24 +30,24 @@ PALETTE: tuple[Color, ...] = (
     (86, 180, 233),
     (240, 228, 66),
 )
-"""RGB: blue, vermilion, green, purple, orange, sky, yellow (Okabe and Ito 2008). They are distinct
-for people with any color vision."""
+"""RGB: blue, vermilion, green, purple, orange, sky, yellow (Okabe and Ito 2008). People with any
+type of color vision can distinguish them."""
 
 INK: Color = (31, 35, 40)
 MUTED: Color = (110, 118, 129)
 PAPER = 255
 SUBPIXEL_BITS = 4
-"""OpenCV takes coordinates in sixteenths of a pixel."""
+"""Fractional bits of the coordinates passed to OpenCV: sixteenths of a pixel."""
 
 MIN_SCORE = 0.25
-"""Lowest score of a detection that is drawn beside the ground truth."""
+"""Lowest score of the detections drawn next to the ground truth."""
 
 GAP = 8
 """White space between the images of a grid, pixels."""
 
 
 def color_of(class_id: int) -> Color:
-    """Return the RGB color of a class. After seven classes, darker and lighter shades follow.
+    """Return the RGB color of a class: 7 colors, 7 darker shades, 7 lighter shades, repeated.
 
     Example:
         >>> color_of(0), color_of(7)
@@ -63,7 +63,7 @@ def color_of(class_id: int) -> Color:
 
 
 def text_color_on(color: Color) -> Color:
-    """Return black or white, whichever reads better on an RGB color.
+    """Return the text color on an RGB color: white if its contrast ratio is above 4.5, else black.
 
     Example:
         >>> text_color_on((0, 114, 178)), text_color_on((240, 228, 66))
@@ -89,11 +89,11 @@ def to_hex(color: Color) -> str:
 
 @lru_cache(maxsize=1024)
 def text_mask(text: str, height: int) -> NDArray[np.float32]:
-    """Return the coverage of each pixel by one line of text, to blend with any color.
+    """Return the coverage of each pixel by one line of text, as an alpha mask.
 
     Args:
         text: one line in any script; a character that no font has becomes "?".
-        height: font size, pixels; a little less than the mask's height.
+        height: font size, pixels; the mask is slightly higher.
 
     Returns:
         float32, shape (mask height, text width), 0 to 1, read-only.
@@ -105,7 +105,7 @@ def text_mask(text: str, height: int) -> NDArray[np.float32]:
         font = load_font(file, height)
         box = font.getbbox(part, anchor="ls")
         left, right = min(left, start + box[0]), max(right, start + box[2])
-        if file is not None:  # its glyphs may be taller than Latin ones
+        if file is not None:  # glyphs of this font may be taller than Latin glyphs
             top, bottom = min(top, box[1]), max(bottom, box[3])
         placed.append((start, part, font))
         start += font.getlength(part)
@@ -163,8 +163,8 @@ def draw_detections(
 ) -> ImageArray:
     """Return a copy of an image with boxes and, if ``labels`` are passed, a tag on each box.
 
-    Line width and font size grow with the image. A tag is above its box, or inside it at the upper
-    image border. A label that is wider than the image is cut.
+    Line width and font size grow with the image. A tag is above its box, or inside it if there is
+    no space above. A label wider than the image is shortened.
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
@@ -172,8 +172,8 @@ def draw_detections(
         labels: n texts; no tags if None. If no font has a label's characters, the tag is
             ``class`` and its number.
         class_ids: n class numbers, which set the colors.
-        scores: shape (n,), 0 to 1, written after the label. The best score is drawn on top;
-            without scores, the first box is.
+        scores: shape (n,), 0 to 1, written after the label. The box with the best score is drawn
+            on top; without scores, the first box.
 
     Raises:
         ConfigError: if the lengths differ.
@@ -276,10 +276,10 @@ def image_grid(
         images: uint8 RGB of any sizes; at least one.
         columns: images per row.
         captions: a text above each image.
-        cell_width: width of each image in the grid, pixels; that of the widest if None.
+        cell_width: width of each image in the grid, pixels; the width of the widest if None.
 
     Raises:
-        ConfigError: if there is no image or the number of captions differs from that of images.
+        ConfigError: if there is no image, or not one caption per image.
     """
     ConfigError.check(len(images) > 0, "images", "at least one", len(images))
     if captions is not None and len(captions) != len(images):
@@ -307,14 +307,14 @@ def image_grid(
 
 
 def _draw_fitted(image: ImageArray, text: str, left: int, top: int, font: int, width: int) -> None:
-    """Draw a text in dark gray, cut to a width."""
+    """Draw a text in dark gray, shortened to a width."""
     fitted = fit_text(text, font, width)
     if fitted:
         draw_text(image, fitted, left=left, top=top, height=font, color=INK)
 
 
 def scale_to_width(image: ImageArray, width: int) -> ImageArray:
-    """Return an image scaled to a width in pixels; its aspect ratio stays."""
+    """Return an image scaled to a width in pixels, with its aspect ratio."""
     if image.shape[1] == width:
         return image
     height = max(1, round(image.shape[0] * width / image.shape[1]))
@@ -323,7 +323,7 @@ def scale_to_width(image: ImageArray, width: int) -> ImageArray:
 
 
 def _normalized(values: Floats, value_range: tuple[float, float] | None) -> Floats:
-    """Return values scaled from a range (default: their own) to 0 to 1; constants become 0."""
+    """Return values scaled from a range (default: their own) to 0 to 1; an empty range gives 0."""
     values = np.asarray(values, dtype=np.float64)
     low, high = value_range or (float(values.min()), float(values.max()))
     if high <= low:
@@ -338,14 +338,15 @@ def gate_overlay(
     value_range: tuple[float, float] | None = None,
     opacity: float = 0.6,
 ) -> ImageArray:
-    """Return a gray image with a gate map in color over it: low is dark blue, high is yellow.
+    """Return a gray image with a gate map as a color overlay: low is dark blue, high is yellow.
 
     Args:
         image: uint8 RGB, shape (H, W, 3).
         gate_hw: shape (h, w), scaled to the image; for example the product of the row and column
             gates of Coordinate Attention, averaged over channels.
-        value_range: gate values drawn darkest and brightest; the map's own if None.
-        opacity: of the colors, 0 to 1.
+        value_range: gate values of the darkest and the brightest color; minimum and maximum of the
+            map if None.
+        opacity: opacity of the colors, 0 to 1.
     """
     height, width = image.shape[:2]
     unit = (_normalized(gate_hw, value_range) * 255).astype(np.float32)
@@ -365,7 +366,7 @@ def draw_gate_profiles(
     row_range: tuple[float, float] | None = None,
     column_range: tuple[float, float] | None = None,
 ) -> ImageArray:
-    """Return an image with its row gate drawn along the right edge and its column gate below.
+    """Return an image with its row gate plotted at the right and its column gate below.
 
     The corner shows the minimum and maximum of each gate.
 
@@ -374,7 +375,8 @@ def draw_gate_profiles(
         row_gate: shape (h,), one value per row of the feature map, such as Coordinate Attention's
             gate along the height, averaged over channels.
         column_gate: shape (w,), one value per column.
-        row_range: values of the row gate at the two edges of its strip; its own if None.
+        row_range: lowest and highest value on the axis of the row gate; minimum and maximum of the
+            gate if None.
         column_range: the same for the column gate.
     """
     height, width = image.shape[:2]
@@ -402,7 +404,7 @@ def draw_sorted_gates(gates: Floats, width: int, height: int, *, top: float = 1.
         gates: shape (C,), one value per channel.
         width: pixels.
         height: pixels.
-        top: value at the upper edge; the lower edge is 0. A dashed line marks 1 if ``top`` is more.
+        top: value at the upper edge; the lower edge is 0. If above 1, a dashed line marks 1.
     """
     ranked = np.sort(np.asarray(gates, dtype=np.float64))[::-1]
     strip = _profile(ranked, width, height, (0.0, top))[::-1].copy()
@@ -418,7 +420,7 @@ def draw_sorted_gates(gates: Floats, width: int, height: int, *, top: float = 1.
 def _profile(
     gate: Floats, length: int, band: int, value_range: tuple[float, float] | None
 ) -> ImageArray:
-    """Return a white strip of shape (band, length, 3) with a gate drawn down from its top edge."""
+    """Return a gate as a filled curve on white, (band, length, 3); low values are at the top."""
     unit = _normalized(gate, value_range)
     middles = (np.arange(len(unit)) + 0.5) * length / len(unit)
     along = np.arange(length + 1)

@@ -1,10 +1,10 @@
-"""Fonts for texts in any script: the same choice for images (Pillow) and charts (matplotlib).
+"""Font selection for text in any script, the same for images (Pillow) and charts (matplotlib).
 
-Pillow's own font covers little more than ASCII. For other characters these fonts are tried in
-order: the file that the environment variable ATTENDET_FONT names, the font that comes with
-matplotlib, and the fonts of the system. Names without a font are drawn as class numbers.
+Pillow's own font covers little more than ASCII. For other characters, these fonts are tried in
+order: the file in the environment variable ATTENDET_FONT, the font that comes with matplotlib, and
+the fonts of the system. Class names without a font are drawn as class numbers.
 
-matplotlib is not imported here, because prediction runs without it.
+This module does not import matplotlib, because prediction runs without it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ VARIABLE = "ATTENDET_FONT"
 """Environment variable with the path of the font file to try first."""
 
 SHAPED = ((0x0590, 0x0DFF), (0x0F00, 0x109F), (0x1780, 0x17FF), (0xFB1D, 0xFDFF), (0xFE70, 0xFEFC))
-"""Scripts that Pillow draws wrongly without libraqm: written from the right, joined or reordered
-(Hebrew to Sinhala, Tibetan, Myanmar, Khmer)."""
+"""Code point ranges of the scripts that Pillow draws wrongly without libraqm: right-to-left, joined
+or reordered scripts (Hebrew to Sinhala, Tibetan, Myanmar, Khmer)."""
 
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 PREFERRED = (
@@ -39,23 +39,23 @@ PREFERRED = (
 
 PROBE_SIZE = 24
 MAX_LISTED = 50
-"""Class names in `numbered_classes`."""
+"""Maximum number of class names that `numbered_classes` lists."""
 
 
 class FontFile(NamedTuple):
-    """A font: a file and the number of the face in it."""
+    """A font file and the index of the face in it."""
 
     path: str
     face: int = 0
 
 
 MISSING = FontFile("")
-"""No font has a character."""
+"""Marks a character that no font has."""
 
 
 @lru_cache(maxsize=64)
 def load_font(file: FontFile | None, height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font of a size in pixels; Pillow's own font if the file is None."""
+    """Return a font at a size in pixels; Pillow's own font if the file is None."""
     if file is None:
         return ImageFont.load_default(size=height)
     return ImageFont.truetype(file.path, height, file.face)
@@ -83,7 +83,7 @@ def split_by_font(text: str) -> list[tuple[str, FontFile | None]]:
             cluster, font = "?", None
         if parts and font == parts[-1][1]:
             parts[-1] = (parts[-1][0] + spaces + cluster, font)
-        elif spaces and font is not None:  # at the edge of right-to-left text they would move
+        elif spaces and font is not None:  # spaces at the edge of right-to-left text would move
             parts += [(spaces, None), (cluster, font)]
         else:
             parts.append((spaces + cluster, font))
@@ -92,7 +92,7 @@ def split_by_font(text: str) -> list[tuple[str, FontFile | None]]:
 
 
 def font_files(text: str) -> list[FontFile]:
-    """Return the fonts that a text needs beside Pillow's own, in order of first use."""
+    """Return the fonts that a text needs in addition to Pillow's own, in order of first use."""
     return list(dict.fromkeys(font for _, font in split_by_font(text) if font is not None))
 
 
@@ -132,10 +132,10 @@ def numbered_classes(classes: Sequence[str]) -> str:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """Yield the characters of a text, each with the marks that follow it.
+    """Yield the characters of a text, each with its combining marks.
 
-    Accents are composed where Unicode has such a character. Control characters are removed, and
-    invisible format characters too if Pillow cannot shape text.
+    Accents are composed where Unicode has a composed character. Control characters are removed;
+    invisible format characters too, if Pillow has no libraqm.
     """
     cluster = ""
     for char in unicodedata.normalize("NFC", text):
@@ -166,7 +166,7 @@ def _has_raqm() -> bool:
 
 @lru_cache(maxsize=4096)
 def _find_font(cluster: str) -> FontFile | None:
-    """Return the first font with all characters of a cluster, or `MISSING`."""
+    """Return the first font with all characters of a cluster (None: Pillow's own), or `MISSING`."""
     chars = [char for char in cluster if not char.isspace() and not _is_invisible(char)]
     is_shaped = any(low <= ord(char) <= high for char in chars for low, high in SHAPED)
     if is_shaped and not _has_raqm():
@@ -179,13 +179,13 @@ def _find_font(cluster: str) -> FontFile | None:
 
 @lru_cache(maxsize=16384)
 def _has_glyph(file: FontFile | None, char: str) -> bool:
-    """Return whether a font draws a character other than its sign for missing characters."""
+    """Return whether a font has a glyph for a character, other than its missing-glyph sign."""
     missing = _glyph(file, "\uffff")  # not a character, so no font has it
     return missing is not None and _glyph(file, char) != missing
 
 
 def _glyph(file: FontFile | None, char: str) -> tuple[tuple[int, int], bytes] | None:
-    """Return size and pixels of a glyph; None if the font cannot be drawn at any size."""
+    """Return size and pixels of a glyph; None if the file is not a scalable font."""
     font = _probe_font(file)
     if font is None:
         return None
@@ -200,7 +200,7 @@ def _probe_font(file: FontFile | None) -> ImageFont.FreeTypeFont | ImageFont.Ima
     try:
         layout = ImageFont.Layout.BASIC
         return ImageFont.truetype(file.path, PROBE_SIZE, file.face, layout_engine=layout)
-    except OSError:  # not a font, or one of bitmaps
+    except OSError:  # not a font, or a bitmap font
         return None
 
 
@@ -209,7 +209,7 @@ def _candidates() -> tuple[FontFile, ...]:
     """Return the fonts to try after Pillow's own, best first.
 
     Raises:
-        ConfigError: if ATTENDET_FONT is set to something else than a font.
+        ConfigError: if ATTENDET_FONT is not the path of a font file.
     """
     fonts = []
     chosen = os.environ.get(VARIABLE)
@@ -225,7 +225,7 @@ def _candidates() -> tuple[FontFile, ...]:
 
 
 def _fontconfig_files() -> list[FontFile]:
-    """Return the system's fonts in the order of its settings and language; [] if unknown."""
+    """Return the system's fonts in fontconfig's order of preference; [] if it is unavailable."""
     import shutil
     import subprocess
 
@@ -242,10 +242,10 @@ def _fontconfig_files() -> list[FontFile]:
 
 
 def _folder_files() -> list[FontFile]:
-    """Return the fonts in the usual folders of the system, `PREFERRED` ones first."""
+    """Return the fonts in the standard folders of the system, `PREFERRED` ones first."""
     found = [path for folder in font_folders() for path in sorted(folder.rglob("*"))]
     fonts = [path for path in found if path.suffix.lower() in SUFFIXES]
     ranks = {name: rank for rank, name in enumerate(PREFERRED)}
     fonts.sort(key=lambda path: ranks.get(path.name.lower(), len(ranks)))
-    # Apple's LastResort has a box for every character.
+    # Apple's LastResort draws a box for every character.
     return [FontFile(str(path)) for path in fonts if "lastresort" not in path.name.lower()]

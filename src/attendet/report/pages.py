@@ -1,8 +1,8 @@
 """HTML pages and Markdown reports from the Jinja templates in the folder ``templates``.
 
-Each page has one template with its text: ``study``, ``explain``, ``demo``, ``bench``. A page
-template shows tables and images by the macros of ``parts.html`` or ``parts.md``; hence one template
-serves both formats. All values are escaped.
+Each page has one template with its text, such as ``study``, ``sets``, ``explain``, ``demo`` or
+``bench``. Templates show tables and images with the macros of ``parts.html`` or ``parts.md``, so
+that one template serves both formats. All values are escaped.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Tone = Literal["", "good", "bad", "warn", "quiet"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell with more than its text.
+    """A table cell with a sort key, a badge and a tooltip.
 
     Attributes:
-        text: What the cell shows.
-        key: Value to sort the column by; None if the text is a number or ``-``.
+        text: Displayed text.
+        key: Sort key of the cell; None if the text is a number or ``-``.
         tone: Color of the badge around the text; no badge if empty.
         hint: Tooltip.
     """
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption. It can be sorted by a click on a column heading.
+    """A table with a caption, sorted by a click on a column heading.
 
     Attributes:
         header: One heading per column.
@@ -93,7 +93,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a page, inside the HTML page or a file beside the Markdown report.
+    """An image of a page, inside the HTML page or a file next to the Markdown report.
 
     Attributes:
         name: File name; its suffix is svg, png or jpg.
@@ -125,9 +125,9 @@ class Image:
 
 
 def render_html(template: str, title: str, **context: Any) -> str:
-    """Return one HTML page with styles, script and images inside.
+    """Return one HTML page that includes its styles, script and images.
 
-    Its content security policy forbids everything that is not inside the page.
+    Its content security policy blocks everything from outside the page.
 
     Args:
         template: name of the page template, such as ``study``.
@@ -152,7 +152,7 @@ def render_html(template: str, title: str, **context: Any) -> str:
 
 
 def render_markdown(template: str, title: str, **context: Any) -> str:
-    """Return a Markdown report; its images are files in the folder ``figures`` beside it.
+    """Return a Markdown report; its images are files in the folder ``figures`` next to it.
 
     Args:
         template: name of the page template, such as ``study``.
@@ -188,7 +188,7 @@ def _safe(text: str) -> Markup:
 
 
 def _escape_markdown(value: object) -> Markup:
-    """Return a text in which no character has a meaning in Markdown or HTML."""
+    """Return a text with Markdown's special characters escaped; markup stays as it is."""
     if hasattr(value, "__html__"):
         return _safe(str(value))
     return _safe(re.sub(r"([\\`*_\[\]<>#])", r"\\\1", str(value)))

@@ -1,4 +1,4 @@
-"""The report of a study over several data sets, made from its records."""
+"""The report of a study over several data sets, from its records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PAGE = "report.html"
 """Name of the page in the folder of a study."""
 
 SHOWN_SEEDS = "5"
-"""Number of seeds for which the needed test images are in the summary."""
+"""Number of seeds for which the summary states the test images that are needed."""
 
 CHARTS = ("mean_chart", "heat_chart", "forest_charts", "cost_charts")
 
@@ -65,20 +65,20 @@ class Sets:
 
     @property
     def margin(self) -> float:
-        """Largest AP difference that counts as none, 0 to 1."""
+        """Largest AP difference that counts as no difference, 0 to 1."""
         return float(self.description["margin"])
 
     def names(self) -> list[str]:
-        """Return the names of the data sets that have begun."""
+        """Return the names of the data sets whose study has started."""
         return [each["name"] for each in self.description["sets"]]
 
     def verdicts(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return variants and their verdicts, the largest mean difference first."""
+        """Return the variants and their verdicts, largest mean difference first."""
         found = self.description["verdicts"].items()
         return sorted(found, key=lambda one: -one[1].get("difference", -1.0))
 
     def styles(self) -> dict[str, int]:
-        """Return the number of the color of each variant."""
+        """Return the color index of each variant."""
         return {each["name"]: i for i, each in enumerate(self.description["variants"])}
 
     def verdict_of(self, verdict: Mapping[str, Any]) -> str:
@@ -91,7 +91,7 @@ def read_sets(folder: str | Path) -> Sets:
     """Return the records in the folder of a study over several data sets.
 
     Raises:
-        DataError: if the folder has none, or the file is damaged.
+        DataError: if the folder has no such study, or the file is damaged.
     """
     description = read_layout(Path(folder) / SETS, SETS_LAYOUT)
     if description is None:
@@ -130,9 +130,10 @@ def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
 
 
 def with_short_names(sets: Sets) -> Sets:
-    """Return the records with variants named by their block alone, if no two are alike then.
+    """Return the records with variants named only by their attention, such as ``se``.
 
-    All blocks must be at the same sites. `summarize` then names the sites once.
+    `summarize` then names the sites once. The records are unchanged if the blocks are at different
+    sites or the short names are not unique.
     """
     description = dict(sets.description)
     blocks = [each for each in description["variants"] if each["attention"] != "none"]
@@ -189,7 +190,7 @@ def _page_context(sets: Sets, output: Path) -> dict[str, Any]:
 
 
 def summarize(sets: Sets) -> str:
-    """Return the answer in one paragraph: which variants help on average, and the others."""
+    """Return the result in one paragraph: the mean difference of each variant, by verdict."""
     verdicts = [
         (name, sets.verdict_of(verdict), verdict.get("difference"))
         for name, verdict in sets.verdicts()
@@ -207,7 +208,7 @@ def summarize(sets: Sets) -> str:
 
 
 def _cost_sentences(sets: Sets) -> list[str]:
-    """Return what the variants cost per image, a sentence for each runtime."""
+    """Return one sentence per runtime on the latency of the variants."""
     sentences = []
     for runtime in _runtimes(sets):
         medians = {
@@ -230,7 +231,7 @@ def _cost_sentences(sets: Sets) -> list[str]:
 
 
 def _power_sentences(sets: Sets) -> list[str]:
-    """Return what it takes to see a difference of one AP point, by data set."""
+    """Return sentences on the seeds and test images that show a difference of one AP point."""
     powers = {each["name"]: each["power"] for each in _sets(sets) if each["power"] is not None}
     if not powers:
         return []
@@ -258,7 +259,7 @@ def _power_sentences(sets: Sets) -> list[str]:
 
 
 def _by_name(numbers: Mapping[str, int | None], unit: str) -> str:
-    """Return the numbers that are known, the smallest first, each with its name.
+    """Return the known numbers with their names, smallest first.
 
     Example:
         >>> _by_name({"cells": 12, "cards": None, "plates": 4}, "seeds")
@@ -308,7 +309,7 @@ def _verdict_table(sets: Sets) -> Table:
 
 
 def set_effects_table(sets: Sets) -> Table:
-    """Return the difference of each variant to the baseline on each data set."""
+    """Return the table of the difference of each variant to the baseline on each data set."""
     rows: list[Row] = []
     for name, verdict in sets.verdicts():
         cells: Row = {"variant": name}
@@ -451,10 +452,10 @@ def _bar(
     """Return the row of a chart, in points: a difference with its 95 % interval.
 
     Args:
-        label: of the row.
+        label: label of the row.
         found: verdict, difference and interval, 0 to 1.
-        style: number of the color.
-        values: differences that are shown as small dots, 0 to 1.
+        style: color index.
+        values: differences shown as small dots, 0 to 1.
         is_prediction: the row shows the prediction interval, without text.
     """
     names = ("prediction_low", "prediction_high") if is_prediction else ("low", "high")
@@ -524,7 +525,7 @@ def _heat_chart(sets: Sets) -> list[Image]:
 
 
 def _forest_charts(sets: Sets) -> list[Image]:
-    """Return the forest plot of each variant: its data sets, the mean, and the next data set."""
+    """Return the forest plot of each variant: data sets, mean, and prediction for the next one."""
     charts = []
     for index, (name, verdict) in enumerate(sets.verdicts()):
         style = sets.styles()[name]

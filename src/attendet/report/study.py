@@ -1,6 +1,6 @@
-"""The records of a study as `attendet compare` writes them, read for a report.
+"""Reader of the records of a study that `attendet compare` writes.
 
-AP in records is 0 to 1. Reports show points, which are hundredths of that.
+AP in records is 0 to 1. Reports show points: 1 point is an AP of 0.01.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ RUNS = "runs.jsonl"
 LAYOUT = "attendet/comparison/1"
 SETS = "sets.json"
 SETS_LAYOUT = "attendet/comparison-sets/1"
-"""Of a study over several data sets, each of which has a study in a folder below."""
+"""Name and version of the layout of sets.json: the record of a study over several data sets. Each
+data set has its own study in a subfolder."""
 
 Run = Mapping[str, Any]
 
@@ -45,7 +46,7 @@ class Study:
 
     @property
     def margin(self) -> float:
-        """Largest AP difference that counts as none, 0 to 1."""
+        """Largest AP difference that counts as no difference, 0 to 1."""
         return float(self.description["margin"])
 
     @property
@@ -66,7 +67,7 @@ class Study:
         return found
 
     def runs_of(self, variant: str) -> list[Run]:
-        """Return the finished runs of a variant by seed."""
+        """Return the finished runs of a variant, sorted by seed."""
         found = [run for run in self.runs if run["variant_name"] == variant]
         finished = [run for run in found if run["stopped"] is None]
         return sorted(finished, key=lambda run: int(run["seed"]))
@@ -76,27 +77,27 @@ class Study:
         return [run for run in self.runs if run["stopped"] == "failed"]
 
     def values(self, variant: str, *keys: str) -> list[float]:
-        """Return one number of each finished run of a variant, such as ``metrics``, ``ap``."""
+        """Return one value per finished run of a variant, for keys such as ``metrics``, ``ap``."""
         found = (value_at(run, *keys) for run in self.runs_of(variant))
         return [value for value in found if value is not None]
 
     def mean(self, variant: str, *keys: str) -> float | None:
-        """Return the mean of one number over the finished runs of a variant."""
+        """Return the mean of one value over the finished runs of a variant."""
         values = self.values(variant, *keys)
         return statistics.fmean(values) if values else None
 
     def differences(self, variant: str, *keys: str) -> list[float]:
-        """Return variant minus baseline of one number, for each seed that both have."""
+        """Return variant minus baseline in one value, for each seed that both have."""
         baseline = {run["seed"]: value_at(run, *keys) for run in self.runs_of(self.baseline)}
         pairs = [(value_at(run, *keys), baseline.get(run["seed"])) for run in self.runs_of(variant)]
         return [a - b for a, b in pairs if a is not None and b is not None]
 
     def effect(self, variant: str, *keys: str) -> tuple[float, float | None, float | None] | None:
-        """Return the difference to the baseline in one metric, and its interval if known.
+        """Return the difference to the baseline in one metric, with its interval if known.
 
         Args:
-            variant: its name; there is no effect of the baseline.
-            keys: of the metric, such as ``ap``, ``ap_small``, or ``per_class``, ``RBC``, ``ap``.
+            variant: name of the variant; None is returned for the baseline.
+            keys: keys of the metric, such as ``ap``, or ``per_class``, ``RBC``, ``ap``.
         """
         if variant == self.baseline:
             return None
@@ -137,10 +138,10 @@ def value_at(record: object, *keys: str) -> Any:
 
 
 def read_layout(path: Path, layout: str) -> dict[str, Any] | None:
-    """Return study.json or sets.json; None if there is no such file.
+    """Return the content of study.json or sets.json; None if the file does not exist.
 
     Raises:
-        DataError: if it is damaged, or of another layout.
+        DataError: if the file is damaged, or of another layout.
     """
     content = read_json(path)
     if content is not None and content.get("layout") != layout:
@@ -152,12 +153,12 @@ def read_layout(path: Path, layout: str) -> dict[str, Any] | None:
 
 
 def read_study(folder: str | Path) -> Study:
-    """Return the records in the folder of a study, of each run the last one.
+    """Return the description of a study and the last record of each run.
 
     A partly written last line of runs.jsonl is ignored: the study may still be running.
 
     Args:
-        folder: holds study.json and runs.jsonl.
+        folder: folder with study.json and runs.jsonl.
 
     Raises:
         DataError: if the folder has no study, or a file is damaged.

@@ -20,14 +20,16 @@ from attendet.report.study import Study, value_at
 from attendet.report.study_tables import Keys, points
 
 MAX_ROWS = 40
-"""Rows of an interval chart; with more there is only the table."""
+"""Maximum rows of an interval chart; with more rows, only the table is shown."""
 
 MAX_CURVES = 7
-"""Variants with a curve. If there are more: the best by AP and the baseline."""
+"""Maximum variants with a curve: the baseline and the best by AP."""
 
 
 def effect_chart(study: Study, name: str, metrics: Mapping[str, Keys], caption: str) -> list[Image]:
     """Return the chart of differences to the baseline, one row per metric and variant.
+
+    The list is empty if there are no rows, or more than `MAX_ROWS`.
 
     Args:
         study: the records.
@@ -97,7 +99,7 @@ def _curve_value(epoch: Mapping[str, Any], name: str) -> float | None:
 
 
 def cost_charts(study: Study) -> list[Image]:
-    """Return charts of AP by latency, one per runtime; by arithmetic if latency is missing."""
+    """Return charts of AP by latency, one per runtime; by MACs if latency was not measured."""
     charts: list[Image] = []
     for runtime, measured in (study.latency() or {"": {}}).items():
         dots = []
@@ -126,14 +128,14 @@ def cost_charts(study: Study) -> list[Image]:
 def trade_off_chart(
     quality: str, runtime: str, dots: Sequence[Point], caption: str, *, y_label: str
 ) -> list[Image]:
-    """Return the chart of variants by cost and quality; none for fewer than two variants.
+    """Return the chart of quality by cost; an empty list for fewer than two variants.
 
     Args:
-        quality: what is compared with the cost, in a word.
-        runtime: in which latency was measured; empty if the cost is arithmetic.
-        dots: one per variant.
+        quality: name of the quality, one word.
+        runtime: runtime of the latency; empty if the cost is multiply-accumulates.
+        dots: one point per variant.
         caption: text below the chart, before the explanation of its marks.
-        y_label: label of the axis of the quality.
+        y_label: label of the quality axis.
     """
     if len(dots) < 2:
         return []

@@ -24,7 +24,7 @@ WIDTH = 400
 """Width of an image in the report, pixels."""
 
 MAX_VARIANTS = 5
-"""Variants shown for an image: the baseline, and those with the fewest and most errors."""
+"""Maximum variants per image: the baseline, and the variants with the fewest and most errors."""
 
 Boxes = dict[str, NDArray[Any]]
 """Boxes of one image: ``boxes_xyxy``, ``class_ids``, ``names``, and ``scores`` or ``difficult``."""
@@ -46,9 +46,10 @@ class Example:
 def find_examples(
     study: Study, *, count: int = 3, root: Path | None = None
 ) -> tuple[list[Example], str]:
-    """Return the images on which the errors of the variants differ most.
+    """Return the images on which the numbers of errors of the variants differ most.
 
-    Errors are missed objects and false detections. Only one seed is used, because seeds differ too.
+    Errors are missed objects and false detections. Only one seed is used, because errors differ
+    between seeds, too.
 
     Args:
         study: the records, with the files of detections.
@@ -56,7 +57,7 @@ def find_examples(
         root: folder of the data set, if it has moved.
 
     Returns:
-        The examples, and a text on how they were chosen or why there are none.
+        The examples, and a note on how they were selected or why none could be shown.
     """
     gt = _load(study.folder / study.description["gt"])
     if not gt:
@@ -109,7 +110,7 @@ def find_examples(
 
 
 def _runs_of_one_seed(study: Study) -> tuple[dict[str, Run], object]:
-    """Return one run per variant, all of the seed that most variants have."""
+    """Return one run per variant, all with the seed that most variants have, and this seed."""
     by_seed: dict[object, dict[str, Run]] = {}
     for variant in study.variants():
         for run in study.runs_of(variant):
@@ -120,7 +121,7 @@ def _runs_of_one_seed(study: Study) -> tuple[dict[str, Run], object]:
 
 
 def _load(path: Path) -> dict[str, Boxes]:
-    """Return the boxes of each image by its key; detections only from `CONFIDENCE` on."""
+    """Return the boxes of each image by image key, without detections below `CONFIDENCE`."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays: Boxes = dict(stored)
@@ -141,7 +142,7 @@ def _load(path: Path) -> dict[str, Boxes]:
 
 
 def _count_errors(objects: Boxes, found: Boxes | None) -> int:
-    """Match detections to objects of their class, best score first; count what is not matched."""
+    """Return the missed objects plus false detections of an image, matching best scores first."""
     if found is None:
         return len(objects["names"])
     difficult = objects["difficult"].astype(bool)

@@ -1,4 +1,4 @@
-"""The report of a study, made from its records: an HTML page, Markdown, CSV and JSON."""
+"""The report of a study from its records: an HTML page, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def write_report(
     """Write the report of a study and return the path of its HTML page.
 
     ``report.html`` works offline. ``report.md`` with its ``figures`` has the same content.
-    ``variants.csv`` and ``runs.csv`` hold one row per variant and run, ``report.json`` both.
-    Nothing is trained or measured. A study over several data sets has a report of all of them, and
-    one of each in a folder below.
+    ``variants.csv`` has one row per variant, ``runs.csv`` one row per run, ``report.json`` both.
+    Nothing is trained or measured. For a study over several data sets, the report covers all of
+    them, and each data set has its own report in a subfolder.
 
     Args:
         folder: folder of the study, as `attendet compare` writes it.
-        output: folder of the report; default: that of the study.
+        output: folder of the report; default: the folder of the study.
         data: folder of the data set, if it has moved; only for example images.
-        examples: number of images to show on which the variants disagree most.
+        examples: number of example images; those on which the variants differ most are shown.
 
     Raises:
         ConfigError: if ``data`` is given for a study over several data sets.
@@ -145,7 +145,7 @@ def _data_facts(study: Study) -> dict[str, Any]:
 
 
 def _summary(study: Study) -> str:
-    """Return the answer of a study in one paragraph."""
+    """Return the result of a study in one paragraph."""
     verdicts = [
         (variant, verdict_of(study, variant), study.verdict(variant).get("difference"))
         for variant in study.variants()

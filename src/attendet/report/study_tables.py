@@ -30,7 +30,7 @@ GATE_CAPTION = (
 )
 
 UNDECIDED = ("not enough", "nothing learned", "cut", "failed", "not measured")
-"""Beginnings of the verdicts that leave open whether a variant helps."""
+"""Prefixes of the verdicts that do not decide whether a variant helps."""
 
 VERDICT_ORDER = ("helps", "hurts", "no difference", *UNDECIDED)
 
@@ -60,7 +60,7 @@ def with_minus(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 0, *, scale: float = 1) -> str:
-    """Return a scaled number with separators of thousands; "-" for None."""
+    """Return a scaled number with thousands separators; "-" for None."""
     return MISSING if value is None else f"{value * scale:,.{digits}f}"
 
 
@@ -103,10 +103,10 @@ def verdict_tone(verdict: str) -> Tone:
 
 
 def verdict_answer(verdicts: Sequence[tuple[str, str, float | None]]) -> str:
-    """Return whether a variant helps, and a sentence for each verdict with its variants.
+    """Return whether any variant helps, and one sentence per verdict with its variants.
 
     Args:
-        verdicts: variant, verdict in a few words, difference (AP).
+        verdicts: variant, verdict in a few words, difference (AP, 0 to 1).
 
     Example:
         >>> verdict_answer([("se", "no difference", 0.001), ("ca", "helps", 0.012)])
@@ -135,7 +135,7 @@ def _verdict_rank(verdict: str) -> int:
 
 
 def verdict_table(study: Study) -> Table:
-    """Return verdict, difference and confidence interval of each variant."""
+    """Return the table of verdict, difference and confidence interval of each variant."""
     rows: list[Row] = []
     for record in variant_rows(study):
         verdict = record["verdict"]
@@ -161,7 +161,7 @@ def verdict_table(study: Study) -> Table:
 
 
 def cost_table(study: Study) -> Table:
-    """Return parameters, arithmetic, training cost and latency of each variant."""
+    """Return the table of parameters, MACs, training cost and latency of each variant."""
     latency = study.latency()
     rows: list[Row] = []
     for record in variant_rows(study):
@@ -192,7 +192,7 @@ def cost_table(study: Study) -> Table:
 def effect_table(
     study: Study, metrics: Mapping[str, Keys], *, first_column: str = "variant", caption: str = ""
 ) -> Table:
-    """Return the differences of each variant to the baseline in several metrics.
+    """Return the table of differences of each variant to the baseline in several metrics.
 
     Args:
         study: the records.
@@ -234,7 +234,7 @@ def _effect(effect: tuple[float, float | None, float | None] | None) -> Cell:
 
 
 def gate_table(study: Study) -> Table:
-    """Return the statistics of each gate of each variant, means over its runs."""
+    """Return the table of gate statistics of each variant, means over its runs."""
     rows: list[Row] = []
     for variant in study.variants():
         blocks: dict[str, list[Mapping[str, Any]]] = {}
@@ -267,7 +267,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def run_table(study: Study) -> Table:
-    """Return one row per run."""
+    """Return the table of runs, one row per run."""
     rows: list[Row] = [
         {
             "run": f"{record['variant']}, seed {record['seed']}",

@@ -27,7 +27,7 @@ def format_value(value: object) -> str:
 
 
 def class_table(record: Mapping[str, Any]) -> TextTable:
-    """Return header and rows of an evaluation record: all classes together, then each class.
+    """Return the table of an evaluation record: all classes together, then each class.
 
     Columns: counts, COCO's AP and AR, and VOC's every-point and 11-point AP.
     """
@@ -71,7 +71,7 @@ def markdown_table(
     Args:
         header: one text per column.
         rows: one text per cell.
-        text_columns: numbers of further columns to align left.
+        text_columns: indices of further columns to align left.
 
     Example:
         >>> print(markdown_table(["class", "AP"], [["cat", "0.5"]]))
@@ -98,7 +98,7 @@ def plain_table(
     Args:
         header: names of the columns.
         rows: cells; the first column is text, the others are numbers.
-        text_columns: further columns of text, aligned to the left.
+        text_columns: indices of further text columns, aligned left.
 
     Example:
         >>> print(plain_table(["class", "AP"], [["cat", "0.5"]]))

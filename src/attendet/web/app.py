@@ -55,7 +55,7 @@ RUNTIME_LABELS = {
 }
 
 UPLOAD_SECONDS = 60
-"""A body must arrive within this time."""
+"""Time limit for the upload of a request body."""
 
 PARAMETERS = ("confidence", "nms_iou", "max_detections", "only")
 """Query parameters of ``POST /predict``."""
@@ -88,7 +88,7 @@ class Prediction(BaseModel):
 
 
 class GateDrawing(BaseModel):
-    """Gates of one attention block, drawn."""
+    """Image of the gates of one attention block."""
 
     site: str
     kind: str = Field(description="map: over the image; channels: one value a channel, sorted")
@@ -104,7 +104,7 @@ class Gates(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong, in one line."""
+    """Error message in one line."""
 
     error: str
 
@@ -123,10 +123,10 @@ def create_app(
     """Return the web application of a detector.
 
     Args:
-        detector: its thresholds are the defaults of a request.
+        detector: the detector; its thresholds are the defaults of a request.
         name: title of the page.
-        limits: of uploads and requests.
-        gates: draws the gates of the attention blocks; None if there are none to show.
+        limits: limits of uploads and requests.
+        gates: reader of the gates of the attention blocks; None if there are no gates to show.
     """
     limits = limits or ServeLimits()
     queue = InferenceQueue(limits.max_waiting)
@@ -136,7 +136,7 @@ def create_app(
     app = FastAPI(
         title=f"attendet: {name}",
         version=__version__,
-        docs_url=None,  # FastAPI's pages of documentation load scripts from another host
+        docs_url=None,  # FastAPI's documentation pages load scripts from another host
         redoc_url=None,
         responses=problems,
     )
@@ -144,7 +144,7 @@ def create_app(
     _serve_page(app, _description(detector, name, limits, gates))
 
     async def answer(request: Request, call: Callable[[bytes], T]) -> tuple[T, float]:
-        """Return what a call makes of the body, and the time before it started, ms."""
+        """Return the result of a call on the body, and its time in the queue, ms."""
         with queue.entry():
             body = await _read_body(request, limits.max_upload)
             arrived = time.perf_counter()
@@ -250,7 +250,8 @@ async def _read_body(request: Request, max_upload: float) -> bytes:
     """Return the body of a request.
 
     Raises:
-        TooLargeError: if it is too large or does not arrive.
+        ConfigError: if the body is empty or a form.
+        TooLargeError: if the body is too large or does not arrive in time.
     """
     most = int(max_upload * 1e6)
     error = TooLargeError(f"image must be at most {max_upload:g} MB; got more. Scale it down.")

@@ -1,4 +1,4 @@
-"""Gates of the attention blocks for the page; needs torch."""
+"""Drawings of attention gates for the page; needs torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ QUALITY = 88
 
 
 class GateReader:
-    """Draws the gates that the attention blocks of a network apply to an image.
+    """Reader of the gates that the attention blocks of a network apply to an image.
 
     Args:
         weights: a weights file.
-        device: such as ``cpu`` or ``cuda:0``; default: a GPU if there is one.
+        device: device such as ``cpu`` or ``cuda:0``; default: a GPU if available.
 
     Attributes:
         sites: sites with gates, in the order of the network.
@@ -39,7 +39,7 @@ class GateReader:
         self.sites = list(gated_sites(self._network))
 
     def read(self, image: ImageArray) -> list[dict[str, Any]]:
-        """Return the drawings of the gates of each site.
+        """Return the gates of each site as JPEG images.
 
         Args:
             image: uint8 RGB, shape (H, W, 3).

@@ -1,4 +1,4 @@
-"""Limits of a server; the text under each is its help on the command line."""
+"""Limits of a server. The text under each field is the help of its flag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attendet.errors import ConfigError
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What one server accepts.
+    """Limits of a server on uploads and requests.
 
     Raises:
         ConfigError: if a limit is not above 0.
@@ -19,7 +19,7 @@ class ServeLimits:
     """Largest image file, MB."""
 
     max_waiting: int = 64
-    """Requests at one time; more are answered with 503."""
+    """Maximum number of concurrent requests; more are answered with status 503."""
 
     def __post_init__(self) -> None:
         for name, rule in (("max_upload", "above 0"), ("max_waiting", "1 or more")):

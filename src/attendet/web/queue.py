@@ -1,4 +1,4 @@
-"""Calls that run one after the other, in order of arrival, with a limit of those that wait."""
+"""Queue of calls that run one at a time, in order of arrival, with a maximum length."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class BusyError(AttendetError):
-    """More requests wait than are allowed."""
+    """The maximum number of requests is waiting."""
 
 
 class InferenceQueue:
-    """Runs calls in one thread, so that they are answered in the order in which they came.
+    """Queue that runs calls in one thread, in order of arrival.
 
     Args:
-        max_waiting: most requests that are received, wait or run at one time.
+        max_waiting: maximum number of requests that are being received, waiting or running.
     """
 
     def __init__(self, max_waiting: int) -> None:
@@ -34,7 +34,7 @@ class InferenceQueue:
         """Count a request from its first byte to its answer.
 
         Raises:
-            BusyError: if too many wait already.
+            BusyError: if the queue is full.
         """
         if self._waiting >= self.max_waiting:
             raise BusyError(
@@ -48,5 +48,5 @@ class InferenceQueue:
             self._waiting -= 1
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Return the result of a call, after those of all earlier ones."""
+        """Run a call after all earlier calls and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -1,4 +1,4 @@
-"""Label formats: Pascal VOC, YOLO and COCO; which one a path holds, and reading it."""
+"""Label formats: recognizing and reading Pascal VOC, YOLO and COCO."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FORMATS: tuple[Format, ...] = tuple(_READERS)
 
 
 def _recognize(path: Path) -> Format:
-    """Return the format of a data set by what lies at its path.
+    """Return the format of a data set, recognized from its files.
 
     Raises:
-        DataError: if nothing is there, nothing fits, or more than one format does.
+        DataError: if no format fits, or more than one does.
     """
     if path.is_file():
         suffix = path.suffix.lower()
@@ -55,11 +55,11 @@ def _recognize(path: Path) -> Format:
 
 
 def read_labels(path: Path, format: Format | None = None) -> Reading:
-    """Return the labels at a path, in the format given or the one recognized.
+    """Return the labels at a path, read in the given or the recognized format.
 
     Raises:
         ConfigError: if the format is none of `FORMATS`.
-        DataError: if there are no labels of that format.
+        DataError: if the path does not exist, or has no labels of the format.
     """
     if format is not None and format not in _READERS:
         raise ConfigError.must(
@@ -76,7 +76,7 @@ def read_labels(path: Path, format: Format | None = None) -> Reading:
 
 
 def _unpacked(path: Path) -> Path:
-    """Return the one folder in a folder that holds nothing else, as archives may unpack to."""
+    """Return the folder inside any wrapper folders that an unpacked archive may have."""
     while path.is_dir() and not any(look(path) for look in _RECOGNIZERS.values()):
         inner = [each for each in path.iterdir() if each.name != "__MACOSX"]
         inner = [each for each in inner if not each.name.startswith(".")]

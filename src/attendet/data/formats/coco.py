@@ -1,7 +1,7 @@
-"""COCO JSON: one file a split, boxes as left, top, width, height in pixels.
+"""COCO JSON: one file per split, boxes as left, top, width, height in pixels.
 
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, arXiv:1405.0312. ``iscrowd``
-becomes `Sample.difficult`. A line number means little in JSON, so issues name the annotation's id.
+becomes `Sample.difficult`. Line numbers are not useful in JSON, so issues name the annotation id.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|test)(?![a-z]
 _NO_CLASSES = ("_background_", "__background__", "__ignore__")
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 _MOST_DIGITS = 100
-"""Of an id written as text that counts as a number; Python does not read some thousands."""
+"""Maximum length of a text that is read as a numeric id; Python refuses thousands of digits."""
 
 
 def _split_of(stem: str) -> str:
-    """Return the split that a file's name speaks of, "all" if none.
+    """Return the split that a file name contains, "all" if there is none.
 
     Example:
         >>> _split_of("instances_val2017"), _split_of("cells")
@@ -60,7 +60,7 @@ def _json_files(folder: Path) -> dict[str, Path]:
     """Return split name to JSON file for a folder.
 
     Raises:
-        DataError: if two files claim one split.
+        DataError: if two files are for the same split.
     """
     parts = {
         split: part / _ROBOFLOW
@@ -89,7 +89,7 @@ def _json_files(folder: Path) -> dict[str, Path]:
 
 
 def recognize_coco(folder: Path) -> str | None:
-    """Return what in a folder speaks for COCO; None if nothing does."""
+    """Return the file that identifies a folder as COCO, or None."""
     folders = (folder, folder / "annotations", folder / "Annotations")
     for folder_ in (*folders, *split_folders(folder).values()):
         for path in files_with_suffix(folder_, (".json",)) if folder_.is_dir() else []:
@@ -99,7 +99,10 @@ def recognize_coco(folder: Path) -> str | None:
 
 
 def _is_coco(path: Path) -> bool:
-    """Return whether a JSON file begins as COCO does; categories alone may be notes on YOLO."""
+    """Return whether a JSON file looks like COCO, judged by its first 64 KiB.
+
+    A shorter file with nothing but categories may be the notes of a YOLO export.
+    """
     with path.open("rb") as file:
         head = file.read(1 << 16)
     goes_on = len(head) == 1 << 16
@@ -124,10 +127,10 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 
 def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
-    """Return category id to name in id order, without those that are no class and label nothing.
+    """Return category id to name in id order, without unused categories that are not classes.
 
-    Exports of Roboflow begin with a category of that kind: the others name it as their
-    ``supercategory`` and no annotation has it. LabelMe's begin with one of the background.
+    Roboflow exports begin with such a category: it is the ``supercategory`` of the others and has
+    no annotation. LabelMe exports begin with a background category.
     """
     try:
         named = {_number(row["id"]): class_name(str(row["name"])) for row in document["categories"]}
@@ -151,7 +154,7 @@ def _category_names(document: dict[str, Any], path: Path) -> dict[Any, str]:
 
 
 class _ImageFinder:
-    """Finds the images of one JSON file: in its folder, the usual folders around it, or below."""
+    """Finder of the images of one JSON file: in its folder, in folders around it, or below."""
 
     def __init__(self, path: Path, root: Path) -> None:
         stem = path.stem.removeprefix("instances_")
@@ -167,11 +170,11 @@ class _ImageFinder:
         self._below: dict[str, list[Path]] = {}
 
     def find(self, file_name: str) -> Path | None:
-        """Return the image; the folder that held one is tried first for the next.
+        """Return the path of an image, None if it is not found.
 
-        If no folder has it, the only image of that name in a folder below is returned.
-
-        Label Studio names local files ``?d=folder/name``.
+        The folder of the last image found is searched first. If no folder has the image, the only
+        image of that name in the folders below is returned. Label Studio writes local files as
+        ``?d=folder/name``.
         """
         plain = file_name.replace("\\", "/").rpartition("?d=")[2]
         plain = plain.partition("?")[0] if "://" in plain else plain
@@ -189,7 +192,7 @@ class _ImageFinder:
 
 
 def _number(written: Any) -> Any:
-    """Return an id as a number where it is one written as text, else as it is."""
+    """Return an id as an int if it is the text of one, else unchanged."""
     if not isinstance(written, str) or len(written) > _MOST_DIGITS or not written.isdecimal():
         return written
     return int(written) if str(int(written)) == written else written
@@ -206,7 +209,7 @@ def _size(row: dict[str, Any]) -> tuple[int, int] | None:
 def _images_of(
     document: dict[str, Any], path: Path, root: Path, issues: list[Issue]
 ) -> dict[Any, Labeled | None]:
-    """Return image id to image, None where the image is not there."""
+    """Return image id to image, None if the image file is missing."""
     finder = _ImageFinder(path, root)
     images: dict[Any, Labeled | None] = {}
     for index, row in enumerate(document["images"]):
@@ -274,15 +277,15 @@ _MISSING = Labeled(Path(), Path(), [])
 def read_coco(path: Path) -> Reading:
     """Return the labels of a COCO data set.
 
-    Splits are those that file names speak of (``instances_train2017.json``) or of the folders
-    train/ valid/ test/ with a ``_annotations.coco.json`` each; a single file has none. Classes are
-    the categories in id order, over all files.
+    Splits come from file names (``instances_train2017.json``), or from folders train/ valid/ test/
+    with a ``_annotations.coco.json`` each; a single file has no splits. Classes are the categories
+    of each file in id order, one file after another, each name once.
 
     Args:
         path: a JSON file, or a folder.
 
     Raises:
-        DataError: if a JSON file is broken, or there is none.
+        DataError: if a JSON file is broken, or there is no JSON file.
     """
     files = _json_files(path) if path.is_dir() else {"all": path}
     if not files:
@@ -315,7 +318,7 @@ def _listed(files: dict[str, Path], root: Path) -> str:
 
 # --- one annotation ---------------------------------------------------------------------------
 # A segmentation is a list of polygons (x, y, x, y, ..., pixels) or a run-length mask: counts of
-# background and object pixels, column by column, as numbers or packed into text.
+# background and object pixels, column by column, as numbers or packed into a text.
 
 Corners = tuple[float, float, float, float]
 
@@ -337,9 +340,10 @@ def _around_polygons(polygons: list[Any]) -> Corners:
 
 
 def _unpacked(text: str) -> list[int]:
-    """Return run lengths from COCO's text: 5 bits a character, the lowest first; bit 6: more.
+    """Return the run lengths that COCO packs into text.
 
-    From the third on, a number is the difference to the last but one before it.
+    A character holds 5 bits, the lowest first; its 6th bit is set if the number goes on. From the
+    fourth number on, only the difference to the number two places before is stored.
     """
     counts: list[int] = []
     value = shift = 0
@@ -389,7 +393,7 @@ def read_xyxy(row: dict[str, Any]) -> Corners:
         (4.0, 5.0, 20.0, 25.0)
 
     Raises:
-        ValueError: if there is neither a box nor a segmentation, or it cannot be read.
+        ValueError: if there is no box and no segmentation, or it cannot be read.
     """
     box, shape = row.get("bbox"), row.get("segmentation")
     try:
@@ -414,7 +418,7 @@ def read_crowd(row: dict[str, Any]) -> bool:
     """Return whether an annotation is a crowd, from ``iscrowd``; False by default.
 
     Raises:
-        ValueError: if it is neither 0 nor 1.
+        ValueError: if ``iscrowd`` is neither 0 nor 1.
     """
     written = row.get("iscrowd") or 0
     try:

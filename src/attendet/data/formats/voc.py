@@ -37,7 +37,7 @@ _IMAGE_FOLDERS = ("jpegimages", "images")
 _CLASS_FILES = ("classes.txt", "labels.txt")
 
 _FLAG = re.compile(r"\s+-?[01]$")
-"""Of a line in a list of one class: whether an image shows it."""
+"""Flag at the end of a line in the image list of one class: whether the image shows it."""
 
 Folders = tuple[Path, Path]
 """Folder of XML files, folder of images."""
@@ -48,9 +48,10 @@ def _has_xml(folder: Path, pattern: str) -> bool:
 
 
 def _xml_files(folders: Folders) -> dict[str, Path]:
-    """Return path within the folder of XML files, without suffix, to XML file.
+    """Return path without suffix, relative to the folder of XML files, to XML file.
 
-    Folders below count where the folder of images has them too, or no XML file lies above them.
+    Subfolders are searched if the folder of images has them too. If there are none of these and no
+    XML file directly in the folder, all subfolders are searched.
     """
     xml_folder, image_folder = folders
     files = files_with_suffix(xml_folder, (".xml",))
@@ -63,7 +64,7 @@ def _xml_files(folders: Folders) -> dict[str, Path]:
 
 
 def _label_folders(folder: Path) -> Folders | None:
-    """Return where XML files and images lie inside a folder (perhaps both in itself)."""
+    """Return the folders of XML files and images in a folder (may be itself), or None."""
     inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     images = next((inner[name] for name in _IMAGE_FOLDERS if name in inner), folder)
     for name in _XML_FOLDERS:
@@ -73,14 +74,14 @@ def _label_folders(folder: Path) -> Folders | None:
 
 
 def _devkits(folder: Path) -> list[Path]:
-    """Return the VOC folders (``VOC2007``) one or two steps below a folder."""
+    """Return the VOC folders (``VOC2007``) one or two levels below a folder."""
     below = [path for path in folder.glob("VOC*") if path.is_dir()]
     below += [path for path in folder.glob("VOCdevkit/VOC*") if path.is_dir()]
     return sorted(path for path in below if (path / "Annotations").is_dir())
 
 
 def recognize_voc(folder: Path) -> str | None:
-    """Return what in a folder speaks for Pascal VOC; None if nothing does."""
+    """Return the files that identify a folder as Pascal VOC, as a pattern, or None."""
     found = _label_folders(folder)
     if found:
         return f"{found[0].name}/*.xml"
@@ -94,7 +95,7 @@ def recognize_voc(folder: Path) -> str | None:
 
 
 class _Reader:
-    """Reads annotation files into one `Reading`."""
+    """Reader that collects annotation files in one `Reading`."""
 
     def __init__(self, root: Path) -> None:
         self.reading = Reading(root, "voc")
@@ -105,7 +106,7 @@ class _Reader:
         self.reading.issues.append(Issue(file, line, kind, message, "skipped image"))
 
     def images(self, folder: Path) -> dict[str, Path]:
-        """Return name without suffix to image file, listed once a folder."""
+        """Return name without suffix to image file; each folder is listed once."""
         if folder not in self._images:
             files = image_files(folder)
             self._images[folder] = {path.stem: path for path in files}
@@ -114,7 +115,7 @@ class _Reader:
         return self._images[folder]
 
     def _meant(self, image: Path, xml: Path, filename: str) -> Path:
-        """Return which of the images of one stem (``a.jpg``, ``a.png``) an XML file means."""
+        """Return the image of an XML file, of those with the same stem (``a.jpg``, ``a.png``)."""
         twins = self._twins[image.with_suffix("")]
         named = _file_name(filename)
         meant = next((path for path in twins if path.name == named), image)
@@ -124,12 +125,12 @@ class _Reader:
         return meant
 
     def labeled(self, name: str, xml: Path, images: Path) -> Labeled | None:
-        """Return the image of one XML file with its boxes; None if either cannot be had.
+        """Return the image of one XML file with its boxes; None if either cannot be read.
 
         Args:
             name: path of the XML file in its folder, without suffix.
             xml: the file.
-            images: folder of images; those of ``sub/name`` lie in its ``sub`` if it has one.
+            images: folder of images. The image of ``sub/name`` is in its ``sub``, if that exists.
         """
         annotation = read_annotation(xml)
         if isinstance(annotation, Issue):
@@ -148,7 +149,7 @@ class _Reader:
         return Labeled(image, xml, annotation.boxes, annotation.declared_hw)
 
     def folder(self, folders: Folders) -> list[Labeled]:
-        """Return every image of a folder that has labels; the others are issues."""
+        """Return the labeled images of a folder; images without labels become issues."""
         xml_folder, image_folder = folders
         files = _xml_files(folders)
         self.images(image_folder)
@@ -185,7 +186,7 @@ class _Reader:
 
 
 def _file_name(written: str) -> str:
-    """Return a file name without folders, of any system."""
+    """Return the file name of a path written on any system."""
     return PurePosixPath(written.replace("\\", "/")).name
 
 
@@ -202,7 +203,7 @@ def _listed_name(written: str, known: Collection[str]) -> str:
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
-    """Return the non-empty lists of ImageSets/Main; ``trainval`` replaces a missing ``train``."""
+    """Return the non-empty lists of ImageSets/Main; ``trainval`` if train and val are missing."""
     lists = {}
     for split in SPLITS:
         path = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -223,7 +224,7 @@ def _devkit_root(folder: Path) -> Path:
 
 
 def _by_folder(images: list[Labeled], folders: dict[str, Path]) -> dict[str, list[Labeled]]:
-    """Return split name to the images in its folder; nothing where an image lies in none."""
+    """Return split name to the images in its folder; empty if an image is in none of them."""
     pools: dict[str, list[Labeled]] = {}
     for each in images:
         split = next((s for s, folder in folders.items() if each.image.is_relative_to(folder)), "")
@@ -238,9 +239,9 @@ def _names(folders: Iterable[Path]) -> str:
 def read_voc(path: Path) -> Reading:
     """Return the labels of a Pascal VOC folder.
 
-    Splits are those of ``ImageSets/Main``, else of folders train/ val/ test/ (around the images
-    or inside their folder), else none. Class
-    names are those of a ``classes.txt`` or ``labels.txt`` in the root, else not stated.
+    Splits come from ``ImageSets/Main``, else from folders train/ val/ test/ (inside the folder of
+    images, or each with its own images and labels); else there are no splits. Class names come
+    from a ``classes.txt`` or ``labels.txt`` in the root; else there are none.
 
     Args:
         path: a VOC folder, the VOCdevkit folder above it, or a flat folder.
@@ -292,10 +293,10 @@ _WIDER = {
     **dict.fromkeys((b"shift_jis", b"shift-jis", b"sjis", b"cp932"), "cp932"),
     **dict.fromkeys((b"euc-kr", b"cp949"), "cp949"),
 }
-"""Encodings that expat does not know, each decoded by the widest of its family."""
+"""Encoding that expat does not support, to the widest codec of its family."""
 
 _MAX_BYTES = 64 * 1024 * 1024
-"""A larger file is no annotation; it is refused before it is read."""
+"""Maximum size of an annotation file; a larger one is refused before it is read."""
 
 
 @dataclass
@@ -304,7 +305,7 @@ class Annotation:
 
     Attributes:
         filename: the image's name as written; empty if none.
-        declared_hw: stated image size; None if it states none, or zero.
+        declared_hw: image size stated in the file; None if there is none, or it is zero.
         boxes: corners in pixels as written.
         issues: boxes that could not be read.
     """
@@ -316,11 +317,11 @@ class Annotation:
 
 
 class _RefusedError(Exception):
-    """The file holds something that an annotation never needs."""
+    """Error for XML content that an annotation never has."""
 
 
 def _parse(content: bytes | str, parser: expat.XMLParserType) -> Element:
-    """Return the root element of an annotation; its objects have their line as an attribute."""
+    """Return the root element of an annotation; objects have their line as an attribute."""
     builder = TreeBuilder()
 
     def refuse_entity(*_: object) -> int:
@@ -362,7 +363,7 @@ def _read_object(element: Element, path: Path) -> Box | Issue:
 
 
 def _declared_hw(root: Element) -> tuple[int, int] | None:
-    """Return the stated size of the image, if both its numbers are there."""
+    """Return the image size that an annotation states; None if it is missing or invalid."""
     try:
         height, width = (float(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
     except ValueError:
@@ -380,11 +381,11 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def read_annotation(path: Path) -> Annotation | Issue:
-    """Return what a Pascal VOC XML file says, or the issue that makes it unreadable.
+    """Return the content of a Pascal VOC XML file, or an issue if it cannot be read.
 
-    Corners are taken as they are written: nothing is subtracted. (The VOC devkit counts pixels
-    from 1 and includes the last one; LabelImg and most sets made since write 0-based corners.
-    The difference is one pixel at most and guessing would be wrong for somebody.)
+    Corners are read as they are written: nothing is subtracted. (The VOC devkit counts pixels
+    from 1 and includes the last one; LabelImg and most later data sets write 0-based corners.
+    The difference is at most one pixel, and a guess would be wrong for some data sets.)
 
     Args:
         path: the XML file.
@@ -406,13 +407,13 @@ def read_annotation(path: Path) -> Annotation | Issue:
         line = parser.CurrentLineNumber
         return Issue(path, line, "broken-label", str(error), "skipped image")
     except expat.ExpatError as error:
-        # Text in another encoding than the declared one shows as an invalid token.
+        # expat reports text in another encoding than the declared one as an invalid token.
         invalid = error.code == expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]
         kind = "wrong-encoding" if invalid and not _is_utf8(content) else "broken-label"
         wrong = "not in the encoding that it declares, UTF-8 by default; save it so"
         message = f"XML: {wrong if kind == 'wrong-encoding' else expat.ErrorString(error.code)}"
         return Issue(path, error.lineno, kind, message, "skipped image")
-    except (LookupError, ValueError) as error:  # an encoding that Python does not know
+    except (LookupError, ValueError) as error:  # an encoding that Python does not support
         return Issue(path, 1, "wrong-encoding", f"XML: {error}", "skipped image")
     objects = [_read_object(element, path) for element in root.iterfind("object")]
     return Annotation(

@@ -1,8 +1,9 @@
-"""YOLO: one text file an image, a box a line, with a ``data.yaml`` or a file of class names.
+"""YOLO: one text file per image, one box per line, a ``data.yaml`` or a file of class names.
 
-A line holds ``class center_x center_y width height``, class ids from 0, the rest as fractions of
-the image's width and height. A line of a class and three or more points (a polygon) is read as the
-box around it; where the ``data.yaml`` states a ``kpt_shape``, keypoints follow the box instead.
+A line is ``class center_x center_y width height``: class ids count from 0, the other numbers are
+fractions of the image's width and height. A line with a class and three or more points (a polygon)
+is read as the box around the points. If the ``data.yaml`` has a ``kpt_shape``, keypoints follow the
+box instead.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _has_labels(folder: Path) -> bool:
 
 
 def recognize_yolo(folder: Path) -> str | None:
-    """Return what in a folder speaks for YOLO; None if nothing does."""
+    """Return the file or pattern that identifies a folder as YOLO, or None."""
     described = yaml_file(folder) or darknet_file(folder)
     if described:
         return described.name
@@ -75,7 +76,7 @@ def recognize_yolo(folder: Path) -> str | None:
 
 
 class _Reader:
-    """Reads label files into one `Reading`."""
+    """Reader that collects label files in one `Reading`."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class _Reader:
             self.reading.names = tuple(names[number] for number in sorted(names))
 
     def labeled(self, image: Path) -> Labeled:
-        """Return an image with the boxes of its label file; none if there is no such file."""
+        """Return an image with the boxes of its label file; no boxes if there is no such file."""
         file = self.finder.find(image)
         found = Labeled(image, file, [], relative=True)
         if not file.is_file():
@@ -124,7 +125,7 @@ class _Reader:
             self.reading.issues.append(Issue(source, None, "repeated-image", message, "kept"))
 
     def finish(self, source: str) -> Reading:
-        """Return the reading with keys set, after a look at what is left over.
+        """Return the reading with keys set, and with issues for missing and unused label files.
 
         Raises:
             DataError: if no image has a label file.
@@ -220,7 +221,7 @@ def _read_darknet(path: Path) -> Reading:
 def _lists(root: Path) -> dict[str, Path]:
     """Return split name to the text file that lists its images.
 
-    Beside a file of splits, lists of keys belong to it; they name no image files.
+    If the root has a splits file, lists of its keys (not of image files) are ignored.
     """
     lists = {split: root / f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
     if not (root / SPLITS_FILE).is_file():
@@ -258,16 +259,16 @@ def _read_folder(root: Path) -> Reading:
 def read_yolo(path: Path) -> Reading:
     """Return the labels of a YOLO data set.
 
-    Splits are those of the ``data.yaml`` or of darknet's ``obj.data`` (each entry a folder, a list
-    of folders, or a text file of images), else of ``train.txt`` and its like, else of folders
-    train/ val/ test/ (inside ``images/`` or around it), else none. An image without a label file
-    is background.
+    Splits come from the first of these that exists: a ``data.yaml`` or darknet's ``obj.data`` (each
+    entry is a folder, a text file of images, or a list of these); ``train.txt``, ``val.txt`` and
+    ``test.txt``; folders train/ val/ test/ (inside ``images/`` or around it). Else there are no
+    splits. An image without a label file is background.
 
     Args:
         path: a data.yaml, an obj.data, or a folder.
 
     Raises:
-        DataError: if the data.yaml cannot be read, or there is no image or label file.
+        DataError: if the data.yaml cannot be parsed, or there is no image or no label file.
     """
     if not path.is_dir():
         return _read_darknet(path) if path.suffix.lower() == ".data" else _read_yaml(path)
@@ -285,7 +286,7 @@ _PLAIN_TAGS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader for which ``on``, ``no`` and a date stay text."""
+    """Safe loader that reads ``on``, ``no`` and dates as text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -295,7 +296,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def yaml_file(folder: Path) -> Path | None:
-    """Return the data.yaml of a folder, or its one YAML file that names images to train on."""
+    """Return the data.yaml of a folder, or its only YAML file with a ``train`` or ``val`` key."""
     for name in ("data.yaml", "data.yml"):
         if (folder / name).is_file():
             return folder / name
@@ -308,10 +309,10 @@ def yaml_file(folder: Path) -> Path | None:
 
 
 def load_yaml(path: Path) -> dict[str, object]:
-    """Return what a data.yaml says.
+    """Return the content of a data.yaml.
 
     Raises:
-        DataError: if it is not there, no YAML, or no mapping.
+        DataError: if it is not YAML in UTF-8, or not a mapping.
     """
     try:
         loader = _Loader(path.read_text(encoding="utf-8-sig"))
@@ -344,7 +345,7 @@ def yaml_root(document: dict[str, object], path: Path) -> Path:
 
 
 def as_list(value: object) -> list[object]:
-    """Return a list as it is, nothing as an empty one, anything else as a list of one."""
+    """Return a list unchanged, None as an empty list, anything else as a list of one item."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
@@ -354,7 +355,7 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
     """Return class id to name from the ``names`` of a data.yaml, a list or a mapping.
 
     Raises:
-        DataError: if it is neither, or not of plain names.
+        DataError: if it is neither, or an entry is not a plain name.
     """
     names = document.get("names")
     rows = names.items() if isinstance(names, dict) else enumerate(as_list(names))
@@ -362,7 +363,7 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
         int(number) if isinstance(number, str) and number.isdecimal() else number: name
         for number, name in rows
     }
-    # Only plain scalars: nested aliases of YAML could grow without bound when written out.
+    # Only plain scalars: nested YAML aliases could expand to a text of any length.
     plain = all(isinstance(n, int) and isinstance(name, _SCALARS) for n, name in found.items())
     twice = isinstance(names, dict) and len(found) < len(names)
     listed = isinstance(names, str) and "," in names
@@ -381,10 +382,10 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
 
 
 def keypoint_fields_of(document: dict[str, object], path: Path) -> int:
-    """Return how many numbers of keypoints follow each box, from ``kpt_shape``; 0 without it.
+    """Return the count of keypoint numbers after each box, from ``kpt_shape``; 0 without it.
 
     Raises:
-        DataError: if it is not a count of keypoints with 2 or 3 numbers each.
+        DataError: if ``kpt_shape`` is not a count of keypoints and 2 or 3 numbers for each.
     """
     shape = document.get("kpt_shape")
     if shape is None:
@@ -399,7 +400,7 @@ def keypoint_fields_of(document: dict[str, object], path: Path) -> int:
 
 
 def darknet_file(folder: Path) -> Path | None:
-    """Return darknet's description of a set: ``obj.data``, or one ``.data`` beside a ``.names``."""
+    """Return a folder's ``obj.data``, or its only ``.data`` file if it has a ``.names`` file."""
     if (folder / "obj.data").is_file():
         return folder / "obj.data"
     if not files_with_suffix(folder, (".names",)):
@@ -409,11 +410,7 @@ def darknet_file(folder: Path) -> Path | None:
 
 
 def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
-    """Return what darknet's description says, ``names`` read from its file, ``classes`` as ``nc``.
-
-    Raises:
-        DataError: if it is not there.
-    """
+    """Return the fields of an ``obj.data``, with ``classes`` as ``nc`` and ``names`` read."""
     lines, found_issues = read_lines(path)
     issues += found_issues
     rows = (text.partition("=") for _, text in lines if "=" in text)
@@ -433,10 +430,10 @@ def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
 
 
 def read_names(path: Path, issues: list[Issue]) -> dict[int, str]:
-    """Return class id to name from a file of names, a name a line.
+    """Return class id to name from a file with one class name per line.
 
-    As in darknet and labelImg, a class id is the line's number from 0, blank lines included; the
-    id of a blank line, or of darknet's ``dont_show``, has no name.
+    As in darknet and labelImg, the class id is the line number from 0, counting blank lines. The id
+    of a blank line, or of darknet's ``dont_show``, has no name.
     """
     lines, found_issues = read_lines(path)
     issues += found_issues
@@ -452,7 +449,7 @@ def read_names(path: Path, issues: list[Issue]) -> dict[int, str]:
 
 
 def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
-    """Return class id to name from a file of names in the root or beside labels; None without."""
+    """Return class id to name from a names file in the root or near the labels, or None."""
     inner = [inner_folder(root, name) for name in ("labels", "images")]
     folders = [root, *(each for each in inner if each)]
     folders += [part for folder_ in tuple(folders) for part in split_folders(folder_).values()]
@@ -481,7 +478,7 @@ def _corners_of_box(numbers: list[float]) -> Corners:
 
 
 def _corners(numbers: list[float], keypoint_fields: int) -> Corners:
-    """Return the corners of a box, alone or before keypoints, or of the box around a polygon."""
+    """Return the corners of a box (keypoints after it are ignored), or of a polygon's box."""
     if keypoint_fields:
         if len(numbers) == 4 + keypoint_fields:
             return _corners_of_box(numbers[:4])
@@ -514,14 +511,13 @@ def read_box(
 
     Args:
         text: the line.
-        line: its number.
-        names: class id to name; an id that is not in it stays a number. None where the set has no
-            names: every id stays a number.
-        keypoint_fields: numbers that follow the box, 0 where the set has no keypoints.
+        line: line number.
+        names: class id to name; an id without a name stays a number. None if the data set has no
+            names.
+        keypoint_fields: count of keypoint numbers after the box; 0 if there are no keypoints.
 
     Raises:
-        ValueError: if the line is none of these.
-        OverflowError: if the class id is infinite.
+        ValueError: if the line cannot be read as a box or a polygon.
     """
     fields = text.split()
     if "," in text:

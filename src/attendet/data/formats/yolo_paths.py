@@ -1,4 +1,4 @@
-"""Path resolution of YOLO data sets: images, labels and lists, from any system or exporter."""
+"""Path resolution of YOLO data sets: images, labels and lists, written by any system or tool."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from attendet.files import files_with_suffix
 from attendet.images import image_files
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
-"""Files of class names, the likeliest first."""
+"""Names of files with class names, the most likely first."""
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def inner_folder(folder: Path, name: str) -> Path | None:
-    """Return the folder of that name, in capitals or not, inside a folder; None if none is."""
+    """Return the subfolder of a name, in any letter case; None if there is none."""
     if (folder / name).is_dir():
         return folder / name
     try:
         found = [path for path in sorted(folder.iterdir()) if path.name.lower() == name]
         return next((path for path in found if path.is_dir()), None)
-    except OSError:  # no such folder, or one that may not be listed
+    except OSError:  # the folder does not exist or cannot be listed
         return None
 
 
 def text_files(folder: Path) -> dict[str, Path]:
-    """Return stem, as written and decoded, to ``.txt`` file (or ``.TXT``) of a folder.
+    """Return stem to text file (``.txt`` or ``.TXT``) for the files directly in a folder.
 
     Returns:
-        Empty if there is no such folder.
+        Each file by its stem as written and as decoded. Empty if the folder does not exist.
     """
     if not folder.is_dir():
         return {}
@@ -44,14 +44,15 @@ def _stems(folder: Path) -> set[str]:
 
 
 class LabelFinder:
-    """Finds the label file of each image; every folder is listed once.
+    """Finder of the label file of each image; every folder is listed once.
 
-    Where an image's path has ``images``, its labels are in ``labels`` there. Else they are beside
-    the image, in a ``labels`` folder beside its folder, or in one inside it.
+    If the path of an image has a folder ``images``, labels are expected in the same place below
+    ``labels``. If that does not exist, they are searched for next to the image, in the folder whose
+    path has ``labels`` in place of one component, and in ``labels`` inside the image's folder.
 
     Args:
-        root: folder of the data set; outside of it no ``labels`` folder is looked for, unless the
-            image lies there itself.
+        root: folder of the data set. Only components below it are replaced; for an image outside
+            of it, only the last component.
     """
 
     def __init__(self, root: Path) -> None:
@@ -62,7 +63,7 @@ class LabelFinder:
         self._beside: set[Path] = set()
 
     def find(self, image: Path) -> Path:
-        """Return an image's label file; where it would belong if it is nowhere."""
+        """Return the label file of an image, or the default path for it if none is found."""
         folder = image.parent
         if folder not in self._folders:
             self._folders[folder] = _label_folders(folder, self.root)
@@ -82,13 +83,12 @@ class LabelFinder:
         return self._texts[folder]
 
     def _without(self, folder: Path, stems: set[str]) -> set[Path]:
-        """Return the text files of a folder that no image of these decoded stems belongs to."""
+        """Return the text files of a folder whose decoded stem is not in `stems`."""
         files = self._listed(folder).values()
         return {path for path in files if decoded_name(path.stem) not in stems}
 
     def orphans(self) -> list[Path]:
-        """Return the label files without an image, in folders used and in ``labels`` of the
-        root."""
+        """Return label files without an image, in the used folders and the root's ``labels``."""
         found: set[Path] = set()
         for folder in self._beside:
             found |= {path for path in self._without(folder, _stems(folder)) if _is_label(path)}
@@ -107,13 +107,13 @@ class LabelFinder:
 
 
 def _is_label(path: Path) -> bool:
-    """Return whether a text file begins with a line of YOLO; beside images others may lie."""
+    """Return whether a text file next to images is a label file, judged by its first line."""
     lines, _ = read_lines(path)
     return bool(lines) and re.fullmatch(r"\d+(\s+[\d.eE+-]+){4,}", lines[0][1]) is not None
 
 
 def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
-    """Return where the labels of a folder of images may be, and where they belong."""
+    """Return the folders in which to search for an image folder's labels, and the default one."""
     parts = folder.parts
     home = None
     for index in range(len(parts) - 1, -1, -1):
@@ -136,7 +136,7 @@ def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
 
 
 def _tails(written: str) -> list[Path]:
-    """Return a written path without drive and ``..``, then ever less of its beginning."""
+    """Return a written path without drive and ``..``, and then its ever shorter ends."""
     plain = PurePosixPath(_DRIVE.sub("", written.replace("\\", "/")))
     parts = [part for part in plain.parts if part not in ("..", "/", "//")]
     return [Path(*parts[index:]) for index in range(len(parts))]
@@ -147,19 +147,20 @@ def _first(paths: Iterable[Path]) -> Path | None:
 
 
 def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path | None]:
-    """Return the folder or list that an entry of a data.yaml names.
+    """Return the folder or list file that an entry of a data.yaml refers to.
 
-    It may be written for another system or another folder: ``\\`` counts as ``/``, and of a path
-    that leads nowhere an ever shorter end is tried. Exporters write ``../train/images`` for
-    ``train/images`` beside the data.yaml, so that one comes first.
+    The entry may be written for another system or another folder: ``\\`` counts as ``/``, and if
+    the path does not exist, ever shorter ends of it are tried. Exporters write ``../train/images``
+    for ``train/images`` in the root, so the latter is tried first.
 
     Args:
-        entry: as written.
+        entry: the path as written.
         root: folder that entries are relative to.
-        folder: that of the data.yaml.
+        folder: folder of the data.yaml.
 
     Returns:
-        The path, None if there is none; and another one outside that the entry would fit as well.
+        The path, or None if nothing is found; and a second path, which also fits an entry with
+        ``../``, or None.
     """
     bases = list(dict.fromkeys((root, folder)))
     plain = entry.replace("\\", "/")
@@ -175,7 +176,7 @@ def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path 
     absolute = plain.startswith("/") or bool(_DRIVE.match(plain))
     for tail in tails:
         for path in (base / tail for base in bases):
-            # One word of a relative path is too little to go by, unless it names a file.
+            # The last component of a relative path is too ambiguous, unless it is a file.
             if is_there(path) and (
                 absolute or tail == tails[0] or tail.parent.name or path.is_file()
             ):
@@ -184,15 +185,15 @@ def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path 
 
 
 def resolved(path: Path) -> Path:
-    """Return a path without ``..``, so that keys and label folders are plain."""
+    """Return a path with any ``..`` resolved, as keys and label folders need it."""
     return path.resolve() if ".." in path.parts else path
 
 
 def listed_images(list_file: Path, root: Path, issues: list[Issue]) -> list[Path]:
-    """Return the images that a text file lists, each once; what is wrong goes to `issues`.
+    """Return the images that a text file lists, each once; problems are added to `issues`.
 
-    Paths are relative to the list or to the root. Of a path that leads nowhere, as from another
-    machine, an ever shorter end is tried.
+    Paths are relative to the list or to the root. If a path does not exist, for example because it
+    is from another machine, ever shorter ends of it are tried.
     """
     lines, found_issues = read_lines(list_file)
     issues += found_issues

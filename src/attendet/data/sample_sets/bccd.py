@@ -20,7 +20,7 @@ BCCD_URL = (
 """The blood cell images (MIT license) at a fixed commit."""
 
 _BCCD_SHA256 = "9358971741c3024a99b84f230651fabb7f0d28dad10b752e0732c9798b99391a"
-"""Of the unpacked files (see `content_sha256`): the bytes of the archive itself may change."""
+"""Checksum of the unpacked files (`content_sha256`); the bytes of the archive may change."""
 _BCCD_PATTERNS = ("Annotations/*.xml", "ImageSets/Main/*.txt", "JPEGImages/*.jpg")
 _BCCD_MAX_BYTES = 64 * 1024 * 1024
 _BCCD_MAX_FILES = 5000
@@ -29,13 +29,13 @@ _BCCD_MAX_FILES = 5000
 def get_bccd(folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:
     """Download the BCCD blood cell data set (VOC layout) and return its folder.
 
-    A folder that already holds the data set is used. A new one is created only when the download
-    is complete and its checksum is that of the published data set.
+    A folder that already holds the data set is used. A new one is created only after the download
+    is complete and its checksum matches that of the published data set.
 
     Args:
         folder: receives ``Annotations/``, ``ImageSets/``, ``JPEGImages/`` and ``LICENSE``.
         url: address of the zip archive; default `BCCD_URL`.
-        progress: called with bytes received and bytes in total (None while unknown).
+        progress: called with bytes received and bytes in total (None if unknown).
 
     Raises:
         DataError: if the folder holds something else, the download fails, or the content differs
@@ -86,10 +86,10 @@ def _require_empty(folder: Path) -> None:
 
 
 def content_sha256(folder: Path, patterns: tuple[str, ...]) -> str:
-    """Return one checksum over the names and bytes of the files that patterns pick, in name order.
+    """Return one checksum of the names and bytes of the files that match, in name order.
 
     Args:
-        folder: names are relative to it.
+        folder: folder of the files; names are relative to it.
         patterns: globs such as ``"Annotations/*.xml"``.
 
     Returns:
@@ -107,7 +107,7 @@ def safe_unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) 
 
     Absolute names, names with ``..``, links, encrypted entries and archives beyond the limits are
     refused; then the folder is not created. (zipfile never reads more of an entry than its
-    declared size, so the declared sizes bound what is unpacked.)
+    declared size, so the declared sizes limit the unpacked size.)
 
     Raises:
         DataError: if the archive is not an intact zip file, or is refused.

@@ -1,4 +1,4 @@
-"""One scene of the digits sample set: handwritten digits strewn over a photograph."""
+"""One scene of the digits sample set: handwritten digits scattered over a photograph."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _DIGITS_A_IMAGE = (3, 8)
 _HEIGHT_RANGE = (0.15, 0.42)
 _MAX_DEGREES = 14.0
 _MAX_COVERED = 0.15
-"""Fraction of the smaller of two boxes that the other may cover; keeps their IoU under 0.09."""
+"""Maximum fraction of the smaller box that another may cover; keeps their IoU under 0.09."""
 _MIN_CONTRAST = 100.0
-"""Difference in luma, of 255, that a digit's color must have from most of what it covers."""
+"""Luma difference (of 255) that a digit's color should have from most pixels that it covers."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One composed image and its ground truth.
+    """Composed image and its ground truth.
 
     Attributes:
         image: uint8, shape (H, W, 3), RGB.
-        boxes_xyxy: float32, shape (n, 4): the ink's tight boxes, pixels.
+        boxes_xyxy: float32, shape (n, 4): tight boxes of the ink, pixels.
         class_ids: int64, shape (n,): the digits.
     """
 
@@ -45,9 +45,9 @@ def compose_scene(
     """Return a scene: a few digits on a crop of a photograph.
 
     Args:
-        rng: every choice is drawn from it.
+        rng: source of all random choices.
         photograph: uint8, shape (h, w, 3), RGB.
-        glyphs: ten arrays of writings of each digit, shape (k, 28, 28), ink 0 to 1.
+        glyphs: for each of the ten digits, handwritten samples, shape (k, 28, 28), ink 0 to 1.
         image_hw: height and width of the scene, pixels.
     """
     image = _background(rng, photograph, image_hw)
@@ -92,7 +92,7 @@ def _background(
 
 
 def _draw_ink(rng: np.random.Generator, writing: Floats, height: float) -> Floats:
-    """Return a writing as ink (0 to 1) about ``height`` pixels high, turned a little, cropped."""
+    """Return a digit's ink (0 to 1), about ``height`` pixels high, slightly rotated, cropped."""
     rows = np.flatnonzero((writing > 0.5).any(axis=1))
     scale = height / (rows[-1] - rows[0] + 1)
     degrees = float(rng.uniform(-_MAX_DEGREES, _MAX_DEGREES))
@@ -102,7 +102,7 @@ def _draw_ink(rng: np.random.Generator, writing: Floats, height: float) -> Float
     matrix[0] *= stretch
     matrix[:, 2] = (size - 1) / 2 - matrix[:, :2] @ (13.5, 13.5)
     gray = cv2.warpAffine(writing, matrix, (size, size), flags=cv2.INTER_CUBIC)
-    # 28 pixels enlarged are a blur: an even, steeper edge makes a pen's stroke of it.
+    # Digits enlarged from 28 pixels are blurred: smooth and steepen edges, as of pen strokes.
     gray = cv2.GaussianBlur(gray, (0, 0), max(0.3, 0.35 * scale))
     ink = np.clip((gray - 0.4) * max(1.0, 1.2 * scale) + 0.5, 0, 1)
     ink = _without_specks(ink)
@@ -113,7 +113,7 @@ def _draw_ink(rng: np.random.Generator, writing: Floats, height: float) -> Float
 
 
 def _without_specks(ink: Floats) -> Floats:
-    """Return ink without blobs under 3 % of it: noise of the scan that would stretch the box."""
+    """Return ink without blobs under 3 % of its area: scan noise that would enlarge the box."""
     count, blobs, stats, _ = cv2.connectedComponentsWithStats((ink > 0.05).astype(np.uint8))
     areas = stats[1:count, cv2.CC_STAT_AREA]
     kept = np.concatenate([[False], areas >= 0.03 * areas.sum()])
@@ -126,7 +126,7 @@ def _free_corner(
     boxes: list[NDArray[np.float32]],
     image_hw: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """Return top and left of a position that covers little of other boxes, if one is found."""
+    """Return top and left of a position that barely overlaps other boxes; None if not found."""
     height, width = ink_hw
     if height >= image_hw[0] or width >= image_hw[1]:
         return None
@@ -139,7 +139,7 @@ def _free_corner(
 
 
 def _barely_overlaps(box: tuple[int, ...], other: NDArray[np.float32]) -> bool:
-    """Return whether two boxes cover at most `_MAX_COVERED` of the smaller one."""
+    """Return whether the overlap of two boxes is at most `_MAX_COVERED` of the smaller one."""
     across = min(box[2], other[2]) - max(box[0], other[0])
     down = min(box[3], other[3]) - max(box[1], other[1])
     smaller = min(
@@ -149,7 +149,7 @@ def _barely_overlaps(box: tuple[int, ...], other: NDArray[np.float32]) -> bool:
 
 
 def _paint(rng: np.random.Generator, image: ImageArray, ink: Floats, top: int, left: int) -> None:
-    """Paint ink into an image, in a color that stands out from what is under it."""
+    """Paint ink into an image, in a color that contrasts with the pixels under it."""
     under = image[top : top + ink.shape[0], left : left + ink.shape[1]]
     color = _contrasting_color(rng, _some(under[ink > 0.5], 200) @ _LUMA)
     alpha = ink[..., None] * np.float32(rng.uniform(0.82, 1.0))
@@ -162,10 +162,10 @@ def _some(rows: ImageArray, count: int) -> ImageArray:
 
 
 def _contrasting_color(rng: np.random.Generator, lumas: Floats) -> Floats:
-    """Return an RGB color that differs in luma from three quarters of the pixels it will cover.
+    """Return an RGB color whose luma differs from three quarters of the pixels it will cover.
 
     Args:
-        rng: the colors to choose from are drawn from it.
+        rng: draws the candidate colors.
         lumas: luma of the pixels, shape (n,), 0 to 255.
     """
     hsv = rng.uniform((0, 0.25, 0.1), (360, 1.0, 1.0), size=(24, 3)).astype(np.float32)

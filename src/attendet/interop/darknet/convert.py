@@ -1,6 +1,6 @@
 """Import of darknet networks, and export of attendet networks as darknet files.
 
-yolov4-tiny configurations become the reference network; others become a `GraphDetector`.
+yolov4-tiny configurations become the reference network, all others a `GraphDetector`.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def _conv(filters: int, size: int, stride: int = 1) -> Convolutional:
 
 
 def reference_graph(base: int, outputs: Sequence[int]) -> Graph:
-    """Return the layers of YOLOv4-tiny, with three outputs those of yolov4-tiny-3l.
+    """Return the layers of YOLOv4-tiny, or of yolov4-tiny-3l if there are three outputs.
 
     Args:
         base: channels of the second convolution: 64 times the width multiplier.
-        outputs: channels of the two or three raw maps, A (5 + K), stride 32 first.
+        outputs: channels of the two or three raw outputs, A (5 + K), stride 32 first.
     """
     layers: list[Layer] = [_conv(base // 2, 3, 2), _conv(base, 3, 2)]
     for channels in (base, 2 * base, 4 * base):
@@ -87,7 +87,7 @@ def reference_graph(base: int, outputs: Sequence[int]) -> Graph:
 
 
 def reference_width(graph: Graph) -> float | None:
-    """Return the width multiplier of the reference network with these layers, if it has them.
+    """Return the width multiplier if the layers are those of the reference network, else None.
 
     Example:
         >>> reference_width(reference_graph(64, (255, 255)))
@@ -108,7 +108,7 @@ def reference_width(graph: Graph) -> float | None:
 
 
 def graph_of(network: DetectionNetwork) -> Graph:
-    """Return the layers of a network, less its attention blocks.
+    """Return the layers of a network, without its attention blocks.
 
     Raises:
         TypeError: if it is neither the reference network nor a `GraphDetector`.
@@ -122,7 +122,7 @@ def graph_of(network: DetectionNetwork) -> Graph:
 
 
 def convolutions_of(network: DetectionNetwork) -> Convolutions:
-    """Return the convolutions of a network by their layer in `graph_of`."""
+    """Return the convolutions of a network by layer number in `graph_of`."""
     if isinstance(network, YoloV4Tiny):
         numbers = (
             index
@@ -169,21 +169,20 @@ def import_darknet(
     resize: ResizeMode | None = None,
     seed: int = 0,
 ) -> Imported:
-    """Return the network of a darknet configuration with the values of a weights file.
+    """Return the network of a darknet configuration with the weights of a weights file.
 
     Args:
-        config: the ``.cfg``; layers that are those of YOLOv4-tiny make the reference network, all
-            others a `attendet.models.GraphDetector`.
-        weights: the ``.weights``.
-        names: text file with a class name a line.
+        config: ``.cfg`` file; the layers of YOLOv4-tiny become the reference network, all others a
+            `attendet.models.GraphDetector`.
+        weights: ``.weights`` file.
+        names: text file with one class name per line.
         cutoff: read only this many layers from the file; the others are newly initialized.
-        resize: resize mode of images; default: that of the program which wrote the files, as
-            `resize_mode` finds it.
-        seed: of newly initialized layers.
+        resize: resize mode of images; default: the one that `resize_mode` returns.
+        seed: seed of newly initialized layers.
 
     Raises:
-        ConfigError: if the configuration or the names are wrong; names file and line.
-        WeightsError: if the weights file does not hold what the configuration says.
+        ConfigError: if the configuration or the names are wrong; the message has file and line.
+        WeightsError: if the weights file is invalid or does not match the configuration.
     """
     read = read_config(config)
     source = str(config)
@@ -219,7 +218,7 @@ def import_darknet(
 def resize_mode(
     config: DarknetConfig, header: DarknetHeader
 ) -> tuple[Literal["stretch", "letterbox"], str]:
-    """Return how the program that wrote the files resizes images, and why it is that program.
+    """Return the resize mode of the program that wrote the files, and how it was recognized.
 
     AlexeyAB's darknet stretches unless ``letter_box=1``, pjreddie's letterboxes; the sources are in
     docs/decisions/0010-darknet-resize.md.
@@ -280,19 +279,19 @@ def export_darknet(
 ) -> tuple[Path, Path, Path]:
     """Write a network as darknet's files; return the paths of configuration, weights and names.
 
-    The values are written as they are. Only where batch normalization has another epsilon than
-    darknet's 1e-5 do the variances make up for it, and where images go in as BGR the first
-    convolution is turned to RGB.
+    The values are written unchanged, with two exceptions. If the epsilon of batch normalization is
+    not darknet's 1e-5, the variances are corrected for it. If the network takes BGR images, its
+    first convolution is converted to RGB.
 
     Args:
-        network: what `attendet.models.load_weights` returns.
-        metadata: its description.
-        folder: where the files go.
+        network: network as returned by `attendet.models.load_weights`.
+        metadata: description of the network.
+        folder: output folder.
         stem: name of the files, before ``.cfg``, ``.weights`` and ``.names``.
 
     Raises:
-        WeightsError: if the network holds attention blocks, its own or put in by `attendet.attend`;
-            names them.
+        WeightsError: if the network has attention blocks, built in or inserted by
+            `attendet.attend`; the message names them.
     """
     _refuse_attention({**network.attention_blocks(), **inserted_blocks(network)})
     graph = graph_of(network)

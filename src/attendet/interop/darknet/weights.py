@@ -1,6 +1,6 @@
-"""Darknet weights files, read and written as arrays. Needs no torch.
+"""Read and write darknet weights files as arrays. Needs no torch.
 
-The file: int32 major, minor, revision; the number of images seen in training, int64 from version
+The format: int32 major, minor, revision; the number of images seen in training, int64 from version
 0.2 on and int32 before; then float32 values, convolution by convolution in the order of the
 configuration: bias, and with batch normalization scale, mean and variance; then the weights. All
 little-endian.
@@ -24,7 +24,7 @@ from attendet.models.graph import Convolutional, Graph
 Array = NDArray[np.float32]
 
 NEWEST = 1000
-"""A major or minor version from here on means another order of the values."""
+"""From this major or minor version on, files have another order of values; not supported."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class DarknetHeader:
 
     @property
     def version(self) -> str:
-        """Major, minor and revision with points between."""
+        """Major, minor and revision, separated by dots."""
         return f"{self.major}.{self.minor}.{self.revision}"
 
     @property
     def wide(self) -> bool:
-        """True if the number of images takes 8 bytes."""
+        """True if the number of images is an int64, not an int32."""
         return self.major * 10 + self.minor >= 2
 
     def to_bytes(self) -> bytes:
@@ -55,7 +55,7 @@ class DarknetHeader:
 
 @dataclass(frozen=True, eq=False)
 class ConvolutionArrays:
-    """The values of one convolution."""
+    """Values of one convolution."""
 
     bias: Array
     """Shape (filters,)."""
@@ -76,17 +76,17 @@ def read_weights(
 ) -> tuple[DarknetHeader, dict[int, ConvolutionArrays]]:
     """Return the header and the arrays of each convolution, by layer number.
 
-    The number of values in the file is compared with the configuration before anything is read.
+    The number of values in the file is compared with the configuration before they are read.
 
     Args:
         path: weights file.
         graph: the configuration's layers.
-        cutoff: the file is for the first so many layers alone; a file of all layers will do too.
-        lines: line of each layer in its configuration, for errors.
+        cutoff: read only this many layers; the file has these layers or all. None reads all.
+        lines: line of each layer in the configuration file, for error messages.
 
     Raises:
-        WeightsError: if the file is missing, no weights file, too short or long, or its values
-            cannot be weights.
+        WeightsError: if the file is missing, not a weights file, too short or too long, or has
+            values that are not finite or negative variances; or if ``cutoff`` is out of range.
     """
     path = Path(path)
     counts = graph.parameters()
@@ -141,7 +141,7 @@ def _read_header(start: bytes, path: Path) -> DarknetHeader:
 
 
 def _check_size(path: Path, size: int, counts: Sequence[int], cutoff: int | None) -> int:
-    """Return how many values are to be read from ``size`` bytes of them."""
+    """Return the number of values to read; ``size`` is the number of bytes after the header."""
     whole = sum(counts)
     wanted = whole if cutoff is None else sum(counts[:cutoff])
     found, rest = divmod(size, 4)
@@ -204,12 +204,12 @@ def _check_values(path: Path, arrays: ConvolutionArrays, where: str) -> None:
 def write_weights(
     path: str | Path, arrays: Sequence[ConvolutionArrays], header: DarknetHeader
 ) -> Path:
-    """Write a weights file, whole or not at all; return its path.
+    """Write a weights file atomically; return its path.
 
     Args:
         path: the file.
-        arrays: of each convolution, in the order of the configuration.
-        header: what stands before the values.
+        arrays: values of each convolution, in the order of the configuration.
+        header: header of the file.
     """
     parts = [header.to_bytes()]
     for one in arrays:
