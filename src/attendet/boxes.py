@@ -1,8 +1,8 @@
-"""Boxes as numpy arrays: formats, IoU, and the only non-maximum suppression.
+"""Boxes as numpy arrays: formats, IoU, and non-maximum suppression (the package's only one).
 
-The format is in the name: ``boxes_xyxy`` holds left, top, right, bottom; ``boxes_xywh`` left, top,
-width, height; ``boxes_cxcywh`` center, width, height. Units are pixels unless a name ends in
-``_norm``. n, m count boxes.
+The suffix of a name is the format: ``boxes_xyxy`` is left, top, right, bottom; ``boxes_xywh`` is
+left, top, width, height; ``boxes_cxcywh`` is center, width, height. Units are pixels unless a name
+ends in ``_norm``. n and m are numbers of boxes.
 """
 
 from __future__ import annotations
@@ -114,12 +114,12 @@ def non_maximum_suppression(
         return np.zeros(0, dtype=np.int64)
     order = np.argsort(-np.asarray(scores), kind="stable")
     boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, dtype=np.float64))[order]
-    # OpenCV separates classes by the largest corner, which works for positive coordinates only, and
-    # ignores scores of 0: it gets ranks instead.
+    # OpenCV offsets each class by the largest coordinate, which works for positive coordinates
+    # only, and ignores scores of 0: ranks replace the scores.
     boxes_xywh[:, :2] -= boxes_xywh[:, :2].min(axis=0)
     ranks = np.arange(len(order), 0, -1, dtype=np.float32)
     sorted_ids = np.asarray(class_ids, dtype=np.int32)[order]
-    # Worse boxes never remove better ones: if the best few suffice, the rest is not compared.
+    # A box never removes a better one: if the best few suffice, the rest is not compared.
     for count in (2 * max_detections, len(order)):
         kept = cv2.dnn.NMSBoxesBatched(
             boxes_xywh[:count],  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Settings as frozen dataclasses, filled strictly from flat mappings.
 
-A config may hold other configs by theme (``recipe.optimizer.lr``). Names of settings are unique, so
-files, flags and keyword arguments are flat (``lr: 0.001``, ``--lr``). The text under a field is its
-help on the command line.
+A config may contain other configs by topic (``recipe.optimizer.lr``). Setting names are unique, so
+files, flags and keyword arguments are flat (``lr: 0.001``, ``--lr``). The string literal under a
+field is its help on the command line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attendet.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
-# YAML 1.1 takes a number without a point, such as 1e-3, for text.
+# YAML 1.1 reads a number without a decimal point, such as 1e-3, as text.
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _CONSTANTS: dict[str, bool | None] = {
     "none": None,
@@ -39,18 +39,18 @@ _CONSTANTS: dict[str, bool | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A field of a config or of a config that it holds."""
+    """A field of a config or of one of its inner configs."""
 
     name: str
     group: str
-    """Field that holds the inner config; empty for a setting of the config itself."""
+    """Field that contains the inner config; empty for a setting of the config itself."""
 
     annotation: Any
     default: Any
 
 
 def settings_of(cls: type) -> dict[str, Setting]:
-    """Return every setting of a config by name, those of inner configs included."""
+    """Return all settings of a config by name, including those of inner configs."""
     found: dict[str, Setting] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -67,7 +67,7 @@ def field_help(cls: type) -> dict[str, str]:
     """Return the help of each setting: the string literal under its field, in one line.
 
     Args:
-        cls: a dataclass; those of inner configs are included.
+        cls: a dataclass; the fields of inner configs are included.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = typing.cast(ast.ClassDef, tree.body[0]).body
@@ -93,7 +93,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def replace_settings(config: T, **changes: Any) -> T:
-    """Return a config with some settings changed, by their flat names."""
+    """Return a copy of a config with some settings changed, given by their flat names."""
     return _construct(type(config), {**to_mapping(config), **changes})
 
 
@@ -116,7 +116,7 @@ def members_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
-    """Return whether a value fits one annotation, and the value as that type."""
+    """Return whether a value fits one annotation, and the value converted to it."""
     origin = typing.get_origin(annotation)
     if annotation in (None, type(None)):
         return value is None, None
@@ -165,7 +165,7 @@ def describe_type(annotation: Any) -> str:
 
 
 def _parse_text(text: str, annotation: Any) -> tuple[bool, Any]:
-    """Return whether text of the command line fits an annotation, and its value."""
+    """Return whether a command-line text fits an annotation, and the parsed value."""
     origin = typing.get_origin(annotation)
     if annotation in (bool, None, type(None)):
         known = text.lower() in _CONSTANTS
@@ -188,7 +188,7 @@ def _parse_text(text: str, annotation: Any) -> tuple[bool, Any]:
 
 
 def parse_value(text: str, annotation: Any, *, name: str) -> Any:
-    """Return text of the command line as a field's type.
+    """Return a command-line text parsed as the type of a field.
 
     Args:
         text: such as ``"0.5"``, ``"none"``, ``"true"`` or ``"1,2"``.
@@ -221,7 +221,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, source: str) -> T:
         source: file or flag that the values came from, for errors.
 
     Raises:
-        ConfigError: naming the key, what it must be and the source.
+        ConfigError: if a key is unknown or a value is wrong; names the key and the source.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,8 @@ class Detections:
         class_ids: int64, shape (n,): index into ``classes``.
         classes: names of all classes of the detector.
         image_hw: height and width of the image in pixels.
-        track_ids: int64, shape (n,): number of the object over the frames of a video, from 1; 0 if
-            it has none yet. None without tracking.
+        track_ids: int64, shape (n,): ID of the object over the frames of a video, from 1; 0 while
+            its track is unconfirmed. None without tracking.
 
     Example:
         >>> found = Detections(
@@ -53,7 +53,7 @@ class Detections:
 
     @classmethod
     def empty(cls, classes: tuple[str, ...], image_hw: tuple[int, int]) -> Detections:
-        """Return no detections."""
+        """Return a `Detections` without boxes."""
         return cls(
             boxes_xyxy=np.zeros((0, 4), dtype=np.float32),
             scores=np.zeros(0, dtype=np.float32),
@@ -66,10 +66,10 @@ class Detections:
     def from_supervision(
         cls, theirs: supervision.Detections, classes: Sequence[str], image_hw: tuple[int, int]
     ) -> Detections:
-        """Return ``supervision.Detections`` as ours, best score first.
+        """Convert ``supervision.Detections``, best score first.
 
         Args:
-            theirs: with ``class_id``; without ``confidence`` every score is 1.
+            theirs: must have ``class_id``; without ``confidence``, every score is 1.
             classes: names by class id.
             image_hw: height and width of the image in pixels.
 
@@ -102,7 +102,7 @@ class Detections:
         return iter(self.to_dicts())
 
     def __getitem__(self, index: int | slice | NDArray[Any] | list[int]) -> Detections:
-        """Return the detections of an index, a slice, a mask or several indices."""
+        """Return the detections at an index, a slice, a boolean mask or several indices."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
         return Detections(
@@ -122,7 +122,7 @@ class Detections:
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return a plain dictionary per detection: class_id, name, score, box_xyxy in pixels.
 
-        With tracking also ``track_id``, None if the object has none yet.
+        With tracking, also ``track_id``; None while the track is unconfirmed.
         """
         dicts = [
             {
@@ -154,7 +154,7 @@ class Detections:
         ]
 
     def to_yolo(self) -> str:
-        """Return YOLO text: one line ``class cx cy w h score`` each, as fractions of the image."""
+        """Return YOLO text: a line ``class cx cy w h score`` per box, as fractions of the image."""
         height, width = self.image_hw
         boxes_norm = xyxy_to_cxcywh(self.boxes_xyxy) / [width, height, width, height]
         return "".join(
@@ -163,7 +163,7 @@ class Detections:
         )
 
     def to_supervision(self) -> supervision.Detections:
-        """Return ``supervision.Detections`` with ``data["class_name"]``, and tracks if any.
+        """Return ``supervision.Detections`` with ``data["class_name"]``, and track IDs if any.
 
         Raises:
             MissingExtraError: if the ``supervision`` extra is not installed.

@@ -1,4 +1,4 @@
-"""Download of one file: size limit, checksum, resumed after a broken connection, atomic."""
+"""Download of one file: atomic, resumable, with a size limit and checksums."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from attendet import __version__
 from attendet.errors import ConfigError, DownloadError
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes received and the bytes in total, None while unknown."""
+"""Called with the bytes received and the total bytes (None while unknown)."""
 
 ATTEMPTS = 3
-"""Connections to try if one breaks off after some bytes."""
+"""Number of connections to try if a transfer breaks off after some bytes."""
 
 _CHUNK = 1 << 16
 
@@ -35,14 +35,14 @@ UNREACHABLE = (
     OverflowError,
     ValueError,
 )
-"""Errors of `open_url` and of reading what it opened."""
+"""Errors that `open_url` and reading its response may raise."""
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https alone."""
+    """Redirect handler that follows redirects to http and https only."""
 
     def redirect_request(self, req: urllib.request.Request, *args: Any) -> Any:
-        """Return the request that follows, or refuse the scheme."""
+        """Return the redirected request, or raise URLError for another scheme."""
         answer, code, message, headers, newurl = args
         if not newurl.startswith(("https://", "http://")):
             raise urllib.error.URLError(f"the server sends on to {newurl.split(':')[0]!r}")
@@ -56,7 +56,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
 
 
 def _split_user(address: str) -> tuple[str, str | None]:
-    """Return an address without user and password, and these as Basic authorization."""
+    """Return a URL without user and password, and these as Basic authorization (or None)."""
     scheme, separator, rest = address.partition("://")
     end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
     user, at, host = rest[:end].rpartition("@")
@@ -70,7 +70,7 @@ def _split_user(address: str) -> tuple[str, str | None]:
 def open_url(
     url: str, *, timeout: float, headers: Mapping[str, str] | None = None
 ) -> http.client.HTTPResponse:
-    """Open an http(s) address, with user and password if it holds them; see `UNREACHABLE`."""
+    """Open an http(s) URL; its user and password are sent, if any. Raises `UNREACHABLE`."""
     address, authorization = _split_user(url)
     agent = {"User-Agent": f"attendet/{__version__}"}
     request = urllib.request.Request(address, headers={**agent, **(headers or {})})
@@ -82,7 +82,7 @@ def open_url(
 
 
 def reason_of(error: Exception) -> str:
-    """Return why an address cannot be read."""
+    """Return the reason that an error of `UNREACHABLE` states; close an HTTP error response."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return f"the server says {error.code} {error.reason}"
@@ -106,8 +106,8 @@ def download(
     """Download a file and return its path.
 
     The file appears complete or not at all. If the connection breaks off, the received bytes are
-    kept as ``NAME.part``, also if the server is then unreachable or fails (5xx). The next call goes
-    on from there if the server still has the same file (its strong ETag; RFC 9110, section 13.1.5).
+    kept as ``NAME.part``, also if the server is then unreachable or fails (5xx). The next call
+    resumes there if the server still has the same file (strong ETag; RFC 9110, section 13.1.5).
 
     Args:
         url: http or https; redirects to other schemes are refused.
@@ -115,13 +115,13 @@ def download(
         max_bytes: longer responses are refused.
         sha256: of the complete file, 64 hexadecimal digits; not checked if None.
         sha512: of the complete file, 128 hexadecimal digits; not checked if None.
-        progress: called with bytes received and bytes in total (None while unknown).
+        progress: called with bytes received and total bytes (None while unknown).
         timeout: seconds without data before giving up.
 
     Raises:
         ConfigError: if the URL is not http or https.
-        DownloadError: if there is no response, an error response, one too long or cut off, or the
-            checksum differs.
+        DownloadError: if there is no response, if the response is an error, too long or cut off,
+            or if the checksum differs.
     """
     if not url.startswith(("https://", "http://")):
         raise ConfigError.must("url", "an http:// or https:// address", url)
@@ -213,7 +213,7 @@ def _fetch(
     except UNREACHABLE as error:
         reason = reason_of(error)
         code = error.code if isinstance(error, urllib.error.HTTPError) else None
-        if have and code == 416:  # there is nothing after these bytes
+        if have and code == 416:  # the file has no bytes after these
             _remove(part, tag)
             raise _InterruptedError(f"download cannot go on: {reason}") from None
         if (code is None or code >= 500) and part.exists() and part.stat().st_size:

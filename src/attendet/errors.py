@@ -1,6 +1,6 @@
-"""The errors that attendet raises on purpose, one tree, each with its exit code.
+"""Exceptions of attendet: one class tree, each class with its exit code.
 
-A message names what is wrong, where, and what to do:
+A message says what is wrong, where, and what to do:
 ``{name} must be {rule}; got {value!r} ({file:line or flag}). {What to do.}``
 """
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class AttendetError(Exception):
-    """Base of every error that attendet raises on purpose; its text is fit for a user to read."""
+    """Base of all errors that attendet raises on purpose; its message is written for users."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class AttendetError(Exception):
     def must(
         cls, name: str, rule: str, got: object, where: object = None, advice: str = ""
     ) -> Self:
-        """Return the error of a wrong value in the common form.
+        """Return the error for a wrong value, with a message in the common form.
 
         Args:
             name: the setting, argument or key.
@@ -59,13 +59,13 @@ class AttendetError(Exception):
         where: object = None,
         advice: str = "",
     ) -> None:
-        """Raise the error that `must` returns unless the value is good."""
+        """Raise the error that `must` returns, unless the value is good."""
         if not good:
             raise cls.must(name, rule, got, where, advice)
 
     @classmethod
     def unknown(cls, name: str, got: str, choices: Iterable[str], where: object = None) -> Self:
-        """Return the error of a name that is not among the choices, with the nearest of them.
+        """Return the error for a name that is not among the choices; it suggests the nearest one.
 
         Example:
             >>> str(ConfigError.unknown("block", "cbm", ["ca", "cbam"], "--attention"))
@@ -75,19 +75,19 @@ class AttendetError(Exception):
 
 
 class ConfigError(AttendetError):
-    """A flag, a recipe field, an attention spec or an argument is not what it must be."""
+    """A flag, a recipe field, an attention spec or an argument is invalid."""
 
     exit_code = 2
 
 
 class DataError(AttendetError):
-    """A data set cannot be read, or holds nothing that can be used."""
+    """A data set cannot be read, or contains nothing usable."""
 
     exit_code = 3
 
 
 class DownloadError(DataError):
-    """A file cannot be downloaded, or is not the published one."""
+    """A file cannot be downloaded, or differs from the published one."""
 
 
 class ImageError(DataError):
@@ -95,35 +95,35 @@ class ImageError(DataError):
 
 
 class WeightsError(AttendetError):
-    """A weights file is missing, broken, not ours, or does not fit the network."""
+    """A weights file is missing, broken, not from attendet, or does not fit the network."""
 
     exit_code = 4
 
 
 class MissingExtraError(AttendetError):
-    """A command needs an optional part of the package that is not installed."""
+    """An optional dependency (an extra of the package) is required but not installed."""
 
     exit_code = 5
 
 
 class TrainingError(AttendetError):
-    """A training run cannot go on (a non-finite loss, say); what was good so far is kept."""
+    """A training run cannot continue, such as with a non-finite loss; checkpoints are kept."""
 
     exit_code = 6
 
 
 class ExportError(AttendetError):
-    """A network cannot be exported, or the file says otherwise than the network; none is left."""
+    """A network cannot be exported, or the file differs from the network; no file is left."""
 
     exit_code = 7
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
-    """Return ``"Did you mean 'x'? "`` for the nearest choice, else the list of choices.
+    """Return ``"Did you mean 'x'?"`` for the nearest choice, else the list of choices.
 
     Args:
-        value: what was given.
-        choices: what would have been accepted.
+        value: the name that was given.
+        choices: the names that are accepted.
 
     Returns:
         A sentence that ends an error message.
@@ -142,7 +142,7 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not empty, else the name of its class.
+    """Return the first non-empty line of an error's message, else the name of its class.
 
     Example:
         >>> first_line(ValueError(" no such file\\nat line 3")), first_line(ValueError())
@@ -152,7 +152,7 @@ def first_line(error: BaseException) -> str:
 
 
 def list_names(names: Iterable[str], *, most: int = 10) -> str:
-    """Return names with commas between, and how many more there are.
+    """Join names with commas; after ``most`` of them, give only the number of the others.
 
     Example:
         >>> list_names("abc"), list_names("abc", most=2)

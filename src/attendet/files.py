@@ -1,4 +1,4 @@
-"""Files of a folder by suffix; atomic writes: files and folders appear complete or not at all."""
+"""Files of a folder by suffix; atomic writes of files and folders; JSON files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from attendet.errors import DataError
 
 
 def is_resource_fork(path: Path) -> bool:
-    """Return whether a file is a ``._NAME``, which macOS writes beside NAME on other disks."""
+    """Return whether a file is a ``._NAME``, which macOS writes next to NAME on other disks."""
     return path.name.startswith("._")
 
 
 def files_with_suffix(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Return the files directly in a folder with one of the suffixes, in name order.
 
-    Letter case of the suffix does not count. Resource forks of macOS are ignored.
+    The case of a file's suffix is ignored; ``suffixes`` are lower case. Resource forks of macOS
+    are skipped.
     """
     return sorted(
         path
@@ -42,7 +43,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path: the file to write.
 
     Raises:
-        OSError: if it cannot be written, with its name.
+        OSError: if the file cannot be written; the error names ``path``.
 
     Example:
         >>> target = Path(tempfile.mkdtemp()) / "a.txt"
@@ -76,7 +77,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _concerns(error: OSError, partial: Path | None) -> bool:
-    """Return whether an error concerns the temporary file."""
+    """Return whether an error concerns the temporary file, or names no file."""
     return partial is None or error.filename is None or str(error.filename) == str(partial)
 
 
@@ -88,19 +89,19 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the file, or all files in the folder and the folders in it."""
+    """Return a file as a list, or all files below a folder."""
     return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
 
 
 def size_of(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder, bytes."""
+    """Return the size of a file, or of all files below a folder, in bytes."""
     return sum(file.stat().st_size for file in files_of(path))
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Move the complete folder ``new`` to the name ``folder``, on the same file system.
+    """Rename the complete folder ``new`` to ``folder``, on the same file system.
 
-    An older ``folder`` is kept as ``NEW.old``, or gets its name back if the move fails. If another
+    An existing ``folder`` is renamed to ``NEW.old``, and back if renaming ``new`` fails. If another
     process creates ``folder`` in the meantime, its folder is kept.
     """
     older = new.with_name(f"{new.name}.old")
@@ -147,7 +148,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return a JSON object; None if there is no such file.
 
     Raises:
-        DataError: if it is damaged.
+        DataError: if it is damaged or not an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -161,7 +162,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON Lines file without a last line that a kill truncated.
+    """Return the records of a JSON Lines file, without a truncated last line.
+
+    If there is no file, the list is empty.
 
     Raises:
         DataError: if another line is damaged.

@@ -1,4 +1,4 @@
-"""Images as numpy arrays: reading any file, and the one letterbox.
+"""Images as numpy arrays: reading of image files, and letterboxing.
 
 An image is uint8 RGB of shape (H, W, 3).
 """
@@ -27,17 +27,19 @@ IMAGE_SUFFIXES = frozenset(
     | {".gif", ".ppm", ".pgm"}
 )
 MAX_PIXELS = 178_956_970
-"""A larger image is refused before it is decoded: Pillow's own limit, 512 MiB of RGB."""
+"""Larger images are refused before decoding; Pillow's own limit, 512 MiB of RGB."""
 
 ROWS_AT_ONCE = 256
-"""Rows that are converted together where that takes memory: a small file may unpack to much."""
+"""Rows converted at a time, to limit memory: a small file may decode to a large image."""
 
 SAMPLE_IMAGE = Path(__file__).with_name("sample.jpg")
-"""Path of a small photograph, a cup on a table, for first tries (Rachel Michetti, CC0; from
-scikit-image)."""
+"""Path of a small sample photograph, a cup on a table.
+
+By Rachel Michetti, CC0; from scikit-image.
+"""
 
 PAD_VALUE = 114
-"""Gray level of the letterbox's border, the value that Ultralytics' projects made usual."""
+"""Gray level of the letterbox border, as in the projects of Ultralytics."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -46,7 +48,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images below a folder, without those in hidden folders (``.cache``)."""
+    """Return the image files below a folder, without those in hidden folders (``.cache``)."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -57,11 +59,11 @@ def images_below(folder: Path) -> list[Path]:
     )
 
 
-_opening = threading.Lock()  # warnings.catch_warnings is not safe in threads
+_opening = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
 def _what_else(source: Path | bytes) -> str:
-    """Return what a file is that is no image, and what to do."""
+    """Return the kind of a file that is not an image, and what to do."""
     if isinstance(source, bytes):
         head = source[:64]
     else:
@@ -115,40 +117,42 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
 def _orientation(pil_image: Image.Image) -> int:
     try:
         return int(pil_image.getexif().get(0x0112, 1))
-    except Exception:  # a broken EXIF block is no reason to lose the image
+    except Exception:  # an image with a broken EXIF block is still usable
         return 1
 
 
 def read_image_hw(path: Path) -> tuple[int, int]:
-    """Return height and width of an image file as `read_image` would give it.
+    """Return height and width of the image that `read_image` would return.
 
-    Only the header is read (PNG and TIFF may need more to know how the image is turned).
+    Only the header is read, except for TIFF files and PNG files without EXIF data, which are
+    decoded to find the orientation.
 
     Raises:
-        ImageError: if the file is missing or is no image.
+        ImageError: if the file is missing or is not an image.
     """
     with _open(path, str(path)) as pil_image:
-        if pil_image.format == "TIFF":  # Pillow turns these itself, some versions already here
+        if pil_image.format == "TIFF":  # Pillow itself rotates it, some versions on open
             return read_image(path).shape[:2]
         width, height = pil_image.size
         return (width, height) if _orientation(pil_image) in (5, 6, 7, 8) else (height, width)
 
 
 def read_orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image file, 1 (upright) to 8; 1 where it has none.
+    """Return the EXIF orientation of an image file, 1 (upright) to 8; 1 if it has none.
 
     Raises:
-        ImageError: if the file is missing or is no image.
+        ImageError: if the file is missing or is not an image.
     """
     with _open(path, str(path)) as pil_image:
         return _orientation(pil_image)
 
 
 def _gray_to_8_bits(pil_image: Image.Image) -> Image.Image:
-    """Return 16-bit, 32-bit or float gray as 8 bits.
+    """Return a 16-bit, 32-bit or float grayscale image as 8 bits.
 
-    16 bits are divided by 257, so that the images of a set stay
-    comparable; floats up to 1 are fractions; 32-bit whole numbers up to 255 are taken as they are.
+    16-bit values are divided by 257, so that the images of a data set stay comparable. Float images
+    with values up to 1 are multiplied by 255. Other float and 32-bit images with values up to 255
+    keep their values.
     """
     gray = np.asarray(pil_image)
     largest = np.nan_to_num(gray.max(initial=0, where=~np.isnan(gray)))
@@ -185,7 +189,7 @@ def _to_rgb(pil_image: Image.Image) -> Image.Image:
 
 
 def _turned(image: ImageArray, orientation: int) -> ImageArray:
-    """Return a stored image upright; ``orientation`` is EXIF's, 1 to 8."""
+    """Return an image made upright by its EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -196,21 +200,21 @@ def _turned(image: ImageArray, orientation: int) -> ImageArray:
 
 
 def from_pil(pil_image: Image.Image) -> ImageArray:
-    """Return a PIL image as uint8 RGB, shape (H, W, 3), turned as its EXIF says."""
+    """Return a PIL image as uint8 RGB, shape (H, W, 3), with its EXIF orientation applied."""
     pil_image.load()
     return _turned(np.array(_to_rgb(pil_image), dtype=np.uint8), _orientation(pil_image))
 
 
 _COLOR_RGB = int(getattr(cv2, "IMREAD_COLOR_RGB", 0))
-"""Decodes to RGB at once, from OpenCV 4.11 on; 0 before."""
+"""Flag to decode directly to RGB, from OpenCV 4.11 on; 0 before."""
 
 
 def _read_plain_jpeg(pil_image: Image.Image, source: Path | bytes) -> ImageArray | None:
-    """Return an ordinary JPEG decoded by OpenCV, or None where Pillow has to decide.
+    """Return an ordinary JPEG decoded by OpenCV, or None if Pillow has to decode the file.
 
-    Both bring libjpeg-turbo and give the same pixels; OpenCV copies them less often (a quarter of
-    the time). But it fills up what is missing from a broken file with a flat color, so it has its
-    say only when the file ends as a JPEG does and the image's last corner is not flat.
+    Both use libjpeg-turbo and give the same pixels; OpenCV copies them less often (a quarter of the
+    time). But OpenCV fills the missing part of a truncated file with a flat color. So its result is
+    used only if the file ends with JPEG's end marker and the image's last corner is not flat.
     """
     if pil_image.format not in ("JPEG", "MPO") or pil_image.mode not in ("RGB", "L"):
         return None
@@ -232,20 +236,20 @@ def _read_plain_jpeg(pil_image: Image.Image, source: Path | bytes) -> ImageArray
 
 
 def read_image(source: str | Path | bytes, *, name: str | None = None) -> ImageArray:
-    """Return an image file, or the bytes of one, as uint8 RGB, turned as its EXIF says.
+    """Read an image file, or the bytes of one, as uint8 RGB with its EXIF orientation applied.
 
-    Gray, palette, CMYK and transparent images (on white) become plain RGB, 16 bits a channel
-    become 8; of an animation the first frame is read.
+    Grayscale, palette, CMYK and transparent images (on white) are converted to RGB, and 16 bits per
+    channel to 8. Of an animation, the first frame is read.
 
     Args:
         source: path, or the bytes of an image file.
-        name: what to call it in errors; default: the path.
+        name: its name in error messages; default: the path.
 
     Returns:
         uint8, shape (H, W, 3), RGB.
 
     Raises:
-        ImageError: if it is missing, no image, truncated, or larger than `MAX_PIXELS`.
+        ImageError: if it is missing, not an image, truncated, or larger than `MAX_PIXELS`.
     """
     if not isinstance(source, bytes):
         source = Path(source)
@@ -287,7 +291,7 @@ class Letterbox:
 
     @classmethod
     def for_image(cls, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> Letterbox:
-        """Return the letterbox that fits an image whole into a network input."""
+        """Return the letterbox that fits a whole image into a network input."""
         scale = min(input_hw[0] / image_hw[0], input_hw[1] / image_hw[1])
         height, width = _scaled_hw(image_hw, scale)
         return cls(
@@ -340,7 +344,7 @@ def letterbox(image: ImageArray, input_hw: tuple[int, int]) -> tuple[ImageArray,
 
 
 def stretched(image: ImageArray, input_hw: tuple[int, int]) -> ImageArray:
-    """Return an image scaled to fill a network input, each side by its own factor.
+    """Return an image resized to a network input size, without keeping its aspect ratio.
 
     Scaling down averages areas, scaling up interpolates bilinearly.
 
@@ -362,7 +366,7 @@ def stretched(image: ImageArray, input_hw: tuple[int, int]) -> ImageArray:
 
 
 def common_aspect(image_sizes_hw: Iterable[tuple[int, int]]) -> float:
-    """Return the median of height / width over images; 1.0 for none.
+    """Return the median height / width of images; 1.0 if there are none.
 
     Example:
         >>> common_aspect([(480, 640), (480, 640), (640, 480)])

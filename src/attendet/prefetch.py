@@ -17,22 +17,22 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 MAX_BYTES = 256 * 1024 * 1024
-"""Most bytes that are read ahead; one item may be larger."""
+"""Limit on the prefetched bytes; a single item may be larger."""
 
 
 class Buffer(Generic[Item]):
-    """Items from a writing thread, in order, for a reading one.
+    """Bounded queue of items from a writer thread to a reader thread.
 
-    A full buffer makes the writer wait; one that keeps only the latest drops what is older
-    instead, so that the reader is never behind.
+    If the buffer is full, the writer waits. With ``latest``, a new item replaces older ones
+    instead, so that the reader never lags behind.
 
     Args:
-        ahead: items that are held, at most.
-        max_bytes: what they may hold together.
+        ahead: maximum number of items held.
+        max_bytes: limit on the total size of the items held; a single item may be larger.
         latest: keep only the newest item.
 
     Attributes:
-        until: when the reader no longer waits for an item, by `time.monotonic`.
+        until: time at which the reader stops waiting for an item, by `time.monotonic`.
     """
 
     def __init__(self, ahead: int, max_bytes: int = MAX_BYTES, *, latest: bool = False) -> None:
@@ -47,7 +47,7 @@ class Buffer(Generic[Item]):
         self.until = math.inf
 
     def put(self, item: Item, size: int = 0) -> bool:
-        """Add an item of so many bytes; return False if the reader has closed the buffer."""
+        """Add an item of ``size`` bytes; return False if the reader has closed the buffer."""
         with self._changed:
             if self.latest:
                 self._items.clear()
@@ -66,27 +66,27 @@ class Buffer(Generic[Item]):
         return bool(self._items) and (len(self._items) >= self._ahead or over)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that no more comes; an error is raised in the reader behind the last item."""
+        """Mark the end of the stream; an error is raised in the reader after the last item."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Say that no more is wanted."""
+        """Close the reader's side: drop the items held and refuse further ones."""
         with self._changed:
             self.closed = True
             self._items.clear()
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
-        """Give the items, waiting for them, up to the end or until it is time."""
+        """Yield the items, waiting for each, up to the end of the stream or the time ``until``."""
         while True:
             with self._changed:
                 while not self._items and not self._ended:
                     left = self.until - time.monotonic()
                     if left <= 0:
                         return
-                    self._changed.wait(min(left, 0.5))  # so that Ctrl-C is seen everywhere
+                    self._changed.wait(min(left, 0.5))  # short, so that Ctrl-C works on all systems
                 if not self._items:
                     if self._error is not None:
                         raise self._error
@@ -100,12 +100,12 @@ class Buffer(Generic[Item]):
 def read_in_thread(
     items: Iterator[Item], *, ahead: int, size_of: Callable[[Item], int]
 ) -> Iterator[Item]:
-    """Give the items of an iterator while a thread fetches the next ones.
+    """Yield the items of an iterator while a thread fetches the next ones.
 
     Args:
-        items: run in the thread, which also closes it.
-        ahead: items held at most.
-        size_of: bytes of an item; together they stay below `MAX_BYTES`.
+        items: iterated and closed in the thread.
+        ahead: maximum number of items held.
+        size_of: returns the bytes of an item; the items held stay below `MAX_BYTES`.
 
     Example:
         >>> list(read_in_thread(iter("abc"), ahead=2, size_of=len))
@@ -144,18 +144,18 @@ def map_in_threads(
     workers: int,
     size_of: Callable[[Made], int],
 ) -> Generator[tuple[Item, Future[Made]], None, None]:
-    """Give each item with what a function makes of it, in order, while threads make the next.
+    """Yield each item with the result of a function, in order; threads compute the next ones.
 
     Args:
         function: called in the threads.
-        items: taken from only as many ahead as are made ahead.
-        ahead: results that are made or in the making, at most; fewer where they are large.
-        workers: threads.
-        size_of: bytes of a result; as many are made ahead as stay below `MAX_BYTES`; estimated
-            from the latest ones.
+        items: consumed only as far as results are computed ahead.
+        ahead: maximum number of results that are ready or being computed; fewer if they are large.
+        workers: number of threads.
+        size_of: returns the bytes of a result. The results computed ahead stay below `MAX_BYTES`,
+            estimated by the largest of the latest results.
 
     Yields:
-        The item and the future of its result, which is there: ``result()`` gives or raises it.
+        The item and the finished future of its result: ``result()`` returns or raises at once.
 
     Example:
         >>> numbers = map_in_threads(abs, [-1, -2], ahead=2, workers=1, size_of=lambda _: 8)
@@ -168,7 +168,7 @@ def map_in_threads(
     sizes: deque[int] = deque(maxlen=ahead)
 
     def may_start(limit: int) -> bool:
-        if not sizes and len(pending) >= workers:  # their size is not known yet
+        if not sizes and len(pending) >= workers:  # sizes are not known yet
             return False
         return len(pending) < limit and (len(pending) + 1) * max(sizes, default=0) <= MAX_BYTES
 
@@ -182,7 +182,7 @@ def map_in_threads(
 
     try:
         while True:
-            fill(ahead, least=1)  # one alone may be larger than the limit
+            fill(ahead, least=1)  # a single result may exceed the limit
             if not pending:
                 return
             item, future = pending.popleft()
@@ -204,15 +204,15 @@ def read_in_threads(
     size_of: Callable[[Made], int],
     on_skip: Callable[[Item, ImageError], object] | None = None,
 ) -> Generator[tuple[Item, Made], None, None]:
-    """Give each item with what was read of it, as `map_in_threads`, without unreadable images.
+    """Yield each item with its data, read as in `map_in_threads`; skip unreadable images.
 
     Args:
-        read: called in the threads.
+        read: returns the data of an item; called in the threads.
         items: as in `map_in_threads`.
         ahead: as in `map_in_threads`.
-        workers: threads.
-        size_of: bytes of a result.
-        on_skip: called with each item that is no readable image; without it that is an error.
+        workers: number of threads.
+        size_of: returns the bytes of an item's data.
+        on_skip: called with each unreadable item and the error; if None, the error is raised.
     """
     results = map_in_threads(read, items, ahead=ahead, workers=workers, size_of=size_of)
     with closing(results):
@@ -226,4 +226,4 @@ def read_in_threads(
                 continue
             del future
             yield item, made
-            del item, made  # while the next one is read, these may go
+            del item, made  # frees them while the next one is read

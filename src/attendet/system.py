@@ -1,7 +1,6 @@
-"""The system below the package: CPU, memory, optional packages, and what differs between systems.
+"""CPU, memory, optional packages, and differences between operating systems.
 
-Everything that depends on Linux, macOS or Windows is here; other modules do not ask for the
-platform.
+All code that depends on Linux, macOS or Windows is here; other modules do not check the platform.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def has_bfloat16() -> bool:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a reader of figures needs to know of this machine.
+    """Return the properties of this machine that are reported with measurements.
 
     Example:
         >>> sorted(describe_machine())
@@ -91,10 +90,10 @@ def _cpuinfo() -> str:
 
 
 def peak_memory_mib() -> int | None:
-    """Return the most memory that this process has held so far, MiB; None where nobody knows.
+    """Return the peak memory of this process so far, in MiB; None on Windows without psutil.
 
-    On Linux this is the peak of the program that runs: getrusage would give that of the process it
-    was started from where that one held more.
+    Linux reports it as VmHWM. There, getrusage would return the peak of the process that started
+    this program if that peak was higher.
     """
     try:
         peak = re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)
@@ -117,7 +116,7 @@ def peak_memory_mib() -> int | None:
 def available_memory() -> int:
     """Return the bytes of memory that this process may still use, within its container's limit.
 
-    4 GiB are assumed if the system does not say.
+    4 GiB are assumed if the system does not report it.
     """
     available = _system_memory()
     limit, used = (
@@ -150,13 +149,15 @@ def _read_int(path: Path) -> int | None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads and large temporary files: that of `CACHE_VARIABLE`, or the
-    user's cache folder for attendet."""
+    """Return the folder for downloads and large temporary files.
+
+    It is the value of `CACHE_VARIABLE`, or the user's cache folder for attendet.
+    """
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("attendet", appauthor=False))
 
 
 def font_folders() -> list[Path]:
-    """Return the folders in which the system and the user keep fonts; some may not exist."""
+    """Return the font folders of the system and the user; some may not exist."""
     home = Path.home()
     if sys.platform == "win32":
         windows = Path(os.environ.get("WINDIR", "C:/Windows"))
@@ -168,7 +169,7 @@ def font_folders() -> list[Path]:
 
 
 def reserve_file(handle: int, size: int) -> None:
-    """Give an open file its size, on the disk if the system can, so that a full disk shows."""
+    """Set the size of an open file; if possible, allocate it, so that a full disk raises here."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)
     else:
@@ -176,26 +177,26 @@ def reserve_file(handle: int, size: int) -> None:
 
 
 def can_pass_files() -> bool:
-    """Return whether an open file can be an argument of a new process; not on Windows."""
+    """Return whether an open file can be passed to a new process; False on Windows."""
     return sys.platform != "win32"
 
 
 def pass_file(file: IO[bytes]) -> Any:
-    """Return what `received_file` makes an open file of, in a process that is being started."""
+    """Return a handle of an open file for a process being started; see `received_file`."""
     from multiprocessing.reduction import DupFd
 
     return DupFd(file.fileno())
 
 
 def received_file(passed: Any) -> IO[bytes]:
-    """Return the open file that `pass_file` sent, for reading."""
+    """Open the handle of `pass_file` for reading, in the new process."""
     return os.fdopen(passed.detach(), "rb")
 
 
 def process_start_method() -> str:
     """Return the `multiprocessing` start method: a fork server on Linux, else ``spawn``.
 
-    On macOS and Windows a forked process may not use the system's libraries.
+    On macOS a forked process may not use the system's libraries; Windows cannot fork.
     """
     return "forkserver" if sys.platform.startswith("linux") else "spawn"
 
@@ -255,7 +256,7 @@ def _missing(module: str, extra: str, purpose: str) -> MissingExtraError:
 def lazy_names(
     package: str, file: str, *, extra: str = "train"
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package that loads its names late.
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package with lazy imports.
 
     The names are listed once, as imports in the ``__init__.pyi`` beside the package's
     ``__init__.py``. A module is imported when one of its names is first used.

@@ -1,6 +1,6 @@
-"""Base class of attention blocks: named gates, and a map multiplied by them.
+"""Base class of attention blocks, which multiply a feature map by named gates.
 
-Letters: N images in the batch, C channels, H rows and W columns of the feature map.
+N is the batch size; C, H and W are channels, rows and columns of the feature map.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from attendet.errors import ConfigError
 
 
 class AttentionBlock(nn.Module, ABC):
-    """A module that multiplies its input by gates and keeps shape, dtype and memory format.
+    """Module that multiplies its input by gates and keeps shape, dtype and memory format.
 
-    A mechanism writes ``gates``; ``forward`` stands here. What ``gates`` returns is therefore what
-    was applied, and an image of the gates shows what the network did.
+    A subclass implements ``gates``; ``forward`` is implemented here. ``gates`` therefore returns
+    exactly the gates that are applied.
 
-    A mechanism that makes its gates by ``squash`` and names its ``last_layers`` can start as the
-    exact identity by itself; others do so through `attendet.attention.init.GateMix`. A mechanism
-    that is no product of gates sets ``is_gated`` to False and writes ``forward`` instead.
+    A subclass that computes its gates with ``squash`` and returns its ``last_layers`` can be
+    initialized as the exact identity; other subclasses are wrapped in
+    `attendet.attention.init.GateMix`. A subclass that does not multiply its input by gates sets
+    ``is_gated`` to False and implements ``forward``.
 
     Args:
-        channels: C of the maps that the block will see.
+        channels: C of the feature maps.
 
     Raises:
         ConfigError: if ``channels`` is not a positive whole number.
@@ -40,8 +41,8 @@ class AttentionBlock(nn.Module, ABC):
     """
 
     init: str = "paper"
-    """``paper``: gates as published, of most blocks sigmoids near 1/2 at first. ``identity``: at
-    first every gate is exactly 1 and the map passes bit for bit."""
+    """``paper``: as published; the initial gates of most blocks are sigmoids near 1/2.
+    ``identity``: every initial gate is exactly 1, so the output equals the input bit for bit."""
 
     paper: str = ""
     """First author, year and address of the paper, such as ``Hu 2018, arXiv:1709.01507``."""
@@ -57,23 +58,23 @@ class AttentionBlock(nn.Module, ABC):
         self.channels = check_positive("channels", channels)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers whose outputs ``squash`` makes gates of; none if it is not used.
+        """Return the layers whose outputs are the logits for ``squash``; empty without ``squash``.
 
-        All their parameters zero must mean that all logits are zero.
+        If all their parameters are zero, all logits must be zero.
         """
         return ()
 
     def squash(self, logits: Tensor) -> Tensor:
-        """Return the gate of logits: their sigmoid, and twice that if the block starts as identity.
+        """Return the gate for logits: their sigmoid, or twice the sigmoid with init ``identity``.
 
-        Logits of zero then make a gate of exactly 1 in any floating dtype.
+        With init ``identity``, zero logits give a gate of exactly 1 in any floating dtype.
         """
         gate = torch.sigmoid(logits)
         return 2 * gate if self.init == "identity" else gate
 
     @abstractmethod
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the gates for a map, by name, in the order in which they are applied.
+        """Return the gates for a feature map, by name, in the order in which they are applied.
 
         Args:
             x: the feature map, (N, C, H, W).
@@ -81,34 +82,34 @@ class AttentionBlock(nn.Module, ABC):
         Returns:
             Tensors that broadcast to ``x``. Names in use: ``channel`` (N, C, 1, 1), ``spatial``
             (N, 1, H, W), ``height`` (N, C, H, 1), ``width`` (N, C, 1, W), ``element``
-            (N, C, H, W). A block with two gates of every element puts a word before each.
+            (N, C, H, W). A block with two ``element`` gates adds a prefix to each name.
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the map times each of its gates, (N, C, H, W)."""
+        """Return the feature map times each of its gates, (N, C, H, W)."""
         out = x
         for gate in self.gates(x).values():
             out = apply_gate(out, gate, may_overwrite=out is not x)
         return out
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return the text between the parentheses of ``repr``."""
         start = "" if self.init == "paper" else f", init={self.init}"
         return f"channels={self.channels}{start}"
 
 
 def apply_gate(x: Tensor, gate: Tensor, *, may_overwrite: bool = False) -> Tensor:
-    """Return ``x * gate`` with the memory format of ``x``, quickly in both formats.
+    """Return ``x * gate`` in the memory format of ``x``; fast for both memory formats.
 
-    The backward pass sums the gradient over the axes along which the gate was broadcast. In an
-    (N, C, H, W) view of channels_last memory a sum over one axis strides through it with every
-    channel; seen as the (N, H, W, C) that it is, the same sum takes less than half the time.
+    The backward pass sums the gradient over the axes along which the gate was broadcast. On an
+    (N, C, H, W) view of channels_last memory such a sum has strided access. On the (N, H, W, C)
+    view the same sum takes less than half the time.
 
     Args:
-        x: the map, (N, C, H, W).
-        gate: broadcasts to ``x``; four axes.
-        may_overwrite: the product may overwrite ``x`` if no gradient is
-            recorded, which saves a map's worth of fresh memory.
+        x: feature map, (N, C, H, W).
+        gate: four axes, broadcasts to ``x``.
+        may_overwrite: allow the product to overwrite ``x`` if no gradient is recorded, which saves
+            the allocation of another feature map.
     """
     gate = gate.to(x.dtype)  # autocast computes some layers in float32
     channels_last = is_channels_last(x)
@@ -119,20 +120,20 @@ def apply_gate(x: Tensor, gate: Tensor, *, may_overwrite: bool = False) -> Tenso
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether a map lies channels_last in memory, and cannot pass for contiguous."""
+    """Return whether a feature map is channels_last in memory and not also contiguous."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int:
-    """Return the width of a bottleneck: ``max(at_least, channels // reduction)``.
+    """Return the channels of a bottleneck: ``max(at_least, channels // reduction)``.
 
     Args:
-        channels: width outside the bottleneck.
-        reduction: how many times narrower the bottleneck is.
-        at_least: the floor.
+        channels: channels outside the bottleneck.
+        reduction: ratio of the channels outside to those of the bottleneck.
+        at_least: smallest result.
 
     Returns:
-        A width of one channel or more.
+        One channel or more.
 
     Raises:
         ConfigError: if ``reduction`` is not a positive whole number.
@@ -145,11 +146,11 @@ def reduced_channels(channels: int, reduction: int, *, at_least: int = 1) -> int
 
 
 def equal_groups(channels: int, groups: int) -> int:
-    """Return the number of equal groups that channels are split into, at most ``groups``.
+    """Return the number of equal groups into which channels are split, at most ``groups``.
 
     Args:
-        channels: how many there are.
-        groups: how many groups the mechanism wants.
+        channels: number of channels.
+        groups: requested number of groups.
 
     Returns:
         The greatest common divisor of the two.
@@ -165,19 +166,19 @@ def equal_groups(channels: int, groups: int) -> int:
 
 
 def repeat_for_groups(gate: Tensor, channels: int) -> Tensor:
-    """Return a gate per group as one per channel: (N, G, H, W) becomes (N, C, H, W)."""
+    """Repeat a gate per group for the channels of the group: (N, G, H, W) to (N, C, H, W)."""
     size = channels // gate.shape[1]
     return gate.unsqueeze(2).expand(-1, -1, size, -1, -1).flatten(1, 2)
 
 
 def pool_to_grid(x: Tensor, side: int) -> Tensor:
-    """Return the means of a map's parts on a square grid, (N, C, side, side).
+    """Return the means of a feature map over the cells of a square grid, (N, C, side, side).
 
-    The parts are those of adaptive average pooling, which exports to a fixed map size only; here
-    they are two matrix products.
+    Same result as adaptive average pooling, which can only be exported for a fixed size of the
+    feature map; here computed by two matrix products.
 
     Args:
-        x: the map, (N, C, H, W), of any size.
+        x: feature map, (N, C, H, W), of any size.
         side: rows and columns of the grid.
 
     Example:
@@ -190,7 +191,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
 
 
 def _part_weights(x: Tensor, axis: int, parts: int) -> Tensor:
-    """Return the weight of each position of an axis in the mean of each part, (parts, length)."""
+    """Return the weight of each position along an axis in each grid cell, (parts, length)."""
     length = x.shape[axis]
     position = torch.arange(length, device=x.device)
     part = torch.arange(parts, device=x.device)[:, None]
@@ -200,13 +201,12 @@ def _part_weights(x: Tensor, axis: int, parts: int) -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalization in at most ``num_groups`` equal groups, of maps of any size.
+    """Group normalization with at most ``num_groups`` equal groups, for feature maps of any size.
 
-    A group of a single value, which PyTorch's layer refuses, is normalized to zero like any other
-    without variation.
+    A group of a single value, for which PyTorch's layer raises an error, is normalized to zero.
 
     Args:
-        num_groups: how many groups are wanted; see `equal_groups`.
+        num_groups: requested number of groups; see `equal_groups`.
         num_channels: C.
         affine: scale and shift each channel.
 
@@ -219,28 +219,29 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(equal_groups(num_channels, num_groups), num_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalized map."""
+        """Return the normalized feature map."""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 FEW_HIDDEN = 8
-"""Hidden channels from which all of them are hardly ever closed at once: one time in 256."""
+"""Number of hidden channels from which all ReLUs are rarely dead at init: once in 256 times."""
 
 
 @torch.no_grad()
 def open_bottleneck(layer: nn.Linear) -> None:
-    """Make sure, by its initial weights, that a narrow bottleneck of ReLUs is not closed for good.
+    """Change the initial weights of a narrow bottleneck so that not all its ReLUs are dead.
 
-    A ReLU whose input is below zero for all data gets no gradient, ever (Lu et al. 2019, "Dying
-    ReLU and Initialization", arXiv:1903.06733). Global means differ little between images, so of
-    h hidden channels all are closed about once in 2^h draws. Here the second row is the negative of
-    the first, as all rows are in Balduzzi et al. 2017 (arXiv:1702.08591, section 4): whatever comes
-    in, one of the two is open. A single channel takes the absolute values of its row, which opens
-    it for all means above zero, as behind a ReLU. The size of the weights is as drawn.
+    A ReLU whose input is below zero for all data never gets a gradient (Lu et al. 2019, "Dying
+    ReLU and Initialization", arXiv:1903.06733). Global means differ little between images, so all
+    of h hidden channels are dead about once in 2^h initializations. Here the second row of weights
+    is the negative of the first, as all rows are in Balduzzi et al. 2017 (arXiv:1702.08591,
+    section 4): for any input, one of the two is active. With a single hidden channel the weights
+    become their absolute values, so it is active for all means above zero, such as those after a
+    ReLU. The magnitudes of the weights do not change.
 
     Args:
-        layer: before the ReLU, without bias, newly initialized; from 8 hidden channels on it stays
-            as it is.
+        layer: layer before the ReLU, without bias, newly initialized; unchanged if it has 8 or
+            more hidden channels.
     """
     hidden = len(layer.weight)
     if hidden == 1:
@@ -253,8 +254,8 @@ def check_positive(name: str, value: int) -> int:
     """Return the value of an option if it is a positive whole number.
 
     Args:
-        name: what the option is called, for the message.
-        value: what was given.
+        name: name of the option, for the message.
+        value: value of the option.
 
     Raises:
         ConfigError: if it is not.
@@ -265,11 +266,11 @@ def check_positive(name: str, value: int) -> int:
 
 
 def check_odd(name: str, value: int) -> int:
-    """Return the side of a kernel if it is odd and positive.
+    """Return the value of an option if it is odd and positive.
 
     Args:
-        name: what the option is called, for the message.
-        value: what was given.
+        name: name of the option, for the message.
+        value: value of the option, such as the side of a kernel.
 
     Raises:
         ConfigError: if it is not.

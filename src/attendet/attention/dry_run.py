@@ -1,6 +1,6 @@
 """Dry run: outputs of the modules of a network, recorded without side effects.
 
-Letters: N images, C channels, H rows, W columns.
+N, C, H and W are images, channels, rows and columns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 Shape: TypeAlias = tuple[int, int, int, int]
 Key: TypeAlias = str | int | None
-"""Position of a map in an output: a key, an index, or None if the output is the map."""
+"""Position of a feature map in an output: key, index, or None if the output is the map itself."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Output:
     """Output of one call of a module."""
 
     shapes: dict[Key, Shape]
-    """Shape of each (N, C, H, W) map in it."""
+    """Shape of each (N, C, H, W) map in the output."""
 
     device: torch.device | None
     """Device of the maps."""
@@ -41,23 +41,23 @@ class DryRun:
     """Outputs recorded during a run."""
 
     outputs: dict[int, list[Output]]
-    """By the ``id`` of a watched module: what each of its calls returned."""
+    """``id`` of a watched module to the outputs of its calls."""
 
     error: Exception | None
-    """Error that ended the run early."""
+    """Exception that ended the run early."""
 
 
 def dry_run(network: nn.Module, example_input: Any = None, *, watch: Iterable[nn.Module]) -> DryRun:
-    """Return what the watched modules of a network return for an example.
+    """Run a network on an example and return the outputs of the watched modules.
 
-    The network runs in eval mode without gradients. Its training flags, its buffers and the random
-    number generators of torch are afterwards what they were; hooks of others run.
+    The network runs in eval mode without gradients. Its training flags, its buffers and the state
+    of torch's random number generators are restored afterwards. Existing forward hooks are called.
 
     Args:
         network: any network.
-        example_input: what it is called with, several arguments as a tuple; default: an
-            image of zeros, (1, 3, 64, 64), where its parameters are.
-        watch: modules of the network.
+        example_input: input of the network, several arguments as a tuple; default: an image of
+            zeros, (1, 3, 64, 64), with device and dtype of its parameters.
+        watch: modules of the network whose outputs are recorded.
     """
     outputs: dict[int, list[Output]] = {}
 
@@ -89,7 +89,7 @@ def placement(network: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def _undisturbed(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; put back its flags, its buffers and torch's random numbers."""
+    """Set eval mode; restore the training flags, buffers and torch's random state on exit."""
     modules = list(network.modules())
     flags = [module.training for module in modules]
     buffers = [
@@ -122,7 +122,7 @@ def is_map(value: object) -> TypeGuard[Tensor]:
 
 
 def entries(output: object) -> list[tuple[Key, object]]:
-    """Return the parts of an output with their keys: of a mapping, list or tuple, else itself."""
+    """Return the entries of a mapping, list or tuple with their keys; else the output itself."""
     if isinstance(output, Mapping):
         return list(output.items())
     if isinstance(output, list | tuple):

@@ -1,11 +1,11 @@
-"""Attention put into any network, behind any of its modules, and taken out again.
+"""Insertion of attention blocks after any modules of a network, and their removal.
 
-An attended module stays the same object with the same parameters under the same names. Its class
-becomes a subclass of what it was, whose ``forward`` passes the output through the block, a child of
-the module called ``attention_block``. There are no hooks, so that copies, pickles and exported
-programs contain the block. An ``nn.Sequential`` simply gets the block as its last child.
+An attended module is a module with a block. It stays the same object, with the same parameters
+under the same names. Its class is replaced by a subclass whose ``forward`` passes the output
+through the block, a child module called ``attention_block``. No hooks are used, so copies, pickles
+and exported programs contain the block. An ``nn.Sequential`` gets the block as its last child.
 
-Letters: N images, C channels, H rows, W columns.
+N, C, H and W are images, channels, rows and columns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from attendet.attention.sites import (
 from attendet.errors import ConfigError
 
 BLOCK_NAME = "attention_block"
-"""Under which an attended module holds its block."""
+"""Name of the block among the children of an attended module."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -48,28 +48,30 @@ def attend(
 ) -> M:
     """Insert attention blocks after modules of a network, in place; return the network.
 
-    Parameters and buffers of the network keep their names: an older state dict loads with
-    ``strict=False`` and lacks the blocks alone; after `detach` it loads strictly. Optimizers made
-    before do not know the blocks' parameters.
+    Parameters and buffers of the network keep their names. A state dict from before the insertion
+    loads with ``strict=False``, where only the blocks' tensors are missing; after `detach` it loads
+    strictly. Create the optimizer after the insertion, so that it has the blocks' parameters.
 
-    The network is run on an example to see the maps at each site, and once more to see that each
-    block runs; its flags, statistics and torch's random numbers stay as they are.
+    The network is run on an example to find the maps at each site, and once more to check that each
+    block runs. Its training flags, buffers and torch's random state are restored.
 
     Args:
         network: any module. Attend it before it is compiled or wrapped for several devices.
         sites: module to block. A key is a qualified name (``layer3.0.conv2``; empty for the
-            network itself), a glob (``layer?.*.conv2``; ``*`` stays within a word, ``**`` crosses
-            dots), a class (``nn.Conv2d``), or a function of name and module. A value is a block's
-            name, or name and options: ``("se", {"reduction": 8})``, ``init`` for a single site;
-            ``none`` skips a site.
-        init: ``identity``, the network computes exactly what it did until it is trained; or
-            ``paper``, gates as published, of most blocks near 1/2 at first.
-        example_input: what the network is called with, several arguments as a tuple; default: a
-            image of zeros, (1, 3, 64, 64), is tried.
+            network itself), a glob (``layer?.*.conv2``; ``*`` matches within one part of the
+            name, ``**`` any number of parts), a class (``nn.Conv2d``), or a function of name and
+            module. A value is a block's name, or a pair of name and options such as
+            ``("se", {"reduction": 8})``. The option ``init`` sets the init of one site. ``none``
+            skips a site.
+        init: ``identity``: the output of the network does not change until it is trained;
+            ``paper``: as published, with initial gates near 1/2 in most blocks.
+        example_input: input of the network, several arguments as a tuple; default: an image of
+            zeros, (1, 3, 64, 64). If the network does not run on the default, the channels are
+            taken from the modules at the sites.
 
     Raises:
-        ConfigError: if a site is unknown, taken, never run, or returns no (N, C, H, W) map; or a
-            block is unknown. The network then is as it was.
+        ConfigError: if a site is unknown, has a block already, never runs, or returns no
+            (N, C, H, W) map; or if a block is unknown. The network is unchanged then.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
@@ -105,11 +107,11 @@ def attend(
 def detach(network: M) -> M:
     """Remove the blocks that `attend` inserted, in place; return the network.
 
-    Each module gets its own class back. Blocks that are part of the network's own definition stay.
+    The original class of each module is restored. Blocks that the network itself defines stay.
 
     Raises:
-        ConfigError: if something else changed the class of an attended module since, such as
-            ``torch.nn.utils.parametrize``.
+        ConfigError: if the class of an attended module was changed after the insertion, for
+            example by ``torch.nn.utils.parametrize``.
     """
     modules = distinct(candidates(network))
     attended = {name: module for name, module in modules.items() if _is_attended(module)}
@@ -127,7 +129,7 @@ def detach(network: M) -> M:
 def inserted_blocks(network: nn.Module) -> dict[str, AttentionBlock]:
     """Return the blocks that `attend` inserted into a network, by site.
 
-    A site that returns several maps has a block for each: ``fpn[0]``, ``fpn[pool]``.
+    A site that returns several maps has one block per map: ``fpn[0]``, ``fpn[pool]``.
 
     Example:
         >>> network = attend(nn.Sequential(nn.Conv2d(3, 8, 1)), {"0": "se"})
@@ -148,7 +150,7 @@ def inserted_blocks(network: nn.Module) -> dict[str, AttentionBlock]:
 
 
 def _appends(module: nn.Module) -> bool:
-    """Return whether a module runs its children one after the other and nothing else."""
+    """Return whether a module is an ``nn.Sequential`` that does not override ``forward``."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
@@ -165,7 +167,7 @@ def _insert(insertion: Insertion, block: nn.Module) -> None:
         base: Any = type(module)
         try:
             module.__class__ = _attended_class(base)
-        except TypeError as error:  # the class has rules of its own for those derived from it
+        except TypeError as error:  # the class does not allow this subclass
             raise ConfigError(
                 f"site must be a module of an ordinary class; got {insertion.described()}, which "
                 f"cannot be derived from ({error}). Choose a module inside it."
@@ -176,7 +178,7 @@ def _insert(insertion: Insertion, block: nn.Module) -> None:
 def _remove(module: nn.Module) -> None:
     if not _appends(module):
         module.__class__ = vars(type(module))["_attended"]
-    # A new mapping: a shallow copy of the module refers to the old one.
+    # Assign a new mapping: a shallow copy of the module refers to the old one.
     module._modules = {k: child for k, child in module._modules.items() if k != BLOCK_NAME}
 
 
@@ -208,7 +210,7 @@ def _new_attended(base: Any, *arguments: Any) -> nn.Module:
     return cls.__new__(cls, *arguments)
 
 
-# What fits ----------------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------
 
 
 def _check_network(network: nn.Module) -> None:
@@ -248,7 +250,7 @@ def _check_site(insertion: Insertion) -> None:
 
 def _is_ordinary(cls: type[nn.Module]) -> bool:
     copying = (getattr(cls, name, None) for name in ("__deepcopy__", "__copy__"))
-    # That of parametrized modules keeps the class, and with it the block.
+    # The copy method of parametrized modules keeps the class, and with it the block.
     own_copying = any(
         copy is not None and copy.__module__ != "torch.nn.utils.parametrize" for copy in copying
     )
@@ -277,7 +279,7 @@ def _make(network: nn.Module, insertion: Insertion, init: AttentionInit, seen: D
 
 
 def _channels_seen(insertion: Insertion, calls: list[Output]) -> dict[Key, int]:
-    """Return C of each map that the site returned."""
+    """Return C of each map in the recorded outputs of a site."""
     channels = calls[0].channels()
     if not channels:
         raise ConfigError(
@@ -294,7 +296,7 @@ def _channels_seen(insertion: Insertion, calls: list[Output]) -> dict[Key, int]:
 
 
 def _channels_unseen(insertion: Insertion, seen: DryRun) -> dict[Key, int]:
-    """Return C of the map of a site that did not run, from the module itself."""
+    """Return C of the output of a site that did not run, from the attributes of its module."""
     if seen.error is None:
         raise ConfigError(
             f"site must run when the network runs; got {insertion.described()}, which never did. "
@@ -319,7 +321,7 @@ _CHANNELS_PASS = (
 
 
 def _own_channels(module: nn.Module) -> int | None:
-    """Return C of what a module returns where its class alone says so."""
+    """Return C of a module's output if its class determines it; None otherwise."""
     if _appends(module):
         for child in reversed(list(module.children())):
             if not isinstance(child, _CHANNELS_PASS):
@@ -334,9 +336,10 @@ def _own_channels(module: nn.Module) -> int | None:
 def _check_that_blocks_run(
     network: nn.Module, example_input: Any, made: list[tuple[Insertion, nn.Module]]
 ) -> None:
-    """Raise where a block does not run exactly as often as the module before it.
+    """Raise if a block does not run exactly as often as the module before it.
 
-    A module may walk over its children by itself, or have its ``forward`` replaced.
+    A ``forward`` that iterates over the children runs the block twice; a ``forward`` that is set on
+    the instance does not run it.
     """
     watch = [module for insertion, block in made for module in (insertion.module, block)]
     seen = dry_run(network, example_input, watch=watch)

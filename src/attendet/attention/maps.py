@@ -1,4 +1,4 @@
-"""Attention for modules that return several maps at once, each with a block of its own."""
+"""Attention for modules that return several feature maps: one block per map."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from attendet.attention.dry_run import Key
 
 
 class MapsAttention(nn.Module):
-    """Attend each (N, C, H, W) map in a tuple, list or mapping by a block of its own.
+    """Container that applies one block to each (N, C, H, W) map in a tuple, list or mapping.
 
-    What is no map passes; the output is of the input's type.
+    Entries without a block are passed on unchanged. The output has the type of the input.
 
     Args:
-        blocks: by the map's key or position.
+        blocks: key or index of a map to its block.
 
     Example:
         >>> import torch
@@ -33,13 +33,13 @@ class MapsAttention(nn.Module):
         self._names: dict[Key, str] = {}
         for key, block in blocks.items():
             name = "map_" + re.sub(r"\W", "_", str(key))
-            while name in self._names.values():  # as of "p.3" and "p_3"
+            while name in self._names.values():  # keys such as "p.3" and "p_3"
                 name += "_"
             self._names[key] = name
             self.add_module(self._names[key], block)
 
     def blocks(self) -> dict[Key, AttentionBlock]:
-        """Return the blocks by the keys of their maps."""
+        """Return the block of each map, by key or index."""
         return {key: self._block(key) for key in self._names}
 
     def _block(self, key: Key) -> AttentionBlock:
@@ -47,7 +47,7 @@ class MapsAttention(nn.Module):
         return block
 
     def forward(self, output: Any) -> Any:
-        """Return the output with its maps attended."""
+        """Return the output with the blocks applied to its maps."""
         if isinstance(output, Mapping):
             return type(output)({key: self._attend(key, part) for key, part in output.items()})  # type: ignore[call-arg]
         parts = [self._attend(key, part) for key, part in enumerate(output)]

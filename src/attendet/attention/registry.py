@@ -1,9 +1,9 @@
-"""Attention blocks by name: the built-in ones, those registered in code, and those of plug-ins.
+"""Registry of attention blocks: built-in blocks, blocks registered in code, and plug-ins.
 
-A distribution offers blocks through the entry-point group ``attendet.attention``: the entry point's
-name is the block's name, its object the factory. Plug-ins are listed without being imported, and
-each is imported when its block is first made: a broken one affects only users of its block.
-Nothing here imports torch until a block is made.
+A distribution provides blocks through the entry-point group ``attendet.attention``: the name of the
+entry point is the name of the block, its object is the factory. Listing plug-ins does not import
+them. A plug-in is imported when its block is first created, so a broken plug-in affects only users
+of its block. This module imports torch only to create a block.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from attendet.attention.base import AttentionBlock
 
 AttentionFactory: TypeAlias = "Callable[..., AttentionBlock]"
-"""Takes ``channels`` first and returns a block: a subclass of ``AttentionBlock``, or a function."""
+"""A subclass of ``AttentionBlock``, or a function that returns one; ``channels`` comes first."""
 
 AttentionInit: TypeAlias = Literal["paper", "identity"]
-"""paper: gates as published, of most blocks near 1/2 at first. identity: the map passes bit for bit
-at first."""
+"""paper: as published, with initial gates near 1/2 in most blocks. identity: until the block is
+trained, its output equals its input bit for bit."""
 
 ENTRY_POINT_GROUP = "attendet.attention"
 _NONE = "none"
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
-# Name -> module and class, and the options of the name.
+# Name -> module and class, and default options.
 _BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "se": ("blocks.se:SqueezeExcite", {}),
     "cbam": ("blocks.cbam:CBAM", {}),
@@ -59,7 +59,7 @@ _BUILT_IN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lska": ("blocks.lska:LargeSeparableKernelAttention", {}),
     "gc": ("blocks.gc:GlobalContext", {}),
 }
-# Names of `timm.layers.create_attn` whose modules keep the shape of a map of any size.
+# Names for `timm.layers.create_attn` whose modules accept a map of any size and keep its shape.
 _TIMM = "timm:"
 _TIMM_NAMES = (
     *("se", "ese", "eca", "ecam", "ceca", "gc", "gca", "cbam", "lcbam"),
@@ -71,15 +71,16 @@ _registered: dict[str, AttentionFactory] = {}
 def register_attention(name: str, factory: AttentionFactory, *, replace: bool = False) -> None:
     """Make a block available by name for the rest of the process.
 
-    A name registered here goes before the same name of a plug-in.
+    A name that is registered here takes precedence over the same name of a plug-in.
 
     Args:
         name: lower-case letters, digits, ``-`` and ``_``, beginning with a letter.
         factory: takes ``channels`` first and returns an ``AttentionBlock``.
-        replace: allow a name that is taken, a built-in one included.
+        replace: allow a name that exists, including built-in names.
 
     Raises:
-        ConfigError: if the name cannot be used in a spec, is ``none``, or is taken.
+        ConfigError: if the name cannot be used in a spec, is ``none``, or exists; or if the
+            factory is not callable.
 
     Example:
         >>> from attendet.attention import SqueezeExcite
@@ -107,10 +108,10 @@ def register_attention(name: str, factory: AttentionFactory, *, replace: bool = 
 
 
 def unregister_attention(name: str) -> None:
-    """Take back what ``register_attention`` did; a replaced built-in block comes back.
+    """Remove a registered block; a built-in block that it replaced is available again.
 
     Args:
-        name: a name given to ``register_attention``.
+        name: a name that was passed to ``register_attention``.
 
     Raises:
         ConfigError: if the name was not registered.
@@ -124,9 +125,9 @@ def unregister_attention(name: str) -> None:
 
 
 def attention_names() -> tuple[str, ...]:
-    """Return the names that ``create_attention`` takes: ``none``, built-in, of timm, then others.
+    """Return the names for ``create_attention``: ``none``, built-in, from timm, then others.
 
-    Names that begin with ``timm:`` need timm when a block is made.
+    Names that begin with ``timm:`` require timm when the block is created.
 
     Example:
         >>> attention_names()[:6]
@@ -143,14 +144,14 @@ def create_attention(
 
     Args:
         name: one of ``attention_names()``.
-        channels: C of the maps that the block will see.
-        init: ``paper``, gates as published, of most blocks near 1/2 at first; or ``identity``, the
-            map passes bit for bit until the block is trained.
+        channels: C of the feature maps.
+        init: ``paper``: as published, with initial gates near 1/2 in most blocks; ``identity``:
+            until the block is trained, its output equals its input bit for bit.
         options: passed to the block's factory, such as ``reduction=8``.
 
     Raises:
         ConfigError: if the name, the init or an option is unknown, a plug-in fails to load, or a
-            factory returns something else than an ``AttentionBlock``.
+            factory does not return an ``AttentionBlock``.
 
     Example:
         >>> create_attention("se", 64, reduction=8).reduce
@@ -223,7 +224,7 @@ def _check_options(
 
 @functools.cache
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
-    """Return the entry points of installed plug-ins by name, none of them imported."""
+    """Return the entry points of installed plug-ins by name, without importing them."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in _BUILT_IN or not _NAME.fullmatch(point.name) or point.name == _NONE:

@@ -1,7 +1,8 @@
-"""Spec strings: which attention block stands where, such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
+"""Attention specs: blocks and their sites as text, such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
 
-A spec is ``none`` or parts joined by ``+``; a part is a block's name, alone (the network's default
-sites) or followed by ``@`` and sites joined by commas. Pure Python: imports no torch.
+A spec is ``none`` or parts joined by ``+``. A part is the name of a block, optionally followed by
+``@`` and sites joined by commas; without ``@`` the block is at the network's default sites. Pure
+Python: imports no torch.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ def parse_attention_spec(
 
     Args:
         text: the spec; spaces are ignored.
-        default_sites: where a block stands whose part names no site.
+        default_sites: sites of a part without ``@``.
         sites: all sites of the network, in its order.
-        known: names of blocks that exist, or None to accept any name.
+        known: names of the existing blocks, or None to accept any name.
 
     Returns:
         Site to block name, in the order of ``sites``; empty for ``none``.
 
     Raises:
-        ConfigError: if a block or a site is unknown, a site is taken twice, a word is missing, or
-            attention is given as a number.
+        ConfigError: if a block or a site is unknown, a site gets two blocks, a name is missing, or
+            a block is given as a number.
 
     Example:
         >>> neck, every = ("p4", "p5", "up"), ("stage1", "p4", "p5", "up")
@@ -64,11 +65,12 @@ def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, 
         default_sites: the network's default sites.
 
     Returns:
-        A spec that ``parse_attention_spec`` reads back as the same mapping. Sites are sorted, parts
-        go by their first site, and one block at exactly the default sites is its bare name.
+        A spec that ``parse_attention_spec`` parses to the same mapping. Sites are sorted, parts
+        are sorted by their first site, and a single block at exactly the default sites is written
+        without sites.
 
     Raises:
-        ConfigError: if a block is called ``none`` (leave its site out).
+        ConfigError: if a block is called ``none`` (omit its site instead).
 
     Example:
         >>> format_attention_spec({"up": "ca", "p5": "se"}, ("p4", "p5", "up"))
@@ -94,7 +96,7 @@ def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, 
 
 
 def refuse_number(name: str, *, text: str) -> None:
-    """Raise a ConfigError that shows the spec ``text`` if a block is named by a number."""
+    """Raise a ConfigError that shows the spec ``text`` if the name of a block is a number."""
     if name.isdigit():
         was = f"phi {name} was {_PHI[name]!r}" if name in _PHI else "phi 4 was 'ca'"
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Attention modules of timm by name, as blocks: ``timm:cbam`` and others."""
+"""Attention modules of timm as blocks, such as ``timm:cbam``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from attendet.system import require
 
 
 class TimmAttention(AttentionBlock):
-    """Run an attention module of timm, as it is, without showing its gates.
+    """Unchanged attention module of timm; its gates are not available.
 
     Args:
         channels: C.
-        kind: timm's own name of the module, such as ``cbam``.
+        kind: name of the module in timm, such as ``cbam``.
         options: passed to the module, such as ``rd_ratio=0.25``.
 
     Raises:
-        ConfigError: if the module does not take the channels or an option.
+        ConfigError: if the module does not accept the channels or an option.
         MissingExtraError: if timm is not installed.
     """
 
@@ -39,7 +39,7 @@ class TimmAttention(AttentionBlock):
         self.paper = f"timm, {type(self.module).__name__}"
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return no gates: the module multiplies by them, or adds, out of sight."""
+        """Return an empty mapping: timm's modules do not return their gates."""
         del x
         return {}
 

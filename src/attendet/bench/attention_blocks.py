@@ -1,4 +1,4 @@
-"""What each attention block costs on this machine, and what it can do.
+"""Cost of each attention block on this machine, and its abilities.
 
 N, C, H and W are images, channels, rows and columns of a feature map.
 """
@@ -29,26 +29,26 @@ class BlockFacts:
     name: str
     paper: str
     gates: tuple[str, ...]
-    """Names of its gates; empty if it shows none."""
+    """Names of its gates; empty if it exposes none."""
 
     parameters: int
-    """Of one block for each map, together."""
+    """Number of parameters, summed over one block for each map."""
 
     macs: int
-    """Multiply-accumulates of an image, for all maps together."""
+    """Multiply-accumulates for one image, summed over the maps."""
 
     identity: bool
     """Whether a new block with init ``identity`` returns its input exactly."""
 
     milliseconds: tuple[float, ...] = ()
-    """Fastest run of one image in eager PyTorch, for each map; empty if not measured."""
+    """Fastest forward pass of one image in eager PyTorch, for each map; empty if not measured."""
 
     exports: bool | None = None
-    """Whether torch.export traces it for all map sizes at once; None if not tried."""
+    """Whether torch.export accepts it with dynamic rows and columns; None if not tried."""
 
 
 def map_shape(text: str) -> MapShape:
-    """Return C, H and W of a map.
+    """Parse C, H and W of a map.
 
     Raises:
         ConfigError: if the text is not three positive whole numbers.
@@ -72,20 +72,20 @@ def block_facts(
     rounds: int = 20,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[BlockFacts]:
-    """Return cost and abilities of attention blocks, in the order of their names.
+    """Return cost and abilities of attention blocks, in the order of ``names``.
 
-    In each round each block runs once, in random order; the fastest run counts, which other load on
-    the machine disturbs least.
+    In each round each block runs once, in random order. The fastest run counts, because other load
+    on the machine affects it least.
 
     Args:
-        names: of `attendet.attention.attention_names`, without ``none``.
+        names: names from `attendet.attention.attention_names`, without ``none``.
         maps: the feature maps of one image.
-        measure: run the blocks for their time, and try the export.
+        measure: measure the time of the blocks, and try to export them.
         rounds: timed runs of each block on each map.
-        progress: called with what is done next.
+        progress: called with the name of the next step.
 
     Raises:
-        ConfigError: if a block is unknown or cannot be made.
+        ConfigError: if a block is unknown or cannot be created.
 
     Example:
         >>> (one,) = block_facts(["se"], [(64, 8, 8), (32, 4, 4)], measure=False)

@@ -17,12 +17,12 @@ from attendet.system import available_cores, has_bfloat16
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run one file.
+    """A weights file with a runtime and options to run it.
 
     Attributes:
         weights: the file or folder.
         runtime: ``torch``, ``onnx``, ``openvino`` or ``ncnn``.
-        threads: processor threads of the network.
+        threads: CPU threads of the network.
         mode: see `attendet.inference.runtimes.base.Mode`.
         precision: requested precision of the computation; a file of another precision keeps its
             own.
@@ -58,7 +58,7 @@ class Candidate:
 
 
 def short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return for each path its last part, with as many parts before it as make it unique.
+    """Return a short name for each path: its last parts, as many as make it unique.
 
     Example:
         >>> names = short_names([Path("a/best.onnx"), Path("b/best.onnx"), Path("c.onnx")])
@@ -84,7 +84,7 @@ def plan_candidates(
     threads: Sequence[int] = (),
     modes: Sequence[Mode] = ("latency",),
 ) -> list[Candidate]:
-    """Return every installed way to run the files.
+    """Return the candidates: each file in each installed runtime that can run it.
 
     Args:
         weights: files or folders that `attendet.load` takes.
@@ -94,7 +94,7 @@ def plan_candidates(
 
     Raises:
         WeightsError: if a file is missing or of an unknown kind.
-        ConfigError: if a runtime is unknown, or none that is wanted and installed can run a file.
+        ConfigError: if a runtime is unknown, or no requested, installed runtime can run any file.
     """
     for name in runtimes:
         if name not in PACKAGES:

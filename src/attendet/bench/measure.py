@@ -1,7 +1,7 @@
 """The benchmark: every candidate in its own process, one after the other in each round.
 
-Idle processes wait, and each measures for a second or so at a time, so other load on the machine
-affects all alike. The order is reversed in every other round.
+One process measures at a time, for a few seconds, while the others wait, so other load on the
+machine affects all candidates equally. The order is reversed in every other round.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from attendet.inference.loading import PACKAGES
 from attendet.system import available_cores, describe_machine
 
 LAYOUT = "attendet/bench/1"
-"""Name and version of the record's layout."""
+"""Name and version of the layout of the record."""
 
 ANSWER_SECONDS = 600
-"""A worker that does not answer in this time has failed."""
+"""Timeout for an answer of a worker, in seconds."""
 
 COLD_STARTS = 3
 
@@ -48,7 +48,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How a run measures."""
+    """Settings of a benchmark."""
 
     batches: tuple[int, ...] = (1,)
     """Batch sizes."""
@@ -66,7 +66,7 @@ class BenchSettings:
     """Input size in pixels, multiples of 32 (default: that of the files)."""
 
     max_ap_loss: float = 0.5
-    """Largest difference of the fastest to the best AP of the run, points."""
+    """Largest AP loss of the fastest candidate, in points below the best AP of the run."""
 
     def __post_init__(self) -> None:
         for good, name, rule, got in (
@@ -86,12 +86,12 @@ def run_bench(
     measure_ap: MeasureAP | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the record of a run: machine, settings, noise, rows and verdicts.
+    """Run a benchmark; return its record: machine, settings, noise, rows and verdicts.
 
     Args:
-        candidates: what to measure.
+        candidates: candidates to measure.
         paths: image files, used in a cycle.
-        settings: how to measure.
+        settings: settings of the benchmark.
         measure_ap: returns AP and AP50 of a candidate, 0 to 1; called after the timing, once for
             each file, runtime and precision.
         progress: called with a line on each step.
@@ -138,7 +138,7 @@ def run_bench(
 
 
 class WorkerError(AttendetError):
-    """A candidate cannot run; the others continue."""
+    """Error of a candidate that cannot run; the others continue."""
 
 
 class _Worker:
@@ -174,7 +174,7 @@ class _Worker:
         self.cold_start_s = time.perf_counter() - begun
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to one task.
+        """Send one task and return the answer.
 
         Raises:
             WorkerError: if the candidate fails, or does not answer in time.
@@ -200,11 +200,11 @@ class _Worker:
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         for stream in (self._stdin, self._stdout, self._log):
-            with suppress(BrokenPipeError):  # a task that the process did not read
+            with suppress(BrokenPipeError):  # the process may not have read its last task
                 stream.close()
 
 
@@ -216,7 +216,7 @@ def _start_all(
     failed: dict[str, str],
     progress: Progress,
 ) -> tuple[list[_Worker], dict[Candidate, list[float]]]:
-    """Start every candidate several times; return the last process of each and the times."""
+    """Start every candidate several times; return its last process and all start times."""
     cold: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     workers: list[_Worker] = []
     for number in range(1, COLD_STARTS + 1):
@@ -247,8 +247,8 @@ def _run_rounds(
 ) -> Answers:
     """Return the answers of each candidate at each batch size.
 
-    The first is that of a warm-up round, of which only the memory counts: batch sizes grow in it,
-    so the peak up to then is that of this batch size.
+    The first answer is from a warm-up round, of which only the memory is used. Batch sizes increase
+    in that round, so the peak memory so far is that of the current batch size.
     """
     pairs = [(worker, batch) for batch in sorted(settings.batches) for worker in workers]
     answers: Answers = {(worker.candidate, batch): [] for worker, batch in pairs}
@@ -329,7 +329,7 @@ def _add_ap(
 
 
 def _verdicts(rows: Sequence[Row], too_noisy: bool, max_ap_loss: float) -> dict[str, Any]:
-    """Return the fastest for one image and for many, among those within the AP loss (points)."""
+    """Return the fastest for latency and for throughput, within the AP loss (points)."""
     if too_noisy:
         noisy = no_verdict("the machine was too noisy")
         return {"latency": noisy, "throughput": noisy}

@@ -1,9 +1,9 @@
-"""Noise of the machine: whether its figures can be compared.
+"""Noise of the machine: whether its measurements can be compared.
 
 Two things are measured during the run. A probe, a fixed computation on every core, runs before each
 measurement: the spread of its times shows how much the speed of the machine changes. On Linux the
-processor time of other programs is measured as well: a steady load shifts the figures without
-spreading them.
+CPU time of other programs is measured as well: a steady load makes all measurements slower without
+increasing their spread.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TypedDict
 import numpy as np
 
 MAX_SPREAD = 0.10
-"""Largest interquartile range of the probe over its median with which a fastest is named: runtimes
-that are worth choosing between differ by about as much."""
+"""Largest spread of the probe times (interquartile range / median) at which a fastest candidate is
+named: relevant differences between runtimes are about as large."""
 
 MAX_OTHER_LOAD = 0.05
-"""Largest fraction of the processor time that other programs may take."""
+"""Largest fraction of the CPU time that other programs may take."""
 
 PROBE_BYTES = 8 * 2**20
 STAT = Path("/proc/stat")
@@ -39,10 +39,10 @@ class Noise(TypedDict):
 
 
 class Probe:
-    """Times a fixed computation on every core at once: SHA-256 over 8 MiB.
+    """Timer of a fixed computation on every core at once: SHA-256 over 8 MiB.
 
     Args:
-        cores: how many.
+        cores: number of cores.
     """
 
     def __init__(self, cores: int) -> None:
@@ -52,18 +52,18 @@ class Probe:
         self.seconds: list[float] = []
 
     def run(self) -> None:
-        """Time it once."""
+        """Time the computation once."""
         begun = time.perf_counter()
         list(self._pool.map(lambda _: hashlib.sha256(self._block).digest(), range(self._cores)))
         self.seconds.append(time.perf_counter() - begun)
 
     def close(self) -> None:
-        """Stop its threads."""
+        """Stop the threads."""
         self._pool.shutdown()
 
 
 def _busy_and_total() -> tuple[float, float] | None:
-    """Return the processor seconds of the machine since its start: busy, and in total."""
+    """Return the CPU seconds of the machine since boot: busy, and total; None if unknown."""
     try:
         ticks = [int(word) for word in STAT.read_text().split("\n", 1)[0].split()[1:9]]
         per_second = os.sysconf("SC_CLK_TCK")
@@ -74,9 +74,9 @@ def _busy_and_total() -> tuple[float, float] | None:
 
 
 class LoadWatch:
-    """Measures the processor time of other programs, on Linux.
+    """Measurement of the CPU time of other programs, on Linux.
 
-    Our own is that of this process and of its finished children.
+    The CPU time of this process and of its finished children is subtracted.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class LoadWatch:
         self._own_before = sum(os.times()[:4])
 
     def other_load(self) -> float | None:
-        """Return the fraction of the processor time that other programs took, 0 to 1."""
+        """Return the fraction of the CPU time that other programs took, 0 to 1; None if unknown."""
         after = _busy_and_total()
         if self._before is None or after is None or after[1] <= self._before[1]:
             return None

@@ -1,9 +1,9 @@
 """The fastest candidate, if the rounds show one.
 
-Each candidate runs once in each round, so rounds are pairs: whatever slowed one, slowed the others.
-The candidate with the best median is the fastest if it wins against every other one in so many
-rounds that a fair coin would do as well in at most one of twenty cases (one-sided sign test at 5 %,
-without an assumption on the distribution of times). At least five rounds are needed: 1/32.
+Each candidate runs once in each round, so the times of a round are paired: other load affects all
+candidates. The candidate with the best median is the fastest if it beats each other candidate in so
+many rounds that the one-sided sign test is significant at 5 %. The test makes no assumption on the
+distribution of times. It needs at least five rounds: five wins have a probability of 1/32.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class Verdict(TypedDict):
     """The result of one comparison.
 
     Attributes:
-        fastest: name of the fastest; None if the rounds do not show one.
-        ahead: how many times as fast as the next one it is.
-        tied: candidates that do not differ from the best, by median; empty if there is a fastest.
+        fastest: name of the fastest candidate; None if the rounds do not show one.
+        ahead: speed of the fastest relative to the next candidate (1.5: 1.5 times as fast).
+        tied: the best candidate and those that do not differ from it, in the order of their
+            medians; empty if there is a fastest.
         reason: the reason, in a sentence.
     """
 
@@ -35,7 +36,7 @@ class Verdict(TypedDict):
 
 
 def no_verdict(reason: str, tied: Sequence[str] = ()) -> Verdict:
-    """Return the verdict without a fastest."""
+    """Return a verdict without a fastest candidate."""
     return {"fastest": None, "ahead": None, "tied": list(tied), "reason": reason}
 
 
@@ -51,11 +52,11 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def name_fastest(rounds: Mapping[str, Sequence[float]], *, higher: bool = False) -> Verdict:
-    """Return the fastest candidate.
+    """Return the verdict on the fastest candidate.
 
     Args:
-        rounds: name to one figure per round, as many for each.
-        higher: whether more is better (images per second), not less (milliseconds).
+        rounds: one value per round for each candidate, by name; equally many for all.
+        higher: whether higher is better (images per second), not lower (milliseconds).
 
     Example:
         >>> verdict = name_fastest({"a": [10, 11, 10, 12, 10], "b": [14, 15, 13, 16, 15]})

@@ -1,8 +1,8 @@
-"""The process that runs one candidate.
+"""The process that measures one candidate.
 
 Started as ``python -m attendet.bench.worker``. It reads one JSON line per task and answers with
-one; whatever libraries print goes to standard error. The first task loads the file and is answered
-when the first image is done, so that its time is the cold start; the others measure one round each.
+one; output of libraries goes to standard error. The first task loads the file and is answered after
+the first image, so its time is the cold start. Each further task measures one round.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def _load(task: dict[str, Any]) -> Detector:
 
 
 class Measurements:
-    """The measurements of one candidate, each for a number of seconds, in milliseconds an image.
+    """Measurements of one candidate, each for some seconds, in milliseconds per image.
 
     Args:
         detector: the candidate.
-        paths: the images, used in a cycle.
+        paths: image files, used in a cycle.
     """
 
     def __init__(self, detector: Detector, paths: Sequence[Path]) -> None:
@@ -65,7 +65,7 @@ class Measurements:
         return _repeat(predict, seconds, batch)
 
     def network(self, batch: int, seconds: float, *, mode: str) -> list[float]:
-        """Measure the runtime on prepared inputs; in throughput with all workers busy."""
+        """Measure the runtime on prepared inputs; in throughput mode with all workers busy."""
         runtime, inputs = self._detector.runtime, itertools.cycle(self._inputs)
         batches = itertools.cycle(
             [np.stack(list(itertools.islice(inputs, batch))) for _ in range(8)]
@@ -75,7 +75,7 @@ class Measurements:
         return _saturate(runtime, batches, seconds, batch)
 
     def around(self, seconds: float) -> list[float]:
-        """Measure all but the network: reading, preprocessing, and postprocessing of an output."""
+        """Measure everything except the network: reading, preprocessing and postprocessing."""
         detector = self._detector
 
         def once() -> None:
@@ -88,9 +88,9 @@ class Measurements:
     def stream(self, batch: int, seconds: float) -> float:
         """Return the images per second of a running stream.
 
-        The results of a batch come all at once, and those of batches that run side by side nearly
-        so. Time is therefore measured between the ends of whole groups of them, and the stream is
-        stopped at such an end: neither the start of the stream nor its end is measured.
+        The results of parallel batches arrive at nearly the same time. Time is therefore measured
+        between the ends of groups of parallel batches, and the stream is stopped at the end of a
+        group: neither the start nor the shutdown of the stream is measured.
         """
         group = batch * self._detector.runtime.parallel
         ends: list[float] = []
@@ -115,7 +115,7 @@ class Measurements:
 
 
 def _repeat(function: Callable[[], object], seconds: float, images: int = 1) -> list[float]:
-    """Return the milliseconds an image of each call."""
+    """Return the milliseconds per image of each call."""
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < MIN_REPEATS or time.perf_counter() - begun < seconds:
@@ -128,10 +128,10 @@ def _repeat(function: Callable[[], object], seconds: float, images: int = 1) -> 
 def _saturate(
     runtime: Runtime, batches: Iterator[NDArray[np.uint8]], seconds: float, images: int
 ) -> list[float]:
-    """Return the mean milliseconds an image while every worker of the runtime is busy.
+    """Return the mean milliseconds per image while every worker of the runtime is busy.
 
     It is one mean, as in a stream, so that the two rates can be compared: the median of shorter
-    times would ignore those in which the machine was slow.
+    measurements would ignore the moments in which the machine was slow.
     """
     running = deque(runtime.submit(next(batches)) for _ in range(2 * runtime.parallel))
     running.popleft().result()

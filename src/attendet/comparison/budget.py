@@ -1,10 +1,10 @@
 """Time budget: estimated run times, successive halving and the order of runs.
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) trains all variants for a few
-epochs, keeps the better half, and goes on with those. The rungs here are those of Hyperband's
-brackets (Li et al. 2018, arXiv:1603.06560, algorithm 1, eta = 2): bracket s starts n variants at E
-/ 2^s epochs. Differences: the smallest s is taken whose runs fit the budget, the baseline is never
-cut, a variant is all its seeds, and all seeds of a variant are cut together.
+epochs, keeps the better half, and trains that half further. The rungs are those of Hyperband's
+brackets (Li et al. 2018, arXiv:1603.06560, algorithm 1, eta = 2): bracket s starts with n variants
+at E / 2^s epochs. Differences: the smallest s whose runs fit the budget is used, the baseline is
+never cut, and all seeds of a variant are trained and cut together.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from attendet.training.recipe import Recipe
 from attendet.training.schedule import evaluates_at, input_hw_at
 
 PROBE_EPOCHS = 2
-"""Epochs from which the seconds of a whole run are estimated; the first warms up."""
+"""Number of epochs from which the time of a whole run is estimated; the first is a warm-up."""
 
 ETA = 2
 LEAST_SEEDS = 3
-"""A budget is not met by fewer seeds than this (unless fewer were asked for)."""
+"""Smallest number of seeds to which a budget reduces a study (unless fewer were requested)."""
 
 
 @dataclass(frozen=True)
 class VariantCost:
-    """Seconds that the runs of a variant take."""
+    """Time that a run of a variant takes, in seconds."""
 
     epochs: tuple[float, ...]
-    """Of each epoch, with its evaluation where there is one."""
+    """Seconds of each epoch, with its evaluation if it has one."""
 
     start: float
-    """Of starting, or going on with, a run, and of measuring it at the end."""
+    """Seconds to start or resume a run, and to measure it at the end."""
 
     def seconds(self, first: int, last: int) -> float:
-        """Return the seconds of a run from after epoch ``first`` up to epoch ``last``."""
+        """Return the seconds to train a run from the end of epoch ``first`` to epoch ``last``."""
         return self.start + sum(self.epochs[first:last]) if last > first else 0.0
 
 
@@ -49,34 +49,34 @@ class Rung:
     """A step of successive halving."""
 
     variants: int
-    """Variants that are trained up to here, without the baseline."""
+    """Number of variants that are trained up to this rung, without the baseline."""
 
     until: int
-    """Epochs."""
+    """Number of epochs at the end of this rung."""
 
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """Use of a budget."""
+    """Plan of the runs within a budget."""
 
     rungs: tuple[Rung, ...]
-    """One: nothing is cut."""
+    """Steps of successive halving; with only one, nothing is cut."""
 
     seeds: int
     """Seeds of each variant."""
 
     seconds: float
-    """Estimate of the time that it takes."""
+    """Estimated seconds of the plan."""
 
     whole_seconds: float
-    """Estimate of the time that the whole grid would take."""
+    """Estimated seconds of the whole grid."""
 
 
 def variant_cost(record: Mapping[str, Any], recipe: Recipe) -> VariantCost:
-    """Return what a run of a variant will take, from the record of one that has begun.
+    """Return the estimated time of a run, from the record of a run that has begun.
 
-    Epochs that are still to come cost as the measured ones, by the area of their network input
-    (recipes start with small network inputs).
+    The time of later epochs is estimated from the measured ones, in proportion to the area of their
+    network input (recipes start with small network inputs).
     """
     whole_hw = (recipe.size, recipe.size)
     areas = [
@@ -103,8 +103,8 @@ def rungs(variants: int, epochs: int, bracket: int) -> tuple[Rung, ...]:
 
     Args:
         variants: n, without the baseline.
-        epochs: E of a whole run.
-        bracket: s: how often the number of variants is halved.
+        epochs: E, the epochs of a whole run.
+        bracket: s, how often the number of variants is halved.
 
     Example:
         >>> [(rung.variants, rung.until) for rung in rungs(8, 100, 2)]
@@ -120,7 +120,7 @@ def rungs(variants: int, epochs: int, bracket: int) -> tuple[Rung, ...]:
 
 
 def _work(plan: Sequence[Rung], baseline: VariantCost, variants: Sequence[VariantCost]) -> float:
-    """Return the seconds of one seed; which variants stay is unknown, so each costs the mean."""
+    """Return the seconds of one seed; each variant costs the mean, as the kept ones are unknown."""
     total, reached = 0.0, 0
     for rung in plan:
         total += baseline.seconds(reached, rung.until)
@@ -140,15 +140,15 @@ def plan_budget(
     budget: float,
     slots: int = 1,
 ) -> BudgetPlan:
-    """Return how a budget is best used: the whole grid, else the fewest halvings that fit.
+    """Return the best plan for a budget: the whole grid, else the fewest halvings that fit.
 
     Args:
-        baseline: what a run of the baseline takes.
-        variants: what a run of each other variant takes.
-        epochs: of a whole run.
-        seeds: of each variant; fewer are taken (down to three) where halving alone does not do.
+        baseline: time of a run of the baseline.
+        variants: time of a run of each other variant.
+        epochs: epochs of a whole run.
+        seeds: seeds of each variant; reduced (to three at least) if halving alone is not enough.
         budget: seconds that are left.
-        slots: runs at once.
+        slots: number of concurrent runs.
 
     Raises:
         ConfigError: if not even the smallest plan fits.
@@ -171,9 +171,9 @@ def plan_budget(
 
 
 def ap_at(record: Mapping[str, Any], epoch: int) -> float:
-    """Return a run's AP on the validation split after an epoch, or the nearest one that has it.
+    """Return a run's AP on the validation split, at the evaluated epoch nearest to ``epoch``.
 
-    That of the base weights, epoch 0, is no answer: variants that begin as the base all have it.
+    Epoch 0, the base weights, does not count: all variants that start as the base have the same AP.
     """
     known = [
         (abs(each["epoch"] - epoch), each["ap"])
@@ -192,14 +192,14 @@ Make = Callable[[Iterable[Job]], Records]
 
 
 class Scheduler:
-    """Orders the runs of a grid: all variants of a seed before the next seed.
+    """Scheduler of the runs of a grid: all variants of a seed before the next seed.
 
     Args:
-        jobs: of the study, by variant's name and seed.
-        baseline: name of a variant; never cut.
-        recipe: of all runs.
-        records: of the runs that are done; grows while runs are made.
-        paused: records of the runs that an earlier call began and did not end; grows as well.
+        jobs: runs of the study, by variant name and seed.
+        baseline: name of the baseline variant, which is never cut.
+        recipe: recipe of all runs.
+        records: records of the runs that are done; updated as runs end.
+        paused: records of the runs that were started but not finished; updated as runs pause.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Scheduler:
         self.seeds = list(dict.fromkeys(seed for _, seed in jobs))
 
     def pending(self, until: int | None = None) -> Iterator[Job]:
-        """Yield the runs of the kept variants and seeds that are not done up to an epoch."""
+        """Yield the runs of the kept variants and seeds that are not trained to an epoch yet."""
         if until is not None and until >= self.recipe.epochs:
             until = None
         for seed in self.seeds:
@@ -239,17 +239,17 @@ class Scheduler:
         make: Make,
         note: Callable[[str], None],
     ) -> dict[str, Any]:
-        """Make the runs that fit the budget and return the decisions for study.json.
+        """Execute the runs that fit the budget and return the decisions for study.json.
 
         Args:
-            budget: seconds in all.
-            left: gives the seconds that are left.
-            slots: runs at once.
-            make: makes runs, and returns the records of those that pause.
+            budget: seconds in total.
+            left: returns the seconds that are left.
+            slots: number of concurrent runs.
+            make: executes runs, and returns the records of paused runs.
             note: receives messages about the decisions.
 
         Raises:
-            ConfigError: if the budget cannot hold the smallest plan.
+            ConfigError: if even the smallest plan does not fit the budget.
         """
         if self.recipe.epochs > PROBE_EPOCHS:
             self.paused |= make(self._probes())
@@ -293,7 +293,7 @@ class Scheduler:
         return decision
 
     def _probes(self) -> Iterator[Job]:
-        """Yield the first few epochs of a run of each variant that has none, to see their cost."""
+        """Yield the first epochs of one run of each variant without runs, to measure its cost."""
         begun = self.records.keys() | self.paused.keys()
         for name in self.kept:
             jobs = self._jobs_of(name)
@@ -316,14 +316,14 @@ class Scheduler:
         return [record for record in found if record is not None and record["curve"]]
 
     def _cost(self, name: str) -> VariantCost:
-        """Return what another run of a variant takes; nothing if all are done or none has begun."""
+        """Return the time of another run of a variant; zero if all are done or none has begun."""
         begun = self._begun(name)
         if self._is_done(name) or not begun:
             return VariantCost((0.0,) * self.recipe.epochs, 0.0)
         return variant_cost(begun[0], self.recipe)
 
     def _seconds_done(self) -> float:
-        """Return the seconds already spent on incomplete runs, which plans count in full."""
+        """Return the seconds already spent on unfinished runs; plans include them again."""
         return sum(
             variant_cost(record, self.recipe).seconds(0, record["epochs_done"])
             for key, record in self.paused.items()
@@ -333,7 +333,7 @@ class Scheduler:
     def _cut(
         self, keep: int, epochs: int, rung: int, note: Callable[[str], None]
     ) -> list[dict[str, Any]]:
-        """Keep the variants with the best AP on the validation split; return the others."""
+        """Keep the variants with the best AP on the validation split; return the cut ones."""
         means = {}
         for name in self._open_variants():
             aps = [ap_at(record, epochs) for record in self._begun(name)]
@@ -358,7 +358,7 @@ class Scheduler:
 def _in_time(
     jobs: Sequence[Job], left: Callable[[], float], missed: list[dict[str, Any]]
 ) -> Iterator[Job]:
-    """Yield runs while there is time, and note those that there is no time for."""
+    """Yield runs while time is left; add the remaining ones to ``missed``."""
     for job in jobs:
         if left() > 0:
             yield job

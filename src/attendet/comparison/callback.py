@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class StudyCallback:
-    """Receives the progress of a study; override the methods that you need."""
+    """Callback for the progress of a study; override the methods that you need."""
 
     def before_runs(self, runs: int, done: int, folder: str) -> None:
-        """Called once with the number of runs, and of those that an earlier call has done."""
+        """Called before the runs of a data set, with their number and how many are finished."""
 
     def run_event(self, job: Job, event: dict[str, Any]) -> None:
-        """Called with the events of a run: planned, epoch, measuring, lost, runs_chosen."""
+        """Called with each event of a run: planned, epoch, measuring, lost or runs_chosen."""
 
     def run_ended(self, job: Job, record: dict[str, Any]) -> None:
         """Called when a run is complete, paused (``stopped`` is "budget") or failed."""

@@ -1,5 +1,4 @@
-"""Cost of a variant: parameters, multiply-accumulates and latency, measured in interleaved
-rounds."""
+"""Cost of a variant: parameters, multiply-accumulates (MACs) and latency."""
 
 from __future__ import annotations
 
@@ -25,21 +24,21 @@ RUNTIMES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
-"""Runtimes for latency: the weights themselves, or exported; with the packages that
-exporting and running take."""
+"""Runtimes for latency, each with the packages that exporting and running need; ``torch`` runs the
+weights themselves."""
 
 WARM_UP = 3
-"""Calls of each detector that are not counted."""
+"""Number of calls of each detector before the timed ones."""
 
 
 def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
-    """Return the parameters of a network, and its multiplications for one whole network input.
+    """Return the parameters of a network, and its multiply-accumulates for one network input.
 
-    MACs are those of convolutions and matrix products; what is done element by element (gates,
-    activations) is not counted.
+    MACs are those of convolutions and matrix products at the full input size; element-wise
+    operations (gates, activations) are not counted.
 
     Args:
-        metadata: description of the network; nothing is allocated.
+        metadata: description of the network; no weights are allocated.
 
     Returns:
         ``parameters`` and ``macs``.
@@ -59,14 +58,14 @@ def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
 
 
 def pick_runtimes(runtimes: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the runtimes to measure: those named, or all whose packages are installed.
+    """Return the runtimes to measure: the named ones, or all whose packages are installed.
 
     Args:
-        runtimes: names of `RUNTIMES`, or nothing.
+        runtimes: names of `RUNTIMES`; None for all that are installed.
 
     Raises:
         ConfigError: if a name is unknown.
-        MissingExtraError: if a named one cannot be exported for or run here.
+        MissingExtraError: if a package of a named runtime is not installed.
 
     Example:
         >>> pick_runtimes(["torch", "torch"])
@@ -99,21 +98,20 @@ def measure_latency(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return the latency of each variant in each runtime, measured in interleaved rounds.
 
-    In each round every detector takes one image, in an order that rotates by one from round to
-    round: what the machine does meanwhile meets all variants alike. A call is the whole way from a
-    image in memory to its detections. For runtimes other than ``torch`` the weights are exported
-    once, as ONNX, which all of them read, into a folder that goes away; the export is checked like
-    any.
+    In each round every detector processes one image, in an order that rotates by one per round, so
+    other load on the machine affects all variants equally. A call takes an image in memory and
+    returns its detections. For runtimes other than ``torch``, the weights are exported once to
+    ONNX, which all of them read, in a temporary folder; the export is verified as usual.
 
     Args:
-        weights: variant to weights file.
+        weights: weights file of each variant.
         runtimes: names of `RUNTIMES`.
         note: receives a message for a variant that cannot be exported.
-        device: of the torch runtime.
-        rounds: calls of each detector that count.
+        device: device of the ``torch`` runtime.
+        rounds: number of timed calls of each detector.
 
     Returns:
-        Variant to runtime to ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles).
+        ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles), by variant and runtime.
     """
     detectors: dict[tuple[str, str], Any] = {}
     exported = [runtime for runtime in runtimes if runtime != "torch"]

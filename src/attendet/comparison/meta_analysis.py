@@ -1,15 +1,15 @@
-"""Random-effects estimates of what a block does over several data sets.
+"""Random-effects meta-analysis: the effect of a block over several data sets.
 
 The effect of a block on a data set is its mean paired difference over seeds. Effects differ between
-data sets by noise (seeds, test images) and because blocks suit one data set better than another
-(heterogeneity). The estimate is for data sets such as these, so both are in its interval.
+data sets because of noise (seeds, test images) and because a block suits some data sets better than
+others (heterogeneity). The estimate is for data sets like these, so its interval includes both.
 
 The verdict gives each data set the same weight. The random-effects interval of Hartung and Knapp
 (2001, Statistics in Medicine 20) is then Student's t interval over the data sets, which stays valid
 however much noise and heterogeneity differ between data sets (Ibragimov and Mueller 2010, Journal
-of Business and Economic Statistics 28, section 2). With weights by inverse variances it claims
-slightly too much, because a variance of three seeds is itself uncertain; that estimate is in the
-records and does not decide. `benchmarks/error_rates.py` simulates both.
+of Business and Economic Statistics 28, section 2). With inverse-variance weights, false claims are
+slightly too frequent, because a variance from three seeds is itself uncertain; that estimate is in
+the records but does not decide. `benchmarks/error_rates.py` simulates both.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ from attendet.comparison.verdicts import finite, signed_points, verdict_word
 from attendet.system import require
 
 SEED_COUNTS = (3, 5, 10)
-"""Numbers of seeds for which it is computed what a data set can show."""
+"""Numbers of seeds for which `power_of_set` computes the power of a data set."""
 
 MOST_IMAGES = 100_000
-"""Test images up to which it is computed."""
+"""Upper limit of the number of test images in `power_of_set`."""
 
 LEAST_VARIANCE = 1e-12
-"""Of an effect, where a library divides by it; AP squared. Two runs never agree this well."""
+"""Lower limit of the variance of an effect (AP squared): a library divides by it. The difference of
+two runs always varies more."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +57,25 @@ class Effect:
     """Mean paired difference, AP."""
 
     seed_se: float
-    """Its standard error over seeds; 0 with one seed, whose noise then counts as heterogeneity."""
+    """Standard error over seeds; 0 with one seed, whose noise then counts as heterogeneity."""
 
     image_se: float
-    """Its standard error over test images."""
+    """Standard error over test images."""
 
     seeds: int
 
     @property
     def variance(self) -> float:
-        """Variance of the difference by noise alone."""
+        """Variance of the difference due to noise alone."""
         return max(self.seed_se**2 + self.image_se**2, LEAST_VARIANCE)
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What the effects on several data sets say together; all but I2, Q and p in AP."""
+    """Effects on several data sets, combined; all values in AP, except I2, Q and p."""
 
     mean: PairedDifference
-    """Mean over data sets with interval and p; ``sd`` is that between the measured effects."""
+    """Mean over data sets with interval and p; ``sd`` is between the measured effects."""
 
     prediction_low: float
     prediction_high: float
@@ -88,7 +89,7 @@ class Combined:
 
     q: float
     q_p: float
-    """Cochran's Q, and the p of no heterogeneity."""
+    """Cochran's Q, and the p-value of no heterogeneity."""
 
     weighted: tuple[float, float, float]
     """Mean weighted by inverse variances, with the Hartung-Knapp interval; does not decide."""
@@ -97,8 +98,9 @@ class Combined:
 def combine(effects: Sequence[Effect]) -> Combined | None:
     """Return the random-effects estimate over data sets; None with fewer than two.
 
-    tau2 is that of Paule and Mandel (1982). The prediction interval is that of one more value of
-    the same distribution as the measured effects; it holds the true effect there at least as often.
+    tau2 is estimated by the method of Paule and Mandel (1982). The prediction interval is for the
+    effect measured on one more data set from the same distribution; it contains the true effect on
+    that data set at least as often.
 
     Args:
         effects: one for each data set.
@@ -119,7 +121,7 @@ def combine(effects: Sequence[Effect]) -> Combined | None:
         weighted = module.combine_effects(values, variances, use_t=True)
     mean = paired_difference(values)
     reach = special.stdtrit(count - 1, 1 - LEVEL / 2) * mean.sd * math.sqrt(1 + 1 / count)
-    # The variance in Q comes from few seeds: F in place of chi-squared.
+    # F instead of chi-squared: the variance in Q is estimated from few seeds.
     freedom = sum(effect.seeds - 1 for effect in effects)
     low, high = weighted.conf_int()[3]
     return Combined(
@@ -140,12 +142,12 @@ def judge_over_sets(
     """Return the verdict on each variant over all data sets.
 
     The verdicts are those of `attendet.comparison.verdicts.judge`; a data set on which variant and
-    baseline learned nothing does not count. ``not enough data sets``: not clear yet, and more seeds
-    on the same data sets would not decide it.
+    baseline learned nothing does not count. ``not enough data sets``: fewer than two data sets
+    count, or the result is not clear and more seeds on the same data sets would not decide it.
 
     Args:
-        variants: variant to data set to the verdict there, as in study.json.
-        margin: differences up to this count as none; AP, 0 to 1.
+        variants: verdict by variant and data set, as in study.json.
+        margin: largest difference that counts as none; AP, 0 to 1.
     """
     used = {
         name: {of: verdict for of, verdict in sets.items() if _counts(verdict)}
@@ -175,7 +177,7 @@ def _effect(verdict: Mapping[str, Any]) -> Effect:
 
 
 def _of_set(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what sets.json repeats of the verdict on one data set."""
+    """Return the fields of a verdict on one data set that sets.json repeats."""
     names = ("verdict", "difference", "low", "high", "seed_se", "image_se", "seeds", "differences")
     return {name: verdict.get(name) for name in (*names, "ap", "baseline_ap")}
 
@@ -272,19 +274,20 @@ def _sentence(
 
 
 def power_of_set(verdicts: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any] | None:
-    """Return what it takes to show a difference of one AP point on a data set; None if unknown.
+    """Return the seeds and test images that show one AP point on a data set; None if unknown.
 
-    One variant beside the baseline, level 5 %, shown four times in five. The noise is the mean over
-    the variants that were measured there.
+    For one variant and the baseline, level 5 %, power 80 %. The noise is the mean over the variants
+    that were measured on the data set.
 
     Args:
-        verdicts: on the variants of the data set, as in study.json.
+        verdicts: verdicts on the variants of the data set, as in study.json.
         images: number of its test images.
 
     Returns:
-        ``seed_sd`` and ``image_se`` (AP), ``detectable`` by test images as they are and seeds as
-        many as 3, 5, 10; ``seeds`` for one point with the images as they are, and ``images`` by
-        seeds for one point; None where no number does.
+        ``seed_sd`` and ``image_se`` (AP); ``images_measured``: the number of test images;
+        ``detectable``: smallest detectable difference with these images, by number of seeds (3, 5,
+        10); ``seeds``: number of seeds for one point with these images; ``images``: number of
+        images for one point, by number of seeds. None where no number is enough.
     """
     known = [each for each in verdicts if _counts(each) and each["seed_sd"] is not None]
     if not known or images < 2:

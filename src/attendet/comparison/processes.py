@@ -1,8 +1,8 @@
 """Runs on the devices of this machine: one process per run, one or more runs per device.
 
-Processes come from `multiprocessing`: on Linux they are forked from a server that has loaded the
-libraries already, so that a run starts at once; elsewhere they are spawned. A process that dies
-ends its run alone, and the run is tried again from its last resume state.
+Processes are started with `multiprocessing`: on Linux they are forked from a server that has
+imported the libraries already, so that a run starts at once; elsewhere they are spawned. If a
+process dies, only its own run stops, and that run is retried from its last resume state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attendet.system import available_cores, process_start_method
 from attendet.training.plan import LoadedData
 
 MAX_ATTEMPTS = 3
-"""Attempts at a run whose process dies."""
+"""Largest number of attempts at a run whose process dies."""
 
 PRELOADED = (
     "attendet.comparison.run_job",
@@ -38,19 +38,19 @@ PRELOADED = (
 """Modules that every run needs."""
 
 RunEvent = tuple[Job, dict[str, Any]]
-"""A run and its progress; "ended" or "failed" is the last event of each run."""
+"""A run and one of its events; "ended" or "failed" is the last event of each run."""
 
 
 def device_names(accelerator: str, wanted: int | None, runs_per_device: int = 1) -> list[str]:
-    """Return the device of each run that is made at once: ``cuda:0``, or ``cpu``.
+    """Return the device of each concurrent run: ``cuda:0``, ``cpu`` or ``mps``.
 
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         wanted: number of devices; default: all GPUs, or one CPU.
-        runs_per_device: runs that a device works on at once.
+        runs_per_device: number of concurrent runs on each device.
 
     Raises:
-        ConfigError: if there are not that many devices.
+        ConfigError: if a number is below 1, or there are not enough GPUs.
     """
     per_device = runs_per_device
     ConfigError.check(
@@ -80,7 +80,7 @@ def _gpu_names() -> list[str]:
 
 @dataclass
 class _Attempt:
-    """A run in a process of its own."""
+    """An attempt at a run, in its own process."""
 
     job: Job
     device: str
@@ -91,16 +91,16 @@ class _Attempt:
 
 
 class LocalRuns:
-    """Makes runs on this machine, one at a time on each device.
+    """Executor of runs on this machine.
 
     Args:
-        devices: names as `device_names` returns them; runs that have a device in common have a
-            part of the CPU cores each.
-        auto: let each device work on one run up to the end of an epoch, then on as many as its
-            memory is enough for, one for each CPU core at most. Runs have one thread each.
+        devices: names as `device_names` returns them, one for each concurrent run. If a name occurs
+            twice, the CPU cores are divided between the runs.
+        auto: start with one run on each device; after its first epoch, run as many as fit in the
+            memory of the device, at most one for each CPU core in total. Each run has one thread.
 
     Attributes:
-        slots: runs at once.
+        slots: number of concurrent runs.
     """
 
     def __init__(self, devices: list[str], *, auto: bool = False) -> None:
@@ -121,13 +121,13 @@ class LocalRuns:
     def make(
         self, jobs: Iterable[Job], load: Callable[[], LoadedData] | None = None
     ) -> Iterator[RunEvent]:
-        """Yield the events of runs; a job is taken when a device is free for it.
+        """Yield the events of runs; a run is started when a device is free for it.
 
-        A run whose process dies is tried again, up to `MAX_ATTEMPTS` times in all.
+        A run whose process dies is retried, up to `MAX_ATTEMPTS` attempts in total.
 
         Args:
             jobs: the runs.
-            load: returns the data of all of them; by default each run reads it itself.
+            load: returns the data that all runs use; by default each run reads it itself.
         """
         waiting = iter(jobs)
         free = list(self._devices)
@@ -169,7 +169,7 @@ class LocalRuns:
         self._running[ours] = _Attempt(job, device, number, process, loaded)
 
     def _process_ended(self, connection: Any, free: list[str]) -> Iterator[RunEvent]:
-        """Free the device of a process that ended; if its run did not end, try it again."""
+        """Free the device of a process that ended; retry its run if the run has not ended."""
         attempt = self._running.pop(connection)
         connection.close()
         attempt.process.join()
@@ -186,7 +186,7 @@ class LocalRuns:
             yield attempt.job, {"event": "failed", "error": f"its process died ({why})"}
 
     def close(self) -> None:
-        """End all processes."""
+        """Kill all processes."""
         for connection, attempt in self._running.items():
             attempt.process.kill()
             attempt.process.join()
@@ -208,8 +208,8 @@ def _without_main_module() -> Iterator[None]:
 def _run_in_process(
     job: Job, device: str, threads: int | None, loaded: LoadedData | None, events: Any
 ) -> None:
-    """Make one run and send its events; entry point of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
+    """Execute one run and send its events; entry point of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl+C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")

@@ -1,9 +1,9 @@
-"""Runs on a Ray cluster: each a task with its resources, tried again where its worker is lost.
+"""Runs on a Ray cluster: one Ray task per run, retried if its worker is lost.
 
-Where a machine sees the study's folder, runs are made there, and one whose worker is lost goes on
-from its last resume state. Where it does not, the run is made in a folder of its own and its files
-are sent back; a lost one starts again. The data set must be at the same path on all machines;
-another set there is refused.
+A machine that can access the study's folder trains there, and a lost run resumes from its last
+resume state. Any other machine trains in a temporary folder and sends the files back, and a lost
+run starts again. The data set must be at the same path on all machines; a different data set at
+that path is refused.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from attendet.report.study import STUDY
 from attendet.system import require
 
 LOOKS_EVERY = 0.5
-"""Seconds between two looks at the tasks."""
+"""Seconds between two polls of the tasks."""
 
 REACHED_IN = 10.0
-"""Seconds in which a cluster must take a connection."""
+"""Timeout of the connection to a cluster, in seconds."""
 
 
 def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
-    """Make a run on this machine; return its last event, with its files where they are not there.
+    """Execute a run on this machine and return its last event.
+
+    The event has the files of the run if this machine cannot access the study's folder.
 
     Args:
-        job: the run; the folder at its study's path is used if it holds this very study.
+        job: the run; its study's folder is used if it contains this very study.
         report: receives the events.
     """
     there = read_json(Path(job.study) / STUDY)
@@ -56,14 +58,14 @@ def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
 
 
 def carry_back(job: Job, event: dict[str, Any]) -> dict[str, Any]:
-    """Write the files that came with a run's last event into the study; return the event alone."""
+    """Write the files of a run's last event into the study; return the event without them."""
     for name, content in event.get("files", {}).items():
         write_atomically(job.path / Path(name).name, content)
     return {name: value for name, value in event.items() if name != "files"}
 
 
 def _check_reached(address: str) -> None:
-    """Raise at once where nothing listens; Ray itself tries for most of a minute."""
+    """Raise quickly if nothing listens at the address; Ray itself retries for most of a minute."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         raise ValueError("no HOST:PORT")
@@ -71,16 +73,18 @@ def _check_reached(address: str) -> None:
 
 
 class RayRuns:
-    """Makes runs on a Ray cluster.
+    """Executor of runs on a Ray cluster.
 
     Args:
         address: ``auto``, ``HOST:PORT``, or ``local`` to start Ray on this machine.
-        accelerator: as of the runs; with GPUs in the cluster a run takes one of them.
-        devices: runs at once; default: as many as the cluster can run.
+        accelerator: accelerator of the runs; with ``auto`` or ``cuda``, each run takes one GPU of
+            a cluster that has GPUs.
+        devices: number of concurrent runs; default: as many as the cluster can run.
 
     Raises:
         MissingExtraError: if Ray is not installed.
-        ConfigError: if there is no cluster at the address.
+        ConfigError: if ``devices`` is below 1, no cluster is at the address, or ``accelerator`` is
+            ``cuda`` and the cluster has no GPU.
     """
 
     def __init__(self, address: str, accelerator: str, devices: int | None) -> None:
@@ -98,7 +102,7 @@ class RayRuns:
         self.slots = min(devices or cpus, gpus if on_gpu else cpus)
         needs = {"num_cpus": max(1, cpus // self.slots), "num_gpus": 1 if on_gpu else 0}
         self._task = self.ray.remote(
-            # A process of its own for each run: its memory is measured, and none is left behind.
+            # One process per run: its peak memory is measured, and all of it is freed at the end.
             max_retries=MAX_ATTEMPTS - 1,
             max_calls=1,
             **needs,
@@ -125,9 +129,9 @@ class RayRuns:
             ) from None
 
     def make(self, jobs: Iterable[Job], _: object = None) -> Iterator[RunEvent]:
-        """Give the events of runs as they come; at most `slots` are under way.
+        """Yield the events of runs as they arrive; at most `slots` runs are active.
 
-        Each run reads its data itself, as it may be made on another machine.
+        Each run reads the data set itself, because it may be on another machine.
         """
         coming = iter(jobs)
         running: dict[Any, Job] = {}
@@ -163,7 +167,7 @@ class RayRuns:
             return {"event": "failed", "error": f"its worker was lost ({first_line(error)})"}
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Disconnect, and stop a local cluster; keep a connection that the caller had before."""
         if self._started:
             self.ray.shutdown()
         else:
@@ -172,7 +176,7 @@ class RayRuns:
 
 
 def _ray_task(job: Job, events: Any, threads: int) -> dict[str, Any]:
-    """Make a run; what Ray runs on a worker."""
+    """Execute a run on a worker; the function of the Ray task."""
     import cv2
     import torch
 

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 GROUND_TRUTH = "ground_truth.npz"
 RECORD = "record.json"
-"""The record of one run, in the run's folder: what is here need not be run again."""
+"""File with the record of one run, in its folder; written when the run finishes or pauses."""
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of runs.jsonl without a last line that a kill truncated.
+    """Return the records of runs.jsonl, without an incomplete last line of a killed process.
 
     Raises:
         DataError: if another line is damaged.
@@ -56,7 +56,7 @@ def add_run(folder: Path, record: dict[str, Any]) -> None:
 
 
 def study_json(folder: Path) -> dict[str, Any] | None:
-    """Return study.json, None where there is no study.
+    """Return the content of study.json; None if the folder has no study.
 
     Raises:
         DataError: if it is damaged, or of another layout.
@@ -65,7 +65,7 @@ def study_json(folder: Path) -> dict[str, Any] | None:
 
 
 def sets_json(folder: Path) -> dict[str, Any] | None:
-    """Return sets.json, None where there is no study over several data sets.
+    """Return the content of sets.json; None if the folder has no study over several data sets.
 
     Raises:
         DataError: if it is damaged, or of another layout.
@@ -89,11 +89,11 @@ def _write_layout(path: Path, layout: str, content: dict[str, Any]) -> None:
 
 
 def write_detections(path: Path, keys: Sequence[str], found: Sequence[Detections]) -> None:
-    """Write the detections of images as flat arrays.
+    """Write the detections of images to an .npz file of flat arrays.
 
-    The arrays: ``keys`` (P,) of the images, ``image_hw`` (P, 2) pixels, ``counts`` (P,)
-    detections of each image, and over all images ``boxes_xyxy`` (D, 4) float32 pixels,
-    ``scores`` (D,) float32, ``class_ids`` (D,); ``classes`` (K,) are their names.
+    Per image: ``keys`` (P,), ``image_hw`` (P, 2) in pixels, and ``counts`` (P,), the number of
+    detections. Over all images: ``boxes_xyxy`` (D, 4) float32 in pixels, ``scores`` (D,) float32
+    and ``class_ids`` (D,). ``classes`` (K,) are the class names.
     """
     scores = np.concatenate([np.zeros(0, np.float32), *(each.scores for each in found)])
     _write_boxes(path, keys, found[0].classes if found else (), found, scores=scores)
@@ -122,7 +122,7 @@ def _write_boxes(
 
 
 def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
-    """Return the keys of images and their detections, as `write_detections` wrote them.
+    """Return the image keys and the detections of a file of `write_detections`.
 
     Raises:
         DataError: if the file is missing or damaged.
@@ -152,10 +152,10 @@ def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
 def write_ground_truth(
     path: Path, root: Path, samples: Sequence[Sample], classes: Sequence[str]
 ) -> None:
-    """Write the ground truth of the images that a study measures on, in the arrays of detections.
+    """Write the ground truth of the measured images, in the format of `write_detections`.
 
-    ``difficult`` (T,) replaces the scores; ``paths`` (P,) are relative to the data set's
-    root where they lie in it.
+    ``difficult`` (T,), one value per box, replaces ``scores``. ``paths`` (P,) are relative to the
+    root of the data set if they are inside it.
     """
     paths = [
         str(sample.path.relative_to(root)) if sample.path.is_relative_to(root) else str(sample.path)
@@ -168,11 +168,11 @@ def write_ground_truth(
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file; the lock ends with the process that holds it.
+    """Hold a lock file; the lock is also released if the process dies.
 
     Args:
-        path: the lock file; it is created.
-        wait: wait for another process; otherwise raise.
+        path: the lock file; created if needed.
+        wait: wait until another process releases it, instead of raising an error.
 
     Raises:
         ConfigError: if another process holds it.

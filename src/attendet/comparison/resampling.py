@@ -1,9 +1,9 @@
-"""Average precision of resampled test images, by weights: matching is done once.
+"""Average precision on resampled test images; detections are matched only once.
 
-Which detection hits which ground truth is decided within each image, so resampling images changes
-only how often each hit and miss counts. With all weights 1 the value is COCO's AP, to rounding.
+Detections are matched to ground truth within each image, so resampling the images only changes how
+often each match counts (its weight). With all weights 1 the result is COCO's AP, up to rounding.
 
-P images, D detections of a class, T the ten overlap thresholds, B draws.
+P images, D detections of a class, T = 10 IoU thresholds, B draws.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ Floats = NDArray[np.float64]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100
-"""Of a class and image."""
+"""Largest number of detections per class and image."""
 
 DRAWS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, eq=False)
 class ClassHits:
-    """The detections of one class over all images, best score first."""
+    """Matched detections of one class over all images, best score first."""
 
     image: NDArray[np.int64]
-    """(D,): number of the image."""
+    """(D,): index of the image."""
 
     true_positive: NDArray[np.bool_]
-    """(T, D): whether the detection hits a ground truth that counts."""
+    """(T, D): whether the detection matches a ground truth that counts."""
 
     ignored: NDArray[np.bool_]
-    """(T, D): whether it lies on a difficult ground truth, and counts neither way."""
+    """(T, D): whether it lies on a difficult ground truth, and is neither a hit nor a miss."""
 
     gts: Floats
-    """(P,): ground truth of each image that count."""
+    """(P,): number of ground-truth boxes that count in each image."""
 
 
 Matches = tuple[NDArray[np.int64], Floats, NDArray[np.bool_], NDArray[np.bool_]]
@@ -56,11 +56,11 @@ Matches = tuple[NDArray[np.int64], Floats, NDArray[np.bool_], NDArray[np.bool_]]
 def match_detections_by_class(
     samples: Sequence[Sample], detections: Sequence[Detections], class_count: int
 ) -> list[ClassHits]:
-    """Return which detections hit, for each class (matching as in COCO's evaluator).
+    """Return the matched detections of each class (matching as in COCO's evaluator).
 
     Args:
         samples: the images with their ground truth.
-        detections: one `Detections` a sample.
+        detections: one `Detections` for each sample.
         class_count: K.
     """
     gts = np.zeros((class_count, len(samples)))
@@ -99,10 +99,11 @@ def _class_hits(matches: Sequence[Matches], gts: Floats) -> ClassHits:
 def _match_image(
     overlap: Floats, difficult: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for each threshold and detection, best score first: hit, and ignored.
+    """Return whether each detection is a hit, and whether it is ignored, at each threshold.
 
-    A detection takes the best free ground truth that counts; only where there is none, it may lie
-    on a difficult one, which stays free.
+    Detections are in the order of their score, best first. A detection takes the free ground truth
+    with the largest overlap that counts. If there is none, it may lie on a difficult ground truth,
+    which stays free.
     """
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     free = np.ones((len(THRESHOLDS), len(difficult)), np.bool_)
@@ -113,7 +114,7 @@ def _match_image(
         reached = row[None] >= thresholds
         takes = reached & free & ~difficult[None]
         if takes.any():
-            # of ground truth that overlap equally, COCO takes the last
+            # COCO takes the last of several boxes with the same overlap
             best = takes.shape[1] - 1 - np.where(takes, row, -1.0)[:, ::-1].argmax(axis=1)
             hit = takes.any(axis=1)
             true_positive[hit, number] = True
@@ -124,9 +125,10 @@ def _match_image(
 
 
 def draw_images(images: int, draws: int, *, seed: int = 0) -> Floats:
-    """Return how often each image is drawn, (B, P): P with replacement, B times.
+    """Return how often each image is in each bootstrap draw, (B, P).
 
-    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 6.
+    Each draw takes P images with replacement: Efron and Tibshirani 1993, An Introduction to the
+    Bootstrap, chapter 6.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=draws)
@@ -137,7 +139,7 @@ def resampled_ap(hits: Sequence[ClassHits], weights: Floats) -> Floats:
     """Return AP (IoU 0.50 to 0.95) for each weighting of the images.
 
     Args:
-        hits: of each class.
+        hits: matched detections of each class.
         weights: (B, P), how often each image counts.
 
     Returns:
@@ -160,7 +162,7 @@ def _mean_over_classes(columns: Sequence[Floats], draws: int) -> Floats:
 
 
 def _class_ap(hits: ClassHits, weights: Floats) -> Floats:
-    """Return a class's AP for each weighting; NaN where it has no ground truth."""
+    """Return the AP of a class for each weighting; NaN where the class has no ground truth."""
     gts = weights @ hits.gts
     each = weights[:, hits.image]
     seen = np.cumsum(each, axis=1)
@@ -182,12 +184,12 @@ def _class_ap(hits: ClassHits, weights: Floats) -> Floats:
 def _interpolated(found: Floats, counted: Floats, gts: Floats) -> Floats:
     """Return the mean over 101 recalls of the best precision at that recall or beyond.
 
-    Precision falls between hits, so the hits alone decide.
+    Precision only falls between hits, so it is evaluated at the hits.
 
     Args:
-        found: (B, hits), weighted hits up to each.
-        counted: (B, hits), weighted detections up to each.
-        gts: (B,), weighted ground truth.
+        found: (B, hits), weighted number of hits up to each hit.
+        counted: (B, hits), weighted number of detections up to each hit.
+        gts: (B,), weighted number of ground-truth boxes.
     """
     precision = np.divide(found, counted, out=np.zeros_like(found), where=counted > 0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

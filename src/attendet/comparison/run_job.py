@@ -44,28 +44,28 @@ from attendet.training.schedule import input_hw_at
 from attendet.training.trainer import TrainingResult, train
 
 Report = Callable[[dict[str, Any]], None]
-"""Receives the events of a run as plain values."""
+"""Function that receives the events of a run, as plain values."""
 
 DETECTIONS = "detections.npz"
 EVALUATION = "evaluation.json"
 PAUSES = "pauses.json"
-"""AP on the validation split where a run paused between its own evaluations."""
+"""File with the AP on the validation split at pauses between the regular evaluations."""
 
 BASE = "base_weights.json"
-"""Digest of the weights outside attention that the run began with."""
+"""File with the digest of the initial weights outside attention."""
 
 KEPT = ("lock", "run.log")
-"""Files that stay in the folder of a run that starts again."""
+"""Files that are kept in its folder when a run starts again."""
 
 GATE_IMAGES = 8
-"""Test images on which gates are measured, evenly spaced."""
+"""Number of test images on which gates are measured, evenly spaced."""
 
 CURVES = ("precision_recall", "confusion")
-"""Parts of the evaluation that stay in the run's folder."""
+"""Parts of the evaluation that are in the run's folder only, not in its record."""
 
 
 class _RunCallback(TrainingCallback):
-    """Reports the plan and the epochs of a run, and sums the seconds of the epochs."""
+    """Callback that reports the plan and the epochs of a run, and sums their seconds."""
 
     def __init__(self, job: Job, report: Report) -> None:
         self.job, self.report = job, report
@@ -84,8 +84,8 @@ class _RunCallback(TrainingCallback):
         self.report(event)
 
     def after_epoch(self, record: dict[str, Any]) -> None:
-        """Report the epoch, and add its seconds with those of its evaluation."""
-        if record["epoch"] > 0:  # 0 is part of the start
+        """Report the epoch, and add its seconds of training and evaluation."""
+        if record["epoch"] > 0:  # epoch 0 is part of the start
             self.epoch_seconds += record["seconds"] + record.get("evaluation_seconds", 0.0)
         shown = {name: record.get(name) for name in ("epoch", "seconds", "ap")}
         epochs = self.job.setup["recipe"]["epochs"]
@@ -98,9 +98,10 @@ class _RunCallback(TrainingCallback):
 
 
 def memory_use(accelerator: str) -> tuple[int, int]:
-    """Return the bytes that this run takes of its device's memory, alone there, and what is free.
+    """Return the bytes of device memory that this run uses, and the bytes that are free.
 
-    On a GPU all memory in use counts as the run's, with that of the driver and of other programs.
+    The run must be the only one on its device: on a GPU all memory in use counts as its own, with
+    that of the driver and of other programs.
     """
     if accelerator in ("auto", "cuda") and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -109,13 +110,13 @@ def memory_use(accelerator: str) -> tuple[int, int]:
 
 
 def possible_runs(memory: tuple[int, int], plan: Plan, epoch: int) -> int:
-    """Return how many runs like this one the memory of its device is enough for.
+    """Return how many runs like this one fit in the memory of its device.
 
-    Memory is taken to grow with the area of the network input in later epochs.
+    Memory is assumed to grow with the area of the network input in later epochs.
 
     Args:
-        memory: bytes that the run takes in an epoch, and bytes that are free.
-        plan: of the run.
+        memory: bytes that the run uses in an epoch, and bytes that are free.
+        plan: plan of the run.
         epoch: the epoch, counting from 0.
     """
     areas = [
@@ -127,7 +128,7 @@ def possible_runs(memory: tuple[int, int], plan: Plan, epoch: int) -> int:
 
 
 def base_digest(plan: Plan) -> str:
-    """Return 16 hex digits over a network's weights outside its attention, before training."""
+    """Return a hash (16 hex digits) of the initial weights outside attention."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(plan.network.state_dict().items()):
         if not name.startswith("attention."):
@@ -137,13 +138,13 @@ def base_digest(plan: Plan) -> str:
 
 
 def measured_samples(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """Return the samples whose images can be decoded, on which a study measures."""
+    """Return the samples that a study measures on: all whose image can be decoded."""
     broken = {issue.file for issue in decode_issues(samples)}
     return tuple(sample for sample in samples if sample.path not in broken)
 
 
 def record_of(job: Job) -> dict[str, Any] | None:
-    """Return the record in the folder of a run, None if there is none with the same key.
+    """Return the record in the folder of a run; None if it has none with the same key.
 
     Raises:
         DataError: if it is damaged.
@@ -155,9 +156,9 @@ def record_of(job: Job) -> dict[str, Any] | None:
 def run_job(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[str, Any]:
     """Train (or resume) and measure one run, and return its record.
 
-    The record is in the run's folder (record.json) before it is returned. A run that stops at
-    ``job.until`` has a record with ``stopped`` "budget" and without ``metrics``; its resume state
-    stays.
+    The record is written to the run's folder (record.json) before it is returned. The record of a
+    run that pauses at ``job.until`` has ``stopped`` "budget" and ``metrics`` None; the run keeps
+    its resume state.
 
     Args:
         job: the run.
@@ -165,7 +166,7 @@ def run_job(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[
         loaded: the data of the job, if it is in memory already.
 
     Raises:
-        AttendetError: if training or measuring cannot go on.
+        AttendetError: if training or measuring fails.
     """
     begun = time.perf_counter()
     with locked(job.path / "lock", wait=True):
@@ -189,13 +190,13 @@ def run_job(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[
 
 
 def _train(job: Job, callback: TrainingCallback, loaded: LoadedData | None) -> TrainingResult:
-    """Train the run, resumed if possible."""
+    """Train the run; resume it if possible."""
     if torch.cuda.is_available() and job.accelerator in ("auto", "cuda"):
         torch.cuda.reset_peak_memory_stats()
     settings: dict[str, Any] = {
         "accelerator": job.accelerator,
         "until_epoch": job.until,
-        "figures": False,  # the report of the study has its own
+        "figures": False,  # the report of the study has its own figures
         "callback": callback,
         "loaded": loaded,
     }
@@ -213,7 +214,7 @@ def _train(job: Job, callback: TrainingCallback, loaded: LoadedData | None) -> T
         pretrained=job.pretrained,
         format=job.format,
         fingerprints=job.setup["data"],
-        # Passed one by one, settings replace those of pretrained weights.
+        # Settings that are passed explicitly replace those of pretrained weights.
         **recipe.as_dict(),
         **settings,
     )
@@ -304,7 +305,7 @@ def _record(job: Job, plan: Plan, epochs: list[dict[str, Any]]) -> dict[str, Any
     for epoch in epochs:
         if str(epoch["epoch"]) in pauses:
             epoch.setdefault("ap", pauses[str(epoch["epoch"])])
-    trained = [epoch for epoch in epochs if epoch["epoch"] > 0]  # 0: base weights, measured alone
+    trained = [epoch for epoch in epochs if epoch["epoch"] > 0]  # 0: base weights, not trained
     return {
         **_empty_record(job),
         "curve": epochs,
@@ -323,7 +324,7 @@ def failed_record(job: Job, error: str) -> dict[str, Any]:
 
 
 def _empty_record(job: Job) -> dict[str, Any]:
-    """Return the record of a run that has not started."""
+    """Return a record with all fields, before any results."""
     return {
         "key": job.key,
         **job.identity(),
@@ -345,7 +346,7 @@ def _empty_record(job: Job) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run's numbers may depend on."""
+    """Return the software versions that the results of a run may depend on."""
     return {
         "attendet": __version__,
         "python": platform.python_version(),
@@ -358,7 +359,7 @@ def machine(device: str) -> dict[str, Any]:
     """Return the description of the machine and of the device that was used.
 
     Args:
-        device: its type: ``cuda``, ``mps`` or ``cpu``.
+        device: type of the device: ``cuda``, ``mps`` or ``cpu``.
     """
     on_cuda = device == "cuda" and torch.cuda.is_available()
     return {
@@ -369,7 +370,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def gate_statistics(weights: Path, samples: Sequence[Sample]) -> dict[str, dict[str, Any]] | None:
-    """Return the health of each attention block of a run by site, None without attention.
+    """Return the gate health of each attention block, by site; None without attention.
 
     Args:
         weights: weights file of a run.
@@ -388,7 +389,7 @@ def gate_statistics(weights: Path, samples: Sequence[Sample]) -> dict[str, dict[
 
 
 def run_and_report(job: Job, report: Report, loaded: LoadedData | None = None) -> dict[str, Any]:
-    """Make a run and return its last event: "ended" with its record, or "failed" with the error."""
+    """Execute a run; return its last event: "ended" with the record, or "failed" with the error."""
     try:
         return {"event": "ended", "record": run_job(job, report, loaded)}
     except AttendetError as error:

@@ -1,4 +1,4 @@
-"""Several data sets of one study: their names, and the summary over the studies of all of them."""
+"""Studies over several data sets: the names of the data sets, and the summary over all of them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def name_data_sets(
 ) -> dict[str, tuple[Source, DataSet]]:
     """Return the data sets of a study by name, each with the path that it was read from.
 
-    A data set is named after its folder. A second one with that name gets a number; those of an
+    A data set is named after its folder. A second one with that name gets a number; data sets of an
     earlier study in the folder keep their names.
 
     Args:
         data: paths of data sets.
-        folder: of the study.
-        format: of the data sets, where it is not to be recognized.
+        folder: folder of the study.
+        format: format of the data sets; default: recognized from their files.
         budget: must be None.
 
     Raises:
-        ConfigError: if there are not two different data sets, the folder holds a study of one data
-            set, or a budget is given.
-        DataError: if one cannot be read.
+        ConfigError: if there are not two different data sets, the folder contains a study of one
+            data set, or a budget is given.
+        DataError: if a data set cannot be read.
+        MissingExtraError: if the ``study`` extra is not installed.
     """
     require("statsmodels.stats.meta_analysis", extra="study", purpose="several data sets")
     rule = "at least two data sets"
@@ -78,12 +79,12 @@ def _new_name(root: Path, used: set[str]) -> str:
 def summarize_sets(
     folder: Path, head: Mapping[str, Any], names: Sequence[str] | Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what sets.json holds, from the study.json of each data set.
+    """Return the content of sets.json, from the study.json of each data set.
 
     Args:
-        folder: of the study over all data sets.
-        head: what all studies have in common.
-        names: of the data sets; one whose study has not begun does not count.
+        folder: folder of the study over all data sets.
+        head: entries that all studies have in common.
+        names: names of the data sets; one whose study has not begun is only listed as waiting.
     """
     studies = {name: study_json(folder / name) for name in names}
     begun = {
@@ -144,7 +145,7 @@ def _costs(variant: str, studies: Iterable[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def _latency(variant: str, studies: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the latency of a variant by runtime, means over the data sets."""
+    """Return the mean latency of a variant over the data sets, by runtime."""
     found = [value_at(study, "latency", variant) or {} for study in studies]
     runtimes = dict.fromkeys(runtime for by_runtime in found for runtime in by_runtime)
     return {

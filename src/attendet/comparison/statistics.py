@@ -3,10 +3,10 @@
 Training (seeds) and the choice of test images both add variance to an AP difference. With three to
 five seeds, a t interval with Satterthwaite's degrees of freedom is too narrow at the strict levels
 that several variants require. Verdicts use Banerjee's interval for the sum of two variances, which
-covers the true value at least as often as stated.
-Tested against scipy, and in simulation with known true values.
+covers the true value at least as often as stated. All of it is tested against scipy, or in
+simulation with known true values.
 
-n seeds, B draws of the test images, m comparisons.
+n seeds, m comparisons.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from scipy import optimize, special, stats
 Floats = NDArray[np.float64]
 
 MOST_FLIPS = 100_000
-"""Sign flips that are counted; of more, so many are drawn."""
+"""Largest number of sign flips to enumerate; of more, this many are drawn at random."""
 
 LEVEL = 0.05
 """Chance of any false "helps" or "hurts" in a study of variants that all equal the baseline."""
 
 POWER = 0.8
-"""Wanted chance of a clear answer."""
+"""Required probability of a clear verdict."""
 
 MOST_SEEDS = 1000
 
 BEYOND_COUNT = 10**8
-"""Seeds that leave nothing of the noise between them."""
+"""Number of seeds at which the noise between seeds is negligible."""
 
 QUANTILES = (np.arange(200) + 0.5) / 200
 """Quantiles at which the distribution of a measured variance is evaluated."""
@@ -49,7 +49,7 @@ class PairedDifference:
     low: float
     high: float
     p: float
-    """Of a two-sided t test of no difference; NaN with one seed."""
+    """Two-sided p-value of no difference (see `paired_difference`); NaN with one seed."""
 
     sd: float
     """Standard deviation between seeds; NaN with one seed."""
@@ -61,8 +61,7 @@ class PairedDifference:
 def _reach(
     level: float, seed_variance: float | Floats, seeds: int, image_variance: float, images: int
 ) -> Floats:
-    """Return half the width of the interval that misses the true value with a chance up to
-    ``level``.
+    """Return the half-width of an interval that misses the true value at most at rate ``level``.
 
     Banerjee 1960, Approximate confidence interval for linear functions of means of k populations
     when the population variances are not equal, Sankhya 22: the square root of the sum of the
@@ -70,9 +69,9 @@ def _reach(
 
     Args:
         level: two-sided, 0 to 1.
-        seed_variance: of the mean, from the seeds.
+        seed_variance: variance of the mean due to seeds.
         seeds: n, at least 2.
-        image_variance: of the mean, from the images.
+        image_variance: variance of the mean due to test images.
         images: number of test images.
     """
     of_seeds = special.stdtrit(seeds - 1, level / 2)
@@ -82,7 +81,7 @@ def _reach(
 
 
 def _p_value(mean: float, *variances: float | int) -> float:
-    """Return the level at which an interval (see `_reach`) just ends at zero."""
+    """Return the level at which the interval of `_reach` just ends at zero."""
 
     def beyond(logarithm: float) -> float:
         return float(_reach(math.exp(logarithm), *variances)) - abs(mean)  # type: ignore[arg-type]
@@ -100,14 +99,14 @@ def paired_difference(
     """Return the mean of paired differences with an interval over seeds and test images.
 
     Without ``image_variance`` this is Student's paired t interval and test. With it, the
-    interval is Banerjee's (1960), which contains the true difference at least as often as claimed
-    for any two variances; p is the level at which it just ends at zero.
+    interval is Banerjee's (1960), which contains the true difference at least as often as stated
+    for any two variances; p is the level at which the interval just ends at zero.
 
     Args:
-        differences: (n,), one a seed.
+        differences: (n,), one for each seed.
         image_variance: variance of their mean over draws of the test images.
         images: number of test images.
-        confidence: of the interval.
+        confidence: confidence level of the interval, 0 to 1.
 
     Returns:
         Mean, interval and two-sided p; interval infinite and p NaN with one seed.
@@ -136,15 +135,15 @@ def paired_difference(
 
 
 def sign_flip_test(differences: Sequence[float] | Floats) -> float:
-    """Return the two-sided p of the permutation test that flips the sign of each difference.
+    """Return the two-sided p-value of the sign-flip permutation test.
 
-    Fisher 1935, The Design of Experiments, section 21. If variant and baseline are alike, each
-    paired difference could as well have the other sign. All 2^n flips are counted (100,000 are
-    drawn from 17 seeds on). Five seeds give no p below 1/16: five seeds alone cannot be
-    significant at 5 %.
+    Fisher 1935, The Design of Experiments, section 21. If variant and baseline do not
+    differ, each paired difference is equally likely to have the other sign. All 2^n sign flips are
+    enumerated (from 17 seeds on, 100,000 random ones). With five seeds p is at least 1/16, so five
+    seeds alone cannot be significant at 5 %.
 
     Args:
-        differences: (n,), one a seed.
+        differences: (n,), one for each seed.
 
     Example:
         >>> sign_flip_test([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -164,7 +163,7 @@ def sign_flip_test(differences: Sequence[float] | Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for all comparisons together.
+    """Return p-values adjusted for multiple comparisons.
 
     Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6(2). The chance of any false claim among the m variants stays below the level.
@@ -184,40 +183,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Noise:
-    """What moves a measured difference besides the attention, and how many are judged."""
+    """Noise of a measured difference, and the number of comparisons."""
 
     sd: float
     """Standard deviation between seeds."""
 
     image_variance: float = 0.0
-    """Variance of the mean over draws of the images; more seeds do not help against it."""
+    """Variance of the mean over draws of the images; more seeds do not reduce it."""
 
     images: int = 2
     """Number of test images."""
 
     comparisons: int = 1
-    """Variants that are judged together; the level is divided by them."""
+    """Number of variants that are judged together; the level is divided by it."""
 
 
 @functools.cache
 def _variance_quantiles(seeds: int) -> Floats:
-    """Return quantiles of the variance that seeds measure, as a fraction of the true one."""
+    """Return quantiles of the variance measured from seeds, as a ratio to the true variance."""
     return np.asarray(special.chdtri(seeds - 1, 1 - QUANTILES) / (seeds - 1))
 
 
 def chance_of_answer(seeds: int, noise: Noise, *, difference: float, margin: float) -> float:
-    """Return the chance that a study gives a clear verdict, if these values are the true ones.
+    """Return the probability that a study gives a clear verdict, if these values are true.
 
-    Clear is: the difference is shown not to be zero, or shown to lie within plus or minus
-    ``margin``. The chance is the mean over the chi-squared distribution of the variance that such a
-    study would measure; without images and margin it is the power of the t test (Cohen 1988,
-    Statistical Power Analysis, chapter 2).
+    A verdict is clear if the difference is shown not to be zero, or shown to lie within plus or
+    minus ``margin``. The probability is the mean over the chi-squared distribution of the variance
+    that such a study would measure. Without image variance and margin it is the power of the t test
+    (Cohen 1988, Statistical Power Analysis, chapter 2).
 
     Args:
         seeds: n, at least 2.
         noise: true noise.
         difference: true mean difference.
-        margin: of no difference.
+        margin: largest difference that counts as none.
     """
     seed_variance = noise.sd**2 / seeds
     se = math.sqrt(seed_variance + noise.image_variance)
@@ -240,12 +239,12 @@ def chance_of_answer(seeds: int, noise: Noise, *, difference: float, margin: flo
 
 
 def further_seeds(now: int, noise: Noise, *, difference: float, margin: float) -> int | None:
-    """Return how many more seeds give a clear verdict with a chance of `POWER`.
+    """Return how many more seeds give a clear verdict with a probability of `POWER`.
 
-    It takes the measured values for the true ones, so with few seeds it is a rough guide.
+    The measured values are assumed to be true, so with few seeds the number is a rough guide.
 
     Returns:
-        The number; None where no number up to 1000 does.
+        The number; None if no total of up to 1000 seeds is enough.
     """
 
     def clear(seeds: int) -> bool:
@@ -256,7 +255,9 @@ def further_seeds(now: int, noise: Noise, *, difference: float, margin: float) -
 
 
 def first_enough(counts: range, enough: Callable[[int], bool]) -> int | None:
-    """Return the smallest of the counts that is enough, as all larger ones are; None if none is.
+    """Return the smallest count that is enough, by binary search; None if none is.
+
+    If a count is enough, all larger ones must be enough too.
 
     Example:
         >>> first_enough(range(2, 9), lambda count: count**2 > 20)
@@ -267,7 +268,7 @@ def first_enough(counts: range, enough: Callable[[int], bool]) -> int | None:
 
 
 def detectable_difference(seeds: int, noise: Noise) -> float:
-    """Return the smallest true difference that a study like this shows with a chance of `POWER`.
+    """Return the smallest true difference that a study detects with a probability of `POWER`.
 
     Args:
         seeds: n, at least 2.

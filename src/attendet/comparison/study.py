@@ -1,4 +1,4 @@
-"""Compare variants of attention: make the runs of a grid and give each variant a verdict."""
+"""Comparison of attention variants: train a grid of runs, and give each variant a verdict."""
 
 from __future__ import annotations
 
@@ -56,28 +56,28 @@ from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.transfer import check_class_map, follow_base
 
 RESULTS = ("verdicts", "variant_summaries", "failed", "pairing", "latency", "latency_machine")
-"""Keys of study.json that follow from the runs."""
+"""Keys of study.json that are computed from the runs."""
 
 GRID = ("variants", "seeds", "baseline", "margin", "budget")
-"""Keys of study.json that say what is compared."""
+"""Keys of study.json that define the comparison."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Result of a study, of one data set or over several."""
+    """Result of a study on one or several data sets."""
 
     folder: Path
     """Folder of the study."""
 
     records: list[dict[str, Any]]
-    """One record a run, as in runs.jsonl; over several data sets with the ``data_set`` of each."""
+    """One record per run, as in runs.jsonl; with several data sets, each has its ``data_set``."""
 
     summary: dict[str, Any]
-    """Content of study.json, over several data sets of sets.json."""
+    """Content of study.json; with several data sets, of sets.json."""
 
     @property
     def verdicts(self) -> dict[str, dict[str, Any]]:
-        """The verdict on each variant but the baseline."""
+        """The verdict on each variant except the baseline."""
         verdicts: dict[str, dict[str, Any]] = self.summary["verdicts"]
         return verdicts
 
@@ -107,48 +107,52 @@ def compare(
 ) -> Study:
     """Train every variant with the same seeds, measure all on the same images, return the verdicts.
 
-    The variants of one seed are paired: they begin with the same weights outside their attention
-    and see the same images in the same order, drawn and augmented alike. Runs that the folder holds
-    already are not made again; one that was interrupted goes on.
+    The variants of one seed are paired: they start from the same weights outside their attention
+    and see the same images in the same order, with the same augmentation. Runs that are finished in
+    the output folder are not repeated; an interrupted run is resumed.
 
-    Of several data sets each has its study in a folder below ``output``, and the verdicts are over
-    all of them; see `attendet.comparison.meta_analysis`.
+    With several data sets, each has its own study in a folder below ``output``, and the verdicts
+    are over all of them; see `attendet.comparison.meta_analysis`.
 
     Args:
-        data: path of a data set (VOC, YOLO or COCO), or of several. Runs are measured on its test
-            split; without one on the validation split, with the weights of the last epoch.
-        attention: blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual baseline.
-        sites: placements, each sites joined by commas; default: ``p4,p5,up``, or all sites of the
-            neck of pretrained weights with other layers.
-        attention_init: ``paper``, ``identity``; default: ``paper``, or with pretrained weights the
-            identity for new blocks.
-        seeds: seeds of each variant, from 0 on.
+        data: path of a data set (VOC, YOLO or COCO), or several paths. Runs are measured on the
+            test split; without one, on the validation split with the weights of the last epoch.
+        attention: names of blocks, or specs such as ``se@p5+ca@up``; ``none`` is the usual
+            baseline.
+        sites: placements, each a list of sites joined by commas; default: all sites of the neck,
+            such as ``p4,p5,up``.
+        attention_init: ``paper``, ``identity``; default: ``paper``; with pretrained weights,
+            ``identity`` for new blocks.
+        seeds: number of seeds of each variant; they count from 0.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`; default: ``fine-tune`` with
             pretrained weights, else ``default``.
         pretrained: weights file that all runs start from.
-        format: of the data set, where it is not to be recognized.
-        baseline: name of the variant that the others are compared with; ``none``, else the first.
-        margin: AP points (0 to 100); a difference within plus or minus this counts as none.
-        output: folder of the study; runs that it holds are used.
-        budget: seconds that this call may take; where the grid needs more, the variants that are
-            worse on the validation split are cut on the way; default: the whole grid. For one
-            data set only.
+        format: format of the data set; default: recognized from its files.
+        baseline: name of the variant that the others are compared with; default: ``none``, else the
+            first.
+        margin: largest difference that counts as none, in AP points (0 to 100).
+        output: folder of the study; the runs that it contains are used.
+        budget: seconds that this call may take; if the grid needs more, variants with a lower AP
+            on the validation split are stopped early; default: the whole grid. For one data set
+            only.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: devices of this machine to use; default: all GPUs, or one CPU.
-        runs_per_device: runs that each device works on at once; ``auto`` chooses from the memory of
-            the first run and the CPU cores. Not with ``ray``; ``auto`` not with ``budget``.
-        ray: address of a Ray cluster, or ``auto``, to run there; ``local`` starts one here.
-        runtimes: what latency is measured in: ``torch`` (the weights as they are), ``onnx``,
-            ``openvino`` (exported); default: all that are installed.
+        runs_per_device: number of concurrent runs on each device; ``auto`` chooses it from the
+            memory of the first run and the CPU cores. Not with ``ray``; ``auto`` not with
+            ``budget``.
+        ray: address of a Ray cluster to use, or ``auto``; ``local`` starts one on this machine.
+        runtimes: runtimes in which latency is measured: ``torch`` (the weights as they are),
+            ``onnx``, ``openvino`` (exported); default: all that are installed.
         callback: receives the progress.
         command: the command line, for the records.
-        overrides: settings of the recipe that win over it.
+        overrides: settings that replace those of the recipe.
 
     Raises:
-        ConfigError: if an argument is wrong, or the folder holds a study of something else.
+        ConfigError: if an argument is wrong, or the folder contains another study.
         DataError: if the data cannot be read.
-        MissingExtraError: if the ``study`` or ``ray`` extra is not installed, or what a named
-            runtime takes.
+        WeightsError: if the pretrained weights cannot be read.
+        MissingExtraError: if the ``study`` or ``ray`` extra is not installed, or the packages of a
+            named runtime are not.
     """
     _check_numbers(seeds, margin, budget)
     measured_in = pick_runtimes(runtimes)
@@ -236,7 +240,7 @@ def _check_numbers(seeds: int, margin: float, budget: float | None) -> None:
 
 
 def _check_folder(folder: Path, *, several: bool) -> None:
-    """Raise if the output is a file, or a study over several data sets where one is given."""
+    """Raise if the output is a file, or a study over several data sets while one is given."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
     if not several and (folder / SETS).is_file():
@@ -264,7 +268,7 @@ def _runs(
 
 
 class Comparison:
-    """A study in its folder: what is known before the runs, and the records of the runs."""
+    """Study on one data set, in its folder: the setup and the records of the runs."""
 
     def __init__(
         self,
@@ -288,14 +292,14 @@ class Comparison:
         self._loaded: LoadedData | None = None
 
     def check(self) -> dict[str, Any] | None:
-        """Check that the folder holds no other study; return the study.json that it holds."""
+        """Check that the folder contains no other study; return its study.json, or None."""
         before = study_json(self.folder)
         if before is not None:
             _check_same(before["setup"], self.head["setup"], self.folder)
         return before
 
     def done(self) -> Study | None:
-        """Return the study if an earlier call has made all of it, else None."""
+        """Return the study if an earlier call has completed it, else None."""
         before = self.check()
         if before is None or "seconds" not in before or before["failed"]:
             return None
@@ -306,14 +310,14 @@ class Comparison:
         return Study(self.folder, records, before) if same and not missing else None
 
     def make(self, runs: Any, runtimes: Sequence[str]) -> Study:
-        """Make the missing runs and the study of them, as one of several data sets."""
+        """Run the missing trainings and return the study, for one of several data sets."""
         with locked(self.folder / "study.lock"):
             self.begin()
             self.make_runs(runs)
             return self.finish(runtimes, slots=runs.slots)
 
     def begin(self) -> None:
-        """Check the folder, read the runs that it contains, write study.json."""
+        """Check the folder, read its runs, and write study.json and the ground truth."""
         self.begun = time.perf_counter()
         before = self.check()
         for job in self.jobs.values():
@@ -335,7 +339,7 @@ class Comparison:
         self.callback.before_runs(len(self.jobs), len(self.records), str(self.folder))
 
     def make_runs(self, runs: Any, budget: float | None = None) -> None:
-        """Make the missing runs."""
+        """Run the missing trainings, within a budget (seconds) if one is given."""
         baseline = self.head["baseline"]
         scheduler = Scheduler(self.jobs, baseline, self.recipe, self.records, self.paused)
         if budget is None:
@@ -355,7 +359,7 @@ class Comparison:
             self._keep(job, self.paused[job.key])
 
     def _make(self, runs: Any, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
-        """Make runs; return the records of paused ones by key."""
+        """Execute runs and store their records; return those of paused runs by key."""
         paused: dict[str, dict[str, Any]] = {}
         begun, busy = time.perf_counter(), 0.0
         for job, event in runs.make(jobs, self._loaded_data):
@@ -381,7 +385,7 @@ class Comparison:
         return paused
 
     def _loaded_data(self) -> LoadedData:
-        """Return the data set, with its training images if the runs can have them in common."""
+        """Return the data set, with the decoded training images if all runs can map them."""
         if self._loaded is None:
             images, train = None, self.dataset.split("train")
             if can_pass_files():
@@ -397,7 +401,7 @@ class Comparison:
         add_run(self.folder, record)
 
     def finish(self, runtimes: Sequence[str], *, slots: int) -> Study:
-        """Compute the verdicts, measure latency, write study.json (verdicts first)."""
+        """Compute the verdicts, then measure latency; write study.json after each step."""
         self._loaded = None
         records = [self.records[job.key] for job in self.jobs.values() if job.key in self.records]
         begun = time.perf_counter()
@@ -435,16 +439,16 @@ def _compare_sets(
     open_runs: Callable[[], Any],
     runtimes: Sequence[str],
 ) -> Study:
-    """Make the studies of all data sets, one after the other, and the verdicts over all of them.
+    """Run the study of each data set in turn, and return the verdicts over all of them.
 
-    Those that are done already are not touched. ``sets.json`` is written after each.
+    A study that is complete already is not touched. ``sets.json`` is written after each study.
 
     Args:
-        folder: of the study over all data sets.
-        head: what all studies have in common.
-        studies: data set to its study.
-        open_runs: returns what makes the runs.
-        runtimes: what latency is measured in.
+        folder: folder of the study over all data sets.
+        head: entries that all studies have in common.
+        studies: study of each data set, by name.
+        open_runs: returns the executor of the runs.
+        runtimes: runtimes in which latency is measured.
     """
     images: dict[str, str] = {}
     for name, study in studies.items():  # before hours of training on the first data set
@@ -499,8 +503,7 @@ def _setup(
     """Return everything that determines the runs, as plain values; part of every content key.
 
     Raises:
-        ConfigError: if there is nothing to measure on.
-        WeightsError: if the base weights cannot be read.
+        ConfigError: if no split has ground truth to measure on.
     """
     split = "test" if "test" in dataset.splits else "val"
     if split not in dataset.splits:
@@ -526,7 +529,7 @@ def _setup(
 
 
 def _describe(dataset: DataSet, setup: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what study.json says of the data set."""
+    """Return the description of the data set in study.json."""
     return {
         "root": str(dataset.root),
         "format": dataset.format,
@@ -541,7 +544,7 @@ def _describe(dataset: DataSet, setup: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise if a folder contains a study of other data or with another recipe."""
+    """Raise if the folder contains a study with another setup, such as other data."""
     for name, title in SETUP_NAMES.items():
         if before.get(name) == now[name]:
             continue

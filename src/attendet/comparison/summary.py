@@ -22,7 +22,7 @@ from attendet.files import replacing
 from attendet.report.study import value_at
 
 DRAWS = 1000
-"""Draws of the test images."""
+"""Number of bootstrap draws of the test images."""
 
 PARTS = ("ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -35,12 +35,12 @@ def summarize(
     records: Sequence[Record],
     samples: Sequence[Sample],
 ) -> dict[str, Any]:
-    """Return what study.json holds, less latency and seconds.
+    """Return the content of study.json, without latency and seconds.
 
     Args:
-        folder: of the study.
-        head: what was known before the runs.
-        records: of the runs.
+        folder: folder of the study.
+        head: entries of study.json that are known before the runs.
+        records: records of the runs.
         samples: the images that the runs were measured on.
     """
     measured = _measured(records)
@@ -68,7 +68,7 @@ def summarize(
 
 
 def _measured(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
-    """Return the runs that came to their end, by variant and seed."""
+    """Return the records of finished runs, by variant and seed."""
     return {
         (record["variant_name"], record["seed"]): record
         for record in records
@@ -117,14 +117,14 @@ def _verdicts(
 def _drawn_ap(
     folder: Path, record: Record, samples: Sequence[Sample], class_count: int, weights: Floats
 ) -> Floats:
-    """Return AP of a run on each draw of the test images; computed once, then read from its file.
+    """Return the AP of a run on each draw of the test images; cached in a file of the run.
 
     Args:
-        folder: of the study.
-        record: of the run.
+        folder: folder of the study.
+        record: record of the run.
         samples: the test images.
         class_count: K.
-        weights: (B, P), how often each draw has each image.
+        weights: (B, P), how often each draw contains each image.
     """
     path = draws_path(folder, record)
     if path.is_file():
@@ -139,11 +139,11 @@ def _drawn_ap(
 
 
 def draws_path(folder: Path, record: Record) -> Path:
-    """Return the file with AP of a run on each draw of the test images, (B,) float32.
+    """Return the path of the file with the AP of a run on each draw, (B,) float32.
 
     Args:
-        folder: of the study.
-        record: of the run.
+        folder: folder of the study.
+        record: record of the run.
     """
     return folder / Path(record["detections"]).with_name("draws.npy")
 
@@ -153,7 +153,7 @@ def _ap(record: Record) -> float:
 
 
 def _effects(variant: Sequence[Record], baseline: Sequence[Record]) -> dict[str, Any]:
-    """Return the differences by overlap, by size and by class, with intervals over seeds.
+    """Return the differences by IoU threshold, object size and class, with intervals over seeds.
 
     Args:
         variant: metrics of each seed.
@@ -185,7 +185,7 @@ def _cut_verdict(cut: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _summary(name: str, measured: Mapping[tuple[str, int], Record]) -> dict[str, Any]:
-    """Return a variant's AP and costs over its runs."""
+    """Return the mean AP and costs of a variant over its runs."""
     runs = [record for (variant, _), record in measured.items() if variant == name]
     if not runs:
         return {"runs": 0}
@@ -202,7 +202,7 @@ def _summary(name: str, measured: Mapping[tuple[str, int], Record]) -> dict[str,
 
 
 def _pairing(measured: Mapping[tuple[str, int], Record]) -> dict[str, Any]:
-    """Return whether the runs of each seed began with the same weights outside attention."""
+    """Return whether the runs of each seed started from the same weights outside attention."""
     begun: dict[int, set[str]] = {}
     for record in measured.values():
         if record["base_weights"] is not None:
@@ -216,9 +216,9 @@ def weights_of_variants(
     """Return one weights file of each variant that has a finished run.
 
     Args:
-        folder: of the study.
-        head: what was known before the runs.
-        records: of the runs.
+        folder: folder of the study.
+        head: entries of study.json that are known before the runs.
+        records: records of the runs.
     """
     measured = _measured(records)
     files: dict[str, Path] = {}

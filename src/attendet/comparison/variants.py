@@ -25,17 +25,17 @@ from attendet.models.graph import Graph
 from attendet.models.weights import attention_sites
 
 AS_TRAINED = "auto"
-"""Init of variants from pretrained weights by default, as in `Recipe.attention_init`: blocks of the
-weights are kept, new ones are the identity."""
+"""Default init with pretrained weights, as in `Recipe.attention_init`: blocks of the weights are
+kept, new blocks are the identity."""
 
 REPEAT_SEEDS = 10_000
-"""A variant named a second time takes its seeds from this number on, so that it is an independent
-draw of the same thing."""
+"""Offset of the training seeds of a variant that is given a second time, which makes it an
+independent draw of the same variant."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing that is compared.
+    """A variant of a comparison: its attention, sites and init.
 
     Example:
         >>> Variant("ca", ("p4", "p5", "up"), "identity").name
@@ -52,11 +52,11 @@ class Variant:
     """Attention init; ``auto``: see `AS_TRAINED`."""
 
     repeat: int = 1
-    """2 and more: the same again with other seeds (see `REPEAT_SEEDS`)."""
+    """From 2 on: the same variant again, with other seeds (see `REPEAT_SEEDS`)."""
 
     @property
     def name(self) -> str:
-        """One word for the variant, unique in a study."""
+        """Name of the variant, unique in a study."""
         mixed = "@" in self.attention
         name = self.attention + (f"@{','.join(self.sites)}" if self.sites and not mixed else "")
         name += "" if self.init in ("paper", AS_TRAINED) else f":{self.init}"
@@ -70,29 +70,29 @@ class Variant:
         return f"{self.attention}@{','.join(self.sites)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the variant as in records."""
+        """Return the variant as stored in records."""
         plain = {"attention": self.attention, "sites": list(self.sites), "init": self.init}
         return plain if self.repeat == 1 else {**plain, "repeat": self.repeat}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, with all that a process elsewhere needs to make it; plain values only."""
+    """One run, with all that another process needs to execute it; plain values only."""
 
     variant: Variant
-    """What is trained."""
+    """The variant that is trained."""
 
     seed: int
-    """Of the study; the variants of one seed are paired."""
+    """Seed of the study; the variants of one seed are paired."""
 
     setup: dict[str, Any]
-    """What all runs of the study have in common; see `attendet.comparison.study`."""
+    """Settings that all runs of the study have in common; see `attendet.comparison.study`."""
 
     data: str
     """Path of the data set."""
 
     format: str | None
-    """Of the data set, where it is not to be recognized."""
+    """Format of the data set; None: recognized from its files."""
 
     pretrained: str | None
     """Weights file to start from."""
@@ -104,11 +104,11 @@ class Job:
     """Folder of the study."""
 
     until: int | None = None
-    """Stop after this epoch, to go on later; None: train to the end."""
+    """Pause after this epoch; None: train to the end."""
 
     @functools.cached_property
     def key(self) -> str:
-        """Content key: the same key is the same run."""
+        """Content key: equal keys are equal runs."""
         return content_key(self.setup, self.variant.spec, self.variant.init, self.run_seed)
 
     @property
@@ -123,21 +123,21 @@ class Job:
 
     @property
     def weights(self) -> str:
-        """``best`` or ``last``: which weights are measured."""
+        """Weights that are measured: ``best`` or ``last``."""
         return measured_weights(self.split)
 
     @property
     def folder(self) -> str:
-        """Folder of the run, relative to that of the study."""
+        """Folder of the run, relative to the folder of the study."""
         return f"runs/{folder_name(self.variant.name, self.run_seed, self.key)}"
 
     @property
     def path(self) -> Path:
-        """Folder of the run."""
+        """Path of the run's folder."""
         return Path(self.study) / self.folder
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields of a record that say which run of the study it is."""
+        """Return the fields of a record that identify the run in its study."""
         return {
             "variant": self.variant.as_dict(),
             "variant_name": self.variant.name,
@@ -147,18 +147,18 @@ class Job:
 
 
 def measured_weights(split: str) -> str:
-    """Return which weights are measured on a split: the best on val must not be measured there."""
+    """Return the weights to measure on a split: on val, the best are biased (selected there)."""
     return "best" if split == "test" else "last"
 
 
 def content_key(setup: Mapping[str, Any], spec: str, init: str, seed: int) -> str:
-    """Return 16 hex digits over all that decides a run: equal keys are equal runs.
+    """Return a hash (16 hex digits) of everything that determines a run.
 
     Args:
-        setup: what all runs of a study have in common; plain values.
-        spec: the attention spec.
+        setup: settings that all runs of a study have in common; plain values.
+        spec: attention spec.
         init: attention init.
-        seed: of training.
+        seed: training seed.
 
     Example:
         >>> content_key({"version": "1"}, "none", "paper", 0)
@@ -170,7 +170,7 @@ def content_key(setup: Mapping[str, Any], spec: str, init: str, seed: int) -> st
 
 
 def folder_name(variant_name: str, seed: int, key: str) -> str:
-    """Return a folder name that people can read and that no other run has.
+    """Return a readable folder name that is unique to a run.
 
     Example:
         >>> folder_name("ca@p4,p5:identity", 3, "00ff" * 4)
@@ -189,19 +189,19 @@ def make_variants(
 ) -> tuple[Variant, ...]:
     """Return the variants: each attention at each placement with each init.
 
-    ``none`` is one variant for all placements. A spec that names its own sites
-    (``se@p5+ca@up``) stands where it says. An attention given twice is a second, independent draw
-    of its variants: a study of ``none none`` shows what the noise alone does.
+    ``none`` is one variant for all placements. A spec with its own sites (``se@p5+ca@up``) ignores
+    the placements. An attention that is given twice is a second, independent draw of its variants:
+    a study of ``none none`` shows the effect of the noise alone.
 
     Args:
         attention: names of blocks, or specs.
-        sites: placements, each sites joined by commas; None for those of the network's neck.
+        sites: placements, each a list of sites joined by commas; None: the sites of the neck.
         inits: ``paper``, ``identity``; or `AS_TRAINED` alone.
         graph: layers of pretrained weights that are not the reference network.
-        levels: of the reference network, 2 or 3.
+        levels: number of levels of the reference network, 2 or 3.
 
     Raises:
-        ConfigError: if a name, a site or an init is unknown, or there are not two variants.
+        ConfigError: if a name, a site or an init is unknown, or there are fewer than two variants.
 
     Example:
         >>> made = make_variants(["none", "ca"], ["p4,p5,up", "stage3"], ["paper"])
@@ -241,7 +241,7 @@ def _variants_of(
     placements: Sequence[str],
     inits: Sequence[str],
 ) -> list[Variant]:
-    """Return the variants of one name or spec, each once."""
+    """Return the variants of one name or spec, without duplicates."""
     if name == "none":
         return [Variant("none")]
     has_sites = "@" in name or "+" in name
@@ -255,8 +255,7 @@ def _variants_of(
 
 
 def pick_baseline(variants: Sequence[Variant], name: str | None = None) -> Variant:
-    """Return the variant that the others are compared with: as named, else ``none``, else the
-    first.
+    """Return the baseline: the variant with the given name, else ``none``, else the first.
 
     Raises:
         ConfigError: if no variant has that name.

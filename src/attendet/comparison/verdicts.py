@@ -1,4 +1,4 @@
-"""From the records of a study to a verdict on each variant."""
+"""Verdicts on the variants of a study, from their AP differences to the baseline."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from attendet.comparison.statistics import (
 Floats = NDArray[np.float64]
 
 LEARNED = 0.02
-"""AP below which variant and baseline have learned next to nothing: being alike then means
-nothing."""
+"""AP below which a network has learned next to nothing. If variant and baseline are both below it,
+their difference has no meaning."""
 
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """A variant compared with the baseline, on the seeds that both have."""
+    """A variant and the baseline, on the seeds that both have."""
 
     seeds: tuple[int, ...]
-    """n of them."""
+    """The n seeds."""
 
     ap: Floats
     """(n,): AP of the variant."""
@@ -46,23 +46,22 @@ class Paired:
     """(n,): AP of the baseline."""
 
     resampled: Floats
-    """(n, B): their difference on draws of the test images."""
+    """(n, B): AP difference on each resampled draw of the test images."""
 
     images: int
     """Number of test images."""
 
     @property
     def differences(self) -> Floats:
-        """(n,): one a seed."""
+        """(n,): AP difference of each seed."""
         return self.ap - self.baseline_ap
 
     @property
     def image_variance(self) -> float:
-        """Variance of the mean difference that other images would give all seeds alike.
+        """Variance of the mean difference over draws of the test images, common to all seeds.
 
-        What images do to one seed and not to another makes the seeds differ, and is in their
-        spread already; over draws of the images it adds 1/n of itself to the variance of the
-        mean, which is taken off here.
+        The effect of a draw on a single seed is part of the spread between seeds already. It adds
+        1/n of its variance to the variance of the mean, which is subtracted here.
         """
         if self.images < 2 or self.resampled.size == 0:
             return 0.0
@@ -76,18 +75,19 @@ class Paired:
 
 
 def judge(variants: Mapping[str, Paired], *, margin: float) -> dict[str, dict[str, Any]]:
-    """Return the verdict on each variant, as study.json holds it.
+    """Return the verdict on each variant, as stored in study.json.
 
-    - ``helps``, ``hurts``: the difference is not zero (test over seeds and test images, p
-      adjusted by Holm's method over all variants, level 5 %).
-    - ``no difference``: else, if the 95 % interval lies within plus or minus the margin
-      (equivalence by the interval: Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15).
     - ``nothing learned``: variant and baseline both have an AP below 2 points.
-    - ``not enough seeds``: else; with the further seeds that would give a clear answer.
+    - ``helps``, ``hurts``: otherwise, if the difference is not zero (test over seeds and test
+      images, p adjusted by Holm's method over all variants, level 5 %).
+    - ``no difference``: otherwise, if the 95 % interval lies within plus or minus the margin
+      (equivalence by the interval: Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15).
+    - ``not enough seeds``: otherwise; with an estimate of the further seeds for a clear verdict
+      (None with one seed, or if 1000 seeds in total are not enough).
 
     Args:
         variants: each variant compared with the baseline.
-        margin: differences up to this count as none; AP, 0 to 1.
+        margin: largest difference that counts as none; AP, 0 to 1.
     """
     measured = {
         name: paired_difference(
@@ -144,12 +144,12 @@ def _verdict(
 
 
 def finite(value: float) -> float | None:
-    """Return a value for a record: None if it is infinite or NaN."""
+    """Return a value for a record, with None for infinity and NaN."""
     return value if math.isfinite(value) else None
 
 
 def verdict_word(difference: PairedDifference, adjusted: float | None, margin: float) -> str:
-    """Return the verdict in a few words, from the difference and its adjusted p."""
+    """Return the label of a verdict, from the difference and its adjusted p-value."""
     if adjusted is None:
         return "not enough seeds"
     if adjusted <= LEVEL and difference.mean != 0:
@@ -213,7 +213,7 @@ def _sentence(
 
 
 def effect(values: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
-    """Return a mean paired difference with the t interval over seeds alone."""
+    """Return a mean paired difference with its t interval over seeds only."""
     difference = paired_difference(np.asarray(values) - np.asarray(baseline))
     return {
         "difference": difference.mean,

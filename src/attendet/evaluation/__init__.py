@@ -1,8 +1,8 @@
-"""How good detections are: COCO and Pascal VOC average precision, confusions, curves.
+"""Evaluation of detections: COCO and Pascal VOC average precision, confusion matrix, curves.
 
-Everything works on ground truth (`attendet.data.dataset.Sample`) and
-`attendet.detections.Detections` in pixels of the original images, and returns plain numbers that
-JSON holds.
+All functions take ground truth (`attendet.data.dataset.Sample`) and
+`attendet.detections.Detections` in pixels of the original images, and return plain numbers that can
+be written as JSON.
 """
 
 from __future__ import annotations

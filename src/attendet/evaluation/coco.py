@@ -1,9 +1,10 @@
-"""COCO's average precision and recall, counted by faster-coco-eval's compiled evaluator.
+"""COCO's average precision and recall, computed by faster-coco-eval.
 
-Boxes are in pixels of the original image and the area of a box stands for the area of its object
-(small below 32 x 32, medium below 96 x 96). A difficult ground truth is given as ``iscrowd``:
-detections on it are neither right nor wrong. COCO divides the overlap with such a ground truth
-by the detection's own area, so a detection of a part of a difficult object is forgiven too.
+Boxes are in pixels of the original image. The area of a box is used as the area of its object
+(small below 32 x 32, medium below 96 x 96). Difficult ground truth is passed as ``iscrowd``:
+detections matched to it are neither true nor false positives. With such ground truth, COCO divides
+the intersection by the area of the detection, so a detection of a part of a difficult object is
+ignored too.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ SUMMARY = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
 )
-"""COCO's twelve numbers, in the order of its summary."""
+"""COCO's twelve metrics, in the order of its summary."""
 
 IOU_50, IOU_75 = 0, 5
-"""Where the thresholds 0.50 and 0.75 stand among 0.50, 0.55 ... 0.95."""
+"""Indices of the IoU thresholds 0.50 and 0.75 among 0.50, 0.55 ... 0.95."""
 
 ALL_AREAS, MOST_DETECTIONS = 0, -1
-"""Where all sizes of objects, and the limit of 100 detections, stand."""
+"""Indices of the area range of all objects and of the limit of 100 detections."""
 
 Boxes = tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.floating], NDArray[np.bool_]]
-"""Boxes (xyxy), class ids, scores, and which are difficult, of one image."""
+"""Boxes (xyxy), class ids, scores and difficult flags of one image."""
 
 
 def _annotations(images: Iterable[Boxes]) -> list[dict[str, Any]]:
@@ -58,7 +59,7 @@ def _annotations(images: Iterable[Boxes]) -> list[dict[str, Any]]:
 
 
 def _best_of_each_class(found: Detections) -> Detections:
-    """Return the best 100 detections of each class, which are all that COCO looks at."""
+    """Return the best 100 detections of each class; COCO ignores the others."""
     order = np.lexsort((np.arange(len(found)), -found.scores, found.class_ids))
     ids = found.class_ids[order]
     rank = np.arange(len(ids)) - np.searchsorted(ids, ids)
@@ -66,13 +67,13 @@ def _best_of_each_class(found: Detections) -> Detections:
 
 
 def _silent(*_: object) -> None:
-    """Take the place of the evaluator's messages."""
+    """Discard a message of the evaluator."""
 
 
 def _run_evaluator(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]
 ) -> Any:
-    """Return faster-coco-eval's evaluator after its work."""
+    """Run faster-coco-eval's evaluator and return it with its results."""
     package = require("faster_coco_eval", extra="train", purpose="evaluation")
     gt = _annotations(
         (each.boxes_xyxy, each.class_ids, np.ones(len(each.class_ids)), each.difficult)
@@ -101,7 +102,7 @@ def _run_evaluator(
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """Return the mean over what has ground truth (not -1), None if nothing has."""
+    """Return the mean of the values with ground truth (not -1); None if there are none."""
     present = values[values > -1]
     return float(present.mean()) if present.size else None
 
@@ -109,12 +110,12 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 def coco_metrics(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return COCO's twelve numbers and those of each class.
+    """Return COCO's twelve metrics, and the metrics of each class.
 
     Args:
         samples: the images with their ground truth.
-        detections: one `Detections` a sample, class ids those of ``classes``; the best 100 of each
-            class and image count.
+        detections: one `Detections` per sample, with class ids that refer to ``classes``; only the
+            best 100 of each class and image count.
         classes: names of the classes.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, precision-recall curves, and the confidence of the best F1."""
+"""Confusion matrix, precision-recall curves, and the confidence with the best F1."""
 
 from __future__ import annotations
 
@@ -34,20 +34,19 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Return how often each ground-truth class was detected as each class.
 
-    In each image, ground truth and detections are paired whatever their class, largest overlap
-    first, each at most once. The last row holds detections without a ground truth, the last column
-    ground truth without a detection. Difficult ground truth, and detections paired with it, is
-    ignored.
+    In each image, ground truth and detections are paired regardless of class, highest IoU first,
+    each at most once. The last row counts detections without ground truth, the last column ground
+    truth without a detection. Difficult ground truth and detections paired with it are ignored.
 
     Args:
         samples: the images with their ground truth.
-        detections: one `Detections` a sample.
+        detections: one `Detections` per sample.
         class_count: number of classes K.
         confidence: detections with a lower score are ignored.
-        iou_threshold: least overlap of a pair.
+        iou_threshold: lowest IoU of a pair.
 
     Returns:
-        Shape (K + 1, K + 1): row ground truth, column detection.
+        Shape (K + 1, K + 1): rows are ground truth, columns are detections.
     """
     counts = np.zeros((class_count + 1, class_count + 1), dtype=np.int64)
     for sample, every in zip(samples, detections, strict=True):
@@ -76,15 +75,14 @@ class ClassCurve:
     def at_confidences(self, confidences: Floats) -> tuple[Floats, Floats]:
         """Return precision and recall of the detections that score at least each confidence.
 
-        Precision is 1 and recall 0 where nothing scores that high.
+        Precision is 1 and recall 0 where no detection has such a score.
         """
         kept = np.searchsorted(-self.scores, -confidences, side="right")
         return np.append(1.0, self.precision)[kept], np.append(0.0, self.recall)[kept]
 
 
 def class_curve(matches: Matches, class_id: int, *, iou_threshold: float) -> ClassCurve | None:
-    """Return the precision-recall curve of one class, None if it has no ground truth that
-    counts."""
+    """Return the precision-recall curve of a class; None without non-difficult ground truth."""
     gt_count = matches.gt_count(class_id)
     if gt_count == 0:
         return None
@@ -93,15 +91,15 @@ def class_curve(matches: Matches, class_id: int, *, iou_threshold: float) -> Cla
 
 
 def pr_curves(curves: dict[str, ClassCurve]) -> dict[str, dict[str, list[float]]]:
-    """Return each class's curve at 101 recalls, ready for JSON.
+    """Return the curve of each class at 101 recalls, ready for JSON.
 
     Args:
         curves: class name to curve.
 
     Returns:
-        Class name to ``recall`` (0, 0.01 ... 1), ``precision`` (the best at that recall or beyond,
-        0 where it is never reached) and ``confidence`` (the score at which it is reached, 0 where
-        it never is).
+        Class name to ``recall`` (0, 0.01 ... 1), ``precision`` (the highest at that recall or a
+        higher one) and ``confidence`` (the score at which the recall is reached). Both are 0 where
+        the recall is never reached.
     """
     sampled = {}
     for name, curve in curves.items():
@@ -116,13 +114,13 @@ def pr_curves(curves: dict[str, ClassCurve]) -> dict[str, dict[str, list[float]]
 
 
 def best_f1(curves: Sequence[ClassCurve]) -> dict[str, Any] | None:
-    """Return the confidence of the best F1, the mean over the classes given, None without any.
+    """Return the confidence with the best mean F1 of the classes; None without classes.
 
-    F1 is the harmonic mean of precision and recall; confidences 0.001, 0.002 ... 0.999 are tried
-    and the lowest of equally good ones is taken.
+    F1 is the harmonic mean of precision and recall. Confidences 0.001, 0.002 ... 0.999 are tried;
+    of equally good ones, the lowest is returned.
 
     Returns:
-        ``confidence``, and at it the means over the classes ``f1``, ``precision``, ``recall``.
+        ``confidence``, and the means over the classes at it: ``f1``, ``precision``, ``recall``.
     """
     if not curves:
         return None

@@ -1,6 +1,7 @@
-"""Which detection lies on which ground truth: flat arrays over all images that every metric reads.
+"""Match detections to ground truth, as flat arrays over all images that all metrics use.
 
-D counts detections and T ground truth of all images together, n and m those of one image.
+D is the number of detections and T the number of ground-truth boxes of all images together; n and m
+are those of one image.
 """
 
 from __future__ import annotations
@@ -25,19 +26,18 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Each detection of a data set with the ground truth of its class that it covers best.
+    """Each detection of a data set with the ground truth of its class that it overlaps most.
 
-    The best ground truth does not depend on an overlap threshold, so one `Matches` serves every
+    The best ground truth does not depend on an IoU threshold, so one `Matches` serves every
     threshold and every confidence.
 
     Attributes:
         scores: float64, shape (D,), best first; equal scores in the order of the images.
         class_ids: int64, shape (D,).
-        best_iou: float64, shape (D,): overlap with the best ground truth of the same class and
-            image.
-        best_gt: int64, shape (D,): index of that ground truth, -1 if there is none.
+        best_iou: float64, shape (D,): IoU with the best ground truth of the same class and image.
+        best_gt: int64, shape (D,): index of that ground truth; -1 if there is none.
         gt_class_ids: int64, shape (T,).
-        gt_difficult: bool, shape (T,): ground truth that count neither as found nor as missed.
+        gt_difficult: bool, shape (T,): ground truth that counts neither as found nor as missed.
     """
 
     scores: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Matches:
     gt_difficult: NDArray[np.bool_]
 
     def of_class(self, class_id: int) -> Matches:
-        """Return the detections of one class; ground truth keep their indices."""
+        """Return the matches with the detections of one class only; all ground truth is kept."""
         mask = self.class_ids == class_id
         return replace(
             self,
@@ -59,7 +59,7 @@ class Matches:
         )
 
     def gt_count(self, class_id: int) -> int:
-        """Return how many ground truth of a class count (difficult ones do not)."""
+        """Return the number of ground-truth boxes of a class, without difficult ones."""
         return int(((self.gt_class_ids == class_id) & ~self.gt_difficult).sum())
 
 
@@ -74,7 +74,7 @@ def ids_in_data(found: Sequence[str], wanted: Sequence[str]) -> Ids:
         int64, shape (len(found),).
 
     Raises:
-        ConfigError: if either side has a name that the other lacks.
+        ConfigError: if either has a class that the other lacks.
 
     Example:
         >>> ids_in_data(["dog", "Cat"], ["cat", "dog"]).tolist()
@@ -98,17 +98,17 @@ def samples_in_classes(
     class_map: Mapping[str, str] | None = None,
     source: object = "the samples",
 ) -> tuple[list[Sample], ClassMatch]:
-    """Return samples whose class ids count in other classes, and how the classes were matched.
+    """Return samples with the class ids of another list of classes, and the match of the lists.
 
     Args:
         samples: images with their ground truth.
-        classes: names that their class ids count in.
-        wanted: names that they are to count in, such as those of weights.
+        classes: names of the classes that the samples' ids refer to.
+        wanted: names of the classes that the returned ids refer to, such as those of weights.
         class_map: name in ``classes`` to name in ``wanted``, where they differ.
-        source: where the samples are from, for the error.
+        source: origin of the samples, for the error message.
 
     Raises:
-        ConfigError: if ``wanted`` lacks a name.
+        ConfigError: if ``wanted`` lacks a class.
     """
     match = match_classes(classes, wanted, class_map)
     if None in match.ids:
@@ -130,7 +130,7 @@ def _unmatched(
     b: Sequence[str],
     matched: Sequence[int | None],
 ) -> str:
-    """Return in words the names of ``a`` and ``b`` that `match_classes` did not match."""
+    """Return a text with the names of ``a`` and ``b`` that `match_classes` did not match."""
     sides = [
         (first, [name for name, index in zip(a, matched, strict=True) if index is None]),
         (second, [name for index, name in enumerate(b) if index not in matched]),
@@ -141,8 +141,7 @@ def _unmatched(
 
 
 def _best_gt(sample: Sample, found: Detections) -> tuple[NDArray[np.float64], Ids]:
-    """Return overlap with, and index of, the best ground truth of its class for each of n
-    detections."""
+    """Return, for n detections, IoU with and index of the best ground truth of their class."""
     if len(sample.class_ids) == 0 or len(found) == 0:
         return np.zeros(len(found)), np.full(len(found), -1, dtype=np.int64)
     overlap = iou_matrix(found.boxes_xyxy, sample.boxes_xyxy)
@@ -153,11 +152,11 @@ def _best_gt(sample: Sample, found: Detections) -> tuple[NDArray[np.float64], Id
 
 
 def match_detections(samples: Sequence[Sample], detections: Sequence[Detections]) -> Matches:
-    """Return every detection with the ground truth of its class that it covers best.
+    """Return each detection with the ground truth of its class that it overlaps most.
 
     Args:
         samples: the images with their ground truth.
-        detections: one `Detections` a sample, class ids those of the samples.
+        detections: one `Detections` per sample, with the class ids of the samples.
     """
     ious: list[NDArray[np.float64]] = [np.zeros(0)]
     gts: list[Ids] = [np.zeros(0, dtype=np.int64)]
@@ -184,11 +183,11 @@ def _join(parts: Sequence[NDArray[np.generic]]) -> Ids:
 
 
 def greedy_pairs(overlap: NDArray[np.float64], iou_threshold: float) -> list[tuple[int, int]]:
-    """Return pairs (row, column), each row and column once, largest overlap first.
+    """Return pairs (row, column), largest overlap first; each row and column is used once.
 
     Args:
         overlap: shape (n, m), 0 to 1.
-        iou_threshold: pairs below it do not count.
+        iou_threshold: lowest overlap of a pair.
 
     Example:
         >>> greedy_pairs(np.array([[0.6, 0.9], [0.7, 0.8]]), 0.5)

@@ -1,4 +1,4 @@
-"""Every number about a set of detections, and the run of a detector over images to get them."""
+"""Evaluate a detector: run it on images and compute all metrics of its detections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 VOC_IOU = 0.5
 
 MIN_CONFIDENCE = 0.001
-"""Lowest score of a detection in an evaluation; average precision needs it low."""
+"""Lowest score of a detection in an evaluation; average precision needs low scores too."""
 
 READERS = 2
 """Threads that read images."""
@@ -55,23 +55,23 @@ def compute_metrics(
     curves: bool = True,
     confidence: float = 0.25,
 ) -> dict[str, Any]:
-    """Return COCO and VOC average precision, counts, curves and confusions of detections.
+    """Return COCO and VOC average precision, counts, curves and confusion matrix of detections.
 
-    For honest averages, detections must reach down to a low score (0.001). Those whose class names
-    stand in another order than ``classes`` are matched by name.
+    For a correct average precision, detections with low scores (down to 0.001) must be included.
+    Detections with class names in another order than ``classes`` are matched by name.
 
     Args:
         samples: the images with their ground truth, boxes in pixels of the image.
-        detections: one `Detections` a sample, in the same order, boxes in pixels of the image.
+        detections: one `Detections` per sample, in the same order, boxes in pixels of the image.
         classes: names of the classes.
         curves: whether to add precision-recall curves and the confusion matrix.
-        confidence: least score of a detection in the confusion matrix.
+        confidence: lowest score of a detection in the confusion matrix.
 
     Returns:
         The record; ``docs/evaluation.md`` lists its keys.
 
     Raises:
-        ConfigError: if numbers of samples and detections differ, or class names do.
+        ConfigError: if the numbers of samples and detections differ, or their class names.
         MissingExtraError: if faster-coco-eval is not installed.
     """
     if len(samples) != len(detections):
@@ -115,7 +115,7 @@ def compute_metrics(
 
 
 def _with_classes(detections: Sequence[Detections], classes: Sequence[str]) -> Sequence[Detections]:
-    """Return detections whose class ids count in ``classes``."""
+    """Return detections with class ids that refer to ``classes``."""
     wanted = tuple(classes)
     maps = {names: ids_in_data(names, wanted) for names in {found.classes for found in detections}}
     return [
@@ -152,7 +152,7 @@ def _batches(
     batch: int,
     on_skip: OnSkip | None,
 ) -> Iterator[list[NetworkInput]]:
-    """Yield the network inputs in batches; the next batch is read while this one is used."""
+    """Yield the network inputs in batches; the next batch is read while the current one is used."""
     network_inputs: list[NetworkInput] = []
     reading = map_in_threads(
         read, samples, ahead=2 * batch, workers=READERS, size_of=lambda one: one.nbytes
@@ -176,17 +176,17 @@ def evaluation_selection(
     nms_iou: float | None = None,
     max_detections: int | None = None,
 ) -> Selection:
-    """Return which boxes of a detector are evaluated: a box counts once for each class.
+    """Return the selection of boxes for evaluation: a box counts once for each class.
 
     Args:
         detector: such as `attendet.load` returns.
-        confidence: lowest score of a detection; by default 0.001, or that of the non-maximum
+        confidence: lowest score of a detection; by default 0.001, or the limit of non-maximum
             suppression in an exported file if it is higher.
         nms_iou: IoU threshold of non-maximum suppression; by default the detector's own.
         max_detections: most detections per image; by default the detector's own.
 
     Raises:
-        ConfigError: if a setting is out of range or looser than that of the exported file.
+        ConfigError: if a setting is out of range or looser than in the exported file.
     """
     if confidence is None:
         confidence = max(MIN_CONFIDENCE, detector.min_confidence)
@@ -207,21 +207,20 @@ def detect(
     on_skip: OnSkip | None = None,
     kept: dict[Path, NetworkInput] | None = None,
 ) -> list[Detections]:
-    """Return the detections of each image, down to the low scores that evaluation needs.
+    """Return the detections of each image, including the low scores that evaluation needs.
 
     Args:
         detector: such as `attendet.load` returns.
-        samples: the images; they are read from their files, the next batch while the detector
-            works on this one.
-        batch: images a call of the detector.
-        confidence: least score of a detection; see `evaluation_selection` for all defaults.
-        nms_iou: overlap above which non-maximum suppression drops a box.
-        max_detections: most detections an image.
-        progress: called with images done and images in all after each batch.
-        on_skip: called with each image that cannot be read and its error; the image is skipped.
-            Without it the error is raised.
-        kept: network inputs by path of the image, to which those that are read are added; for
-            repeated evaluations with one input size.
+        samples: the images; the next batch is read from files while the detector runs.
+        batch: images per call of the detector.
+        confidence: lowest score of a detection; see `evaluation_selection` for all defaults.
+        nms_iou: IoU threshold of non-maximum suppression.
+        max_detections: most detections per image.
+        progress: called after each batch with the images done and their total.
+        on_skip: called with each image that cannot be read and its error; the image is skipped, and
+            the result has no entry for it. By default the error is raised.
+        kept: network inputs by image path; new ones are added. For repeated evaluations with the
+            same input size.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -259,34 +258,33 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     on_skip: OnSkip | None = None,
 ) -> dict[str, Any]:
-    """Return the record of a detector on images, with the seconds that it took.
+    """Run a detector on images and return its metrics and the seconds that it took.
 
-    Images are read from their files, the next batch while the detector works on this one. A box
-    may stand for several classes, each with its score, as evaluators expect.
+    The next batch of images is read from files while the detector runs. A box may count for several
+    classes, each with its score, as evaluators expect.
 
     Args:
         detector: such as `attendet.load` returns.
         samples: the images with their ground truth.
-        classes: names of the classes of the samples; the detector's are matched by name, as
-            `attendet.data.class_names` says. Those that it alone knows have no average.
-        batch: images a call of the detector.
-        confidence: least score of a detection; average precision needs it low. By default 0.001,
-            or that of the non-maximum suppression in an exported file if it is higher.
-        nms_iou: overlap above which non-maximum suppression drops a box; the detector's own if
-            None.
-        max_detections: most detections an image; the detector's own if None (COCO counts the best
-            100 of each class).
+        classes: names of the classes of the samples; they are matched to the detector's by name
+            (see `attendet.data.class_names`). Classes that only the detector has get no average.
+        batch: images per call of the detector.
+        confidence: lowest score of a detection; average precision needs low scores too. By default
+            0.001, or the limit of non-maximum suppression in an exported file if it is higher.
+        nms_iou: IoU threshold of non-maximum suppression; by default the detector's own.
+        max_detections: most detections per image; by default the detector's own. COCO counts the
+            best 100 of each class.
         curves: whether to add precision-recall curves and the confusion matrix.
-        progress: called with images done and images in all after each batch.
-        on_skip: called with each image that cannot be read and its error; the image is skipped.
-            Without it the error is raised.
+        progress: called after each batch with the images done and their total.
+        on_skip: called with each image that cannot be read and its error; the image is skipped. By
+            default the error is raised.
 
     Returns:
         The record; ``docs/evaluation.md`` lists its keys.
 
     Raises:
-        ConfigError: if a setting is out of range or the detector does not know a class.
-        ImageError: if an image cannot be read, or with ``on_skip`` none can.
+        ConfigError: if a setting is out of range or the detector lacks a class.
+        ImageError: if an image cannot be read; with ``on_skip``, only if no image can be read.
         MissingExtraError: if faster-coco-eval is not installed.
     """
     if batch < 1:

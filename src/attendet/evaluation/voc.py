@@ -1,8 +1,8 @@
-"""Average precision by the rules of Pascal VOC, at any overlap threshold.
+"""Average precision by the rules of Pascal VOC, at any IoU threshold.
 
-A detection is matched to the ground truth of its class and image with the greatest overlap. It is a
-true positive if the overlap is at least the threshold and no detection with a higher score has the
-same match. It is ignored if that ground truth is difficult.
+A detection is matched to the ground truth of its class and image with the highest IoU. It is a true
+positive if the IoU is at least the threshold and no detection with a higher score has the same
+match. It is ignored if the IoU is at least the threshold and that ground truth is difficult.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Floats = NDArray[np.float64]
 
 
 def true_positives(matches: Matches, iou_threshold: float) -> tuple[NDArray[np.bool_], Floats]:
-    """Return which detections are true positives, and the scores of those not ignored.
+    """Return which detections are true positives, and their scores, without ignored detections.
 
     Args:
         matches: the detections of one class, best score first.
-        iou_threshold: 0 to 1; an overlap of exactly this much is enough.
+        iou_threshold: lowest IoU of a true positive, 0 to 1.
 
     Returns:
         True positive or not, and score, shape (k,) each, best score first, without the detections
-        of difficult ground truth.
+        that are matched to difficult ground truth.
     """
     hit = (matches.best_gt >= 0) & (matches.best_iou >= iou_threshold)
     hit_gt = matches.best_gt[hit]
@@ -44,8 +44,8 @@ def precision_recall(right: NDArray[np.bool_], gt_count: int) -> tuple[Floats, F
     """Return precision and recall after each detection.
 
     Args:
-        right: shape (k,), best score first.
-        gt_count: ground truth to be found, at least 1.
+        right: whether each detection is a true positive, shape (k,), best score first.
+        gt_count: number of ground-truth boxes, at least 1.
 
     Returns:
         Precision and recall, shape (k,) each, 0 to 1.
@@ -64,20 +64,21 @@ def average_precision(
 ) -> float:
     """Return the area under a precision-recall curve.
 
-    Precision at a recall is the best one at that recall or beyond. ``every-point`` (VOC 2010 and
-    later; Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A Retrospective")
-    integrates it exactly; ``11-point`` (VOC 2007) averages it at recalls 0, 0.1 ... 1.
+    Precision at a recall is the highest at that recall or a higher one. ``every-point`` (VOC 2010
+    and later; Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A
+    Retrospective") integrates it exactly; ``11-point`` (VOC 2007) averages it at recalls 0,
+    0.1 ... 1.
 
     Args:
         precision: shape (k,), after each detection, best score first.
-        recall: shape (k,), not falling.
+        recall: shape (k,), non-decreasing.
         interpolation: ``"every-point"`` or ``"11-point"``.
 
     Returns:
         0 to 1; 0 without detections.
 
     Raises:
-        ConfigError: if the interpolation is neither.
+        ConfigError: if the interpolation is unknown.
 
     Example:
         >>> precision, recall = np.array([1.0, 0.5, 2 / 3]), np.array([0.5, 0.5, 1.0])
@@ -90,7 +91,7 @@ def average_precision(
     if interpolation == "every-point":
         return float(np.sum(np.diff(recall, prepend=0.0) * envelope[:-1]))
     if interpolation == "11-point":
-        # A recall of exactly 0.3 arrives as 0.30000000000000004 or so: allow for the rounding.
+        # A recall of 0.3 may be computed as 0.30000000000000004: allow for rounding.
         first = np.searchsorted(recall, np.arange(11) / 10 - 1e-12)
         return float(envelope[first].mean())
     raise ConfigError(f"interpolation must be 'every-point' or '11-point'; got {interpolation!r}.")

@@ -1,4 +1,4 @@
-"""Attention of a trained network: gates and their health, class activation maps, pruning.
+"""Attention of a trained network: gates and their health, class activation maps and pruning.
 
 The computation needs torch (the ``train`` extra); the results are plain arrays.
 """

@@ -24,8 +24,8 @@ Floats = NDArray[np.float32]
 def cam_layer(network: DetectionNetwork) -> nn.Module:
     """Return the last module that all outputs of a network depend on.
 
-    At least two 3x3 (or larger) convolutions must follow it: a map right before an output, which is
-    a 1x1 convolution, shows only the cells of the detections.
+    At least two 3x3 (or larger) convolutions follow it if possible: a map right before an output,
+    which is a 1x1 convolution, shows only the cells of the detections.
 
     Args:
         network: YOLOv4-tiny or a network of darknet layers.
@@ -62,7 +62,7 @@ def class_activation_maps(
     *,
     layer: nn.Module | None = None,
 ) -> dict[int, Floats]:
-    """Return for each class how much each pixel raised the scores of its detections.
+    """Return for each class how much each pixel increased the scores of its detections.
 
     Layer-CAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for
     Localization", IEEE TIP 30, equation 5), but not scaled to 1. The target of a class is the sum
@@ -71,11 +71,11 @@ def class_activation_maps(
     Args:
         network: in eval mode; parameters and gradients are not changed.
         padded: network input, uint8, shape (H, W, 3), in the channel order of the network.
-        rows: class number to row numbers of the decoded boxes that were detected.
+        rows: class index to indices of the decoded boxes that are detections.
         layer: module whose output is weighted; default: `cam_layer`.
 
     Returns:
-        Class number to map, shape (H, W), 0 and up, in units of the summed score.
+        Class index to map, shape (H, W), not negative, in units of the summed score.
     """
     if not rows:
         return {}

@@ -47,10 +47,10 @@ class ImageExplanation:
     Attributes:
         source: Source of the image.
         image: uint8 RGB.
-        transform: From the image to the network input.
+        transform: Transform from the image to the network input.
         detections: Detections in pixels of the image.
-        gates: Site to gate name to values over the whole network input; each broadcasts to (C, H,
-            W) of its site.
+        gates: Site to gate name to values over the whole network input; each broadcasts to the
+            feature map of its site.
         cams: Class name to class activation map, one value per pixel of the image in the network
             input.
     """
@@ -80,7 +80,7 @@ class ImageExplanation:
         return cells_of_image(self.transform, cells_hw)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all numbers by name, as the NPZ file holds them.
+        """Return all arrays by name, for the NPZ file.
 
         Returns:
             ``gate/SITE/NAME``; ``inside/SITE`` (start and stop row, start and stop column of the
@@ -143,9 +143,10 @@ def explain(
         weights: a weights file of attendet.
         sources: images, folders, patterns or lists, as for `attendet predict`.
         cam: compute class activation maps.
-        max_images: images whose gates and maps are kept; the statistics include all images.
-        selection: which boxes are detections; default: confidence 0.25, NMS IoU 0.5.
-        device: such as ``cpu`` or ``cuda:0``; default: a GPU if there is one.
+        max_images: number of images whose gates and maps are kept; the statistics include all
+            images.
+        selection: thresholds of detections; default: confidence 0.25, NMS IoU 0.5.
+        device: such as ``cpu`` or ``cuda:0``; default: a GPU if one is available.
         progress: called after each image with the number of images done.
 
     Raises:
@@ -181,9 +182,12 @@ def explain_network(
         metadata: its classes, input size and preprocessing.
         sources: the images.
         cam: compute class activation maps.
-        max_images: images whose gates and maps are kept.
-        selection: which boxes are detections.
+        max_images: number of images whose gates and maps are kept.
+        selection: thresholds of detections.
         progress: called after each image with the number of images done.
+
+    Raises:
+        ImageError: if no image can be read.
     """
     runtime = TorchRuntime(network, metadata)
     result = Explanation(metadata)
@@ -245,10 +249,10 @@ def explain_image(
 
     Args:
         network: in eval mode.
-        runtime: runs this network.
-        source: name of the image.
+        runtime: runtime of this network.
+        source: source of the image.
         image: uint8 RGB, shape (H, W, 3).
-        selection: which boxes are detections.
+        selection: thresholds of detections.
         cam: compute class activation maps.
     """
     metadata = runtime.metadata
@@ -278,7 +282,7 @@ def _kind(block: torch.nn.Module) -> str:
 
 
 def _max_gate(block: torch.nn.Module) -> float | None:
-    """Return the value of a fully open gate; None if its range is unknown."""
+    """Return the maximum value of a block's gates; None if their range is unknown."""
     if not getattr(block, "sigmoid_gates", True):
         return None
     return 2.0 if getattr(block, "init", "paper") == "identity" else 1.0

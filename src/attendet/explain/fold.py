@@ -39,8 +39,8 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
 
     In the reference network the constant goes into the weights of the next convolution. This is
     exact for any constant, because a convolution is linear and pads with zeros. For blocks inserted
-    by `attendet.attend` it goes into the convolution or batch normalization before the block,
-    through activations that are linear for a factor of 0 and up.
+    by `attendet.attend` it goes into the convolution or batch normalization before the block. There
+    it must not be negative, and only activations with f(s x) = s f(x) may lie between.
 
     Args:
         network: in eval mode.
@@ -48,8 +48,8 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
         scale: factor of each channel, (C,).
 
     Raises:
-        ConfigError: if there is no such block, the scale has another size, or there is no
-            convolution that can take it.
+        ConfigError: if there is no such block, the scale has another size or is not finite, or no
+            convolution or batch normalization can take it.
 
     Example:
         >>> from attendet.attention import attend
@@ -91,7 +91,7 @@ def _inserted_module(network: nn.Module, site: str) -> nn.Module:
 
 
 def _reader(network: nn.Module, site: str) -> tuple[nn.Conv2d, int] | None:
-    """Return the convolution that reads a site, and the first of its input channels from there."""
+    """Return the convolution that reads a site, and its first input channel from that site."""
     if not isinstance(network, YoloV4Tiny) or site not in network.attention:
         return None
     backbone = network.backbone
@@ -122,7 +122,8 @@ def _producer(network: nn.Module, site: str) -> nn.Module | None:
 def _last_linear(module: nn.Module) -> nn.Module | None:
     """Return the last convolution or batch normalization of a module, if its output is linear.
 
-    None if its weight or bias is no plain parameter, as after `torch.nn.utils.parametrizations`.
+    None if its weight or bias is not a plain parameter, for example after
+    `torch.nn.utils.parametrizations`.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
         plain = {"weight", "bias"} <= module._parameters.keys()

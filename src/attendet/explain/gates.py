@@ -131,7 +131,7 @@ def crop_to_image(values: Floats, transform: ResizeTransform) -> Floats:
 
     Args:
         values: shape (h, w), over the whole network input; a profile has one row or one column.
-        transform: from the image to the network input.
+        transform: transform from the image to the network input.
 
     Returns:
         One interpolated value per pixel of the image in the network input.
@@ -151,7 +151,7 @@ def cells_of_image(transform: ResizeTransform, cells_hw: tuple[int, int]) -> tup
     """Return the rows and columns of a map whose cells have their center in the image.
 
     Args:
-        transform: from the image to the network input.
+        transform: transform from the image to the network input.
         cells_hw: rows and columns of the map over the whole network input.
 
     Returns:

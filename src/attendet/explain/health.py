@@ -48,7 +48,7 @@ class GateNumbers:
 
     Attributes:
         mean: Mean over images, positions and channels.
-        mean_abs: Mean of the absolute values; the mean, unless the gate can be negative.
+        mean_abs: Mean of the absolute values; equals ``mean`` unless the gate can be negative.
         min: Smallest value.
         max: Largest value.
         std_images: Standard deviation between images, at the same channel and position.
@@ -88,10 +88,10 @@ class BlockHealth:
         images: Number of images.
         gates: Each of its gates.
         product: Product of its gates: the factor of the feature map.
-        closed_channels: Number of channels that pass nothing in any image.
-        verdict: ``idle``: is 1. ``constant``: one value per channel. ``mask``: differs by position
-            only. ``switch``: saturated. ``unknown``: one image is not enough. ``works``: none of
-            these.
+        closed_channels: Number of channels whose gate is about 0 in all images.
+        verdict: ``idle``: always about 1. ``constant``: one value per channel. ``mask``: differs
+            only by position. ``switch``: saturated. ``unknown``: one image is not enough.
+            ``works``: none of these.
         sentence: The verdict as a sentence with numbers.
     """
 
@@ -109,7 +109,7 @@ class BlockHealth:
 class _GateSummary:
     """Statistics of one gate over images, in constant memory.
 
-    Mean and variance over images at each channel and position are by Welford's method (1962).
+    Mean and variance over images use Welford's method (1962) at each channel and position.
     """
 
     def __init__(self) -> None:
@@ -159,8 +159,8 @@ class GateStatistics:
     Args:
         site: site of the block.
         kind: class of the block.
-        top: value of an open gate: 1 for a sigmoid, 2 for a block initialized as the identity, None
-            if the range is unknown.
+        top: maximum of a gate: 1 for a sigmoid, 2 for a block initialized as the identity; None if
+            the range is unknown.
 
     Example:
         >>> statistics = GateStatistics("p5", "SqueezeExcite", top=1.0)

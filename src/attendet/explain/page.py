@@ -1,4 +1,4 @@
-"""The page of an explanation, with its images and numbers as files."""
+"""HTML page of an explanation, and its images and numbers as files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
     ``health.json``.
 
     Args:
-        explanation: what `explain` returned.
+        explanation: result of `explain`.
         folder: created if it is missing; files with the same names are replaced.
         command: command line to show on the page.
 
@@ -130,7 +130,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
 
 def _check_names(explanation: Explanation, folder: Path) -> None:
     for one in explanation.images:
-        if one.source.name == "statistics":  # the file of all images together
+        if one.source.name == "statistics":  # used by statistics.npz
             raise ConfigError(f"image must not be called statistics; rename {one.source.path}.")
         if (folder / f"{one.source.name}.png").resolve() == Path(one.source.path).resolve():
             raise ConfigError(

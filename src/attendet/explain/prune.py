@@ -30,8 +30,8 @@ from attendet.models.graph import Graph
 from attendet.models.weights import attention_of, attention_sites
 
 MAX_AP_LOSS = 0.2
-"""Default tolerance, points of AP. Two runs that differ only in their seed differ by more: half a
-point and up on data sets of some hundred images."""
+"""Default tolerance, points of AP. Runs that differ only in their seed differ by more: by half a
+point or more on data sets of a few hundred images."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Decision:
         health: Health of its gates on the images.
         ap: AP without the block, 0 to 1; None if it was not tried.
         folded: Whether the block was removed.
-        reason: Reason for the decision.
+        reason: Reason for the decision, as text.
     """
 
     site: str
@@ -72,10 +72,10 @@ class Pruned:
 
     Attributes:
         network: A copy; the original network is unchanged.
-        metadata: Its metadata.
+        metadata: Metadata of the copy.
         decisions: One per block, in the order of the attempts.
-        ap_before: 0 to 1.
-        ap_after: 0 to 1, on the same images.
+        ap_before: AP of the original network, 0 to 1.
+        ap_after: AP of the copy on the same images, 0 to 1.
         before: Cost of the original network.
         after: Cost of the copy.
     """
@@ -100,10 +100,10 @@ def prune_attention(
 ) -> Pruned:
     """Return a copy of a network without the attention blocks that do nothing.
 
-    A block whose gates are the same for all images and positions is replaced by that constant,
-    which is folded into a neighboring convolution. If the gates are only nearly constant, AP on the
-    images decides. Blocks are tried one after the other, the one that varies least first. Each is
-    measured without the blocks removed before.
+    A block whose gates are nearly the same for all images and positions is replaced by that
+    constant, which is folded into a neighboring convolution. The block stays if this would lose
+    more AP on the images than allowed. Blocks are tried one after the other, the least varying
+    first, in the network without the blocks that are already removed.
 
     Args:
         network: with attention.
@@ -115,7 +115,8 @@ def prune_attention(
         progress: called with a text before each step.
 
     Raises:
-        ConfigError: if the network has no attention, or no sample has ground truth.
+        ConfigError: if the network has no attention, no sample has ground truth, or
+            ``max_ap_loss`` is negative.
     """
     if not gated_sites(network):
         raise ConfigError("network must have attention to prune; got none. There is nothing to do.")
@@ -170,7 +171,7 @@ def prune_attention(
 def _reason_to_keep(
     network: DetectionNetwork, scale: Tensor, health: BlockHealth, *, every: bool
 ) -> str | None:
-    """Return why a block is not tried; None if it is."""
+    """Return the reason not to try to remove a block; None if it is to be tried."""
     if not can_fold(network, health.site, negative=bool((scale < 0).any())):
         return "no convolution next to it can take its constant"
     return None if every or health.verdict in ("idle", "constant") else health.sentence

@@ -1,6 +1,6 @@
 """Detect objects in images: the detector, its runtimes, batches and streams.
 
-Importing this package imports no torch; the library of a runtime is imported when it is used.
+Importing this package does not import torch; the library of a runtime is imported on first use.
 """
 
 from attendet.system import lazy_names

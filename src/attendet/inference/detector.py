@@ -30,7 +30,7 @@ MAX_BATCH = 32
 """Most network inputs in one batch of `Detector.predict_batch`; bounds its memory."""
 
 MAX_THREADS = 4
-"""Most threads that suppress the boxes of a batch; OpenCV does most of it without the GIL."""
+"""Most threads that postprocess a batch; OpenCV does most of that work without the GIL."""
 
 
 class Detector:
@@ -41,15 +41,16 @@ class Detector:
         confidence: lowest score of a detection, 0 to 1; default 0.25.
         nms_iou: IoU threshold of non-maximum suppression within a class, 0 to 1; default 0.5.
         max_detections: most detections per image, the best ones; default 300.
-        input_hw: another input size than that of the weights file, pixels, multiples of 32.
+        input_hw: size of the network input, pixels, multiples of 32; default: that of the weights
+            file.
 
-    The defaults of an exported file with non-maximum suppression in its graph are its own
-    thresholds; they can be made stricter, not looser. A file with a fixed input size letterboxes
-    every image to that size.
+    An exported file with non-maximum suppression in its graph has its own thresholds as defaults.
+    They can be made stricter, but not looser. With a file of fixed input size, every image is
+    letterboxed to that size, unless the file's resize mode is ``stretch``.
 
     Raises:
-        ConfigError: if a threshold or the size is out of range, a threshold is looser than that of
-            the file, or the size is not the fixed size of the file.
+        ConfigError: if a threshold or the size is out of range, a threshold is looser than in the
+            file, or the size is not the fixed size of the file.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Detector:
 
     @property
     def min_confidence(self) -> float:
-        """Lowest confidence that can be set: that of the suppression in the file, or 0."""
+        """Lowest confidence that can be set: the limit of the exported file, or 0 without one."""
         return self.runtime.limits.confidence or 0.0
 
     def predict(
@@ -146,10 +147,10 @@ class Detector:
     def predict_inputs(
         self, network_inputs: Sequence[NetworkInput], selection: Selection
     ) -> list[Detections]:
-        """Return the detections of images that `preprocess` has resized, one for each.
+        """Return the detections of each image that `preprocess` has resized.
 
         Args:
-            network_inputs: those of one size run together.
+            network_inputs: inputs of the same size run together.
             selection: which boxes to keep.
         """
         by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -194,18 +195,19 @@ class Detector:
     ) -> Generator[StreamResult[S], None, None]:
         """Yield each image with its detections, in order, while the next ones are read.
 
-        For many images that exist already. Pass the frames of a live camera to `predict` one by
-        one, since a stream delays the last few. Memory does not grow with the number of images, so
+        Use it for many existing images. Pass the frames of a live camera to `predict` one by one,
+        because a stream delays the last few. Memory does not grow with the number of images, so
         ``sources`` may be endless.
 
         Args:
             sources: each as for `predict`, or anything with ``image_of``; only a few are taken
                 ahead.
             batch: most network inputs of one shape that run together; by default the fixed batch
-                size of the file, else what suits the runtime: 4 in PyTorch on a CPU, 16 on a GPU, 1
-                in runtimes that run several batches side by side.
+                size of the file, else a value for the runtime: 4 in PyTorch on a CPU, 16 in PyTorch
+                on a GPU, 1 in the other runtimes.
             workers: reading threads; by default one per core, at most four.
-            ahead: most images that are read ahead; by default as many as the network runs at once.
+            ahead: most images that are read ahead; by default two batches for each batch that the
+                runtime runs in parallel.
             on_skip: called with each source that cannot be read and the error; the stream goes on.
                 By default the error is raised.
             image_of: returns the image of a source, as for `predict`; called in the reading
@@ -238,7 +240,7 @@ class Detector:
         )
 
     def preprocess(self, image: ImageArray) -> NetworkInput:
-        """Return the network input of an image, and the transform between them.
+        """Return an image with its network input and the transform between them.
 
         Args:
             image: uint8 RGB of shape (H, W, 3).
@@ -269,7 +271,7 @@ class Detector:
             output: of `Runtime.run`.
             row: index of the image in the batch.
             transform: between the image and its network input.
-            selection: which boxes to keep; by default the detector's own.
+            selection: which boxes to keep; by default the detector's own selection.
         """
         boxes_xyxy, scores = output[0][row], output[1][row]
         rule = selection or self.selection
@@ -283,10 +285,11 @@ class Detector:
         multi_label: bool = False,
         only: Sequence[str] | None = None,
     ) -> Selection:
-        """Return the selection of one call.
+        """Return the selection for one call; see `predict_batch` for the arguments.
 
         Raises:
-            ConfigError: if a threshold is looser than that of the suppression in the file.
+            ConfigError: if a threshold is out of range or looser than in the exported file, or a
+                class unknown.
         """
         thresholds: dict[str, Any] = {
             "confidence": confidence,

@@ -19,12 +19,12 @@ RUNTIMES = {
     ".torchscript": ("torch",),
     ".param": ("ncnn",),
 }
-"""Runtimes that can run a file of this suffix, the fastest first: in float32 ONNX Runtime took less
-processor time than OpenVINO with one thread on x86 without AVX-512, and it starts sooner
-(docs/benchmarks.md). The suffix of a folder is that of the file of its graph (`FOLDERS`)."""
+"""Runtimes for files with this suffix, fastest first. In float32, ONNX Runtime took less CPU time
+than OpenVINO with one thread on x86 without AVX-512, and it starts faster (docs/benchmarks.md). A
+folder has the suffix of its graph file (`FOLDERS`)."""
 
 FOLDERS = {"model.xml": ".xml", "model.param": ".param"}
-"""File by which a folder is known, and its suffix: OpenVINO and ncnn."""
+"""Graph file that identifies a folder, and its suffix: OpenVINO and ncnn."""
 
 PACKAGES = {
     "torch": ("torch", "train"),
@@ -53,20 +53,20 @@ def load(
         path: a ``.safetensors`` weights file, or a file that ``attendet export`` wrote: ``.onnx``,
             a folder with ``model.xml`` or ``model.param``, ``.torchscript``. Or one on the Hugging
             Face Hub: ``hf://owner/name`` or ``hf://owner/name/FILE`` (see `attendet.interop.hub`).
-        runtime: ``auto`` for the fastest that is installed, or ``torch``, ``onnx``, ``openvino``,
-            ``ncnn``.
-        device: such as ``cpu`` or ``cuda:0``. By default torch uses a GPU if there is one, the
-            others the processor.
-        threads: processor threads of the network; by default one per core. PyTorch has one number
-            for the whole process, which this sets; in mode ``throughput`` on a CPU its streams run
-            that many batches side by side, each on one thread.
-        mode: ``latency`` puts all threads on one batch; ``throughput`` runs several side by side,
-            for `Detector.stream`.
-        precision: ``float32``, or ``bfloat16`` where the processor supports it (OpenVINO only):
-            faster, but the detections differ slightly.
+        runtime: ``auto`` for the fastest one that is installed, or ``torch``, ``onnx``,
+            ``openvino``, ``ncnn``.
+        device: such as ``cpu`` or ``cuda:0``. By default torch uses a GPU if one is available; the
+            others use the CPU.
+        threads: CPU threads of the network; by default one per core. With PyTorch, this sets the
+            thread count of the whole process; in mode ``throughput`` on a CPU, a stream runs this
+            many batches in parallel, each on one thread.
+        mode: ``latency`` uses all threads for one batch; ``throughput`` runs several batches in
+            parallel, for `Detector.stream`.
+        precision: ``float32``, or ``bfloat16`` if the CPU supports it (OpenVINO only): faster, but
+            the detections differ slightly.
 
     Raises:
-        WeightsError: if the file is missing, of an unknown kind, broken or not ours.
+        WeightsError: if the file is missing, of an unknown kind, broken or not from attendet.
         ConfigError: if the runtime is unknown or cannot run such a file, or a setting is wrong.
         MissingExtraError: if the runtime's library is not installed.
     """
@@ -82,7 +82,7 @@ def load(
 
 
 def file_kind(path: Path) -> str:
-    """Return the suffix of a weights file; of a folder, that of the file of its graph.
+    """Return the suffix of a weights file, or of the graph file in a folder.
 
     Raises:
         WeightsError: if it is missing or of an unknown kind.
@@ -94,7 +94,7 @@ def file_kind(path: Path) -> str:
         if (path / name).is_file():
             return kind
     if (path / HEADER_FILE).is_file() and (path / "model.bin").is_file():
-        return ".param"  # an incomplete one, which its runtime reports
+        return ".param"  # incomplete, which the runtime reports
     if suffix == ".pt2":
         raise WeightsError(
             f"weights must be a file that contains no code; a .pt2 can contain some ({path}). "
@@ -111,7 +111,7 @@ def file_kind(path: Path) -> str:
 
 
 def installed_runtimes(path: str | Path) -> tuple[str, ...]:
-    """Return the installed runtimes that can run a file, the fastest first.
+    """Return the installed runtimes that can run a file, fastest first.
 
     Raises:
         WeightsError: if the file is missing or of an unknown kind.

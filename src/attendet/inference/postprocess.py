@@ -1,6 +1,6 @@
 """Select the detections of an image from its decoded boxes.
 
-B is the number of boxes of one image, K that of the classes.
+B is the number of boxes of one image, K the number of classes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from attendet.errors import ConfigError
 from attendet.inference.preprocess import ResizeTransform
 
 MAX_CANDIDATES = 3000
-"""Most pairs of box and class, the best ones, that enter non-maximum suppression."""
+"""Most pairs of box and class that enter non-maximum suppression; the best ones are kept."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the decoded boxes become detections.
+    """Settings that select detections from the decoded boxes.
 
     Attributes:
         confidence: lowest score of a detection, 0 to 1.
@@ -30,7 +30,7 @@ class Selection:
         max_detections: most detections per image, the best ones.
         multi_label: keep a box once for every class above the confidence, not only for its best
             class.
-        only: ids of the classes to keep; all if none.
+        only: ids of the classes to keep; None: all.
     """
 
     confidence: float = 0.25
@@ -41,10 +41,11 @@ class Selection:
 
     @classmethod
     def from_limits(cls, limits: object) -> Selection:
-        """Return the selection inside an exported file with suppression, else the defaults.
+        """Return the thresholds of an exported file with suppression, else the defaults.
 
         Args:
-            limits: has ``confidence``, ``nms_iou`` and ``max_detections``, each None or a value.
+            limits: object with ``confidence``, ``nms_iou`` and ``max_detections``; None where the
+                file sets no limit.
         """
         names = ("confidence", "nms_iou", "max_detections")
         values = {name: getattr(limits, name) for name in names}
@@ -111,17 +112,17 @@ def select_boxes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
     """Return the decoded boxes that become detections, best score first.
 
-    Boxes above the confidence are mapped to the image and clipped there; boxes completely outside
-    are removed; then non-maximum suppression per class.
+    Boxes above the confidence are mapped to the image and clipped to it. Boxes completely outside
+    are removed. Then non-maximum suppression runs per class.
 
     Args:
         boxes_xyxy: shape (B, 4), network input pixels.
         scores: shape (B, K), 0 to 1.
-        transform: from the image to the network input.
+        transform: between the image and its network input.
         selection: which boxes to keep.
 
     Returns:
-        Row numbers (n,), class ids (n,) and boxes in image pixels (n, 4).
+        Row indices (n,), class ids (n,) and boxes in image pixels (n, 4).
     """
     rows, class_ids = _candidates(scores, selection)
     in_image = clip_to_image(transform.to_image(boxes_xyxy[rows]), transform.image_hw)
@@ -150,7 +151,7 @@ def select_detections(
     Args:
         boxes_xyxy: shape (B, 4), network input pixels.
         scores: shape (B, K), 0 to 1.
-        transform: from the image to the network input.
+        transform: between the image and its network input.
         classes: K names.
         selection: which boxes to keep.
     """

@@ -21,7 +21,7 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Stretch:
-    """An image scaled to fill its network input, each side by its own factor.
+    """Transform of an image that is scaled to fill its network input, each side by its own factor.
 
     Attributes:
         image_hw: size of the image, pixels.
@@ -44,7 +44,7 @@ class Stretch:
 
 
 ResizeTransform: TypeAlias = Letterbox | Stretch
-"""From network input pixels to image pixels."""
+"""Transform from network input pixels to image pixels."""
 
 
 def input_hw_for(

@@ -1,7 +1,7 @@
-"""Detections of many images: reading, network and postprocessing side by side.
+"""Detect objects in many images; reading, network and postprocessing run in parallel.
 
-Threads read and resize the next images while the runtime runs several batches. Everything that
-waits is bounded, so memory does not grow with the number of images.
+Threads read and resize the next images while the runtime runs several batches. All queues are
+bounded, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_READERS = 4
 
 
 class StreamResult(NamedTuple, Generic[S]):
-    """One image of a stream.
+    """One image of a stream with its detections.
 
     Attributes:
         source: an item of the sources.
@@ -45,7 +45,7 @@ class StreamResult(NamedTuple, Generic[S]):
 
 
 class NetworkInput(NamedTuple):
-    """An image, the array that the network takes, and the transform between them."""
+    """An image, the array that the network runs on, and the transform between them."""
 
     image: ImageArray
     padded: NDArray[np.uint8]
@@ -78,9 +78,10 @@ def stream_detections(
         sources: may be endless.
         preprocess: reads and resizes one source; called in threads.
         postprocess: returns the detections of one image from its row of an output.
-        batch: largest number of network inputs of one shape that run together.
+        batch: most network inputs of one shape that run together.
         workers: reading threads; by default one per core, at most four.
-        ahead: most images that are read ahead; by default as many as the network runs at once.
+        ahead: most images that are read ahead; by default two batches for each batch that the
+            runtime runs in parallel.
         on_skip: called for each source that cannot be read; by default the error is raised.
     """
     depth = 2 * runtime.parallel  # one batch runs and one waits, for each of the parallel batches
@@ -119,7 +120,7 @@ def stream_detections(
 
 
 def _group_by_shape(pairs: Iterable[Member[S]], batch: int) -> Iterator[list[Member[S]]]:
-    """Yield consecutive network inputs of the same shape, at most ``batch`` or `MAX_BYTES`."""
+    """Yield lists of consecutive inputs of one shape, of at most ``batch`` or `MAX_BYTES`."""
     members: list[Member[S]] = []
     for pair in pairs:
         if members and pair[1].padded.shape != members[0][1].padded.shape:
@@ -138,5 +139,5 @@ def _size_of(members: Sequence[Member[S]]) -> int:
 
 
 def stack_inputs(inputs: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return arrays of one shape (H, W, 3) as one of (N, H, W, 3); a single one is not copied."""
+    """Return arrays of shape (H, W, 3) stacked to (N, H, W, 3); a single array is not copied."""
     return inputs[0][None] if len(inputs) == 1 else np.stack(inputs)

@@ -1,11 +1,11 @@
-"""Which predictions answer for which objects, fully vectorised.
+"""Assign predictions to ground-truth objects, fully vectorized.
 
-Every shape follows from the shapes of the inputs, not from their values, so that a GPU never waits
-for the CPU here.
+All shapes depend only on the shapes of the inputs, not on their values, so that nothing here
+synchronizes the CPU with a GPU.
 
-N is the batch, M the objects an image (padded), B the predictions an image (all levels, in the
-order of `attendet.models.decode`), A the anchors of a level, K the classes, Q the candidates of an
-object.
+N is the batch size, M the number of objects per image (padded), B the number of predictions per
+image (all levels, in the order of `attendet.models.decode`), A the number of anchors per level, K
+the number of classes, Q the number of candidates per object.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from attendet.losses.overlap import compute_iou
 BIG = 1e9
 
 IOU_WEIGHT = 3.0
-"""Weight of the overlap in the cost (YOLOX, section 2.1)."""
+"""Weight of the IoU term in the cost (YOLOX, section 2.1)."""
 
 TOP_CANDIDATES = 10
-"""Overlaps of an object that are summed for its k (YOLOX, section 2.1)."""
+"""Number of highest IoUs of an object that are summed to get its k (YOLOX, section 2.1)."""
 
 
 class Grid(NamedTuple):
@@ -33,22 +33,22 @@ class Grid(NamedTuple):
     width: int
     stride: int
     anchors: Tensor
-    """Shape (A, 2), pixels."""
+    """Widths and heights, shape (A, 2), pixels."""
     offset: int
     """Number of predictions in the levels before this one."""
 
 
 class Matches(NamedTuple):
-    """Candidate predictions of each object, and which of them answer for it."""
+    """Candidate predictions of each object, and which of them are matched to it."""
 
     prediction: Tensor
     """Shape (N, M, Q), index into B."""
     kept: Tensor
-    """Shape (N, M, Q), bool; each prediction is kept for one object at most."""
+    """Shape (N, M, Q), bool; each prediction is kept for at most one object."""
 
 
 def _flat_index(grid: Grid, row: Tensor, column: Tensor) -> Tensor:
-    """Return indices into B of all anchors of cells, (..., A); cells outside are clamped."""
+    """Return indices into B of all anchors of cells, (..., A); cells are clamped to the grid."""
     row = row.clamp(0, grid.height - 1)
     column = column.clamp(0, grid.width - 1)
     anchors = torch.arange(len(grid.anchors), device=row.device)
@@ -57,9 +57,9 @@ def _flat_index(grid: Grid, row: Tensor, column: Tensor) -> Tensor:
 
 
 def one_hot_classes(class_ids: Tensor, num_classes: int) -> Tensor:
-    """Return which class is each object's, bool of shape (..., K).
+    """Return class ids as one-hot vectors, bool of shape (..., K).
 
-    Unlike ``torch.nn.functional.one_hot`` it does not read the ids on the CPU to check them.
+    Unlike ``torch.nn.functional.one_hot``, it does not read the ids on the CPU to check them.
     """
     return class_ids.unsqueeze(-1) == torch.arange(num_classes, device=class_ids.device)
 
@@ -86,7 +86,7 @@ def _candidates(gt_boxes_xyxy: Tensor, grids: list[Grid]) -> tuple[Tensor, Tenso
 
 
 def _keep_cheapest(chosen: Tensor, cost: Tensor, index: Tensor, total: int) -> Tensor:
-    """Return ``chosen`` less the pairs whose prediction another object gets at lower cost."""
+    """Return ``chosen`` without the pairs whose prediction another object gets at a lower cost."""
     n, objects, count = cost.shape
     flat_index = index.reshape(n, -1)
     flat_cost = torch.where(chosen, cost, torch.full_like(cost, BIG)).reshape(n, -1)
@@ -122,16 +122,19 @@ def assign_dynamic(
     gt_valid: Tensor,
     grids: list[Grid],
 ) -> Matches:
-    """Return the matches of dynamic-k assignment: as many predictions an object as fit it well.
+    """Return the matches of dynamic-k assignment (SimOTA): the best predictions of each object.
 
-    Ge et al. 2021, YOLOX, arXiv:2107.08430, section 2.1 (SimOTA): each object takes its k cheapest
-    candidates, k the sum of its ten best overlaps, the cost binary cross-entropy of the class
-    score plus 3 times the negative log overlap. We differ in two things. The candidates are the
-    four cells nearest the object's center, on each level, with each anchor (a center further off
-    is beyond the reach of the decode with ``scale_x_y`` = 2), so cost is computed for 24
-    predictions an object, not for all. And each object keeps its match of `assign_best_anchor`,
-    whatever it costs: by cost alone a small object amid large ones loses it to them, and which
-    anchor is to find it changes from step to step (measured in docs/decisions/0007).
+    Ge et al. 2021, YOLOX, arXiv:2107.08430, section 2.1: each object takes its k candidates of
+    lowest cost. k is the sum of its ten highest IoUs, at least 1. The cost is the binary
+    cross-entropy of the class score plus 3 times the negative log IoU. There are two differences
+    from the paper:
+
+    - The candidates are the four cells nearest the object's center, on each level, with each
+      anchor. With ``scale_x_y`` = 2, the decode cannot reach a center further away. So the cost is
+      computed for 24 predictions per object (2 levels of 3 anchors), not for all.
+    - Each object keeps its match of `assign_best_anchor` at any cost. By cost alone, a small object
+      among large ones loses that match to them, and the anchor that has to detect it changes from
+      step to step (measured in docs/decisions/0007).
 
     Args:
         pred_boxes_xyxy: shape (N, B, 4), network input pixels.
@@ -143,7 +146,7 @@ def assign_dynamic(
         grids: the levels.
 
     Returns:
-        The matches; Q = 4 A over all levels.
+        The matches; Q is the sum of 4 A over all levels.
     """
     n, total, num_classes = class_logits.shape
     gt_class_ids = gt_class_ids.masked_fill(~gt_valid, 0)
@@ -155,7 +158,7 @@ def assign_dynamic(
     logits = class_logits.gather(1, flat.unsqueeze(-1).expand(-1, -1, num_classes))
     objectness = objectness_logits.gather(1, flat).unsqueeze(-1).sigmoid()
     score = (logits.sigmoid() * objectness).sqrt().view(*index.shape, num_classes)
-    score = score.nan_to_num(0.0)  # a diverged run is to end by its loss, not by an error here
+    score = score.nan_to_num(0.0)  # a diverged run must fail at its loss, not here
     score = score.clamp(1e-6, 1 - 1e-6)
     of_object = one_hot_classes(gt_class_ids, num_classes).unsqueeze(2)
     class_cost = -torch.where(of_object, score, 1 - score).log().sum(dim=-1)
@@ -177,11 +180,11 @@ def assign_best_anchor(
 ) -> Matches:
     """Return the matches of classic assignment: the best-shaped anchor at the object's own cell.
 
-    Redmon and Farhadi 2018, YOLOv3, arXiv:1804.02767, section 2.1. The best anchor has the
-    greatest overlap with the object when both are put on one corner; if several levels have
-    that anchor, all of them predict, as in darknet. A prediction wanted by two objects goes to the
-    later one in the earlier projects; here to the smaller object, which has fewer chances
-    elsewhere.
+    Redmon and Farhadi 2018, YOLOv3, arXiv:1804.02767, section 2.1. The best anchor has the highest
+    IoU with the object when both have the same center. If several levels have that anchor, the
+    object is matched on all of them, as in darknet. If two objects match the same prediction, the
+    smaller object gets it, because it has fewer other candidates. The projects before this one gave
+    it to the later object.
 
     Args:
         gt_boxes_xyxy: shape (N, M, 4), network input pixels.
@@ -190,7 +193,7 @@ def assign_best_anchor(
         total: B.
 
     Returns:
-        The matches; Q = A over all levels.
+        The matches; Q is the sum of A over all levels.
     """
     size = (gt_boxes_xyxy[..., 2:] - gt_boxes_xyxy[..., :2]).clamp(min=1e-3)
     centers = (gt_boxes_xyxy[..., :2] + gt_boxes_xyxy[..., 2:]) / 2

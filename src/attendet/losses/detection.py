@@ -1,11 +1,12 @@
 """The detection loss: assignment, then box, objectness and class terms by name.
 
-On a CPU the box and class terms are computed for the matches alone. On other devices their number
-is not read, because the CPU would have to wait for it; there the terms are computed for all
-candidates, and those that are not a match have weight 0. Both give the same loss.
+On a CPU, the box and class terms are computed only for the matches. On other devices, the CPU would
+have to wait for the number of matches. So the terms are computed for all candidates there, and
+candidates that are not matched have weight 0. Both give the same loss.
 
-N is the batch, M the objects an image (padded), B the predictions an image, K the classes, Q the
-candidates of an object, P the candidates that the terms are computed for.
+N is the batch size, M the number of objects per image (padded), B the number of predictions per
+image, K the number of classes, Q the number of candidates per object, P the number of candidates
+that the terms are computed for.
 """
 
 from __future__ import annotations
@@ -34,23 +35,24 @@ where padded; padded rows are ignored."""
 
 
 class DetectionLoss:
-    """Computes the named terms of the loss from raw maps and targets.
+    """Detection loss: computes the box, objectness and class terms from raw maps and targets.
 
     The box and class terms are means over the matches of the batch; objectness is a sum over all
-    predictions, divided by the number of matches. In ``dynamic`` a match of an object with k
-    matches weighs 1 / sqrt(k) in the means: with equal weights a large object, which has many,
-    would count several times a small one (measured in docs/decisions/0007).
+    predictions, divided by the number of matches. With ``dynamic`` assignment, each match of an
+    object with k matches has the weight 1 / sqrt(k) in the means. With equal weights, a large
+    object, which has many matches, would count several times as much as a small one (measured in
+    docs/decisions/0007).
 
     Args:
         level_anchors: (A, 2) tensors of each level, pixels, on the device of the maps.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
+        scale_x_y: stretch of the center's sigmoid, one for all levels or one per level.
         config: see `LossConfig`.
-        codings: coding of boxes and scores, one for all levels or one a level.
+        codings: coding of boxes and scores, one for all levels or one per level.
 
     Attributes:
-        static_shapes: whether all shapes follow from those of maps and targets; None: except on a
-            CPU.
+        static_shapes: whether all tensor shapes depend only on the shapes of maps and targets;
+            None: true except on a CPU.
 
     Example:
         >>> from attendet.models import STRIDES, build
@@ -84,17 +86,17 @@ class DetectionLoss:
         *,
         average_matches: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the terms ``box``, ``objectness`` and ``class``, weighed; their sum is the loss.
+        """Return the terms ``box``, ``objectness`` and ``class``, weighted; their sum is the loss.
 
         Args:
-            raw_maps: one (N, A (5 + K), H, W) a level.
+            raw_maps: one (N, A (5 + K), H, W) per level.
             targets: see `Targets`.
-            average_matches: several processes: returns the mean over them of the number of matches
-                and of their weights, shape (2,), so that the mean of their gradients is the
-                gradient of the whole batch.
+            average_matches: for several processes: function that takes the number of matches and
+                the sum of their weights, shape (2,), and returns the mean over the processes. The
+                mean of the processes' gradients is then the gradient of the whole batch.
 
         Returns:
-            Scalars, float32; without any object the box and class terms are 0.
+            Scalars, float32; without objects, the box and class terms are 0.
         """
         boxes, objectness, classes, grids = self._predictions(raw_maps)
         gt_boxes, gt_classes, gt_valid = targets
@@ -116,7 +118,7 @@ class DetectionLoss:
         classic = self.config.assignment == "classic"
         best = torch.ones_like(iou) if classic else iou.detach().clamp(0, 1)
         target = torch.zeros_like(objectness)
-        # A candidate that is not kept may be the match of another object: the maximum stays.
+        # A candidate that is not kept may be matched to another object: keep the maximum.
         target.view(-1).scatter_reduce_(0, at, (kept * best).to(target.dtype), "amax")
         objectness_loss = self._objectness(objectness, target, boxes, gt_boxes, gt_valid)
         class_loss = self._classes(classes.flatten(0, 1)[at], gt_classes.flatten()[gt])
@@ -166,7 +168,7 @@ class DetectionLoss:
         )
 
     def _pairs(self, matches: Matches) -> Tensor:
-        """Return the candidates (P,) that the terms are computed for, indices into N M Q."""
+        """Return the candidates (P,) that the terms are computed for, as indices into N M Q."""
         kept = matches.kept.flatten()
         static = kept.device.type != "cpu" if self.static_shapes is None else self.static_shapes
         return torch.arange(len(kept), device=kept.device) if static else kept.nonzero()[:, 0]
@@ -179,7 +181,7 @@ class DetectionLoss:
         return kept * kept.sum(dim=2, keepdim=True).clamp(min=1).rsqrt()
 
     def _box_scale(self, matched_gt: Tensor, grids: list[Grid]) -> Tensor:
-        """Return the weight of each match: small objects count up to double in classic."""
+        """Return a factor for each match: up to 2 for small objects in classic, else 1."""
         if self.config.assignment != "classic":
             return torch.ones_like(matched_gt[:, 0])
         padded = grids[0].height * grids[0].width * grids[0].stride ** 2

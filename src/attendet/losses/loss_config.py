@@ -13,7 +13,7 @@ class LossConfig:
     """Assignment of predictions to objects and weights of the loss terms."""
 
     assignment: Literal["dynamic", "classic"] = "dynamic"
-    """dynamic: an object's best anchor and further ones by cost; classic: the best anchor alone."""
+    """dynamic: an object's best anchor and others of low cost; classic: only the best anchor."""
 
     box_weight: float = 5.0
     """Weight of the box term (1 - CIoU)."""
@@ -25,7 +25,7 @@ class LossConfig:
     """Weight of the class term."""
 
     ignore_iou: float = 0.5
-    """With classic: predictions that overlap an object by more are not trained as background."""
+    """With classic: IoU with an object above which a prediction is not trained as background."""
 
     label_smoothing: float = 0.0
     """Fraction of the class target that is spread over all classes."""

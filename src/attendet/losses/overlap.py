@@ -1,4 +1,4 @@
-"""Overlap of boxes as differentiable tensors."""
+"""Differentiable IoU and CIoU of boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EPS = 1e-7
 
 
 def _area(boxes_xyxy: Tensor) -> Tensor:
-    # Not prod: its gradient reads a number from the device.
+    # Not prod: its gradient reads a value from the device, which the CPU waits for.
     sides = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
 
@@ -46,7 +46,7 @@ def compute_ciou(pred_xyxy: Tensor, gt_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
     Zheng et al. 2020, Distance-IoU Loss, arXiv:1911.08287, equations 10 to 12:
     ``CIoU = IoU - d^2 / c^2 - alpha v`` with d the distance of centers, c the diagonal of the
-    smallest box around both, v the difference of aspect and alpha its trade-off (no gradient).
+    smallest enclosing box, v the difference of aspect ratios and alpha its weight (no gradient).
 
     Args:
         pred_xyxy: shape (n, 4), corners.

@@ -1,4 +1,4 @@
-"""Images, videos, cameras and streams in; annotated images, videos and records out."""
+"""Prediction on images, videos, cameras and streams, and sinks for the results."""
 
 from attendet.system import lazy_names
 

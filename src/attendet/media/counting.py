@@ -14,21 +14,21 @@ from attendet.errors import ConfigError
 from attendet.system import require
 
 FORGET_AFTER = 1000
-"""Frames after which an object that was not seen is no longer remembered as a visitor."""
+"""A zone forgets a track that was not inside for at least this many frames."""
 
 
 class LineCounter:
-    """Counts objects that cross a line, each way, with the library ``supervision``.
+    """Counter of objects that cross a line in each direction, with the library ``supervision``.
 
-    An object counts when its whole box has come to the other side, between the ends of the line.
-    Seen from the line's start towards its end, it goes ``in`` from right to left, and ``out`` from
-    left to right: at a line drawn from the left of the image to its right, upwards is in.
+    An object counts when its whole box has moved to the other side, between the ends of the line.
+    Seen from the line's start toward its end, ``in`` is from right to left, and ``out`` from left
+    to right: if the line goes from the left of the image to the right, upward is ``in``.
 
     Args:
         line: x1, y1, x2, y2 in pixels of the image.
 
     Raises:
-        ConfigError: if the line is none.
+        ConfigError: if the line is not two different points.
         MissingExtraError: if ``supervision`` is not installed.
     """
 
@@ -42,10 +42,10 @@ class LineCounter:
         self._zone: Any = sv.LineZone(start=start, end=end)
 
     def check(self, image_hw: tuple[int, int]) -> None:
-        """Refuse images of a size in which nothing could ever cross the line.
+        """Check that the line meets images of this size.
 
         Raises:
-            ConfigError: if the line lies outside.
+            ConfigError: if the line is outside the image.
         """
         height, width = image_hw
         low, high = self.points_xy.min(axis=0), self.points_xy.max(axis=0)
@@ -56,10 +56,14 @@ class LineCounter:
             )
 
     def update(self, detections: Detections) -> dict[str, Any]:
-        """Return the counts so far, after one more frame of tracked detections."""
+        """Count one more frame, and return the counts so far.
+
+        Raises:
+            ConfigError: if the detections are not tracked.
+        """
         if detections.track_ids is None:
             raise ConfigError("counting at a line needs tracked detections; got plain ones.")
-        # Unconfirmed tracks are all 0: as one track they would cross the line again and again.
+        # All unconfirmed tracks have ID 0: as one track they would cross the line again and again.
         self._zone.trigger(detections[detections.track_ids > 0].to_supervision())
         return self.counts
 
@@ -79,13 +83,13 @@ class LineCounter:
 
 
 class ZoneCounter:
-    """Counts objects whose middle lies in a polygon.
+    """Counter of objects whose box center is in a polygon.
 
     Args:
         polygon: x, y, x, y, ... in pixels of the image; three corners or more.
 
     Raises:
-        ConfigError: if the polygon is none.
+        ConfigError: if the polygon does not have this form.
     """
 
     def __init__(self, polygon: Sequence[float]) -> None:
@@ -97,10 +101,10 @@ class ZoneCounter:
         self._is_tracked = False
 
     def check(self, image_hw: tuple[int, int]) -> None:
-        """Refuse images of a size in which the polygon does not lie whole.
+        """Check that images of this size contain the whole polygon.
 
         Raises:
-            ConfigError: if a corner lies outside.
+            ConfigError: if a corner is outside the image.
         """
         height, width = image_hw
         if (self.points_xy < 0).any() or (self.points_xy > (width, height)).any():
@@ -110,10 +114,10 @@ class ZoneCounter:
             )
 
     def update(self, detections: Detections) -> dict[str, Any]:
-        """Return the counts so far, after one more frame.
+        """Count one more frame, and return the counts so far.
 
         Raises:
-            ConfigError: if the polygon does not lie in the image.
+            ConfigError: if the polygon is not in the image (checked on the first frame).
         """
         if not self._frame:
             self.check(detections.image_hw)
@@ -127,7 +131,7 @@ class ZoneCounter:
         return self.counts
 
     def _rows_inside(self, detections: Detections) -> list[int]:
-        """Return which detections have their middle in the polygon or on its edge."""
+        """Return the indices of the detections with their center in the polygon or on its edge."""
         middles = (detections.boxes_xyxy[:, :2] + detections.boxes_xyxy[:, 2:]) / 2
         return [
             row
@@ -146,9 +150,10 @@ class ZoneCounter:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """The counts so far: ``{"zone": [x, y, ...], "inside": n, "most": n}``, tracked ``visits``.
+        """The counts so far: ``{"zone": [x, y, ...], "inside": n, "most": n}``.
 
-        ``inside`` is now, ``most`` at one time, ``visits`` how many different objects.
+        ``inside`` is the number of objects in the latest frame, ``most`` the highest number in one
+        frame. With tracking, ``visits`` is the number of different objects so far.
         """
         counts = {
             "zone": [float(value) for value in self.points_xy.ravel()],

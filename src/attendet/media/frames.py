@@ -1,4 +1,4 @@
-"""Frames from every kind of source, in order, read ahead of the network."""
+"""Frames of images, videos, cameras and streams, in order and prefetched."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from attendet.system import require
 OnSkip = Callable[[Skipped], None]
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
-"""A longer image file is refused from addresses and standard input."""
+"""Size limit of an image file from a URL or standard input."""
 
 READERS = 2
-"""Threads that read images."""
+"""Number of threads that read images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One image out of a source.
+    """One image from a source.
 
     Attributes:
-        source: where it comes from.
+        source: source of the image.
         image: uint8 RGB of shape (H, W, 3).
-        index: its number in the source, from 0; skipped frames count too.
-        seconds: time since the source's first frame; None for an image that stands alone.
-        total: how many frames of the source are given, as far as its file says.
+        index: frame number in the source, from 0; skipped frames count too.
+        seconds: time since the source's first frame; None for a still image.
+        total: number of frames that the source yields, as stated by its file; None if unknown.
     """
 
     source: Source
@@ -51,7 +51,7 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """Name of its results: ``slide``, or ``street/000012`` in a video."""
+        """Name for the results: ``slide``, or ``street/000012`` in a video."""
         return self.source.name if self.is_still else f"{self.source.name}/{self.index:06d}"
 
 
@@ -63,26 +63,27 @@ def read_frames(
     live: LiveOptions | None = None,
     ahead: int = 16,
 ) -> Generator[Frame, None, None]:
-    """Give the frames of images, videos, cameras, streams and addresses, one by one.
+    """Yield the frames of images, videos, cameras, streams and URLs one by one.
 
-    Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory stays flat however long
-    the video. A camera or stream gives its newest frame and is connected again when it breaks.
+    Threads read ahead by at most ``ahead`` frames and 256 MiB, so memory does not grow with the
+    length of a video. A camera or stream yields its newest frame and is reconnected if it breaks.
 
     Args:
         paths: what to read (see `attendet.media.sources.find_sources`), or sources.
-        every: of a video, camera or stream, give each first of so many frames.
-        on_skip: called with each source that cannot be read, or not to its end;
-            without it that is an error.
-        live: how cameras and streams are read.
-        ahead: frames that are read ahead, at most.
+        every: of a video, camera or stream, yield the first of every so many frames.
+        on_skip: called with each source that cannot be read, or not to its end; if None, that is
+            an error.
+        live: options for cameras and streams.
+        ahead: maximum number of frames read ahead.
 
     Yields:
-        The frames, sources in the order named.
+        The frames, with the sources in the given order.
 
     Raises:
-        DataError: if a source cannot be read and there is no ``on_skip``, or there is none.
-        ConfigError: if a word or a number is not what it must be.
-        MissingExtraError: if there is a video or stream and the extra ``video`` is not installed.
+        DataError: if there is no source, or one cannot be read and ``on_skip`` is None.
+        ConfigError: if an argument is invalid.
+        MissingExtraError: if there is a video, a stream or a URL that may be one, and the extra
+            ``video`` is not installed.
 
     Example:
         >>> import attendet
@@ -127,7 +128,7 @@ def _read_frames(
 
 
 def _resolved(source: Source, on_skip: OnSkip, timeout: float) -> Source | None:
-    """Return an address as what its server says that it is."""
+    """Resolve an ``address`` to an image or a stream by asking its server; None if skipped."""
     if source.kind != "address":
         return source
     from attendet.media.web_images import gives_image
@@ -176,12 +177,12 @@ def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]
 def read_images(
     sources: Iterable[Source], *, on_skip: OnSkip, ahead: int = 16
 ) -> Generator[tuple[Source, ImageArray], None, None]:
-    """Give each source with its image, in order, while threads read the next ones.
+    """Yield each source with its image, in order, while threads read the next ones.
 
     Args:
-        sources: images: files, http(s) addresses, or standard input.
+        sources: image files, http(s) URLs of images, or standard input.
         on_skip: called with each image that cannot be read.
-        ahead: images that are read ahead, at most; fewer where they are large.
+        ahead: maximum number of images read ahead; fewer if they are large.
 
     Yields:
         The source and its image, uint8 RGB of shape (H, W, 3).

@@ -1,9 +1,10 @@
-"""Detections as ground truth to correct: data sets that annotation tools open, without scores.
+"""Detections saved as labels to correct: data sets for annotation tools, without scores.
 
-- ``voc/``: labelImg; CVAT, "PASCAL VOC". Corners are whole pixels: labelImg cuts off decimals.
-- ``yolo/``: labelImg, which needs a ``classes.txt`` beside the labels; Label Studio, whose
-  converter needs it beside ``images/`` and ``labels/``.
-- ``coco/``: CVAT, "COCO".
+- ``voc/``: for labelImg and CVAT ("PASCAL VOC"). Corners are whole pixels, because labelImg cuts
+  off decimals.
+- ``yolo/``: for labelImg, which needs a ``classes.txt`` next to the labels, and Label Studio, whose
+  converter needs it next to ``images/`` and ``labels/``.
+- ``coco/``: for CVAT ("COCO").
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ from attendet.media.pipeline import Result
 from attendet.media.sinks import Sink
 
 SPLIT = "default"
-"""What CVAT calls a set without splits."""
+"""CVAT's name for the split of a data set without splits."""
 
 
 class LabelSink(Sink):
-    """Images and labels of one format, in a folder of its own; the lists are written at the end.
+    """Base of the sinks that write images and labels in a format, into the format's own folder.
 
-    Image files are copied as they are; frames of videos and images from addresses become JPEG.
+    Image files are copied unchanged; video frames and images from URLs or standard input are saved
+    as JPEG. Files that describe the whole data set are written at the end.
 
     Args:
-        folder: where the folder of the format goes.
+        folder: parent of the format's folder.
         max_side: not used.
 
     Raises:
-        ConfigError: if that folder is not empty; labels in it may have been corrected.
+        ConfigError: if the format's folder is not empty; labels in it may have been corrected.
     """
 
     kind = ""
@@ -77,10 +79,10 @@ class LabelSink(Sink):
         self._samples[name.lower()] = sample
 
     def _write_labels(self, sample: Sample) -> None:
-        """Write the labels of one image, if they have a file of their own."""
+        """Write the labels of one image, if the format has a label file per image."""
 
     def _write_lists(self) -> None:
-        """Write what describes the whole set."""
+        """Write the files that describe the whole data set."""
 
     def _write_text(self, path: str, text: str) -> None:
         self._path = self._folder / path
@@ -90,7 +92,7 @@ class LabelSink(Sink):
         return "".join(f"{name}\n" for name in self._classes)
 
     def close(self, *, whole: bool) -> None:  # noqa: ARG002
-        """Write the lists; after an error, too, of the images that are there."""
+        """Write the files that describe the data set; after an error, of the images so far."""
         if self._samples:
             self._write_lists()
 
@@ -120,7 +122,7 @@ def _whole_pixels(sample: Sample) -> NDArray[np.float32]:
 
 
 class YoloLabelSink(LabelSink):
-    """YOLO: images, labels, data.yaml, and a classes.txt in the root and beside the labels."""
+    """YOLO: images, labels, data.yaml, and a classes.txt in the root and next to the labels."""
 
     kind = "yolo"
 
@@ -149,4 +151,4 @@ class CocoLabelSink(LabelSink):
 LABEL_SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
     sink.kind: sink for sink in (VocLabelSink, YoloLabelSink, CocoLabelSink)
 }
-"""Sinks by the name that ``--save`` takes with ``--as-labels``."""
+"""Sinks by their ``--save`` name, used with ``--as-labels``."""

@@ -1,4 +1,4 @@
-"""Cameras and live streams: always the newest frame, and back again after a break."""
+"""Cameras and live streams: read the newest frame, and reconnect after a break."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from attendet.media.video import VideoReader, open_video, to_image
 from attendet.prefetch import Buffer
 
 FIRST_DELAY = 0.5
-"""Seconds before the first new attempt; each further one waits twice as long."""
+"""Seconds before the first reconnection attempt; each further one waits twice as long."""
 LONGEST_DELAY = 30.0
 STEADY_SECONDS = 5.0
-"""A connection that held this long counts as good: the next break starts at the first delay."""
+"""After a connection that lasted this long, the next break starts at `FIRST_DELAY` again."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class LiveOptions:
     """Options for cameras and streams."""
 
     drop: bool = True
-    """Drop frames that come while the detector is busy, so that it is never behind."""
+    """Drop frames that arrive while the detector is busy, so that it never lags behind."""
 
     reconnect: float = 60.0
-    """Seconds for which a broken source is tried again before it is given up; 0: not at all."""
+    """Seconds for which to try to reconnect a broken source; 0: do not reconnect."""
 
     timeout: float = 10.0
-    """Seconds without a sign of life after which a stream counts as broken."""
+    """Seconds without data after which a stream counts as broken."""
 
     stop_after: float = math.inf
-    """Seconds from the first frame after which reading ends, whether frames come or not."""
+    """Seconds after the first frame at which reading ends, even if no frames arrive."""
 
     on_event: Callable[[str], None] | None = None
-    """Called, from another thread, when a source is lost and when it is back."""
+    """Called with a message, from another thread, when a source is lost and when it is back."""
 
     def __post_init__(self) -> None:
-        # Nothing holds of NaN.
+        # NaN fails all these comparisons.
         ConfigError.check(self.reconnect >= 0, "reconnect", "0 or more seconds", self.reconnect)
         ConfigError.check(self.timeout > 0, "timeout", "above 0 seconds", self.timeout)
         advice = "Remove it to read until interrupted."
@@ -55,18 +55,18 @@ class LiveOptions:
 
 
 Take = Callable[[], ImageArray]
-"""Gives the image of a frame; what is dropped is never converted."""
+"""Function that returns the image of a frame, so that dropped frames are never converted."""
 
 LiveFrame = tuple[Take, int, float]
-"""Image, number and time of a frame."""
+"""Image function, number and time of a frame."""
 
 
 class LiveReader:
-    """Frames of a camera or stream, read by a thread.
+    """Iterable of the frames of a camera or stream, which a thread reads.
 
     Args:
         source: the camera or stream.
-        options: how it is read.
+        options: reading options.
     """
 
     def __init__(self, source: Source, options: LiveOptions) -> None:
@@ -77,14 +77,14 @@ class LiveReader:
         self._started: float | None = None
 
     def __iter__(self) -> Iterator[tuple[ImageArray, int, float]]:
-        """Give image, number and time of each frame.
+        """Yield the image, number and arrival time of each frame.
 
-        Numbers count the frames that are dropped too; the time is in seconds since the first
-        frame, by this machine's clock, at which the frame arrived.
+        Dropped frames are numbered too. The time is in seconds since the first frame, by this
+        machine's clock.
 
         Raises:
-            DataError: if the source is not there, was lost and did not come back in time, or is a
-                stored video that breaks off.
+            DataError: if the source is not available, was lost and did not come back in time, or
+                is a stored video that breaks off.
         """
         patience = max(self._options.stop_after, self._options.timeout)
         self._buffer.until = time.monotonic() + patience
@@ -98,7 +98,7 @@ class LiveReader:
         finally:
             self._stop.set()
             self._buffer.close()
-            thread.join(2)  # it may hang on a dead line; it is a daemon
+            thread.join(2)  # a daemon: it may hang on a dead connection
         if self._started is None:
             raise DataError(
                 f"{self._source.kind} must give frames; got none in {patience:g} s "
@@ -133,11 +133,11 @@ class LiveReader:
             delay = min(2 * delay, LONGEST_DELAY)
 
     def _read_until_it_breaks(self, lost_at: float) -> str | None:
-        """Return why the source broke, or None where it came to an end of its own.
+        """Return why the source broke, or None if it ended or the reader wants no more frames.
 
         Raises:
-            DataError: if it is a stored video that breaks off: a new attempt would start from the
-            beginning.
+            DataError: if it is a stored video that breaks off, because a new attempt would start
+                from the beginning.
         """
         before = self._count
         reason = f"{self._source.kind} ended ({self._source.label})."
@@ -157,7 +157,7 @@ class LiveReader:
         return reason
 
     def _hand_over(self, take: Take, lost_at: float | None) -> bool:
-        """Give a frame to the reader; return False where it wants no more."""
+        """Pass a frame to the reader; return False if it wants no more frames."""
         now = time.monotonic()
         if self._started is None:
             self._started = now
@@ -182,13 +182,13 @@ class LiveReader:
 def _open(
     source: Source, options: LiveOptions, buffer: Buffer[LiveFrame]
 ) -> Iterator[tuple[Iterator[Take], VideoReader | None]]:
-    """Give what makes images of the frames, and the video where it is a stored one."""
+    """Yield an image function for each frame, and the `VideoReader` if the video is stored."""
     if source.kind == "camera":
         with closing(_camera(source)) as takes:
             yield takes, None
         return
     with open_video(source, timeout=options.timeout) as video:
-        # A stored video that is sent as fast as the line allows would lose most of its frames.
+        # A stored video is sent as fast as the network allows and would lose most of its frames.
         buffer.latest = options.drop and not video.is_finite
         takes = (partial(to_image, frame) for frame, _ in video.frames())
         yield takes, video if video.is_finite else None

@@ -1,7 +1,7 @@
-"""A live view in the browser: drawn frames as a page on this machine.
+"""Live view of the annotated frames in a browser.
 
-OpenCV comes without windows here, as it does on servers; a page works there too, through an SSH
-tunnel. It is served to this machine alone.
+The package depends on the headless OpenCV, which has no windows. A web page also works on a server,
+through an SSH tunnel. Only this machine can open it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ img {{ display: block; margin: auto; max-width: 100vw; max-height: 100vh; }}</st
 
 
 class LiveView(Sink):
-    """Shows the latest result at ``http://127.0.0.1:PORT/``; a sink that writes no file.
+    """Sink that shows the latest result at ``http://127.0.0.1:PORT/`` and writes no file.
 
     Frames are encoded only while a browser is connected.
 
     Args:
-        port: of the page; 0 for any that is free.
+        port: port of the page; 0 for any free port.
         max_side: images with a longer side are scaled down to this many pixels.
-        title: of the page.
+        title: title of the page.
 
     Raises:
-        ConfigError: if the port cannot be had.
+        ConfigError: if the port is not available.
     """
 
     def __init__(self, port: int = 0, *, max_side: int = 1280, title: str = "live view") -> None:
@@ -66,16 +66,16 @@ class LiveView(Sink):
 
     @property
     def address(self) -> str:
-        """Address of the page."""
+        """URL of the page."""
         return f"http://{HOST}:{self._server.server_address[1]}/"
 
     @property
     def page(self) -> bytes:
-        """The page."""
+        """The page, as HTML."""
         return PAGE.format(title=html.escape(self._title)).encode()
 
     def write(self, result: Result) -> None:
-        """Show a result, if anybody looks."""
+        """Show a result if a browser is connected."""
         if self._viewers == 0:
             return
         with self._changed:
@@ -84,7 +84,7 @@ class LiveView(Sink):
             self._changed.notify_all()
 
     def close(self, *, whole: bool) -> None:
-        """Take the page away."""
+        """Stop the server."""
         del whole
         with self._changed:
             self._closed = True
@@ -99,7 +99,7 @@ class LiveView(Sink):
             self._viewers += change
 
     def next_jpeg(self, seen: int) -> tuple[bytes, int] | None:
-        """Return the JPEG after the one with the number seen, and its number; None at the end."""
+        """Wait for a frame after number ``seen``; return its JPEG and number; None at the end."""
         with self._changed:
             while self._number <= seen and not self._closed:
                 self._changed.wait(0.5)
@@ -141,11 +141,11 @@ def _handler(view: LiveView) -> type[http.server.BaseHTTPRequestHandler]:
                     head += f"Content-Length: {len(jpeg)}\r\n\r\n"
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
             except ConnectionError:
-                pass  # the viewer went away
+                pass  # the browser disconnected
             finally:
                 view.look(-1)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Frames in, results out: detection in batches, tiles, tracks and counts."""
+"""Prediction on frames: detection in batches or tiles, tracking and counting."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ MARK_COLOR = (255, 255, 255)
 
 @dataclass(frozen=True)
 class FrameOptions:
-    """Options for each frame."""
+    """Options of `predict_frames`."""
 
     tile: int | None = None
-    """Look at images in tiles of this many pixels; at the whole image alone if None."""
+    """Side of the tiles that images are split into, pixels; no tiles if None."""
 
     overlap: float = 0.2
     """Fraction of its side by which a tile overlaps the next, 0 to 0.9."""
 
     track: bool = False
-    """Give objects numbers that stay with them from frame to frame; lines need it and set it."""
+    """Track objects from frame to frame and number them; always on with ``lines``."""
 
     lines: Sequence[Sequence[float]] = ()
     """Count objects that cross these lines: x1, y1, x2, y2 each, pixels."""
@@ -47,7 +47,7 @@ class FrameOptions:
     """Count objects in these polygons: x, y, x, y, ... each, pixels."""
 
     only: Sequence[str] | None = None
-    """Names of the classes that are wanted; all if None."""
+    """Names of the classes to detect; all if None."""
 
     def __post_init__(self) -> None:
         if self.tile is not None:
@@ -62,9 +62,9 @@ class Result:
 
     Attributes:
         frame: the frame.
-        detections: in its pixels.
-        counters: lines and zones of the frame's source, at the latest result.
-        counts: what they counted up to this frame.
+        detections: detections in pixels of the frame.
+        counters: line and zone counters of the frame's source; later results update them.
+        counts: counts of these counters up to this frame.
     """
 
     frame: Frame
@@ -74,7 +74,7 @@ class Result:
 
     @cached_property
     def annotated(self) -> ImageArray:
-        """The image with boxes, names, scores, track numbers, lines, zones and their counts."""
+        """The image with boxes, names, scores, track IDs, lines, zones and their counts drawn."""
         from attendet.report.draw import draw_detections
         from attendet.report.fonts import drawable_name
 
@@ -95,7 +95,7 @@ class Result:
 
 
 def _draw_counter(image: ImageArray, counter: LineCounter | ZoneCounter) -> None:
-    """Draw a line or zone and what it counted, in place."""
+    """Draw a line or zone and its counts, in place."""
     from attendet.report.draw import draw_text, fit_text, text_mask
 
     height, width = image.shape[:2]
@@ -121,24 +121,24 @@ def predict_frames(
     batch: int | None = None,
     on_skip: Callable[[Skipped], None] | None = None,
 ) -> Generator[Result, None, None]:
-    """Give the result of each frame, in order.
+    """Yield the result of each frame, in order.
 
-    Frames of images and video files run while the next ones are read (`Detector.stream`); those
-    of cameras and streams at once. Tracks and counts start again with each video; images that
-    stand alone are taken for one video.
+    Images and video files are processed in batches while the next frames are read
+    (`Detector.stream`); frames of cameras and streams are processed at once. Tracks and counts
+    restart with each video; still images count as one video.
 
     Args:
         detector: any detector.
         frames: such as those of `attendet.media.frames.read_frames`.
-        options: for each frame; default: detection only.
-        batch: frames of one network input shape that go through the network together, at most; see
+        options: default: detection only.
+        batch: maximum number of frames of one network input shape per batch; see
             `Detector.stream`.
-        on_skip: called with each source whose images a line or zone does not fit; without it that
-        is an error.
+        on_skip: called with each source whose images do not fit a line or zone; if None, that is
+            an error.
 
     Raises:
-        ConfigError: if a class, a line or a zone is not what it must be.
-        MissingExtraError: if tracking or counting is asked for and its extra is not installed.
+        ConfigError: if a class, a line or a zone is invalid.
+        MissingExtraError: if tracking or counting is requested and its extra is not installed.
     """
     ConfigError.check(batch is None or batch >= 1, "batch", "1 or more", batch)
     options = options or FrameOptions()
@@ -148,7 +148,7 @@ def predict_frames(
     with closing(found):
         for frame, detections in found:
             yield watcher.result(frame, detections)
-            del frame, detections  # while the next one is read, these may go
+            del frame, detections  # frees them while the next one is read
 
 
 def _fitting(
@@ -156,7 +156,7 @@ def _fitting(
     counters: Sequence[LineCounter | ZoneCounter],
     on_skip: Callable[[Skipped], None] | None,
 ) -> Generator[Frame, None, None]:
-    """Give the frames of the sources whose images all lines and zones fit."""
+    """Yield the frames of the sources whose images fit all lines and zones."""
     source: Source | None = None
     fits = True
     for frame in frames:
@@ -164,10 +164,10 @@ def _fitting(
             source = frame.source
             fits = _fits(frame, counters, on_skip)
             if not fits and source.is_live:
-                return  # it would be waited for in vain
+                return  # it never ends
         if fits:
             yield frame
-        del frame  # while the next one is read, this may go
+        del frame  # frees it while the next one is read
 
 
 def _fits(
@@ -194,7 +194,7 @@ def _detect(
     confidence: float | None,
     batch: int | None,
 ) -> Generator[tuple[Frame, Detections], None, None]:
-    """Give each frame with what is in it; what is live does not wait for the next one."""
+    """Yield each frame with its detections; a live frame does not wait for the next one."""
     rule: dict[str, Any] = {"confidence": confidence, "only": options.only}
     for is_live, some in itertools.groupby(frames, lambda frame: frame.source.is_live):
         if options.tile is not None:
@@ -221,11 +221,11 @@ class _Watcher:
         self._options = options
         self._tracks = options.track or bool(options.lines)
         self._sure = detector.selection.confidence
-        # A file with suppression inside gives nothing below its own confidence.
+        # An exported file that includes NMS returns no scores below its own confidence.
         low = max(detector.min_confidence, LOW_FRACTION * self._sure)
         self.confidence = low if self._tracks else None
         self._source: Source | None = None
-        self._begin()  # says at once what is missing or wrong
+        self._begin()  # raises at once if an option is wrong
 
     def _begin(self) -> None:
         self._tracker = Tracker(self._sure) if self._tracks else None

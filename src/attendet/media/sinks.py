@@ -1,8 +1,7 @@
-"""Results as files: JSON, JSON lines, CSV, YOLO text, COCO results, annotated images, videos,
-crops.
+"""Results as files: JSON, JSON lines, CSV, YOLO text, COCO, annotated images, videos, crops.
 
-Written here rather than with supervision's sinks: frames of videos keep their own times (variable
-frame rate), files appear complete or not at all, and a failing sink does not stop the others.
+Unlike with supervision's sinks, video frames keep their own times (variable frame rate), files
+appear complete or not at all, and a failing sink does not stop the others.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ JPEG_MAX_SIDE = 65500
 
 
 class UnfinishedError(OSError):
-    """The video before could not be finished, and is dropped; the result has yet to be written."""
+    """The previous video could not be finished and is dropped; the result is not written yet."""
 
 
 class _DroppedError(Exception):
-    """Makes `attendet.files.replacing` leave no file."""
+    """Raised in `attendet.files.replacing` so that it writes no file."""
 
 
 class PartialFile(ExitStack):
-    """A file that gets its final name when it is closed; what writes it is closed before.
+    """File that gets its final name when it is closed; its writer is closed first.
 
     Args:
-        path: the file that is to be there in the end; folders on the way are made.
+        path: final path of the file; parent folders are created.
 
     Attributes:
-        partial: where to write for now.
+        partial: temporary path to write to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,18 +52,20 @@ class PartialFile(ExitStack):
         self.partial = self.enter_context(replacing(path))
 
     def drop(self) -> None:
-        """Remove the file."""
+        """Discard the file."""
         dropped = _DroppedError()
         with contextlib.suppress(OSError):
             self.__exit__(_DroppedError, dropped, None)
 
 
 class Sink:
-    """Takes one result after the other. Without methods of its own, it has a file for each.
+    """Base of the sinks, which write one result after the other.
+
+    A subclass may keep one unfinished file open in ``_file``; `drop` and `close` handle it.
 
     Args:
-        folder: where its files go.
-        max_side: longest side of videos in pixels; None: that of the frames.
+        folder: output folder.
+        max_side: videos with a longer side are scaled down to this many pixels; None: never.
     """
 
     _path = Path()
@@ -74,26 +75,26 @@ class Sink:
         self._folder, self._max_side = folder, max_side
 
     def write(self, result: Result) -> None:
-        """Take the result of one frame.
+        """Write the result of one frame.
 
         Raises:
             OSError: if the file cannot be written.
-            ImageError: if a drawn image is too large for JPEG.
+            ImageError: if an annotated image is too large for JPEG.
         """
         raise NotImplementedError
 
     def drop(self) -> str:
-        """Drop the file in the making, if there is one; name the file written last."""
+        """Discard the unfinished file, if any; return the path of the file written last."""
         file, self._file = self._file, None
         if file is not None:
             file.drop()
         return str(self._path)
 
     def close(self, *, whole: bool) -> None:
-        """Finish the file in the making, or drop it where the run broke off (not ``whole``).
+        """Finish the open file, or discard it if the run was aborted (not ``whole``).
 
         Raises:
-            OSError: if it cannot be finished; the file is dropped then.
+            OSError: if it cannot be finished; the file is then discarded.
         """
         if not whole:
             self.drop()
@@ -103,7 +104,7 @@ class Sink:
                 self._finish()
 
     def _finish(self) -> None:
-        """Write the end of the file in the making."""
+        """Write the end of the open file."""
 
     def _write_jpeg(self, path: Path, image: ImageArray, label: str) -> None:
         height, width = image.shape[:2]
@@ -117,23 +118,23 @@ class Sink:
 
 
 class ImageSink(Sink):
-    """Images with boxes and names drawn: ``NAME.jpg``; of a video ``frames/NAME/000012.jpg``."""
+    """Annotated images: ``NAME.jpg``; frames of a video: ``frames/NAME/000012.jpg``."""
 
     def write(self, result: Result) -> None:
-        """Draw and file one frame."""
+        """Draw and save one frame."""
         frame = result.frame
         folder = self._folder if frame.is_still else self._folder / "frames"
         self._write_jpeg(folder / f"{frame.name}.jpg", result.annotated, frame.source.label)
 
 
 class CropSink(Sink):
-    """Each object cut out of its image: ``crops/CLASS/NAME-1.jpg``, without anything drawn.
+    """Crop of each object, without anything drawn: ``crops/CLASS/NAME-1.jpg``.
 
-    Of a video it is ``crops/CLASS/NAME/000012-1.jpg``.
+    From a video: ``crops/CLASS/NAME/000012-1.jpg``.
     """
 
     def write(self, result: Result) -> None:
-        """File the objects of one frame, numbered from the best score on."""
+        """Save the crops of one frame, numbered from the best score."""
         image, found = result.frame.image, result.detections
         height, width = image.shape[:2]
         corners = np.concatenate(
@@ -149,18 +150,18 @@ class CropSink(Sink):
 
 
 class YoloSink(Sink):
-    """YOLO text, ``yolo/NAME.txt`` each: a line ``class cx cy w h score`` a detection."""
+    """YOLO text files, ``yolo/NAME.txt``: a line ``class cx cy w h score`` per detection."""
 
     def write(self, result: Result) -> None:
-        """File the text of one frame; an empty file where nothing was found."""
+        """Save the text of one frame; an empty file if nothing was detected."""
         self._path = self._folder / "yolo" / f"{result.frame.name}.txt"
         write_atomically(self._path, result.detections.to_yolo())
 
 
 class AnnotatedSink(Sink):
-    """Images with boxes and names drawn, ``NAME.jpg`` or ``NAME.mp4`` each, frames at their times.
+    """Annotated images ``NAME.jpg`` and videos ``NAME.mp4``, whose frames keep their times.
 
-    One video is written at a time.
+    Only one video is open at a time.
     """
 
     draws_stills = True
@@ -171,10 +172,10 @@ class AnnotatedSink(Sink):
         self._writer: VideoWriter | None = None
 
     def write(self, result: Result) -> None:
-        """Draw one frame: into a file of its own, or into the video of its source.
+        """Draw one frame, into its own file or into the video of its source.
 
         Raises:
-            UnfinishedError: if the video before cannot be finished.
+            UnfinishedError: if the previous video cannot be finished.
             OSError: if the file cannot be written.
         """
         frame = result.frame
@@ -207,7 +208,7 @@ class VideoSink(AnnotatedSink):
 
 
 class _TextSink(Sink):
-    """A sink whose results all go into one text file; after a drop it takes no more."""
+    """Sink that writes all results into one text file; after `drop` it ignores results."""
 
     name = ""
     opening = ""
@@ -225,7 +226,7 @@ class _TextSink(Sink):
         self._separator = "\n"
 
     def _add(self, entry: object) -> None:
-        """Add a JSON value to the list that is the file."""
+        """Append a value to the JSON list in the file."""
         if self._file is not None:
             self._stream.write(self._separator + json.dumps(entry, ensure_ascii=False))
             self._separator = ",\n"
@@ -235,7 +236,7 @@ class _TextSink(Sink):
 
 
 class CsvSink(_TextSink):
-    """One table, ``detections.csv``: a row a detection, boxes in pixels, times in seconds."""
+    """Table ``detections.csv``: a row per detection, boxes in pixels, times in seconds."""
 
     name = "detections.csv"
     HEAD = (
@@ -262,7 +263,7 @@ def _seconds(seconds: float | None) -> float | None:
 
 
 def _entry(result: Result) -> dict[str, object]:
-    """Return what JSON says of one frame."""
+    """Return the JSON entry of one frame."""
     frame = result.frame
     entry: dict[str, object] = {"image": frame.source.label, "name": frame.source.name}
     if not frame.is_still:
@@ -274,7 +275,7 @@ def _entry(result: Result) -> dict[str, object]:
 
 
 class JsonLinesSink(_TextSink):
-    """One file, ``detections.jsonl``: a line a frame, the entries of `JsonSink`."""
+    """File ``detections.jsonl``: a line per frame, with the entries of `JsonSink`."""
 
     name = "detections.jsonl"
 
@@ -285,7 +286,7 @@ class JsonLinesSink(_TextSink):
 
 
 class JsonSink(_TextSink):
-    """One file, ``detections.json``: ``{"images": [...]}``, an entry a frame, boxes in pixels."""
+    """File ``detections.json``: ``{"images": [...]}``, an entry per frame, boxes in pixels."""
 
     name, opening, ending = "detections.json", '{"images": [', "\n]}\n"
 
@@ -295,10 +296,11 @@ class JsonSink(_TextSink):
 
 
 class CocoSink(_TextSink):
-    """One file of COCO results, ``coco.json``: an entry a detection.
+    """File ``coco.json`` of COCO results: an entry per detection.
 
-    ``image_id`` is the image's name, as a number where it is one (``000139`` gives 139) as in
-    COCO's own files, or ``NAME/000012`` in a video; ``category_id`` counts from 1.
+    ``image_id`` is the image's name, or ``NAME/000012`` in a video. A name that is a number, as in
+    COCO's own files, becomes that number if no other image has it (``000139`` gives 139).
+    ``category_id`` counts from 1.
     """
 
     name, opening, ending = "coco.json", "[", "\n]\n"
@@ -330,11 +332,11 @@ SINKS: dict[str, Callable[[Path, int | None], Sink]] = {
     "yolo": YoloSink,
     "coco": CocoSink,
 }
-"""Sinks by the name that ``--save`` takes, made of a folder and the longest side of videos."""
+"""Sinks by their ``--save`` name; each is called with ``folder`` and ``max_side``."""
 
 
 class _Guarded(Sink):
-    """A sink that reports a file that cannot be written, and continues with the others."""
+    """Wrapper of a sink that reports errors instead of raising them, so other sinks continue."""
 
     def __init__(self, kind: str, sink: Sink, on_fail: Callable[[str], None]) -> None:
         self._kind, self._sink, self._on_fail = kind, sink, on_fail
@@ -357,7 +359,7 @@ class _Guarded(Sink):
     def _fail(self, error: Exception) -> None:
         try:
             name = self._sink.drop()
-        except Exception:  # what cannot be written can often not be removed either
+        except Exception:  # a file that cannot be written often cannot be removed
             name = f"a result of --save {self._kind}"
         if isinstance(error, AttendetError):
             self._on_fail(str(error))
@@ -366,7 +368,7 @@ class _Guarded(Sink):
 
 
 def _reason(error: Exception) -> str:
-    """Return why something failed, on one line."""
+    """Return the reason of an error, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     kind = "" if isinstance(error, OSError) else f"{type(error).__name__} "
@@ -383,26 +385,26 @@ def open_sinks(
     max_side: int | None = None,
     as_labels: bool = False,
 ) -> Iterator[list[Sink]]:
-    """Open several sinks over one folder; leaving the block by an error drops unfinished files.
+    """Open several sinks on one folder; an error in the block discards unfinished files.
 
     A sink that cannot finish its file does not keep the others from finishing theirs.
 
     Args:
-        names: some of `SINKS`.
-        folder: where results go; made if it is missing.
-        sources: what is to come; none of it is ever written over.
-        on_fail: called with each file that cannot be written; without it that is
-            an error.
+        names: names from `SINKS`.
+        folder: output folder; created if it is missing.
+        sources: sources of the results; their files are never overwritten.
+        on_fail: called with a message for each file that cannot be written; if None, that is an
+            error.
         max_side: videos with a longer side are scaled down to this many pixels; None: never.
-        as_labels: "voc", "yolo" and "coco" are data sets for annotation tools, without scores
+        as_labels: write "voc", "yolo" and "coco" as data sets for annotation tools, without scores
             (`attendet.media.label_sinks`).
 
     Yields:
-        The sinks, in the order of their names.
+        The sinks, in the order of ``names``.
 
     Raises:
         ConfigError: if a name is unknown, or a result would replace a source or labels.
-        MissingExtraError: if videos are wanted and the extra ``video`` is not installed.
+        MissingExtraError: if "video" is named and the extra ``video`` is not installed.
     """
     from attendet.media.label_sinks import LABEL_SINKS
 
@@ -431,7 +433,7 @@ def _close(sinks: Sequence[Sink], *, whole: bool) -> list[BaseException]:
     for sink in sinks:
         try:
             sink.close(whole=whole)
-        except BaseException as error:  # Ctrl-C while closing, too, costs one file
+        except BaseException as error:  # even Ctrl-C while closing costs one file only
             errors.append(error)
     return errors
 

@@ -1,6 +1,6 @@
 """Sources of images: files, folders, patterns, lists, videos, cameras, streams and URLs.
 
-Nothing is opened here but folders and lists; `attendet.media.frames` reads what is found.
+Only folders and lists are opened here; `attendet.media.frames` reads the sources.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Kind = Literal["image", "video", "camera", "stream", "address"]
 
 @dataclass(frozen=True)
 class Source:
-    """One image, video, camera or stream that is to be read.
+    """One image, video, camera or stream to read.
 
     Attributes:
-        name: file name without suffix, made unique among the sources of one call; results are
-            filed under it.
-        path: the file; otherwise the argument: an address, ``camera:0``, or ``-``
-            for an image on standard input.
-        kind: what it is. An ``address`` is http(s) whose end does not say what it gives: the
-            server is asked when it is opened.
+        name: file name without suffix, made unique among the sources of one call; used as the name
+            of results.
+        path: path of a file; otherwise the argument: a URL, ``camera:0``, or ``-`` for an image on
+            standard input.
+        kind: kind of the source. An ``address`` is an http(s) URL whose suffix does not show the
+            kind: the server is asked when it is opened.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Source:
 
 
 def _without_user(address: str) -> str:
-    # A password may hold an @ of its own: the host begins behind the last one.
+    # A password may contain @: the host begins after the last one.
     return re.sub(r"(?<=://)[^/?#]*@", "", address)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A source that could not be read, or not to its end.
+    """Source that could not be read, or not to its end.
 
     Attributes:
-        path: what names it (see `Source.label`).
-        reason: the reason, with the name of the source.
-        frames: how many frames came before it broke off; 0 where nothing could be read.
+        path: `Source.label` of the source.
+        reason: error message, with the name of the source.
+        frames: number of frames read before it broke off; 0 if nothing could be read.
     """
 
     path: str
@@ -77,23 +77,22 @@ class Skipped:
 
 
 def find_sources(arguments: Sequence[str | Path]) -> list[Source]:
-    """Return the sources of command-line arguments, each once, in order.
+    """Return the sources of command-line arguments, in order and without duplicates.
 
-    - a file: a video by its suffix, any other is taken for an image. It stays even if it is
-      missing, so that reading it can say so;
+    - a file: a video if its suffix is known as one, otherwise an image. A missing file is included,
+      so that reading it raises the error;
     - a folder: the images and videos directly in it, in name order;
     - a pattern such as ``shots/**/*.png``: the images and videos that match;
-    - a ``.txt`` list: what its lines name; paths are relative to the list's folder or to the
-      current one;
+    - a ``.txt`` list: the files and URLs in its lines; paths are relative to the list's folder or
+      to the current one;
     - ``0`` or ``camera:0``: a camera by number; ``camera:/dev/video2`` by device;
-    - an address: ``rtsp://...`` and others of `STREAM_SCHEMES`, or ``http(s)://`` for an image, a
+    - a URL: ``rtsp://...`` and the others of `STREAM_SCHEMES`, or ``http(s)://`` for an image, a
       video or a stream;
     - ``-``: an image on standard input.
 
     Raises:
-        DataError: if a folder, pattern or list names nothing to read, or there is nothing at all.
-        ConfigError: if an address is of an unknown kind or broken, or others are combined with a
-            live source.
+        DataError: if a folder, pattern or list contains nothing to read, or there is no argument.
+        ConfigError: if a URL or camera is invalid, or a live source is combined with others.
 
     Example:
         >>> [(one.name, one.kind) for one in find_sources(["a.jpg", "http://host/street.mp4"])]
@@ -148,7 +147,7 @@ def _expand(argument: str | Path) -> list[tuple[Path | str, Kind]]:
 
 
 def _by_word(argument: str) -> Kind | None:
-    """Return the kind of what is no file: standard input, a camera, an address."""
+    """Return the kind of standard input, a camera or a URL; None for a path."""
     if argument == "-":
         return "image"
     if argument.startswith("camera:"):
@@ -178,7 +177,7 @@ def _by_word(argument: str) -> Kind | None:
             f"{did_you_mean(scheme.lower(), known)}"
         )
     suffix = PurePosixPath(parts.path).suffix.lower()
-    if suffix in (".mjpg", ".mjpeg", ".m3u8"):  # as cameras and playlists on the net call them
+    if suffix in (".mjpg", ".mjpeg", ".m3u8"):  # names of camera streams and playlists
         return "stream"
     if suffix in IMAGE_SUFFIXES:
         return "image"
@@ -217,12 +216,12 @@ def _read_list(path: Path) -> list[tuple[Path | str, Kind]]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name too long for the file system, say
+    except OSError:  # such as a name too long for the file system
         return False
 
 
 def _stem(path: Path | str) -> str:
-    """Return the name that results of a source are filed under, before it is made unique."""
+    """Return the name of a source before it is made unique."""
     if isinstance(path, Path):
         return path.stem
     if path == "-":
@@ -235,7 +234,7 @@ def _stem(path: Path | str) -> str:
 
 
 def _named(found: Iterable[tuple[Path | str, Kind]]) -> list[Source]:
-    """Return sources whose names differ even where letter case does not count."""
+    """Return the sources with names that are unique even without regard to case."""
     entries = [(_stem(path), path, kind) for path, kind in found]
     stems = {stem.casefold() for stem, _, _ in entries}
     taken: set[str] = set()

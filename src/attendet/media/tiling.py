@@ -1,12 +1,12 @@
-"""Large images in tiles, so that small objects keep their pixels; merged into one result.
+"""Tiled prediction on large images, so that small objects keep their resolution.
 
-A tile cuts the objects at its edges. An object that is smaller than the overlap lies whole in
-another tile, so a box that touches an inner edge of its tile has its say only where no whole box
-covers it; pieces of one object in neighboring tiles are joined; then the one non-maximum
-suppression decides. The idea is that of slicing-aided inference (Akyon, Altinuc, Temizel 2022,
-arXiv:2202.06934), which leaves cut boxes to the suppression alone.
+A tile cuts the objects at its edges. An object that is smaller than the overlap is whole in another
+tile, so a box that touches an inner edge of its tile is kept only if no whole box covers it. Pieces
+of one object in neighboring tiles are joined. Finally, non-maximum suppression runs on all boxes.
+The idea is slicing-aided inference (Akyon, Altinuc, Temizel 2022, arXiv:2202.06934), which leaves
+cut boxes to the suppression alone.
 
-n counts boxes, t tiles.
+n is the number of boxes, t of tiles.
 """
 
 from __future__ import annotations
@@ -27,35 +27,34 @@ if TYPE_CHECKING:
     from attendet.inference.detector import Detector
 
 BATCH = 16
-"""Tiles that run together."""
+"""Number of tiles per batch."""
 
 EDGE_FRACTION = 0.01
-"""A box that ends within this fraction of a tile's side from an inner edge counts as cut there."""
+"""A box side within this fraction of the tile's side (at least 2 px) of an inner edge is cut."""
 
 COVERED = 0.5
-"""A cut box goes if a whole one of its class covers this fraction of it."""
+"""A cut box is removed if a whole box of its class covers at least this fraction of it."""
 
 MAX_PIECES = 1000
-"""Cut boxes that are looked at, at most, the best."""
+"""Maximum number of cut boxes that are processed, best score first."""
 
 ALIGNED = 0.6
-"""Pieces are joined if the sides along which they meet overlap this much, as IoU of intervals."""
+"""Pieces are joined if their intervals along the common edge have at least this IoU."""
 
 LEFT, TOP, RIGHT, BOTTOM = range(4)
 
 ALONG = {RIGHT: TOP, BOTTOM: LEFT}
-"""Sides across which pieces are joined, in this order, with the start of the interval along them.
-"""
+"""Sides across which pieces are joined, in this order, with the start of the edge interval."""
 
 
 def tile_windows(
     image_hw: tuple[int, int], tile: int = 640, overlap: float = 0.2
 ) -> NDArray[np.int64]:
-    """Return tiles that cover an image, the last of each row and column set back to its edge.
+    """Return tiles that cover an image, evenly spaced from edge to edge.
 
     Args:
         image_hw: height and width of the image, pixels.
-        tile: side of a tile, pixels; shorter where the image is.
+        tile: side of a tile, pixels; shorter if the image is.
         overlap: fraction of its side by which a tile overlaps the next, at least; 0 to 0.9.
 
     Returns:
@@ -77,7 +76,7 @@ def tile_windows(
 
 
 def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Return where tiles start along one side: evenly, from one edge to the other."""
+    """Return the starts of the tiles along one side, evenly spaced from edge to edge."""
     if length <= tile:
         return [0]
     step = max(1, int(tile * (1 - overlap)))
@@ -94,17 +93,17 @@ def predict_tiled(
     whole: bool = True,
     **selection: Any,
 ) -> Detections:
-    """Return the detections of one large image, looked at in tiles and as a whole.
+    """Return the detections of a large image, predicted in tiles and as a whole.
 
     Args:
         detector: any detector.
         image: uint8 RGB, shape (H, W, 3).
-        tile: side of a tile, pixels of the image. It is scaled to the detector's input: a tile
-            of the input's size shows the network each pixel.
+        tile: side of a tile, pixels of the image. Tiles are scaled to the detector's input size; a
+            tile of that size is not scaled.
         overlap: fraction of its side by which a tile overlaps the next, 0 to 0.9; objects up to
             this size are whole in some tile.
-        whole: look at the whole image too, for objects larger than a tile.
-        **selection: as for `Detector.predict_batch`; ``max_detections`` counts for each tile.
+        whole: predict the whole image too, for objects larger than a tile.
+        **selection: as for `Detector.predict_batch`; ``max_detections`` applies to each tile.
 
     Returns:
         The detections in pixels of the image, best score first.
@@ -136,13 +135,13 @@ def merge_tiles(
     *,
     nms_iou: float = 0.5,
 ) -> Detections:
-    """Return the detections of tiles as those of the image that they cover.
+    """Merge the detections of tiles into the detections of the image that they cover.
 
     Args:
-        found: of each tile, in its pixels; t of them, at least one.
+        found: detections of each tile, in pixels of the tile; t of them, at least one.
         windows: shape (t, 4): left, top, right, bottom of each tile in the image.
         image_hw: height and width of the image, pixels.
-        nms_iou: of two boxes of a class that overlap more than this, the better one stays; 0 to 1.
+        nms_iou: of two boxes of a class with an IoU above this, the better one is kept; 0 to 1.
 
     Returns:
         The detections in pixels of the image, best score first.
@@ -161,7 +160,7 @@ def merge_tiles(
     pieces = boxes[is_cut]
     pieces = pieces[np.argsort(-pieces.scores, kind="stable")[:MAX_PIECES]]
     pieces = _join(pieces[_covered_fraction(pieces, solid) < COVERED])
-    # Of an object that lies in the overlap of two rows a part may have been joined to no whole.
+    # In the overlap of two rows, a piece may be left that was not joined with its object.
     pieces = pieces[~pieces.cut.any(axis=1) | (_covered_fraction(pieces, pieces) < COVERED)]
     merged = solid.with_more(pieces).suppressed(nms_iou)
     return Detections(
@@ -175,7 +174,7 @@ def merge_tiles(
 
 @dataclass
 class _Boxes:
-    """n boxes in pixels of the image, and at which sides an inner edge of a tile cuts them."""
+    """n boxes in pixels of the image, and the sides at which an inner tile edge cuts them."""
 
     xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -203,7 +202,7 @@ class _Boxes:
 def _cut_sides(
     boxes: NDArray[np.floating], tiles: NDArray[np.int64], image_hw: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return, shape (n, 4), which sides of each box end at an inner edge of its tile."""
+    """Return a mask, shape (n, 4), of the box sides that end at an inner edge of their tile."""
     size = (tiles[:, 2:] - tiles[:, :2]).min(axis=1, initial=2**31)
     near = np.maximum(EDGE_FRACTION * size, 2.0)[:, None]
     inner = tiles != np.array([0, 0, image_hw[1], image_hw[0]])
@@ -211,10 +210,10 @@ def _cut_sides(
 
 
 def _covered_fraction(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
-    """Return, shape (n,), the most that a larger box of its class covers of each box, 0 to 1."""
+    """Return the largest fraction of each box that a larger box of its class covers, shape (n,)."""
     most = np.zeros(len(boxes))
     other_area = _area(others.xyxy)
-    for start in range(0, len(boxes), 64):  # bounds the memory
+    for start in range(0, len(boxes), 64):  # limits the memory
         part = slice(start, start + 64)
         xyxy, area = boxes.xyxy[part, None], _area(boxes.xyxy[part])[:, None]
         low = np.maximum(xyxy[..., :2], others.xyxy[:, :2])
@@ -230,11 +229,11 @@ def _area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _join(pieces: _Boxes) -> _Boxes:
-    """Return cut boxes with the pieces of one object made one box, which has the best score.
+    """Return cut boxes with the pieces of each object joined into one box, with the best score.
 
-    Two pieces belong together if one is cut where the other begins: they overlap across the edge,
-    and are at the same position along it. First those next to each other are joined, then the rows
-    above each other; large objects reach over several tiles.
+    Two pieces belong together if one is cut where the other begins: they overlap across the edge
+    and are at the same position along it. Pieces next to each other are joined first, then pieces
+    above each other; large objects extend over several tiles.
     """
     pieces = pieces[np.arange(len(pieces))]  # a copy
     left = np.ones(len(pieces), dtype=bool)
@@ -249,7 +248,7 @@ def _join(pieces: _Boxes) -> _Boxes:
 
 
 class _Pairs:
-    """Sum of scores of each pair of pieces that belong together across one side, else -1."""
+    """Sum of scores of each pair of pieces that belong together across one side; others: -1."""
 
     def __init__(self, pieces: _Boxes, side: int) -> None:
         self.side = side
@@ -264,7 +263,7 @@ class _Pairs:
         return first, int(self.sums[first].argmax())
 
     def update(self, pieces: _Boxes, left: NDArray[np.bool_], first: int, second: int) -> None:
-        """Compute the pairs of the first piece again, and remove those of the second."""
+        """Compute the pairs of the first piece again, and remove the pairs of the second."""
         lost = (self.sums[:, [first, second]] == self.row_max[:, None]).any(axis=1)
         lost &= self.row_max >= 0
         lost[[first, second]] = True
@@ -277,9 +276,9 @@ class _Pairs:
 
 
 def _sums_of_pairs(pieces: _Boxes, others: _Boxes, side: int) -> NDArray[np.float32]:
-    """Return, shape (n, m), the sum of scores where one continues another across its side, or -1.
+    """Return the sum of scores of each pair that continues across the side, else -1; (n, m).
 
-    The second begins within the first, and each reaches further than the other.
+    In such a pair, the other box starts inside the piece and ends beyond it.
     """
     opposite, along = side - 2, ALONG[side]
     start, end = pieces.xyxy[:, None, opposite], pieces.xyxy[:, None, side]
@@ -293,7 +292,7 @@ def _sums_of_pairs(pieces: _Boxes, others: _Boxes, side: int) -> NDArray[np.floa
 
 
 def _interval_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return, shape (n, m), the intersection over union of each interval of a with each of b."""
+    """Return the IoU of each interval of ``a`` with each of ``b``, shape (n, m)."""
     low, high = a[:, None, 0], a[:, None, 1]
     common = (np.minimum(high, b[:, 1]) - np.maximum(low, b[:, 0])).clip(min=0)
     union = np.maximum(high, b[:, 1]) - np.minimum(low, b[:, 0])
@@ -301,7 +300,7 @@ def _interval_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.
 
 
 def _extend(pieces: _Boxes, first: int, second: int, side: int) -> None:
-    """Join the second piece to the first, across the first one's side."""
+    """Extend the first piece by the second across a side of the first, in place."""
     one, other = pieces.xyxy[first], pieces.xyxy[second]
     sides = pieces.cut[first] | pieces.cut[second]
     sides[side], sides[side - 2] = pieces.cut[second, side], pieces.cut[first, side - 2]

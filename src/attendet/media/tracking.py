@@ -1,4 +1,4 @@
-"""One number an object over the frames of a video: ByteTrack of the library ``trackers``."""
+"""Tracking of objects over the frames of a video: ByteTrack of the library ``trackers``."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from attendet.errors import ConfigError
 from attendet.system import require
 
 LOW_FRACTION = 0.4
-"""A tracked object is kept down to this fraction of the confidence (0.25: 0.1)."""
+"""Tracks are continued by scores down to this fraction of the confidence (0.25: 0.1)."""
 
 FRAME_RATE = 30.0
-"""Frames/s in which ``trackers`` counts, for every video."""
+"""Frames/s by which ``trackers`` converts times to frames, for every video."""
 
 
 class Tracker:
-    """Gives the detections of one video numbers that stay with their objects.
+    """Tracker that assigns track IDs to the detections of one video.
 
-    ByteTrack (Zhang et al., ECCV 2022, arXiv:2110.06864) by the library ``trackers``: detections
-    are matched to the objects known so far by motion and overlap, first the sure ones, then those
-    that an object alone would not be begun with. Classes play no part in it.
+    ByteTrack (Zhang et al., ECCV 2022, arXiv:2110.06864) of the library ``trackers``: detections
+    are matched to the existing tracks by motion and overlap, first those with high scores, then
+    those with scores too low to start a track. Classes are ignored.
 
     Args:
-        confidence: score that a new object needs, 0 to 1. Known objects are followed down to
-            `LOW_FRACTION` of it: give `update` the detections from there on.
-        patience: seconds for which an object that is not seen is remembered.
+        confidence: score that starts a track, 0 to 1. Tracks are continued down to `LOW_FRACTION`
+            of it: pass `update` the detections from that score up.
+        patience: seconds for which a lost track is kept.
 
     Raises:
         ConfigError: if a number is out of range.
-        MissingExtraError: if ``trackers`` is not installed.
+        MissingExtraError: if ``trackers`` or ``supervision`` is not installed.
     """
 
     def __init__(self, confidence: float = 0.25, patience: float = 1.0) -> None:
@@ -54,12 +54,13 @@ class Tracker:
         """Return the detections of the next frame with ``track_ids``.
 
         Args:
-            detections: of the frame, from `LOW_FRACTION` of the confidence on.
-            seconds: its time, in order; None where frames have none: then each counts alike.
+            detections: detections of the frame, with scores from `LOW_FRACTION` of the confidence.
+            seconds: time of the frame, in order; None if frames have no times: they are then
+                equally spaced.
 
         Returns:
-            Those of them that belong to a known object or reach the confidence themselves, best
-            score first. An object has its number, from 1, from its second frame on; 0 until then.
+            The detections that belong to a track or reach the confidence, best score first. An
+            object gets its ID, from 1, in its second frame; 0 before.
         """
         theirs = self._supervision.Detections(
             xyxy=detections.boxes_xyxy.astype(np.float64),

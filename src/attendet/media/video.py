@@ -1,4 +1,4 @@
-"""Videos: frames read and written with their own times (PyAV)."""
+"""Reading and writing of videos, with the time of each frame (PyAV)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TRANSPORTS = ("tcp", "udp", "rtp", "tls", "crypto", "httpproxy", "https", "http", "data")
 _FROM_FILE = {"protocol_whitelist": "file"}
-"""A file must not make FFmpeg open URLs, as playlists could."""
+"""Keeps a file, such as a playlist, from making FFmpeg open URLs."""
 _FROM_NETWORK = {
     "protocol_whitelist": ",".join((*_TRANSPORTS, *STREAM_SCHEMES)),
     "rtsp_transport": "tcp",
@@ -35,17 +35,17 @@ _FROM_NETWORK = {
 
 @dataclass
 class VideoReader:
-    """An opened video: its frames and what is known about them.
+    """Opened video: its frames and metadata.
 
     Attributes:
-        kind: what it is, for errors.
-        label: what to call it there.
-        total: frames that the container says it holds, or None.
-        is_finite: whether it has an end of its own; a live stream has none.
-        stated_seconds: how long it says it is, or None.
-        damaged: packets that are cut off or could not be decoded, so far.
-        done: frames that came, so far.
-        reached: where the last of them ends, in seconds from the first.
+        kind: kind of source, for error messages.
+        label: name in error messages.
+        total: number of frames, stated by the container or estimated from its duration; or None.
+        is_finite: False for a live stream.
+        stated_seconds: duration stated by the container, or None.
+        damaged: number of packets so far that are cut off or could not be decoded.
+        done: number of frames yielded so far.
+        reached: end time of the latest frame, in seconds from the first.
     """
 
     kind: str
@@ -60,12 +60,12 @@ class VideoReader:
     reached: float = field(default=0.0, init=False)
 
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Give each frame with its time in seconds from the first.
+        """Yield each frame with its time in seconds from the first.
 
         Damaged packets are skipped and counted.
 
         Raises:
-            DataError: if the file breaks off, behind the last good frame.
+            DataError: if the file breaks off, after the last good frame, or a frame is too large.
         """
         av = _av()
         first: float | None = None
@@ -85,16 +85,17 @@ class VideoReader:
             yield frame, last
 
     def _seconds(self, frame: av.VideoFrame, ticks: int | None) -> float | None:
-        """Return a time of a frame in seconds; after a break frames come without their clock."""
+        """Convert ticks of a frame to seconds, or None; after a break, frames have no time base."""
         clock = frame.time_base or self._stream.time_base
         seconds = math.nan if ticks is None or not clock else float(ticks * clock)
         return seconds if math.isfinite(seconds) else None
 
     def check_whole(self) -> None:
-        """Check, behind the last frame, that nothing was missing.
+        """Check, after the last frame, that nothing was missing.
 
         Raises:
-            DataError: if no frame came, some were damaged, or the video is longer than what came.
+            DataError: if there was no frame, packets were damaged, or the video ended early (by
+                more than 1 s and 10% of its stated duration).
         """
         if self.done == 0:
             raise DataError(f"video must hold frames; got none that can be read ({self.label}).")
@@ -123,20 +124,20 @@ class VideoReader:
                     self.damaged += packet.is_corrupt
                     yield from packet.decode()
                     continue
-                yield from self._stream.codec_context.decode(None)  # what the decoder still holds
+                yield from self._stream.codec_context.decode(None)  # flush the decoder
                 break
             except av.error.EOFError:
                 break
             except (av.error.FFmpegError, ValueError):
                 if packet is None:
                     break
-                self.damaged += not packet.is_corrupt  # else it is counted already
+                self.damaged += not packet.is_corrupt  # otherwise already counted
         if broken is not None:
             raise DataError(f"{self.kind} breaks off ({self.label}): {_reason(broken)}")
 
 
 def to_image(frame: av.VideoFrame) -> ImageArray:
-    """Return a decoded frame as uint8 RGB of shape (H, W, 3), turned as its container says."""
+    """Return a decoded frame as uint8 RGB of shape (H, W, 3), rotated as its container states."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     quarters = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
@@ -144,14 +145,14 @@ def to_image(frame: av.VideoFrame) -> ImageArray:
 
 @contextmanager
 def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader]:
-    """Open a video file, or a video or stream at an address.
+    """Open a video file, or a video or stream at a URL.
 
     Args:
-        source: of kind video, stream or address.
-        timeout: seconds without a sign of life from an address before giving up.
+        source: source of kind video, stream or address.
+        timeout: seconds without data from a URL before giving up.
 
     Raises:
-        DataError: if it is missing, no video, or does not answer.
+        DataError: if it is missing, not a video, too large, or does not respond.
         MissingExtraError: if PyAV is not installed.
     """
     av = _av()
@@ -167,18 +168,18 @@ def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader
         stream = container.streams.video[0]
         _check_size(stream.codec_context, source.label)
         is_finite = bool(container.duration and container.duration > 0)
-        # Frame threads are faster and late by a frame each: not for what is live.
+        # Frame threads are faster, but each adds a delay of one frame: not for live streams.
         stream.thread_type = "AUTO" if is_finite else "SLICE"
         seconds = _stated_seconds(stream, container) if is_finite else None
         total = stream.frames or round((seconds or 0) * float(stream.average_rate or 0)) or None
-        kind = "video" if is_finite else source.kind  # an address does not say what it gives
+        kind = "video" if is_finite else source.kind  # instead of an address of unknown kind
         yield VideoReader(kind, source.label, total, is_finite, seconds, container, stream)
 
 
 def _stated_seconds(stream: Any, container: Any) -> float | None:
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    # With an audio stream the container's duration may be that of the sound.
+    # With an audio stream, the container's duration may be that of the audio.
     return float(container.duration / 1e6) if len(container.streams) == 1 else None
 
 
@@ -199,23 +200,23 @@ def _av() -> Any:
 
 
 ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
-"""H.264 encoders of FFmpeg's builds, the best first."""
+"""H.264 encoders in FFmpeg builds, best first."""
 
 CLOCK = Fraction(1, 90_000)
-"""Unit of time of the frames; the usual rates of video divide it."""
+"""Time base of the frames; the usual frame rates divide 90,000."""
 
 QUALITY = "23"
-"""libx264's constant rate factor: 0 is lossless, 51 the worst."""
+"""Constant rate factor (CRF) of libx264: 0 is lossless, 51 the worst."""
 
 BT709 = 1
 LIMITED_RANGE = 1
 
 
 class VideoWriter:
-    """Writes frames to an MP4 file; H.264, 4:2:0, BT.709.
+    """Writer of an MP4 file: H.264, 4:2:0, BT.709.
 
-    Sides are made even by repeating the last row or column, as 4:2:0 needs. The first frame sets
-    the size; a later one of another size is letterboxed into it.
+    Sides are made even by repeating the last row or column, as 4:2:0 requires. The first frame sets
+    the size; later frames of another size are letterboxed into it.
 
     Args:
         path: file to write.
@@ -223,7 +224,7 @@ class VideoWriter:
 
     Raises:
         MissingExtraError: if PyAV is not installed.
-        ConfigError: if it has no encoder for H.264.
+        ConfigError: if PyAV has no H.264 encoder.
     """
 
     def __init__(self, path: Path, *, max_side: int | None = None) -> None:
@@ -243,10 +244,10 @@ class VideoWriter:
 
         Args:
             image: uint8 RGB, shape (H, W, 3).
-            seconds: its time; frames come in order of time.
+            seconds: time of the frame; frames must be in order of time.
 
         Raises:
-            OSError: if it cannot be written: the disk is full, or frames are too large for H.264.
+            OSError: if it cannot be written: the disk is full, or the frame too large for H.264.
         """
         image = _even(scale_down(image, self._max_side))
         if self._stream is None:
@@ -297,11 +298,11 @@ class VideoWriter:
 
     @contextlib.contextmanager
     def _as_os_error(self) -> Iterator[None]:
-        """Turn FFmpeg's own errors into an OSError that says of which file and frames."""
+        """Convert FFmpeg's errors to an OSError that names the file and the frame size."""
         try:
             yield
         except OSError:
-            raise  # some of FFmpeg's are: no space left, say
+            raise  # some of FFmpeg's errors are, such as no space left
         except self._av.error.FFmpegError as error:
             height, width = self._hw
             reason = f"{error.strerror or error}, with frames of {width} x {height}"
@@ -319,7 +320,7 @@ def _encoder(av: Any) -> str:
 
 
 def scale_down(image: ImageArray, max_side: int | None) -> ImageArray:
-    """Return an image whose longer side has at most ``max_side`` pixels; as it is if None."""
+    """Return an image whose longer side has at most ``max_side`` pixels; unchanged if None."""
     height, width = image.shape[:2]
     if max_side is None or max(height, width) <= max_side:
         return image

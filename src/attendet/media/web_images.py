@@ -1,4 +1,4 @@
-"""Images from http and https addresses: bounded in size and time."""
+"""Images from http and https URLs, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ def _answer(source: Source, timeout: float) -> Iterator[http.client.HTTPResponse
 
 
 def gives_image(source: Source, *, timeout: float = 20.0) -> bool:
-    """Return whether the server calls what is at an address an image (``image/...``).
+    """Return whether the content type of a URL is an image (``image/...``).
 
     Args:
-        source: an http or https address.
-        timeout: seconds without a sign of life before giving up.
+        source: source with an http or https URL.
+        timeout: seconds without data before giving up.
 
     Raises:
-        ImageError: if there is no good answer.
+        ImageError: if the URL cannot be read.
     """
     with _answer(source, timeout) as answer:
         return str(answer.headers.get_content_maintype()) == "image"
 
 
 def fetch_image_bytes(source: Source, *, max_bytes: int, timeout: float = 20.0) -> bytes:
-    """Return what an http or https address gives.
+    """Return the content of an http or https URL.
 
     Args:
-        source: the address.
-        max_bytes: a longer answer is refused, at the latest while it streams.
-        timeout: seconds that it may take in all.
+        source: source with the URL.
+        max_bytes: a longer response is refused, at the latest while it is received.
+        timeout: limit on the total time, seconds.
 
     Raises:
-        ImageError: if there is no good answer, or one that is too long, too slow or cut off.
+        ImageError: if the URL cannot be read, or the response is too long, too slow or cut off.
     """
     deadline = time.monotonic() + timeout
     content = bytearray()

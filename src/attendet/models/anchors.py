@@ -1,4 +1,4 @@
-"""Anchors from the data: k-means under the overlap of shapes."""
+"""Anchors from the training data by k-means, with the IoU of box shapes as similarity."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from attendet.errors import ConfigError
 
 CLEARLY_BETTER = 0.05
-"""Gain in mean best overlap from which the data's own anchors are used."""
+"""Minimum gain in mean best overlap for which anchors from the data are used."""
 
 ANCHORS_OF_LEVEL = 3
-"""Anchors of a level that are computed from the data."""
+"""Anchors per level that are computed from the data."""
 
 MOST_SIZES = 20_000
-"""Objects that the clustering looks at."""
+"""Maximum number of objects in the clustering; of more, a random sample is used."""
 
 
 def _shape_iou(
@@ -31,14 +31,14 @@ def _shape_iou(
 def best_overlap(
     sizes_wh: NDArray[np.floating], anchors_wh: Sequence[tuple[float, float]]
 ) -> float:
-    """Return the mean, over objects, of the overlap with the best-shaped anchor.
+    """Return the mean over objects of the shape IoU with the best anchor.
 
     Args:
         sizes_wh: shape (n, 2), widths and heights in pixels.
         anchors_wh: widths and heights in pixels.
 
     Returns:
-        0 to 1; not a number without objects.
+        0 to 1; NaN without objects.
 
     Example:
         >>> best_overlap(np.array([[10.0, 10.0]]), [(10, 20), (5, 5)])
@@ -58,23 +58,23 @@ def cluster_anchors(
     starts: int = 10,
     rounds: int = 100,
 ) -> tuple[tuple[float, float], ...]:
-    """Return anchors that fit the objects' shapes, small to large.
+    """Return anchors clustered from the sizes of objects, small to large.
 
     Redmon and Farhadi 2017, YOLO9000, arXiv:1612.08242, section 2 (dimension clusters): k-means
-    with 1 - IoU as the distance. A start is k-means++ under the same distance; a cluster's
-    center is the median of its members. Of several starts the one with the greatest mean best
-    overlap is kept. Of more than 20,000 objects, so many are drawn.
+    with 1 - IoU as the distance. The initial centers are those of k-means++ with the same distance;
+    each center is updated to the median of its cluster. Of several runs the one with the highest
+    mean best overlap is kept. Of more than 20,000 objects, a random sample of 20,000 is used.
 
     Args:
         sizes_wh: shape (n, 2), widths and heights in pixels, above 0; at least one object.
-        count: how many anchors.
-        seed: of the draws.
-        starts: how many starts.
-        rounds: most rounds of refinement a start.
+        count: number of anchors.
+        seed: seed of the random generator.
+        starts: number of runs with different initial centers.
+        rounds: maximum iterations per run.
 
     Returns:
-        Widths and heights in pixels, to a tenth; with fewer than ``count`` shapes in the data some
-        are the same.
+        Widths and heights in pixels, rounded to a tenth. If the data has fewer than ``count``
+        distinct sizes, some anchors are equal.
 
     Raises:
         ConfigError: if there is no object, or a size is not above 0.
@@ -103,7 +103,7 @@ def cluster_anchors(
 def _cluster_once(
     sizes: NDArray[np.float64], count: int, generator: np.random.Generator, rounds: int
 ) -> NDArray[np.float64]:
-    """Return the best centers, shape (count, 2), on the way of k-means from one random start."""
+    """Return the best centers, shape (count, 2), over all iterations of one k-means run."""
     centers: NDArray[np.float64] = sizes[[generator.integers(len(sizes))]]
     while len(centers) < count:
         distance = (1 - _shape_iou(sizes, centers).max(axis=1)).clip(min=0) ** 2
@@ -114,7 +114,7 @@ def _cluster_once(
     member = np.full(len(sizes), -1)
     for _ in range(rounds):
         overlap = _shape_iou(sizes, centers)
-        if overlap.max(axis=1).mean() > greatest:  # medians do not gain in every round
+        if overlap.max(axis=1).mean() > greatest:  # medians can reduce the overlap
             best, greatest = centers.copy(), float(overlap.max(axis=1).mean())
         nearest = overlap.argmax(axis=1)
         if (nearest == member).all():
@@ -128,16 +128,16 @@ def _cluster_once(
 
 @dataclass(frozen=True)
 class AnchorChoice:
-    """Which anchors a run uses, and why."""
+    """Anchors of a training run, and the overlaps on which the choice is based."""
 
     anchors: tuple[tuple[float, float], ...]
     """Widths and heights in pixels, small to large."""
 
     masks: tuple[tuple[int, ...], ...]
-    """Anchors of each level, stride 32 first."""
+    """Indices of the anchors of each level, stride 32 first."""
 
     default_overlap: float
-    """Mean best overlap of the default anchors (those that a level uses)."""
+    """Mean best overlap of the default anchors, without anchors that no level uses."""
 
     data_overlap: float
     """Mean best overlap of the anchors from the data."""
@@ -153,20 +153,20 @@ def choose_anchors(
     *,
     seed: int = 0,
 ) -> AnchorChoice:
-    """Return the default anchors, or the data's own where they fit clearly better.
+    """Return the default anchors, or anchors from the data if they fit clearly better.
 
     Args:
         sizes_wh: shape (n, 2), widths and heights of the training objects, network input pixels,
             above 0.
         defaults: default anchors, pixels.
-        default_masks: those that each level uses, stride 32 first; others play no part in the
-            comparison.
-        seed: of the clustering.
+        default_masks: indices of the anchors of each level, stride 32 first. Default anchors that
+            no level uses are not compared.
+        seed: seed of the clustering.
 
     Returns:
-        Own anchors are used from a gain of 0.05 in mean best overlap: three for each level, the
-        largest on the first. With fewer objects than anchors the defaults stay, and the overlaps
-        are not numbers.
+        Anchors from the data if they gain at least 0.05 in mean best overlap: three per level, the
+        largest on the first level. With fewer objects than these anchors the defaults are kept, and
+        the overlaps are NaN.
 
     Raises:
         ConfigError: if a size is not above 0.

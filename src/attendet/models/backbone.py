@@ -12,12 +12,12 @@ LEAKY_SLOPE = 0.1
 
 
 class ConvBlock(nn.Module):
-    """Convolution without bias, batch normalization, leaky ReLU of slope 0.1.
+    """Convolution without bias, batch normalization and leaky ReLU with slope 0.1.
 
     Args:
         in_channels: C of the input.
         out_channels: C of the output.
-        kernel: side of the square kernel, padded to keep the size.
+        kernel: side of the square kernel; the padding keeps the size at stride 1.
         stride: 1 or 2.
         bn_eps: epsilon of batch normalization.
     """
@@ -45,9 +45,10 @@ class ConvBlock(nn.Module):
 
 
 class CSPBlock(nn.Module):
-    """Cross-stage-partial block: half the channels take a detour, all meet again, then a pool.
+    """Cross-stage partial block, followed by 2x2 max pooling.
 
-    Wang et al. 2020, CSPNet, arXiv:1911.11929, in the small form of darknet's yolov4-tiny.cfg.
+    Half of the channels pass through extra convolutions and are concatenated with all channels:
+    Wang et al. 2020, CSPNet, arXiv:1911.11929, in the version of darknet's yolov4-tiny.cfg.
 
     Args:
         channels: C of the input; the output has 2 C.
@@ -74,10 +75,10 @@ class CSPBlock(nn.Module):
 
 
 class CSPDarknetTiny(nn.Module):
-    """The backbone: two strided convolutions and three CSP blocks, then one convolution.
+    """Backbone of YOLOv4-tiny: two strided convolutions, three CSP blocks and a convolution.
 
     Args:
-        width_mult: multiplier of all channels.
+        width_mult: multiplier of the channels, which stay multiples of 8 (of 4 in the first layer).
         bn_eps: epsilon of batch normalization.
     """
 

@@ -1,7 +1,7 @@
-"""From raw maps to boxes and scores: the one decode.
+"""Decoding of raw maps into boxes and scores.
 
-N is the batch, A the anchors of a level, K the classes, H and W the size of a level's map, B the
-boxes of all levels together. Raw maps hold logits in every coding:
+N is the batch size, A the number of anchors of a level, K the number of classes, H and W the size
+of a level's map, B the number of boxes of all levels. Raw maps are logits in every coding:
 
 - ``yolo``: YOLOv3 and YOLOv4;
 - ``new_coords``: Scaled-YOLOv4 and YOLOv7 in darknet: the size is ``anchor (2 sigmoid(t))^2``;
@@ -23,7 +23,7 @@ RawLevel = tuple[Tensor, Tensor, Tensor]
 """Box terms (N, H, W, A, 4), objectness logits (N, H, W, A), class logits (N, H, W, A, K)."""
 
 MAX_LOG_SIZE = 8.0
-"""Log of the largest size in anchors; keeps exp() finite in any precision."""
+"""Maximum log of the size of a box relative to its anchor; keeps exp() finite in any precision."""
 
 
 def split_raw_map(raw_map: Tensor, num_anchors: int) -> RawLevel:
@@ -49,7 +49,7 @@ def decode_boxes(
     scale_x_y: float,
     coding: Coding = "yolo",
 ) -> Tensor:
-    """Return the corner boxes of one level.
+    """Return the boxes of one level.
 
     Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934: the center is
     ``(sigmoid(t) s - (s - 1) / 2 + cell) stride``, the size ``anchor exp(t)``. In ``new_coords``
@@ -60,7 +60,7 @@ def decode_boxes(
         anchors: shape (A, 2), width and height in pixels.
         stride: pixels per cell.
         scale_x_y: s.
-        coding: of the level.
+        coding: coding of the level.
 
     Returns:
         Shape (N, H, W, A, 4), left, top, right, bottom in network input pixels.
@@ -80,7 +80,7 @@ def decode_boxes(
     centers = (box_terms[..., :2].sigmoid() * scale_x_y - shift + cells) * stride
     if coding == "new_coords":
         twice = 2 * box_terms[..., 2:].sigmoid()
-        sizes = twice * twice  # LiteRT has no power
+        sizes = twice * twice  # LiteRT has no power operator
     else:
         sizes = box_terms[..., 2:].clamp(max=MAX_LOG_SIZE).exp()
     halves = sizes * (anchors / 2)
@@ -88,7 +88,7 @@ def decode_boxes(
 
 
 def per_level(value: T | tuple[T, ...], levels: int) -> tuple[T, ...]:
-    """Return the value of each level, given one for all or one a level.
+    """Return one value per level; a single value is repeated.
 
     Example:
         >>> per_level(1.05, 2)
@@ -107,16 +107,17 @@ def decode_maps(
     """Return boxes and scores of all levels, in the order level, row, column, anchor.
 
     Args:
-        raw_maps: one (N, A (5 + K), H, W) a level.
-        level_anchors: one (A, 2) a level, pixels.
+        raw_maps: one (N, A (5 + K), H, W) per level.
+        level_anchors: one (A, 2) per level, pixels.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
-        codings: one for all levels or one a level.
+        scale_x_y: stretch of the center's sigmoid, one for all levels or one per level.
+        codings: one for all levels or one per level.
 
     Returns:
         Boxes (N, B, 4), left, top, right, bottom in network input pixels; scores (N, B, K), 0 to 1:
-        ``sigmoid(objectness) sigmoid(class)``, in ``region`` ``sigmoid(objectness) softmax(class)``
-        (Redmon and Farhadi 2017, YOLO9000, arXiv:1612.08242).
+        ``sigmoid(objectness) sigmoid(class)``; with ``region``,
+        ``sigmoid(objectness) softmax(class)`` (Redmon and Farhadi 2017, YOLO9000,
+        arXiv:1612.08242).
     """
     boxes, scores = [], []
     scales, codings = per_level(scale_x_y, len(strides)), per_level(codings, len(strides))

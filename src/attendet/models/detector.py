@@ -1,6 +1,6 @@
-"""Base class of detection networks: raw maps, and their decode.
+"""Base class of detection networks: raw maps and their decoding.
 
-N is the batch, A the anchors of a level, B the boxes of all levels, K the classes.
+N is the batch size, A the number of anchors of a level, B of boxes of all levels, K of classes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from attendet.models.decode import decode_maps
 from attendet.models.graph import Coding
 
 OBJECT_PRIOR = 0.01
-"""Prior probability of an object, used to initialize the objectness bias (Lin et al. 2017, Focal
-Loss, arXiv:1708.02002, section 4.1): the head's biases start there."""
+"""Prior probability of an object, to which the objectness biases are initialized (Lin et al. 2017,
+Focal Loss, arXiv:1708.02002, section 4.1)."""
 
 
 class DetectionNetwork(nn.Module, ABC):
-    """A network whose `forward` gives the raw maps of its levels.
+    """Base class of detectors whose `forward` returns one raw map per level.
 
     Args:
         num_classes: K.
-        anchors: of each level: widths and heights in pixels.
+        anchors: widths and heights of the anchors of each level, pixels.
         strides: pixels per cell of each level.
-        scale_x_y: stretch of the center's sigmoid, one for all levels or one a level.
-        codings: coding of boxes and scores, one for all levels or one a level.
+        scale_x_y: stretch of the center's sigmoid, one for all levels or one per level.
+        codings: coding of boxes and scores, one for all levels or one per level.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DetectionNetwork(nn.Module, ABC):
             self.register_buffer(f"anchors{level}", tensor, persistent=False)
 
     def _initialize(self) -> None:
-        """Initialize the convolutions, and the biases of the outputs for the prior of an object."""
+        """Initialize the convolutions, and the objectness biases to the prior of an object."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(
@@ -79,12 +79,12 @@ class DetectionNetwork(nn.Module, ABC):
         channels: Mapping[str, int],
         init: AttentionInit | Mapping[str, AttentionInit],
     ) -> None:
-        """Put a block at each site of a spec; the last thing of a network to be initialized.
+        """Create a block at each site of a spec; call this last in the initialization.
 
         Args:
             spec: site to name of a block, in the order of the initialization.
             channels: C of the map at each site.
-            init: of all blocks, or of each.
+            init: init of all blocks, or of each site.
         """
         if not isinstance(init, str) and set(init) != set(spec):
             raise ConfigError(
@@ -101,14 +101,14 @@ class DetectionNetwork(nn.Module, ABC):
         )
 
     def _attend(self, site: str, features: Tensor) -> Tensor:
-        """Return the map of a site, (N, C, H, W), gated by the site's block if it has one."""
+        """Return the map of a site, (N, C, H, W), after the site's block if it has one."""
         if site in self.attention:
             attended: Tensor = self.attention[site](features)
             return attended
         return features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or convert the network; its anchors move along but stay float32."""
+        """Move or convert the network; its anchors are moved but stay float32."""
         exact = self.level_anchors
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for level, anchors in enumerate(exact):
@@ -139,11 +139,11 @@ class DetectionNetwork(nn.Module, ABC):
 
     @abstractmethod
     def output_layers(self) -> tuple[str, ...]:
-        """Return the names of the convolutions that make the raw maps, in their order."""
+        """Return the names of the convolutions that return the raw maps, in that order."""
 
     @abstractmethod
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
-        """Return the raw maps, and add the map before each site's attention to ``record``."""
+        """Return the raw maps; store the map before each site's attention in ``record``."""
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the map at each site, before the site's attention.
@@ -152,15 +152,15 @@ class DetectionNetwork(nn.Module, ABC):
             images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
 
         Returns:
-            Site to map (N, C, H, W), in the order of computation: all sites of the reference
-            network, with and without attention; of a `GraphDetector` the sites with attention.
+            Site to map (N, C, H, W), in the order of computation. The reference network returns
+            all sites, with and without attention; a `GraphDetector` the sites with attention.
         """
         maps: dict[str, Tensor] = {}
         self._forward(images, maps)
         return maps
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the raw maps, one (N, A (5 + K), H / stride, W / stride) a level.
+        """Return the raw maps, one (N, A (5 + K), H / stride, W / stride) per level.
 
         Args:
             images: shape (N, 3, H, W), 0 to 1; H and W multiples of 32.
@@ -174,7 +174,7 @@ class DetectionNetwork(nn.Module, ABC):
         """Return boxes and scores of raw maps, always in float32.
 
         Args:
-            raw_maps: what `forward` returned.
+            raw_maps: output of `forward`.
 
         Returns:
             Boxes (N, B, 4), left, top, right, bottom in network input pixels, and scores (N, B,
@@ -186,7 +186,7 @@ class DetectionNetwork(nn.Module, ABC):
 def common_init(
     inits: Mapping[str, AttentionInit],
 ) -> AttentionInit | dict[str, AttentionInit]:
-    """Return the init of all sites as one word, or by site where they differ.
+    """Return the init that all sites have in common, or the init by site if they differ.
 
     Example:
         >>> common_init({"p4": "paper", "up": "paper"})

@@ -1,6 +1,6 @@
 """Metadata of an exported file, readable without torch.
 
-It has the texts of a weights file's header (`attendet.models.metadata`) and one more, the
+It has the entries of a weights file's header (`attendet.models.metadata`) and an entry for the
 `ExportInfo`.
 """
 
@@ -20,7 +20,7 @@ EXPORT_KEY = "attendet_export"
 """Metadata key of the `ExportInfo`, as JSON."""
 
 HEADER_FILE = "attendet.json"
-"""File with the metadata, in the folder or archive of formats without metadata of their own."""
+"""File with the metadata, in the folder or archive of formats that cannot store metadata."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class ExportInfo:
     Attributes:
         format: format of the file.
         precision: precision of most of its weights.
-        nms: whether non-maximum suppression is inside: the file returns detections, not every box.
-        dynamic: dimensions that may differ between calls; without ``size`` the input size is fixed.
-        confidence: lowest score of a detection, with suppression inside.
-        nms_iou: IoU threshold of the suppression inside.
-        max_detections: rows per image, with suppression inside.
-        parity: differences from the network when the file was written
+        nms: whether the file includes non-maximum suppression (NMS): it returns detections instead
+            of all boxes.
+        dynamic: dimensions that can differ between calls; without ``size`` the input size is fixed.
+        confidence: lowest score of a detection, with NMS.
+        nms_iou: IoU threshold of NMS.
+        max_detections: rows per image, with NMS.
+        parity: differences from the network, measured when the file was written
             (`attendet.exporters.parity`).
     """
 
@@ -62,12 +63,12 @@ def parse_exported(header: Mapping[str, str], *, source: str) -> tuple[WeightsMe
     """Return the metadata of the network and of the export from the header of a file.
 
     Args:
-        header: names to JSON texts, as `WeightsMetadata.to_header` and `ExportInfo.to_header`
-            wrote them.
+        header: name to JSON text, as `WeightsMetadata.to_header` and `ExportInfo.to_header`
+            return them.
         source: name of the file, for errors.
 
     Raises:
-        WeightsError: if they are not ours, broken, or have an unknown key.
+        WeightsError: if the header is not from attendet, is broken, or has an unknown key.
 
     Example:
         >>> metadata = WeightsMetadata(classes=("cat",))

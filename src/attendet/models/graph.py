@@ -1,7 +1,7 @@
-"""Layers of a darknet network as plain values with shape rules, and the graph of them. No torch.
+"""Layers of a darknet network as dataclasses that compute shapes, and their graph. No torch.
 
-A layer takes the outputs of earlier layers, counted from 0 as in the configuration file; -1 is the
-image. Shapes are (channels, height, width); A anchors per level, K classes.
+The inputs of a layer are outputs of earlier layers, numbered from 0 as in the configuration file;
+-1 is the image. Shapes are (channels, height, width); A anchors per level, K classes.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ def _check(name: str, value: object, good: bool, rule: str) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: which maps it takes, and the shape of what it gives."""
+    """Base class of layers: their input layers and output shape."""
 
     kind: ClassVar[str]
     takes_previous: ClassVar[bool] = True
 
     def sources(self, index: int) -> tuple[int, ...]:
-        """Return the layers whose maps this one takes at position ``index``."""
+        """Return the numbers of the input layers, if this layer has number ``index``."""
         return (index - 1, *self.others()) if self.takes_previous else self.others()
 
     def others(self) -> tuple[int, ...]:
-        """Return the layers that it names."""
+        """Return the numbers of the input layers that the layer names itself."""
         return ()
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape of the output, by default that of the first map.
+        """Return the shape of the output; by default, the shape of the first input.
 
         Raises:
-            ConfigError: if the layer cannot take such maps.
+            ConfigError: if the layer does not accept inputs of these shapes.
         """
         return inputs[0]
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the layer as JSON takes it."""
+        """Return the layer as a mapping for JSON."""
         values = dataclasses.asdict(self)
         lists = {name: list(one) for name, one in values.items() if isinstance(one, tuple)}
         return {"kind": self.kind, **values, **lists}
@@ -58,7 +58,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Convolutional(Layer):
-    """A convolution, batch normalization if asked for, and an activation."""
+    """Convolution, optional batch normalization, and an activation."""
 
     kind: ClassVar[str] = "convolutional"
 
@@ -87,16 +87,17 @@ class Convolutional(Layer):
         return self.filters, height, width
 
     def parameters(self, in_channels: int) -> int:
-        """Return how many values the weights file holds for this layer."""
+        """Return the number of values of this layer in a darknet weights file."""
         per_filter = 4 if self.batch_normalize else 1
         return self.filters * (per_filter + in_channels // self.groups * self.size**2)
 
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """A maximum over windows; the padding is that of both sides together, the smaller half first.
+    """Maximum over windows.
 
-    Beyond the map nothing counts, so a padded window is a smaller window.
+    ``padding`` is the sum of both sides, the smaller half first. Padded positions are ignored: the
+    maximum is over the part of the window inside the map.
     """
 
     kind: ClassVar[str] = "maxpool"
@@ -112,7 +113,7 @@ class MaxPool(Layer):
         _check("padding", self.padding, 0 <= self.padding <= most, f"from 0 to {most}")
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape, with as many channels as before."""
+        """Return the shape, with the channels of the input."""
         channels, *sides = inputs[0]
         height, width = ((side + self.padding - self.size) // self.stride + 1 for side in sides)
         _check("size", self.size, min(height, width) >= 1, f"at most the map, {sides}")
@@ -121,7 +122,7 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class AvgPool(Layer):
-    """The mean of each channel over the whole map."""
+    """Mean of each channel over the whole map."""
 
     kind: ClassVar[str] = "avgpool"
 
@@ -132,7 +133,7 @@ class AvgPool(Layer):
 
 @dataclass(frozen=True)
 class Route(Layer):
-    """Concatenated maps; of each map only one of ``groups`` equal parts, if several."""
+    """Concatenation of maps, or of one of ``groups`` equal channel groups of each map."""
 
     kind: ClassVar[str] = "route"
     takes_previous: ClassVar[bool] = False
@@ -148,11 +149,11 @@ class Route(Layer):
         _check("group_id", self.group_id, known, f"below the number of groups, {self.groups}")
 
     def others(self) -> tuple[int, ...]:
-        """Return the layers."""
+        """Return the layers that are concatenated."""
         return self.layers
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the sum of the channels."""
+        """Return the shape, with the sum of the inputs' channels divided by ``groups``."""
         for channels, height, width in inputs:
             _check("groups", self.groups, channels % self.groups == 0, f"a divisor of {channels}")
             same = (height, width) == inputs[0][1:]
@@ -162,9 +163,10 @@ class Route(Layer):
 
 @dataclass(frozen=True)
 class Shortcut(Layer):
-    """The map before plus those of other layers, and an activation.
+    """Sum of the previous map and the maps of other layers, and an activation.
 
-    Of a map with more channels the first ones are added; one with fewer is added to the first.
+    If another map has more channels, its first ones are added; if it has fewer, it is added to the
+    first channels.
     """
 
     kind: ClassVar[str] = "shortcut"
@@ -180,7 +182,7 @@ class Shortcut(Layer):
         return self.layers
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape of the map before."""
+        """Return the shape of the previous map."""
         sides = inputs[0][1:]
         same = all(one[1:] == sides for one in inputs)
         _check("from", list(inputs[1:]), same, f"of maps of height and width {sides}")
@@ -189,7 +191,7 @@ class Shortcut(Layer):
 
 @dataclass(frozen=True)
 class Upsample(Layer):
-    """Each value repeated ``stride`` times along both axes."""
+    """Nearest-neighbor upsampling: each value repeated ``stride`` times along both axes."""
 
     kind: ClassVar[str] = "upsample"
 
@@ -199,14 +201,14 @@ class Upsample(Layer):
         _check("stride", self.stride, 1 <= self.stride <= 32, "from 1 to 32")
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape, larger by the stride."""
+        """Return the shape, with height and width times the stride."""
         channels, height, width = inputs[0]
         return channels, height * self.stride, width * self.stride
 
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """In training each value is zero with this probability; in prediction nothing happens."""
+    """Dropout: in training, each value is set to zero with a probability."""
 
     kind: ClassVar[str] = "dropout"
 
@@ -218,7 +220,7 @@ class Dropout(Layer):
 
 @dataclass(frozen=True)
 class ScaleChannels(Layer):
-    """The map of another layer times the (C, 1, 1) gate before, and an activation."""
+    """Map of another layer times the previous output, a (C, 1, 1) gate, and an activation."""
 
     kind: ClassVar[str] = "scale_channels"
 
@@ -226,11 +228,11 @@ class ScaleChannels(Layer):
     activation: Activation = "linear"
 
     def others(self) -> tuple[int, ...]:
-        """Return the layer of the map."""
+        """Return the layer whose map is multiplied."""
         return (self.layer,)
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape of the map."""
+        """Return the shape of the map that is multiplied."""
         gate, features = inputs
         rule = f"of a map with a gate ({features[0]}, 1, 1) before this layer"
         _check("from", gate, gate == (features[0], 1, 1), rule)
@@ -239,10 +241,10 @@ class ScaleChannels(Layer):
 
 @dataclass(frozen=True)
 class Reorg(Layer):
-    """Blocks of ``stride`` x ``stride`` cells moved into the channels; ``reverse`` moves them out.
+    """Space to depth: blocks of ``stride`` x ``stride`` cells to channels; ``reverse`` undoes it.
 
-    The order is that of darknet, block offset first and channel last. Without ``reverse`` darknet
-    takes the values of the map as a map (C / stride^2, H stride, W stride) before that.
+    The order of the channels is darknet's: block offset first, channel last. Without ``reverse``
+    darknet first reinterprets the values as a map of shape (C / stride^2, H stride, W stride).
     """
 
     kind: ClassVar[str] = "reorg"
@@ -254,7 +256,7 @@ class Reorg(Layer):
         _check("stride", self.stride, 1 <= self.stride <= 32, "from 1 to 32")
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return (C stride^2, H / stride, W / stride), or with ``reverse`` the opposite."""
+        """Return (C stride^2, H / stride, W / stride); (C / stride^2, ...) with ``reverse``."""
         (channels, height, width), s = inputs[0], self.stride
         whole = channels % s**2 == 0
         _check("stride", s, whole, f"such that its square divides the {channels} maps")
@@ -267,7 +269,7 @@ class Reorg(Layer):
 
 @dataclass(frozen=True)
 class Yolo(Layer):
-    """An output of the network: the map before it holds the raw predictions of one level.
+    """Output of the network: the previous map is the raw map of one level.
 
     Classes, anchors and masks of the levels are in `attendet.models.WeightsMetadata`.
     """
@@ -275,10 +277,10 @@ class Yolo(Layer):
     kind: ClassVar[str] = "yolo"
 
     scale_x_y: float | None = None
-    """Stretch of this level's centers, where it differs from the others'."""
+    """Stretch of the center's sigmoid in this level; None: the value of the network."""
 
     new_coords: bool = False
-    """The convolution before is logistic, and sizes are squares."""
+    """Whether boxes are coded as ``new_coords``; the convolution before it must be logistic."""
 
     @property
     def coding(self) -> Coding:
@@ -292,7 +294,7 @@ class Yolo(Layer):
 
 @dataclass(frozen=True)
 class Region(Layer):
-    """An output of YOLOv2; see `Yolo`."""
+    """Output of YOLOv2; see `Yolo`."""
 
     kind: ClassVar[str] = "region"
     scale_x_y: ClassVar[float] = 1.0
@@ -300,7 +302,7 @@ class Region(Layer):
 
 
 Output: TypeAlias = Yolo | Region
-"""Layers whose input is a raw map of the network."""
+"""Output layers, whose input is a raw map of the network."""
 
 LAYERS: Mapping[str, type[Layer]] = {
     layer.kind: layer
@@ -318,18 +320,18 @@ LAYERS: Mapping[str, type[Layer]] = {
         Region,
     )
 }
-"""The layers by the name of their section."""
+"""Name of a section of the configuration file to its layer class."""
 
 
 def layer_from_mapping(values: Mapping[str, Any], *, source: str) -> Layer:
-    """Return the layer that `Layer.to_mapping` wrote.
+    """Return the layer of a mapping that `Layer.to_mapping` returned.
 
     Args:
         values: ``kind`` and the fields.
-        source: where the values came from, for errors.
+        source: origin of the values, for errors.
 
     Raises:
-        ConfigError: if the kind or a field is unknown, or a value is not what it must be.
+        ConfigError: if the kind or a field is unknown, or a value is invalid.
 
     Example:
         >>> layer_from_mapping({"kind": "upsample", "stride": 2}, source="here")
@@ -360,16 +362,16 @@ def _layer_number(index: int) -> str:
 
 @dataclass(frozen=True)
 class Graph:
-    """The layers, in order."""
+    """Layers of a network, in order."""
 
     layers: tuple[Layer, ...]
 
     @classmethod
     def from_mappings(cls, mappings: Sequence[Mapping[str, Any]]) -> Graph:
-        """Return the graph that `to_mappings` wrote.
+        """Return the graph of mappings that `to_mappings` returned.
 
         Raises:
-            ConfigError: naming the layer that is wrong.
+            ConfigError: if a layer is wrong; names the layer.
         """
         return cls(
             tuple(
@@ -379,12 +381,12 @@ class Graph:
         )
 
     def to_mappings(self) -> tuple[dict[str, Any], ...]:
-        """Return the layers as JSON takes them."""
+        """Return the layers as mappings for JSON."""
         return tuple(layer.to_mapping() for layer in self.layers)
 
     @property
     def outputs(self) -> dict[int, Output]:
-        """The output layers by number."""
+        """Output layers by their number."""
         return {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Output)}
 
     def shapes(self, input_hw: tuple[int, int], *, where: Where = _layer_number) -> list[Shape]:
@@ -392,10 +394,10 @@ class Graph:
 
         Args:
             input_hw: height and width of the image, pixels.
-            where: names a layer by its number, for errors.
+            where: returns the name of a layer for its number, for errors.
 
         Raises:
-            ConfigError: naming the first layer that does not fit those before it.
+            ConfigError: if a layer does not fit its inputs, or there is no output; names the layer.
         """
         shapes: list[Shape] = []
         for index, layer in enumerate(self.layers):
@@ -425,7 +427,7 @@ class Graph:
         return shapes
 
     def _check_logistic(self, index: int, where: str) -> None:
-        """Raise unless a layer is a logistic convolution that only the next layer takes."""
+        """Raise unless a layer is a logistic convolution that only the next layer reads."""
         head = self.layers[index] if index >= 0 else None
         got = getattr(head, "activation", "another layer")
         readers = [
@@ -443,8 +445,8 @@ class Graph:
         """Return the pixels per cell of each output, in the order of the layers.
 
         Raises:
-            ConfigError: if the layers do not fit, or an output's cells are not squares of 1 to 32
-                pixels (a power of two) on every network input.
+            ConfigError: if the layers do not fit each other, or the cells of an output are not
+                squares of 1 to 32 pixels (a power of two) for every size of the network input.
         """
         found: list[tuple[int, ...]] = []
         for height, width in (input_hw, (input_hw[0] + LARGEST_STRIDE, input_hw[1])):
@@ -469,7 +471,7 @@ class Graph:
         return found[0]
 
     def parameters(self) -> tuple[int, ...]:
-        """Return how many values a weights file holds for each layer."""
+        """Return the number of values of each layer in a darknet weights file."""
         channels = self.input_channels()
         return tuple(
             layer.parameters(channels[index]) if isinstance(layer, Convolutional) else 0
@@ -477,21 +479,21 @@ class Graph:
         )
 
     def input_channels(self) -> tuple[int, ...]:
-        """Return the channels of the first map that each layer takes."""
+        """Return the channels of the first input of each layer."""
         side = 32 * LARGEST_STRIDE
         shapes = self.shapes((side, side))
         first = (layer.sources(index)[0] for index, layer in enumerate(self.layers))
         return tuple(shapes[source][0] if source >= 0 else 3 for source in first)
 
     def with_classes(self, num_classes: int, anchor_counts: Sequence[int]) -> Graph:
-        """Return the graph with the convolutions before its outputs made for K classes.
+        """Return the graph with the convolutions before its outputs changed to K classes.
 
         Args:
             num_classes: K.
             anchor_counts: A of each output.
 
         Raises:
-            ConfigError: if something else than a convolution precedes an output.
+            ConfigError: if the layer before an output is not a convolution.
         """
         layers = list(self.layers)
         for index, anchors in zip(self.outputs, anchor_counts, strict=True):

@@ -1,6 +1,6 @@
 """A network that runs the layers of a darknet configuration.
 
-N, C, H, W are batch, channels, height and width; A anchors a level, K classes.
+N, C, H, W are batch, channels, height and width; A anchors per level, K classes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 class DarknetConvolution(nn.Module):
-    """Convolution, batch normalization or bias, activation.
+    """Convolution with batch normalization or bias, and an activation.
 
     Args:
-        layer: what the configuration says.
+        layer: settings of the layer.
         in_channels: C of the input.
         bn_eps: epsilon of batch normalization.
     """
@@ -83,11 +83,11 @@ class _MaxPool(nn.Module):
         self.after = layer.padding - self.before
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.before == self.after <= self.size // 2:  # torch pads no further
+        if self.before == self.after <= self.size // 2:  # torch allows no more padding
             return functional.max_pool2d(features, self.size, self.stride, self.before)
-        if self.size == self.stride == 2:  # one column after: a last window that is cut short
+        if self.size == self.stride == 2:  # padding after only: ceil_mode instead
             return functional.max_pool2d(features, 2, 2, ceil_mode=True)
-        if self.stride == 1 and self.after == self.size // 2:  # runs without a separate padding
+        if self.stride == 1 and self.after == self.size // 2:  # without a separate padding step
             pooled = functional.max_pool2d(features, self.size, 1, self.after)
             start = self.after - self.before
             return pooled[:, :, start:, start:]
@@ -152,7 +152,7 @@ class _Reorg(nn.Module):
 
 
 def _swap_channels(features: Tensor, groups: int) -> Tensor:
-    """Return the first channel of each group, then the second of each, and so on."""
+    """Reorder channels: the first channel of each group, then the second of each, and so on."""
     n, channels, height, width = features.shape
     parts = features.reshape(n, groups, channels // groups, height * width)
     return parts.transpose(1, 2).reshape(n, channels, height, width)
@@ -182,16 +182,16 @@ def _module(layer: Layer, in_channels: int, bn_eps: float) -> nn.Module:
 
 
 class GraphDetector(DetectionNetwork):
-    """A detector with the layers of a darknet configuration, layer by layer.
+    """Detector with the layers of a darknet configuration.
 
     Args:
         graph: the layers.
         num_classes: K.
-        anchors: of each output: widths and heights in pixels.
-        input_hw: height and width of its input, pixels, from which the strides follow.
+        anchors: widths and heights of the anchors of each output, pixels.
+        input_hw: height and width of a network input, pixels, to compute the strides.
         attention: site to name of a block; for sites see `attendet.models.graph_sites`.
         attention_init: ``paper`` or ``identity``, for all sites or for each that has a block.
-        scale_x_y: stretch of the center's sigmoid, where a level does not state its own.
+        scale_x_y: stretch of the center's sigmoid, for outputs that have none of their own.
         bn_eps: epsilon of batch normalization.
 
     Raises:
@@ -243,14 +243,14 @@ class GraphDetector(DetectionNetwork):
         widths = [shape[0] for shape in graph.shapes(input_hw)]
         by_site = {name: widths[site.layer] for name, site in sites.items()}
         self._add_attention(attention or {}, by_site, attention_init)
-        self._sites = {  # gates for all readers of a layer come before those for some
+        self._sites = {  # sites for all readers of a layer before sites for some readers
             name: sites[name]
             for name in sorted(self.attention, key=lambda name: sites[name].readers is not None)
         }
 
     @property
     def backbone(self) -> nn.ModuleList:
-        """The layers that make the last map of the backbone; see `backbone_layers`."""
+        """Layers of the backbone; see `backbone_layers`."""
         return nn.ModuleList(self.layers[index] for index in sorted(backbone_layers(self.graph)))
 
     def output_layers(self) -> tuple[str, ...]:
@@ -259,7 +259,7 @@ class GraphDetector(DetectionNetwork):
 
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:
         maps = {-1: images}
-        gated: dict[tuple[int, int], Tensor] = {}  # by layer and reader, where readers differ
+        gated: dict[tuple[int, int], Tensor] = {}  # by layer and reader
         raw_maps = []
         for index, (layer, module) in enumerate(zip(self.graph.layers, self.layers, strict=True)):
             sources = self._sources[index]
@@ -281,7 +281,7 @@ class GraphDetector(DetectionNetwork):
         gated: dict[tuple[int, int], Tensor],
         record: dict[str, Tensor] | None,
     ) -> None:
-        """Gate the map of a layer at its sites, for all layers that read it or for some."""
+        """Apply the blocks at the sites of a layer, for all layers that read it or for some."""
         for name, site in self._sites.items():
             if site.layer != index:
                 continue

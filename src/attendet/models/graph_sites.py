@@ -1,10 +1,11 @@
-"""Named attention sites of a network with layers of its own, found from its graph.
+"""Named attention sites of a darknet network, found from its graph.
 
 The names are those of the reference network: ``stage1`` and so on in the backbone, ``p3``, ``p4``,
-``p5`` on the backbone's maps as the neck sees them, ``up`` after the upsample. Any other layer is
-``layer14``, counted from 0 as in the configuration file.
+``p5`` on the backbone's maps that the neck reads, ``up`` after the upsample. Every layer is also a
+site by its number, such as ``layer14``, counted from 0 as in the configuration file.
 
-The layers that make the last map of the backbone are the backbone, the other ones the neck.
+The backbone consists of the layer that returns its last map and the ancestors of that layer; all
+other layers are the neck.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from attendet.models.graph import (
 
 @dataclass(frozen=True)
 class Site:
-    """Where a block is inserted."""
+    """Point in a graph where a block can be inserted."""
 
     layer: int
     """The block gates the output of this layer."""
 
     readers: frozenset[int] | None = None
-    """Layers that take the gated map; None for all that take the map."""
+    """Layers that read the gated map instead of the map; None: all that read it."""
 
 
 def graph_sites(graph: Graph) -> dict[str, Site]:
-    """Return the sites of a graph by name, the named ones first, in the order of the layers.
+    """Return the sites of a graph: named sites first, then ``layer0`` and so on.
 
-    The raw maps, before the outputs, are no sites.
+    Both are in the order of the layers. The raw maps before the outputs are not sites.
 
     Example:
         >>> from attendet.models.graph import Convolutional, Yolo
@@ -61,12 +62,12 @@ def graph_sites(graph: Graph) -> dict[str, Site]:
 
 
 def default_sites(sites: Mapping[str, Site]) -> tuple[str, ...]:
-    """Return the sites of a spec without sites: those of the neck, ``p4``, ``p5``, ``up``."""
+    """Return the default sites: those of the neck, such as ``p4``, ``p5`` and ``up``."""
     return tuple(name for name in sites if name.startswith(("p", "up")))
 
 
 def backbone_layers(graph: Graph) -> frozenset[int]:
-    """Return the layers that make the last map of the backbone; none without an upsample."""
+    """Return the last layer of the backbone and its ancestors; empty without an upsample."""
     return _Paths(graph).backbone
 
 
@@ -86,7 +87,7 @@ def describe_sites(graph: Graph) -> dict[str, dict[str, int]]:
 
 
 def dominators(graph: Graph) -> list[frozenset[int]]:
-    """Return the layers on every path from the image to each layer, itself among them."""
+    """Return the dominators of each layer: layers on every path from the image, and itself."""
     found: list[frozenset[int]] = []
     for index, layer in enumerate(graph.layers):
         sources = layer.sources(index)
@@ -113,7 +114,7 @@ class _Paths:
 
     @cached_property
     def ancestors(self) -> list[frozenset[int]]:
-        """The layers that each layer depends on, itself among them."""
+        """Layers that each layer depends on, including itself."""
         found: list[frozenset[int]] = []
         for index, sources in enumerate(self.sources):
             inherited = (found[source] for source in sources if source >= 0)
@@ -144,7 +145,10 @@ class _Paths:
         return sites
 
     def _stages(self, last: int) -> dict[str, Site]:
-        """Return the end of each stride of the backbone from 4 on, but for the last map itself."""
+        """Return the last block of each backbone stage from stride 4 on.
+
+        The last map of the backbone is a stage only in a network with one output.
+        """
         on_path = self.dominators[last]
         sites = {}
         for stride in sorted({self.strides[index] for index in on_path} - {1, 2}):
@@ -160,7 +164,8 @@ class _Paths:
     def _end_of_block(self, path: Sequence[int]) -> int:
         """Return the last layer of a path that ends a residual or cross-stage block, else the last.
 
-        Where a downsampling layer first widens its input (MobileNetV2), the block ends before.
+        In MobileNetV2 a block ends before the convolution that expands the channels for the next
+        strided convolution.
         """
         return max((index for index in path if self._joins(index)), default=max(path))
 
@@ -170,7 +175,7 @@ class _Paths:
         return isinstance(layer, Shortcut) or (several and not self._pools(index))
 
     def _pools(self, index: int) -> bool:
-        """Return whether a concatenation holds one map pooled in several ways (He 2015, SPP)."""
+        """Return whether a concatenation is spatial pyramid pooling of one map (He 2015, SPP)."""
         return len({self._before_pooling(source) for source in self.sources[index]}) == 1
 
     def _before_pooling(self, index: int) -> int:
@@ -183,9 +188,10 @@ class _Paths:
         return index
 
     def _last_of_backbone(self, upsample: int) -> int:
-        """Return the layer of the last map of the backbone, from the first upsample upwards.
+        """Return the last layer of the backbone, searched from the first upsample to the image.
 
-        The neck begins with the layer whose output goes on both to the upsample and elsewhere.
+        The search begins at the layer whose output is read both by the path to the upsample and by
+        other layers.
         """
         path = self.ancestors[upsample]
         index = self.sources[upsample][0]

@@ -1,7 +1,7 @@
 """Metadata of a weights file, readable without torch.
 
-A weights file is one ``.safetensors``; its header maps names to JSON texts, one for each field of
-`WeightsMetadata`. The network is rebuilt from the file alone.
+A weights file is a ``.safetensors`` file. Its header maps names to JSON texts, one for each field
+of `WeightsMetadata`. The network is rebuilt from the file alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attendet.config import from_mapping
 from attendet.errors import ConfigError, WeightsError, list_names
 
 FORMAT = "attendet/1"
-"""Name and version of the layout."""
+"""Name and version of the file layout."""
 
 ResizeMode = Literal["rect", "letterbox", "stretch"]
 Color = Literal["rgb", "bgr"]
@@ -39,7 +39,7 @@ DEFAULT_ANCHORS = (
 """Widths and heights in pixels at 416, as in darknet's yolov4-tiny.cfg."""
 
 DEFAULT_MASKS = ((3, 4, 5), (1, 2, 3))
-"""Numbers of the anchors of the stride-32 and the stride-16 level, as in darknet's cfg."""
+"""Indices of the anchors of the stride-32 and the stride-16 level, as in darknet's cfg."""
 
 _ANCHORS_OF_3_LEVELS = (
     (12.0, 16.0),
@@ -55,21 +55,21 @@ _ANCHORS_OF_3_LEVELS = (
 """Widths and heights in pixels at 608, as in darknet's yolov4-tiny-3l.cfg."""
 
 SIZES = {"yolov4-tiny-n": 0.25, "yolov4-tiny-s": 0.5, "yolov4-tiny": 1.0}
-"""Name of each size of the reference network, and the multiplier of its channels."""
+"""Name of each size of the reference network to its width multiplier."""
 
 
 Masks = tuple[tuple[int, ...], ...]
 
 
 def default_anchors(levels: int, size: int) -> tuple[tuple[tuple[float, float], ...], Masks]:
-    """Return darknet's anchors for two or three levels, and the numbers of those of each level.
+    """Return darknet's anchors for two or three levels, and the anchor indices of each level.
 
     Args:
         levels: 2 as in yolov4-tiny.cfg, or 3 as in yolov4-tiny-3l.cfg.
         size: long side of the network input in pixels, to which the anchors are scaled.
 
     Raises:
-        ConfigError: if there are no such networks.
+        ConfigError: if ``levels`` is not 2 or 3.
 
     Example:
         >>> anchors, masks = default_anchors(2, 832)
@@ -91,8 +91,8 @@ class Preprocess:
     """Preprocessing of an image to the network input."""
 
     resize: ResizeMode = "rect"
-    """rect: scaled to the long side, the network input no larger than needed; letterbox: scaled
-    and padded to the input size; stretch: scaled to it without keeping the aspect ratio."""
+    """rect: scaled to the long side and padded to multiples of 32; letterbox: scaled and padded to
+    the input size; stretch: scaled to the input size without keeping the aspect ratio."""
 
     color: Color = "rgb"
     """Order of the channels."""
@@ -100,13 +100,13 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class WeightsMetadata:
-    """The description that travels with the weights."""
+    """Metadata of a weights file: the description of the network and its training."""
 
     classes: tuple[str, ...]
     """Class names, in the order of the network's outputs."""
 
     architecture: str = "yolov4-tiny"
-    """Name of the network: ``yolov4-tiny``, or ``darknet-graph`` for one with layers of its own."""
+    """Architecture: ``yolov4-tiny``, or ``darknet-graph`` for a network with its own layers."""
 
     graph: tuple[dict[str, Any], ...] | None = None
     """Layers of a ``darknet-graph`` (see `attendet.models.graph`)."""
@@ -115,22 +115,22 @@ class WeightsMetadata:
     """Attention spec, such as ``ca`` or ``se@p5+ca@up``."""
 
     attention_init: AttentionInit | dict[str, AttentionInit] = "paper"
-    """Whether the attention blocks' gates are sigmoids (``paper``) or twice that (``identity``); by
-    site where the blocks differ."""
+    """Init of the attention blocks, one for all or by site: gates are sigmoids (``paper``) or twice
+    that (``identity``)."""
 
     input_hw: tuple[int, int] = (416, 416)
     """Height and width that the network was trained at, pixels."""
 
     anchors: tuple[tuple[float, float], ...] = DEFAULT_ANCHORS
-    """Widths and heights of the anchors in pixels, as a rule small to large."""
+    """Widths and heights of the anchors in pixels, usually small to large."""
 
     anchor_masks: tuple[tuple[int, ...], ...] = DEFAULT_MASKS
-    """Anchors of the stride-32, the stride-16 and, in a network of three levels, the stride-8
-    level; of each level of a graph."""
+    """Indices of the anchors of each level: strides 32, 16 and, with three levels, 8; for a graph,
+    in the order of its outputs."""
 
     scale_x_y: float = 1.05
-    """Stretch of the center's sigmoid (1.05 in darknet's yolov4-tiny.cfg), where a level of a graph
-    does not state its own."""
+    """Stretch of the center's sigmoid (1.05 in darknet's yolov4-tiny.cfg). A level of a graph can
+    have its own value."""
 
     width_mult: float = 1.0
     """Width multiplier of all channels."""
@@ -148,13 +148,13 @@ class WeightsMetadata:
     """Seed of the run."""
 
     data: dict[str, Any] | None = None
-    """Fingerprint, split sizes and where the splits came from."""
+    """Fingerprint of the data set, sizes of its splits, and their origin."""
 
     measured: dict[str, Any] | None = None
-    """Average precision as measured when the file was written."""
+    """Average precision, measured when the file was written."""
 
     origin: dict[str, Any] | None = None
-    """Files that the weights were imported from, and what these say of themselves."""
+    """Files that the weights were imported from, with their format and their own metadata."""
 
     version: str = ""
     """Version of attendet that wrote the file."""
@@ -199,10 +199,10 @@ class WeightsMetadata:
             )
 
     def preprocessing(self) -> Preprocess:
-        """Return the preprocessing as its own type.
+        """Return the preprocessing as a `Preprocess`.
 
         Raises:
-            ConfigError: if a field is unknown or has no such value.
+            ConfigError: if a field is unknown or has an invalid value.
         """
         return from_mapping(Preprocess, self.preprocess, source="preprocess")
 
@@ -226,18 +226,18 @@ class WeightsMetadata:
 
     @classmethod
     def from_header(cls, header: dict[str, str], *, source: str) -> WeightsMetadata:
-        """Return the description that a header holds.
+        """Return the metadata in a file header.
 
         Args:
             header: the ``__metadata__`` of a safetensors file.
             source: name of the file, for errors.
 
         Returns:
-            The description; missing optional fields keep their defaults.
+            The metadata; missing optional fields have their defaults.
 
         Raises:
-            WeightsError: if it is not ours, of another layout, broken, has a key that is unknown
-                here, or lacks one that the network is built from.
+            WeightsError: if the header is not from attendet, has another layout, is broken, has an
+                unknown key, or lacks a key that is needed to build the network.
         """
         if header.get("format") != FORMAT:
             raise WeightsError(
@@ -270,12 +270,12 @@ _NEEDED = (
     *("classes", "architecture", "attention", "input_hw", "anchors", "anchor_masks"),
     *("scale_x_y", "width_mult", "bn_eps", "preprocess"),
 )
-"""Keys without which the network cannot be rebuilt as it was: a default would be a guess."""
+"""Keys that are needed to rebuild the network, so they must not fall back to a default."""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a weights file for its header alone."""
+    """Open a weights file to read its header."""
     if path.is_dir():
         raise WeightsError(f"weights must be a file; got a folder ({path}).")
     try:
@@ -294,16 +294,16 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def read_metadata(path: str | Path) -> WeightsMetadata:
-    """Return the description in a weights file, without reading the tensors; needs no torch.
+    """Return the metadata of a weights file, without reading the tensors; needs no torch.
 
     Args:
         path: a file that `attendet.models.save_weights` wrote.
 
     Returns:
-        The description, checked; whether the tensors fit it is seen when they are loaded.
+        The metadata, validated. Whether the tensors fit it is checked only when they are loaded.
 
     Raises:
-        WeightsError: if the file is missing, no safetensors file, or not ours.
+        WeightsError: if the file is missing, no safetensors file, or not from attendet.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -317,10 +317,10 @@ def read_metadata(path: str | Path) -> WeightsMetadata:
 
 
 def read_tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in a weights file, from its header alone.
+    """Return the shape of each tensor in a weights file, from its header only.
 
     Args:
-        path: a safetensors file, ours or not.
+        path: a safetensors file, from attendet or not.
 
     Returns:
         Tensor name to shape.
@@ -333,7 +333,7 @@ def read_tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Return the number of trained values: all but batch normalization's running statistics.
+    """Return the number of trained values, without batch normalization's running statistics.
 
     Args:
         shapes: tensor name to shape, as `read_tensor_shapes` returns them.

@@ -1,4 +1,4 @@
-"""Networks from descriptions, and weights files."""
+"""Building networks, and reading and writing weights files."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
     """Return a newly initialized network from its metadata.
 
-    The seed of torch's generator decides the weights. Attention is initialized last: one seed
-    gives all networks of a comparison the same weights outside their attention blocks.
+    The weights depend on the seed of torch's random generator. Attention is initialized last, so
+    that with one seed all networks of a comparison have the same weights outside their attention
+    blocks.
 
     Args:
-        metadata: the description.
+        metadata: description of the network.
 
     Raises:
         ConfigError: if the architecture or the attention spec is unknown.
@@ -100,30 +101,30 @@ def build(
     width_mult: float | None = None,
     bn_eps: float = 1e-5,
 ) -> YoloV4Tiny:
-    """Return a detection network, freshly initialized.
+    """Return a newly initialized detection network.
 
     Args:
         model: ``yolov4-tiny-n``, ``yolov4-tiny-s`` or ``yolov4-tiny``, with a quarter, half or all
             of the channels.
         classes: class names; their number is K.
         attention: spec such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
-        attention_init: ``paper``, gates as published; or ``identity``, the network computes what it
-            would without attention until it is trained. One for all blocks, or by site.
-        input_hw: height and width of training images, multiples of 32 (kept as description).
+        attention_init: ``paper``: gates as published; ``identity``: until it is trained, the
+            network has the same output as without attention. One for all blocks, or by site.
+        input_hw: height and width of training images, multiples of 32; only checked.
         levels: 2, or 3 with a level of stride 8 for small objects.
         anchors: widths and heights in pixels, small to large; default: darknet's, which are for
             416 x 416 px.
-        anchor_masks: numbers of the anchors of each level, stride 32 first; default: darknet's.
+        anchor_masks: indices of the anchors of each level, stride 32 first; default: darknet's.
         scale_x_y: stretch of the center's sigmoid.
-        width_mult: multiplier of all channels, in place of that of the model; they stay multiples
-            of 8 (the stem's, of 4).
+        width_mult: multiplier of all channels, instead of the model's; they stay multiples of 8 (of
+            4 in the first layer).
         bn_eps: epsilon of batch normalization.
 
     Returns:
-        The network, in training mode on the CPU; see `build_from_metadata` on its seed.
+        The network, in training mode on the CPU; for its seed see `build_from_metadata`.
 
     Raises:
-        ConfigError: if an argument is not what it must be; names the argument.
+        ConfigError: if an argument is invalid; names the argument.
 
     Example:
         >>> network = build("yolov4-tiny-s", classes=["RBC", "WBC"], attention="ca@p5")
@@ -152,11 +153,11 @@ def build(
 def attention_sites(
     graph: Graph | None = None, levels: int = 2
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the sites of a network, and those of a spec without sites.
+    """Return all sites of a network and its default sites.
 
     Args:
-        graph: of a network with layers of its own; the reference network if None.
-        levels: of the reference network, 2 or 3.
+        graph: graph of a darknet network; None: the reference network.
+        levels: levels of the reference network, 2 or 3.
 
     Example:
         >>> attention_sites()
@@ -169,12 +170,13 @@ def attention_sites(
 
 
 def canonical_attention(spec: str, graph: Graph | None = None, levels: int = 2) -> str:
-    """Return an attention spec in its one canonical spelling.
+    """Return an attention spec in canonical form.
 
     Args:
         spec: such as ``ca``, ``ca@p5`` or ``se@p5+ca@up``.
-        graph: of a network with layers of its own (see `attendet.models.graph_sites`).
-        levels: of the reference network, 2 or 3.
+        graph: graph of a darknet network (see `attendet.models.graph_sites`); None: the reference
+            network.
+        levels: levels of the reference network, 2 or 3.
 
     Raises:
         ConfigError: if a block or a site is unknown.
@@ -189,7 +191,7 @@ def canonical_attention(spec: str, graph: Graph | None = None, levels: int = 2) 
 
 def _parse_attention(spec: str, graph: Graph | None, levels: int = 2) -> dict[str, str]:
     """Return the block at each site that has one, of the reference network or of a graph."""
-    spec = str(spec)  # a number has a message of its own
+    spec = str(spec)  # the parser has a message for numbers
     sites, usual = attention_sites(graph, levels)
     if not usual and any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
         raise ConfigError(
@@ -200,7 +202,7 @@ def _parse_attention(spec: str, graph: Graph | None, levels: int = 2) -> dict[st
 
 
 def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionInit]]:
-    """Return name and start of the block at each site that a description gives one.
+    """Return name and init of the block at each site of a network that has one.
 
     Raises:
         ConfigError: if a block or a site is unknown.
@@ -218,18 +220,18 @@ def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionIni
 
 
 def save_weights(path: str | Path, network: torch.nn.Module, metadata: WeightsMetadata) -> Path:
-    """Write a network and its description as one file, whole or not at all; return its path.
+    """Write a network and its metadata to one file, atomically, and return its path.
 
-    The same weights and description give the same bytes.
+    The same weights and metadata always give the same bytes.
 
     Args:
-        path: ends in ``.safetensors``; folders on the way are made, a file there is replaced.
-        network: what the metadata describes.
-        metadata: its ``version`` is set to this version.
+        path: ends in ``.safetensors``; parent folders are created, an existing file is replaced.
+        network: the network that the metadata describes.
+        metadata: its ``version`` is set to this version of attendet.
 
     Raises:
-        WeightsError: if the path has another ending, or the network is not what the metadata
-            describes, so that the file could not be loaded or would decode differently.
+        WeightsError: if the path has another ending, or the metadata does not fit the network, so
+            that the file could not be loaded or would decode differently.
 
     Example:
         >>> import tempfile
@@ -255,7 +257,7 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: WeightsMe
 
 
 def _with_sorted_header(content: bytes) -> bytes:
-    """Return a safetensors file with its metadata in a fixed order; the library's is random."""
+    """Return a safetensors file with sorted metadata; the library writes it in random order."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -265,16 +267,17 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 
 def load_weights(path: str | Path) -> tuple[DetectionNetwork, WeightsMetadata]:
-    """Return the network of a weights file, in eval mode on the CPU, and its description.
+    """Return the network of a weights file, in eval mode on the CPU, and its metadata.
 
     Args:
         path: a file that `save_weights` wrote.
 
     Returns:
-        The network, rebuilt from the file alone, and the file's description.
+        The network, rebuilt from the file alone, and the metadata of the file.
 
     Raises:
-        WeightsError: if the file is missing, not ours, damaged, or does not fit its description.
+        WeightsError: if the file is missing, not from attendet, damaged, or its tensors do not fit
+            its metadata.
     """
     path = Path(path)
     metadata = read_metadata(path)
@@ -283,7 +286,7 @@ def load_weights(path: str | Path) -> tuple[DetectionNetwork, WeightsMetadata]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"weights file is damaged ({path}): {error}") from None
     _check_fit(path, metadata, tensors)
-    with torch.random.fork_rng(devices=()):  # the draws of the weights that are overwritten
+    with torch.random.fork_rng(devices=()):  # for initial weights that are overwritten
         network = build_from_metadata(metadata)
     network.load_state_dict(tensors)
     return network.eval(), metadata
@@ -292,9 +295,9 @@ def load_weights(path: str | Path) -> tuple[DetectionNetwork, WeightsMetadata]:
 def _check_fit(
     path: Path, metadata: WeightsMetadata, tensors: dict[str, torch.Tensor]
 ) -> DetectionNetwork:
-    """Raise where tensors do not fit a description; return its network on the meta device.
+    """Raise if tensors do not fit the metadata; return its network on the meta device.
 
-    Nothing is allocated, however wide the description claims the network to be.
+    The meta device allocates no memory, even if the metadata of a file asks for a huge network.
     """
     try:
         with torch.device("meta"):
@@ -320,7 +323,7 @@ def _check_fit(
 def _check_decode(
     path: Path, metadata: WeightsMetadata, network: torch.nn.Module, described: DetectionNetwork
 ) -> None:
-    """Raise where a network gates or decodes otherwise than the one that its description builds."""
+    """Raise if the metadata does not have the decoding and attention init of the network."""
     if not isinstance(network, DetectionNetwork):
         return
     of_levels = [(one.scale_x_y, one.codings) for one in (network, described)]

@@ -1,6 +1,6 @@
 """YOLOv4-tiny with attention at named sites: the reference network.
 
-N, C, H, W are batch, channels, height and width; A anchors a level, K classes, B boxes in all.
+N, C, H, W are batch, channels, height and width; A anchors per level, K classes, B boxes in total.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from attendet.models.detector import DetectionNetwork
 
 SITES = ("stage1", "stage2", "stage3", "p4", "p5", "up")
 """Sites of attention. stage1..3: after each CSP block, inside the backbone. p4, p5: on the
-backbone's two outputs as the neck sees them. up: after the neck's upsample."""
+backbone's two outputs, where the neck reads them. up: after the neck's upsample."""
 
 NECK_SITES = ("p4", "p5", "up")
-"""Sites of a spec without sites: the features of the backbone are not changed."""
+"""Default sites, all in the neck: the features inside the backbone are not changed."""
 
 STRIDES = (32, 16)
 """Pixels per cell of the two levels."""
 
 SMALL_OBJECT_SITES = ("p3", "up2")
-"""Further sites of a network with three levels, both in its neck: the backbone's output of stride
-8, and the map after the second upsample."""
+"""Additional sites of a network with three levels, both in its neck: the backbone's output of
+stride 8, and the map after the second upsample."""
 
 SMALL_OBJECT_STRIDE = 8
 """Pixels per cell of the third level."""
 
 
 def neck_sites(levels: int) -> tuple[str, ...]:
-    """Return the sites of a spec without sites, for a network of two or three levels.
+    """Return the default sites of a network with two or three levels.
 
     Example:
         >>> neck_sites(2), neck_sites(3)
@@ -45,7 +45,7 @@ def neck_sites(levels: int) -> tuple[str, ...]:
 
 
 def reference_sites(levels: int) -> tuple[str, ...]:
-    """Return all sites of a network of two or three levels: those of two levels come first."""
+    """Return all sites of a network with two or three levels; the sites of two come first."""
     return SITES + (SMALL_OBJECT_SITES if levels == 3 else ())
 
 
@@ -57,7 +57,7 @@ class YoloV4Tiny(DetectionNetwork):
 
     Args:
         num_classes: K.
-        anchors: of each level, stride 32 first: widths and heights in pixels.
+        anchors: widths and heights of the anchors of each level, stride 32 first, pixels.
         attention: site to name of a block; see `SITES`.
         attention_init: ``paper`` or ``identity``, for all sites or for each that has a block; see
             `create_attention`.
@@ -110,7 +110,7 @@ class YoloV4Tiny(DetectionNetwork):
         self._add_attention(in_order, channels, attention_init)
 
     def output_layers(self) -> tuple[str, ...]:
-        """Return the names of the convolutions that make the raw maps, stride 32 first."""
+        """Return the names of the convolutions that return the raw maps, stride 32 first."""
         return ("out_p5", "out_p4", "out_p3")[: len(self.strides)]
 
     def _forward(self, images: Tensor, record: dict[str, Tensor] | None) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Training: the recipe, one trainer with the loop, checkpoints and resume."""
+"""Training: recipe, training loop, checkpoints and resume."""
 
 from attendet.system import lazy_names
 

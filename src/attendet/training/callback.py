@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class TrainingCallback:
-    """Receives the progress of a run; override the methods that you need."""
+    """Base class of callbacks for the progress of a run; override the methods that you need."""
 
     def images_decoded(self, done: int, total: int) -> None:
-        """Called while training images are decoded into the cache."""
+        """Called while training images are decoded into the cache, with images done and total."""
 
     def before_train(self, plan: Plan, folder: str) -> None:
         """Called once, before the first epoch of this call."""
@@ -24,4 +24,4 @@ class TrainingCallback:
         """Called after each epoch with its record, as in results.jsonl."""
 
     def images_evaluated(self, done: int, total: int) -> None:
-        """Called while validation images are evaluated."""
+        """Called while validation images are evaluated, with images done and total."""

@@ -1,4 +1,4 @@
-"""Folder of a run: weights, resume state and records; writing in a thread."""
+"""Folder of a run with weights, resume state and records, and a thread that writes them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 class BackgroundWriter(Generic[T]):
-    """Writes the newest of the values passed to it in a thread, at most once per interval.
+    """Thread that writes the newest submitted value, at most once per interval.
 
     Args:
-        write: writes a value; is called in the thread.
-        seconds: least time from the start of one call to that of the next.
+        write: writes a value; called in the thread.
+        seconds: shortest time between the starts of two calls.
     """
 
     def __init__(self, write: Callable[[T], None], seconds: float) -> None:
@@ -39,10 +39,10 @@ class BackgroundWriter(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def submit(self, value: T) -> None:
-        """Have a value written as soon as the interval allows; it replaces one that still waits.
+        """Schedule a value to be written once the interval allows; it replaces one that waits.
 
         Raises:
-            Exception: that an earlier value raised, as an `OSError` on a full disk.
+            Exception: the error of an earlier write, such as `OSError` on a full disk.
         """
         with self._changed:
             self._raise_error()
@@ -56,7 +56,7 @@ class BackgroundWriter(Generic[T]):
         """Write the value that still waits, and end the thread.
 
         Raises:
-            Exception: that a value raised and that was not raised yet.
+            Exception: the error of a write that was not raised yet.
         """
         with self._changed:
             self._closing = True
@@ -76,11 +76,11 @@ class BackgroundWriter(Generic[T]):
             due = time.monotonic() + self._seconds
             try:
                 self._write(value)
-            except Exception as error:  # the thread of the training raises it
+            except Exception as error:  # raised later, in the training thread
                 self._error = error
 
     def _next(self, due: float) -> T | None:
-        """Return the next value, once it is due; None when the writer is closed."""
+        """Return the next value when it is due; None if the writer is closed and no value waits."""
         with self._changed:
             while not self._closing:
                 rest = due - time.monotonic()
@@ -95,7 +95,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     """Write a resume state of tensors and plain values atomically.
 
     Raises:
-        OSError: if it cannot be written, as on a full disk.
+        OSError: if it cannot be written, such as on a full disk.
     """
     packed = io.BytesIO()  # torch.save to a file does not report a full disk
     torch.save({"state_version": STATE_VERSION, **state}, packed)
@@ -217,7 +217,7 @@ class RunFolder:
         """Return the settings in a configuration.
 
         Raises:
-            TrainingError: if one is unknown or wrong, as of another version.
+            TrainingError: if a setting is unknown or wrong, such as in a run of another version.
         """
         try:
             return from_mapping(Recipe, config["recipe"], source=str(self.path / CONFIG))
@@ -225,11 +225,11 @@ class RunFolder:
             raise TrainingError(f"{error} The run cannot be resumed; start a new one.") from None
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the epoch records so far, without a last line that a kill truncated."""
+        """Return the epoch records so far; a last line that a kill truncated is ignored."""
         return read_json_lines(self.path / RESULTS)
 
     def rewind(self, epochs: int) -> list[dict[str, Any]]:
-        """Remove what a killed run wrote after an epoch and return the records up to it."""
+        """Remove records after an epoch and unfinished files; return the remaining records."""
         for leftover in self.path.glob(".*.part"):
             leftover.unlink(missing_ok=True)
         kept = [record for record in self.records() if record["epoch"] <= epochs]

@@ -1,4 +1,4 @@
-"""Faster training steps on CPUs: layouts and precisions of gradients, masks of dropout.
+"""Layers that train faster on CPUs: convolutions and dropout.
 
 N, C, H, W are batch, channels, height and width.
 """
@@ -56,14 +56,14 @@ class _MixedLayout(torch.autograd.Function):
 class MixedLayoutConv2d(nn.Conv2d):
     """A 3x3 convolution without bias that computes its weight gradient on NCHW copies.
 
-    On CPUs with AVX2 oneDNN's weight gradient of channels_last maps takes up to three times as
-    long as that of NCHW maps, while all else is as fast or faster on channels_last. The copies
-    cost little: forward and backward of the reference network were 1.14 times as fast on one core
-    (3.12 to 3.56 images/s, measured by ``benchmarks/training_step.py``).
+    On CPUs with AVX2, oneDNN's weight gradient takes up to three times as long in channels_last as
+    in NCHW, while everything else is as fast or faster in channels_last. The cost of the copies is
+    small: forward and backward of the reference network became 1.14 times as fast on one core (3.12
+    to 3.56 images/s, measured by ``benchmarks/training_step.py``).
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the convolution, as ``nn.Conv2d`` does bit for bit."""
+        """Return the convolution, bit for bit as ``nn.Conv2d`` does."""
         out: Tensor
         if torch.is_grad_enabled():
             out = _MixedLayout.apply(input, weight, bias, self.stride, self.padding)
@@ -76,45 +76,46 @@ class Float32DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that runs in float32 within bfloat16 autocast.
 
     oneDNN has no fast bfloat16 gradients of depthwise convolutions with stride 2 or with 5x5
-    kernels: forward and backward of 64 channels, 3x3 and stride 2 on a batch of 8 maps of 80 x 80
-    took 13.2 ms in bfloat16 and 4.2 ms in float32 with the casts, of 144 channels, 5x5 on 20 x 20
-    5.7 and 2.6 ms (2 cores with AVX-512 and bfloat16, torch 2.14). A training step of Yolo-Fastest
-    1.1-xl: ``benchmarks/training_step.py --precision bf16 --weights FILE``.
+    kernels. Forward and backward on a batch of 8 maps of 80 x 80, with 64 channels, 3x3 and stride
+    2, took 13.2 ms in bfloat16 and 4.2 ms in float32 with the casts; on 20 x 20, with 144 channels
+    and 5x5, 5.7 and 2.6 ms (2 cores with AVX-512 and bfloat16, torch 2.14).
+    ``benchmarks/training_step.py --precision bf16 --weights FILE`` measures a training step of
+    Yolo-Fastest 1.1-xl.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the convolution in the type of the input, computed in float32."""
+        """Return the convolution in the dtype of the input, computed in float32."""
         with torch.autocast(input.device.type, enabled=False):
             out: Tensor = super()._conv_forward(input.float(), weight, bias)
         return out.to(input.dtype)
 
 
 class WordDropout(nn.Dropout):
-    """Dropout whose mask is made of 16-bit words, four from each random number.
+    """Dropout with a mask of 16-bit words, four from each 64-bit random number.
 
-    The probability is rounded to 1 / 65536. PyTorch draws a random number per value on one core,
-    which took a tenth of a training step of Yolo-Fastest 1.1-xl.
+    The probability is rounded to a multiple of 1 / 65536. PyTorch draws a random number per value
+    on one core, which took a tenth of a training step of Yolo-Fastest 1.1-xl.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the features, of which a random part is 0 and the rest is scaled, in training."""
+        """Return the features; in training, a random part is set to 0 and the rest is scaled."""
         if not self.training or self.p == 0:
             return features
         count = features.numel()
         words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.int16)[:count] >= round(self.p * 2**16) - 2**15
-        scale = torch.empty_like(features)  # in the memory order of the features
+        scale = torch.empty_like(features)  # in the memory layout of the features
         scale.as_strided((count,), (1,)).copy_(kept).div_(1 - self.p)
         return features * scale
 
 
 def speed_up(network: nn.Module, precision: str) -> None:
-    """Exchange layers of a network for ones that train faster on this CPU, in place.
+    """Replace layers of a network with ones that train faster on this CPU, in place.
 
-    Names and parameters stay.
+    Module names and parameters do not change.
 
     Args:
-        network: on the CPU.
+        network: network on the CPU.
         precision: Lightning Fabric's name of the precision, such as ``32-true``.
     """
     layouts = precision == "32-true" and torch.backends.cpu.get_cpu_capability() == "AVX2"

@@ -1,12 +1,14 @@
-"""Training steps as CUDA graphs: one launch in place of several hundred.
+"""Run training steps as CUDA graphs: one launch instead of several hundred.
 
-A step of a small network is bound by the CPU, which starts about 780 small kernels one after
-another. `GraphedSteps` records the kernels of forward, loss and backward once for each shape of a
-batch, and then replays them. The first step of a shape runs as usual, so that libraries choose
-their kernels; the second is recorded. What changes between steps is copied into tensors that stay
-where they are: images, objects, and the number of batches that gradients are accumulated over.
+The CPU limits the speed of a small network, because it launches about 780 small kernels per step
+one after another. `GraphedSteps` records the kernels of forward, loss and backward once for each
+batch shape, and then replays them. The first step of a shape runs as usual, so that libraries
+choose their kernels; the second is recorded. Values that change between steps (images, objects, and
+the number of batches that gradients are accumulated over) are copied into tensors with a fixed
+address.
 
-N is the batch, M the objects an image (padded), H and W are the network input in pixels.
+N is the batch size, M the number of objects per image (padded); H and W are the sides of the
+network input in pixels.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from attendet.data import Batch
 from attendet.errors import ConfigError, TrainingError
 
 MIN_OBJECTS = 8
-"""Least objects an image that a batch is padded to."""
+"""Lowest number of objects per image that a batch is padded to."""
 
 MAX_GRAPHS = 64
-"""Most graphs that are kept: up to 13 input sizes with multi-scale, times numbers of objects."""
+"""Most graphs that are kept: up to 13 input sizes of multi-scale times the values of M."""
 
 Losses = dict[str, Tensor]
 
@@ -37,15 +39,15 @@ Step = Callable[[Batch, Tensor], Losses]
 
 
 def check_cuda_graphs(device: torch.device, *, processes: int, precision: str) -> None:
-    """Raise if the steps of a run cannot be recorded.
+    """Raise an error if the training steps of a run cannot be recorded.
 
     Args:
-        device: that trains.
-        processes: of the run.
-        precision: of Lightning Fabric, such as ``bf16-mixed``.
+        device: training device.
+        processes: number of processes of the run.
+        precision: Lightning Fabric's name of the precision, such as ``bf16-mixed``.
 
     Raises:
-        ConfigError: naming what the run has and graphs have not.
+        ConfigError: if they cannot be recorded; it names the requirement and the value of the run.
     """
     problem = ""
     if device.type != "cuda":
@@ -59,9 +61,9 @@ def check_cuda_graphs(device: torch.device, *, processes: int, precision: str) -
 
 
 def pad_objects(batch: Batch) -> Batch:
-    """Return a batch whose number of objects an image, M, is a power of two from 8 on.
+    """Return a batch that is padded to M objects per image, a power of two of at least 8.
 
-    Padded objects are not valid, so that the losses are the same up to the order of sums.
+    Padding objects are not valid, so the losses are the same up to the order of summation.
 
     Example:
         >>> ids = torch.zeros(2, 9, dtype=torch.int64)
@@ -82,23 +84,23 @@ def pad_objects(batch: Batch) -> Batch:
 
 
 class Recorder(Protocol):
-    """Runs and records work on a device."""
+    """Interface to run and record work on a device."""
 
     def run(self, work: Callable[[], Losses]) -> Losses:
-        """Do the work as usual."""
+        """Run the work as usual."""
         ...
 
     def record(self, work: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
-        """Record the work without doing it; return its replay and the tensors of its result."""
+        """Record the work without running it; return its replay and the tensors of its result."""
         ...
 
 
 class CudaRecorder:
-    """Records CUDA graphs, which have their memory in common.
+    """Recorder of CUDA graphs that use one memory pool.
 
     Args:
-        device: that trains.
-        alone: held while a graph is recorded, so that no other thread uses the device.
+        device: training device.
+        alone: lock that is held while a graph is recorded, so that no other thread uses the device.
     """
 
     def __init__(self, device: torch.device, alone: threading.Lock) -> None:
@@ -107,7 +109,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, work: Callable[[], Losses]) -> Losses:
-        """Do the work on the stream that graphs are recorded on."""
+        """Run the work on the stream that is used for recording."""
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -124,7 +126,7 @@ class CudaRecorder:
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         )
         collects = gc.isenabled()
-        gc.disable()  # an older graph that is collected now would end the recording
+        gc.disable()  # collecting an older graph now would abort the recording
         try:
             with self.alone, capture:
                 result = work()
@@ -142,22 +144,22 @@ class CudaRecorder:
 @dataclass(frozen=True)
 class _Graph:
     batch: Batch
-    """The tensors that each batch is copied into."""
+    """Tensors that each batch is copied into."""
 
     replay: Callable[[], None]
 
     losses: Losses
-    """The tensors that each replay overwrites."""
+    """Tensors that each replay overwrites."""
 
 
 class GraphedSteps:
-    """Runs training steps, each shape of a batch recorded once.
+    """Training steps that are recorded once per batch shape and then replayed.
 
     Args:
-        step: forward, loss and backward; its shapes follow from those of the batch, and nothing in
-            it waits for the device. Gradients must stay where the first step left them, so they
-            are set to zero, never to None.
-        recorder: of the device.
+        step: forward, loss and backward. Its tensor shapes must depend only on the shapes of the
+            batch, and it must not synchronize with the device. Gradients must keep their address,
+            so set them to zero, never to None.
+        recorder: recorder of the device.
     """
 
     def __init__(self, step: Step, recorder: Recorder) -> None:
@@ -170,9 +172,9 @@ class GraphedSteps:
         """Add the gradients of a batch and return its losses.
 
         Args:
-            batch: on the device.
-            divisor: of the gradients.
-            mode: what else decides which kernels run, such as whether a part is frozen.
+            batch: batch on the device.
+            divisor: number that the gradients are divided by.
+            mode: anything else that determines the kernels, such as whether a part is frozen.
         """
         batch = pad_objects(batch)
         key = (mode, *(tensor.shape for tensor in batch))

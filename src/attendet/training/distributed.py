@@ -1,7 +1,4 @@
-"""Several processes: Lightning Fabric, synchronized batch norm, distributed validation.
-
-C channels; statistics run over N, H and W of all processes together.
-"""
+"""Distributed training: Lightning Fabric, synchronized batch norm and validation."""
 
 from __future__ import annotations
 
@@ -47,16 +44,16 @@ def make_fabric(
     """Return a Lightning Fabric for the devices, not yet launched.
 
     Args:
-        accelerator: auto takes CUDA, then Apple's, then the CPU.
+        accelerator: ``auto``: CUDA if available, else MPS if available, else the CPU.
         devices: processes on this machine, one per device.
-        nodes: machines; start the command on each by torchrun.
+        nodes: number of machines; start the command on each of them with torchrun.
         precision: ``auto``, ``32``, ``bf16`` or ``16``.
 
     Raises:
-        ConfigError: if there are not that many devices.
+        ConfigError: if the devices are not available, or a CPU does not support the precision.
     """
     fabric_module = require("lightning_fabric", extra="train", purpose="training")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no advice on the console
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # hides its tips
     if accelerator == "auto":
         if torch.cuda.is_available():
             accelerator = "cuda"
@@ -97,7 +94,7 @@ def _first_sentence(error: Exception) -> str:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum over all processes; the gradient is the sum of all gradients."""
+    """Sum over all processes; the gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -113,10 +110,10 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization whose training statistics run over all processes, on any device.
+    """Batch normalization with training statistics over N, H and W of all processes.
 
-    torch's SyncBatchNorm refuses CPU tensors; this one sums count, sum and sum of squares by a
-    differentiable all-reduce, in float32.
+    torch's SyncBatchNorm does not support CPU tensors; this class supports all devices. It sums
+    count, sum and sum of squares with a differentiable all-reduce, in float32.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -153,7 +150,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 def sync_batch_norm(network: nn.Module) -> nn.Module:
     """Return the network with synchronized batch norm, changed in place.
 
-    Names, parameters and statistics stay, so its state dict loads into the plain network.
+    Names, parameters and statistics do not change, so its state dict fits the original network.
     """
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
@@ -173,16 +170,17 @@ def validate(
 ) -> dict[str, Any]:
     """Return the COCO metrics of a network on a split, the same in every process.
 
-    The network runs as `attendet.load` runs it from a file, so that both give the same numbers.
+    The network runs in the same way as a file that `attendet.load` loads, so both give the same
+    numbers.
 
     Args:
         fabric: launched Lightning Fabric; each process predicts a part of the images.
         network: in eval mode, on the device.
-        metadata: its description.
+        metadata: metadata of the network.
         samples: the split.
         batch: images per call.
         progress: called with the images done and their total in this process.
-        kept: network inputs of earlier calls, see `attendet.evaluation.detect`.
+        kept: cache of network inputs for later calls, see `attendet.evaluation.detect`.
     """
     detector = Detector(TorchRuntime(network, metadata, fold=True))
     own = samples[fabric.global_rank :: fabric.world_size]

@@ -1,4 +1,4 @@
-"""Figures of a finished run: curves, example detections, confusions."""
+"""Figures of a finished run: curves, example detections, confusion matrix."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from attendet.training.checkpoint import RunFolder
 from attendet.training.plan import Plan
 
 SHOWN = 8
-"""Validation images in detections.jpg."""
+"""Number of validation images in detections.jpg."""
 
 
 def draw_run(folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]]) -> None:
-    """Write the training curves, and detections and metrics of the best weights on val.
+    """Write figures of the training, and of detections and metrics of the best weights on val.
 
     Args:
         folder: receives curves.png, detections.jpg, precision_recall.png and confusion.png.
-        plan: the run.
+        plan: plan of the run.
         records: one per epoch.
     """
     if records:

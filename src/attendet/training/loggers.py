@@ -1,4 +1,4 @@
-"""Curves of a run for other programs: TensorBoard, a CSV table, Weights & Biases, MLflow."""
+"""Loggers of training metrics: TensorBoard, CSV, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from attendet.files import write_atomically
 from attendet.system import require
 
 PROJECT = "attendet"
-"""Project of Weights & Biases and experiment of MLflow, if the environment names none."""
+"""Default Weights & Biases project and MLflow experiment, if the environment sets none."""
 
 RUN_IDS = "loggers.json"
-"""File with the ids that a resumed run continues under."""
+"""File with the run ids that a resumed run continues."""
 
 
 def flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
@@ -53,13 +53,13 @@ def flat_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 class Logger:
-    """Receives the record of each epoch.
+    """Base class of loggers, which receive the record of each epoch.
 
     Args:
-        folder: of the run.
-        config: its configuration.
-        done: epochs that are done, for a resumed run; later ones may have been logged before and
-            are logged again.
+        folder: folder of the run.
+        config: configuration of the run.
+        done: last epoch that is done in a resumed run, else None. Later epochs may already have
+            been logged; they are logged again.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int | None) -> None:
@@ -70,10 +70,10 @@ class Logger:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining records."""
 
     def _run_id(self, kind: str) -> str | None:
-        """Return the id of the run if it is resumed."""
+        """Return the stored id of a resumed run; None for a new run."""
         file = self.folder / RUN_IDS
         if self.done is None or not file.is_file():
             return None
@@ -87,7 +87,7 @@ class Logger:
 
 
 class TensorBoardLog(Logger):
-    """Events in ``tensorboard/``."""
+    """TensorBoard events in ``tensorboard/``."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int | None) -> None:
         super().__init__(folder, config, done)
@@ -102,14 +102,14 @@ class TensorBoardLog(Logger):
         self._logger.save()
 
     def close(self) -> None:
-        """Close the file of events."""
+        """Close the event file."""
         self._logger.finalize("success")
 
 
 class CsvLog(Logger):
-    """A table in ``results.csv``, a row an epoch; cells of what was not measured are empty.
+    """A table in ``results.csv``, one row per epoch; cells of missing values are empty.
 
-    Lightning's CSVLogger deletes the table of a run that is resumed.
+    Lightning's CSVLogger is not used because it deletes the table of a resumed run.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int | None) -> None:
@@ -131,7 +131,7 @@ class CsvLog(Logger):
 
 
 class WandbLog(Logger):
-    """A run of Weights & Biases; its environment variables (WANDB_MODE, WANDB_PROJECT) count."""
+    """A run of Weights & Biases; the variables WANDB_MODE and WANDB_PROJECT apply."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int | None) -> None:
         super().__init__(folder, config, done)
@@ -151,12 +151,12 @@ class WandbLog(Logger):
         self._run.log(flat_metrics(record), step=record["epoch"])
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining records and finish the run."""
         self._run.finish()
 
 
 class MlflowLog(Logger):
-    """A run of MLflow at MLFLOW_TRACKING_URI; in MLflow's own default place if that is not set."""
+    """A run of MLflow at MLFLOW_TRACKING_URI, by default at MLflow's default location."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int | None) -> None:
         super().__init__(folder, config, done)
@@ -203,7 +203,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
     Raises:
         ConfigError: if a name is unknown.
-        MissingExtraError: if a library is not installed; the message has the extra.
+        MissingExtraError: if a library is not installed; the message names the extra.
     """
     for name in names:
         if name not in LOGGERS:
@@ -213,16 +213,16 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 class Loggers:
-    """Some loggers; one that fails later is reported once and not used further.
+    """Several loggers; a logger that fails during the run is reported once and then disabled.
 
     Args:
-        names: of `LOGGERS`.
-        folder: of the run.
-        config: its configuration.
-        done: epochs that are done, for a resumed run.
+        names: names from `LOGGERS`.
+        folder: folder of the run.
+        config: configuration of the run.
+        done: last epoch that is done in a resumed run, else None.
 
     Raises:
-        TrainingError: if a logger cannot start, as without a login.
+        TrainingError: if a logger cannot start, such as without a login.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Loggers:
         for name in names:
             try:
                 self._loggers[name] = LOGGERS[name](folder, config, done)
-            except Exception as error:  # of a library, or of a server
+            except Exception as error:  # any error of a library or a server
                 self.close()
                 reason = " ".join(str(error).split()).removesuffix(".")
                 raise TrainingError(
@@ -240,7 +240,7 @@ class Loggers:
                 ) from error
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Log one record; a run is worth more than its curves."""
+        """Log one record; an error of a logger does not stop the run."""
         self._each(lambda logger: logger.log(record))
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a
 matrix by the nearest matrix with orthonormal rows or columns, so that no direction of the weights
-learns faster than another. With equal learning rates its step is as large as one of AdamW (Liu et
-al. 2025, arXiv:2502.16982, equation 4).
+learns faster than another. The steps are scaled so that they are as large as those of AdamW at the
+same learning rate (Liu et al. 2025, arXiv:2502.16982, equation 4).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ STEPS = 5
 """Newton-Schulz iterations."""
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial of an iteration; by Jordan, for fast growth of small singular values."""
+"""Coefficients of the iteration's polynomial (Jordan), for fast growth of small singular values."""
 
 ADAMW_RMS = 0.2
-"""Root mean square of a typical AdamW step at learning rate 1; by Liu, section 2.2."""
+"""Root mean square of a typical AdamW step at learning rate 1 (Liu, section 2.2)."""
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -31,7 +31,7 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
 
     Args:
         matrices: shape (N, rows, columns), float32.
-        dtype: that the products are computed in.
+        dtype: dtype of the matrix products.
 
     Example:
         >>> values = torch.linalg.svdvals(orthogonalize(torch.randn(2, 8, 32)))
@@ -60,16 +60,17 @@ def _fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for some weights and AdamW for the other parameters.
+    """Optimizer that applies Muon to some weights and AdamW to the other parameters.
 
     Args:
-        weights: 4 dimensions; each is taken as the matrix of its output channels by all else.
-        others: groups for AdamW, with their ``weight_decay``.
-        lr: learning rate of the weights.
-        others_lr: learning rate of the others.
-        weight_decay: of the weights.
-        momentum: of the weights, by Nesterov.
-        fused: one kernel for the AdamW step of all parameters.
+        weights: 4-dimensional weights for Muon; each is treated as a matrix of output channels by
+            all other dimensions.
+        others: parameter groups for AdamW, with their ``weight_decay``.
+        lr: learning rate of Muon.
+        others_lr: learning rate of AdamW.
+        weight_decay: weight decay of Muon.
+        momentum: Nesterov momentum of Muon.
+        fused: use one kernel for the AdamW step of all parameters.
     """
 
     def __init__(
@@ -94,18 +95,18 @@ class Muon(torch.optim.Optimizer):
         self._join()
 
     def _join(self) -> None:
-        """Let AdamW work on the groups and the state of this optimizer."""
+        """Set the parameter groups and the state of AdamW to those of this optimizer."""
         self._adamw.param_groups = self.param_groups[1:]
         self._adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state of `state_dict`."""
+        """Load a state that `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._join()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Change all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         if closure is not None:
             raise NotImplementedError("Muon takes no closure")
         group = self.param_groups[0]
@@ -120,7 +121,7 @@ class Muon(torch.optim.Optimizer):
     def _step_weights(
         self, weights: list[Tensor], shape: torch.Size, group: dict[str, Any]
     ) -> None:
-        """Change weights of one shape, together: most time goes into starting operators."""
+        """Update weights of one shape together, because most time goes into launching operators."""
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         for weight in weights:
             if "momentum" not in self.state[weight]:

@@ -1,4 +1,4 @@
-"""Optimizer, and the moving average of the weights."""
+"""Optimizer and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer, with weight decay on convolution weights only.
 
-    He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay). Each group has its
-    highest learning rate as ``initial_lr``; norms and biases are in the last one.
+    He et al. 2019, Bag of Tricks, arXiv:1812.01187, section 3.1 (no bias decay). Each parameter
+    group stores its highest learning rate as ``initial_lr``; the last group has norms and biases.
 
     Args:
-        network: on its device.
+        network: network on its device.
         config: optimizer and its settings.
-        fused: one kernel for the AdamW step of all parameters; not with a loss scale, which is
-            removed inside such a step, after the gradients were clipped. SGD never has one: torch's
-            fails when a frozen layer gets its first gradient after the others.
+        fused: use one kernel for the AdamW step of all parameters. Do not use it with a loss scale:
+            a fused step unscales the gradients itself, after they were clipped. SGD is never fused:
+            torch's fused SGD fails when a frozen layer gets its first gradient after the others.
     """
     parameters = list(network.parameters())
     by_muon = muon_weights(network) if config.optimizer == "muon" else []
@@ -58,7 +58,7 @@ def make_optimizer(
 
 
 def muon_weights(network: DetectionNetwork) -> list[Tensor]:
-    """Return the weights that Muon changes: of convolutions, but depthwise ones and outputs."""
+    """Return the weights for Muon: all convolutions except grouped ones and output layers."""
     outputs = tuple(f"{name}." for name in network.output_layers())
     return [
         module.weight
@@ -104,7 +104,7 @@ class WeightAverage:
             torch._foreach_copy_(averages[False], currents[False])
 
     def _tensors(self, network: nn.Module) -> tuple[_Tensors, _Tensors]:
-        """Return the tensors of the average and of the network, by whether they are floats."""
+        """Return the tensors of average and network, grouped by whether they are floating-point."""
         if self._of is None or self._of[0] is not network:
             sides: list[_Tensors] = [{True: [], False: []} for _ in range(2)]
             for side, module in zip(sides, (self.network, network), strict=True):

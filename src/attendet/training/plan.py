@@ -43,7 +43,7 @@ SAME_ASPECT = 0.1
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run needs."""
+    """Data, settings, network and metadata of a run."""
 
     dataset: DataSet
     """The data set, without validation images that cannot be decoded."""
@@ -52,7 +52,7 @@ class Plan:
     """All settings."""
 
     seed: int
-    """Of weights, order and augmentation."""
+    """Seed of weights, image order and augmentation."""
 
     input_hw: tuple[int, int]
     """Full input size of training, pixels."""
@@ -61,7 +61,7 @@ class Plan:
     """The training images, resized to the input."""
 
     anchors: AnchorChoice
-    """Which anchors, and why."""
+    """Anchors and how they were chosen."""
 
     network: DetectionNetwork
     """The initialized network, on the CPU."""
@@ -99,9 +99,10 @@ def choose_input_hw(
 ) -> tuple[int, int]:
     """Return height and width of the training input, multiples of 32.
 
-    A square input for 640 x 480 images is a quarter padding; an input with the aspect ratio of the
-    images saves that quarter of the computation. With ``letterbox`` and ``stretch`` the input of
-    pretrained weights of this size is kept, square or not.
+    With a square input, a quarter of the input is padding for 640 x 480 images; an input with the
+    aspect ratio of the images saves that quarter of the computation. With ``letterbox`` and
+    ``stretch``, the input of pretrained weights with the same resize mode and long side is kept,
+    square or not.
     """
     size = recipe.size
     whole = recipe.resize in ("letterbox", "stretch")
@@ -120,7 +121,7 @@ def choose_input_hw(
 
 
 class LoadedData(NamedTuple):
-    """A data set that is read already, and its training images where they are decoded already."""
+    """A data set in memory, and its training images if they are already decoded."""
 
     dataset: DataSet
     images: ImageCache | None = None
@@ -134,7 +135,7 @@ def decode_images(
     shared: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageCache:
-    """Return the training images on the input of a run; `ImageCache` describes the arguments."""
+    """Return the training images, resized to the input of a run; see `ImageCache`."""
     return ImageCache(
         train,
         choose_input_hw(train, recipe, base),
@@ -166,8 +167,8 @@ def _choose_anchors(cache: ImageCache, recipe: Recipe, seed: int) -> AnchorChoic
 def _without_unreadable(dataset: DataSet, cache: ImageCache) -> DataSet:
     """Return the data set without the validation images that cannot be decoded.
 
-    The cache has skipped such training images already. An unreadable validation image must not
-    end a run hours later.
+    The cache has already skipped such training images. Without this check, an unreadable validation
+    image would stop the run hours later.
     """
     samples = dataset.splits.get("val", ())
     issues = decode_issues(samples)
@@ -189,9 +190,9 @@ def _anchors_of(base: WeightsMetadata, cache: ImageCache) -> AnchorChoice:
 
 
 def _settings_of(base: WeightsMetadata, num_classes: int) -> dict[str, Any]:
-    """Return the fields of a run's metadata that are those of pretrained weights.
+    """Return the metadata fields that a run takes from pretrained weights.
 
-    The layers of a graph are those for the classes of the run.
+    The layers of a graph are adapted to the number of classes of the run.
     """
     settings: dict[str, Any] = {"bn_eps": base.bn_eps}
     if not base.graph:
@@ -242,16 +243,16 @@ def make_plan(
     """Return the plan of a run.
 
     Args:
-        data: path of a data set, or the set itself.
+        data: path of a data set, or a `DataSet`.
         attention: spec such as ``ca`` or ``se@p5+ca@up``.
         recipe: all settings.
-        seed: of weights, order and augmentation.
+        seed: seed of weights, image order and augmentation.
         pretrained: weights file to start from; needs ``base``.
-        base: metadata of the weights that the run starts from or resumes: the run has their layers,
-            batch norm epsilon, colors and, as the recipe states, boxes and input.
-        format: of the data set; default: recognized.
-        loaded: what ``data`` contains, if it is in memory already.
-        fingerprints: split name and fingerprint, each of which the data must have.
+        base: metadata of the weights that the run starts from or resumes. The run takes their
+            layers, batch norm epsilon, color order and, where the recipe says so, boxes and input.
+        format: format of the data set; default: detected.
+        loaded: contents of ``data``, if they are already in memory.
+        fingerprints: pairs of split name and fingerprint that the data must have.
         progress: called with the images decoded and their total.
 
     Raises:
@@ -268,7 +269,7 @@ def make_plan(
         loaded = LoadedData(dataset)
     dataset, cache = loaded
     class_map = {}
-    if base is None or pretrained is not None:  # a resumed run has copied its rows
+    if base is None or pretrained is not None:  # a resumed run has already copied the rows
         class_map = check_class_map(recipe, dataset.classes, base)
     found = {name: dataset.fingerprint(name) for name in dataset.splits}
     changed = dict.fromkeys(name for name, old in fingerprints if found.get(name) != old)

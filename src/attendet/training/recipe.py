@@ -27,7 +27,7 @@ _NEEDS = {
 """Settings that have an effect only with a certain value of another setting."""
 
 _NEWER = {"levels": 2, "cuda_graphs": False, "batch_norm": "train"}
-"""Settings younger than published runs, with the value at which training is as before them."""
+"""Settings added after the first published runs, with the value that keeps training unchanged."""
 
 
 def _check(config: Any, rules: Mapping[str, tuple[bool, str]]) -> None:
@@ -40,13 +40,13 @@ class OptimizerConfig:
     """Optimizer, learning rate schedule and moving average of the weights."""
 
     optimizer: Literal["muon", "adamw", "sgd"] = "muon"
-    """Optimizer; muon: Muon for weights of convolutions, AdamW for the others."""
+    """Optimizer; muon: Muon for convolution weights, AdamW for the other parameters."""
 
     lr: float = 0.001
     """Highest learning rate of AdamW and SGD."""
 
     muon_lr: float = 0.005
-    """Highest learning rate of the weights that Muon changes."""
+    """Highest learning rate of Muon."""
 
     min_lr_ratio: float = 0.02
     """Learning rate at the end, as a fraction of the highest."""
@@ -93,7 +93,7 @@ class Recipe:
     """Passes over the training images."""
 
     min_steps: int = 0
-    """Few images get more epochs, until the run has this many steps; 0 if --epochs alone is set."""
+    """With few images, epochs are added up to this many steps; 0 if only --epochs is set."""
 
     size: int = 416
     """Long side of the network input in pixels, a multiple of 32."""
@@ -110,24 +110,24 @@ class Recipe:
     """Gradients are accumulated over this many images; 0: one optimizer step per batch."""
 
     scale_x_y: float = 2.0
-    """Range of a cell's box centers: up to (this - 1) / 2 cells outside the cell."""
+    """Range of box centers: up to (this - 1) / 2 cells outside their grid cell."""
 
     anchors: Literal["auto", "default", "data", "base"] = "auto"
     """auto: computed from the data if clearly better than the defaults; base: those of the
     pretrained weights."""
 
     class_map: str | None = None
-    """Classes of the data that the pretrained weights name otherwise, such as auto=car,lorry=truck;
-    their rows are copied."""
+    """Classes with another name in the pretrained weights, as DATA=WEIGHTS, such as
+    auto=car,lorry=truck; their output weights are copied."""
 
     model: Literal["yolov4-tiny-n", "yolov4-tiny-s", "yolov4-tiny"] = "yolov4-tiny"
     """Network to train: a quarter, half or all of the channels."""
 
     width_mult: float | None = None
-    """Factor of all channel counts, in place of that of --model."""
+    """Multiplier of all channel counts; replaces that of --model."""
 
     levels: int = 2
-    """Levels of predictions: 2 (strides 32 and 16), or 3 with one of stride 8 for small objects."""
+    """Prediction levels: 2 (strides 32 and 16), or 3 (also stride 8, for small objects)."""
 
     attention_init: Literal["auto", "paper", "identity"] = "auto"
     """paper: as published; identity: attention changes nothing until it is trained; auto: identity
@@ -149,8 +149,8 @@ class Recipe:
     """First epochs in which the weights and statistics of the backbone are frozen."""
 
     batch_norm: Literal["train", "frozen"] = "train"
-    """train: with the statistics of each batch; frozen: with those of the pretrained weights, which
-    makes a step faster, mostly of depthwise networks on a CPU."""
+    """train: uses the statistics of each batch; frozen: uses those of the pretrained weights, which
+    is faster, mostly for depthwise networks on a CPU."""
 
     patience: int | None = None
     """Stop after this many epochs without a better AP on the validation split."""
@@ -162,7 +162,7 @@ class Recipe:
     """auto: bf16 if the device supports it in hardware, else 16 on CUDA, else 32."""
 
     cuda_graphs: bool = False
-    """Record the steps of training on one GPU as CUDA graphs, and replay them."""
+    """Record the training steps on one GPU as CUDA graphs, and replay them."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -195,13 +195,13 @@ class Recipe:
             )
 
     def check_effective(self, given: Collection[str]) -> None:
-        """Raise if a setting that the user set has no effect with the others.
+        """Raise an error if a setting that the user set has no effect with the others.
 
         Args:
             given: names of the settings that the user set.
 
         Raises:
-            ConfigError: naming the first such setting and what it needs.
+            ConfigError: names the first such setting and its requirement.
         """
         values = self.as_dict()
         for name, (other, value) in _NEEDS.items():
@@ -222,8 +222,8 @@ class Recipe:
     def content(self) -> dict[str, Any]:
         """Return the settings that determine the weights, for content keys.
 
-        A setting that came later is absent at the value at which it changes nothing, so that the
-        keys of earlier runs stay valid.
+        Settings that were added later are omitted if their value changes nothing, so that the keys
+        of earlier runs stay valid.
         """
         values = self.as_dict()
         if self.optimizer.optimizer != "muon":
@@ -236,14 +236,14 @@ class Recipe:
 
     @property
     def resolved_width_mult(self) -> float:
-        """Factor of all channel counts: ``width_mult``, else that of ``model``."""
+        """Multiplier of all channel counts: ``width_mult``, else that of ``model``."""
         return SIZES[self.model] if self.width_mult is None else self.width_mult
 
     def for_images(self, count: int) -> Recipe:
-        """Return the recipe with the epochs that ``min_steps`` needs.
+        """Return the recipe with enough epochs for ``min_steps``.
 
         Args:
-            count: training images.
+            count: number of training images.
 
         Example:
             >>> recipe = Recipe(epochs=30, batch=8, min_steps=400)
@@ -288,11 +288,12 @@ def load_recipe(
     Args:
         recipe: a name of `recipe_names`, a path that ends in ``.yaml``, or a `Recipe`; default:
             ``fine-tune`` with pretrained weights, else ``default``.
-        overrides: setting to value; these win. With ``epochs``, ``min_steps`` has no effect.
+        overrides: setting to value; they replace those of the recipe. If they contain ``epochs``
+            but not ``min_steps``, ``min_steps`` becomes 0.
         pretrained: whether the run starts from pretrained weights.
 
     Raises:
-        ConfigError: naming an unknown setting, with the nearest known one, or a wrong value.
+        ConfigError: if a setting is unknown (it names the nearest known one) or a value is wrong.
 
     Example:
         >>> load_recipe("default", {"epochs": 3}).epochs

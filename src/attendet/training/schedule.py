@@ -12,7 +12,7 @@ CELL = 32
 
 
 def lr_factor(progress: float, *, recipe: Recipe) -> float:
-    """Return the learning rate as a fraction of the highest.
+    """Return the learning rate as a fraction of its highest value.
 
     Args:
         progress: epochs done, with fractions: 1.5 is the middle of the second epoch.
@@ -50,14 +50,14 @@ def _rounded(input_hw: tuple[int, int], fraction: float) -> tuple[int, int]:
 def input_hw_at(
     epoch: int, step: int, *, input_hw: tuple[int, int], recipe: Recipe, seed: int
 ) -> tuple[int, int]:
-    """Return the input size of one step: it grows at first; multi-scale varies it.
+    """Return the input size of a step; it grows in the first epochs, and multi-scale varies it.
 
     Args:
         epoch: counting from 0.
         step: within the epoch, counting from 0.
         input_hw: full input size, pixels.
         recipe: ``start_size_fraction``, ``full_size_fraction`` and ``multi_scale``.
-        seed: of the run; the same step of the same run has the same size, resumed or not.
+        seed: seed of the run; a step has the same size whether or not the run was resumed.
 
     Returns:
         Height and width in pixels, multiples of 32.

@@ -1,4 +1,4 @@
-"""Train a detector: `train` sets a run up, `Trainer.fit` runs its epochs and saves its weights.
+"""Train a detector: `train` prepares a run, `Trainer.fit` runs its epochs and saves its weights.
 
 N is the batch size; H and W are the network input in pixels.
 """
@@ -52,20 +52,20 @@ from attendet.training.transfer import follow_base
 MAX_SEED = 2**63 - 1
 
 CHECKPOINT_SECONDS = 30.0
-"""Default of the least time between two writes of the resume state."""
+"""Default of the shortest time between two writes of the resume state."""
 
 STEPS_TO_READ = 10
-"""Steps after which the losses of a GPU are read: the CPU has to wait for them."""
+"""Steps between two reads of the losses on a GPU; the CPU has to wait at each read."""
 
 KEPT_FRACTION = 0.25
-"""Resized validation images are kept if they need less than this fraction of the free memory."""
+"""Resized validation images are kept if they need less than this fraction of free memory."""
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
-"""Metrics that are kept in the record of an epoch."""
+"""Metrics in the record of an epoch."""
 
 
 Weights = tuple[nn.Module, WeightsMetadata]
-"""A copy of the averaged network, and its description."""
+"""A copy of the averaged network, and its metadata."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Checkpoint:
     """The weights after the epoch."""
 
     state: dict[str, Any]
-    """What the next epoch needs."""
+    """State that training resumes from."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TrainingResult:
     """Wall time of this call."""
 
     plan: Plan
-    """What was trained on what; its image cache is closed."""
+    """Plan of the run; its image cache is closed."""
 
 
 def train(
@@ -136,32 +136,33 @@ def train(
     """Train a detector on a data set and return the paths of its weights.
 
     The same seed on the same machine gives the same weights bit for bit, resumed or not: every
-    random number depends on seed, epoch and step alone.
+    random number depends only on seed, epoch and step.
 
     Args:
-        data: path of a data set (VOC, YOLO or COCO), or the set; with ``resume`` only if it moved.
+        data: path of a data set (VOC, YOLO or COCO), or a `DataSet`; with ``resume``, only needed
+            if the data has moved.
         attention: spec such as ``none``, ``ca``, ``ca@p5`` or ``se@p5+ca@up``; default: that of the
             pretrained weights, else ``ca``.
         recipe: name of a recipe, path of a YAML file, or a `Recipe`; default: ``fine-tune`` with
             pretrained weights, else ``default``.
-        seed: of weights, order of images and augmentation.
+        seed: seed of weights, image order and augmentation.
         output: new folder of the run; default: ``runs/train`` with the next free number.
         pretrained: weights file to start from. Its input, boxes and width replace those of the
-            recipe, and ``overrides`` replace them; it is evaluated before the first step.
+            recipe, and ``overrides`` replace both. It is evaluated before the first step.
         resume: folder of an interrupted run. All settings come from there: ``overrides`` and the
-            arguments that determine the run, such as ``recipe`` and ``seed``, are refused.
-        format: ``voc``, ``yolo`` or ``coco``; default: recognized.
-        loaded: what ``data`` contains, if it is in memory already.
+            arguments that determine the run, such as ``recipe`` and ``seed``, raise an error.
+        format: ``voc``, ``yolo`` or ``coco``; default: detected.
+        loaded: contents of ``data``, if they are already in memory.
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes on this machine, one per device.
-        nodes: machines.
+        nodes: number of machines.
         until_epoch: stop after this epoch, with a state to resume from.
-        checkpoint_seconds: least time between two writes of the weights and the resume state, which
-            a thread writes; they are also written at the end, and after an error.
+        checkpoint_seconds: shortest time between two writes of the weights and the resume state in
+            a background thread; they are also written at the end, and after an error.
         fingerprints: split name to fingerprint that the data must have.
-        figures: whether to draw curves, detections and confusions at the end.
+        figures: whether to draw curves, detections and the confusion matrix at the end.
         callback: receives the progress.
-        log: where curves go, some of ``tensorboard``, ``csv``, ``wandb`` and ``mlflow``.
+        log: loggers of the metrics, any of ``tensorboard``, ``csv``, ``wandb`` and ``mlflow``.
         overrides: settings of the recipe by name (see `Recipe`).
 
     Raises:
@@ -233,7 +234,7 @@ def train(
         }
         folder = _create_folder(fabric, output, config)
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
-    with plan.cache, torch.random.fork_rng(devices=gpus):  # dropout keeps to its own numbers
+    with plan.cache, torch.random.fork_rng(devices=gpus):  # the trainer seeds dropout
         trainer = Trainer(
             fabric,
             plan,
@@ -266,11 +267,11 @@ _OF_RUN = (
     *("attention", "recipe", "seed", "output", "pretrained"),
     *("format", "devices", "nodes", "log"),
 )
-"""Arguments that a resumed run takes from its folder, beside the settings of the recipe."""
+"""Arguments that a resumed run takes from its folder, in addition to ``overrides``."""
 
 
 def _check_alone(resume: str | Path, arguments: Mapping[str, Any]) -> None:
-    """Raise if an argument would be ignored, as a resumed run has its settings already."""
+    """Raise an error if an argument is set that a resumed run takes from its folder."""
     defaults = inspect.signature(train).parameters
     given = [name for name in _OF_RUN if arguments[name] != defaults[name].default]
     given += arguments["overrides"]
@@ -288,7 +289,7 @@ def _launch(
     devices: int,
     nodes: int,
 ) -> Any:
-    """Return Lightning Fabric, launched in each of the processes."""
+    """Return a Lightning Fabric that is launched in every process."""
     fabric = make_fabric(
         accelerator=accelerator, devices=devices, nodes=nodes, precision=settings.precision
     )
@@ -347,8 +348,8 @@ def _create_folder(fabric: Any, output: str | Path | None, config: dict[str, Any
 def epoch_order(count: int, batch: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Return the image indices of each step of an epoch.
 
-    Every image is used once; the last batch is filled from the front of the epoch, so that all
-    batches have the same size.
+    Every image is used once; the last batch is filled with images from the start of the epoch, so
+    that all batches have the same size.
 
     Example:
         >>> order = epoch_order(5, 2, seed=0, epoch=0)
@@ -362,16 +363,16 @@ def epoch_order(count: int, batch: int, *, seed: int, epoch: int) -> list[list[i
 
 
 class Trainer:
-    """Trains one network; `fit` runs the epochs, `run_epoch` is the loop over batches.
+    """Trainer of one network; `fit` runs the epochs, `run_epoch` is the loop over batches.
 
     Args:
         fabric: launched Lightning Fabric.
         plan: data, network and settings.
         folder: receives weights, state and records.
         callback: receives the progress.
-        checkpoint_seconds: least time between two writes of weights and state.
+        checkpoint_seconds: shortest time between two writes of weights and state.
         evaluates_base: whether to evaluate the weights before the first step, as epoch 0.
-        draws_figures: whether to draw curves, detections and confusions at the end.
+        draws_figures: whether to draw curves, detections and the confusion matrix at the end.
     """
 
     def __init__(
@@ -442,7 +443,7 @@ class Trainer:
         """Train up to an epoch and return the result.
 
         Args:
-            until_epoch: epochs of the whole run after which to stop.
+            until_epoch: stop after this epoch of the run (counting from 1).
             started: `time.perf_counter` at the start of the call.
         """
         try:
@@ -465,7 +466,7 @@ class Trainer:
                 f"{self.recipe.size}. Try a smaller --batch or --size."
             ) from error
         finally:
-            self._graphs = None  # they would wait for the garbage collector, with their memory
+            self._graphs = None  # frees their memory without waiting for the collector
             try:
                 self._writer.close()
             finally:
@@ -508,7 +509,7 @@ class Trainer:
             self._end_epoch({"epoch": 0, "losses": {}, "seconds": seconds, **metrics})
 
     def _evaluate(self, epoch: int) -> dict[str, Any]:
-        """Return metrics on the validation split and seconds; save the weights if the best."""
+        """Return validation metrics and seconds; copy the weights if they are the best."""
         started = time.perf_counter()
         samples = self.plan.dataset.splits.get("val")
         if not samples:
@@ -546,14 +547,14 @@ class Trainer:
         return copy.deepcopy(self.average.network), metadata
 
     def _checkpoint(self) -> None:
-        """Have copies of weights and state written, by a thread and as the interval allows."""
+        """Pass copies of weights and state to the writer thread."""
         last = self._copied_weights(None)
         average = last[0].state_dict()
         state = copy.deepcopy({**self.state(), "average": None})
         self._writer.submit(Checkpoint(self._best, last, {**state, "average": average}))
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        """Write weights and state; the best weights first, as the state names their epoch."""
+        """Write weights and state; the best weights first, because the state has their epoch."""
         best = checkpoint.best
         if best is not None and best is not self._written_best:
             save_weights(self.folder.best, *best)
@@ -562,7 +563,7 @@ class Trainer:
         write_state(self.folder.state, checkpoint.state)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next epoch needs, as tensors and plain values."""
+        """Return the state that training resumes from, as tensors and plain values."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
@@ -661,7 +662,7 @@ class Trainer:
     def _make_ahead(
         self, epoch: int, step: int, indices: list[int]
     ) -> tuple[Batch, torch.cuda.Event | None]:
-        """Return a batch made during a training step; on a GPU with the event that ends it."""
+        """Return a batch and, on a GPU, its completion event; runs during a training step."""
         if self._side_stream is None:
             return self._make_batch(epoch, step, indices), None
         with self._alone, torch.cuda.stream(self._side_stream):
@@ -669,7 +670,7 @@ class Trainer:
             return batch, self._side_stream.record_event()
 
     def _received(self, batch: Batch, made: torch.cuda.Event | None) -> Batch:
-        """Return the batch for use by the training step."""
+        """Return the batch, synchronized with the CUDA stream of the training step."""
         if made is not None:
             current = torch.cuda.current_stream(self.fabric.device)
             current.wait_event(made)
@@ -678,14 +679,14 @@ class Trainer:
         return batch
 
     def _seed_dropout(self, epoch: int, step: int) -> None:
-        """Make the masks of a step depend on seed, epoch, step and process alone."""
+        """Make the dropout masks of a step depend only on seed, epoch, step and process."""
         entropy = (self.plan.seed, epoch, step, self.fabric.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0]))
 
     def _forward_backward(
         self, batch: Batch, epoch: int, step: int, steps: int
     ) -> dict[str, Tensor]:
-        """Add the gradients of a batch, and return its losses without waiting for them."""
+        """Add the gradients of a batch and return its losses, without waiting for the device."""
         accumulated = min(self.accumulate, steps - step // self.accumulate * self.accumulate)
         if self._graphs is not None:
             frozen = epoch < self.recipe.freeze_backbone_epochs
@@ -695,7 +696,7 @@ class Trainer:
             return self._add_gradients(batch, accumulated)
 
     def _add_gradients(self, batch: Batch, divisor: int | Tensor) -> dict[str, Tensor]:
-        """Add the gradients of a batch, divided by a number, and return its losses."""
+        """Add the gradients of a batch, divided by ``divisor``, and return its losses."""
         several = self.fabric.world_size > 1
         images = batch.images.flip(1) if self.bgr else batch.images
         terms = self.criterion(
@@ -710,7 +711,7 @@ class Trainer:
         """Return the losses of the steps from ``first`` on as numbers, means over all processes.
 
         Raises:
-            TrainingError: if one is not finite, in all processes.
+            TrainingError: if a loss is not finite; raised in all processes.
         """
         values = torch.stack([torch.stack(list(terms.values())) for terms in unread])
         values = self._mean(values) if self.fabric.world_size > 1 else values
@@ -726,7 +727,7 @@ class Trainer:
         return mean
 
     def _check_weights(self, epoch: int) -> None:
-        """Raise if the last step made the weights non-finite; no later loss would show it."""
+        """Raise an error if the last step made weights non-finite; no later loss would show it."""
         finite = [tensor.isfinite().all() for tensor in self.network.state_dict().values()]
         if not torch.stack(finite).all():
             raise _not_finite("weights", "others", f"end of epoch {epoch + 1}")
@@ -769,7 +770,7 @@ def _not_finite(name: str, got: object, where: str) -> TrainingError:
 
 
 def _peak_memory_mib(device: torch.device) -> int:
-    """Return the peak memory of the CUDA device, else of this process, MiB; 0 if unknown."""
+    """Return the peak memory of the CUDA device, else of this process, in MiB; 0 if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device) / 2**20)
     return peak_memory_mib() or 0

@@ -1,10 +1,10 @@
 """Transfer from pretrained weights: settings of boxes and images, and tensors.
 
 A run starts as the pretrained network, with its anchors, input and colors, so that its first
-evaluation gives the average precision of the pretrained weights. A flag of the user replaces a
-setting of the pretrained weights, and these replace the recipe.
+evaluation gives the average precision of the pretrained weights. Settings of the pretrained weights
+replace those of the recipe, and settings of the user replace both.
 
-A counts the anchors of a level, K the classes.
+A is the number of anchors per level, K the number of classes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from attendet.training.recipe import Recipe
 _RESIZE_OF_BASE = {"rect": "auto", "letterbox": "letterbox", "stretch": "stretch"}
 
 BOX_TERMS = 5
-"""Outputs of an anchor before those of the classes: four of the box, and objectness."""
+"""Outputs per anchor before the class outputs: four for the box and one for objectness."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Tensors that were copied from pretrained weights, and those that were not."""
+    """Tensors of pretrained weights that were copied, partly copied or skipped."""
 
     source: str
     """The weights file."""
@@ -47,13 +47,13 @@ class Transfer:
     """Tensors of the file that were not copied, each with the reason."""
 
     partial: tuple[tuple[str, str], ...] = ()
-    """Tensors of which some rows were copied, each with the rows."""
+    """Tensors that were partly copied, each with the copied rows."""
 
     note: str = ""
     """How classes in another order, or without names, were matched."""
 
     def summary(self) -> str:
-        """Return one line: the percentage of tensors that was copied, and the reasons."""
+        """Return one line with the percentage of copied tensors, and the reasons for the others."""
         total = len(self.loaded) + len(self.partial) + len(self.skipped)
         percent = 100 * len(self.loaded) // max(total, 1)  # 100 only if all were copied
         text = f"pretrained weights: {percent} % copied ({len(self.loaded)} of {total} tensors)"
@@ -79,7 +79,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
     Args:
         recipe: the settings.
         base: metadata of the pretrained weights.
-        given: names of settings that the user set, which stay.
+        given: names of settings that the user set; they are kept.
 
     Raises:
         ConfigError: if a setting is given that the layers of the pretrained network determine.
@@ -94,7 +94,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
         "anchors": "base",
         "scale_x_y": base.scale_x_y,
         "width_mult": base.width_mult,
-        "levels": 2 if base.graph else len(base.anchor_masks),  # a graph has its own
+        "levels": 2 if base.graph else len(base.anchor_masks),  # a graph defines its own levels
     }
     fixed = [k for k, own in of_layers.items() if k in given and getattr(recipe, k) != own]
     if "model" in given and recipe.width_mult is None:
@@ -105,7 +105,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
             f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
             f"{base.architecture}, whose layers determine it. Remove it."
         )
-    if "levels" in fixed:  # the anchors of the base are those of its own levels
+    if "levels" in fixed:  # the anchors of the base fit only its own levels
         del of_layers["anchors"]
     resize = base.preprocessing().resize
     changes: dict[str, Any] = {
@@ -123,12 +123,12 @@ def choose_init(
     wanted: Literal["auto"] | AttentionInit,
     base: WeightsMetadata | None,
 ) -> AttentionInit | dict[str, AttentionInit]:
-    """Return the attention init of a run, as its metadata states it.
+    """Return the attention init of a run in the form of its metadata.
 
     Args:
-        attention: site to name of a block.
-        wanted: ``auto``: blocks of the pretrained weights keep their init, new ones are the
-            identity; without pretrained weights all are as published. Else the init of all.
+        attention: site to name of its block.
+        wanted: init of all blocks, or ``auto``: blocks of the pretrained weights keep their init,
+            new blocks get ``identity``; without pretrained weights, all blocks get ``paper``.
         base: metadata of the pretrained weights.
     """
     if wanted != "auto":
@@ -145,10 +145,10 @@ def choose_init(
 def check_class_map(
     recipe: Recipe, classes: Sequence[str], base: WeightsMetadata | None
 ) -> dict[str, str]:
-    """Return the class map of a recipe: name of a class to that in the pretrained weights.
+    """Return the class map of a recipe: name in the data to name in the pretrained weights.
 
     Raises:
-        ConfigError: if it has an unknown name, or no effect because there are no such weights.
+        ConfigError: if it has an unknown name, or there are no pretrained weights.
     """
     class_map = parse_class_map(recipe.class_map)
     if class_map and base is None:
@@ -204,15 +204,15 @@ def transfer_weights(
 ) -> Transfer:
     """Copy the tensors of a weights file that fit into a network, and return what was copied.
 
-    The output convolutions have rows for boxes, objectness and each class. The rows of boxes,
-    objectness and of common classes are copied; those of other classes keep their initial values.
+    The output convolutions have rows for boxes, objectness and each class. The rows for boxes,
+    objectness and common classes are copied; those for other classes keep their initial values.
     `attendet.data.class_names.match_classes` decides which classes are common.
 
     Args:
-        network: is changed in place.
-        metadata: its description.
+        network: changed in place.
+        metadata: metadata of the network.
         path: the pretrained weights.
-        class_map: name of a class here to that in the pretrained weights, where they differ.
+        class_map: class name of the network to name in the pretrained weights, where they differ.
 
     Raises:
         ConfigError: if the class map has an unknown name.
@@ -279,7 +279,7 @@ class _ClassRows:
     """Mapping of the rows of an output convolution by class name."""
 
     pairs: tuple[tuple[int, int], ...]
-    """Index of each common class here and in the base."""
+    """Index of each common class in the network and in the base."""
 
     here: int
     """K of the network."""
@@ -325,7 +325,8 @@ class _ClassRows:
     def copy(self, there: Tensor, here: Tensor) -> bool:
         """Copy the rows of boxes, objectness and common classes; return False if they do not fit.
 
-        Boxes and objectness of unknown classes carry over better than new rows (docs/training.md).
+        Rows for boxes and objectness of other classes are a better start than new rows
+        (docs/training.md).
         """
         anchors, rest = divmod(len(here), BOX_TERMS + self.here)
         fits = not rest and len(there) == anchors * (BOX_TERMS + self.there)

@@ -1,4 +1,4 @@
-"""BAM: one plus the sigmoid of a logit per channel plus a logit per position."""
+"""BAM: one plus the sigmoid of the sum of a logit per channel and a logit per position."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from attendet.attention.base import (
 
 
 class BAM(AttentionBlock):
-    """Add up to once more of every element, by its channel and its position.
+    """Bottleneck attention module: gates between 1 and 2 from channel and position logits.
 
     Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514:
     ``x + x sigmoid(c + s)``, so the gate lies between 1 and 2. Channel logit c: the global mean
     through a two-layer perceptron C -> C/r -> C. Spatial logit s: a 1x1 convolution C -> C/r, two
     dilated 3x3 convolutions, each with batch norm and ReLU, and a 1x1 convolution to one channel
-    with batch norm. Where we differ: c has no batch norm, which would normalize over the images of
-    a batch alone and fail on a batch of one; its first layer has no bias, and initial weights of
-    its own where it is very narrow (see `attendet.attention.base.open_bottleneck`). The
-    authors' code multiplies c by s and has no last batch norm; here they are added, as in the
-    paper, and the batch norm is there.
+    with batch norm. Differences: c has no batch norm, which would normalize over the images of a
+    batch only and fail on a batch of one. The first layer of c has no bias, and special initial
+    weights if it is very narrow (see `attendet.attention.base.open_bottleneck`). The authors' code
+    multiplies c by s and has no last batch norm; here, as in the paper, c and s are added and s
+    has the last batch norm.
 
-    Reads the map three times (mean, 1x1 convolution, product); writes it and the gate of the same
-    size once.
+    Memory traffic: reads the map three times (mean, 1x1 convolution, product); writes it and the
+    gate of the same size once.
 
     Args:
         channels: C.
         reduction: r; the bottlenecks have C // r channels, at least one.
-        dilation: of the 3x3 convolutions.
+        dilation: dilation of the 3x3 convolutions.
     """
 
     paper = "Park 2018, arXiv:1807.06514"

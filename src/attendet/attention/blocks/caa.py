@@ -1,4 +1,4 @@
-"""Context Anchor Attention: a gate for every element, from long strips around it."""
+"""Context Anchor Attention: a gate for every element, from strip convolutions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from attendet.attention.base import AttentionBlock, check_odd
 
 
 class ContextAnchorAttention(AttentionBlock):
-    """Gate every element by what lies in its row and column, near and far.
+    """Context anchor attention: element gates from long strips along both axes.
 
     Cai, Lai, Wang, Wang, Sun, Yao, "Poly Kernel Inception Network for Remote Sensing Detection",
     CVPR 2024, arXiv:2403.06258: a 7x7 mean pooling, a 1x1 convolution, a depthwise 1 x k and a
-    depthwise k x 1 convolution, a 1x1 convolution, a sigmoid. The paper's kernel grows by two from
-    block to block of a stage; each stage begins with 11. Where we differ: PKINet computes the gates
-    from the input of its multi-kernel convolutions and multiplies their output; here the gates
-    multiply the map that they are computed from. The layers are those of the authors' code.
+    depthwise k x 1 convolution, a 1x1 convolution, a sigmoid. In the paper k is 11 in the
+    first block of each stage and grows by two with each block. Difference: PKINet computes the
+    gates from the input of its multi-kernel convolutions and multiplies their output; here the
+    gates multiply the map from which they are computed. The layers are those of the authors' code.
 
-    Compute decides here: two dense 1x1 convolutions. The map is read twice beside the layers
-    (pooling, product) and written once.
+    Compute-bound, by two dense 1x1 convolutions. Memory traffic besides the layers: reads the map
+    twice (pooling, product), writes it once.
 
     Args:
         channels: C.
-        kernel_size: k, length of the strips, odd.
+        kernel_size: k, length of the strips; odd.
 
     Raises:
         ConfigError: if ``kernel_size`` is even or not positive.
@@ -44,7 +44,7 @@ class ContextAnchorAttention(AttentionBlock):
         self.expand = nn.Conv2d(channels, channels, 1)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the convolution that makes the logits."""
+        """Return the convolution that computes the logits."""
         return (self.expand,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

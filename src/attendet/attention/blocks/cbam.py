@@ -15,25 +15,26 @@ from attendet.attention.base import (
 
 
 class CBAM(AttentionBlock):
-    """Gate channels first, then positions of the channel-gated map.
+    """Convolutional block attention module: channel gates, then spatial gates.
 
     Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018,
     arXiv:1807.06521, equations 1-3. Channel gate: the global mean and the global maximum go through
-    one shared two-layer perceptron, are summed and squashed. Spatial gate: mean and maximum over
-    the channels, a convolution, squashed. Where we differ: r is 8 by default (the paper: 16), as in
-    the YOLO variants, the spatial convolution has neither bias nor batch norm, and very narrow
-    bottlenecks have initial weights of their own (see `attendet.attention.base.open_bottleneck`).
+    one shared two-layer perceptron; the sigmoid of their sum is the gate. Spatial gate: mean and
+    maximum over the channels, a convolution, a sigmoid. Differences: r is 8 by default (the paper:
+    16), as in the YOLO variants; the spatial convolution has neither bias nor batch norm; very
+    narrow bottlenecks have special initial weights (see
+    `attendet.attention.base.open_bottleneck`).
 
-    The perceptron's second layer is linear without bias, so the two hidden vectors are summed
-    before it: the same sum, one product less.
+    The second layer of the perceptron has no bias, so the two hidden vectors are summed before it.
+    The result is the same, with one matrix product less.
 
-    Reads the map six times (mean, maximum, product; the same three for the gated map) and writes
-    it twice.
+    Memory traffic: reads the map six times (mean, maximum, product; the same three for the gated
+    map), writes it twice.
 
     Args:
         channels: C.
         reduction: r; the bottleneck has C // r channels, at least one.
-        kernel_size: side of the spatial convolution, odd.
+        kernel_size: side of the spatial convolution; odd.
 
     Raises:
         ConfigError: if ``kernel_size`` is even or not positive.
@@ -51,13 +52,13 @@ class CBAM(AttentionBlock):
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the logits of each channel and of each position."""
+        """Return the layers that compute the logits of each channel and of each position."""
         return (self.expand, self.spatial)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``channel``, (N, C, 1, 1), and ``spatial``, (N, 1, H, W).
 
-        The spatial gate is that of the channel-gated map.
+        The spatial gate is computed from the channel-gated map.
         """
         channel = self._channel_gate(x)
         return {"channel": channel, "spatial": self._spatial_gate(apply_gate(x, channel))}

@@ -1,4 +1,4 @@
-"""Coordinate Attention: a gate for every row and one for every column of every channel."""
+"""Coordinate Attention: one gate per row and one per column of each channel."""
 
 from __future__ import annotations
 
@@ -30,29 +30,31 @@ _PRESETS = {
 
 
 class CoordinateAttention(AttentionBlock):
-    """Gate every row and every column, so that the block knows where along each axis things are.
+    """Coordinate attention: row and column gates, which keep positions along each axis.
 
     Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021,
-    arXiv:2103.02907, equations 4-9: the means over W and over H are concatenated (H + W long),
-    go through one 1x1 convolution, batch norm and a non-linearity, are taken apart again, and a
-    1x1 convolution each and a sigmoid make the gates: ``y = x * height * width``. Preset
-    ``authors`` is the authors' code (r = 32, h-swish, biases). Where we differ: the default
-    ``yolo`` is the variant in common use in YOLO networks (r = 16, ReLU, no biases).
+    arXiv:2103.02907, equations 4-9: the means over W and over H are concatenated (length
+    H + W) and pass through one 1x1 convolution, batch norm and a non-linearity. They are split
+    again, and each passes through its own 1x1 convolution and a sigmoid:
+    ``y = x * height * width``. Preset ``authors`` is the authors' code (r = 32, h-swish, biases).
+    Difference: the default ``yolo`` is the common variant in YOLO networks (r = 16, ReLU, no
+    biases).
 
-    Reads the map four times (two means, two products) and writes it twice; eager PyTorch has no
-    operation that makes both means, or the product of three tensors, in one pass. Both means as one
-    matrix product read the map once and take longer; ``x * (height * width)`` moves as much memory.
-    Without gradients the second product is written over the first.
-    A channels_last map is pooled and gated as the (N, H, W, C) array that it is.
+    Memory traffic: reads the map four times (two means, two products), writes it twice. Eager
+    PyTorch has no operation that computes both means, or the product of three tensors, in one pass.
+    Both means as one matrix product read the map once but take longer; ``x * (height * width)``
+    moves as much memory. Without gradients the second product overwrites the first. A channels_last
+    map is pooled and gated in its (N, H, W, C) view.
 
     Args:
         channels: C.
         preset: ``yolo`` or ``authors``.
-        reduction: r; the bottleneck has C // r channels, at least 8; None takes the preset's.
-        hidden_channels: width of the bottleneck itself, instead of ``reduction``.
+        reduction: r; the bottleneck has C // r channels, at least 8; None: r of the preset.
+        hidden_channels: channels of the bottleneck, instead of ``reduction``.
 
     Raises:
-        ConfigError: if the preset is unknown, or both widths are given.
+        ConfigError: if the preset is unknown, or ``reduction`` and ``hidden_channels`` are both
+            given.
     """
 
     paper = "Hou 2021, arXiv:2103.02907"
@@ -89,7 +91,7 @@ class CoordinateAttention(AttentionBlock):
         self.width = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the logits of the rows and of the columns."""
+        """Return the layers that compute the logits of the rows and of the columns."""
         return (self.height, self.width)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -104,7 +106,7 @@ class CoordinateAttention(AttentionBlock):
 
 
 def _axis_means(x: Tensor) -> Tensor:
-    """Return the means over W, then those over H, concatenated: (N, C, H + W, 1)."""
+    """Return the means over W and the means over H, concatenated: (N, C, H + W, 1)."""
     if is_channels_last(x):
         nhwc = x.permute(0, 2, 3, 1)
         means = torch.cat([nhwc.mean(2), nhwc.mean(1)], dim=1)

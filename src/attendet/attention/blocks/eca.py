@@ -1,4 +1,4 @@
-"""Efficient Channel Attention: one gate a channel, from its neighbors' global means."""
+"""Efficient Channel Attention: one gate per channel, from the means of neighboring channels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from attendet.attention.base import AttentionBlock, check_odd
 
 
 class EfficientChannelAttention(AttentionBlock):
-    """Gate every channel by the global means of a few neighboring channels.
+    """Efficient channel attention: channel gates from the means of a few neighboring channels.
 
     Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
     Networks", CVPR 2020, arXiv:1910.03151, equations 5-12: ``sigmoid(conv1d(z))`` along the
-    channels with z the mean over H and W; without bias, padded with zeros. The kernel is
-    ``|(log2 C + 1) / 2|`` cut to a whole number and, where even, made the next odd one, as in the
-    authors' code (the paper says "nearest odd").
+    channels, with z the mean over H and W; without bias, padded with zeros. The kernel size is
+    ``|(log2 C + 1) / 2|`` rounded down, plus 1 if that is even, as in the authors' code (the paper
+    says "nearest odd").
 
-    Reads the map twice (mean, product) and writes it once.
+    Memory traffic: reads the map twice (mean, product), writes it once.
 
     Args:
         channels: C.
-        kernel_size: how many channels a gate sees, odd; None derives it from C.
+        kernel_size: number of neighboring channels per gate, odd; None derives it from C.
 
     Raises:
         ConfigError: if ``kernel_size`` is even or not positive.
@@ -41,7 +41,7 @@ class EfficientChannelAttention(AttentionBlock):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the convolution that makes the logits."""
+        """Return the convolution that computes the logits."""
         return (self.conv,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -51,6 +51,6 @@ class EfficientChannelAttention(AttentionBlock):
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Return how many neighboring channels a gate of ECA sees."""
+    """Return the kernel size of ECA: the number of neighboring channels per gate."""
     size = int(abs((math.log2(channels) + 1) / 2))
     return size if size % 2 else size + 1

@@ -1,4 +1,4 @@
-"""Efficient Local Attention: a gate for every row and every column of every channel."""
+"""Efficient Local Attention: one gate per row and one per column of each channel."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from attendet.attention.base import AttentionBlock, GroupNorm, check_odd, equal_
 
 
 class EfficientLocalAttention(AttentionBlock):
-    """Gate every row and every column by the means of its neighbors, without a bottleneck.
+    """Efficient local attention: row and column gates from neighbors, without a bottleneck.
 
     Xu, Wan, "ELA: Efficient Local Attention for Deep Convolutional Neural Networks", 2024,
     arXiv:2403.01123: the means over W and over H each go through a convolution along their axis,
     group normalization and a sigmoid: ``y = x * height * width``. The paper's versions: ELA-T
     (kernel 5, 32 groups in the norm), ELA-B (7, 16: the default here), both depthwise; ELA-S (5,
-    16) and ELA-L (7, 16) with ``conv_groups = C // 8``. Where we differ: a number of groups that
-    does not divide C becomes the greatest divisor that the two have in common. Rows and columns
-    have weights of their own (18 C parameters at kernel 7); public implementations have one
-    convolution and one normalization for both (9 C).
+    16) and ELA-L (7, 16) with ``conv_groups = C // 8``. Differences: a number of groups that does
+    not divide C is replaced by the greatest common divisor of the two. Rows and columns have
+    separate weights (18 C parameters at kernel 7); public implementations have one convolution and
+    one normalization for both (9 C).
 
-    Reads the map four times (two means, two products) and writes it twice.
+    Memory traffic: reads the map four times (two means, two products), writes it twice.
 
     Args:
         channels: C.
-        kernel_size: how many rows or columns a gate sees, odd.
-        groups: of the normalization.
-        conv_groups: of the convolutions; None makes them depthwise.
+        kernel_size: number of rows or columns per gate, odd.
+        groups: groups of the normalization.
+        conv_groups: groups of the convolutions; None: depthwise.
 
     Raises:
         ConfigError: if ``kernel_size`` is even or not positive.
@@ -55,7 +55,7 @@ class EfficientLocalAttention(AttentionBlock):
         self.width = along((1, kernel_size), (0, pad))
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the normalizations, which make the logits of the rows and of the columns."""
+        """Return the normalizations, which compute the logits of the rows and of the columns."""
         return (self.height[1], self.width[1])
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Efficient Multi-scale Attention: a gate per position and group, from two branches at once."""
+"""Efficient Multi-scale Attention: a gate per position and group, from two branches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attendet.attention.base import AttentionBlock, GroupNorm, equal_groups, rep
 
 
 class EfficientMultiScaleAttention(AttentionBlock):
-    """Gate every position of each group of channels by a 1x1 and a 3x3 branch.
+    """Efficient multi-scale attention: gates per position and group from a 1x1 and a 3x3 branch.
 
     Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module with
     Cross-Spatial Learning", ICASSP 2023, arXiv:2305.13563. Within a group, the means over W and
@@ -17,19 +17,19 @@ class EfficientMultiScaleAttention(AttentionBlock):
     branch a. A 3x3 convolution of the group is branch b. The gate is
     ``sigmoid(softmax(mean a) . b + softmax(mean b) . a)``, the products over the channels.
 
-    The normalization has as many groups as channels, so the mean of each channel of a is its bias:
-    that is used, and saves a pass. Where we differ: the number of groups is the greatest divisor
-    that C and ``groups`` have in common, so that any C works.
+    The normalization has one group per channel, so the mean of each channel of a equals its bias.
+    Using the bias saves a pass. Difference: the number of groups is the greatest common divisor of
+    C and ``groups``, so that any C works.
 
-    The groups go through the layers as images of a batch, which ncnn does not have: this block is
-    not exported to ncnn.
+    The groups are processed as images of a batch. ncnn has no batches, so this block cannot be
+    exported to ncnn.
 
-    Reads the map four times (two means, product, 3x3 convolution) and its own maps of the same size
-    seven times; writes five. It is the slowest of the small blocks.
+    Memory traffic: reads the map four times (two means, product, 3x3 convolution) and intermediate
+    maps of the same size seven times; writes five maps. It is the slowest of the small blocks.
 
     Args:
         channels: C.
-        groups: G, at most; the authors' code has 32.
+        groups: maximum number of groups; the authors' code has 32.
     """
 
     paper = "Ouyang 2023, arXiv:2305.13563"
@@ -43,7 +43,7 @@ class EfficientMultiScaleAttention(AttentionBlock):
         self.local = nn.Conv2d(width, width, 3, padding=1)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the two branches."""
+        """Return the last layers of the two branches."""
         return (self.norm, self.local)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

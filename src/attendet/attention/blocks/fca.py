@@ -1,4 +1,4 @@
-"""FcaNet: squeeze-and-excitation of frequency components instead of means."""
+"""FcaNet: squeeze-and-excitation with frequency components instead of means."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from attendet.attention.blocks.se import SqueezeExcite
 
 
 class FrequencyChannelAttention(SqueezeExcite):
-    """Gate every channel by one frequency component of each channel.
+    """Frequency channel attention: channel gates from one frequency component per channel.
 
     Qin, Zhang, Wu, Li, "FcaNet: Frequency Channel Attention Networks", ICCV 2021, arXiv:2012.11879.
-    The mean that SE squeezes a channel to is the lowest component of its discrete cosine transform.
-    Here each of k equal groups of channels is squeezed by another of the k lowest components,
-    ``cos(pi u (i + 1/2) / H) cos(pi v (j + 1/2) / W)`` (the paper's FcaNet-LF); the rest is SE.
-    With k = 1 it is SE.
+    SE reduces each channel to its mean, the lowest component of its discrete cosine transform.
+    Here each of k equal groups of channels is reduced to a different one of the k lowest
+    components, ``cos(pi u (i + 1/2) / H) cos(pi v (j + 1/2) / W)`` (the paper's FcaNet-LF). The
+    rest is SE; with k = 1 the block is SE.
 
-    Where we differ: the authors make the cosines for 56, 28, 14 or 7 cells by stage, and pool only
-    a map of another size to that; here they are made for the map's own size, without pooling. The
-    authors multiply u and v by cells / 7: over a map of 14x14 their component (1, 0) has 2
-    half-waves, and ours has 1. The cosines are the same at 7x7 alone. Their default is 16
-    components chosen by accuracy (FcaNet-TS); the 16 lowest are the same set as theirs. Their
-    components are sums divided by sqrt(H W), times sqrt(2) for each of u and v that is not 0; ours
-    are means over the positions, so that they do not grow with the map.
+    Differences: the authors' cosines have 56, 28, 14 or 7 cells by stage, and maps of another size
+    are pooled to that; here the cosines have the size of the map, without pooling. The authors
+    multiply u and v by cells / 7: on a map of 14x14 their component (1, 0) has 2 half-waves, ours
+    has 1. The cosines are the same only at 7x7. Their default is 16 components selected by accuracy
+    (FcaNet-TS); the 16 lowest are the same set. Their components are sums divided by sqrt(H W),
+    times sqrt(2) for each of u and v that is not 0; ours are means over the positions, so they do
+    not grow with the map.
 
-    Reads the map three times (product with the cosines, its mean, product with the gate) and writes
-    it twice.
+    Memory traffic: reads the map three times (product with the cosines, its mean, product with the
+    gate), writes it twice.
 
     Args:
         channels: C.
@@ -53,12 +53,12 @@ class FrequencyChannelAttention(SqueezeExcite):
 
 
 def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
-    """Return the first half-waves down and across an image, ordered by their sum."""
+    """Return the ``count`` lowest pairs of half-waves along H and W, ordered by their sum."""
     side = range(count)
     return sorted(((u, v) for u in side for v in side), key=lambda uv: (sum(uv), uv))[:count]
 
 
 def _cosines(half_waves: Tensor, length: int) -> Tensor:
-    """Return the cosine of each number of half-waves at ``length`` positions, (C, length)."""
+    """Return a cosine with each number of half-waves, at ``length`` positions: (C, length)."""
     positions = torch.arange(length, device=half_waves.device) + 0.5
     return torch.cos(half_waves[:, None] * positions * (math.pi / length))

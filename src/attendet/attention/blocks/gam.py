@@ -1,4 +1,4 @@
-"""GAM: two gates for every element, from all channels at a position and from its neighborhood."""
+"""GAM: two gates per element, from the channels at its position and from its neighborhood."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from attendet.attention.base import AttentionBlock, apply_gate, check_odd, reduc
 
 
 class GlobalAttention(AttentionBlock):
-    """Gate every element by the channels at its position, then by its neighborhood; pool nothing.
+    """Global attention mechanism: channel gates, then spatial gates, per element without pooling.
 
     Liu, Shao, Hoffmann, "Global Attention Mechanism: Retain Information to Enhance Channel-Spatial
     Interactions", 2021, arXiv:2112.05561. Channel gate: a two-layer perceptron C -> C/r -> C at
     each position, sigmoid. Spatial gate: a 7x7 convolution C -> C/r, batch norm, ReLU, a 7x7
-    convolution back to C, batch norm, sigmoid. Nothing differs; the perceptron is written as 1x1
-    convolutions. Most public copies have no sigmoid on the channel gate. Mind the cost: two dense
-    7x7 convolutions at C = 512 hold 6.4 million weights, more than YOLOv4-tiny.
+    convolution back to C, batch norm, sigmoid. No differences from the paper; the perceptron is
+    implemented as 1x1 convolutions. Most public copies have no sigmoid on the channel gate. Note
+    the size: two dense 7x7 convolutions at C = 512 have 6.4 million weights, more than YOLOv4-tiny.
 
-    Compute, not memory, decides here: the map is read four times and written twice beside the
-    convolutions.
+    Compute-bound. Memory traffic besides the convolutions: reads the map four times, writes it
+    twice.
 
     Args:
         channels: C.
         reduction: r; the bottlenecks have C // r channels, at least one.
-        kernel_size: side of the spatial convolutions, odd.
+        kernel_size: side of the spatial convolutions; odd.
 
     Raises:
         ConfigError: if ``kernel_size`` is even or not positive.
@@ -47,13 +47,13 @@ class GlobalAttention(AttentionBlock):
         )
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the logits of the two gates."""
+        """Return the layers that compute the logits of the two gates."""
         return (self.channel[-1], self.spatial[-1])
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``channel_element``, then ``spatial_element``, both (N, C, H, W).
 
-        The second gate is that of the map times the first.
+        The second gate is computed from the map times the first gate.
         """
         channel = self.squash(self.channel(x))
         spatial = self.squash(self.spatial(apply_gate(x, channel)))

@@ -1,4 +1,4 @@
-"""Global context: squeeze-and-excitation of a weighted mean that the block learns."""
+"""Global context: squeeze-and-excitation with a learned weighted mean."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from attendet.attention.base import AttentionBlock, GroupNorm, reduced_channels
 
 
 class GlobalContext(AttentionBlock):
-    """Gate every channel by a mean of the positions whose weights the block learns.
+    """Global context: channel gates from a mean over positions with learned weights.
 
     Cao, Xu, Lin, Wei, Hu, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
-    2019, arXiv:1904.11492: the softmax over all positions of a 1x1 convolution weighs the mean;
-    then C -> C/r, layer normalization, ReLU, C/r -> C. Where we differ: the result's sigmoid
-    multiplies the map ("scale", which the paper compares), as an attention block does; the paper
-    prefers to add the result to the map, which `timm:gca` does. The 1x1 convolution has no bias,
-    which a softmax takes out again.
+    2019, arXiv:1904.11492: the weights of the mean are a softmax over all positions of a 1x1
+    convolution; then C -> C/r, layer normalization, ReLU, C/r -> C. Differences: the sigmoid of the
+    result multiplies the map, a variant ("scale") in the paper's comparison. The paper prefers to
+    add the result to the map, which `timm:gca` does. The 1x1 convolution has no bias, because a
+    softmax cancels it.
 
-    Reads the map three times (1x1 convolution, weighted mean, product) and writes it once.
+    Memory traffic: reads the map three times (1x1 convolution, weighted mean, product), writes it
+    once.
 
     Args:
         channels: C.
-        reduction: r; the bottleneck has C // r channels, at least 8: normalized over one channel,
-            every map would give the same.
+        reduction: r; the bottleneck has C // r channels, at least 8, because normalization over one
+            channel would return the same value for every map.
     """
 
     paper = "Cao 2019, arXiv:1904.11492"
@@ -37,7 +38,7 @@ class GlobalContext(AttentionBlock):
         self.expand = nn.Conv2d(hidden, channels, 1)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layer that makes the logits."""
+        """Return the layer that computes the logits."""
         return (self.expand,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Large separable kernel attention: a factor for every element, from depthwise strips."""
+"""Large separable kernel attention: a factor for every element, from strip convolutions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}
 
 
 class LargeSeparableKernelAttention(AttentionBlock):
-    """Multiply every element by a linear function of a large neighborhood.
+    """Large separable kernel attention: a linear function of a large neighborhood as the factor.
 
     Lau, Po, Rehman, "Large Separable Kernel Attention: Rethinking the Large Kernel Attention Design
-    in CNN", 2023, arXiv:2309.01439. A depthwise kernel of side k, as the large kernel attention of
-    VAN (Guo 2022, arXiv:2202.09741) has it, is approximated by four depthwise strips: 1 x (2d - 1)
-    and (2d - 1) x 1, then 1 x (k // d) and (k // d) x 1 with dilation d; a 1x1 convolution makes
-    the factor, without a sigmoid. Nothing differs in the attention itself; VAN's projections around
+    in CNN", 2023, arXiv:2309.01439. The depthwise kernel of side k in the large kernel attention of
+    VAN (Guo 2022, arXiv:2202.09741) is approximated by four depthwise strips: 1 x (2d - 1) and
+    (2d - 1) x 1, then 1 x (k // d) and (k // d) x 1 with dilation d. A 1x1 convolution returns the
+    factor, without a sigmoid. The attention is the same as in the paper; VAN's projections around
     it are not part of the block.
 
-    The factor is no probability: it may be negative and large.
+    The factor is not limited to 0 to 1: it can be negative or large.
 
-    Reads the map twice beside the layers (first strip, product) and writes it once.
+    Memory traffic besides the layers: reads the map twice (first strip, product), writes it once.
 
     Args:
         channels: C.
         kernel_size: k: 7, 11, 23, 35, 41 or 53, the paper's sizes.
 
     Raises:
-        ConfigError: if ``kernel_size`` is another.
+        ConfigError: if ``kernel_size`` is not one of these.
     """
 
     paper = "Lau 2023, arXiv:2309.01439"
@@ -54,11 +54,11 @@ class LargeSeparableKernelAttention(AttentionBlock):
         self.mix = nn.Conv2d(channels, channels, 1)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the convolution that makes the factor."""
+        """Return the convolution that computes the factor."""
         return (self.mix,)
 
     def squash(self, logits: Tensor) -> Tensor:
-        """Return the factor itself, and one more if the block starts as identity."""
+        """Return the factor: the logits, or 1 + logits with init ``identity``."""
         return 1 + logits if self.init == "identity" else logits
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""MLCA: ECA over the whole map and over a grid of its parts, averaged."""
+"""MLCA: weighted mean of ECA over the whole map and ECA over the cells of a grid."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from attendet.errors import ConfigError
 
 
 class MixedLocalChannelAttention(AttentionBlock):
-    """Gate the channels of each part of a grid by its own means and by the global ones.
+    """Mixed local channel attention: channel gates per grid cell from local and global means.
 
     Wan, Lu, Yuan, Zhang, Zhang, "Mixed local channel attention for object detection", Engineering
-    Applications of Artificial Intelligence 123, 2023. The means of k x k parts go through a
-    convolution across the channels, as in ECA, and a sigmoid; their mean through another one; the
-    gate is the weighted mean of the two, brought back to the map's size. Where we differ: each part
-    has its own row of channels in the convolution (the authors' code chains the parts to one row,
-    where the last channels of a part see the first of the next), and values are repeated over their
-    part without blending at its edges.
+    Applications of Artificial Intelligence 123, 2023. The means over k x k cells pass through a
+    convolution across the channels, as in ECA, and a sigmoid: the local gate. The mean of the cells
+    passes through another convolution and a sigmoid: the global gate. The weighted mean of the two
+    is resized to the map. Differences: the convolution runs over the channels of each cell
+    separately (in the authors' code it runs over all cells in one row, so that the last channels of
+    a cell are neighbors of the first channels of the next), and the resize is nearest-neighbor,
+    without blending at the edges of the cells.
 
-    Reads the map twice (means, product); writes it, and the gate of the same size, once.
+    Memory traffic: reads the map twice (means, product); writes it, and the gate of the same size,
+    once.
 
     Args:
         channels: C.
         grid: k.
-        kernel_size: how many channels a gate sees, odd; None derives it from C as ECA does.
-        local_weight: weight of the parts' gate, 0 to 1.
+        kernel_size: number of neighboring channels per gate, odd; None derives it from C as in ECA.
+        local_weight: weight of the local gate, 0 to 1.
 
     Raises:
         ConfigError: if ``grid`` is not positive, ``kernel_size`` even or not positive, or
@@ -54,7 +56,7 @@ class MixedLocalChannelAttention(AttentionBlock):
         self.whole = nn.Conv2d(1, 1, (size, 1), padding=(pad, 0), bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the convolutions that make the logits."""
+        """Return the convolutions that compute the logits."""
         return (self.local, self.whole)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""NAM: a gate for every element, weighted by the scales of a batch normalization."""
+"""NAM: a gate for every element, weighted by the scales of batch normalization."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from attendet.attention.base import AttentionBlock
 
 
 class NormalizationAttention(AttentionBlock):
-    """Gate every element by its normalized value, weighted by the channel's part of all scales.
+    """Normalization-based attention: element gates from batch normalization and its scales.
 
     Liu, Shao, Teng, Hoffmann, "NAM: Normalization-based Attention Module", 2021, arXiv:2111.12419,
     the channel submodule: ``sigmoid(w BN(x))`` with ``w = |g| / sum |g|`` and g the scales of the
-    batch normalization. With all scales equal w is 1 / C, so a new block's gates are near 1/2
-    everywhere. Where we differ: there is no spatial submodule, which has a scale for every position
-    and so works for one map size alone; the authors' code has it, off by default. The paper's loss
-    has an L1 penalty on the scales (factor 1e-4); ours has none. The authors' code detaches w; here
-    gradients flow through it.
+    batch normalization. With all scales equal w is 1 / C, so the gates of a new block are near
+    1/2 everywhere. Differences: the spatial submodule is not implemented, because it has one scale
+    per position and works only for one map size; in the authors' code it is off by default. The
+    paper's loss has an L1 penalty on the scales (factor 1e-4); ours has none. The authors' code
+    detaches w; here gradients flow through it.
 
-    Reads the map twice (normalization, product) and writes it three times (normalized, gate,
-    product); in training the statistics take two passes more.
+    Memory traffic: reads the map twice (normalization, product), writes it three times (normalized,
+    gate, product); in training the statistics take two more passes.
 
     Args:
         channels: C.

@@ -17,20 +17,21 @@ _KERNELS = (3, 5, 7, 9)
 
 
 class SpatialChannelSynergy(AttentionBlock):
-    """Gate rows and columns at several scales, then channels by what they have in common.
+    """Spatial and channel synergistic attention: row and column gates, then channel gates.
 
     Si, Xu, Zhu, Zhang, Dong, Chen, Li, "SCSA: Exploring the Synergistic Effects between Spatial and
     Channel Attention", 2024, arXiv:2407.05128. Spatial part: the means over W and over H; each
-    quarter of the channels through a depthwise convolution along the axis, kernels 3, 5, 7, 9, the
-    same for both axes; group normalization in four groups; sigmoid. Channel part: the gated map
-    pooled and normalized; query, key and value are scales of each channel; attention between the
-    channels, ``softmax(q k^T / sqrt(C)) v``; mean over the positions; sigmoid.
+    quarter of the channels passes through a depthwise convolution along the axis, with kernel 3, 5,
+    7 or 9 and the same weights for both axes; group normalization in four groups; sigmoid. Channel
+    part: the gated map is pooled and normalized; query, key and value are this map times one scale
+    per channel; attention between the channels, ``softmax(q k^T / sqrt(C)) v``; mean over the
+    positions; sigmoid.
 
-    Where we differ: the map is pooled to 7x7 parts (the paper: by windows of 7x7, which leave one
-    position of a 13x13 map and none of a smaller one); one head, as in the paper's second version.
+    Differences: the map is pooled to 7x7 cells (the paper pools windows of 7x7, so that a 13x13 map
+    becomes one position and a map below 7x7 none); one head, as in the paper's second version.
 
-    Reads the map seven times (two means, two products, pooling, two for the last product) and
-    writes it three times; the attention is C x C.
+    Memory traffic: reads the map seven times (two means, two products, pooling, two for the last
+    product), writes it three times; the attention is C x C.
 
     Args:
         channels: C.
@@ -54,7 +55,7 @@ class SpatialChannelSynergy(AttentionBlock):
         self.query, self.key, self.value = (_Scale(channels) for _ in range(3))
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the logits of rows, columns and channels."""
+        """Return the layers that compute the logits of rows, columns and channels."""
         return (self.height, self.width, self.value)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ class SpatialChannelSynergy(AttentionBlock):
 
 
 class _Scale(nn.Module):
-    """A depthwise 1x1 convolution without bias, which PyTorch runs channel by channel."""
+    """One trained scale per channel: a depthwise 1x1 convolution without bias, but faster."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

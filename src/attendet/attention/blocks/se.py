@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation: one gate a channel, from the map's global mean."""
+"""Squeeze-and-Excitation: one gate per channel, from the global means of all channels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from attendet.attention.base import AttentionBlock, open_bottleneck, reduced_cha
 
 
 class SqueezeExcite(AttentionBlock):
-    """Gate every channel by what the channels' global means say together.
+    """Squeeze-and-excitation: channel gates from the global means of all channels.
 
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507, equations 2-4:
     ``s = sigmoid(W2 relu(W1 z))`` with z the mean over H and W. As in the paper's ablations there
-    are no biases; its published models have biases. Otherwise only the initial weights of very
-    narrow bottlenecks differ (see `attendet.attention.base.open_bottleneck`).
+    are no biases; its published models have biases. The only other difference: the initial weights
+    of very narrow bottlenecks (see `attendet.attention.base.open_bottleneck`).
 
-    Reads the map twice (mean, product) and writes it once.
+    Memory traffic: reads the map twice (mean, product), writes it once.
 
     Args:
         channels: C.
@@ -33,11 +33,11 @@ class SqueezeExcite(AttentionBlock):
         self.expand = nn.Linear(hidden, channels, bias=False)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layer that makes the logits."""
+        """Return the layer that computes the logits."""
         return (self.expand,)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the number that each channel is squeezed to, (N, C)."""
+        """Return one value per channel, (N, C): the mean over H and W."""
         return x.mean((2, 3))
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

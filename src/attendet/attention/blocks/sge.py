@@ -1,4 +1,4 @@
-"""Spatial Group-wise Enhance: a gate per position and group, from likeness to its mean."""
+"""Spatial Group-wise Enhance: a gate per position and group, from similarity to the mean."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from attendet.attention.base import AttentionBlock, GroupNorm, equal_groups, rep
 
 
 class SpatialGroupEnhance(AttentionBlock):
-    """Gate every position of each group of channels by its likeness to the group's global mean.
+    """Spatial group-wise enhance: gates from the similarity of a position to its group's mean.
 
     Li, Hu, Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional
-    Networks", 2019, arXiv:1905.09646: the scalar product of a position's channels with their means
-    over H and W, normalized over the positions; per group a scale (0 at first) and a shift (1 at
-    first); sigmoid. Where we differ: the number of groups is the greatest divisor that C and
-    ``groups`` have in common, and the normalization divides by the root of the variance plus 1e-5.
+    Networks", 2019, arXiv:1905.09646: the dot product of a position's channels with their means
+    over H and W, normalized over the positions; per group a scale (initially 0) and a shift
+    (initially 1); sigmoid. Differences: the number of groups is the greatest common divisor of C
+    and ``groups``, and the normalization divides by the root of the variance plus 1e-5.
 
-    Reads the map three times (mean, scalar product, product) and writes it once, and the gate,
-    repeated for the channels of a group, once.
+    Memory traffic: reads the map three times (mean, dot product, product with the gate); writes it,
+    and the gate repeated for the channels of a group, once.
 
     Args:
         channels: C.
-        groups: G, at most; the paper's ResNets have 64.
+        groups: maximum number of groups; the paper's ResNets have 64.
     """
 
     paper = "Li 2019, arXiv:1905.09646"
@@ -34,7 +34,7 @@ class SpatialGroupEnhance(AttentionBlock):
         nn.init.ones_(self.norm.bias)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the normalization, which makes the logits."""
+        """Return the normalization, which computes the logits."""
         return (self.norm,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

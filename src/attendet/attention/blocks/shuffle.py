@@ -1,4 +1,4 @@
-"""Shuffle attention: half of each group of channels has channel gates, the other spatial ones."""
+"""Shuffle attention: channel gates for half of each channel group, spatial for the other half."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from attendet.errors import ConfigError
 
 
 class ShuffleAttention(AttentionBlock):
-    """Gate half of the channels of each group by their means, the other half by their positions.
+    """Shuffle attention: channel gates for half of each channel group, element gates for the rest.
 
     Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021,
     arXiv:2102.00240. A channel of the first half has the gate ``sigmoid(w z + b)`` with z its mean
-    over H and W; of the second, ``sigmoid(w n + b)`` with n the channel itself, normalized. Scales
-    and shifts are the same in all groups, 0 and 1 at first, as in the authors' code.
+    over H and W; a channel of the second half has ``sigmoid(w n + b)`` with n the normalized
+    channel. Scales w and shifts b are the same in all groups, initially 0 and 1, as in the authors'
+    code.
 
-    Where we differ: the paper's channel shuffle, after the gates, is an option and off. It mixes
-    the halves for the next block of this kind; a full convolution behind it can learn any order of
-    its inputs, and in a trained network another order of channels would break the next layer. The
-    normalization has no scale and shift of its own, which w and b would repeat.
+    Differences: the paper's channel shuffle after the gates is an option, off by default. It mixes
+    the halves for the next block of this kind. A dense convolution after the block can learn any
+    order of its inputs, and in a trained network another order of channels would break the next
+    layer. The normalization has no scale and shift, because w and b have the same effect.
 
-    Both scales run over all channels, one of them 0 in each half: a pass over the map is cheaper
-    than to take the halves apart and together. Reads the map four times (mean, normalization,
-    product) and writes it, the normalized map and the gate of the same size once.
+    Both scales are applied to all channels, with one of them 0 in each half: this is faster than to
+    split and concatenate the halves. Memory traffic: reads the map four times (mean, normalization,
+    product); writes it, the normalized map and the gate of the same size once.
 
     Args:
         channels: C, even.
-        groups: G, at most; see `equal_groups`.
+        groups: maximum number of groups; see `equal_groups`.
         shuffle: interleave the two halves of all channels at the end, as in the paper.
 
     Raises:
@@ -49,7 +50,7 @@ class ShuffleAttention(AttentionBlock):
         self.channel, self.spatial = _Scale(half), _Scale(half)
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the scales and shifts that make the logits."""
+        """Return the scales and shifts that compute the logits."""
         return (self.channel, self.spatial)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
@@ -65,13 +66,13 @@ class ShuffleAttention(AttentionBlock):
         return torch.cat([first, second]).repeat(self.groups)[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the map times its gates, (N, C, H, W), shuffled if the block does that."""
+        """Return the map times its gates, (N, C, H, W), with channels shuffled if requested."""
         gated = super().forward(x)
         return channel_shuffle(gated, 2) if self.shuffle else gated
 
 
 class _Scale(nn.Module):
-    """Scale, 0 at first, and shift, 1 at first, of each channel of half a group."""
+    """Scale (initially 0) and shift (initially 1) of each channel of half a group."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

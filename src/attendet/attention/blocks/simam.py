@@ -1,4 +1,4 @@
-"""SimAM: a gate for every element, from how far it lies from the mean of its channel."""
+"""SimAM: a gate for every element, from its distance to the mean of its channel."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from attendet.errors import ConfigError
 
 
 class SimAM(AttentionBlock):
-    """Gate every element by its energy, without any parameter.
+    """Simple attention module: element gates from an energy function, without parameters.
 
     Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural
     Networks", ICML 2021. Each element's smallest energy has the closed form
     ``e = 4 (v + l) / ((x - m)^2 + 2 v + 2 l)`` with m and v the mean and variance of its channel
     over H and W; the gate is ``sigmoid(1 / e) = sigmoid((x - m)^2 / (4 (v + l)) + 1/2)``, never
-    below 0.62. As in the paper v is divided by H W; the authors' code divides by H W - 1, which a
-    1x1 map does not have.
+    below 0.62. As in the paper v is divided by H W; the authors' code divides by H W - 1, which is
+    0 for a 1x1 map.
 
-    Reads the map four times (mean, deviation, its square and mean, product) and writes it three
-    times: eager PyTorch makes a whole map of each step.
+    Memory traffic: reads the map four times (mean, deviation, its square and mean, product), writes
+    it three times, because eager PyTorch writes a map in each step.
 
     Args:
         channels: C.

@@ -9,20 +9,20 @@ from attendet.attention.base import AttentionBlock, check_odd
 
 
 class TripletAttention(AttentionBlock):
-    """Gate by pairs of axes: rows with columns, channels with columns, channels with rows.
+    """Triplet attention: gates from each pair of the axes channels, rows and columns.
 
     Misra, Nalamada, Arasanipalai, Hou, "Rotate to Attend: Convolutional Triplet Attention Module",
     WACV 2021, arXiv:2010.03045: three times, maximum and mean over one of the axes C, H, W go
     through a convolution over the other two axes, batch norm and a sigmoid; the output is the mean
-    of the three gated maps. Here the gates are averaged before the one product, which is the same.
-    The batch norms have momentum 0.1; those of the authors' code have 0.01.
+    of the three gated maps. Here the gates are averaged before a single product, with the same
+    result. Difference: the batch norms have momentum 0.1; in the authors' code, 0.01.
 
-    Reads the map seven times (three maxima, three means, product); writes it, and the mean gate of
-    the same size, once.
+    Memory traffic: reads the map seven times (three maxima, three means, product); writes it, and
+    the mean gate of the same size, once.
 
     Args:
         channels: C.
-        kernel_size: side of the convolutions, odd.
+        kernel_size: side of the convolutions; odd.
 
     Raises:
         ConfigError: if ``kernel_size`` is even or not positive.
@@ -41,14 +41,14 @@ class TripletAttention(AttentionBlock):
         self.spatial, self.width, self.height = branch(), branch(), branch()
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the normalizations, which make the logits."""
+        """Return the normalizations, which compute the logits."""
         return (self.spatial[1], self.width[1], self.height[1])
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W)."""
         spatial = self.squash(self.spatial(_extremes(x, 1)))  # (N, 1, H, W)
-        width = self.squash(self.width(_extremes(x, 2))).transpose(1, 2)  # (N, 1, C, W) at first
-        height = self.squash(self.height(_extremes(x, 3))).permute(0, 2, 3, 1)  # (N, 1, C, H)
+        width = self.squash(self.width(_extremes(x, 2))).transpose(1, 2)  # from (N, 1, C, W)
+        height = self.squash(self.height(_extremes(x, 3))).permute(0, 2, 3, 1)  # from (N, 1, C, H)
         return {"element": (spatial + width + height) / 3}
 
 

@@ -1,7 +1,7 @@
-"""The runtime base classes: a network that runs in some library, and one from an exported file.
+"""Base classes of the runtimes: `Runtime` for any library, `ExportedRuntime` for exported files.
 
-N is the batch, B the boxes of one image before selection, M the most detections of an image and K
-the classes.
+N is the batch size, B the number of boxes per image before selection, M the highest number of
+detections per image and K the number of classes.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Output: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Boxes (N, B, 4), left, top, right, bottom in network input pixels; scores (N, B, K), 0 to 1."""
 
 Mode = Literal["latency", "throughput"]
-"""latency: one batch at a time, on all threads; throughput: several side by side."""
+"""latency: one batch at a time, on all threads; throughput: several batches in parallel."""
 
 INPUT = "images"
 """Name of the input of every exported file: uint8, (N, H, W, 3)."""
 
 FileShape: TypeAlias = Sequence[int | None]
-"""Sides of an input or output; None where they are dynamic."""
+"""Shape of a graph's input or output; None for dynamic dimensions."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Settings that an exported file fixes; None where the caller is free.
+    """Settings that an exported file fixes; None: not fixed.
 
     Attributes:
-        batch: N.
+        batch: batch size N.
         input_hw: height and width of the network input, pixels.
         confidence: lowest score that the file returns, 0 to 1.
         nms_iou: IoU threshold of the non-maximum suppression in the file, 0 to 1.
@@ -55,13 +55,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a runtime uses the machine.
+    """Device, threads, mode and precision of a runtime.
 
     Attributes:
-        device: such as ``cpu`` or ``cuda:0``; the runtime's own default if none.
-        threads: processor threads of the network; one per core if none.
+        device: such as ``cpu`` or ``cuda:0``; None: the default of the runtime.
+        threads: CPU threads of the network; None: one per core.
         mode: see `Mode`.
-        precision: ``float32``, or ``bfloat16`` where the processor supports it (OpenVINO only).
+        precision: ``float32``, or ``bfloat16`` if the CPU supports it (OpenVINO only).
     """
 
     device: str | None = None
@@ -84,9 +84,9 @@ class Runtime(ABC):
     Attributes:
         metadata: description of the network.
         limits: settings that the file fixes.
-        precision: of the weights: ``float32``, ``float16`` or ``int8``.
-        parallel: number of batches that run side by side.
-        usual_batch: default batch size of a stream: the fastest on this runtime.
+        precision: precision of the weights: ``float32``, ``float16`` or ``int8``.
+        parallel: number of batches that run in parallel.
+        usual_batch: default batch size of a stream: the fastest one on this runtime.
     """
 
     metadata: WeightsMetadata
@@ -112,6 +112,8 @@ class Runtime(ABC):
     def submit(self, inputs: NDArray[np.uint8]) -> Future[Output]:
         """Start a batch in the background and return its future.
 
+        A runtime without threads of its own runs the batch before it returns.
+
         Args:
             inputs: see `run`; they must not be changed until the batch is done.
         """
@@ -122,7 +124,7 @@ class Runtime(ABC):
         return done
 
     def _run_batch(self, inputs: NDArray[np.uint8]) -> Output:
-        """Return the output of a batch that is not split any further."""
+        """Return the output of a batch that is not split over the workers."""
         return self.run(inputs)
 
 
@@ -132,10 +134,10 @@ class ExportedRuntime(Runtime):
     Args:
         path: the file or folder.
         header: the file's metadata: names to JSON texts.
-        options: how the machine is used.
+        options: device, threads, mode and precision.
 
     Raises:
-        WeightsError: if the file was not written by attendet, or was changed.
+        WeightsError: if the file was not written by attendet, or was changed afterwards.
     """
 
     def __init__(self, path: Path, header: Mapping[str, str], options: RuntimeOptions) -> None:
@@ -155,12 +157,12 @@ class ExportedRuntime(Runtime):
 
     @abstractmethod
     def _infer(self, inputs: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-        """Return the arrays of `output_names` for a batch of a size that the file takes."""
+        """Return the arrays of `output_names` for a batch of a size that the file supports."""
 
     def run(self, inputs: NDArray[np.uint8]) -> Output:
         """Return every box of each network input with its scores (see `Runtime.run`).
 
-        In mode ``throughput`` the batch is split over the workers.
+        In mode ``throughput``, the batch is split over the workers.
         """
         if self.options.mode != "throughput" or len(inputs) == 1:
             return self._run_batch(inputs)
@@ -170,7 +172,7 @@ class ExportedRuntime(Runtime):
     def _run_batch(self, inputs: NDArray[np.uint8]) -> Output:
         """Return the output of a batch; a file with a fixed batch size runs several times.
 
-        If too few inputs are left, the last one is repeated.
+        If too few inputs are left for the last run, the last input is repeated.
         """
         size = self.limits.batch or len(inputs)
         outputs = []
@@ -225,7 +227,7 @@ def _concatenate(parts: Sequence[Output]) -> Output:
 def _split_detections(detections: NDArray[np.float32], num_classes: int) -> Output:
     """Return boxes (N, M, 4) and scores (N, M, K) of detections (N, M, 6).
 
-    Each row has one score, that of its class; padding rows have none.
+    Each row has a score for its own class only; all other scores, and padding rows, are 0.
     """
     class_ids = detections[..., 5].astype(np.int64)
     valid = (class_ids >= 0) & (class_ids < num_classes)

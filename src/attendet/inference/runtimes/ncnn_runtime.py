@@ -1,4 +1,4 @@
-"""ncnn models run by ncnn; no torch."""
+"""Run ncnn models with ncnn, without torch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from attendet.system import available_cores, require
 
 PARAM, BIN = "model.param", "model.bin"
 INPUT, OUTPUTS = "in0", ("out0", "out1")
-"""Names that pnnx gives to the input and to boxes and scores."""
+"""Names that pnnx gives to the input, and to the outputs boxes and scores."""
 
 
 class NcnnRuntime(ExportedRuntime):
-    """An ncnn model run by ncnn in float32, on processors.
+    """An ncnn model run by ncnn in float32 on the CPU.
 
-    Both modes put all threads on one image: ncnn holds Python's lock while it runs.
+    Both modes use all threads for one image, because ncnn holds the GIL while it runs.
 
     Args:
         path: a folder that attendet exported, or the .param in it.
-        options: how the machine is used.
+        options: device, threads, mode and precision.
 
     Raises:
         WeightsError: if a file is missing or broken, or was not written by attendet.
-        ConfigError: if the device is not a processor.
+        ConfigError: if the device is not a CPU.
         MissingExtraError: if ncnn is not installed.
     """
 
@@ -44,13 +44,13 @@ class NcnnRuntime(ExportedRuntime):
         self._ncnn = ncnn
         self._net = ncnn.Net()
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-            setattr(self._net.opt, f"use_{option}", False)  # others lose digits where they are fast
+            setattr(self._net.opt, f"use_{option}", False)  # fast on some CPUs, but less accurate
         self._net.opt.num_threads = options.threads or available_cores()
         for load, name in ((self._net.load_param, PARAM), (self._net.load_model, BIN)):
             if load(str(folder / name)):
                 raise WeightsError(f"ncnn cannot load the file ({folder / name}). It is damaged.")
         names = [*self._net.input_names(), *self._net.output_names()]
-        if not {INPUT, *OUTPUTS} <= set(names):  # maps that nothing takes are outputs, too
+        if not {INPUT, *OUTPUTS} <= set(names):  # unused maps are outputs, too
             raise WeightsError(
                 f"graph must have the input {INPUT} and the outputs {', '.join(OUTPUTS)}; got "
                 f"{', '.join(names)} ({path}). The file was changed after the export."
@@ -71,7 +71,7 @@ def _read_header(folder: Path) -> Mapping[str, str]:
     """Return the metadata of an ncnn folder.
 
     Raises:
-        WeightsError: if one of its files is missing, or the metadata is no map of texts.
+        WeightsError: if one of its files is missing, or the metadata is not a JSON map.
     """
     for name in (PARAM, BIN, HEADER_FILE):
         if not (folder / name).is_file():

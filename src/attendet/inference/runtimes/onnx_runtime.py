@@ -1,4 +1,4 @@
-"""ONNX files run by ONNX Runtime; no torch."""
+"""Run ONNX files with ONNX Runtime, without torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ ERRORS_ONLY = 3
 class OnnxRuntime(ExportedRuntime):
     """An ONNX file run by ONNX Runtime.
 
-    In mode ``latency`` one batch uses all threads; in ``throughput`` as many batches as threads run
-    side by side, on one thread each. Idle threads do not spin: they would take the processor from
-    other networks, readers and programs (three resnet18 that ran alternately on 2 cores took 50 ms
-    an image with spinning and 24 without), and alone spinning gained nothing measurable there.
+    In mode ``latency``, one batch uses all threads. In mode ``throughput``, as many batches as
+    threads run in parallel, each on one thread. Idle threads do not spin, because spinning takes
+    CPU time from other networks, readers and programs: three resnet18 that ran alternately on 2
+    cores took 50 ms per image with spinning and 24 ms without. For a single network, spinning had
+    no measurable benefit there.
 
     Args:
         path: a file that attendet exported.
-        options: how the machine is used.
+        options: device, threads, mode and precision.
 
     Raises:
         WeightsError: if the file is broken or was not written by attendet.
@@ -49,7 +50,7 @@ class OnnxRuntime(ExportedRuntime):
         providers = _providers(ort, options.device)
         try:
             session = ort.InferenceSession(str(path), sess_options=settings, providers=providers)
-        except Exception as error:  # its errors have no common class
+        except Exception as error:  # its errors have no common base class
             raise WeightsError(
                 f"ONNX Runtime cannot load the file ({path}): {first_line(error)}"
             ) from None
@@ -74,7 +75,7 @@ def _providers(ort: Any, device: str | None) -> list[Any]:
     """Return the execution providers of a device.
 
     Raises:
-        ConfigError: if ONNX Runtime cannot use it here.
+        ConfigError: if ONNX Runtime cannot use the device here.
     """
     kind, _, number = (device or "cpu").lower().partition(":")
     if kind == "cpu" and not number:

@@ -1,4 +1,4 @@
-"""OpenVINO models and ONNX files run by OpenVINO; no torch."""
+"""Run OpenVINO models and ONNX files with OpenVINO, without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OpenVinoRuntime(ExportedRuntime):
 
     Args:
         path: a folder that attendet exported (or the .xml in it), or an .onnx file.
-        options: how the machine is used.
+        options: device, threads, mode and precision.
 
     Raises:
         WeightsError: if the file is missing, broken or was not written by attendet.
@@ -71,7 +71,7 @@ def _model_file(path: Path) -> Path:
     """Return ``model.xml`` of a folder, or the file itself.
 
     Raises:
-        WeightsError: if the file of a model's weights is missing.
+        WeightsError: if the ``.bin`` file with the weights is missing.
     """
     file = path / "model.xml" if path.is_dir() else path
     if file.suffix.lower() == ".xml" and not file.with_suffix(".bin").is_file():
@@ -106,8 +106,8 @@ def _device(core: openvino.Core, options: RuntimeOptions) -> str:
 def _settings(options: RuntimeOptions) -> dict[str, Any]:
     """Return the settings of the compiled model.
 
-    The precision is always set: by default OpenVINO uses bfloat16 where the processor supports it,
-    and results differ from those of the other runtimes in the third digit.
+    The precision is always set: by default OpenVINO uses bfloat16 if the CPU supports it, and then
+    results differ from the other runtimes in the third digit.
     """
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": options.mode.upper(),
@@ -119,7 +119,7 @@ def _settings(options: RuntimeOptions) -> dict[str, Any]:
 
 
 def _header(model: openvino.Model, section: str) -> Mapping[str, str]:
-    """Return a section of the runtime information; empty if there is none."""
+    """Return a section of the model's runtime information (rt_info); empty if it has none."""
     values = model.get_rt_info([section]).value if model.has_rt_info([section]) else None
     if not isinstance(values, dict):
         return {}
@@ -127,7 +127,7 @@ def _header(model: openvino.Model, section: str) -> Mapping[str, str]:
 
 
 def _name_of(port: openvino.Output, wanted: Sequence[str]) -> str:
-    """Return the name of a port that is wanted, or any."""
+    """Return a name of a port that is in ``wanted``, else its first name."""
     names = sorted(port.get_names())
     return next((name for name in names if name in wanted), names[0] if names else "?")
 

@@ -1,10 +1,11 @@
-"""Networks run by eager PyTorch, and what makes that fast on a CPU.
+"""Run networks with eager PyTorch, optimized for CPUs.
 
-Batch normalization is folded into the convolutions. On a CPU the convolutions are packed: eager
+Batch normalization is folded into the convolutions. On a CPU, the convolutions are packed: eager
 PyTorch converts the weights of a convolution to the layout of its CPU library (oneDNN) at every
-call, and reads and writes the map once more for the activation. Here the weights are converted at
-the first call and kept, and the activation is applied while the output is still in the cache. The
-operators are those that PyTorch's own compiler uses; if a PyTorch lacks them, nothing is replaced.
+call, and reads and writes the feature map once more for the activation. Packed weights are
+converted only once, at the first call, and the activation is applied while the output is still in
+the cache. PyTorch's own compiler uses the same operators; if a version of PyTorch lacks them,
+nothing is replaced.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class TorchRuntime(Runtime):
     """A network run by eager PyTorch, without gradients.
 
     Args:
-        network: a network of `attendet.models`; it is put into eval mode and runs where it is.
-        metadata: its description.
+        network: a network of `attendet.models`; it is put into eval mode and runs on its current
+            device.
+        metadata: metadata of the network.
         fold: run a copy optimized for speed: batch normalization folded and, on a CPU in float32,
-            convolutions packed. Later changes to the network's weights do not reach the copy.
-        options: how the machine is used; its device is ignored.
+            convolutions packed. Later changes to the network's weights do not affect the copy.
+        options: threads and mode; the device and the precision are ignored.
     """
 
     def __init__(
@@ -68,10 +70,10 @@ class TorchRuntime(Runtime):
 
     @classmethod
     def from_file(cls, path: Path, options: RuntimeOptions) -> TorchRuntime:
-        """Return the runtime of a weights file, folded, on a GPU if there is one.
+        """Return the runtime of a weights file, folded, by default on a GPU if there is one.
 
         Raises:
-            WeightsError: if the file is missing, broken or not ours.
+            WeightsError: if the file is missing, broken or was not written by attendet.
             ConfigError: if the device is not available.
         """
         network, metadata = load_weights(path)
@@ -108,18 +110,19 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def usual_batch(device: torch.device) -> int:
     """Return the default batch size of a stream in eager PyTorch.
 
-    On 2 CPU cores batches of 1 gave 23 images/s, 4 gave 28 and 8 gave 27; with all threads on one
-    batch 14, 19 and 20 (416 px). For a GPU, which needs more, the number is a guess.
+    On 2 CPU cores, batches of 1, 4 and 8 gave 23, 28 and 27 images/s; with all threads on one
+    batch, they gave 14, 19 and 20 (416 px). The number for a GPU, which needs larger batches, is a
+    guess.
     """
     return 4 if device.type == "cpu" else 16
 
 
 def parallel_batches(options: RuntimeOptions, device: torch.device) -> int:
-    """Return how many batches PyTorch runs side by side: one per core in throughput on a CPU.
+    """Return the number of parallel batches in PyTorch: on a CPU in throughput, one per thread.
 
-    With one batch at a time all threads of PyTorch work on it. If images are read meanwhile, the
-    readers take a core from them and the remaining threads wait at every operator: on 2 cores a
-    stream gave 19 images/s that way and 28 with two batches side by side (batches of 4, 416 px,
+    With one batch at a time, all threads of PyTorch work on it. If images are read at the same
+    time, the readers take a core, and the remaining threads wait at every operator. On 2 cores, a
+    stream gave 19 images/s this way, and 28 with two parallel batches (batches of 4, 416 px,
     docs/benchmarks.md).
     """
     if options.mode != "throughput" or device.type != "cpu":
@@ -130,8 +133,8 @@ def parallel_batches(options: RuntimeOptions, device: torch.device) -> int:
 def torch_pool(count: int) -> ThreadPoolExecutor:
     """Return a pool of threads that run one batch each.
 
-    A single thread uses all threads of PyTorch. Several use one each: PyTorch's number of threads
-    belongs to the calling thread, and the number of the process stays as it was.
+    In a pool of one, the thread uses all threads of PyTorch. In a larger pool, each thread uses
+    one: PyTorch's thread count is set per calling thread. The count of the process does not change.
     """
     if count == 1:
         return ThreadPoolExecutor(1, thread_name_prefix="torch")
@@ -144,15 +147,15 @@ def torch_pool(count: int) -> ThreadPoolExecutor:
 
 
 def _use_one_thread() -> None:
-    torch.get_num_threads()  # the first call copies the number of the process; a later one does not
+    torch.get_num_threads()  # the first call copies the count of the process; later calls do not
     torch.set_num_threads(1)
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
     """Return the network with batch normalization folded into the convolutions, in place.
 
-    The result is the same up to rounding, with one pass over each map less. Blocks with attention
-    behind the convolution or the normalization stay as they are.
+    The result is the same up to rounding, with one pass less over each feature map. Blocks with
+    attention inserted at the convolution or the normalization are not changed.
 
     Args:
         network: in eval mode.
@@ -182,7 +185,7 @@ class PackedConvolution(nn.Module):
 
     Args:
         conv: the convolution, float32 on the CPU, zero padding.
-        activation: the leaky ReLU, ReLU or nothing (`nn.Identity`) behind it.
+        activation: the activation after it: leaky ReLU, ReLU or none (`nn.Identity`).
     """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
@@ -225,8 +228,8 @@ def pack_convolutions(network: nn.Module) -> nn.Module:
 
     Args:
         network: of `attendet.models`, in eval mode, batch normalization folded
-            (`fold_batch_norm`). Blocks on another device or in another precision, and those with
-            attention inside, stay as they are.
+            (`fold_batch_norm`). Blocks on another device or in another precision, and blocks with
+            attention inside, are not changed.
     """
     if not can_pack():
         return network

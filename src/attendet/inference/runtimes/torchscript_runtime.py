@@ -1,4 +1,4 @@
-"""TorchScript files run by PyTorch."""
+"""Run TorchScript files with PyTorch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TorchScriptRuntime(ExportedRuntime):
 
     Args:
         path: a file that attendet exported.
-        options: how the machine is used.
+        options: device, threads, mode and precision.
 
     Raises:
         WeightsError: if the file is missing, broken or was not written by attendet.
@@ -63,10 +63,10 @@ class TorchScriptRuntime(ExportedRuntime):
 
 
 def _read_header(path: Path) -> Mapping[str, str]:
-    """Return the metadata in a TorchScript file, before any of it runs; empty if it has none.
+    """Return the metadata in a TorchScript file without running its code; empty if it has none.
 
     Raises:
-        WeightsError: if it is not such a file.
+        WeightsError: if it is not a readable TorchScript file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
