@@ -9,14 +9,14 @@ from PIL import Image
 
 from attendet.data import load_dataset
 from attendet.data.checks import ISSUE_KINDS, check_image, decode_issues
-from attendet.data.sample import Box, Labeled
+from attendet.data.sample import Box, RawSample
 from attendet.images import read_image
 
 GOOD = (2, 2, 6, 6)
 
 
 def check(path, *boxes, declared_hw=None):
-    labeled = Labeled(
+    labeled = RawSample(
         path, path, [Box(box, "cat", n) for n, box in enumerate(boxes, 1)], declared_hw
     )
     return check_image(labeled, {"cat": 0})
@@ -57,7 +57,7 @@ def test_a_box_that_touches_or_passes_the_edge_by_a_pixel_is_no_issue(tmp_path, 
 def test_near_duplicates_are_of_one_class(tmp_path, image):
     path = image(tmp_path / "a.png")
     boxes = [Box((2, 2, 9, 9), "cat"), Box((2, 2, 9, 9), "dog"), Box((2, 2, 9, 9), "cow")]
-    _, issues = check_image(Labeled(path, path, boxes), {"cat": 0, "dog": 1})
+    _, issues = check_image(RawSample(path, path, boxes), {"cat": 0, "dog": 1})
     assert [issue.kind for issue in issues] == ["unknown-class"]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from attendet.data import DataSet, Sample, load_dataset
 from attendet.data.convert import convert_dataset
 from attendet.data.coordinates import is_wrong_unit, require_coordinates
-from attendet.data.sample import Box, Labeled
+from attendet.data.sample import Box, RawSample
 from attendet.errors import DataError
 
 VOC_TAGS = re.compile("<xmin>(.+)</xmin><ymin>(.+)</ymin><xmax>(.+)</xmax><ymax>(.+)</ymax>")
@@ -192,12 +192,12 @@ def test_labels_of_images_as_stored_are_in_order(tmp_path, image):
     """Of a turned image the labels may state the stored size, in which their boxes fit."""
     path = image(tmp_path / "a.jpg", 300, 100, orientation=6)
     boxes = [Box((200 + n, 10, 280 + n, 90), "cat") for n in range(12)]
-    require_coordinates([Labeled(path, path, boxes, declared_hw=(100, 300))], "voc")
-    upright = Labeled(path, path, [Box((1, 5, 70 + n, 250), "cat") for n in range(12)])
+    require_coordinates([RawSample(path, path, boxes, declared_hw=(100, 300))], "voc")
+    upright = RawSample(path, path, [Box((1, 5, 70 + n, 250), "cat") for n in range(12)])
     require_coordinates([upright], "voc")
     in_other_order = [Box((40, 200, 30 + n, 80), "cat") for n in range(10)]
     with pytest.raises(DataError, match=f"got 10 of 10 boxes .* as {XYWH}"):
-        require_coordinates([Labeled(path, path, in_other_order)], "voc")
+        require_coordinates([RawSample(path, path, in_other_order)], "voc")
 
 
 @pytest.mark.parametrize("line", ["0 30 20 60 60", "0 30 20 60 20 60 40", "0 50 50.5 10 20"])

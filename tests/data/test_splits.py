@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attendet.data import Sample, load_dataset
-from attendet.data.splits import cut, group_identical, read_splits, write_splits
+from attendet.data.splits import group_identical, random_split, read_splits, write_splits
 from attendet.errors import DataError
 
 CAT, DOG = ("cat", 1, 1, 9, 9), ("dog", 1, 1, 9, 9)
@@ -42,7 +42,7 @@ def files(tmp_path_factory):
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 60))
 def test_a_cut_is_a_partition_that_keeps_identical_images_together(files, seed, count):
     samples = [sample(path, index % 4) for index, path in enumerate(files[:count])]
-    splits = cut(samples, FRACTIONS, seed=seed)
+    splits = random_split(samples, FRACTIONS, seed=seed)
     names = Counter(key for part in keys(splits).values() for key in part)
     assert names == Counter(each.key for each in samples)
     side = {key: name for name, part in keys(splits).items() for key in part}
@@ -56,9 +56,9 @@ def test_a_cut_is_a_partition_that_keeps_identical_images_together(files, seed, 
 
 def test_a_cut_depends_on_the_seed_and_not_on_the_order(files):
     samples = [sample(path, index % 4) for index, path in enumerate(files)]
-    first = keys(cut(samples, FRACTIONS, seed=1))
-    assert keys(cut(samples[::-1], FRACTIONS, seed=1)) == first
-    assert keys(cut(samples, FRACTIONS, seed=2)) != first
+    first = keys(random_split(samples, FRACTIONS, seed=1))
+    assert keys(random_split(samples[::-1], FRACTIONS, seed=1)) == first
+    assert keys(random_split(samples, FRACTIONS, seed=2)) != first
 
 
 # As in https://github.com/bnsreenu/digitalsreeni-image-annotator/pull/93
@@ -69,7 +69,9 @@ def test_augmented_copies_of_one_image_stay_together(tmp_path, seed):
     for path in paths:
         path.write_text(path.name)
     paths[-1].write_text(paths[4].name)  # the same image as a copy of source 1
-    splits = cut([sample(path, 0) for path in paths], {"train": 0.85, "val": 0.15}, seed=seed)
+    splits = random_split(
+        [sample(path, 0) for path in paths], {"train": 0.85, "val": 0.15}, seed=seed
+    )
     sources = {
         name: {key.split("_jpg.rf.")[0] for key in part} for name, part in keys(splits).items()
     }
@@ -83,14 +85,14 @@ def test_images_with_two_sources_in_common_are_in_one_split_once(tmp_path):
     paths = [tmp_path / name for name in names]
     for path in paths:
         path.write_text(path.name.partition(".rf.")[2])  # copy 1 of a is copy 1 of b, 2 is 2
-    splits = cut([sample(path, 0) for path in paths], {"train": 0.5, "val": 0.5}, seed=0)
+    splits = random_split([sample(path, 0) for path in paths], {"train": 0.5, "val": 0.5}, seed=0)
     assert keys(splits) == {"train": sorted(path.stem for path in paths)}
 
 
 def test_a_cut_is_stratified(files):
     samples = [sample(path, *([0] if index % 3 else [1])) for index, path in enumerate(files)]
     for part, fraction in (
-        (cut(samples, FRACTIONS, seed=s)[name], FRACTIONS[name])
+        (random_split(samples, FRACTIONS, seed=s)[name], FRACTIONS[name])
         for s in range(5)
         for name in FRACTIONS
     ):

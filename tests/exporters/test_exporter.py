@@ -63,7 +63,7 @@ def test_a_file_holds_its_metadata(format: Any, graph: Any, tmp_path: Path) -> N
     assert report.info.format == format
     assert report.info.parity == report.parity.to_mapping()
     assert report.parity.max_score < 1e-4
-    assert report.parity.images == parity.RAW_IMAGES
+    assert report.parity.images == parity.RAW_OUTPUT_IMAGES
     assert report.size_bytes > 1000
 
 

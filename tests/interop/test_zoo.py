@@ -86,7 +86,7 @@ def test_entries_are_complete(entry: ZooEntry) -> None:
     for file in entry.files:
         assert file.url.startswith("https://")
         assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
-    assert all(set(one) == {"data", "metric", "value", "source"} for one in entry.figures)
+    assert all(set(one) == {"data", "metric", "value", "source"} for one in entry.published_results)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def _list(args: argparse.Namespace) -> int:
             f"{entry.input_hw[1]} x {entry.input_hw[0]}",
             str(len(entry.classes)),
             entry.attention,
-            "; ".join(f"{one['data']} {one['metric']} {one['value']}" for one in entry.figures),
+            "; ".join(
+                f"{one['data']} {one['metric']} {one['value']}" for one in entry.published_results
+            ),
             "yes" if cached_weights(entry) else "no",
         ]
         for entry in entries.values()
@@ -86,7 +88,7 @@ def _info(args: argparse.Namespace) -> int:
         ("classes", f"{len(entry.classes)}: {', '.join(entry.classes)}"),
         *(
             ("published", f"{one['metric']} {one['value']} on {one['data']} ({one['source']})")
-            for one in entry.figures
+            for one in entry.published_results
         ),
         ("source", f"{entry.source}, license: {entry.license}"),
     ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attendet.boxes import clip_to_image, iou_matrix
 from attendet.data.coordinates import EDGE_TOLERANCE, fitting_coordinates, is_wrong_unit
-from attendet.data.sample import Action, Box, Issue, Labeled, Sample
+from attendet.data.sample import Action, Box, Issue, RawSample, Sample
 from attendet.errors import ImageError
 from attendet.images import read_image, read_image_hw, read_orientation
 
@@ -56,10 +56,10 @@ ISSUE_KINDS: dict[str, str] = {
 
 
 @dataclass
-class _Marked:
+class _BoxChecks:
     """Boxes of one image, with a mask of the boxes to keep and the issues found."""
 
-    source: Labeled
+    source: RawSample
     xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
     keep: NDArray[np.bool_]
@@ -79,7 +79,7 @@ class _Marked:
             self.keep &= ~rows
 
 
-def _turned(
+def _apply_exif_orientation(
     xyxy: NDArray[np.float64], stored_hw: tuple[int, int], orientation: int
 ) -> NDArray[np.float64]:
     """Return boxes of a stored image in the image rotated by its EXIF orientation (5 to 8)."""
@@ -95,7 +95,7 @@ def _turned(
 
 
 def _in_pixels(
-    source: Labeled, image_hw: tuple[int, int]
+    source: RawSample, image_hw: tuple[int, int]
 ) -> tuple[NDArray[np.float64], list[Issue]]:
     """Return the boxes in pixels of the upright image, and an issue if sizes disagree."""
     height, width = image_hw
@@ -109,13 +109,13 @@ def _in_pixels(
     if declared == (width, height):
         orientation = read_orientation(source.image)
         if orientation in (5, 6, 7, 8):
-            return _turned(xyxy, declared, orientation), []
+            return _apply_exif_orientation(xyxy, declared, orientation), []
     message = f"label says {declared[1]} x {declared[0]}, the image has {width} x {height}"
     return xyxy, [Issue(source.labels, None, "size-mismatch", message, "kept")]
 
 
 def _check_boxes(
-    marked: _Marked, image_hw: tuple[int, int], wrong_unit: NDArray[np.bool_], cause: str
+    marked: _BoxChecks, image_hw: tuple[int, int], wrong_unit: NDArray[np.bool_], cause: str
 ) -> None:
     """Apply the checks, the most severe first, so that a box is dropped for one reason only."""
     finite = np.asarray(np.isfinite(marked.xyxy).all(axis=1))
@@ -138,7 +138,7 @@ def _check_boxes(
     _report_near_duplicates(marked)
 
 
-def _wrong_unit(source: Labeled, image_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], str]:
+def _wrong_unit(source: RawSample, image_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], str]:
     """Return which boxes of an image are in another unit, and a message that explains it."""
     xyxy = np.array([box.xyxy for box in source.boxes], dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -151,7 +151,7 @@ def _wrong_unit(source: Labeled, image_hw: tuple[int, int]) -> tuple[NDArray[np.
     return wrong, f"; {rule}{f', this fits as {fitting}' if fitting else ''}"
 
 
-def _report_near_duplicates(marked: _Marked) -> None:
+def _report_near_duplicates(marked: _BoxChecks) -> None:
     if len(marked.xyxy) < 2:
         return
     same = marked.class_ids[:, None] == marked.class_ids[None, :]
@@ -161,7 +161,7 @@ def _report_near_duplicates(marked: _Marked) -> None:
 
 
 def check_image(
-    source: Labeled, class_of: Mapping[str | int, int]
+    source: RawSample, class_of: Mapping[str | int, int]
 ) -> tuple[Sample | None, list[Issue]]:
     """Return the sample of an image, with the boxes that pass the checks, and its issues.
 
@@ -189,7 +189,7 @@ def check_image(
     xyxy, issues = _in_pixels(source, image_hw)
     boxes: Sequence[Box] = source.boxes
     class_ids = np.array([class_of.get(box.label, -1) for box in boxes], dtype=np.int64)
-    marked = _Marked(source, xyxy, class_ids, np.ones(len(boxes), dtype=bool), issues)
+    marked = _BoxChecks(source, xyxy, class_ids, np.ones(len(boxes), dtype=bool), issues)
     _check_boxes(marked, image_hw, wrong_unit, cause)
     sample = Sample(
         path=source.image,

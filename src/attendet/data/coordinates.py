@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import xyxy_to_cxcywh, xyxy_to_xywh
-from attendet.data.sample import Format, Labeled
+from attendet.data.sample import Format, RawSample
 from attendet.errors import DataError, ImageError
 from attendet.images import read_image_hw
 
@@ -143,7 +143,7 @@ def fitting_coordinates(
     return units if own or not found else f"{' or '.join(layouts)} in {units}"
 
 
-def _image_wh(source: Labeled) -> tuple[int, int] | None:
+def _image_wh(source: RawSample) -> tuple[int, int] | None:
     """Return the image size that the labels refer to; None if the image cannot be read."""
     try:
         height, width = read_image_hw(source.image)
@@ -153,7 +153,7 @@ def _image_wh(source: Labeled) -> tuple[int, int] | None:
     return (height, width) if is_turned else (width, height)
 
 
-def require_coordinates(images: Iterable[Labeled], format: Format) -> None:
+def require_coordinates(images: Iterable[RawSample], format: Format) -> None:
     """Raise an error if the boxes are in another unit than the format's, or in another order.
 
     The unit is wrong if more than half of the boxes are certainly in another one. The order is

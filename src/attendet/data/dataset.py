@@ -13,18 +13,18 @@ from attendet.data.class_names import similar_names
 from attendet.data.coordinates import require_coordinates
 from attendet.data.formats import read_labels
 from attendet.data.sample import (
-    MOST_CLASSES,
+    MAX_CLASSES,
     SPLITS,
     SPLITS_FILE,
     Format,
     Issue,
-    Labeled,
-    Reading,
+    RawDataset,
+    RawSample,
     Sample,
     class_name,
     list_issues,
 )
-from attendet.data.splits import cut, find_overlaps, read_splits
+from attendet.data.splits import find_overlaps, random_split, read_splits
 from attendet.errors import ConfigError, DataError, did_you_mean, list_names
 
 VAL_FRACTION = 0.15
@@ -86,83 +86,83 @@ class DataSet:
 
 
 def _class_table(
-    reading: Reading, classes: Sequence[str] | None
+    raw: RawDataset, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str | int, int]]:
     """Return the class names, and the class id of each known label."""
-    labels = {box.label for each in reading.images for box in each.boxes}
-    numbers = sorted(n for n in labels if isinstance(n, int) and 0 <= n < MOST_CLASSES)
+    labels = {box.label for each in raw.images for box in each.boxes}
+    numbers = sorted(n for n in labels if isinstance(n, int) and 0 <= n < MAX_CLASSES)
     if classes is not None:
         names = tuple(class_name(name) for name in classes)
-    elif reading.names is not None:
-        names = reading.names
+    elif raw.names is not None:
+        names = raw.names
     elif numbers:
         names = tuple(str(number) for number in range(numbers[-1] + 1))
     else:
         names = tuple(sorted(label for label in labels if isinstance(label, str)))
     twice = [name for name, count in Counter(names).items() if count > 1]
-    issues = f" {list_issues(reading.issues)}" if reading.issues else ""
+    issues = f" {list_issues(raw.issues)}" if raw.issues else ""
     if twice:
         raise DataError(
-            f"each class name must be there once; got {twice[0]!r} twice ({reading.root}).{issues}"
+            f"each class name must be there once; got {twice[0]!r} twice ({raw.root}).{issues}"
         )
     if not names:
-        files = sorted({each.labels for each in reading.images})
+        files = sorted({each.labels for each in raw.images})
         shown = f"none in {len(files)} label files, such as {files[0]}" if files else "none"
-        raise DataError(f"data set must hold boxes; got {shown} ({reading.root}).{issues}")
+        raise DataError(f"data set must hold boxes; got {shown} ({raw.root}).{issues}")
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
-    if reading.names is None:  # else a number is a class id without a name
+    if raw.names is None:  # else a number is a class id without a name
         table |= {number: number for number in numbers if number < len(names)}
     return names, table
 
 
 def _check_pools(
-    reading: Reading, class_of: dict[str | int, int]
+    raw: RawDataset, class_of: dict[str | int, int]
 ) -> tuple[dict[str, tuple[Sample, ...]], list[Issue]]:
     """Return the samples of each pool, each image checked once, and the issues.
 
     Raises:
         DataError: if most boxes are written in another unit or order than the format's.
     """
-    issues = list(reading.issues)
+    issues = list(raw.issues)
     checked: dict[tuple[str, Path], Sample | None] = {}
 
-    def sample_of(each: Labeled) -> Sample | None:
+    def sample_of(each: RawSample) -> Sample | None:
         key = each.key, each.labels
         if key not in checked:
             checked[key], found = check_image(each, class_of)
             issues.extend(found)
         return checked[key]
 
-    pools = {}
-    for name, pool in reading.pools.items():
+    samples_by_split = {}
+    for name, pool in raw.images_by_split.items():
         samples = (sample_of(each) for each in pool)
-        pools[name] = tuple(sample for sample in samples if sample is not None)
-    _require_coordinates(reading, issues)
-    return {name: pool for name, pool in pools.items() if pool}, issues
+        samples_by_split[name] = tuple(sample for sample in samples if sample is not None)
+    _require_coordinates(raw, issues)
+    return {name: pool for name, pool in samples_by_split.items() if pool}, issues
 
 
-def _require_coordinates(reading: Reading, issues: Sequence[Issue]) -> None:
+def _require_coordinates(raw: RawDataset, issues: Sequence[Issue]) -> None:
     """Raise an error if most boxes of a COCO file, or of a VOC or YOLO data set, are misplaced.
 
     The check reads the image sizes again. It is skipped if there are fewer misplaced boxes than a
     quarter of the images with boxes.
     """
-    by_file = reading.format == "coco"
-    misplaced = Counter(i.file if by_file else reading.root for i in issues if i.kind in _MISPLACED)
-    groups: dict[Path, dict[str, Labeled]] = {}
-    for each in (each for each in reading.images if each.boxes):
-        groups.setdefault(each.labels if by_file else reading.root, {})[each.key] = each
+    by_file = raw.format == "coco"
+    misplaced = Counter(i.file if by_file else raw.root for i in issues if i.kind in _MISPLACED)
+    groups: dict[Path, dict[str, RawSample]] = {}
+    for each in (each for each in raw.images if each.boxes):
+        groups.setdefault(each.labels if by_file else raw.root, {})[each.key] = each
     for group, images in groups.items():
         if 4 * misplaced[group] >= len(images):
-            require_coordinates(images.values(), reading.format)
+            require_coordinates(images.values(), raw.format)
 
 
 def _written_splits(
-    path: Path, pools: dict[str, tuple[Sample, ...]], issues: list[Issue]
+    path: Path, samples_by_split: dict[str, tuple[Sample, ...]], issues: list[Issue]
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
     """Return the splits recorded in a splits file, and a description of their source."""
     written, source = read_splits(path)
-    by_key = {sample.key: sample for pool in pools.values() for sample in pool}
+    by_key = {sample.key: sample for pool in samples_by_split.values() for sample in pool}
     splits = {}
     for name, keys in written.items():
         for key in keys:
@@ -179,15 +179,19 @@ def _written_splits(
 
 
 def _complete_splits(
-    pools: dict[str, tuple[Sample, ...]], source: str, seed: int
+    samples_by_split: dict[str, tuple[Sample, ...]], source: str, seed: int
 ) -> tuple[dict[str, tuple[Sample, ...]], str]:
     """Return the data set's own splits, with the missing ones drawn by seed, and their source."""
-    if "all" in pools:
-        return cut(pools["all"], _POOL_FRACTIONS, seed=seed), f"seeded 70/15/15, seed {seed}"
-    splits = {name: pools[name] for name in SPLITS if name in pools}
+    if "all" in samples_by_split:
+        return random_split(
+            samples_by_split["all"], _POOL_FRACTIONS, seed=seed
+        ), f"seeded 70/15/15, seed {seed}"
+    splits = {name: samples_by_split[name] for name in SPLITS if name in samples_by_split}
     if "train" not in splits or "val" in splits:
         return splits, source
-    parts = cut(splits["train"], {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}, seed=seed)
+    parts = random_split(
+        splits["train"], {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}, seed=seed
+    )
     completed = {**parts, **({"test": splits["test"]} if "test" in splits else {})}
     return completed, f"{source}; val: 15 % of train, seed {seed}"
 
@@ -208,17 +212,17 @@ def _overlap_issues(
     ]
 
 
-def _boxless(
-    train: Sequence[Sample], source: str, reading: Reading, issues: list[Issue], forbidden: bool
+def _check_train_has_boxes(
+    train: Sequence[Sample], source: str, raw: RawDataset, issues: list[Issue], forbidden: bool
 ) -> None:
     """Report a train split without boxes: as an error if `forbidden`, else as an issue."""
     if any(len(sample.class_ids) for sample in train):
         return
     first = train[0].key
-    labels = next(each.labels for each in reading.images if each.key == first)
+    labels = next(each.labels for each in raw.images if each.key == first)
     if forbidden:
         raise DataError(
-            f"train split must hold a box; got none in {len(train)} images ({reading.root}, "
+            f"train split must hold a box; got none in {len(train)} images ({raw.root}, "
             f"{source}). Labels were looked for as {labels}; put them there, or correct what is "
             f"wrong: {list_issues(issues)}"
         )
@@ -263,18 +267,18 @@ def load_dataset(
         DataError: if no data set is found, it has no image or no box to train on, or it has issues
             and ``strict`` is set.
     """
-    reading = read_labels(Path(path), format)
-    names, class_of = _class_table(reading, classes)
+    raw = read_labels(Path(path), format)
+    names, class_of = _class_table(raw, classes)
     similar = [f"{name!r} and {other!r}" for name, other in similar_names(names)]
     if similar:
         message = f"classes may be the same: {list_names(similar)}"
-        reading.issues.append(Issue(reading.root, None, "similar-names", message, "kept"))
-    pools, issues = _check_pools(reading, class_of)
-    split_file = Path(splits) if splits else reading.root / SPLITS_FILE
+        raw.issues.append(Issue(raw.root, None, "similar-names", message, "kept"))
+    samples_by_split, issues = _check_pools(raw, class_of)
+    split_file = Path(splits) if splits else raw.root / SPLITS_FILE
     if splits or (split_file.is_file() and not ignore_splits_file):
-        parts, source = _written_splits(split_file, pools, issues)
+        parts, source = _written_splits(split_file, samples_by_split, issues)
     else:
-        parts, source = _complete_splits(pools, reading.source, seed)
+        parts, source = _complete_splits(samples_by_split, raw.source, seed)
     if not parts or (require_train and "train" not in parts):
         raise DataError(
             f"data set must hold images to train on; got {', '.join(parts) or 'none'}, "
@@ -284,9 +288,9 @@ def load_dataset(
         name: tuple(sorted(part, key=lambda sample: sample.key)) for name, part in parts.items()
     }
     if "train" in parts:
-        _boxless(parts["train"], source, reading, issues, require_train)
+        _check_train_has_boxes(parts["train"], source, raw, issues, require_train)
     overlaps = find_overlaps(parts)
     issues += _overlap_issues(overlaps, parts)
     if strict and issues:
         raise DataError(f"data set must have no issues; got {list_issues(issues)} ({path}).")
-    return DataSet(reading.root, reading.format, names, parts, tuple(issues), overlaps, source)
+    return DataSet(raw.root, raw.format, names, parts, tuple(issues), overlaps, source)

@@ -1,6 +1,6 @@
-"""Records of a data set: `Labeled` (as read), `Sample` (as checked), `Issue` and `Reading`.
+"""Records of a data set: `RawSample` (as read), `Sample` (as checked), `Issue` and `RawDataset`.
 
-A format's reader returns a `Reading`; `attendet.data.checks` turns its images into samples.
+A format's reader returns a `RawDataset`; `attendet.data.checks` turns its images into samples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Action = Literal["dropped", "clipped", "kept", "skipped image"]
 
 _ISSUES_SHOWN = 5
 
-MOST_CLASSES = 10_000
+MAX_CLASSES = 10_000
 """Limit for class ids in data sets without class names; this or a larger id is a label error."""
 
 SPLITS = ("train", "val", "test")
@@ -86,8 +86,8 @@ class Sample:
 class Box:
     """One box as written: four corner numbers and a class name, or the id of an unnamed class.
 
-    Corners are in pixels, or fractions of the image's width and height if `Labeled.relative`.
-    `file` is set only if the box comes from another file than `Labeled.labels`.
+    Corners are in pixels, or fractions of the image's width and height if `RawSample.relative`.
+    `file` is set only if the box comes from another file than `RawSample.labels`.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -98,7 +98,7 @@ class Box:
 
 
 @dataclass
-class Labeled:
+class RawSample:
     """One image with its labels as written, not yet checked.
 
     Attributes:
@@ -119,7 +119,7 @@ class Labeled:
 
 
 @dataclass
-class Reading:
+class RawDataset:
     """Result of a format's reader.
 
     Attributes:
@@ -133,15 +133,15 @@ class Reading:
 
     root: Path
     format: Format
-    pools: dict[str, list[Labeled]] = field(default_factory=dict)
+    images_by_split: dict[str, list[RawSample]] = field(default_factory=dict)
     source: str = ""
     names: tuple[str, ...] | None = None
     issues: list[Issue] = field(default_factory=list)
 
     @property
-    def images(self) -> list[Labeled]:
+    def images(self) -> list[RawSample]:
         """Images of all pools; an image in two splits occurs twice."""
-        return [each for pool in self.pools.values() for each in pool]
+        return [each for pool in self.images_by_split.values() for each in pool]
 
 
 def class_name(text: str) -> str:
@@ -166,7 +166,7 @@ def decoded_name(name: str) -> str:
     return unicodedata.normalize("NFC", unquote(name))
 
 
-def spellings(name: str) -> list[str]:
+def filename_variants(name: str) -> list[str]:
     """Return a file name as written, decoded, and as macOS may store it, each once."""
     decoded = decoded_name(name)
     return list(dict.fromkeys((name, decoded, unicodedata.normalize("NFD", decoded))))
@@ -187,9 +187,9 @@ def list_issues(issues: Sequence[Issue]) -> str:
     return f"{len(issues)} issue{'' if len(issues) == 1 else 's'}{shown}{more}"
 
 
-def merge_repeated(images: Iterable[Labeled], issues: list[Issue]) -> list[Labeled]:
+def merge_repeated(images: Iterable[RawSample], issues: list[Issue]) -> list[RawSample]:
     """Return each image once, with the boxes of all its labels; repetitions become issues."""
-    by_file: dict[Path, Labeled] = {}
+    by_file: dict[Path, RawSample] = {}
     for each in images:
         first = by_file.setdefault(each.image, each)
         if first is each:
@@ -223,7 +223,7 @@ def _relative(path: Path, root: Path) -> Path:
         return Path(os.path.relpath(path, root))
 
 
-def assign_keys(images: Iterable[Labeled], root: Path) -> None:
+def assign_keys(images: Iterable[RawSample], root: Path) -> None:
     """Set each image's key: its path relative to `root`, without suffix if that is unique."""
     owners: dict[str, set[Path]] = {}
     plain = [(each, _relative(each.image, root)) for each in images]

@@ -98,7 +98,7 @@ def _draw(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
 
 
-def cut(
+def random_split(
     samples: Sequence[Sample], fractions: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Sample, ...]]:
     """Return samples split at random by seed, stratified by class.

@@ -30,7 +30,7 @@ CALIBRATION_IMAGES = 128
 SENSITIVITY_IMAGES = 8
 """Maximum number of images for measuring the errors of single layers."""
 
-KEPT_ERRORS = (0.9, 0.99)
+ERROR_FRACTIONS = (0.9, 0.99)
 """The layers that cause this fraction of the total error stay in float32."""
 
 ACTIVATIONS = ("LeakyRelu", "Relu", "Sigmoid", "Mul")
@@ -85,7 +85,7 @@ def int8_configurations(
         description, kept = f"{description}, attention", kept | gates
         yield Int8Configuration(description, kept)
     errors = layer_errors()
-    for fraction in KEPT_ERRORS:
+    for fraction in ERROR_FRACTIONS:
         layers = _largest(errors, fraction)
         with_layers = f"{description}, {len(layers)} of {len(errors)} layers"
         yield Int8Configuration(with_layers, kept | _around(nodes, scopes, layers))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """Version of the ONNX operator set; ONNX Runtime 1.14 and OpenVINO 2023.0 support it."""
 
-HALF_FROM = 256
+MIN_FLOAT16_VALUES = 256
 """Weights with fewer values stay in float32: biases and small layers of attention gates."""
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -133,7 +133,7 @@ def _keep_in_half(model: Any) -> None:
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < HALF_FROM:
+        if values.dtype != np.float32 or values.size < MIN_FLOAT16_VALUES:
             continue
         name, kept = tensor.name, f"{tensor.name}_float16"
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), kept))

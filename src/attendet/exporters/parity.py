@@ -31,7 +31,7 @@ AP_CONFIDENCE = 0.001
 """Lowest score of the detections for average precision."""
 
 IMAGES_AT_ONCE = 8
-RAW_IMAGES = 4
+RAW_OUTPUT_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def check_parity(
     Raises:
         ExportError: if a difference is too large.
     """
-    synthetic = [] if samples else synthetic_images(RAW_IMAGES)
-    first = synthetic or [read_image(sample.path) for sample in samples[:RAW_IMAGES]]
+    synthetic = [] if samples else synthetic_images(RAW_OUTPUT_IMAGES)
+    first = synthetic or [read_image(sample.path) for sample in samples[:RAW_OUTPUT_IMAGES]]
     limits = exported.limits
     raw = compare_outputs(reference, exported, network_inputs(first, exported.metadata, limits))
     has_nms = limits.max_detections is not None

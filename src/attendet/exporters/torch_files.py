@@ -20,7 +20,7 @@ from attendet.inference.preprocess import STRIDE
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.models.export_info import HEADER_FILE
 
-MAX_CELLS = 128
+MAX_STRIDES_PER_SIDE = 128
 """Largest side of a dynamic network input, in units of 32 pixels; the smallest is 64 pixels."""
 
 
@@ -48,8 +48,8 @@ def trace(network: nn.Module, hw: tuple[int, int], dynamic: tuple[str, ...]) -> 
     if "batch" in dynamic:
         axes[0] = Dim("batch", min=1, max=65536)
     if "size" in dynamic:
-        axes[1] = STRIDE * Dim("rows", min=2, max=MAX_CELLS)
-        axes[2] = STRIDE * Dim("columns", min=2, max=MAX_CELLS)
+        axes[1] = STRIDE * Dim("rows", min=2, max=MAX_STRIDES_PER_SIDE)
+        axes[2] = STRIDE * Dim("columns", min=2, max=MAX_STRIDES_PER_SIDE)
     try:
         with torch.no_grad():
             return torch.export.export(

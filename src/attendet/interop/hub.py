@@ -42,7 +42,7 @@ DEFAULT_FILE = "model.safetensors"
 
 CARD = "README.md"
 
-MOST_CLASSES = 40
+MAX_CARD_CLASSES = 40
 """Maximum number of class names in a card; for more classes it has only their number."""
 
 _HTTP_CLIENTS = ("httpx", "httpx2", "requests", "urllib3")
@@ -407,7 +407,7 @@ def _facts(metadata: WeightsMetadata, parameters: int) -> list[tuple[str, str]]:
     facts = [
         ("network", f"{metadata.architecture}, {parameters:,} parameters"),
         ("attention", f"`{metadata.attention}`"),
-        ("classes", f"{count}: {names}" if count <= MOST_CLASSES else str(count)),
+        ("classes", f"{count}: {names}" if count <= MAX_CARD_CLASSES else str(count)),
         ("input", f"{width} x {height} px, {preprocess.resize}, {preprocess.color}"),
     ]
     data, measured = metadata.data or {}, metadata.measured or {}

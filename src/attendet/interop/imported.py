@@ -9,7 +9,7 @@ from attendet.errors import ConfigError
 from attendet.models.detector import DetectionNetwork
 from attendet.models.metadata import WeightsMetadata
 
-MOST_BYTES = 4 * 1024 * 1024
+MAX_TEXT_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            lines = [line.strip() for line in stream.read(MOST_BYTES).splitlines()]
+            lines = [line.strip() for line in stream.read(MAX_TEXT_BYTES).splitlines()]
     except OSError as error:
         raise ConfigError(f"names cannot be read: {error.strerror or error} ({path}).") from None
     except UnicodeDecodeError:

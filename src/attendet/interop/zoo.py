@@ -71,7 +71,7 @@ class ZooEntry:
     color: Color
     classes: tuple[str, ...]
     attention: str
-    figures: tuple[dict[str, Any], ...]
+    published_results: tuple[dict[str, Any], ...]
     """Published results: data, metric, value in percent, source."""
 
     file: RemoteFile
@@ -118,7 +118,7 @@ def _entry(name: str, row: dict[str, Any], classes: dict[str, list[str]]) -> Zoo
         config=None if config is None else RemoteFile(**config),
         classes=tuple(classes[row.pop("classes")]),
         input_hw=tuple(row.pop("input_hw")),
-        figures=tuple(row.pop("figures")),
+        published_results=tuple(row.pop("published_results")),
         **row,
     )
 

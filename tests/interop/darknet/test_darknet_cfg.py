@@ -41,7 +41,7 @@ def test_the_tiny_configuration(tiny: Callable[..., str]) -> None:
     assert config.anchor_masks == ((3, 4, 5), (1, 2, 3))
     assert config.anchors[5] == (344, 319)
     assert config.scale_x_y == 1.05
-    assert config.unread == ()
+    assert config.unknown_options == ()
     assert len(config.graph.layers) == 38
     assert config.graph.layers[3] == Route((2,), groups=2, group_id=1)
     assert config.graph.layers[34] == Route((33, 23))
@@ -70,7 +70,7 @@ def test_anchors_of_a_region_are_in_cells(other_configs: dict[str, str]) -> None
     assert config.anchors == tuple(
         (32 * w, 32 * h) for w, h in ((1.08, 1.19), (3.42, 4.41), (0.57273, 0.677385))
     )
-    assert config.unread == ()
+    assert config.unknown_options == ()
     assert "anchors=1.08,1.19, 3.42,4.41, 0.57273,0.677385\n" in format_config(config)
 
 
@@ -101,7 +101,7 @@ def test_comments_blanks_and_repeated_training_options_do_not_matter() -> None:
 def test_options_that_nobody_knows_are_named() -> None:
     text = NET + CONV + "color=blue\n" + YOLO + "jitter=.3\nbeam = 2\n"
 
-    assert _parse(text).unread == (
+    assert _parse(text).unknown_options == (
         "[convolutional] color (line 10)",
         "[yolo] beam (line 15)",
     )

@@ -253,7 +253,7 @@ random=1
 
 
 def test_options_of_training_are_known() -> None:
-    assert parse_config(PLAIN, source="a.cfg").unread == ()
+    assert parse_config(PLAIN, source="a.cfg").unknown_options == ()
 
 
 @pytest.mark.parametrize(

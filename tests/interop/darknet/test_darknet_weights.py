@@ -113,7 +113,9 @@ def test_a_cutoff_takes_the_first_layers(tmp_path: Path) -> None:
 
     assert set(from_whole) == set(from_part) == {0, 1}
     for index in (0, 1):
-        pairs = zip(from_whole[index].in_order(), from_part[index].in_order(), strict=True)
+        pairs = zip(
+            from_whole[index].in_file_order(), from_part[index].in_file_order(), strict=True
+        )
         assert all(np.array_equal(one, two) for one, two in pairs)
     with pytest.raises(WeightsError, match=r"for the first 1 layers"):
         read_weights(part, GRAPH, cutoff=1)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attendet.data.formats import coco, voc, yolo
-from attendet.data.sample import Format, Reading
+from attendet.data.sample import Format, RawDataset
 from attendet.errors import ConfigError, DataError, did_you_mean, list_names
 
 __all__ = ["FORMATS", "read_labels"]
 
-_READERS: dict[Format, Callable[[Path], Reading]] = {
+_READERS: dict[Format, Callable[[Path], RawDataset]] = {
     "voc": voc.read_voc,
     "yolo": yolo.read_yolo,
     "coco": coco.read_coco,
@@ -54,7 +54,7 @@ def _recognize(path: Path) -> Format:
     )
 
 
-def read_labels(path: Path, format: Format | None = None) -> Reading:
+def read_labels(path: Path, format: Format | None = None) -> RawDataset:
     """Return the labels at a path, read in the given or the recognized format.
 
     Raises:
@@ -71,11 +71,11 @@ def read_labels(path: Path, format: Format | None = None) -> Reading:
         )
     if not path.exists():
         raise DataError(f"data set not found ({path}). Check the path.")
-    path = path if format else _unpacked(path)
+    path = path if format else _skip_wrapper_folders(path)
     return _READERS[format or _recognize(path)](path)
 
 
-def _unpacked(path: Path) -> Path:
+def _skip_wrapper_folders(path: Path) -> Path:
     """Return the folder inside any wrapper folders that an unpacked archive may have."""
     while path.is_dir() and not any(look(path) for look in _RECOGNIZERS.values()):
         inner = [each for each in path.iterdir() if each.name != "__MACOSX"]

@@ -19,14 +19,14 @@ from attendet.data.sample import (
     SPLITS_FILE,
     Box,
     Issue,
-    Labeled,
-    Reading,
+    RawDataset,
+    RawSample,
     assign_keys,
     class_name,
     decoded_name,
+    filename_variants,
     is_there,
     merge_repeated,
-    spellings,
     split_folders,
 )
 from attendet.errors import DataError, list_names
@@ -178,7 +178,7 @@ class _ImageFinder:
         """
         plain = file_name.replace("\\", "/").rpartition("?d=")[2]
         plain = plain.partition("?")[0] if "://" in plain else plain
-        names = (each for name in spellings(plain) for each in (name, Path(name).name))
+        names = (each for name in filename_variants(plain) for each in (name, Path(name).name))
         for name in dict.fromkeys(names):
             for index, folder_ in enumerate(self.folders):
                 if is_there(folder_ / name) and (folder_ / name).is_file():
@@ -208,10 +208,10 @@ def _size(row: dict[str, Any]) -> tuple[int, int] | None:
 
 def _images_of(
     document: dict[str, Any], path: Path, root: Path, issues: list[Issue]
-) -> dict[Any, Labeled | None]:
+) -> dict[Any, RawSample | None]:
     """Return image id to image, None if the image file is missing."""
     finder = _ImageFinder(path, root)
-    images: dict[Any, Labeled | None] = {}
+    images: dict[Any, RawSample | None] = {}
     for index, row in enumerate(document["images"]):
         try:
             number, name = _number(row["id"]), str(row["file_name"])
@@ -225,7 +225,7 @@ def _images_of(
             issues.append(Issue(path, None, "repeated-image", message, "skipped image"))
             continue
         image = finder.find(name)
-        images[number] = Labeled(image, path, [], _size(row)) if image else None
+        images[number] = RawSample(image, path, [], _size(row)) if image else None
         if image is None:
             message = f"no image {name!r} (image id {number!r})"
             issues.append(Issue(path, None, "missing-image", message, "skipped image"))
@@ -246,7 +246,7 @@ def _describe(error: Exception) -> str:
     return f"cannot be read: {error}"
 
 
-def _read_file(path: Path, root: Path) -> tuple[list[Labeled], dict[Any, str], list[Issue]]:
+def _read_file(path: Path, root: Path) -> tuple[list[RawSample], dict[Any, str], list[Issue]]:
     """Return the images of one JSON file, its category names, and its issues."""
     document = _load_json(path)
     issues: list[Issue] = []
@@ -271,10 +271,10 @@ def _read_file(path: Path, root: Path) -> tuple[list[Labeled], dict[Any, str], l
     return [each for each in images.values() if each is not None], names, issues
 
 
-_MISSING = Labeled(Path(), Path(), [])
+_MISSING = RawSample(Path(), Path(), [])
 
 
-def read_coco(path: Path) -> Reading:
+def read_coco(path: Path) -> RawDataset:
     """Return the labels of a COCO data set.
 
     Splits come from file names (``instances_train2017.json``), or from folders train/ valid/ test/
@@ -293,19 +293,19 @@ def read_coco(path: Path) -> Reading:
     root = path if path.is_dir() else path.parent
     if not path.is_dir() and root.name.lower() == "annotations":
         root = root.parent
-    reading = Reading(root, "coco")
+    raw = RawDataset(root, "coco")
     names: dict[str, None] = {}
     for split in ("all", *SPLITS):
         if split not in files:
             continue
         images, categories, issues = _read_file(files[split], root)
         names |= dict.fromkeys(categories.values())
-        reading.pools[split] = merge_repeated(images, issues)
-        reading.issues += issues
-    reading.names = tuple(names)
-    reading.source = "" if "all" in files else f"files {_listed(files, root)}"
-    assign_keys(reading.images, root)
-    return reading
+        raw.images_by_split[split] = merge_repeated(images, issues)
+        raw.issues += issues
+    raw.names = tuple(names)
+    raw.source = "" if "all" in files else f"files {_listed(files, root)}"
+    assign_keys(raw.images, root)
+    return raw
 
 
 def _listed(files: dict[str, Path], root: Path) -> str:
@@ -339,7 +339,7 @@ def _around_polygons(polygons: list[Any]) -> Corners:
     return min(columns), min(rows), max(columns), max(rows)
 
 
-def _unpacked(text: str) -> list[int]:
+def _decode_rle(text: str) -> list[int]:
     """Return the run lengths that COCO packs into text.
 
     A character holds 5 bits, the lowest first; its 6th bit is set if the number goes on. From the
@@ -364,7 +364,7 @@ def _unpacked(text: str) -> list[int]:
 
 def _around_mask(mask: dict[str, Any]) -> Corners:
     counts = mask["counts"]
-    counts = _unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    counts = _decode_rle(counts) if isinstance(counts, str) else [int(count) for count in counts]
     height, width = (int(side) for side in mask["size"])
     if height < 1 or width < 1 or min(counts, default=0) < 0 or sum(counts) != height * width:
         raise ValueError("run lengths of the segmentation do not fill its size")

@@ -17,8 +17,8 @@ from attendet.data.sample import (
     SPLITS,
     Box,
     Issue,
-    Labeled,
-    Reading,
+    RawDataset,
+    RawSample,
     assign_keys,
     class_name,
     merge_repeated,
@@ -95,15 +95,15 @@ def recognize_voc(folder: Path) -> str | None:
 
 
 class _Reader:
-    """Reader that collects annotation files in one `Reading`."""
+    """Reader that collects annotation files in one `RawDataset`."""
 
     def __init__(self, root: Path) -> None:
-        self.reading = Reading(root, "voc")
+        self.raw = RawDataset(root, "voc")
         self._images: dict[Path, dict[str, Path]] = {}
         self._twins: dict[Path, list[Path]] = {}
 
     def _issue(self, file: Path, line: int | None, kind: str, message: str) -> None:
-        self.reading.issues.append(Issue(file, line, kind, message, "skipped image"))
+        self.raw.issues.append(Issue(file, line, kind, message, "skipped image"))
 
     def images(self, folder: Path) -> dict[str, Path]:
         """Return name without suffix to image file; each folder is listed once."""
@@ -114,7 +114,7 @@ class _Reader:
                 self._twins.setdefault(path.with_suffix(""), []).append(path)
         return self._images[folder]
 
-    def _meant(self, image: Path, xml: Path, filename: str) -> Path:
+    def _image_for_xml(self, image: Path, xml: Path, filename: str) -> Path:
         """Return the image of an XML file, of those with the same stem (``a.jpg``, ``a.png``)."""
         twins = self._twins[image.with_suffix("")]
         named = _file_name(filename)
@@ -124,7 +124,7 @@ class _Reader:
                 self._issue(twin, None, "missing-label", f"{xml.name} is that of {meant.name}")
         return meant
 
-    def labeled(self, name: str, xml: Path, images: Path) -> Labeled | None:
+    def labeled(self, name: str, xml: Path, images: Path) -> RawSample | None:
         """Return the image of one XML file with its boxes; None if either cannot be read.
 
         Args:
@@ -134,7 +134,7 @@ class _Reader:
         """
         annotation = read_annotation(xml)
         if isinstance(annotation, Issue):
-            self.reading.issues.append(annotation)
+            self.raw.issues.append(annotation)
             return None
         inner = (images / name).parent
         images = inner if inner.is_dir() else images
@@ -144,11 +144,11 @@ class _Reader:
         if image is None:
             self._issue(xml, None, "missing-image", f"no image {xml.stem}.* in {images}")
             return None
-        image = self._meant(image, xml, annotation.filename)
-        self.reading.issues += annotation.issues
-        return Labeled(image, xml, annotation.boxes, annotation.declared_hw)
+        image = self._image_for_xml(image, xml, annotation.filename)
+        self.raw.issues += annotation.issues
+        return RawSample(image, xml, annotation.boxes, annotation.declared_hw)
 
-    def folder(self, folders: Folders) -> list[Labeled]:
+    def folder(self, folders: Folders) -> list[RawSample]:
         """Return the labeled images of a folder; images without labels become issues."""
         xml_folder, image_folder = folders
         files = _xml_files(folders)
@@ -161,16 +161,16 @@ class _Reader:
             for stem, image in images.items():
                 if folder.is_relative_to(image_folder) and folder / stem not in used:
                     self._issue(image, None, "missing-label", f"no {stem}.xml in {xml_folder}")
-        return merge_repeated(kept, self.reading.issues)
+        return merge_repeated(kept, self.raw.issues)
 
-    def listed(self, list_file: Path, folders: Folders) -> list[Labeled]:
+    def listed(self, list_file: Path, folders: Folders) -> list[RawSample]:
         """Return the images that a split's list names, in its order."""
         xml_folder, image_folder = folders
         there = _xml_files(folders)
         known = there.keys() | self.images(image_folder).keys()
         lines, issues = read_lines(list_file)
-        self.reading.issues += issues
-        kept: dict[str, Labeled | None] = {}
+        self.raw.issues += issues
+        kept: dict[str, RawSample | None] = {}
         for line, written in lines:
             name = _listed_name(written, known)
             if name in kept:
@@ -182,7 +182,7 @@ class _Reader:
             else:
                 self._issue(list_file, line, "missing-image", f"no image {name!r}")
         found = [each for each in kept.values() if each is not None]
-        return merge_repeated(found, self.reading.issues)
+        return merge_repeated(found, self.raw.issues)
 
 
 def _file_name(written: str) -> str:
@@ -223,20 +223,20 @@ def _devkit_root(folder: Path) -> Path:
     return devkits[0] if devkits else folder
 
 
-def _by_folder(images: list[Labeled], folders: dict[str, Path]) -> dict[str, list[Labeled]]:
+def _by_folder(images: list[RawSample], folders: dict[str, Path]) -> dict[str, list[RawSample]]:
     """Return split name to the images in its folder; empty if an image is in none of them."""
-    pools: dict[str, list[Labeled]] = {}
+    images_by_split: dict[str, list[RawSample]] = {}
     for each in images:
         split = next((s for s, folder in folders.items() if each.image.is_relative_to(folder)), "")
-        pools.setdefault(split, []).append(each)
-    return {} if "" in pools else pools
+        images_by_split.setdefault(split, []).append(each)
+    return {} if "" in images_by_split else images_by_split
 
 
 def _names(folders: Iterable[Path]) -> str:
     return " ".join(f"{folder.name}/" for folder in folders)
 
 
-def read_voc(path: Path) -> Reading:
+def read_voc(path: Path) -> RawDataset:
     """Return the labels of a Pascal VOC folder.
 
     Splits come from ``ImageSets/Main``, else from folders train/ val/ test/ (inside the folder of
@@ -252,42 +252,42 @@ def read_voc(path: Path) -> Reading:
     DataError.check(path.is_dir(), "path", "a folder for format 'voc'", str(path))
     root = path if _label_folders(path) else _devkit_root(path)
     reader, folders = _Reader(root), _label_folders(root)
-    reading = reader.reading
+    raw = reader.raw
     parts = {name: _label_folders(part) for name, part in split_folders(root).items()}
     if folders:
         lists = _split_lists(root)
         for split, list_file in lists.items():
-            reading.pools[split] = reader.listed(list_file, folders)
-        reading.source = "ImageSets/Main" if lists else ""
+            raw.images_by_split[split] = reader.listed(list_file, folders)
+        raw.source = "ImageSets/Main" if lists else ""
         if not lists:
             images = reader.folder(folders)
             inner = split_folders(folders[1]) if folders[0] != folders[1] else {}
-            reading.pools = _by_folder(images, inner) or {"all": images}
-            if "all" not in reading.pools:
-                reading.source = f"folders {_names(inner[split] for split in reading.pools)}"
+            raw.images_by_split = _by_folder(images, inner) or {"all": images}
+            if "all" not in raw.images_by_split:
+                raw.source = f"folders {_names(inner[split] for split in raw.images_by_split)}"
     else:
         found = {name: part for name, part in parts.items() if part}
         for split, part in found.items():
-            reading.pools[split] = reader.folder(part)
-        reading.source = f"folders {_names(split_folders(root)[name] for name in found)}"
-    if not reading.pools:
+            raw.images_by_split[split] = reader.folder(part)
+        raw.source = f"folders {_names(split_folders(root)[name] for name in found)}"
+    if not raw.images_by_split:
         raise DataError(f"no XML labels found ({root}). Looked for {LOOKED_FOR}.")
     key_root = folders[1] if folders else root
-    assign_keys(reading.images, key_root)
+    assign_keys(raw.images, key_root)
     for name in _CLASS_FILES:
         if (root / name).is_file():
             lines, issues = read_lines(root / name)
-            reading.names = tuple(class_name(text) for _, text in lines) or None
-            reading.issues += issues
+            raw.names = tuple(class_name(text) for _, text in lines) or None
+            raw.issues += issues
             break
-    return reading
+    return raw
 
 
 # --- one XML file -----------------------------------------------------------------------------
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
-_WIDER = {
+_CODEC_FOR_ENCODING = {
     **dict.fromkeys((b"gb2312", b"gbk", b"gb18030"), "gb18030"),
     **dict.fromkeys((b"big5", b"cp950"), "cp950"),
     **dict.fromkeys((b"shift_jis", b"shift-jis", b"sjis", b"cp932"), "cp932"),
@@ -399,7 +399,7 @@ def read_annotation(path: Path) -> Annotation | Issue:
         message = f"cannot be read: {error.strerror or error}"
         return Issue(path, None, "broken-label", message, "skipped image")
     declared = _DECLARED.match(content)
-    encoding = _WIDER.get(declared[1].lower()) if declared else None
+    encoding = _CODEC_FOR_ENCODING.get(declared[1].lower()) if declared else None
     parser = expat.ParserCreate("utf-8" if encoding else None)
     try:
         root = _parse(content.decode(encoding) if encoding else content, parser)

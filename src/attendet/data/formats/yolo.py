@@ -25,13 +25,13 @@ from attendet.data.formats.yolo_paths import (
     text_files,
 )
 from attendet.data.sample import (
-    MOST_CLASSES,
+    MAX_CLASSES,
     SPLITS,
     SPLITS_FILE,
     Box,
     Issue,
-    Labeled,
-    Reading,
+    RawDataset,
+    RawSample,
     assign_keys,
     class_name,
     decoded_name,
@@ -76,7 +76,7 @@ def recognize_yolo(folder: Path) -> str | None:
 
 
 class _Reader:
-    """Reader that collects label files in one `Reading`."""
+    """Reader that collects label files in one `RawDataset`."""
 
     def __init__(
         self,
@@ -85,76 +85,76 @@ class _Reader:
         issues: list[Issue],
         keypoint_fields: int = 0,
     ) -> None:
-        self.reading = Reading(root, "yolo", issues=issues)
+        self.raw = RawDataset(root, "yolo", issues=issues)
         self.names = names
         self.keypoint_fields = keypoint_fields
         self.finder = LabelFinder(root)
         self.image_of: dict[Path, Path] = {}
         if names is not None:
-            self.reading.names = tuple(names[number] for number in sorted(names))
+            self.raw.names = tuple(names[number] for number in sorted(names))
 
-    def labeled(self, image: Path) -> Labeled:
+    def labeled(self, image: Path) -> RawSample:
         """Return an image with the boxes of its label file; no boxes if there is no such file."""
         file = self.finder.find(image)
-        found = Labeled(image, file, [], relative=True)
+        found = RawSample(image, file, [], relative=True)
         if not file.is_file():
             return found
         first = self.image_of.setdefault(file, image)
         if first != image:
             message = f"label file {file.name} is that of {first.name} too"
-            self.reading.issues.append(Issue(image, None, "shared-labels", message, "kept"))
+            self.raw.issues.append(Issue(image, None, "shared-labels", message, "kept"))
         lines, issues = read_lines(file)
-        self.reading.issues += issues
+        self.raw.issues += issues
         for line, text in lines:
             try:
                 found.boxes.append(read_box(text, line, self.names, self.keypoint_fields))
             except (ValueError, OverflowError) as error:
                 issue = Issue(file, line, "broken-label", str(error), "dropped")
-                self.reading.issues.append(issue)
+                self.raw.issues.append(issue)
         return found
 
     def add(self, split: str, images: list[Path], source: Path) -> None:
         """Add images to a pool, each once; `source` is the file or folder that named them."""
-        pool = self.reading.pools.setdefault(split, [])
+        pool = self.raw.images_by_split.setdefault(split, [])
         there = {each.image for each in pool}
         new = [image for image in images if image not in there]
         pool += [self.labeled(image) for image in new]
         again = len(images) - len(new)
         if again:
             message = f"{again} of the images of {split} named again; each counts once"
-            self.reading.issues.append(Issue(source, None, "repeated-image", message, "kept"))
+            self.raw.issues.append(Issue(source, None, "repeated-image", message, "kept"))
 
-    def finish(self, source: str) -> Reading:
+    def finish(self, source: str) -> RawDataset:
         """Return the reading with keys set, and with issues for missing and unused label files.
 
         Raises:
             DataError: if no image has a label file.
         """
-        reading = self.reading
+        raw = self.raw
         orphans = [
             Issue(path, None, "missing-image", "no image for this label file", "skipped image")
             for path in self.finder.orphans()
         ]
         bare = []
-        for split, pool in reading.pools.items():
+        for split, pool in raw.images_by_split.items():
             if pool and not any(each.labels.is_file() for each in pool):
                 message = f"no label file for any image of {split} ({len(pool)} in all)"
                 bare.append(Issue(pool[0].labels, None, "missing-label", message, "kept"))
-        if len(bare) == sum(bool(pool) for pool in reading.pools.values()):
+        if len(bare) == sum(bool(pool) for pool in raw.images_by_split.values()):
             raise DataError(
-                f"no label files found ({reading.root}). Looked for {LOOKED_FOR}."
-                f" {list_issues(bare + orphans + reading.issues)}"
+                f"no label files found ({raw.root}). Looked for {LOOKED_FOR}."
+                f" {list_issues(bare + orphans + raw.issues)}"
             )
-        reading.issues += bare + orphans
+        raw.issues += bare + orphans
         self._report_shifted_ids()
-        reading.source = source
-        assign_keys(reading.images, reading.root)
-        return reading
+        raw.source = source
+        assign_keys(raw.images, raw.root)
+        return raw
 
     def _report_shifted_ids(self) -> None:
         """Report class ids that fit the names only if they are counted from 1."""
         names = self.names or {}
-        images = self.reading.images
+        images = self.raw.images
         used = {box.label for each in images for box in each.boxes}
         unnamed = {label for label in used if isinstance(label, int)}
         if len(used) > 1 and unnamed == {len(names)} and names.get(0) not in used:
@@ -163,12 +163,12 @@ class _Reader:
                 "count from 0: if these count from 1, each stands for the class before"
             )
             file = next(e.labels for e in images if any(b.label in unnamed for b in e.boxes))
-            self.reading.issues.insert(0, Issue(file, None, "class-names", message, "kept"))
+            self.raw.issues.insert(0, Issue(file, None, "class-names", message, "kept"))
 
 
-def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> Reading:
+def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> RawDataset:
     """Return the images that the entries of a data.yaml or obj.data name, with their labels."""
-    root, issues = reader.reading.root, reader.reading.issues
+    root, issues = reader.raw.root, reader.raw.issues
     count = document.get("nc")
     if reader.names is not None and count is not None and str(count) != str(len(reader.names)):
         message = f"the stated count is {count}, but there are {len(reader.names)} names"
@@ -194,14 +194,14 @@ def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> R
                 else listed_images(found_at, root, issues)
             )
             reader.add(split, found, path)
-    pools = {split: pool for split, pool in reader.reading.pools.items() if pool}
-    if not pools:
+    images_by_split = {split: pool for split, pool in reader.raw.images_by_split.items() if pool}
+    if not images_by_split:
         raise DataError(f"{path.name} names no image that is there ({path}). {list_issues(issues)}")
-    reader.reading.pools = pools
-    return reader.finish(f"{path.name} {' '.join(pools)}")
+    reader.raw.images_by_split = images_by_split
+    return reader.finish(f"{path.name} {' '.join(images_by_split)}")
 
 
-def _read_yaml(path: Path) -> Reading:
+def _read_yaml(path: Path) -> RawDataset:
     document = load_yaml(path)
     issues: list[Issue] = []
     root = resolved(yaml_root(document, path))
@@ -212,7 +212,7 @@ def _read_yaml(path: Path) -> Reading:
     return _read_entries(reader, document, path)
 
 
-def _read_darknet(path: Path) -> Reading:
+def _read_darknet(path: Path) -> RawDataset:
     issues: list[Issue] = []
     document = load_darknet(path, issues)
     return _read_entries(_Reader(path.parent, names_of(document, path), issues), document, path)
@@ -233,7 +233,7 @@ def _lists(root: Path) -> dict[str, Path]:
     }
 
 
-def _read_folder(root: Path) -> Reading:
+def _read_folder(root: Path) -> RawDataset:
     issues: list[Issue] = []
     reader = _Reader(root, names_beside(root, issues), issues)
     images = inner_folder(root, "images") or root
@@ -241,7 +241,7 @@ def _read_folder(root: Path) -> Reading:
     lists = _lists(root)
     if lists:
         for split, list_file in lists.items():
-            found = listed_images(list_file, root, reader.reading.issues)
+            found = listed_images(list_file, root, reader.raw.issues)
             reader.add(split, found, list_file)
         source = f"lists {' '.join(path.name for path in lists.values())}"
     elif parts:
@@ -256,7 +256,7 @@ def _read_folder(root: Path) -> Reading:
     return reader.finish(source)
 
 
-def read_yolo(path: Path) -> Reading:
+def read_yolo(path: Path) -> RawDataset:
     """Return the labels of a YOLO data set.
 
     Splits come from the first of these that exists: a ``data.yaml`` or darknet's ``obj.data`` (each
@@ -377,7 +377,7 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
     count = document.get("nc")
     if not isinstance(count, int):
         return None
-    DataError.check(0 < count <= MOST_CLASSES, "nc", f"1 to {MOST_CLASSES}", count, path)
+    DataError.check(0 < count <= MAX_CLASSES, "nc", f"1 to {MAX_CLASSES}", count, path)
     return {n: str(n) for n in range(count)}
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from attendet.data.sample import Issue, decoded_name, is_there, read_lines, spellings
+from attendet.data.sample import Issue, decoded_name, filename_variants, is_there, read_lines
 from attendet.files import files_with_suffix
 from attendet.images import image_files
 
@@ -135,7 +135,7 @@ def _label_folders(folder: Path, root: Path) -> tuple[list[Path], Path]:
     return [folder, *there], home or (there[-1] if there else folder)
 
 
-def _tails(written: str) -> list[Path]:
+def _path_suffixes(written: str) -> list[Path]:
     """Return a written path without drive and ``..``, and then its ever shorter ends."""
     plain = PurePosixPath(_DRIVE.sub("", written.replace("\\", "/")))
     parts = [part for part in plain.parts if part not in ("..", "/", "//")]
@@ -164,7 +164,7 @@ def find_entry(entry: str, root: Path, folder: Path) -> tuple[Path | None, Path 
     """
     bases = list(dict.fromkeys((root, folder)))
     plain = entry.replace("\\", "/")
-    tails = _tails(entry)
+    tails = _path_suffixes(entry)
     stated = _first(base / text for text in dict.fromkeys((entry, plain)) for base in bases)
     if plain.startswith("../") and tails:
         inside = _first([root / tails[0]])
@@ -200,7 +200,7 @@ def listed_images(list_file: Path, root: Path, issues: list[Issue]) -> list[Path
     bases = list(dict.fromkeys((list_file.parent, root)))
     images: dict[Path, None] = {}
     for line, text in lines:
-        tails = (end for name in spellings(text) for end in _tails(name))
+        tails = (end for name in filename_variants(text) for end in _path_suffixes(name))
         ends = [Path(text), Path(text.replace("\\", "/")), *tails]
         tries = (base / end for end in ends for base in bases)
         path = next((resolved(each) for each in tries if is_there(each) and each.is_file()), None)

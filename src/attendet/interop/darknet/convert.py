@@ -226,8 +226,8 @@ def resize_mode(
     if config.letter_box is not None:
         mode: Literal["stretch", "letterbox"] = "letterbox" if config.letter_box else "stretch"
         return mode, f"letter_box={int(config.letter_box)} in [net]"
-    if config.fork_option:
-        return "stretch", f"AlexeyAB's darknet does so, and only it reads {config.fork_option}"
+    if config.alexeyab_option:
+        return "stretch", f"AlexeyAB's darknet does so, and only it reads {config.alexeyab_option}"
     if header.revision >= FORK_REVISION:
         return "stretch", f"AlexeyAB's darknet does so, and it writes version {header.version}"
     return "letterbox", f"pjreddie's darknet does so, and it writes version {header.version}"
@@ -257,15 +257,15 @@ def _fill(
         targets: list[Tensor | None] = [conv.bias]
         if bn is not None:
             targets = [bn.bias, bn.weight, bn.running_mean, bn.running_var]
-        for target, values in zip(targets, one.in_order()[:-1], strict=True):
+        for target, values in zip(targets, one.in_file_order()[:-1], strict=True):
             if target is not None:
                 target.copy_(torch.from_numpy(values))
 
 
 def _notes(config: DarknetConfig, *, named: bool, cutoff: int | None) -> tuple[str, ...]:
     notes = []
-    if config.unread:
-        notes.append(f"unknown options are ignored: {', '.join(config.unread)}")
+    if config.unknown_options:
+        notes.append(f"unknown options are ignored: {', '.join(config.unknown_options)}")
     if not named:
         notes.append("the classes are named class_0 and so on; give --names for their names")
     last = len(config.graph.layers) - 1

@@ -23,7 +23,7 @@ from attendet.models.graph import Convolutional, Graph
 
 Array = NDArray[np.float32]
 
-NEWEST = 1000
+MAX_VERSION = 1000
 """From this major or minor version on, files have another order of values; not supported."""
 
 
@@ -66,7 +66,7 @@ class ConvolutionArrays:
     norm: tuple[Array, Array, Array] | None = None
     """Scale, mean and variance of batch normalization, (filters,) each."""
 
-    def in_order(self) -> tuple[Array, ...]:
+    def in_file_order(self) -> tuple[Array, ...]:
         """Return the arrays in the order of the file."""
         return (self.bias, *(self.norm or ()), self.weight)
 
@@ -128,10 +128,11 @@ def _read_header(start: bytes, path: Path) -> DarknetHeader:
             f"weights file must begin with a header of 16 or 20 bytes; got {len(start)} ({path})."
         )
     major, minor, revision = struct.unpack_from("<iii", start)
-    if not (0 <= major < NEWEST and 0 <= minor < NEWEST and revision >= 0):
+    if not (0 <= major < MAX_VERSION and 0 <= minor < MAX_VERSION and revision >= 0):
         raise WeightsError(
-            f"weights file must be of a version below {NEWEST}; got {major}.{minor}.{revision} "
-            f"({path}). It is no darknet weights file, or of a layout that is not read."
+            f"weights file must be of a version below {MAX_VERSION}; got "
+            f"{major}.{minor}.{revision} ({path}). It is no darknet weights file, or of "
+            "a layout that is not read."
         )
     wide = DarknetHeader(major, minor).wide
     if wide and len(start) < 20:
@@ -188,7 +189,7 @@ def _take_apart(
 
 
 def _check_values(path: Path, arrays: ConvolutionArrays, where: str) -> None:
-    for array in arrays.in_order():
+    for array in arrays.in_file_order():
         if not np.isfinite(array).all():
             raise WeightsError(
                 f"weights must be finite numbers; [convolutional] {where} holds others ({path}). "
@@ -213,5 +214,5 @@ def write_weights(
     """
     parts = [header.to_bytes()]
     for one in arrays:
-        parts += [array.astype("<f4").tobytes() for array in one.in_order()]
+        parts += [array.astype("<f4").tobytes() for array in one.in_file_order()]
     return write_atomically(path, b"".join(parts))
