@@ -36,7 +36,7 @@ def measure(args: argparse.Namespace) -> list[float]:
     from attendet.losses import DetectionLoss
     from attendet.models import build, load_weights
     from attendet.system import keep_freed_memory
-    from attendet.training.cpu import speed_up
+    from attendet.training.cpu import replace_slow_layers
     from attendet.training.frozen_norm import freeze_statistics, pretrained_blocks
 
     memory, layers, frozen = VARIANTS[args.variant]
@@ -53,7 +53,7 @@ def measure(args: argparse.Namespace) -> list[float]:
     if frozen:
         freeze_statistics(network, pretrained_blocks(network, set(network.state_dict())))
     if layers:
-        speed_up(network, "bf16-mixed" if args.precision == "bf16" else "32-true")
+        replace_slow_layers(network, "bf16-mixed" if args.precision == "bf16" else "32-true")
     criterion = DetectionLoss(network.level_anchors, network.strides, network.scale_x_y)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=layers)
     images = torch.rand(batch, 3, 320, 416).contiguous(memory_format=torch.channels_last)

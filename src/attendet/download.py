@@ -26,7 +26,7 @@ ATTEMPTS = 3
 _CHUNK = 1 << 16
 
 
-UNREACHABLE = (
+URL_ERRORS = (
     urllib.error.URLError,
     http.client.HTTPException,
     ConnectionError,
@@ -70,7 +70,7 @@ def _split_user(address: str) -> tuple[str, str | None]:
 def open_url(
     url: str, *, timeout: float, headers: Mapping[str, str] | None = None
 ) -> http.client.HTTPResponse:
-    """Open an http(s) URL; its user and password are sent, if any. Raises `UNREACHABLE`."""
+    """Open an http(s) URL; its user and password are sent, if any. Raises `URL_ERRORS`."""
     address, authorization = _split_user(url)
     agent = {"User-Agent": f"attendet/{__version__}"}
     request = urllib.request.Request(address, headers={**agent, **(headers or {})})
@@ -82,7 +82,7 @@ def open_url(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason that an error of `UNREACHABLE` states; close an HTTP error response."""
+    """Return the reason that an error of `URL_ERRORS` states; close an HTTP error response."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return f"the server says {error.code} {error.reason}"
@@ -210,7 +210,7 @@ def _fetch(
                 _receive(response, file, url, start, max_bytes, progress)
                 file.flush()
                 os.fsync(file.fileno())
-    except UNREACHABLE as error:
+    except URL_ERRORS as error:
         reason = reason_of(error)
         code = error.code if isinstance(error, urllib.error.HTTPError) else None
         if have and code == 416:  # the file has no bytes after these

@@ -62,7 +62,7 @@ def images_below(folder: Path) -> list[Path]:
 _opening = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
-def _what_else(source: Path | bytes) -> str:
+def _describe_non_image(source: Path | bytes) -> str:
     """Return the kind of a file that is not an image, and what to do."""
     if isinstance(source, bytes):
         head = source[:64]
@@ -100,7 +100,7 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
             f"image must have at most {MAX_PIXELS} pixels; got more ({name}). Scale it down first."
         ) from None
     except UnidentifiedImageError:
-        raise ImageError(f"image cannot be read ({name}): {_what_else(source)}") from None
+        raise ImageError(f"image cannot be read ({name}): {_describe_non_image(source)}") from None
     except Exception as error:  # on broken files Pillow's readers raise almost anything
         raise ImageError(
             f"image cannot be read ({name}): {error or type(error).__name__}"
@@ -188,7 +188,7 @@ def _to_rgb(pil_image: Image.Image) -> Image.Image:
     return pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB")
 
 
-def _turned(image: ImageArray, orientation: int) -> ImageArray:
+def _apply_orientation(image: ImageArray, orientation: int) -> ImageArray:
     """Return an image made upright by its EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
@@ -202,7 +202,7 @@ def _turned(image: ImageArray, orientation: int) -> ImageArray:
 def from_pil(pil_image: Image.Image) -> ImageArray:
     """Return a PIL image as uint8 RGB, shape (H, W, 3), with its EXIF orientation applied."""
     pil_image.load()
-    return _turned(np.array(_to_rgb(pil_image), dtype=np.uint8), _orientation(pil_image))
+    return _apply_orientation(np.array(_to_rgb(pil_image), dtype=np.uint8), _orientation(pil_image))
 
 
 _COLOR_RGB = int(getattr(cv2, "IMREAD_COLOR_RGB", 0))
@@ -232,7 +232,7 @@ def _read_plain_jpeg(pil_image: Image.Image, source: Path | bytes) -> ImageArray
         return None
     if not _COLOR_RGB:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded)
-    return _turned(decoded.astype(np.uint8, copy=False), _orientation(pil_image))
+    return _apply_orientation(decoded.astype(np.uint8, copy=False), _orientation(pil_image))
 
 
 def read_image(source: str | Path | bytes, *, name: str | None = None) -> ImageArray:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from attendet.errors import ImageError
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+ResultT = TypeVar("ResultT")
 
 MAX_BYTES = 256 * 1024 * 1024
 """Limit on the prefetched bytes; a single item may be larger."""
@@ -137,13 +137,13 @@ def read_in_thread(
 
 
 def map_in_threads(
-    function: Callable[[Item], Made],
+    function: Callable[[Item], ResultT],
     items: Iterable[Item],
     *,
     ahead: int,
     workers: int,
-    size_of: Callable[[Made], int],
-) -> Generator[tuple[Item, Future[Made]], None, None]:
+    size_of: Callable[[ResultT], int],
+) -> Generator[tuple[Item, Future[ResultT]], None, None]:
     """Yield each item with the result of a function, in order; threads compute the next ones.
 
     Args:
@@ -164,7 +164,7 @@ def map_in_threads(
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
     remaining = iter(items)
-    pending: deque[tuple[Item, Future[Made]]] = deque()
+    pending: deque[tuple[Item, Future[ResultT]]] = deque()
     sizes: deque[int] = deque(maxlen=ahead)
 
     def may_start(limit: int) -> bool:
@@ -196,14 +196,14 @@ def map_in_threads(
 
 
 def read_in_threads(
-    read: Callable[[Item], Made],
+    read: Callable[[Item], ResultT],
     items: Iterable[Item],
     *,
     ahead: int,
     workers: int,
-    size_of: Callable[[Made], int],
+    size_of: Callable[[ResultT], int],
     on_skip: Callable[[Item, ImageError], object] | None = None,
-) -> Generator[tuple[Item, Made], None, None]:
+) -> Generator[tuple[Item, ResultT], None, None]:
     """Yield each item with its data, read as in `map_in_threads`; skip unreadable images.
 
     Args:

@@ -182,13 +182,13 @@ def can_pass_files() -> bool:
 
 
 def pass_file(file: IO[bytes]) -> Any:
-    """Return a handle of an open file for a process being started; see `received_file`."""
+    """Return a handle of an open file for a process being started; see `open_passed_file`."""
     from multiprocessing.reduction import DupFd
 
     return DupFd(file.fileno())
 
 
-def received_file(passed: Any) -> IO[bytes]:
+def open_passed_file(passed: Any) -> IO[bytes]:
     """Open the handle of `pass_file` for reading, in the new process."""
     return os.fdopen(passed.detach(), "rb")
 

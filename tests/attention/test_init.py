@@ -41,13 +41,13 @@ class OwnGate(AttentionBlock):
 
 
 class OwnSquashedGate(OwnGate):
-    """The same, by ``squash``."""
+    """The same, by ``gate_from_logits``."""
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         return (self.mix,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        return {"channel": self.squash(self.mix(x.mean((2, 3))))[:, :, None, None]}
+        return {"channel": self.gate_from_logits(self.mix(x.mean((2, 3))))[:, :, None, None]}
 
 
 class OwnGateOfInheritedLayers(SqueezeExcite):
@@ -120,7 +120,7 @@ def test_the_last_layers_learn_from_the_first_step_on_and_the_others_from_the_se
     first = {key: parameter.detach().clone() for key, parameter in block.named_parameters()}
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     last = [block.mix] if isinstance(block, GateMix) else []
-    last += [p for layer in block.last_layers() for p in layer.parameters()]
+    last += [p for layer in block.logit_layers() for p in layer.parameters()]
     assert last
 
     for step in range(2):

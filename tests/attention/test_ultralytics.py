@@ -39,10 +39,10 @@ blocks = inserted_blocks(again)
 assert list(blocks) == list(PLACES) == list(inserted_blocks(model.model)), list(blocks)
 for block in blocks.values():
     assert block.init == "identity"
-    assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())  # zero at first
+    assert all(layer.weight.abs().sum() > 0 for layer in block.logit_layers())  # zero at first
 attended = again(x)[0]
 for block in blocks.values():
-    for layer in block.last_layers():
+    for layer in block.logit_layers():
         torch.nn.init.normal_(layer.weight)
 changed = again(x)[0]
 assert not torch.equal(attended, changed)

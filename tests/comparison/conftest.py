@@ -70,7 +70,7 @@ class RunsHere:
         self.slots = 1
         self.made: list[tuple[str, int, int | None]] = []
 
-    def make(self, jobs: Iterable[Job], _: object = None) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], _: object = None) -> Iterator[Event]:
         for job in jobs:
             events: list[dict[str, Any]] = []
             events.append(run_and_report(job, events.append))
@@ -99,7 +99,7 @@ class RunsMadeUp(RunsHere):
         self.broken: set[tuple[str, int]] = set()
         self.shift = 0
 
-    def make(self, jobs: Iterable[Job], _: object = None) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], _: object = None) -> Iterator[Event]:
         for job in jobs:
             self.made.append((job.variant.name, job.seed, job.until))
             if (job.variant.name, job.seed) in self.broken:

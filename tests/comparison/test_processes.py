@@ -19,7 +19,7 @@ import pytest
 
 from attendet.comparison.processes import (
     MAX_ATTEMPTS,
-    LocalRuns,
+    LocalExecutor,
     _Attempt,
     _run_in_process,
     device_names,
@@ -57,13 +57,13 @@ def _job(shapes: Path, study: Path, seed: int = 0, **changes: Any) -> Job:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], LocalRuns]]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], LocalExecutor]]:
     """Make runs on so many devices; their processes have one thread."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     open_runs = []
 
-    def make(devices: int = 1) -> LocalRuns:
-        open_runs.append(LocalRuns(["cpu"] * devices))
+    def make(devices: int = 1) -> LocalExecutor:
+        open_runs.append(LocalExecutor(["cpu"] * devices))
         return open_runs[-1]
 
     yield make
@@ -92,13 +92,13 @@ def _gone(pid: int, seconds: float = 20) -> bool:
 
 
 def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
-    runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
+    runs: Callable[[int], LocalExecutor], shapes: Path, tmp_path: Path
 ) -> None:
     long, short = jobs = [_job(shapes, tmp_path, epochs=400), _job(shapes, tmp_path)]
     seen: dict[str, list[dict[str, Any]]] = {long.key: [], short.key: []}
     pids: list[int] = []
 
-    for job, event in runs(1).make(iter(jobs)):
+    for job, event in runs(1).run(iter(jobs)):
         seen[job.key].append(event)
         if event["event"] == "planned":
             pids.append(event["pid"])
@@ -118,11 +118,11 @@ def test_runs_have_processes_of_their_own_and_one_that_dies_is_tried_again(
 
 
 def test_a_run_that_raises_is_reported_and_its_trace_is_kept(
-    runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
+    runs: Callable[[int], LocalExecutor], shapes: Path, tmp_path: Path
 ) -> None:
     bad = dataclasses.replace(_job(shapes, tmp_path), data="/nowhere")
 
-    (*_, (_, last)) = runs(1).make([bad])
+    (*_, (_, last)) = runs(1).run([bad])
 
     assert last["event"] == "failed"
     assert "/nowhere" in last["error"]
@@ -130,11 +130,11 @@ def test_a_run_that_raises_is_reported_and_its_trace_is_kept(
 
 @pytest.mark.slow
 def test_two_devices_work_at_once(
-    runs: Callable[[int], LocalRuns], shapes: Path, tmp_path: Path
+    runs: Callable[[int], LocalExecutor], shapes: Path, tmp_path: Path
 ) -> None:
     jobs = [_job(shapes, tmp_path, seed, epochs=20) for seed in range(2)]
 
-    order = [job.seed for job, event in runs(2).make(jobs) if event["event"] in ("epoch", "ended")]
+    order = [job.seed for job, event in runs(2).run(jobs) if event["event"] in ("epoch", "ended")]
 
     assert order != sorted(order)  # the events of the two come mixed
 
@@ -169,10 +169,10 @@ def test_runs_that_have_a_device_in_common_have_a_part_of_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("attendet.comparison.processes.available_cores", lambda: 8)
-    assert LocalRuns(["cuda:0", "cuda:1"])._threads is None
-    assert LocalRuns(["cuda:0", "cuda:1"] * 2)._threads == 2
-    assert LocalRuns(["cpu"] * 3)._threads == 2
-    assert LocalRuns(["cpu"])._threads is None
+    assert LocalExecutor(["cuda:0", "cuda:1"])._threads is None
+    assert LocalExecutor(["cuda:0", "cuda:1"] * 2)._threads == 2
+    assert LocalExecutor(["cpu"] * 3)._threads == 2
+    assert LocalExecutor(["cpu"])._threads is None
 
 
 def test_a_device_works_on_as_many_runs_as_the_first_one_leaves_memory_for(
@@ -182,7 +182,7 @@ def test_a_device_works_on_as_many_runs_as_the_first_one_leaves_memory_for(
     possible = {"cuda:0": 3, "cuda:1": 40}
     started: list[tuple[str, int]] = []
 
-    def start(self: LocalRuns, job: Job, device: str, number: int, loaded: Any) -> None:
+    def start(self: LocalExecutor, job: Job, device: str, number: int, loaded: Any) -> None:
         started.append((device, self.slots))
         ours, theirs = multiprocessing.Pipe()
         theirs.send({"event": "planned", "pid": 0})
@@ -193,12 +193,12 @@ def test_a_device_works_on_as_many_runs_as_the_first_one_leaves_memory_for(
         process = SimpleNamespace(join=lambda: None, exitcode=0)
         self._running[ours] = _Attempt(job, device, number, process, loaded)
 
-    monkeypatch.setattr(LocalRuns, "_start", start)
+    monkeypatch.setattr(LocalExecutor, "_start", start)
     monkeypatch.setattr("attendet.comparison.processes.available_cores", lambda: 8)
-    runs = LocalRuns(["cuda:0", "cuda:1"], auto=True)
+    runs = LocalExecutor(["cuda:0", "cuda:1"], auto=True)
     jobs = [_job(shapes, tmp_path, seed) for seed in range(9)]
 
-    events = [event for _, event in runs.make(jobs)]
+    events = [event for _, event in runs.run(jobs)]
 
     chosen = [event for event in events if event["event"] == "runs_chosen"]
     assert {event["device"]: event["runs"] for event in chosen} == {"cuda:0": 3, "cuda:1": 4}
@@ -207,7 +207,7 @@ def test_a_device_works_on_as_many_runs_as_the_first_one_leaves_memory_for(
     assert [slots for _, slots in started] == [2, 2] + [7] * 7  # none before the first is measured
     assert sorted(device for device, _ in started[2:7]) == ["cuda:0"] * 2 + ["cuda:1"] * 3
 
-    events = [event for _, event in runs.make(jobs)]  # the next data set
+    events = [event for _, event in runs.run(jobs)]  # the next data set
 
     assert "runs_chosen" not in [event["event"] for event in events]
     assert sorted(device for device, _ in started[9:16]) == ["cuda:0"] * 3 + ["cuda:1"] * 4

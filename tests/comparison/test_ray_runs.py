@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attendet.comparison.ray_runs import RayRuns, carry_back, make_anywhere
+from attendet.comparison.ray_runs import RayExecutor, execute_on_worker, save_remote_files
 from attendet.comparison.records import write_study
 from attendet.comparison.study import Study, compare
 from attendet.comparison.variants import Job, Variant
@@ -43,9 +43,9 @@ def test_a_run_is_made_by_ray(
     ray_here: None, finished: Study, shapes: Path, tmp_path: Path
 ) -> None:
     job = _job_of(finished, shapes, tmp_path / "study")
-    runs = RayRuns("local", "cpu", None)
+    runs = RayExecutor("local", "cpu", None)
 
-    events = [event for _, event in runs.make([job])]
+    events = [event for _, event in runs.run([job])]
 
     assert [event["event"] for event in events] == [
         "planned",
@@ -126,11 +126,11 @@ def test_a_machine_that_does_not_see_the_folder_sends_the_files(
     job = _job_of(made, shapes, tmp_path / "far")
     events: list[dict[str, Any]] = []
 
-    event = make_anywhere(job, events.append)
+    event = execute_on_worker(job, events.append)
 
     assert event["event"] == "ended"
     assert not job.path.exists()
-    bare = carry_back(job, event)
+    bare = save_remote_files(job, event)
     assert bare["record"]["metrics"]["ap"] == record["metrics"]["ap"]
     assert {path.name for path in job.path.iterdir()} >= {
         "record.json",
@@ -149,7 +149,7 @@ def test_a_machine_that_sees_the_folder_works_in_it(
     job = _job_of(made, shapes, tmp_path / "near")
     write_study(tmp_path / "near", {"setup": made.summary["setup"]})
 
-    event = make_anywhere(job, lambda _: None)
+    event = execute_on_worker(job, lambda _: None)
 
     assert "files" not in event
     assert (job.path / "record.json").is_file()
@@ -176,7 +176,7 @@ def test_other_data_on_a_machine_is_refused(
     data = {**job.setup["data"], "train": "00" * 8}
     other = dataclasses.replace(job, setup={**job.setup, "data": data})
 
-    event = make_anywhere(other, lambda _: None)
+    event = execute_on_worker(other, lambda _: None)
 
     assert event["event"] == "failed"
     assert "data must be the same as at the start" in event["error"]
@@ -187,4 +187,4 @@ def test_no_cluster_is_said_in_a_line(address: str) -> None:
     pytest.importorskip("ray")
 
     with pytest.raises(ConfigError, match=f"address of a running cluster; got '{address}'"):
-        RayRuns(address, "cpu", None)
+        RayExecutor(address, "cpu", None)

@@ -80,22 +80,22 @@ def test_a_killed_study_goes_on_in_the_data_set_where_it_was(
     class Killed(BaseException):
         pass
 
-    make = made_up.make
+    run = made_up.run
 
     def stops(jobs: Any, _: object = None) -> Any:
-        for job, event in make(jobs):
+        for job, event in run(jobs):
             yield job, event
             if len(made_up.made) == 3:
                 raise Killed
 
-    made_up.make = stops
+    made_up.run = stops
     with pytest.raises(Killed):
         study(several, seeds=1)
     partial = sets_json(tmp_path / "study")
     assert partial is not None
     assert [each["name"] for each in partial["sets"] if each["done"]] == ["cells"]
     assert partial["waiting"] == ["cards", "plates"]
-    made_up.make = make
+    made_up.run = run
 
     whole = study(several, seeds=1)
 

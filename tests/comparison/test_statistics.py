@@ -9,12 +9,12 @@ from scipy import stats
 
 from attendet.comparison.statistics import (
     Noise,
-    chance_of_answer,
     detectable_difference,
     further_seeds,
     holm,
     paired_difference,
     sign_flip_test,
+    verdict_probability,
 )
 
 DIFFERENCES = [0.012, -0.003, 0.021, 0.009, 0.015]
@@ -191,7 +191,7 @@ def test_power_without_images_is_that_of_the_t_test(seeds: int) -> None:
     critical, shift = stats.t.ppf(0.975, seeds - 1), 0.02 / (0.01 / math.sqrt(seeds))
     exact = stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift)
 
-    power = chance_of_answer(seeds, Noise(0.01), difference=0.02, margin=0.0)
+    power = verdict_probability(seeds, Noise(0.01), difference=0.02, margin=0.0)
 
     assert power == pytest.approx(exact, abs=0.002)
 
@@ -214,7 +214,7 @@ def test_the_chance_of_an_answer_is_that_of_simulated_studies(
         clear.append(found.low * found.high > 0 or (-margin < found.low and found.high < margin))
 
     noise = Noise(sd, image_variance=image_sd**2 / 72, images=72)
-    claimed = chance_of_answer(seeds, noise, difference=difference, margin=margin)
+    claimed = verdict_probability(seeds, noise, difference=difference, margin=margin)
 
     assert claimed == pytest.approx(np.mean(clear), abs=0.05)
 
@@ -225,7 +225,7 @@ def test_further_seeds_give_an_answer_and_one_fewer_does_not() -> None:
     more = further_seeds(3, **true)
 
     assert more is not None
-    assert chance_of_answer(3 + more, **true) >= 0.8 > chance_of_answer(2 + more, **true)
+    assert verdict_probability(3 + more, **true) >= 0.8 > verdict_probability(2 + more, **true)
 
 
 def test_no_number_of_seeds_makes_up_for_too_few_images() -> None:

@@ -409,12 +409,12 @@ def test_numbers_of_the_study_are_finite(finished: Study) -> None:
 def loaded(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> list[LoadedData]:
     """The data of each run, loaded as for runs in processes."""
     found: list[LoadedData] = []
-    make = made_up.make
+    run = made_up.run
 
     def load_and_make(jobs: Iterable[Job], load: Callable[[], LoadedData]) -> Iterator[Any]:
         for job in jobs:
             found.append(load())
-            yield from make([job])
+            yield from run([job])
 
     monkeypatch.setattr(made_up, "make", load_and_make)
     return found

@@ -31,10 +31,10 @@ def make_constant(block: nn.Module) -> torch.Tensor:
     """Make the gates of a CoordAttention with biases constant; return their product."""
     generator = torch.Generator().manual_seed(2)
     product = torch.ones(block.channels)
-    for layer in block.last_layers():
+    for layer in block.logit_layers():
         nn.init.zeros_(layer.weight)
         nn.init.normal_(layer.bias, generator=generator)
-        product = product * block.squash(layer.bias.detach())
+        product = product * block.gate_from_logits(layer.bias.detach())
     return product
 
 

@@ -22,7 +22,7 @@ def samples(squares):
 def still(network, *sites):
     """Make the gates of some sites constant."""
     for site in sites:
-        for layer in network.attention_blocks()[site].last_layers():
+        for layer in network.attention_blocks()[site].logit_layers():
             nn.init.zeros_(layer.weight)
 
 
@@ -30,7 +30,7 @@ def test_a_constant_block_is_removed_exactly_and_a_working_one_stays(tiny, sampl
     network, metadata = tiny("ca")
     still(network, "p4")
     for site in ("p5", "up"):
-        for layer in network.attention_blocks()[site].last_layers():
+        for layer in network.attention_blocks()[site].logit_layers():
             nn.init.normal_(layer.weight, std=20)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     said = []

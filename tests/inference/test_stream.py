@@ -60,7 +60,7 @@ def test_the_default_batch_size_is_that_of_the_file_or_the_runtime(
     bright: Any, scene: Any, limits: Limits, expected: int
 ) -> None:
     class Batching(bright):  # type: ignore[misc]
-        usual_batch = 4
+        default_batch_size = 4
 
     runtime = Batching()
     runtime.limits = limits

@@ -141,10 +141,10 @@ def test_the_chosen_font_is_tried_first(
 ) -> None:
     request.addfinalizer(fonts._candidates.cache_clear)
     fonts._candidates.cache_clear()
-    monkeypatch.setenv(fonts.VARIABLE, han.path)
+    monkeypatch.setenv(fonts.FONT_ENV_VAR, han.path)
     assert fonts._candidates()[0] == han
     fonts._candidates.cache_clear()
-    monkeypatch.setenv(fonts.VARIABLE, str(Path(__file__)))
+    monkeypatch.setenv(fonts.FONT_ENV_VAR, str(Path(__file__)))
     with pytest.raises(ConfigError, match="ATTENDET_FONT must be a font file"):
         fonts._candidates()
 

@@ -11,7 +11,7 @@ from attendet.training.cpu import (  # noqa: E402
     Float32DepthwiseConv2d,
     MixedLayoutConv2d,
     WordDropout,
-    speed_up,
+    replace_slow_layers,
 )
 
 
@@ -29,7 +29,7 @@ def test_a_depthwise_convolution_has_gradients_of_float32_within_autocast(
     plain = _depthwise(8, size, stride)
     network = nn.Sequential(_depthwise(8, size, stride))
     network[0].load_state_dict(plain.state_dict())
-    speed_up(network, "bf16-mixed")
+    replace_slow_layers(network, "bf16-mixed")
     assert type(network[0]) is Float32DepthwiseConv2d
     features = torch.randn(2, 8, 12, 10).bfloat16()
     reference, fast = (features.clone().requires_grad_() for _ in range(2))
@@ -56,7 +56,7 @@ def test_layers_are_exchanged_only_where_it_pays(monkeypatch: pytest.MonkeyPatch
             nn.Conv2d(8, 8, 3, padding="same", bias=False),
             nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect", bias=False),
         )
-        speed_up(network, precision)
+        replace_slow_layers(network, precision)
         return [type(layer) for layer in network]
 
     plain = nn.Conv2d
@@ -68,7 +68,7 @@ def test_layers_are_exchanged_only_where_it_pays(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_dropout_zeroes_a_part_and_scales_the_rest(layout: torch.memory_format) -> None:
     network = nn.Sequential(nn.Dropout(0.25))
-    speed_up(network, "bf16-mixed")
+    replace_slow_layers(network, "bf16-mixed")
     features = torch.ones(5, 7, 31, 33).to(memory_format=layout).requires_grad_()
 
     torch.manual_seed(0)

@@ -201,7 +201,7 @@ def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
         "layer4": ["channel"],
     }
     block = network.attention_blocks()["layer4"]
-    assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())
+    assert all(layer.weight.abs().sum() > 0 for layer in block.logit_layers())
     assert plain.records[0]["ap"] == attended.records[0]["ap"]
     with pytest.raises(WeightsError, match="got CoordinateAttention at layer0"):
         export_darknet(network, metadata, base.parent / "out", stem="net")

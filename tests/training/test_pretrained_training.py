@@ -21,7 +21,7 @@ from attendet.training.callback import TrainingCallback
 from attendet.training.plan import Plan, make_plan
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.trainer import TrainingResult, train
-from attendet.training.transfer import follow_base
+from attendet.training.transfer import apply_pretrained_settings
 
 Quick = Callable[..., TrainingResult]
 Saved = Callable[..., Path]
@@ -195,7 +195,7 @@ def test_without_validation_images_nothing_is_measured(
 def _plan(data: Path | DataSet, base: Path, attention: str = "none", **given: Any) -> Plan:
     metadata = load_weights(base)[1]
     recipe = Recipe().replace(batch=4, epochs=1, precision="32", **given)
-    settings = follow_base(recipe, metadata, given)
+    settings = apply_pretrained_settings(recipe, metadata, given)
     return make_plan(
         data, attention=attention, recipe=settings, seed=0, pretrained=base, base=metadata
     )
@@ -224,7 +224,7 @@ def test_boxes_and_images_are_those_of_the_base(squares: Path, resize: str, save
     assert own.preprocess == described.preprocess
     assert own.level_anchors() == described.level_anchors()
     assert (own.scale_x_y, own.bn_eps, own.width_mult) == (1.3, 1e-3, 0.125)
-    assert plan.unlike_base == ()
+    assert plan.differing_from_pretrained == ()
     old = load_weights(base)[0]
     assert plan.network.backbone.conv1.bn.eps == 1e-3  # type: ignore[union-attr]
     x = torch.rand(2, 3, 64, 96)
@@ -277,17 +277,17 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
     train(squares, output=tmp_path / "b", **plain, **quiet, **given)
 
     followed, own = plans
-    assert followed.unlike_base == ()
+    assert followed.differing_from_pretrained == ()
     assert followed.recipe.scale_x_y == 1.3
     assert own.metadata.scale_x_y == 1.7
     assert own.metadata.anchors[0] == pytest.approx((10 * 64 / 416, 14 * 64 / 416))
-    assert [phrase.split()[0] for phrase in own.unlike_base] == [
+    assert [phrase.split()[0] for phrase in own.differing_from_pretrained] == [
         "input",
         "resize",
         "anchors",
         "scale_x_y",
     ]
-    assert own.unlike_base[0] == "input 64 px (there 96 x 64 px)"
+    assert own.differing_from_pretrained[0] == "input 64 px (there 96 x 64 px)"
     config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
     assert config["recipe"]["scale_x_y"] == 1.7
 
@@ -305,7 +305,7 @@ def test_the_levels_of_the_base_are_kept_unless_a_third_is_asked_for(
     assert len(kept.metadata.anchor_masks) == 2
     assert more.plan.network.strides == again.network.strides == (32, 16, 8)
     assert more.plan.recipe.scale_x_y == 1.3
-    assert "levels 3 (there 2)" in more.plan.unlike_base
+    assert "levels 3 (there 2)" in more.plan.differing_from_pretrained
     assert more.plan.transfer is not None
     fresh = set(more.plan.network.state_dict()) - set(more.plan.transfer.loaded)
     layers = {name.split(".")[0] for name in fresh}

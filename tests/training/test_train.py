@@ -65,7 +65,7 @@ def test_attention_that_starts_as_the_identity_is_trained_and_says_so(quick: Qui
     network, metadata = load_weights(run.last)
     assert metadata.attention_init == network.attention_init == "identity"
     block = network.attention_blocks()["p5"]
-    assert all(layer.weight.abs().sum() > 0 for layer in block.last_layers())  # zero at first
+    assert all(layer.weight.abs().sum() > 0 for layer in block.logit_layers())  # zero at first
     gates = block.gates(torch.rand(1, block.channels, 3, 3))
     assert all(0.5 < gate.min() < 1 < gate.max() < 2 for gate in gates.values())
 

@@ -20,8 +20,8 @@ class AttentionBlock(nn.Module, ABC):
     A subclass implements ``gates``; ``forward`` is implemented here. ``gates`` therefore returns
     exactly the gates that are applied.
 
-    A subclass that computes its gates with ``squash`` and returns its ``last_layers`` can be
-    initialized as the exact identity; other subclasses are wrapped in
+    A subclass that computes its gates with ``gate_from_logits`` and returns its ``logit_layers``
+    can be initialized as the exact identity; other subclasses are wrapped in
     `attendet.attention.init.GateMix`. A subclass that does not multiply its input by gates sets
     ``is_gated`` to False and implements ``forward``.
 
@@ -57,14 +57,14 @@ class AttentionBlock(nn.Module, ABC):
         super().__init__()
         self.channels = check_positive("channels", channels)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers whose outputs are the logits for ``squash``; empty without ``squash``.
+    def logit_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers whose outputs go to ``gate_from_logits``; empty if it is not used.
 
         If all their parameters are zero, all logits must be zero.
         """
         return ()
 
-    def squash(self, logits: Tensor) -> Tensor:
+    def gate_from_logits(self, logits: Tensor) -> Tensor:
         """Return the gate for logits: their sigmoid, or twice the sigmoid with init ``identity``.
 
         With init ``identity``, zero logits give a gate of exactly 1 in any floating dtype.
@@ -223,12 +223,12 @@ class GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-FEW_HIDDEN = 8
+MIN_SAFE_HIDDEN = 8
 """Number of hidden channels from which all ReLUs are rarely dead at init: once in 256 times."""
 
 
 @torch.no_grad()
-def open_bottleneck(layer: nn.Linear) -> None:
+def prevent_dead_relus(layer: nn.Linear) -> None:
     """Change the initial weights of a narrow bottleneck so that not all its ReLUs are dead.
 
     A ReLU whose input is below zero for all data never gets a gradient (Lu et al. 2019, "Dying
@@ -246,7 +246,7 @@ def open_bottleneck(layer: nn.Linear) -> None:
     hidden = len(layer.weight)
     if hidden == 1:
         layer.weight.abs_()
-    elif hidden < FEW_HIDDEN:
+    elif hidden < MIN_SAFE_HIDDEN:
         layer.weight[1] = -layer.weight[0]
 
 

@@ -19,7 +19,7 @@ def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
     ``identity`` doubles the gates (2 sigmoid(0) = 1 exactly) and zeroes the layers that compute
     their logits, as Goyal et al. 2017 (arXiv:1706.02677, section 5.1) zero the last scale of a
     residual branch. The zeroed layers get a gradient from the first step on. A block without
-    ``last_layers`` is wrapped in a `GateMix`.
+    ``logit_layers`` is wrapped in a `GateMix`.
 
     Args:
         block: new block with init ``paper``; changed in place.
@@ -27,7 +27,7 @@ def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
     """
     if init == "paper":
         return block
-    layers = block.last_layers() if block.is_gated and _names_its_last_layers(block) else ()
+    layers = block.logit_layers() if block.is_gated and _names_its_last_layers(block) else ()
     if not layers:
         block = GateMix(block)
     for layer in layers:
@@ -38,13 +38,13 @@ def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
 
 
 def _names_its_last_layers(block: AttentionBlock) -> bool:
-    """Return whether ``last_layers`` is valid: False if a subclass overrides ``gates`` only."""
+    """Return whether ``logit_layers`` is valid: False if a subclass overrides ``gates`` only."""
     line = type(block).__mro__
-    last_layers, gates = (
+    logit_layers, gates = (
         next(age for age, cls in enumerate(line) if name in vars(cls))
-        for name in ("last_layers", "gates")
+        for name in ("logit_layers", "gates")
     )
-    return last_layers <= gates
+    return logit_layers <= gates
 
 
 class GateMix(AttentionBlock):

@@ -27,9 +27,9 @@ from attendet.attention.sites import (
     Insertion,
     SiteKey,
     candidates,
-    distinct,
-    run_failed,
-    select,
+    example_input_error,
+    resolve_insertions,
+    unique_modules,
 )
 from attendet.errors import ConfigError
 
@@ -83,12 +83,12 @@ def attend(
         ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     _check_network(network)
-    chosen = [each for each in select(network, sites) if each.attention != "none"]
+    chosen = [each for each in resolve_insertions(network, sites) if each.attention != "none"]
     for insertion in chosen:
         _check_site(insertion)
     seen = dry_run(network, example_input, watch=[each.module for each in chosen])
     if seen.error is not None and example_input is not None:
-        raise run_failed(seen.error, example_input)
+        raise example_input_error(seen.error, example_input)
     made = [(each, _make(network, each, init, seen)) for each in chosen]
     inserted: list[Insertion] = []
     try:
@@ -113,7 +113,7 @@ def detach(network: M) -> M:
         ConfigError: if the class of an attended module was changed after the insertion, for
             example by ``torch.nn.utils.parametrize``.
     """
-    modules = distinct(candidates(network))
+    modules = unique_modules(candidates(network))
     attended = {name: module for name, module in modules.items() if _is_attended(module)}
     for name, module in attended.items():
         if "_attended" not in vars(type(module)) and not _appends(module):
@@ -137,7 +137,7 @@ def inserted_blocks(network: nn.Module) -> dict[str, AttentionBlock]:
         1.0
     """
     found: dict[str, AttentionBlock] = {}
-    for name, module in distinct(candidates(network)).items():
+    for name, module in unique_modules(candidates(network)).items():
         block = getattr(module, BLOCK_NAME) if _is_attended(module) else None
         if isinstance(block, MapsAttention):
             found.update({f"{name}[{key}]": inner for key, inner in block.blocks().items()})
@@ -304,7 +304,7 @@ def _channels_unseen(insertion: Insertion, seen: DryRun) -> dict[Key, int]:
         )
     channels = _own_channels(insertion.module)
     if channels is None:
-        raise run_failed(seen.error, None)
+        raise example_input_error(seen.error, None)
     return {None: channels}
 
 
@@ -352,4 +352,4 @@ def _check_that_blocks_run(
                 f"times, the block {runs[1]} times). Choose a module inside it."
             )
     if seen.error is not None:
-        raise run_failed(seen.error, example_input)
+        raise example_input_error(seen.error, example_input)

@@ -111,10 +111,10 @@ def sites(
         1 ReLU ((1, 16, 4, 4),) 32 32
     """
     name, options = read_block(attention)
-    modules = distinct(candidates(network))
+    modules = unique_modules(candidates(network))
     seen = dry_run(network, example_input, watch=modules.values())
     if seen.error is not None:
-        raise run_failed(seen.error, example_input)
+        raise example_input_error(seen.error, example_input)
     cost = functools.cache(functools.partial(block_cost, name, options))
     found = []
     for name, module in modules.items():
@@ -152,7 +152,7 @@ def count_macs(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def run_failed(error: Exception, example_input: Any) -> ConfigError:
+def example_input_error(error: Exception, example_input: Any) -> ConfigError:
     """Return the ConfigError for a network that does not run on an example."""
     given = "an image of zeros, (1, 3, 64, 64)" if example_input is None else "example_input"
     advice = "Give an example_input" if example_input is None else "Give one"
@@ -177,7 +177,7 @@ def candidates(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def distinct(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def unique_modules(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Return each module once, under its first name."""
     first: dict[int, str] = {}
     for name, module in modules.items():
@@ -208,7 +208,9 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def select(network: nn.Module, requested: Mapping[SiteKey, BlockSpec]) -> list[Insertion]:
+def resolve_insertions(
+    network: nn.Module, requested: Mapping[SiteKey, BlockSpec]
+) -> list[Insertion]:
     """Return the insertions for a mapping of keys to blocks, in the order of the keys.
 
     Raises:
@@ -239,7 +241,7 @@ def select(network: nn.Module, requested: Mapping[SiteKey, BlockSpec]) -> list[I
 def _matches(key: SiteKey, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
     if isinstance(key, str) and key in modules:
         return [(key, modules[key])]
-    found = list(_meant(key, distinct(modules)))
+    found = list(_modules_matching(key, unique_modules(modules)))
     if found:
         return found
     advice = "attendet.sites(network) lists the sites."
@@ -249,7 +251,9 @@ def _matches(key: SiteKey, modules: Mapping[str, nn.Module]) -> list[tuple[str, 
     raise ConfigError(f"site must be in the network; got {_shown(key)}, which is not. {advice}")
 
 
-def _meant(key: SiteKey, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+def _modules_matching(
+    key: SiteKey, modules: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(key, str):
         pattern = key.split(".")
         return ((n, m) for n, m in modules.items() if n and _globs(n.split("."), pattern))

@@ -74,7 +74,7 @@ class Measurements:
             return _repeat(lambda: runtime.run(next(batches)), seconds, batch)
         return _saturate(runtime, batches, seconds, batch)
 
-    def around(self, seconds: float) -> list[float]:
+    def pre_and_postprocessing(self, seconds: float) -> list[float]:
         """Measure everything except the network: reading, preprocessing and postprocessing."""
         detector = self._detector
 
@@ -108,7 +108,7 @@ class Measurements:
         return {
             "whole_ms": self.whole(batch, seconds),
             "network_ms": self.network(batch, seconds, mode=mode),
-            "around_ms": self.around(seconds),
+            "around_ms": self.pre_and_postprocessing(seconds),
             "images_per_s": [self.stream(batch, seconds)],
             "memory_mib": peak_memory_mib(),
         }

@@ -151,14 +151,14 @@ def _ap_measure(
     """
     from attendet.data.class_names import parse_class_map
     from attendet.evaluation import evaluate
-    from attendet.evaluation.matching import samples_in_classes
+    from attendet.evaluation.matching import remap_sample_classes
     from attendet.inference import Detector, load
 
     class_map = parse_class_map(args.class_map)
 
     def in_classes_of(classes: Sequence[str], file: Path) -> tuple[list[Sample], ClassMatch]:
         source = f"{data.root}, {file.name}"
-        return samples_in_classes(
+        return remap_sample_classes(
             samples, data.classes, classes, class_map=class_map, source=source
         )
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from attendet.training import TrainingResult
 
 RECIPE = "digits"
-CHANGES = ("epochs", "size", "width_mult")
+RECIPE_FLAGS = ("epochs", "size", "width_mult")
 """Settings of the recipe that are flags of this command."""
 
 SHOWN_IMAGES = 4
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in CHANGES if (value := getattr(args, name)) is not None}
+    return {name: value for name in RECIPE_FLAGS if (value := getattr(args, name)) is not None}
 
 
 @contextmanager

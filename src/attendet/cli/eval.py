@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from attendet.cli.progress import progress_bar
     from attendet.data import load_dataset
     from attendet.evaluation import evaluate
-    from attendet.evaluation.matching import samples_in_classes
+    from attendet.evaluation.matching import remap_sample_classes
     from attendet.evaluation.metrics import evaluation_selection
     from attendet.files import write_atomically
     from attendet.inference import Detector, load
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     selection = evaluation_selection(detector, args.confidence, args.nms_iou, args.max_detections)
     data = load_dataset(args.data, format=args.format, require_train=False)
     class_map, classes = parse_class_map(args.class_map), detector.classes
-    samples, match = samples_in_classes(
+    samples, match = remap_sample_classes(
         data.split(args.split), data.classes, classes, class_map=class_map, source=data.root
     )
     fingerprint = data.fingerprint(args.split)

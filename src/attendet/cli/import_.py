@@ -19,7 +19,7 @@ from attendet.system import require
 if TYPE_CHECKING:
     from attendet.interop.imported import Imported
 
-ALONE = (".weights", ".safetensors", ".onnx")
+OTHER_SUFFIXES = (".weights", ".safetensors", ".onnx")
 """Suffixes of files that are not PyTorch checkpoints."""
 
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     others = [path for path in args.files if path not in configs]
     if len(configs) == 1 and len(others) == 1:
         _refuse(args, "checkpoints", ("input_hw", "anchors", "color"))
-    elif len(args.files) == 1 and others and others[0].suffix.lower() not in ALONE:
+    elif len(args.files) == 1 and others and others[0].suffix.lower() not in OTHER_SUFFIXES:
         _refuse(args, "darknet files", ("cutoff",))
     else:
         raise ConfigError(

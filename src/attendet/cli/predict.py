@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from attendet.media.sinks import Sink
     from attendet.media.sources import Skipped, Source
 
-MOST_LINES = 20
+MAX_LISTED_ISSUES = 20
 """Maximum number of issues that are printed; the others are counted."""
 
-NEEDS = {"overlap": "tile", "port": "show"}
+REQUIRED_FLAGS = {"overlap": "tile", "port": "show"}
 """Setting to the setting that it needs."""
 
 VIDEO_KINDS = ("annotated", "video")
@@ -181,9 +181,9 @@ def _check_needs(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: if a flag is out of range, needs another flag or conflicts with one.
     """
-    for name in given_settings(args, add_arguments, NEEDS):
-        if not getattr(args, NEEDS[name]):
-            raise ConfigError(f"--{name} needs --{NEEDS[name]}; alone it changes nothing.")
+    for name in given_settings(args, add_arguments, REQUIRED_FLAGS):
+        if not getattr(args, REQUIRED_FLAGS[name]):
+            raise ConfigError(f"--{name} needs --{REQUIRED_FLAGS[name]}; alone it changes nothing.")
     for name, least in (("batch", 1), ("max_side", 32)):
         value = getattr(args, name)
         ConfigError.check(value is None or value >= least, flag(name), f"{least} or more", value)
@@ -205,7 +205,7 @@ def _check_needs(args: argparse.Namespace) -> None:
 
 
 @dataclass
-class _Tally:
+class _RunSummary:
     """Counts of processed items, detections and errors."""
 
     every: int = 1
@@ -215,7 +215,7 @@ class _Tally:
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     skipped: list[Skipped] = field(default_factory=list)
     unwritten: list[str] = field(default_factory=list)
-    has_misfits: bool = False
+    has_unfit_regions: bool = False
     counted: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
@@ -236,7 +236,7 @@ class _Tally:
 
     def add_misfit(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
-        self.has_misfits = True
+        self.has_unfit_regions = True
 
 
 def run(args: argparse.Namespace) -> int:
@@ -269,7 +269,7 @@ def run(args: argparse.Namespace) -> int:
         on_event=_print_event,
     )
     detector = _detector(args, sources)
-    tally = _Tally(args.every)
+    tally = _RunSummary(args.every)
     frames = read_frames(
         sources,
         every=args.every,
@@ -298,7 +298,7 @@ def run(args: argparse.Namespace) -> int:
         if any(source.is_live or source.kind == "address" for source in sources):
             results = until_interrupted(results)
         with contextlib.closing(results):
-            _take(results, sources, [*sinks, *views], tally, step)
+            _write_results(results, sources, [*sinks, *views], tally, step)
         seconds = time.perf_counter() - started
     _summarize(detector, tally, seconds)
     if kinds and tally.done:
@@ -307,7 +307,7 @@ def run(args: argparse.Namespace) -> int:
         numbered = numbered_classes(detector.classes)
         if numbered:
             print(numbered)
-    return 0 if tally.done and not (tally.unwritten or tally.has_misfits) else 1
+    return 0 if tally.done and not (tally.unwritten or tally.has_unfit_regions) else 1
 
 
 def _print_event(text: str) -> None:
@@ -354,11 +354,11 @@ def _live_view(args: argparse.Namespace, sources: Sequence[Source]) -> Iterator[
         view.close(whole=True)
 
 
-def _take(
+def _write_results(
     results: Iterator[Result],
     sources: Sequence[Source],
     sinks: Sequence[Sink],
-    tally: _Tally,
+    tally: _RunSummary,
     step: Callable[[int, int | None], None],
 ) -> None:
     is_alone = len(sources) == 1
@@ -371,7 +371,7 @@ def _take(
     step(tally.done + len(tally.skipped), None)
 
 
-def _summarize(detector: Detector, tally: _Tally, seconds: float) -> None:
+def _summarize(detector: Detector, tally: _RunSummary, seconds: float) -> None:
     parts = [(tally.images, "image"), (tally.frames, "frame")]
     done = [f"{count} {_plural(word, count)}" for count, word in parts if count]
     unit = "frames" if tally.frames else "images"
@@ -403,10 +403,10 @@ def _name_issues(what: str, issues: Sequence[str]) -> None:
     if not issues:
         return
     print(f"{len(issues)} {what}:", file=sys.stderr)
-    for issue in issues[:MOST_LINES]:
+    for issue in issues[:MAX_LISTED_ISSUES]:
         print(f"  {issue}", file=sys.stderr)
-    if len(issues) > MOST_LINES:
-        print(f"  and {len(issues) - MOST_LINES} more", file=sys.stderr)
+    if len(issues) > MAX_LISTED_ISSUES:
+        print(f"  and {len(issues) - MAX_LISTED_ISSUES} more", file=sys.stderr)
 
 
 def _plural(word: str, count: int) -> str:

@@ -40,11 +40,11 @@ FEW_IMAGES = 150
 MANY_SMALL = 0.5
 """With a larger fraction of small objects, a third level is recommended: docs/decisions/0016."""
 
-Move = Callable[[int, int | None], None]
+ProgressFn = Callable[[int, int | None], None]
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
+def progress_bar(label: str, total: int | None = None) -> Iterator[ProgressFn]:
     """Yield a function of (done, total) that updates a bar on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -56,7 +56,7 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Move]:
 
 
 @contextmanager
-def speed_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Move]:
+def speed_bar(label: str, total: int | None, unit: str = "images") -> Iterator[ProgressFn]:
     """Yield a function of (done, total) that shows progress and speed: a bar, or plain lines.
 
     Args:
@@ -86,7 +86,7 @@ def speed_bar(label: str, total: int | None, unit: str = "images") -> Iterator[M
         yield move
 
 
-def _plain_speed(total: int | None, unit: str, started: float) -> Move:
+def _plain_speed(total: int | None, unit: str, started: float) -> ProgressFn:
     last = started
 
     def move(done: int, of: int | None) -> None:
@@ -186,7 +186,7 @@ class TrainingLines(TrainingCallback):
         self.say(f"anchors: {own}{'' if math.isnan(anchors.data_overlap) else overlaps}")
         if plan.transfer is not None:
             self.say(plan.transfer.summary())
-            unlike = "; ".join(plan.unlike_base)
+            unlike = "; ".join(plan.differing_from_pretrained)
             self.say(
                 f"unlike the pretrained weights: {unlike}"
                 if unlike

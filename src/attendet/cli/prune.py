@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     require("torch", extra="train", purpose="attendet prune")
     from attendet.data import load_dataset
     from attendet.data.class_names import parse_class_map
-    from attendet.evaluation.matching import samples_in_classes
+    from attendet.evaluation.matching import remap_sample_classes
     from attendet.explain import prune_attention
     from attendet.explain.health import percent
     from attendet.inference.runtimes.torch_runtime import choose_device
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     network = network.to(choose_device(args.device))
     data = load_dataset(args.data, format=args.format, require_train=False)
     class_map, classes = parse_class_map(args.class_map), metadata.classes
-    samples, match = samples_in_classes(
+    samples, match = remap_sample_classes(
         data.split(args.split), data.classes, classes, class_map=class_map, source=data.root
     )
     if match.note:

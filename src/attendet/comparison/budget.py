@@ -25,7 +25,7 @@ PROBE_EPOCHS = 2
 """Number of epochs from which the time of a whole run is estimated; the first is a warm-up."""
 
 ETA = 2
-LEAST_SEEDS = 3
+MIN_SEEDS = 3
 """Smallest number of seeds to which a budget reduces a study (unless fewer were requested)."""
 
 
@@ -156,7 +156,7 @@ def plan_budget(
     most = int(math.log2(len(variants))) if variants else 0
     whole = _work(rungs(len(variants), epochs, 0), baseline, variants) * seeds / slots
     smallest = whole
-    for count in range(seeds, min(seeds, LEAST_SEEDS) - 1, -1):
+    for count in range(seeds, min(seeds, MIN_SEEDS) - 1, -1):
         for bracket in range(most + 1) if count == seeds else (most,):
             plan = rungs(len(variants), epochs, bracket)
             needed = _work(plan, baseline, variants) * count / slots

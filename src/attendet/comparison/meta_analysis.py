@@ -24,16 +24,16 @@ from scipy import special
 
 from attendet.comparison.statistics import (
     LEVEL,
-    MOST_SEEDS,
+    MAX_SEEDS,
     POWER,
     Noise,
     PairedDifference,
-    chance_of_answer,
     detectable_difference,
     first_enough,
     further_seeds,
     holm,
     paired_difference,
+    verdict_probability,
 )
 from attendet.comparison.verdicts import finite, signed_points, verdict_word
 from attendet.system import require
@@ -41,10 +41,10 @@ from attendet.system import require
 SEED_COUNTS = (3, 5, 10)
 """Numbers of seeds for which `power_of_set` computes the power of a data set."""
 
-MOST_IMAGES = 100_000
+MAX_IMAGES = 100_000
 """Upper limit of the number of test images in `power_of_set`."""
 
-LEAST_VARIANCE = 1e-12
+MIN_VARIANCE = 1e-12
 """Lower limit of the variance of an effect (AP squared): a library divides by it. The difference of
 two runs always varies more."""
 
@@ -67,7 +67,7 @@ class Effect:
     @property
     def variance(self) -> float:
         """Variance of the difference due to noise alone."""
-        return max(self.seed_se**2 + self.image_se**2, LEAST_VARIANCE)
+        return max(self.seed_se**2 + self.image_se**2, MIN_VARIANCE)
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,10 @@ def _more_seeds(
     def clear(more: int) -> bool:
         left = [effect.seed_se**2 * effect.seeds / (effect.seeds + more) for effect in effects]
         noise = Noise(math.sqrt(constant + float(np.mean(left))), comparisons=comparisons)
-        chance = chance_of_answer(len(effects), noise, difference=difference, margin=margin)
+        chance = verdict_probability(len(effects), noise, difference=difference, margin=margin)
         return chance >= POWER
 
-    return first_enough(range(1, MOST_SEEDS), clear)
+    return first_enough(range(1, MAX_SEEDS), clear)
 
 
 def _sentence(
@@ -263,7 +263,7 @@ def _sentence(
     if found == "no difference":
         return f"no difference larger than {100 * margin:g} AP on average: {measured}.{ahead}"
     if more_sets is None:
-        advice = f"Even {MOST_SEEDS} data sets would hardly decide it."
+        advice = f"Even {MAX_SEEDS} data sets would hardly decide it."
     else:
         plural = "" if more_sets == 1 else "s"
         advice = f"About {more_sets} further data set{plural} would decide it"
@@ -302,9 +302,9 @@ def power_of_set(verdicts: Sequence[Mapping[str, Any]], images: int) -> dict[str
     def images_for(seeds: int) -> int | None:
         def clear(count: int) -> bool:
             noise = Noise(sd, variance * images / count, count)
-            return chance_of_answer(seeds, noise, **aim) >= POWER
+            return verdict_probability(seeds, noise, **aim) >= POWER
 
-        return first_enough(range(2, MOST_IMAGES), clear)
+        return first_enough(range(2, MAX_IMAGES), clear)
 
     return {
         "seed_sd": sd,

@@ -90,7 +90,7 @@ class _Attempt:
     ended: bool = False
 
 
-class LocalRuns:
+class LocalExecutor:
     """Executor of runs on this machine.
 
     Args:
@@ -118,7 +118,7 @@ class LocalRuns:
         if method == "forkserver":
             self._context.set_forkserver_preload(list(PRELOADED))
 
-    def make(
+    def run(
         self, jobs: Iterable[Job], load: Callable[[], LoadedData] | None = None
     ) -> Iterator[RunEvent]:
         """Yield the events of runs; a run is started when a device is free for it.

@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from attendet.comparison.processes import MAX_ATTEMPTS, RunEvent
-from attendet.comparison.run_job import KEPT, run_and_report
+from attendet.comparison.run_job import KEPT_ON_RESTART, run_and_report
 from attendet.comparison.variants import Job
 from attendet.errors import ConfigError, first_line
 from attendet.files import read_json, write_atomically
 from attendet.report.study import STUDY
 from attendet.system import require
 
-LOOKS_EVERY = 0.5
+POLL_SECONDS = 0.5
 """Seconds between two polls of the tasks."""
 
-REACHED_IN = 10.0
+CONNECT_TIMEOUT = 10.0
 """Timeout of the connection to a cluster, in seconds."""
 
 
-def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
+def execute_on_worker(job: Job, report: Any) -> dict[str, Any]:
     """Execute a run on this machine and return its last event.
 
     The event has the files of the run if this machine cannot access the study's folder.
@@ -52,12 +52,12 @@ def make_anywhere(job: Job, report: Any) -> dict[str, Any]:
         files = {
             path.name: path.read_bytes()
             for path in (Path(folder) / job.folder).iterdir()
-            if path.is_file() and path.name not in KEPT
+            if path.is_file() and path.name not in KEPT_ON_RESTART
         }
     return {**last, "files": files}
 
 
-def carry_back(job: Job, event: dict[str, Any]) -> dict[str, Any]:
+def save_remote_files(job: Job, event: dict[str, Any]) -> dict[str, Any]:
     """Write the files of a run's last event into the study; return the event without them."""
     for name, content in event.get("files", {}).items():
         write_atomically(job.path / Path(name).name, content)
@@ -69,10 +69,10 @@ def _check_reached(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         raise ValueError("no HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=REACHED_IN).close()
+    socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
-class RayRuns:
+class RayExecutor:
     """Executor of runs on a Ray cluster.
 
     Args:
@@ -128,7 +128,7 @@ class RayRuns:
                 "Start one with: ray start --head, or give --ray local."
             ) from None
 
-    def make(self, jobs: Iterable[Job], _: object = None) -> Iterator[RunEvent]:
+    def run(self, jobs: Iterable[Job], _: object = None) -> Iterator[RunEvent]:
         """Yield the events of runs as they arrive; at most `slots` runs are active.
 
         Each run reads the data set itself, because it may be on another machine.
@@ -141,7 +141,7 @@ class RayRuns:
                 running[self._task.remote(job, self._events, self._threads)] = job
             if not running:
                 return
-            done, _ = self.ray.wait(list(running), num_returns=1, timeout=LOOKS_EVERY)
+            done, _ = self.ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
             by_key = {job.key: job for job in running.values()}
             yield from self._progress(by_key, starts)
             for handle in done:
@@ -162,7 +162,7 @@ class RayRuns:
 
     def _outcome(self, job: Job, handle: Any) -> dict[str, Any]:
         try:
-            return carry_back(job, self.ray.get(handle))
+            return save_remote_files(job, self.ray.get(handle))
         except self.ray.exceptions.RayError as error:
             return {"event": "failed", "error": f"its worker was lost ({first_line(error)})"}
 
@@ -187,4 +187,4 @@ def _ray_task(job: Job, events: Any, threads: int) -> dict[str, Any]:
         events.put((job.key, event))
 
     report({"event": "taken", "pid": os.getpid(), "at": time.time()})
-    return make_anywhere(job, report)
+    return execute_on_worker(job, report)

@@ -54,7 +54,7 @@ PAUSES = "pauses.json"
 BASE = "base_weights.json"
 """File with the digest of the initial weights outside attention."""
 
-KEPT = ("lock", "run.log")
+KEPT_ON_RESTART = ("lock", "run.log")
 """Files that are kept in its folder when a run starts again."""
 
 GATE_IMAGES = 8
@@ -203,7 +203,7 @@ def _train(job: Job, callback: TrainingCallback, loaded: LoadedData | None) -> T
     if _can_resume(job.path):
         return train(resume=job.path, **settings)
     for entry in job.path.iterdir():
-        if entry.name not in KEPT:
+        if entry.name not in KEPT_ON_RESTART:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     recipe = Recipe().replace(**job.setup["recipe"], attention_init=job.variant.init)
     return train(

@@ -23,7 +23,7 @@ from scipy import optimize, special, stats
 
 Floats = NDArray[np.float64]
 
-MOST_FLIPS = 100_000
+MAX_FLIPS = 100_000
 """Largest number of sign flips to enumerate; of more, this many are drawn at random."""
 
 LEVEL = 0.05
@@ -32,9 +32,9 @@ LEVEL = 0.05
 POWER = 0.8
 """Required probability of a clear verdict."""
 
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 
-BEYOND_COUNT = 10**8
+UNLIMITED_SEEDS = 10**8
 """Number of seeds at which the noise between seeds is negligible."""
 
 QUANTILES = (np.arange(200) + 0.5) / 200
@@ -58,7 +58,7 @@ class PairedDifference:
     image_se: float
 
 
-def _reach(
+def _half_width(
     level: float, seed_variance: float | Floats, seeds: int, image_variance: float, images: int
 ) -> Floats:
     """Return the half-width of an interval that misses the true value at most at rate ``level``.
@@ -81,10 +81,10 @@ def _reach(
 
 
 def _p_value(mean: float, *variances: float | int) -> float:
-    """Return the level at which the interval of `_reach` just ends at zero."""
+    """Return the level at which the interval of `_half_width` just ends at zero."""
 
     def beyond(logarithm: float) -> float:
-        return float(_reach(math.exp(logarithm), *variances)) - abs(mean)  # type: ignore[arg-type]
+        return float(_half_width(math.exp(logarithm), *variances)) - abs(mean)  # type: ignore[arg-type]
 
     return math.exp(optimize.brentq(beyond, -80.0, 0.0)) if beyond(-80.0) > 0 else 0.0
 
@@ -130,7 +130,7 @@ def paired_difference(
         p = float(2 * special.stdtr(len(values) - 1, -abs(mean) / seed_se))
     else:
         p = _p_value(mean, *sources)
-    reach = float(_reach(1 - confidence, *sources))
+    reach = float(_half_width(1 - confidence, *sources))
     return PairedDifference(mean, mean - reach, mean + reach, p, sd, seed_se, image_se)
 
 
@@ -155,7 +155,7 @@ def sign_flip_test(differences: Sequence[float] | Floats) -> float:
         (differences,),
         lambda values, axis: np.abs(np.sum(values, axis=axis)),
         permutation_type="samples",
-        n_resamples=MOST_FLIPS,
+        n_resamples=MAX_FLIPS,
         alternative="greater",
         random_state=np.random.default_rng(0),
     )
@@ -204,7 +204,7 @@ def _variance_quantiles(seeds: int) -> Floats:
     return np.asarray(special.chdtri(seeds - 1, 1 - QUANTILES) / (seeds - 1))
 
 
-def chance_of_answer(seeds: int, noise: Noise, *, difference: float, margin: float) -> float:
+def verdict_probability(seeds: int, noise: Noise, *, difference: float, margin: float) -> float:
     """Return the probability that a study gives a clear verdict, if these values are true.
 
     A verdict is clear if the difference is shown not to be zero, or shown to lie within plus or
@@ -228,8 +228,8 @@ def chance_of_answer(seeds: int, noise: Noise, *, difference: float, margin: flo
         noise.image_variance,
         noise.images,
     )
-    claim = _reach(LEVEL / noise.comparisons, *sources)
-    slack = np.clip(margin - _reach(LEVEL, *sources), 0, claim)
+    claim = _half_width(LEVEL / noise.comparisons, *sources)
+    slack = np.clip(margin - _half_width(LEVEL, *sources), 0, claim)
 
     def within(reach: Floats) -> Floats:
         ends = special.ndtr((reach - difference) / se), special.ndtr((-reach - difference) / se)
@@ -248,9 +248,9 @@ def further_seeds(now: int, noise: Noise, *, difference: float, margin: float) -
     """
 
     def clear(seeds: int) -> bool:
-        return chance_of_answer(seeds, noise, difference=difference, margin=margin) >= POWER
+        return verdict_probability(seeds, noise, difference=difference, margin=margin) >= POWER
 
-    seeds = first_enough(range(max(now + 1, 2), MOST_SEEDS + 1), clear)
+    seeds = first_enough(range(max(now + 1, 2), MAX_SEEDS + 1), clear)
     return None if seeds is None else seeds - now
 
 
@@ -283,6 +283,6 @@ def detectable_difference(seeds: int, noise: Noise) -> float:
         return 0.0
 
     def beyond(difference: float) -> float:
-        return chance_of_answer(seeds, noise, difference=difference, margin=0.0) - POWER
+        return verdict_probability(seeds, noise, difference=difference, margin=0.0) - POWER
 
     return float(optimize.brentq(beyond, 0.0, 200 * se * noise.comparisons))

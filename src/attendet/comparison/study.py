@@ -15,7 +15,7 @@ from attendet import __version__
 from attendet.comparison.budget import Scheduler
 from attendet.comparison.callback import StudyCallback
 from attendet.comparison.cost import measure_latency, pick_runtimes
-from attendet.comparison.processes import LocalRuns, device_names
+from attendet.comparison.processes import LocalExecutor, device_names
 from attendet.comparison.records import (
     GROUND_TRUTH,
     add_run,
@@ -37,7 +37,7 @@ from attendet.comparison.run_job import (
 from attendet.comparison.sets import name_data_sets, summarize_sets
 from attendet.comparison.summary import summarize, weights_of_variants
 from attendet.comparison.variants import (
-    AS_TRAINED,
+    AUTO_INIT,
     Job,
     make_variants,
     measured_weights,
@@ -53,7 +53,7 @@ from attendet.report.study import SETS
 from attendet.system import can_pass_files
 from attendet.training.plan import LoadedData, decode_images
 from attendet.training.recipe import Recipe, load_recipe
-from attendet.training.transfer import check_class_map, follow_base
+from attendet.training.transfer import apply_pretrained_settings, check_class_map
 
 RESULTS = ("verdicts", "variant_summaries", "failed", "pairing", "latency", "latency_machine")
 """Keys of study.json that are computed from the runs."""
@@ -156,7 +156,7 @@ def compare(
     """
     _check_numbers(seeds, margin, budget)
     measured_in = pick_runtimes(runtimes)
-    usual = ("paper",) if pretrained is None else (AS_TRAINED,)
+    usual = ("paper",) if pretrained is None else (AUTO_INIT,)
     base = None if pretrained is None else local_weights(pretrained)
     metadata = None if base is None else read_metadata(base)
     graph = Graph.from_mappings(metadata.graph) if metadata and metadata.graph else None
@@ -168,7 +168,7 @@ def compare(
             f"{settings.attention_init!r}. Remove it there, and use --attention-init."
         )
     if metadata is not None:
-        settings = follow_base(settings, metadata, given=overrides)
+        settings = apply_pretrained_settings(settings, metadata, given=overrides)
     variants = make_variants(attention, sites, inits, graph, settings.levels)
     folder = Path(output)
     _check_folder(folder, several=not isinstance(data, str | Path))
@@ -259,12 +259,12 @@ def _runs(
     if ray is None:
         auto = runs_per_device == "auto"
         each = 1 if runs_per_device == "auto" else runs_per_device
-        return LocalRuns(device_names(accelerator, devices, each), auto=auto)
+        return LocalExecutor(device_names(accelerator, devices, each), auto=auto)
     if runs_per_device != 1:
         raise ConfigError("runs_per_device has no effect with ray. Remove --runs-per-device.")
-    from attendet.comparison.ray_runs import RayRuns
+    from attendet.comparison.ray_runs import RayExecutor
 
-    return RayRuns(ray, accelerator, devices)
+    return RayExecutor(ray, accelerator, devices)
 
 
 class Comparison:
@@ -362,7 +362,7 @@ class Comparison:
         """Execute runs and store their records; return those of paused runs by key."""
         paused: dict[str, dict[str, Any]] = {}
         begun, busy = time.perf_counter(), 0.0
-        for job, event in runs.make(jobs, self._loaded_data):
+        for job, event in runs.run(jobs, self._loaded_data):
             if event["event"] == "ended":
                 record = event["record"]
                 busy += record["wall_seconds"]

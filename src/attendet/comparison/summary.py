@@ -24,7 +24,7 @@ from attendet.report.study import value_at
 DRAWS = 1000
 """Number of bootstrap draws of the test images."""
 
-PARTS = ("ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+AP_METRICS = ("ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 Record = Mapping[str, Any]
 
@@ -169,7 +169,7 @@ def _effects(variant: Sequence[Record], baseline: Sequence[Record]) -> dict[str,
         return effects
 
     return {
-        "parts": known({part: (part,) for part in PARTS}),
+        "parts": known({part: (part,) for part in AP_METRICS}),
         "per_class": known({name: ("per_class", name, "ap") for name in variant[0]["per_class"]}),
     }
 

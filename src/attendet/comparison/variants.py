@@ -24,7 +24,7 @@ from attendet.models import canonical_attention
 from attendet.models.graph import Graph
 from attendet.models.weights import attention_sites
 
-AS_TRAINED = "auto"
+AUTO_INIT = "auto"
 """Default init with pretrained weights, as in `Recipe.attention_init`: blocks of the weights are
 kept, new blocks are the identity."""
 
@@ -49,7 +49,7 @@ class Variant:
     """Sites, in the order of the network."""
 
     init: Literal["auto"] | AttentionInit = "paper"
-    """Attention init; ``auto``: see `AS_TRAINED`."""
+    """Attention init; ``auto``: see `AUTO_INIT`."""
 
     repeat: int = 1
     """From 2 on: the same variant again, with other seeds (see `REPEAT_SEEDS`)."""
@@ -59,7 +59,7 @@ class Variant:
         """Name of the variant, unique in a study."""
         mixed = "@" in self.attention
         name = self.attention + (f"@{','.join(self.sites)}" if self.sites and not mixed else "")
-        name += "" if self.init in ("paper", AS_TRAINED) else f":{self.init}"
+        name += "" if self.init in ("paper", AUTO_INIT) else f":{self.init}"
         return name if self.repeat == 1 else f"{name}#{self.repeat}"
 
     @property
@@ -196,7 +196,7 @@ def make_variants(
     Args:
         attention: names of blocks, or specs.
         sites: placements, each a list of sites joined by commas; None: the sites of the neck.
-        inits: ``paper``, ``identity``; or `AS_TRAINED` alone.
+        inits: ``paper``, ``identity``; or `AUTO_INIT` alone.
         graph: layers of pretrained weights that are not the reference network.
         levels: number of levels of the reference network, 2 or 3.
 
@@ -208,7 +208,7 @@ def make_variants(
         >>> [variant.name for variant in made]
         ['none', 'ca@p4,p5,up', 'ca@stage3']
     """
-    for init in () if tuple(inits) == (AS_TRAINED,) else inits:
+    for init in () if tuple(inits) == (AUTO_INIT,) else inits:
         if init not in get_args(AttentionInit):
             raise ConfigError(
                 f"attention_init must be known; got {init!r} (--attention-init). "

@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.comparison.statistics import (
-    BEYOND_COUNT,
     LEVEL,
-    MOST_SEEDS,
+    MAX_SEEDS,
     POWER,
+    UNLIMITED_SEEDS,
     Noise,
     PairedDifference,
-    chance_of_answer,
     detectable_difference,
     further_seeds,
     holm,
     paired_difference,
     sign_flip_test,
+    verdict_probability,
 )
 
 Floats = NDArray[np.float64]
 
-LEARNED = 0.02
+MIN_LEARNED_AP = 0.02
 """AP below which a network has learned next to nothing. If variant and baseline are both below it,
 their difference has no meaning."""
 
@@ -112,13 +112,15 @@ def _verdict(
 ) -> dict[str, Any]:
     count = len(variant.seeds)
     word = verdict_word(difference, adjusted, margin)
-    if max(variant.ap.mean(), variant.baseline_ap.mean()) < LEARNED:
+    if max(variant.ap.mean(), variant.baseline_ap.mean()) < MIN_LEARNED_AP:
         word = "nothing learned"
     noise = Noise(difference.sd, variant.image_variance, variant.images, comparisons)
     more, too_few = None, None
     if word == "not enough seeds" and count > 1:
         more = further_seeds(count, noise, difference=difference.mean, margin=margin)
-        chance = chance_of_answer(BEYOND_COUNT, noise, difference=difference.mean, margin=margin)
+        chance = verdict_probability(
+            UNLIMITED_SEEDS, noise, difference=difference.mean, margin=margin
+        )
         too_few = variant.images if more is None and chance < POWER else None
     return {
         "verdict": word,
@@ -191,8 +193,8 @@ def _sentence(
         )
     if word == "nothing learned":
         return (
-            f"nothing learned: variant and baseline have an AP below {100 * LEARNED:g} points "
-            "each. Train longer."
+            "nothing learned: variant and baseline have an AP below "
+            f"{100 * MIN_LEARNED_AP:g} points each. Train longer."
         )
     if word in ("helps", "hurts"):
         small = max(abs(difference.low), abs(difference.high)) <= margin
@@ -205,7 +207,7 @@ def _sentence(
         plural = "" if more == 1 else "s"
         return f"not enough seeds: {measured}. About {more} further seed{plural} would decide it."
     if too_few is None:
-        return f"not enough seeds: {measured}. Even {MOST_SEEDS} seeds would hardly decide it."
+        return f"not enough seeds: {measured}. Even {MAX_SEEDS} seeds would hardly decide it."
     return (
         f"not enough seeds: {measured}. More seeds alone would not decide it: the {too_few} test "
         "images are too few."

@@ -23,8 +23,8 @@ from attendet.system import (
     CACHE_VARIABLE,
     available_memory,
     cache_folder,
+    open_passed_file,
     pass_file,
-    received_file,
     reserve_file,
 )
 
@@ -177,7 +177,7 @@ class ImageCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self._file is not None:
-            self._file = received_file(state["_file"])
+            self._file = open_passed_file(state["_file"])
             self.images = np.memmap(self._file, dtype=np.uint8, mode="r", shape=state["images"])
 
     def __enter__(self) -> ImageCache:

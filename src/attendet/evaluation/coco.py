@@ -31,7 +31,7 @@ SUMMARY = (
 IOU_50, IOU_75 = 0, 5
 """Indices of the IoU thresholds 0.50 and 0.75 among 0.50, 0.55 ... 0.95."""
 
-ALL_AREAS, MOST_DETECTIONS = 0, -1
+ALL_AREAS, MAX_DETECTIONS = 0, -1
 """Indices of the area range of all objects and of the limit of 100 detections."""
 
 Boxes = tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.floating], NDArray[np.bool_]]
@@ -134,8 +134,8 @@ def coco_metrics(
         summary = [None] * len(SUMMARY)
         precision = np.full((10, 101, len(classes), 1, 1), -1.0)
         recall = precision[:, 0]
-    precision = precision[:, :, :, ALL_AREAS, MOST_DETECTIONS]
-    recall = recall[:, :, ALL_AREAS, MOST_DETECTIONS]
+    precision = precision[:, :, :, ALL_AREAS, MAX_DETECTIONS]
+    recall = recall[:, :, ALL_AREAS, MAX_DETECTIONS]
     per_class = {
         name: {
             "ap": _mean(precision[:, :, index]),

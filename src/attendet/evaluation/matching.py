@@ -63,7 +63,7 @@ class Matches:
         return int(((self.gt_class_ids == class_id) & ~self.gt_difficult).sum())
 
 
-def ids_in_data(found: Sequence[str], wanted: Sequence[str]) -> Ids:
+def map_class_ids(found: Sequence[str], wanted: Sequence[str]) -> Ids:
     """Return, for each class id of ``found``, the id of the same class in ``wanted``.
 
     Args:
@@ -77,7 +77,7 @@ def ids_in_data(found: Sequence[str], wanted: Sequence[str]) -> Ids:
         ConfigError: if either has a class that the other lacks.
 
     Example:
-        >>> ids_in_data(["dog", "Cat"], ["cat", "dog"]).tolist()
+        >>> map_class_ids(["dog", "Cat"], ["cat", "dog"]).tolist()
         [1, 0]
     """
     matched = match_classes(found, wanted).ids
@@ -90,7 +90,7 @@ def ids_in_data(found: Sequence[str], wanted: Sequence[str]) -> Ids:
     return np.array(matched, dtype=np.int64)
 
 
-def samples_in_classes(
+def remap_sample_classes(
     samples: Sequence[Sample],
     classes: Sequence[str],
     wanted: Sequence[str],

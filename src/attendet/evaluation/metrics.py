@@ -20,9 +20,9 @@ from attendet.evaluation.confusion import (
 )
 from attendet.evaluation.matching import (
     Matches,
-    ids_in_data,
+    map_class_ids,
     match_detections,
-    samples_in_classes,
+    remap_sample_classes,
 )
 from attendet.evaluation.voc import Interpolation, average_precision
 from attendet.images import read_image
@@ -117,7 +117,9 @@ def compute_metrics(
 def _with_classes(detections: Sequence[Detections], classes: Sequence[str]) -> Sequence[Detections]:
     """Return detections with class ids that refer to ``classes``."""
     wanted = tuple(classes)
-    maps = {names: ids_in_data(names, wanted) for names in {found.classes for found in detections}}
+    maps = {
+        names: map_class_ids(names, wanted) for names in {found.classes for found in detections}
+    }
     return [
         replace(found, class_ids=maps[found.classes][found.class_ids], classes=wanted)
         for found in detections
@@ -313,7 +315,7 @@ def evaluate(
         raise next(iter(unreadable.values()))
     known = found[0].classes if found else tuple(classes)
     if set(known) != set(classes):
-        samples, classes = samples_in_classes(samples, classes, known)[0], known
+        samples, classes = remap_sample_classes(samples, classes, known)[0], known
     record = compute_metrics(samples, found, classes, curves=curves)
     record["counts"]["images_unreadable"] = len(unreadable)
     record["seconds"] = {

@@ -27,7 +27,7 @@ from attendet.inference.runtimes.torch_runtime import TorchRuntime
 from attendet.media.sources import Source
 from attendet.models import DetectionNetwork, WeightsMetadata
 from attendet.models.graph import Graph
-from attendet.models.weights import attention_of, attention_sites
+from attendet.models.weights import attention_by_site, attention_sites
 
 MAX_AP_LOSS = 0.2
 """Default tolerance, points of AP. Runs that differ only in their seed differ by more: by half a
@@ -179,7 +179,7 @@ def _reason_to_keep(
 
 def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> WeightsMetadata:
     """Return the metadata with the remaining attention, and without the measured AP."""
-    before = {site: name for site, (name, _) in attention_of(metadata).items()}
+    before = {site: name for site, (name, _) in attention_by_site(metadata).items()}
     left = {site: name for site, name in before.items() if site in network.attention_blocks()}
     if left == before:
         return metadata

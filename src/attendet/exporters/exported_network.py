@@ -158,8 +158,8 @@ class SplitCoordinateAttention(AttentionBlock):
         along_height = self.activation(self.squeeze(x.mean(3, keepdim=True)))
         along_width = self.activation(self.squeeze(x.mean(2, keepdim=True)))
         return {
-            "height": self.squash(self.height(along_height)),
-            "width": self.squash(self.width(along_width)),
+            "height": self.gate_from_logits(self.height(along_height)),
+            "width": self.gate_from_logits(self.width(along_width)),
         }
 
 
@@ -176,19 +176,19 @@ class SplitCSP(nn.Module):
 
     def __init__(self, block: CSPBlock) -> None:
         super().__init__()
-        half = block.detour
+        half = block.half_channels
         self.kept = _filters_of(block.conv1, slice(None, -half))
-        self.detour = _filters_of(block.conv1, slice(-half, None))
+        self.second_half = _filters_of(block.conv1, slice(-half, None))
         self.conv2, self.conv3, self.conv4 = block.conv2, block.conv3, block.conv4
         self.pool = block.pool
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled output (N, 2 C, H/2, W/2) and the 1x1 output (N, C, H, W)."""
-        kept, detour = self.kept(features), self.detour(features)
-        first = self.conv2(detour)
+        kept, second_half = self.kept(features), self.second_half(features)
+        first = self.conv2(second_half)
         second = self.conv3(first)
         merged = self.conv4(torch.cat([second, first], dim=1))
-        pooled = [self.pool(part) for part in (kept, detour, merged)]
+        pooled = [self.pool(part) for part in (kept, second_half, merged)]
         return torch.cat(pooled, dim=1), merged
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from attendet.data import Sample, load_dataset
 from attendet.data.class_names import parse_class_map
 from attendet.errors import ConfigError, ExportError, WeightsError, first_line
-from attendet.evaluation.matching import samples_in_classes
+from attendet.evaluation.matching import remap_sample_classes
 from attendet.exporters import litert_file, ncnn_file, openvino_file, web_folder
 from attendet.exporters.litert_file import LiteRtRuntime
 from attendet.exporters.onnxruntime_web import find_package
@@ -113,7 +113,7 @@ def export(
     source = chosen.data or chosen.calibrate
     samples, classes = _load_split(source, chosen.split)
     class_map = parse_class_map(chosen.class_map)
-    samples, match = samples_in_classes(
+    samples, match = remap_sample_classes(
         samples, classes, metadata.classes, class_map=class_map, source=source
     )
     calibration = _load_split(chosen.calibrate, chosen.split, prefer_train=True)[0]

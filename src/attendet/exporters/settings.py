@@ -38,7 +38,7 @@ DYNAMIC: dict[str, tuple[Literal["batch", "size"], ...]] = {
 }
 """Input dimensions that may vary between calls, for each value of the setting."""
 
-NEEDS = {
+REQUIRES_ANY_OF = {
     "calibrate": ("int8",),
     "max_ap_loss": ("int8",),
     "confidence": ("nms",),
@@ -122,7 +122,7 @@ class ExportSettings:
         if self.format in ("ncnn", "litert") and self.dynamic not in (None, "none"):
             rule = f"'none' for {self.format}"
             raise ConfigError.must("dynamic", rule, self.dynamic, "--dynamic")
-        for name, needed in NEEDS.items():
+        for name, needed in REQUIRES_ANY_OF.items():
             default = getattr(type(self), name)
             if needed == ("nms",) and self.format == "web":
                 continue

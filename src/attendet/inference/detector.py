@@ -233,7 +233,7 @@ class Detector:
             sources,
             lambda source: self.preprocess(_as_image(image_of(source) if image_of else source)),
             lambda output, row, transform: self.postprocess(output, row, transform, rule),
-            batch=batch or self.runtime.limits.batch or self.runtime.usual_batch,
+            batch=batch or self.runtime.limits.batch or self.runtime.default_batch_size,
             workers=workers,
             ahead=ahead,
             on_skip=on_skip,

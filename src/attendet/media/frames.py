@@ -131,10 +131,10 @@ def _resolved(source: Source, on_skip: OnSkip, timeout: float) -> Source | None:
     """Resolve an ``address`` to an image or a stream by asking its server; None if skipped."""
     if source.kind != "address":
         return source
-    from attendet.media.web_images import gives_image
+    from attendet.media.web_images import is_image_url
 
     try:
-        kind = gives_image(source, timeout=timeout)
+        kind = is_image_url(source, timeout=timeout)
     except ImageError as error:
         on_skip(Skipped(source.label, str(error)))
         return None
@@ -171,7 +171,7 @@ def _video_frames(source: Source, every: int, timeout: float) -> Iterator[Frame]
         for index, (frame, seconds) in enumerate(video.frames()):
             if index % every == 0:
                 yield Frame(source, to_image(frame), index, seconds, total)
-        video.check_whole()
+        video.check_complete()
 
 
 def read_images(

@@ -81,7 +81,7 @@ class LabelSink(Sink):
     def _write_labels(self, sample: Sample) -> None:
         """Write the labels of one image, if the format has a label file per image."""
 
-    def _write_lists(self) -> None:
+    def _write_dataset_files(self) -> None:
         """Write the files that describe the whole data set."""
 
     def _write_text(self, path: str, text: str) -> None:
@@ -94,7 +94,7 @@ class LabelSink(Sink):
     def close(self, *, whole: bool) -> None:  # noqa: ARG002
         """Write the files that describe the data set; after an error, of the images so far."""
         if self._samples:
-            self._write_lists()
+            self._write_dataset_files()
 
 
 class VocLabelSink(LabelSink):
@@ -107,7 +107,7 @@ class VocLabelSink(LabelSink):
         text = voc_xml(whole, sample.path.name, self._classes)
         self._write_text(f"Annotations/{sample.key}.xml", text)
 
-    def _write_lists(self) -> None:
+    def _write_dataset_files(self) -> None:
         names = "".join(f"{sample.key}\n" for sample in self._samples.values())
         self._write_text(f"ImageSets/Main/{SPLIT}.txt", names)
         self._write_text("classes.txt", self._class_list())
@@ -129,7 +129,7 @@ class YoloLabelSink(LabelSink):
     def _write_labels(self, sample: Sample) -> None:
         self._write_text(f"labels/{sample.key}.txt", yolo_text(sample))
 
-    def _write_lists(self) -> None:
+    def _write_dataset_files(self) -> None:
         self._write_text("labels/classes.txt", self._class_list())
         self._write_text("classes.txt", self._class_list())
         self._write_text("data.yaml", yolo_yaml({"train": "images"}, self._classes))
@@ -140,7 +140,7 @@ class CocoLabelSink(LabelSink):
 
     kind, images = "coco", f"images/{SPLIT}"
 
-    def _write_lists(self) -> None:
+    def _write_dataset_files(self) -> None:
         samples = list(self._samples.values())
         names = [sample.path.name for sample in samples]
         document = coco_document(samples, names, self._classes)

@@ -145,10 +145,10 @@ class LiveReader:
         try:
             with _open(self._source, self._options, self._buffer) as (takes, stored):
                 for take in takes:
-                    if not self._hand_over(take, None if self._count > before else lost_at):
+                    if not self._put_frame(take, None if self._count > before else lost_at):
                         return None
                 if stored is not None:
-                    stored.check_whole()
+                    stored.check_complete()
                     return None
         except DataError as error:
             if stored is not None and self._count > before:
@@ -156,7 +156,7 @@ class LiveReader:
             reason = str(error)
         return reason
 
-    def _hand_over(self, take: Take, lost_at: float | None) -> bool:
+    def _put_frame(self, take: Take, lost_at: float | None) -> bool:
         """Pass a frame to the reader; return False if it wants no more frames."""
         now = time.monotonic()
         if self._started is None:

@@ -142,7 +142,7 @@ def predict_frames(
     """
     ConfigError.check(batch is None or batch >= 1, "batch", "1 or more", batch)
     options = options or FrameOptions()
-    watcher = _Watcher(detector, options)
+    watcher = _TrackingState(detector, options)
     fitting = _fitting(frames, watcher.counters, on_skip)
     found = _detect(detector, fitting, options, watcher.confidence, batch)
     with closing(found):
@@ -214,7 +214,7 @@ def _detect(
                     del frame, detections
 
 
-class _Watcher:
+class _TrackingState:
     """Tracks and counts over the frames of one source, restarted for the next source."""
 
     def __init__(self, detector: Detector, options: FrameOptions) -> None:

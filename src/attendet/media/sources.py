@@ -122,7 +122,7 @@ def find_sources(arguments: Sequence[str | Path]) -> list[Source]:
 def _expand(argument: str | Path) -> list[tuple[Path | str, Kind]]:
     path = Path(argument)
     if isinstance(argument, str):
-        named = _by_word(argument)
+        named = _kind_of_argument(argument)
         if named is not None:
             return [(argument, named)]
     if path.is_dir():
@@ -146,7 +146,7 @@ def _expand(argument: str | Path) -> list[tuple[Path | str, Kind]]:
     return [(path, _kind_of(path))]
 
 
-def _by_word(argument: str) -> Kind | None:
+def _kind_of_argument(argument: str) -> Kind | None:
     """Return the kind of standard input, a camera or a URL; None for a path."""
     if argument == "-":
         return "image"
@@ -202,7 +202,7 @@ def _read_list(path: Path) -> list[tuple[Path | str, Kind]]:
         raise DataError(f"list must name at least one image; got none ({path}).")
     entries: list[tuple[Path | str, Kind]] = []
     for argument in arguments:
-        named = _by_word(argument) if "://" in argument else None
+        named = _kind_of_argument(argument) if "://" in argument else None
         if named is not None:
             entries.append((argument, named))
             continue

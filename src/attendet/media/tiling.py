@@ -32,7 +32,7 @@ BATCH = 16
 EDGE_FRACTION = 0.01
 """A box side within this fraction of the tile's side (at least 2 px) of an inner edge is cut."""
 
-COVERED = 0.5
+COVERED_FRACTION = 0.5
 """A cut box is removed if a whole box of its class covers at least this fraction of it."""
 
 MAX_PIECES = 1000
@@ -43,7 +43,7 @@ ALIGNED = 0.6
 
 LEFT, TOP, RIGHT, BOTTOM = range(4)
 
-ALONG = {RIGHT: TOP, BOTTOM: LEFT}
+INTERVAL_START = {RIGHT: TOP, BOTTOM: LEFT}
 """Sides across which pieces are joined, in this order, with the start of the edge interval."""
 
 
@@ -159,10 +159,12 @@ def merge_tiles(
     solid = boxes[~is_cut].suppressed(nms_iou)
     pieces = boxes[is_cut]
     pieces = pieces[np.argsort(-pieces.scores, kind="stable")[:MAX_PIECES]]
-    pieces = _join(pieces[_covered_fraction(pieces, solid) < COVERED])
+    pieces = _join(pieces[_covered_fraction(pieces, solid) < COVERED_FRACTION])
     # In the overlap of two rows, a piece may be left that was not joined with its object.
-    pieces = pieces[~pieces.cut.any(axis=1) | (_covered_fraction(pieces, pieces) < COVERED)]
-    merged = solid.with_more(pieces).suppressed(nms_iou)
+    pieces = pieces[
+        ~pieces.cut.any(axis=1) | (_covered_fraction(pieces, pieces) < COVERED_FRACTION)
+    ]
+    merged = solid.concatenated(pieces).suppressed(nms_iou)
     return Detections(
         boxes_xyxy=merged.xyxy,
         scores=merged.scores,
@@ -187,7 +189,7 @@ class _Boxes:
     def __getitem__(self, index: NDArray[Any]) -> _Boxes:
         return _Boxes(self.xyxy[index], self.scores[index], self.class_ids[index], self.cut[index])
 
-    def with_more(self, other: _Boxes) -> _Boxes:
+    def concatenated(self, other: _Boxes) -> _Boxes:
         columns = zip(vars(self).values(), vars(other).values(), strict=True)
         return _Boxes(*map(np.concatenate, columns))
 
@@ -237,7 +239,7 @@ def _join(pieces: _Boxes) -> _Boxes:
     """
     pieces = pieces[np.arange(len(pieces))]  # a copy
     left = np.ones(len(pieces), dtype=bool)
-    sides = [_Pairs(pieces, side) for side in ALONG]
+    sides = [_Pairs(pieces, side) for side in INTERVAL_START]
     while pairs := next((pairs for pairs in sides if pairs.any()), None):
         first, second = pairs.best()
         _extend(pieces, first, second, pairs.side)
@@ -280,7 +282,7 @@ def _sums_of_pairs(pieces: _Boxes, others: _Boxes, side: int) -> NDArray[np.floa
 
     In such a pair, the other box starts inside the piece and ends beyond it.
     """
-    opposite, along = side - 2, ALONG[side]
+    opposite, along = side - 2, INTERVAL_START[side]
     start, end = pieces.xyxy[:, None, opposite], pieces.xyxy[:, None, side]
     other_start, other_end = others.xyxy[:, opposite], others.xyxy[:, side]
     meet = pieces.cut[:, None, side] & others.cut[:, opposite]

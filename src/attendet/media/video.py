@@ -42,7 +42,7 @@ class VideoReader:
         label: name in error messages.
         total: number of frames, stated by the container or estimated from its duration; or None.
         is_finite: False for a live stream.
-        stated_seconds: duration stated by the container, or None.
+        duration_seconds: duration stated by the container, or None.
         damaged: number of packets so far that are cut off or could not be decoded.
         done: number of frames yielded so far.
         reached: end time of the latest frame, in seconds from the first.
@@ -52,7 +52,7 @@ class VideoReader:
     label: str
     total: int | None
     is_finite: bool
-    stated_seconds: float | None
+    duration_seconds: float | None
     _container: av.container.InputContainer
     _stream: av.VideoStream
     damaged: int = field(default=0, init=False)
@@ -90,7 +90,7 @@ class VideoReader:
         seconds = math.nan if ticks is None or not clock else float(ticks * clock)
         return seconds if math.isfinite(seconds) else None
 
-    def check_whole(self) -> None:
+    def check_complete(self) -> None:
         """Check, after the last frame, that nothing was missing.
 
         Raises:
@@ -104,7 +104,7 @@ class VideoReader:
                 f"video is damaged or cut off: {self.damaged} of its packets are broken, "
                 f"{self.done} frames could be read ({self.label})."
             )
-        stated = self.stated_seconds
+        stated = self.duration_seconds
         if stated is not None and self.reached < stated - max(1.0, 0.1 * stated):
             raise DataError(
                 f"video ends early: {self.reached:.1f} of {stated:.1f} s could be read "

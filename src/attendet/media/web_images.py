@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from attendet.download import UNREACHABLE, open_url, reason_of
+from attendet.download import URL_ERRORS, open_url, reason_of
 from attendet.errors import ImageError
 from attendet.media.sources import Source
 
@@ -20,14 +20,14 @@ def _answer(source: Source, timeout: float) -> Iterator[http.client.HTTPResponse
         with open_url(str(source.path), timeout=timeout) as answer:
             yield answer
             return
-    except UNREACHABLE as error:
+    except URL_ERRORS as error:
         reason = reason_of(error)
     raise ImageError(
         f"address cannot be read ({source.label}): {reason}. Check the address and the network."
     )
 
 
-def gives_image(source: Source, *, timeout: float = 20.0) -> bool:
+def is_image_url(source: Source, *, timeout: float = 20.0) -> bool:
     """Return whether the content type of a URL is an image (``image/...``).
 
     Args:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from attendet.errors import ConfigError
 
-CLEARLY_BETTER = 0.05
+MIN_OVERLAP_GAIN = 0.05
 """Minimum gain in mean best overlap for which anchors from the data are used."""
 
-ANCHORS_OF_LEVEL = 3
+ANCHORS_PER_LEVEL = 3
 """Anchors per level that are computed from the data."""
 
-MOST_SIZES = 20_000
+MAX_CLUSTERED_OBJECTS = 20_000
 """Maximum number of objects in the clustering; of more, a random sample is used."""
 
 
@@ -90,8 +90,8 @@ def cluster_anchors(
             f"the smallest side {sizes.min(initial=np.inf):g} px. Remove boxes without size."
         )
     generator = np.random.default_rng(seed)
-    if len(sizes) > MOST_SIZES:
-        sizes = sizes[generator.choice(len(sizes), MOST_SIZES, replace=False)]
+    if len(sizes) > MAX_CLUSTERED_OBJECTS:
+        sizes = sizes[generator.choice(len(sizes), MAX_CLUSTERED_OBJECTS, replace=False)]
     tried = [_cluster_once(sizes, count, generator, rounds) for _ in range(starts)]
     centers = max(tried, key=lambda found: float(_shape_iou(sizes, found).max(axis=1).mean()))
     order = np.lexsort((centers[:, 0], centers.prod(axis=1)))
@@ -180,14 +180,14 @@ def choose_anchors(
     masks = tuple(tuple(mask) for mask in default_masks)
     used = [tuple(defaults[index]) for index in sorted({i for mask in masks for i in mask})]
     kept = tuple((float(w), float(h)) for w, h in defaults)
-    count = ANCHORS_OF_LEVEL * len(masks)
+    count = ANCHORS_PER_LEVEL * len(masks)
     if len(sizes_wh) < count:
         return AnchorChoice(kept, masks, float("nan"), float("nan"), from_data=False)
     default_overlap = best_overlap(sizes_wh, used)  # type: ignore[arg-type]
     own = cluster_anchors(sizes_wh, count, seed=seed)
     data_overlap = best_overlap(sizes_wh, own)
-    if data_overlap - default_overlap < CLEARLY_BETTER:
+    if data_overlap - default_overlap < MIN_OVERLAP_GAIN:
         return AnchorChoice(kept, masks, default_overlap, data_overlap, from_data=False)
-    starts = range(count - ANCHORS_OF_LEVEL, -1, -ANCHORS_OF_LEVEL)
-    own_masks = tuple(tuple(range(start, start + ANCHORS_OF_LEVEL)) for start in starts)
+    starts = range(count - ANCHORS_PER_LEVEL, -1, -ANCHORS_PER_LEVEL)
+    own_masks = tuple(tuple(range(start, start + ANCHORS_PER_LEVEL)) for start in starts)
     return AnchorChoice(own, own_masks, default_overlap, data_overlap, from_data=True)

@@ -58,7 +58,7 @@ class CSPBlock(nn.Module):
     def __init__(self, channels: int, *, bn_eps: float = 1e-5) -> None:
         super().__init__()
         half = channels // 2
-        self.detour = half
+        self.half_channels = half
         self.conv1 = ConvBlock(channels, channels, 3, bn_eps=bn_eps)
         self.conv2 = ConvBlock(half, half, 3, bn_eps=bn_eps)
         self.conv3 = ConvBlock(half, half, 3, bn_eps=bn_eps)
@@ -68,7 +68,7 @@ class CSPBlock(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled output (N, 2 C, H/2, W/2) and the 1x1 output (N, C, H, W)."""
         whole = self.conv1(features)
-        first = self.conv2(whole[:, -self.detour :])
+        first = self.conv2(whole[:, -self.half_channels :])
         second = self.conv3(first)
         merged = self.conv4(torch.cat([second, first], dim=1))
         return self.pool(torch.cat([whole, merged], dim=1)), merged

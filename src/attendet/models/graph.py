@@ -35,9 +35,11 @@ class Layer:
 
     def sources(self, index: int) -> tuple[int, ...]:
         """Return the numbers of the input layers, if this layer has number ``index``."""
-        return (index - 1, *self.others()) if self.takes_previous else self.others()
+        return (
+            (index - 1, *self.explicit_inputs()) if self.takes_previous else self.explicit_inputs()
+        )
 
-    def others(self) -> tuple[int, ...]:
+    def explicit_inputs(self) -> tuple[int, ...]:
         """Return the numbers of the input layers that the layer names itself."""
         return ()
 
@@ -148,7 +150,7 @@ class Route(Layer):
         known = 0 <= self.group_id < self.groups
         _check("group_id", self.group_id, known, f"below the number of groups, {self.groups}")
 
-    def others(self) -> tuple[int, ...]:
+    def explicit_inputs(self) -> tuple[int, ...]:
         """Return the layers that are concatenated."""
         return self.layers
 
@@ -177,7 +179,7 @@ class Shortcut(Layer):
     def __post_init__(self) -> None:
         _check("from", list(self.layers), bool(self.layers), "one layer or more")
 
-    def others(self) -> tuple[int, ...]:
+    def explicit_inputs(self) -> tuple[int, ...]:
         """Return the layers that are added."""
         return self.layers
 
@@ -227,7 +229,7 @@ class ScaleChannels(Layer):
     layer: int = 0
     activation: Activation = "linear"
 
-    def others(self) -> tuple[int, ...]:
+    def explicit_inputs(self) -> tuple[int, ...]:
         """Return the layer whose map is multiplied."""
         return (self.layer,)
 
@@ -353,7 +355,7 @@ ARCHITECTURE = "darknet-graph"
 LARGEST_STRIDE = 32
 """Input sides are multiples of this, pixels."""
 
-Where = Callable[[int], str]
+LayerNamer = Callable[[int], str]
 
 
 def _layer_number(index: int) -> str:
@@ -389,7 +391,9 @@ class Graph:
         """Output layers by their number."""
         return {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Output)}
 
-    def shapes(self, input_hw: tuple[int, int], *, where: Where = _layer_number) -> list[Shape]:
+    def shapes(
+        self, input_hw: tuple[int, int], *, where: LayerNamer = _layer_number
+    ) -> list[Shape]:
         """Return the shape of every layer's output.
 
         Args:
@@ -401,7 +405,7 @@ class Graph:
         """
         shapes: list[Shape] = []
         for index, layer in enumerate(self.layers):
-            for source in layer.others():
+            for source in layer.explicit_inputs():
                 if not 0 <= source < index:
                     raise ConfigError(
                         f"[{layer.kind}] must take layers before it, 0 to {index - 1}; "
@@ -440,7 +444,7 @@ class Graph:
             )
 
     def strides(
-        self, input_hw: tuple[int, int], *, where: Where = _layer_number
+        self, input_hw: tuple[int, int], *, where: LayerNamer = _layer_number
     ) -> tuple[int, ...]:
         """Return the pixels per cell of each output, in the order of the layers.
 

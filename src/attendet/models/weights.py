@@ -201,14 +201,14 @@ def _parse_attention(spec: str, graph: Graph | None, levels: int = 2) -> dict[st
     return parse_attention_spec(spec, default_sites=usual, sites=sites, known=attention_names())
 
 
-def attention_of(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionInit]]:
+def attention_by_site(metadata: WeightsMetadata) -> dict[str, tuple[str, AttentionInit]]:
     """Return name and init of the block at each site of a network that has one.
 
     Raises:
         ConfigError: if a block or a site is unknown.
 
     Example:
-        >>> attention_of(WeightsMetadata(classes=("cell",), attention="se@p5"))
+        >>> attention_by_site(WeightsMetadata(classes=("cell",), attention="se@p5"))
         {'p5': ('se', 'paper')}
     """
     graph = Graph.from_mappings(metadata.graph) if metadata.graph else None

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CANDIDATE = ("weights", "runtime", "precision", "threads", "mode")
+CANDIDATE_KEYS = ("weights", "runtime", "precision", "threads", "mode")
 """Keys that are the same in all rows of a candidate; only the batch size differs."""
 
 NAMES = ("file", "runtime", "precision", "threads", "mode", "batch")
-TIMES = (*NAMES, "whole path, ms", "network, ms", "around, ms", "images/s", "of the network")
-OTHERS = (*NAMES, "cold start, s", "memory, MiB", "file, MiB", "AP")
+TIME_COLUMNS = (*NAMES, "whole path, ms", "network, ms", "around, ms", "images/s", "of the network")
+OTHER_COLUMNS = (*NAMES, "cold start, s", "memory, MiB", "file, MiB", "AP")
 """Columns of the two tables of the page. Together they have all columns of `bench_table`."""
 
 BAR = {False: 0.62, True: 0.34}
@@ -57,11 +57,11 @@ def bench_table(record: Mapping[str, Any]) -> TextTable:
     """
     fastest: dict[tuple[Any, ...], float] = {}  # network time of each candidate, best batch
     for row in record["rows"]:
-        key = tuple(row[name] for name in CANDIDATE)
+        key = tuple(row[name] for name in CANDIDATE_KEYS)
         fastest[key] = min(_median(row, "network_ms"), fastest.get(key, float("inf")))
     rows = []
     for row in record["rows"]:
-        network_ms = fastest[tuple(row[name] for name in CANDIDATE)]
+        network_ms = fastest[tuple(row[name] for name in CANDIDATE_KEYS)]
         columns = {
             "file": row["file"],
             "runtime": row["runtime"],
@@ -131,8 +131,8 @@ def bench_page(record: Mapping[str, Any], *, command: str = "") -> str:
         "Speed of the detectors",
         answers=[f"{line[:1].upper()}{line[1:]}." for line in bench_verdicts(record)],
         too_noisy=noise["reason"] if noise["too_noisy"] else "",
-        times=_part_of_table(record, TIMES),
-        others=_part_of_table(record, OTHERS),
+        times=_part_of_table(record, TIME_COLUMNS),
+        others=_part_of_table(record, OTHER_COLUMNS),
         failures=[f"{one['name']}: {one['reason']}" for one in record.get("failed") or ()],
         chart=chart_image("bench", bench_figure, record, "", alt),
         command=command,

@@ -22,10 +22,16 @@ from PIL import ImageFont
 from attendet.errors import ConfigError
 from attendet.system import font_folders
 
-VARIABLE = "ATTENDET_FONT"
+FONT_ENV_VAR = "ATTENDET_FONT"
 """Environment variable with the path of the font file to try first."""
 
-SHAPED = ((0x0590, 0x0DFF), (0x0F00, 0x109F), (0x1780, 0x17FF), (0xFB1D, 0xFDFF), (0xFE70, 0xFEFC))
+COMPLEX_SCRIPTS = (
+    (0x0590, 0x0DFF),
+    (0x0F00, 0x109F),
+    (0x1780, 0x17FF),
+    (0xFB1D, 0xFDFF),
+    (0xFE70, 0xFEFC),
+)
 """Code point ranges of the scripts that Pillow draws wrongly without libraqm: right-to-left, joined
 or reordered scripts (Hebrew to Sinhala, Tibetan, Myanmar, Khmer)."""
 
@@ -127,7 +133,7 @@ def numbered_classes(classes: Sequence[str]) -> str:
     return (
         "No font on this machine has the characters of some class names, so images and charts "
         f"show class numbers: {', '.join(numbered[:MAX_LISTED])}{more}. Install a font such as "
-        f"Noto Sans CJK, or set {VARIABLE} to a font file."
+        f"Noto Sans CJK, or set {FONT_ENV_VAR} to a font file."
     )
 
 
@@ -168,7 +174,7 @@ def _has_raqm() -> bool:
 def _find_font(cluster: str) -> FontFile | None:
     """Return the first font with all characters of a cluster (None: Pillow's own), or `MISSING`."""
     chars = [char for char in cluster if not char.isspace() and not _is_invisible(char)]
-    is_shaped = any(low <= ord(char) <= high for char in chars for low, high in SHAPED)
+    is_shaped = any(low <= ord(char) <= high for char in chars for low, high in COMPLEX_SCRIPTS)
     if is_shaped and not _has_raqm():
         return MISSING
     for font in (None, *_candidates()):
@@ -212,11 +218,11 @@ def _candidates() -> tuple[FontFile, ...]:
         ConfigError: if ATTENDET_FONT is not the path of a font file.
     """
     fonts = []
-    chosen = os.environ.get(VARIABLE)
+    chosen = os.environ.get(FONT_ENV_VAR)
     if chosen:
         fonts.append(FontFile(chosen))
         if _probe_font(fonts[0]) is None:
-            raise ConfigError.must(VARIABLE, "a font file (.ttf, .otf or .ttc)", chosen)
+            raise ConfigError.must(FONT_ENV_VAR, "a font file (.ttf, .otf or .ttc)", chosen)
     package = importlib.util.find_spec("matplotlib")  # finds the folder, imports nothing
     if package is not None and package.origin:
         own = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -47,7 +47,7 @@ CHARTS = ("mean_chart", "heat_chart", "forest_charts", "cost_charts")
 
 
 @dataclass(frozen=True)
-class Sets:
+class MultiDatasetStudy:
     """The records of a study over several data sets.
 
     Attributes:
@@ -87,7 +87,7 @@ class Sets:
         return f"{text} > {100 * self.margin:g}" if text == "no difference" else text
 
 
-def read_sets(folder: str | Path) -> Sets:
+def read_sets(folder: str | Path) -> MultiDatasetStudy:
     """Return the records in the folder of a study over several data sets.
 
     Raises:
@@ -96,10 +96,10 @@ def read_sets(folder: str | Path) -> Sets:
     description = read_layout(Path(folder) / SETS, SETS_LAYOUT)
     if description is None:
         raise DataError(f"folder must hold {SETS}, of a study over several data sets ({folder}).")
-    return Sets(Path(folder), description)
+    return MultiDatasetStudy(Path(folder), description)
 
 
-def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
+def write_sets_report(sets: MultiDatasetStudy, output: Path, *, title: str = "") -> Path:
     """Write the report over all data sets and return the path of its HTML page.
 
     Args:
@@ -129,7 +129,7 @@ def write_sets_report(sets: Sets, output: Path, *, title: str = "") -> Path:
     return write_atomically(output / PAGE, render_html("sets", title, **context))
 
 
-def with_short_names(sets: Sets) -> Sets:
+def with_short_names(sets: MultiDatasetStudy) -> MultiDatasetStudy:
     """Return the records with variants named only by their attention, such as ``se``.
 
     `summarize` then names the sites once. The records are unchanged if the blocks are at different
@@ -155,10 +155,10 @@ def with_short_names(sets: Sets) -> Sets:
         for each in description["failed"]
     ]
     description["baseline"] = short.get(sets.baseline, sets.baseline)
-    return Sets(sets.folder, {**description, "sites": blocks[0]["sites"]})
+    return MultiDatasetStudy(sets.folder, {**description, "sites": blocks[0]["sites"]})
 
 
-def _page_context(sets: Sets, output: Path) -> dict[str, Any]:
+def _page_context(sets: MultiDatasetStudy, output: Path) -> dict[str, Any]:
     """Return the values that the template ``sets.jinja`` shows."""
     description = sets.description
     return {
@@ -189,7 +189,7 @@ def _page_context(sets: Sets, output: Path) -> dict[str, Any]:
     }
 
 
-def summarize(sets: Sets) -> str:
+def summarize(sets: MultiDatasetStudy) -> str:
     """Return the result in one paragraph: the mean difference of each variant, by verdict."""
     verdicts = [
         (name, sets.verdict_of(verdict), verdict.get("difference"))
@@ -207,7 +207,7 @@ def summarize(sets: Sets) -> str:
     )
 
 
-def _cost_sentences(sets: Sets) -> list[str]:
+def _cost_sentences(sets: MultiDatasetStudy) -> list[str]:
     """Return one sentence per runtime on the latency of the variants."""
     sentences = []
     for runtime in _runtimes(sets):
@@ -230,7 +230,7 @@ def _cost_sentences(sets: Sets) -> list[str]:
     return sentences
 
 
-def _power_sentences(sets: Sets) -> list[str]:
+def _power_sentences(sets: MultiDatasetStudy) -> list[str]:
     """Return sentences on the seeds and test images that show a difference of one AP point."""
     powers = {each["name"]: each["power"] for each in _sets(sets) if each["power"] is not None}
     if not powers:
@@ -277,7 +277,7 @@ def _without_number(numbers: Mapping[str, int | None]) -> str:
 # --- tables ------------------------------------------------------------------------------------
 
 
-def _verdict_table(sets: Sets) -> Table:
+def _verdict_table(sets: MultiDatasetStudy) -> Table:
     rows: list[Row] = []
     for name, verdict in sets.verdicts():
         i2 = verdict.get("i2")
@@ -308,7 +308,7 @@ def _verdict_table(sets: Sets) -> Table:
     )
 
 
-def set_effects_table(sets: Sets) -> Table:
+def set_effects_table(sets: MultiDatasetStudy) -> Table:
     """Return the table of the difference of each variant to the baseline on each data set."""
     rows: list[Row] = []
     for name, verdict in sets.verdicts():
@@ -323,7 +323,7 @@ def set_effects_table(sets: Sets) -> Table:
     return Table.of(rows, "Differences in AP points by data set.")
 
 
-def _cost_table(sets: Sets) -> Table:
+def _cost_table(sets: MultiDatasetStudy) -> Table:
     description = sets.description
     runtimes = _runtimes(sets)
     base = description["variant_summaries"][sets.baseline].get("parameters")
@@ -350,7 +350,7 @@ def _cost_table(sets: Sets) -> Table:
     return Table.of(rows, f"Means over the data sets.{note}")
 
 
-def _set_table(sets: Sets) -> Table:
+def _set_table(sets: MultiDatasetStudy) -> Table:
     rows: list[Row] = [
         {
             "data set": each["name"],
@@ -366,7 +366,7 @@ def _set_table(sets: Sets) -> Table:
     return Table.of(rows, "Images in each split.", text_columns=["measured on", "complete"])
 
 
-def _power_table(sets: Sets) -> Table:
+def _power_table(sets: MultiDatasetStudy) -> Table:
     rows: list[Row] = []
     for each in _sets(sets):
         power = each["power"]
@@ -396,7 +396,7 @@ def _power_table(sets: Sets) -> Table:
     )
 
 
-def _variant_rows(sets: Sets) -> list[dict[str, Any]]:
+def _variant_rows(sets: MultiDatasetStudy) -> list[dict[str, Any]]:
     """Return one flat record per variant; AP is 0 to 1."""
     names = ("difference", "low", "high", "p", "p_holm", "prediction_low", "prediction_high")
     more = ("tau", "i2", "q", "q_p", "further_sets", "further_seeds")
@@ -416,7 +416,7 @@ def _variant_rows(sets: Sets) -> list[dict[str, Any]]:
     ]
 
 
-def _effect_rows(sets: Sets) -> list[dict[str, Any]]:
+def _effect_rows(sets: MultiDatasetStudy) -> list[dict[str, Any]]:
     """Return one flat record per variant and data set; AP is 0 to 1."""
     return [
         {
@@ -472,7 +472,7 @@ def _bar(
     )
 
 
-def _mean_chart(sets: Sets) -> list[Image]:
+def _mean_chart(sets: MultiDatasetStudy) -> list[Image]:
     """Return the chart of the mean difference of each variant."""
     styles = sets.styles()
     rows = [
@@ -496,11 +496,11 @@ def _mean_chart(sets: Sets) -> list[Image]:
     return [chart_image("means", interval_chart, rows, caption, alt, **settings)]
 
 
-def _zone(sets: Sets) -> tuple[float, float]:
+def _zone(sets: MultiDatasetStudy) -> tuple[float, float]:
     return -100 * sets.margin, 100 * sets.margin
 
 
-def _heat_chart(sets: Sets) -> list[Image]:
+def _heat_chart(sets: MultiDatasetStudy) -> list[Image]:
     """Return the heat map of differences by variant and data set."""
     verdicts, names = sets.verdicts(), sets.names()
     values = [
@@ -524,7 +524,7 @@ def _heat_chart(sets: Sets) -> list[Image]:
     return [chart_image("differences", heat_map, values, caption, alt, **labels, bold=clear)]
 
 
-def _forest_charts(sets: Sets) -> list[Image]:
+def _forest_charts(sets: MultiDatasetStudy) -> list[Image]:
     """Return the forest plot of each variant: data sets, mean, and prediction for the next one."""
     charts = []
     for index, (name, verdict) in enumerate(sets.verdicts()):
@@ -550,7 +550,7 @@ def _forest_charts(sets: Sets) -> list[Image]:
     return charts
 
 
-def _cost_charts(sets: Sets) -> list[Image]:
+def _cost_charts(sets: MultiDatasetStudy) -> list[Image]:
     """Return charts of the mean difference by latency, one per runtime."""
     charts: list[Image] = []
     styles = sets.styles()
@@ -575,22 +575,22 @@ def _cost_charts(sets: Sets) -> list[Image]:
 # --- settings ----------------------------------------------------------------------------------
 
 
-def _sets(sets: Sets) -> list[dict[str, Any]]:
+def _sets(sets: MultiDatasetStudy) -> list[dict[str, Any]]:
     return list(sets.description["sets"])
 
 
-def without_paths(sets: Sets) -> dict[str, Any]:
+def without_paths(sets: MultiDatasetStudy) -> dict[str, Any]:
     """Return the content of sets.json with the names of the data sets instead of their paths."""
     shown = [{**each, "data": {**each["data"], "root": each["name"]}} for each in _sets(sets)]
     return {**sets.description, "sets": shown}
 
 
-def _runtimes(sets: Sets) -> list[str]:
+def _runtimes(sets: MultiDatasetStudy) -> list[str]:
     found = sets.description["latency"].values()
     return list(dict.fromkeys(runtime for by_runtime in found for runtime in by_runtime))
 
 
-def _facts(sets: Sets) -> list[tuple[str, str]]:
+def _facts(sets: MultiDatasetStudy) -> list[tuple[str, str]]:
     description = sets.description
     return [
         *(
@@ -606,7 +606,7 @@ def _facts(sets: Sets) -> list[tuple[str, str]]:
     ]
 
 
-def _common_recipe(sets: Sets) -> dict[str, Any]:
+def _common_recipe(sets: MultiDatasetStudy) -> dict[str, Any]:
     """Return the settings that all data sets have in common."""
     recipes = [each["recipe"] for each in _sets(sets)]
     first = recipes[0] if recipes else {}

@@ -109,7 +109,7 @@ class WordDropout(nn.Dropout):
         return features * scale
 
 
-def speed_up(network: nn.Module, precision: str) -> None:
+def replace_slow_layers(network: nn.Module, precision: str) -> None:
     """Replace layers of a network with ones that train faster on this CPU, in place.
 
     Module names and parameters do not change.

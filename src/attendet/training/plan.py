@@ -26,15 +26,15 @@ from attendet.models import (
 from attendet.models.anchors import AnchorChoice, best_overlap, choose_anchors
 from attendet.models.graph import Graph
 from attendet.models.graph_sites import backbone_layers
-from attendet.models.weights import attention_of
+from attendet.models.weights import attention_by_site
 from attendet.training.recipe import Recipe
 from attendet.training.schedule import CELL
 from attendet.training.transfer import (
     Transfer,
     check_class_map,
     choose_init,
+    differing_from_pretrained,
     transfer_weights,
-    unlike_base,
 )
 
 SAME_ASPECT = 0.1
@@ -72,7 +72,7 @@ class Plan:
     transfer: Transfer | None = None
     """Tensors copied from pretrained weights."""
 
-    unlike_base: tuple[str, ...] = ()
+    differing_from_pretrained: tuple[str, ...] = ()
     """Settings of boxes and images that differ from the pretrained weights."""
 
     from_scratch: bool = False
@@ -314,7 +314,7 @@ def make_plan(
         data=data_facts,
         **settings,
     )
-    blocks = {site: name for site, (name, _) in attention_of(metadata).items()}
+    blocks = {site: name for site, (name, _) in attention_by_site(metadata).items()}
     init = choose_init(blocks, recipe.attention_init, base)
     metadata = dataclasses.replace(metadata, attention_init=init)
     with torch.random.fork_rng(devices=[]):
@@ -324,7 +324,7 @@ def make_plan(
     unlike: tuple[str, ...] = ()
     if pretrained is not None and base is not None:
         transfer = transfer_weights(network, metadata, pretrained, class_map)
-        unlike = unlike_base(metadata, base)
+        unlike = differing_from_pretrained(metadata, base)
     return Plan(
         dataset=_without_unreadable(dataset, cache),
         recipe=recipe,
@@ -335,6 +335,6 @@ def make_plan(
         network=network,
         metadata=metadata,
         transfer=transfer,
-        unlike_base=unlike,
+        differing_from_pretrained=unlike,
         from_scratch=base is None,
     )

@@ -19,14 +19,14 @@ from attendet.models.metadata import SIZES
 RECIPES = Path(__file__).parent / "recipes"
 """Folder of the recipes in the package."""
 
-_NEEDS = {
+_REQUIRED_SETTINGS = {
     "momentum": ("optimizer", "sgd"),
     "muon_lr": ("optimizer", "muon"),
     "ignore_iou": ("assignment", "classic"),
 }
 """Settings that have an effect only with a certain value of another setting."""
 
-_NEWER = {"levels": 2, "cuda_graphs": False, "batch_norm": "train"}
+_LATER_SETTINGS = {"levels": 2, "cuda_graphs": False, "batch_norm": "train"}
 """Settings added after the first published runs, with the value that keeps training unchanged."""
 
 
@@ -204,7 +204,7 @@ class Recipe:
             ConfigError: names the first such setting and its requirement.
         """
         values = self.as_dict()
-        for name, (other, value) in _NEEDS.items():
+        for name, (other, value) in _REQUIRED_SETTINGS.items():
             if name in given and values[other] != value:
                 raise ConfigError(
                     f"{name} has no effect with {other} {values[other]}. "
@@ -228,7 +228,9 @@ class Recipe:
         values = self.as_dict()
         if self.optimizer.optimizer != "muon":
             del values["muon_lr"]
-        return {k: v for k, v in values.items() if k not in _NEWER or v != _NEWER[k]}
+        return {
+            k: v for k, v in values.items() if k not in _LATER_SETTINGS or v != _LATER_SETTINGS[k]
+        }
 
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some settings changed, by their flat names."""

@@ -37,7 +37,7 @@ from attendet.training.checkpoint import (
     read_state,
     write_state,
 )
-from attendet.training.cpu import speed_up
+from attendet.training.cpu import replace_slow_layers
 from attendet.training.cuda_graphs import CudaRecorder, GraphedSteps, check_cuda_graphs
 from attendet.training.distributed import make_fabric, sync_batch_norm, validate
 from attendet.training.figures import draw_run
@@ -47,17 +47,17 @@ from attendet.training.optimizer import WeightAverage, make_optimizer
 from attendet.training.plan import LoadedData, Plan, make_plan
 from attendet.training.recipe import Recipe, load_recipe
 from attendet.training.schedule import evaluates_at, input_hw_at, lr_factor, mosaic_at
-from attendet.training.transfer import follow_base
+from attendet.training.transfer import apply_pretrained_settings
 
 MAX_SEED = 2**63 - 1
 
 CHECKPOINT_SECONDS = 30.0
 """Default of the shortest time between two writes of the resume state."""
 
-STEPS_TO_READ = 10
+LOSS_READ_INTERVAL = 10
 """Steps between two reads of the losses on a GPU; the CPU has to wait at each read."""
 
-KEPT_FRACTION = 0.25
+VAL_CACHE_MEMORY_FRACTION = 0.25
 """Resized validation images are kept if they need less than this fraction of free memory."""
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
@@ -181,7 +181,7 @@ def train(
     expected = list((fingerprints or {}).items())
     base: WeightsMetadata | None = None
     if resume is not None:
-        _check_alone(resume, arguments)
+        _check_resume_arguments(resume, arguments)
         folder, config = RunFolder.open(Path(resume))
         state = read_state(folder.state)
         settings, base = folder.recipe(config), read_metadata(folder.last)
@@ -202,7 +202,7 @@ def train(
             base = read_metadata(pretrained)
         settings = load_recipe(recipe, overrides, pretrained=pretrained is not None)
         if base is not None:
-            settings = follow_base(settings, base, given=overrides)
+            settings = apply_pretrained_settings(settings, base, given=overrides)
         if attention is None:
             attention = "ca" if base is None else base.attention
     check_loggers(log)
@@ -270,7 +270,7 @@ _OF_RUN = (
 """Arguments that a resumed run takes from its folder, in addition to ``overrides``."""
 
 
-def _check_alone(resume: str | Path, arguments: Mapping[str, Any]) -> None:
+def _check_resume_arguments(resume: str | Path, arguments: Mapping[str, Any]) -> None:
     """Raise an error if an argument is set that a resumed run takes from its folder."""
     defaults = inspect.signature(train).parameters
     given = [name for name in _OF_RUN if arguments[name] != defaults[name].default]
@@ -401,7 +401,7 @@ class Trainer:
             self.frozen = pretrained_blocks(self.network, plan.transfer.loaded)
             freeze_statistics(self.network, self.frozen)
         if fabric.device.type == "cpu":
-            speed_up(self.network, precision)
+            replace_slow_layers(self.network, precision)
         fused = fabric.device.type in ("cpu", "cuda") and precision != "16-mixed"
         optimizer = make_optimizer(self.network, recipe.optimizer, fused=fused)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
@@ -424,14 +424,14 @@ class Trainer:
             recorder = CudaRecorder(fabric.device, self._alone)
             self._graphs = GraphedSteps(self._add_gradients, recorder)
         self.accumulate = max(1, math.ceil(recipe.effective_batch / recipe.batch))
-        self.steps_to_read = 1 if fabric.device.type == "cpu" else STEPS_TO_READ
+        self.steps_to_read = 1 if fabric.device.type == "cpu" else LOSS_READ_INTERVAL
         self.epoch = 0
         self.best_ap, self.best_epoch = -1.0, 0
         self.records: list[dict[str, Any]] = []
         self.resumed_after: int | None = None
         val = plan.dataset.splits.get("val", ())
         size = len(val) * 3 * math.prod(plan.input_hw)
-        keeps = size < KEPT_FRACTION * available_memory()
+        keeps = size < VAL_CACHE_MEMORY_FRACTION * available_memory()
         self._kept_inputs: dict[Path, NetworkInput] | None = {} if keeps else None
         self._best: Weights | None = None
         self._writer = BackgroundWriter(self._write, checkpoint_seconds)
@@ -617,7 +617,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             self._seed_dropout(epoch, step)
-            batch = self._received(*made.result())
+            batch = self._wait_for_batch(*made.result())
             unread.append(self._forward_backward(batch, epoch, step, steps))
             first = step + 1 - len(unread)
             read: list[dict[str, float]] = []
@@ -669,7 +669,7 @@ class Trainer:
             batch = self._make_batch(epoch, step, indices)
             return batch, self._side_stream.record_event()
 
-    def _received(self, batch: Batch, made: torch.cuda.Event | None) -> Batch:
+    def _wait_for_batch(self, batch: Batch, made: torch.cuda.Event | None) -> Batch:
         """Return the batch, synchronized with the CUDA stream of the training step."""
         if made is not None:
             current = torch.cuda.current_stream(self.fabric.device)

@@ -24,7 +24,7 @@ from attendet.data.class_names import match_classes, parse_class_map
 from attendet.errors import ConfigError, WeightsError, list_names
 from attendet.models import DetectionNetwork, WeightsMetadata, read_metadata
 from attendet.models.detector import common_init
-from attendet.models.weights import attention_of
+from attendet.models.weights import attention_by_site
 from attendet.training.recipe import Recipe
 
 _RESIZE_OF_BASE = {"rect": "auto", "letterbox": "letterbox", "stretch": "stretch"}
@@ -73,7 +73,9 @@ def _by_reason(named: Sequence[tuple[str, str]]) -> str:
 # Settings -----------------------------------------------------------------------------------------
 
 
-def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = ()) -> Recipe:
+def apply_pretrained_settings(
+    recipe: Recipe, base: WeightsMetadata, given: Collection[str] = ()
+) -> Recipe:
     """Return a recipe with the input, boxes and width of pretrained weights.
 
     Args:
@@ -86,7 +88,7 @@ def follow_base(recipe: Recipe, base: WeightsMetadata, given: Collection[str] = 
 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), input_hw=(256, 320), scale_x_y=1.05)
-        >>> followed = follow_base(Recipe(), base, given={"scale_x_y"})
+        >>> followed = apply_pretrained_settings(Recipe(), base, given={"scale_x_y"})
         >>> followed.size, followed.anchors, followed.scale_x_y
         (320, 'base', 2.0)
     """
@@ -133,7 +135,7 @@ def choose_init(
     """
     if wanted != "auto":
         return wanted
-    existing = attention_of(base) if base is not None else {}
+    existing = attention_by_site(base) if base is not None else {}
     new: AttentionInit = "paper" if base is None else "identity"
     inits = {
         site: existing[site][1] if site in existing and existing[site][0] == name else new
@@ -160,12 +162,12 @@ def check_class_map(
     return class_map
 
 
-def unlike_base(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, ...]:
+def differing_from_pretrained(metadata: WeightsMetadata, base: WeightsMetadata) -> tuple[str, ...]:
     """Return the settings of boxes and images that differ from the pretrained weights.
 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), scale_x_y=1.05)
-        >>> unlike_base(dataclasses.replace(base, scale_x_y=2.0), base)
+        >>> differing_from_pretrained(dataclasses.replace(base, scale_x_y=2.0), base)
         ('scale_x_y 2 (there 1.05)',)
     """
     own = _input_settings(metadata)
@@ -263,9 +265,9 @@ def _shapes(there: Tensor, here: Tensor) -> str:
 
 def _changed_attention(base: WeightsMetadata, metadata: WeightsMetadata) -> dict[str, str]:
     """Return the sites whose block differs from that of the base, each with the reason."""
-    here = attention_of(metadata)
+    here = attention_by_site(metadata)
     reasons = {}
-    for site, (name, init) in attention_of(base).items():
+    for site, (name, init) in attention_by_site(base).items():
         own_name, own_init = here.get(site, ("none", init))
         if own_name != name:
             reasons[site] = f"attention at {site} is {name} in the file, {own_name} here"

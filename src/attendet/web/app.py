@@ -103,7 +103,7 @@ class Gates(BaseModel):
     gates: list[GateDrawing]
 
 
-class Problem(BaseModel):
+class ErrorResponse(BaseModel):
     """Error message in one line."""
 
     error: str
@@ -131,7 +131,7 @@ def create_app(
     limits = limits or ServeLimits()
     queue = InferenceQueue(limits.max_waiting)
     problems: dict[int | str, dict[str, Any]] = {
-        code: {"model": Problem} for code in (400, 413, 422, 503)
+        code: {"model": ErrorResponse} for code in (400, 413, 422, 503)
     }
     app = FastAPI(
         title=f"attendet: {name}",

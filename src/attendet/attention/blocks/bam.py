@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attendet.attention.base import (
     AttentionBlock,
     check_positive,
-    open_bottleneck,
+    prevent_dead_relus,
     reduced_channels,
 )
 
@@ -22,9 +22,9 @@ class BAM(AttentionBlock):
     dilated 3x3 convolutions, each with batch norm and ReLU, and a 1x1 convolution to one channel
     with batch norm. Differences: c has no batch norm, which would normalize over the images of a
     batch only and fail on a batch of one. The first layer of c has no bias, and special initial
-    weights if it is very narrow (see `attendet.attention.base.open_bottleneck`). The authors' code
-    multiplies c by s and has no last batch norm; here, as in the paper, c and s are added and s
-    has the last batch norm.
+    weights if it is very narrow (see `attendet.attention.base.prevent_dead_relus`). The authors'
+    code multiplies c by s and has no last batch norm; here, as in the paper, c and s are added and
+    s has the last batch norm.
 
     Memory traffic: reads the map three times (mean, 1x1 convolution, product); writes it and the
     gate of the same size once.
@@ -43,7 +43,7 @@ class BAM(AttentionBlock):
         hidden = reduced_channels(channels, reduction)
         pad = check_positive("dilation", dilation)
         self.reduce = nn.Linear(channels, hidden, bias=False)
-        open_bottleneck(self.reduce)
+        prevent_dead_relus(self.reduce)
         self.expand = nn.Linear(hidden, channels)
         self.spatial = nn.Sequential(
             *_normalized(nn.Conv2d(channels, hidden, 1, bias=False)),

@@ -43,11 +43,11 @@ class ContextAnchorAttention(AttentionBlock):
         )
         self.expand = nn.Conv2d(channels, channels, 1)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the convolution that computes the logits."""
         return (self.expand,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W)."""
         context = self.reduce(avg_pool2d(x, 7, stride=1, padding=3))
-        return {"element": self.squash(self.expand(self.down(self.across(context))))}
+        return {"element": self.gate_from_logits(self.expand(self.down(self.across(context))))}

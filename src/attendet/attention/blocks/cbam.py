@@ -9,7 +9,7 @@ from attendet.attention.base import (
     AttentionBlock,
     apply_gate,
     check_odd,
-    open_bottleneck,
+    prevent_dead_relus,
     reduced_channels,
 )
 
@@ -23,7 +23,7 @@ class CBAM(AttentionBlock):
     maximum over the channels, a convolution, a sigmoid. Differences: r is 8 by default (the paper:
     16), as in the YOLO variants; the spatial convolution has neither bias nor batch norm; very
     narrow bottlenecks have special initial weights (see
-    `attendet.attention.base.open_bottleneck`).
+    `attendet.attention.base.prevent_dead_relus`).
 
     The second layer of the perceptron has no bias, so the two hidden vectors are summed before it.
     The result is the same, with one matrix product less.
@@ -47,11 +47,11 @@ class CBAM(AttentionBlock):
         check_odd("kernel_size", kernel_size)
         hidden = reduced_channels(channels, reduction)
         self.reduce = nn.Linear(channels, hidden, bias=False)
-        open_bottleneck(self.reduce)
+        prevent_dead_relus(self.reduce)
         self.expand = nn.Linear(hidden, channels, bias=False)
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers that compute the logits of each channel and of each position."""
         return (self.expand, self.spatial)
 
@@ -70,8 +70,8 @@ class CBAM(AttentionBlock):
 
     def _channel_gate(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.reduce(x.mean((2, 3)))) + torch.relu(self.reduce(x.amax((2, 3))))
-        return self.squash(self.expand(hidden))[:, :, None, None]
+        return self.gate_from_logits(self.expand(hidden))[:, :, None, None]
 
     def _spatial_gate(self, gated: Tensor) -> Tensor:
         pooled = torch.cat([gated.mean(1, keepdim=True), gated.amax(1, keepdim=True)], dim=1)
-        return self.squash(self.spatial(pooled))
+        return self.gate_from_logits(self.spatial(pooled))

@@ -90,7 +90,7 @@ class CoordinateAttention(AttentionBlock):
         self.height = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
         self.width = nn.Conv2d(hidden, channels, 1, bias=chosen.bias)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers that compute the logits of the rows and of the columns."""
         return (self.height, self.width)
 
@@ -100,8 +100,8 @@ class CoordinateAttention(AttentionBlock):
         hidden = self.activation(self.norm(self.squeeze(_axis_means(x))))
         along_height, along_width = hidden.split([rows, columns], dim=2)
         return {
-            "height": self.squash(self.height(along_height)),
-            "width": self.squash(self.width(along_width.mT)),
+            "height": self.gate_from_logits(self.height(along_height)),
+            "width": self.gate_from_logits(self.width(along_width.mT)),
         }
 
 

@@ -40,14 +40,14 @@ class EfficientChannelAttention(AttentionBlock):
         check_odd("kernel_size", size)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the convolution that computes the logits."""
         return (self.conv,)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``channel``, (N, C, 1, 1)."""
         logits = self.conv(x.mean((2, 3)).unsqueeze(1)).squeeze(1)
-        return {"channel": self.squash(logits)[:, :, None, None]}
+        return {"channel": self.gate_from_logits(logits)[:, :, None, None]}
 
 
 def eca_kernel_size(channels: int) -> int:

@@ -54,13 +54,13 @@ class EfficientLocalAttention(AttentionBlock):
         self.height = along((kernel_size, 1), (pad, 0))
         self.width = along((1, kernel_size), (0, pad))
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the normalizations, which compute the logits of the rows and of the columns."""
         return (self.height[1], self.width[1])
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``height``, (N, C, H, 1), and ``width``, (N, C, 1, W)."""
         return {
-            "height": self.squash(self.height(x.mean(3, keepdim=True))),
-            "width": self.squash(self.width(x.mean(2, keepdim=True))),
+            "height": self.gate_from_logits(self.height(x.mean(3, keepdim=True))),
+            "width": self.gate_from_logits(self.width(x.mean(2, keepdim=True))),
         }

@@ -42,7 +42,7 @@ class EfficientMultiScaleAttention(AttentionBlock):
         self.norm = GroupNorm(width, width)
         self.local = nn.Conv2d(width, width, 3, padding=1)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the last layers of the two branches."""
         return (self.norm, self.local)
 
@@ -58,5 +58,5 @@ class EfficientMultiScaleAttention(AttentionBlock):
         local = self.local(group)
         logits = torch.softmax(self.norm.bias, 0)[:, None, None] * local
         logits = logits + torch.softmax(local.mean((2, 3), keepdim=True), 1) * gated
-        gate = self.squash(logits.sum(1)).reshape(-1, self.groups, rows, columns)
+        gate = self.gate_from_logits(logits.sum(1)).reshape(-1, self.groups, rows, columns)
         return {"element": repeat_for_groups(gate, self.channels)}

@@ -46,7 +46,7 @@ class GlobalAttention(AttentionBlock):
             nn.BatchNorm2d(channels),
         )
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers that compute the logits of the two gates."""
         return (self.channel[-1], self.spatial[-1])
 
@@ -55,6 +55,6 @@ class GlobalAttention(AttentionBlock):
 
         The second gate is computed from the map times the first gate.
         """
-        channel = self.squash(self.channel(x))
-        spatial = self.squash(self.spatial(apply_gate(x, channel)))
+        channel = self.gate_from_logits(self.channel(x))
+        spatial = self.gate_from_logits(self.spatial(apply_gate(x, channel)))
         return {"channel_element": channel, "spatial_element": spatial}

@@ -37,7 +37,7 @@ class GlobalContext(AttentionBlock):
         self.norm = GroupNorm(1, hidden)
         self.expand = nn.Conv2d(hidden, channels, 1)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the layer that computes the logits."""
         return (self.expand,)
 
@@ -46,4 +46,4 @@ class GlobalContext(AttentionBlock):
         weights = torch.softmax(self.weigh(x).flatten(2), dim=2)  # (N, 1, H W)
         context = (x.flatten(2) @ weights.transpose(1, 2))[..., None]  # (N, C, 1, 1)
         hidden = torch.relu(self.norm(self.reduce(context)))
-        return {"channel": self.squash(self.expand(hidden))}
+        return {"channel": self.gate_from_logits(self.expand(hidden))}

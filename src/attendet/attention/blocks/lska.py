@@ -53,14 +53,14 @@ class LargeSeparableKernelAttention(AttentionBlock):
         self.far = nn.Sequential(*strips(kernel_size // dilation, dilation))
         self.mix = nn.Conv2d(channels, channels, 1)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the convolution that computes the factor."""
         return (self.mix,)
 
-    def squash(self, logits: Tensor) -> Tensor:
+    def gate_from_logits(self, logits: Tensor) -> Tensor:
         """Return the factor: the logits, or 1 + logits with init ``identity``."""
         return 1 + logits if self.init == "identity" else logits
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W), of any sign and size."""
-        return {"element": self.squash(self.mix(self.far(self.near(x))))}
+        return {"element": self.gate_from_logits(self.mix(self.far(self.near(x))))}

@@ -55,15 +55,15 @@ class MixedLocalChannelAttention(AttentionBlock):
         self.local = nn.Conv2d(1, 1, (size, 1), padding=(pad, 0), bias=False)
         self.whole = nn.Conv2d(1, 1, (size, 1), padding=(pad, 0), bias=False)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the convolutions that compute the logits."""
         return (self.local, self.whole)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W)."""
         means = pool_to_grid(x, self.grid).flatten(2).unsqueeze(1)  # (N, 1, C, parts)
-        local = self.squash(self.local(means))
-        whole = self.squash(self.whole(means.mean(3, keepdim=True)))
+        local = self.gate_from_logits(self.local(means))
+        whole = self.gate_from_logits(self.whole(means.mean(3, keepdim=True)))
         gate = (local - whole) * self.local_weight + whole
         gate = gate.reshape(-1, self.channels, self.grid, self.grid)
         return {"element": interpolate(gate, size=x.shape[2:], mode="nearest")}

@@ -54,20 +54,20 @@ class SpatialChannelSynergy(AttentionBlock):
         self.norm = GroupNorm(1, channels)
         self.query, self.key, self.value = (_Scale(channels) for _ in range(3))
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers that compute the logits of rows, columns and channels."""
         return (self.height, self.width, self.value)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``height``, (N, C, H, 1), ``width``, (N, C, 1, W), ``channel``, (N, C, 1, 1)."""
-        height = self.squash(self.height(self._convolve(x.mean(3))))[..., None]
-        width = self.squash(self.width(self._convolve(x.mean(2))))[:, :, None]
+        height = self.gate_from_logits(self.height(self._convolve(x.mean(3))))[..., None]
+        width = self.gate_from_logits(self.width(self._convolve(x.mean(2))))[:, :, None]
         gated = apply_gate(apply_gate(x, height), width)
         pooled = self.norm(pool_to_grid(gated, self.grid)).flatten(2)  # (N, C, positions)
         query, key, value = self.query(pooled), self.key(pooled), self.value(pooled)
         likeness = query @ key.transpose(1, 2) / self.channels**0.5  # (N, C, C)
         attention = torch.softmax(likeness, dim=2)
-        channel = self.squash((attention @ value).mean(2))[:, :, None, None]
+        channel = self.gate_from_logits((attention @ value).mean(2))[:, :, None, None]
         return {"height": height, "width": width, "channel": channel}
 
     def _convolve(self, means: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attendet.attention.base import AttentionBlock, open_bottleneck, reduced_channels
+from attendet.attention.base import AttentionBlock, prevent_dead_relus, reduced_channels
 
 
 class SqueezeExcite(AttentionBlock):
@@ -14,7 +14,7 @@ class SqueezeExcite(AttentionBlock):
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507, equations 2-4:
     ``s = sigmoid(W2 relu(W1 z))`` with z the mean over H and W. As in the paper's ablations there
     are no biases; its published models have biases. The only other difference: the initial weights
-    of very narrow bottlenecks (see `attendet.attention.base.open_bottleneck`).
+    of very narrow bottlenecks (see `attendet.attention.base.prevent_dead_relus`).
 
     Memory traffic: reads the map twice (mean, product), writes it once.
 
@@ -29,10 +29,10 @@ class SqueezeExcite(AttentionBlock):
         super().__init__(channels)
         hidden = reduced_channels(channels, reduction)
         self.reduce = nn.Linear(channels, hidden, bias=False)
-        open_bottleneck(self.reduce)
+        prevent_dead_relus(self.reduce)
         self.expand = nn.Linear(hidden, channels, bias=False)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the layer that computes the logits."""
         return (self.expand,)
 
@@ -43,4 +43,4 @@ class SqueezeExcite(AttentionBlock):
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``channel``, (N, C, 1, 1)."""
         logits = self.expand(torch.relu(self.reduce(self.pool(x))))
-        return {"channel": self.squash(logits)[:, :, None, None]}
+        return {"channel": self.gate_from_logits(logits)[:, :, None, None]}

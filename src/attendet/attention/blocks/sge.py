@@ -33,7 +33,7 @@ class SpatialGroupEnhance(AttentionBlock):
         nn.init.zeros_(self.norm.weight)
         nn.init.ones_(self.norm.bias)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the normalization, which computes the logits."""
         return (self.norm,)
 
@@ -43,4 +43,6 @@ class SpatialGroupEnhance(AttentionBlock):
         likeness = product.reshape(-1, self.groups, self.channels // self.groups, *x.shape[2:]).sum(
             2
         )
-        return {"element": repeat_for_groups(self.squash(self.norm(likeness)), self.channels)}
+        return {
+            "element": repeat_for_groups(self.gate_from_logits(self.norm(likeness)), self.channels)
+        }

@@ -49,7 +49,7 @@ class ShuffleAttention(AttentionBlock):
         self.norm = GroupNorm(channels, channels, affine=False)
         self.channel, self.spatial = _Scale(half), _Scale(half)
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the scales and shifts that compute the logits."""
         return (self.channel, self.spatial)
 
@@ -60,7 +60,7 @@ class ShuffleAttention(AttentionBlock):
         of_value = self._of_all_groups(none, self.spatial.weight)
         shift = self._of_all_groups(self.channel.bias, self.spatial.bias)
         logits = self.norm(x) * of_value + (x.mean((2, 3), keepdim=True) * of_mean + shift)
-        return {"element": self.squash(logits)}
+        return {"element": self.gate_from_logits(logits)}
 
     def _of_all_groups(self, first: Tensor, second: Tensor) -> Tensor:
         return torch.cat([first, second]).repeat(self.groups)[:, None, None]

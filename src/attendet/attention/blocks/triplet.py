@@ -40,15 +40,19 @@ class TripletAttention(AttentionBlock):
 
         self.spatial, self.width, self.height = branch(), branch(), branch()
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def logit_layers(self) -> tuple[nn.Module, ...]:
         """Return the normalizations, which compute the logits."""
         return (self.spatial[1], self.width[1], self.height[1])
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``element``, (N, C, H, W)."""
-        spatial = self.squash(self.spatial(_extremes(x, 1)))  # (N, 1, H, W)
-        width = self.squash(self.width(_extremes(x, 2))).transpose(1, 2)  # from (N, 1, C, W)
-        height = self.squash(self.height(_extremes(x, 3))).permute(0, 2, 3, 1)  # from (N, 1, C, H)
+        spatial = self.gate_from_logits(self.spatial(_extremes(x, 1)))  # (N, 1, H, W)
+        width = self.gate_from_logits(self.width(_extremes(x, 2))).transpose(
+            1, 2
+        )  # from (N, 1, C, W)
+        height = self.gate_from_logits(self.height(_extremes(x, 3))).permute(
+            0, 2, 3, 1
+        )  # from (N, 1, C, H)
         return {"element": (spatial + width + height) / 3}
 
 

@@ -86,14 +86,14 @@ class Runtime(ABC):
         limits: settings that the file fixes.
         precision: precision of the weights: ``float32``, ``float16`` or ``int8``.
         parallel: number of batches that run in parallel.
-        usual_batch: default batch size of a stream: the fastest one on this runtime.
+        default_batch_size: default batch size of a stream: the fastest one on this runtime.
     """
 
     metadata: WeightsMetadata
     limits = Limits()
     precision: str = "float32"
     parallel: int = 1
-    usual_batch: int = 1
+    default_batch_size: int = 1
     _pool: ThreadPoolExecutor | None = None
 
     @abstractmethod

@@ -64,7 +64,7 @@ class TorchRuntime(Runtime):
         self.metadata = metadata
         weights = next(network.parameters())
         self._device, self._dtype = weights.device, weights.dtype
-        self.usual_batch = usual_batch(self._device)
+        self.default_batch_size = default_batch_size(self._device)
         self.parallel = parallel_batches(options or RuntimeOptions(), self._device)
         self._pool = torch_pool(self.parallel)
 
@@ -107,7 +107,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
-def usual_batch(device: torch.device) -> int:
+def default_batch_size(device: torch.device) -> int:
     """Return the default batch size of a stream in eager PyTorch.
 
     On 2 CPU cores, batches of 1, 4 and 8 gave 23, 28 and 27 images/s; with all threads on one

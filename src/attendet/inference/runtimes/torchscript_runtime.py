@@ -16,9 +16,9 @@ from attendet.errors import WeightsError, first_line
 from attendet.inference.runtimes.base import ExportedRuntime, RuntimeOptions
 from attendet.inference.runtimes.torch_runtime import (
     choose_device,
+    default_batch_size,
     parallel_batches,
     torch_pool,
-    usual_batch,
 )
 from attendet.models.export_info import HEADER_FILE
 
@@ -52,7 +52,7 @@ class TorchScriptRuntime(ExportedRuntime):
             raise WeightsError(
                 f"PyTorch cannot load the file ({path}): {first_line(error)}"
             ) from None
-        self.usual_batch = usual_batch(self._device)
+        self.default_batch_size = default_batch_size(self._device)
         self.parallel = parallel_batches(options, self._device)
         self._pool = torch_pool(self.parallel)
 
