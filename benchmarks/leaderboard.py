@@ -24,7 +24,7 @@ import numpy as np
 from attendet.comparison.records import RECORD, read_runs
 from attendet.comparison.summary import draws_path
 from attendet.files import json_line, read_json_lines, write_atomically
-from attendet.report.sets_report import Sets, read_sets, without_paths, write_sets_report
+from attendet.report.sets_report import MultiDatasetStudy, read_sets, without_paths, write_sets_report
 
 TITLE = "Leaderboard of attention blocks"
 BOARD = Path(__file__).parents[1] / "docs" / "leaderboard"
@@ -53,7 +53,7 @@ def publish(folder: Path, output: Path = BOARD, latency: Path | None = None) -> 
         write_atomically(output / "runs" / f"{name}.jsonl", "".join(lines))
         draws = {run["key"]: np.load(draws_path(folder / name, run)) for run in runs}
         np.savez_compressed(output / "runs" / f"{name}.npz", **draws)
-    return write_sets_report(Sets(output, description), output, title=TITLE)
+    return write_sets_report(MultiDatasetStudy(output, description), output, title=TITLE)
 
 
 def restore(folder: Path, board: Path = BOARD) -> int:

@@ -223,7 +223,7 @@ def test_a_wider_study_that_is_killed_has_the_verdicts_of_before(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(made_up, "make", killed)
+    monkeypatch.setattr(made_up, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         study(seeds=3)
 
@@ -416,7 +416,7 @@ def loaded(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> list[LoadedData]:
             found.append(load())
             yield from run([job])
 
-    monkeypatch.setattr(made_up, "make", load_and_make)
+    monkeypatch.setattr(made_up, "run", load_and_make)
     return found
 
 

@@ -268,7 +268,7 @@ def test_validation_images_are_read_once(quick: Quick, monkeypatch: pytest.Monke
     kept = quick(epochs=3)
 
     assert len(read) == len(set(read)) == 4
-    monkeypatch.setattr("attendet.training.trainer.KEPT_FRACTION", 0.0)
+    monkeypatch.setattr("attendet.training.trainer.VAL_CACHE_MEMORY_FRACTION", 0.0)
     again = quick(epochs=3)
     assert len(read) == 4 + 3 * 4
     assert [record["ap"] for record in again.records] == [record["ap"] for record in kept.records]
