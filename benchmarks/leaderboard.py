@@ -24,7 +24,12 @@ import numpy as np
 from attendet.comparison.records import RECORD, read_runs
 from attendet.comparison.summary import draws_path
 from attendet.files import json_line, read_json_lines, write_atomically
-from attendet.report.sets_report import MultiDatasetStudy, read_sets, without_paths, write_sets_report
+from attendet.report.sets_report import (
+    MultiDatasetStudy,
+    read_sets,
+    without_paths,
+    write_sets_report,
+)
 
 TITLE = "Leaderboard of attention blocks"
 BOARD = Path(__file__).parents[1] / "docs" / "leaderboard"
