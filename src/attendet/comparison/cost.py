@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from attendet.attention.sites import count_macs
-from attendet.errors import ConfigError, ExportError, did_you_mean
+from attendet.errors import ConfigError, ExportError
 from attendet.exporters import export
 from attendet.inference import load
 from attendet.models import WeightsMetadata, build_from_metadata
@@ -79,10 +79,7 @@ def pick_runtimes(runtimes: Sequence[str] | None) -> tuple[str, ...]:
         )
     for name in runtimes:
         if name not in RUNTIMES:
-            raise ConfigError(
-                f"runtimes must be of {', '.join(RUNTIMES)}; got {name!r} (--runtimes). "
-                f"{did_you_mean(name, RUNTIMES)}"
-            )
+            raise ConfigError.unknown("runtime", name, RUNTIMES, "--runtimes")
         for module in RUNTIMES[name]:
             require(module, extra="export", purpose=f"measuring latency in {name}")
     return tuple(dict.fromkeys(runtimes))

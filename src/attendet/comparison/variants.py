@@ -210,10 +210,8 @@ def make_variants(
     """
     for init in () if tuple(inits) == (AUTO_INIT,) else inits:
         if init not in get_args(AttentionInit):
-            raise ConfigError(
-                f"attention_init must be known; got {init!r} (--attention-init). "
-                f"{did_you_mean(init, get_args(AttentionInit))}"
-            )
+            choices = get_args(AttentionInit)
+            raise ConfigError.unknown("attention_init", init, choices, "--attention-init")
     known, usual = attention_sites(graph, levels)
     if sites is None:
         sites = [",".join(usual)] if usual else []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from attendet.data.sample import Issue, Sample
 from attendet.errors import ConfigError, DataError, ImageError
-from attendet.images import Letterbox, letterbox, read_image, stretched
+from attendet.images import ImageArray, Letterbox, letterbox, read_image, stretched
 from attendet.system import (
     CACHE_VARIABLE,
     available_memory,
@@ -28,7 +28,6 @@ from attendet.system import (
     reserve_file,
 )
 
-ImageArrays = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 MEMORY_FRACTION = 0.25
@@ -102,7 +101,7 @@ class ImageCache:
             raise DataError("samples must hold at least one image; got none.")
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         shape = (len(samples), *self.input_hw, 3)
-        self.images: ImageArrays
+        self.images: ImageArray
         self._file: IO[bytes] | None = None
         if shared or np.prod(shape, dtype=np.int64) > MEMORY_FRACTION * available_memory():
             self._file = _nameless_file(shape, cache_folder())

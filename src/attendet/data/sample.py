@@ -82,6 +82,10 @@ class Sample:
     key: str
 
 
+Corners = tuple[float, float, float, float]
+"""Left, top, right and bottom of a box."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """One box as written: four corner numbers and a class name, or the id of an unnamed class.
@@ -90,7 +94,7 @@ class Box:
     `file` is set only if the box comes from another file than `RawSample.labels`.
     """
 
-    xyxy: tuple[float, float, float, float]
+    xyxy: Corners
     label: str | int
     line: int | None = None
     difficult: bool = False

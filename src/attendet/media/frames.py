@@ -13,9 +13,8 @@ from attendet.errors import ConfigError, DataError, ImageError
 from attendet.images import ImageArray, read_image
 from attendet.media.live_stream import LiveOptions, LiveReader
 from attendet.media.sources import Skipped, Source, find_sources
-from attendet.media.video import open_video, to_image
+from attendet.media.video import open_video, require_av, to_image
 from attendet.prefetch import read_in_thread, read_in_threads
-from attendet.system import require
 
 OnSkip = Callable[[Skipped], None]
 
@@ -94,7 +93,7 @@ def read_frames(
         raise ConfigError(f"every and ahead must be 1 or more; got {every} and {ahead}.")
     sources = _sources(paths)
     if any(source.kind in ("video", "stream", "address") for source in sources):
-        require("av", extra="video", purpose="reading and writing videos")
+        require_av()
     return _read_frames(sources, every, on_skip or _raise, live or LiveOptions(), ahead)
 
 

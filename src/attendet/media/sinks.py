@@ -21,9 +21,8 @@ from attendet.files import replacing, write_atomically
 from attendet.images import ImageArray
 from attendet.media.pipeline import Result
 from attendet.media.sources import Source
-from attendet.media.video import VideoWriter
+from attendet.media.video import VideoWriter, require_av
 from attendet.report.draw import to_jpeg
-from attendet.system import require
 
 JPEG_QUALITY = 92
 JPEG_MAX_SIDE = 65500
@@ -203,7 +202,7 @@ class VideoSink(AnnotatedSink):
     draws_stills = False
 
     def __init__(self, folder: Path, max_side: int | None = None) -> None:
-        require("av", extra="video", purpose="reading and writing videos")
+        require_av()
         super().__init__(folder, max_side)
 
 

@@ -67,7 +67,7 @@ class VideoReader:
         Raises:
             DataError: if the file breaks off, after the last good frame, or a frame is too large.
         """
-        av = _av()
+        av = require_av()
         first: float | None = None
         last = -1.0
         usual = 1 / (float(self._stream.average_rate or 0) or 25.0)
@@ -155,7 +155,7 @@ def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader
         DataError: if it is missing, not a video, too large, or does not respond.
         MissingExtraError: if PyAV is not installed.
     """
-    av = _av()
+    av = require_av()
     options = dict(_FROM_FILE if isinstance(source.path, Path) else _FROM_NETWORK)
     try:
         container = av.open(str(source.path), options=options, timeout=(timeout, timeout))
@@ -195,7 +195,12 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
-def _av() -> Any:
+def require_av() -> Any:
+    """Return PyAV.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
     return require("av", extra="video", purpose="reading and writing videos")
 
 
@@ -228,7 +233,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, *, max_side: int | None = None) -> None:
-        self._av = require("av", extra="video", purpose="reading and writing videos")
+        self._av = require_av()
         self._encoder = _encoder(self._av)
         self._path, self._max_side = path, max_side
         self._hw = (0, 0)

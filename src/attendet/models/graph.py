@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from attendet.config import from_mapping
 from attendet.errors import ConfigError, did_you_mean
@@ -19,7 +19,7 @@ Coding = Literal["yolo", "new_coords", "region"]
 """Coding of an output's boxes and scores; see `attendet.models.decode`."""
 
 Activation = Literal["leaky", "linear", "relu", "mish", "swish", "logistic"]
-ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
 def _check(name: str, value: object, good: bool, rule: str) -> None:

@@ -16,6 +16,7 @@ from attendet.data.checks import decode_issues
 from attendet.data.stats import SMALL_AREA
 from attendet.errors import ConfigError, TrainingError
 from attendet.images import common_aspect
+from attendet.inference.preprocess import STRIDE
 from attendet.models import (
     DetectionNetwork,
     WeightsMetadata,
@@ -28,7 +29,6 @@ from attendet.models.graph import Graph
 from attendet.models.graph_sites import backbone_layers
 from attendet.models.weights import attention_by_site
 from attendet.training.recipe import Recipe
-from attendet.training.schedule import CELL
 from attendet.training.transfer import (
     Transfer,
     check_class_map,
@@ -116,7 +116,7 @@ def choose_input_hw(
     if recipe.resize == "auto" and sum(alike) < 0.9 * len(sizes):
         return size, size
     short = min(aspect, 1 / aspect) * size
-    side = int(np.ceil(max(short - 1, CELL) / CELL) * CELL)
+    side = int(np.ceil(max(short - 1, STRIDE) / STRIDE) * STRIDE)
     return (side, size) if aspect <= 1 else (size, side)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import random
 
+from attendet.inference.preprocess import STRIDE
 from attendet.training.recipe import Recipe
-
-CELL = 32
-"""Network input sides are multiples of this, the network's largest stride."""
 
 
 def lr_factor(progress: float, *, recipe: Recipe) -> float:
@@ -43,7 +41,7 @@ def mosaic_at(epoch: int, *, recipe: Recipe) -> bool:
 
 
 def _rounded(input_hw: tuple[int, int], fraction: float) -> tuple[int, int]:
-    height, width = (max(2 * CELL, round(side * fraction / CELL) * CELL) for side in input_hw)
+    height, width = (max(2 * STRIDE, round(side * fraction / STRIDE) * STRIDE) for side in input_hw)
     return height, width
 
 

@@ -18,6 +18,7 @@ from attendet.data.sample import (
     SPLITS,
     SPLITS_FILE,
     Box,
+    Corners,
     Issue,
     RawDataset,
     RawSample,
@@ -319,8 +320,6 @@ def _listed(files: dict[str, Path], root: Path) -> str:
 # --- one annotation ---------------------------------------------------------------------------
 # A segmentation is a list of polygons (x, y, x, y, ..., pixels) or a run-length mask: counts of
 # background and object pixels, column by column, as numbers or packed into a text.
-
-Corners = tuple[float, float, float, float]
 
 
 def _shown(value: object) -> str:

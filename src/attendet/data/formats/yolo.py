@@ -29,6 +29,7 @@ from attendet.data.sample import (
     SPLITS,
     SPLITS_FILE,
     Box,
+    Corners,
     Issue,
     RawDataset,
     RawSample,
@@ -108,7 +109,7 @@ class _Reader:
         for line, text in lines:
             try:
                 found.boxes.append(read_box(text, line, self.names, self.keypoint_fields))
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 issue = Issue(file, line, "broken-label", str(error), "dropped")
                 self.raw.issues.append(issue)
         return found
@@ -468,8 +469,6 @@ def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
 
 
 # --- one line ------------------------------------------------------------------------------------
-
-Corners = tuple[float, float, float, float]
 
 
 def _corners_of_box(numbers: list[float]) -> Corners:

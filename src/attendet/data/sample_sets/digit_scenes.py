@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-ImageArray = NDArray[np.uint8]
+from attendet.images import ImageArray
+
 Floats = NDArray[np.float32]
 
 _DIGITS_A_IMAGE = (3, 8)

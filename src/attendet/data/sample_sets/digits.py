@@ -19,11 +19,10 @@ from attendet.boxes import xyxy_to_cxcywh
 from attendet.data.sample_sets.digit_scenes import Scene, compose_scene
 from attendet.errors import ConfigError, DataError
 from attendet.files import replacing_folder
-from attendet.images import read_image
+from attendet.images import ImageArray, read_image
 from attendet.report.draw import to_jpeg
 from attendet.system import require
 
-ImageArray = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 CLASSES = tuple("0123456789")
