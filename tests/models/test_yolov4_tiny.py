@@ -260,6 +260,8 @@ def test_a_bare_name_gates_the_whole_neck_of_three_levels():
     for site in ("stage1", "stage2", "stage3", "p3", "p4", "p5"):
         assert torch.equal(plain[site], features[site]), site
     assert canonical_attention("ca@up2,p3,up,p5,p4", levels=3) == "ca"
+    with pytest.raises(ConfigError, match=r"'up2' needs a network with three .*Add --levels 3"):
+        canonical_attention("se@p4,up2+ca@up")
     with pytest.raises(ConfigError, match="'p3'"):
         canonical_attention("ca@p3")
 
@@ -422,7 +424,7 @@ def test_exports_with_a_dynamic_batch():
         ({"anchors": [(0, 5)] * 6}, "anchors must be pairs"),
         ({"anchors": [(5, 5, 5)] * 6}, "anchors must be pairs"),
         ({"anchors": [(5, 5)] * 3}, "anchor_masks must be two or three lists of numbers below 3"),
-        ({"anchor_masks": [(3, 4, 5), ()]}, "none empty"),
+        ({"anchor_masks": [(3, 4, 5), ()]}, "two or three non-empty lists"),
         ({"anchor_masks": [(3, 4, 5)]}, "two or three lists"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,12 @@ from attendet.models.metadata import (
     default_anchors,
     read_metadata,
 )
-from attendet.models.yolov4_tiny import YoloV4Tiny, neck_sites, reference_sites
+from attendet.models.yolov4_tiny import (
+    SMALL_OBJECT_SITES,
+    YoloV4Tiny,
+    neck_sites,
+    reference_sites,
+)
 
 ARCHITECTURES = ("yolov4-tiny", DARKNET_GRAPH)
 
@@ -55,7 +61,7 @@ def build_from_metadata(metadata: WeightsMetadata) -> DetectionNetwork:
         raise ConfigError.unknown("architecture", metadata.architecture, ARCHITECTURES)
     if (metadata.architecture == DARKNET_GRAPH) != bool(metadata.graph):
         raise ConfigError(
-            f"graph must hold the layers of a {DARKNET_GRAPH}, and of nothing else; "
+            f"graph must have layers for {DARKNET_GRAPH}, and none for other architectures; "
             f"got {len(metadata.graph or ())} layers for {metadata.architecture}."
         )
     if metadata.graph:
@@ -195,8 +201,14 @@ def _parse_attention(spec: str, graph: Graph | None, levels: int = 2) -> dict[st
     sites, usual = attention_sites(graph, levels)
     if not usual and any("@" not in part for part in spec.split("+")) and spec.strip() != "none":
         raise ConfigError(
-            f"attention must name its sites in a network without named ones; got {spec!r} "
-            f"(--attention). Write it as in ca@{sites[-1]}, or give --attention none."
+            f"attention must name its sites in a network without default sites; got {spec!r} "
+            f"(--attention). For example: --attention ca@{sites[-1]}, or --attention none."
+        )
+    named = re.search(rf"[@,]\s*({'|'.join(SMALL_OBJECT_SITES)})\b", spec)
+    if named is not None and graph is None and levels == 2:
+        raise ConfigError(
+            f"attention at {named[1]!r} needs a network with three levels; got {spec!r} "
+            "(--attention). Add --levels 3."
         )
     return parse_attention_spec(spec, default_sites=usual, sites=sites, known=attention_names())
 
@@ -314,7 +326,7 @@ def _check_fit(
     ]
     if problems:
         raise WeightsError(
-            f"tensors do not fit the description ({path}): {'; '.join(problems[:3])}"
+            f"tensors do not match the metadata ({path}): {'; '.join(problems[:3])}"
             f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}."
         )
     return described
@@ -334,7 +346,7 @@ def _check_decode(
     )
     if not same or of_levels[0] != of_levels[1]:
         raise WeightsError(
-            f"metadata must have the anchors, scale_x_y and outputs of the network ({path}). "
+            f"metadata must match the anchors, scale_x_y and outputs of the network ({path}). "
             "Build the network with build_from_metadata."
         )
     if not network.attention_blocks():
@@ -342,7 +354,7 @@ def _check_decode(
     start = metadata.attention_init
     if network.attention_init != (start if isinstance(start, str) else common_init(start)):
         raise WeightsError(
-            f"metadata must have the attention_init of the network, "
+            f"metadata must match the attention_init of the network, "
             f"{network.attention_init!r}; got {metadata.attention_init!r} ({path}). "
             "Build the network with build_from_metadata."
         )
