@@ -83,7 +83,7 @@ def test_download_refuses_a_stated_length_before_receiving(server: Any, tmp_path
 
 def test_download_notices_a_cut(server: Any, tmp_path: Path) -> None:
     url = server.give("/cut", b"x" * 500, length="900")
-    with pytest.raises(DownloadError, match="cut off after 500 of 900 bytes"):
+    with pytest.raises(DownloadError, match="interrupted after 500 of 900 bytes"):
         download(url, tmp_path / "file", max_bytes=1000)
     assert not (tmp_path / "file").exists()
     assert len(server.asked) == ATTEMPTS
@@ -186,7 +186,7 @@ def test_received_bytes_are_kept_if_the_next_connections_are_refused(
 
     with monkeypatch.context() as patched:
         patched.setattr(download_module, "open_url", open_once)
-        with pytest.raises(DownloadError, match=r"cut off: refused .* goes on from there"):
+        with pytest.raises(DownloadError, match=r"interrupted: refused .* the download resumes"):
             download(server.url + "/file", tmp_path / "file", max_bytes=len(BODY))
     assert (tmp_path / "file.part").read_bytes() == BODY[:100_000]
     assert (tmp_path / "file.etag").read_text() == '"v1"'
@@ -202,7 +202,7 @@ def test_received_bytes_are_kept_after_a_server_error_only(
     (tmp_path / "file.part").write_bytes(BODY[:1000])
     (tmp_path / "file.etag").write_text('"v1"')
     server.routes["/file"] = lambda handler: handler.send_error(code)
-    with pytest.raises(DownloadError, match=f"the server says {code}"):
+    with pytest.raises(DownloadError, match=f"the server returned {code}"):
         download(server.url + "/file", tmp_path / "file", max_bytes=10**6)
     assert (tmp_path / "file.part").exists() == kept
 

@@ -141,5 +141,5 @@ def test_of_json_lines_only_the_last_may_be_truncated(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n{"b": 2}\n{"c"')
     assert read_json_lines(path) == [{"a": 1}, {"b": 2}]
     path.write_text('{"a": 1}\n{"b"\n{"c": 3}\n')
-    with pytest.raises(DataError, match=r"must be JSON; one is damaged .*runs\.jsonl:2"):
+    with pytest.raises(DataError, match=r"must be valid JSON; got an invalid line .*runs\.jsonl:2"):
         read_json_lines(path)

@@ -291,7 +291,7 @@ def test_jpeg_that_breaks_in_the_middle_is_left_to_pillow() -> None:
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"hello", "no image of a known kind"),
+        (b"hello", "not an image, or its format is not supported"),
         # https://github.com/replicate/lora-training/issues/2
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC. Convert it to JPEG"),
         (b"\n<!DOCTYPE html><title>404</title>", "is a web page"),

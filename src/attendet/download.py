@@ -45,7 +45,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         """Return the redirected request, or raise URLError for another scheme."""
         answer, code, message, headers, newurl = args
         if not newurl.startswith(("https://", "http://")):
-            raise urllib.error.URLError(f"the server sends on to {newurl.split(':')[0]!r}")
+            raise urllib.error.URLError(f"the server redirects to {newurl.split(':')[0]!r}")
         newurl, _ = _split_user(newurl)
         after = super().redirect_request(req, answer, code, message, headers, newurl)
         authorization = req.get_header("Authorization")
@@ -85,7 +85,7 @@ def reason_of(error: Exception) -> str:
     """Return the reason that an error of `URL_ERRORS` states; close an HTTP error response."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
-        return f"the server says {error.code} {error.reason}"
+        return f"the server returned {error.code} {error.reason}"
     return str(getattr(error, "reason", None) or error or type(error).__name__)
 
 
@@ -133,7 +133,7 @@ def download(
             break
         except _InterruptedError as error:
             if attempt == ATTEMPTS:
-                raise DownloadError(f"{error} ({url}). Try again: it goes on from there.") from None
+                raise DownloadError(f"{error} ({url}). Try again: the download resumes.") from None
         except DownloadError:
             _remove(part, tag)
             raise
@@ -145,7 +145,8 @@ def download(
             _remove(part, tag)
             raise DownloadError(
                 f"download must have the {kind} {wanted[:16]}...; got {found[:16]}... ({url}). "
-                "The file was changed, or replaced on the way. Try again, or another network."
+                "The file was changed at the source or in transit. "
+                "Try again, or use another network."
             )
     tag.unlink(missing_ok=True)
     part.replace(path)
@@ -215,9 +216,9 @@ def _fetch(
         code = error.code if isinstance(error, urllib.error.HTTPError) else None
         if have and code == 416:  # the file has no bytes after these
             _remove(part, tag)
-            raise _InterruptedError(f"download cannot go on: {reason}") from None
+            raise _InterruptedError(f"download cannot be resumed: {reason}") from None
         if (code is None or code >= 500) and part.exists() and part.stat().st_size:
-            raise _InterruptedError(f"download was cut off: {reason}") from None
+            raise _InterruptedError(f"download was interrupted: {reason}") from None
         raise DownloadError(
             f"download failed: {reason} ({url}). Check the address and the network connection."
         ) from None
@@ -248,4 +249,4 @@ def _receive(
             "Check the address."
         )
     if total is not None and received < total:
-        raise _InterruptedError(f"download was cut off after {received} of {total} bytes")
+        raise _InterruptedError(f"download was interrupted after {received} of {total} bytes")

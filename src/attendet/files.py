@@ -155,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} must be JSON; it is damaged ({path}): {error}") from None
+        raise DataError(f"{path.name} cannot be read as JSON ({path}): {error}") from None
     if not isinstance(value, dict):
         raise DataError.must(path.name, "a JSON object", value, path)
     return value
@@ -176,6 +176,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):
-                rule = f"each line of {path.name} must be JSON"
-                raise DataError(f"{rule}; one is damaged ({path}:{number}).") from None
+                rule = f"each line of {path.name} must be valid JSON"
+                raise DataError(f"{rule}; got an invalid line ({path}:{number}).") from None
     return records

@@ -84,8 +84,8 @@ def _describe_non_image(source: Path | bytes) -> str:
     if head.startswith((b"<!doctype", b"<html")):
         return "the file is a web page. Download the image again."
     if head.startswith(b"version https://git-lfs"):
-        return "the file stands for one in Git LFS. Run 'git lfs pull'."
-    return "the file is no image of a known kind."
+        return "the file is a Git LFS pointer. Run 'git lfs pull'."
+    return "the file is not an image, or its format is not supported."
 
 
 def _open(source: Path | bytes, name: str) -> Image.Image:

@@ -67,7 +67,7 @@ def test_built_in_names_come_first_and_none_before_all():
 
 def test_none_is_the_identity_and_takes_no_options():
     assert isinstance(create_attention("none", 8), nn.Identity)
-    with pytest.raises(ConfigError, match="It takes: none"):
+    with pytest.raises(ConfigError, match="Its options: none"):
         create_attention("none", 8, reduction=2)
 
 
@@ -84,7 +84,7 @@ def test_ca_is_the_yolo_preset_and_ca_authors_that_of_the_paper():
 
 def test_options_reach_the_block_and_unknown_ones_are_named():
     assert create_attention("se", 64, reduction=4).reduce.out_features == 16
-    with pytest.raises(ConfigError, match=r"'ratio'.*It takes: reduction"):
+    with pytest.raises(ConfigError, match=r"'ratio'.*Its options: reduction"):
         create_attention("se", 64, ratio=4)
 
 
@@ -109,7 +109,7 @@ def test_registering_and_replacing():
     assert isinstance(create_attention("mine", 32), CoordinateAttention)
     registry.unregister_attention("mine")
     assert "mine" not in attention_names()
-    with pytest.raises(ConfigError, match="must be a registered one"):
+    with pytest.raises(ConfigError, match="must be registered in this process"):
         registry.unregister_attention("mine")
 
 
@@ -150,7 +150,9 @@ def test_a_broken_plug_in_is_named_and_harms_no_other(install):
     install("broken-attention", "broken_attention", "1 / 0", {"broken": "broken_attention:Block"})
     install("half-attention", "half_attention_too", GOOD, {"half": "half_attention_too:Half"})
     assert attention_names()[-2:] == ("broken", "half")
-    with pytest.raises(ConfigError, match=r"'broken-attention'; got ZeroDivisionError"):
+    with pytest.raises(
+        ConfigError, match=r"'broken-attention' cannot be imported .*ZeroDivisionError"
+    ):
         create_attention("broken", 8)
     assert isinstance(create_attention("half", 8), AttentionBlock)
     assert isinstance(create_attention("ca", 8), AttentionBlock)
@@ -158,7 +160,7 @@ def test_a_broken_plug_in_is_named_and_harms_no_other(install):
 
 def test_a_plug_in_without_its_object_is_named(install):
     install("half-attention", "half_attention_gone", GOOD, {"half": "half_attention_gone:Hlaf"})
-    with pytest.raises(ConfigError, match=r"'half-attention'; got AttributeError"):
+    with pytest.raises(ConfigError, match=r"'half-attention' cannot be imported .*AttributeError"):
         create_attention("half", 8)
 
 

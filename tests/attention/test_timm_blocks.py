@@ -36,7 +36,7 @@ def test_the_module_of_timm_at_any_size_and_the_identity_at_first(name):
 
 def test_options_reach_the_module_and_wrong_ones_are_refused():
     assert create_attention("timm:se", 32, rd_ratio=0.5).module.fc1.out_channels == 16
-    with pytest.raises(ConfigError, match=r"'timm:se' must be .*got 32 channels.*'ratio'"):
+    with pytest.raises(ConfigError, match=r"'timm:se' must have .*got 32 channels.*'ratio'"):
         create_attention("timm:se", 32, ratio=2)
     with pytest.raises(ConfigError, match="got 7 channels"):
         create_attention("timm:splat", 7)

@@ -48,7 +48,7 @@ def test_equal_times_are_a_tie() -> None:
 
     assert verdict["fastest"] is None
     assert verdict["tied"] == ["a", "b"]
-    assert "too close to call over 7 rounds" in verdict["reason"]
+    assert "no significant difference over 7 rounds" in verdict["reason"]
 
 
 def test_one_candidate_and_none() -> None:

@@ -50,8 +50,8 @@ def test_costs_are_measured_and_the_export_is_tried(capsys: pytest.CaptureFixtur
     [
         (["--attention", "eac"], "Did you mean"),
         (["--attention", "timm:cbma"], "Did you mean 'timm:cbam'"),
-        (["--maps", "64x8"], "maps must be like 512x13x13"),
-        (["--maps", "0x8x8"], "maps must be like 512x13x13"),
+        (["--maps", "64x8"], "maps must be CHANNELSxROWSxCOLUMNS, such as 512x13x13"),
+        (["--maps", "0x8x8"], "maps must be CHANNELSxROWSxCOLUMNS, such as 512x13x13"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--threads", "0"], "threads must be at least 1"),
     ],

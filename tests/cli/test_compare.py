@@ -25,7 +25,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     class RunsHere:
         slots = 1
 
-        def make(self, jobs: Any, _: object = None) -> Any:
+        def run(self, jobs: Any, _: object = None) -> Any:
             for job in jobs:
                 events: list[dict[str, Any]] = []
                 events.append(run_and_report(job, events.append))
@@ -35,7 +35,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             """Nothing is open."""
 
-    monkeypatch.setattr(comparison, "_runs", lambda *_: RunsHere())
+    monkeypatch.setattr(comparison, "_open_executor", lambda *_: RunsHere())
     monkeypatch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
 
 
@@ -93,7 +93,10 @@ def test_several_data_sets_give_verdicts_over_all_and_a_report(
     printed = capsys.readouterr().out
     assert "data set 2 of 2, cards" in printed
     # one epoch teaches nothing on either
-    assert "ca@p4,p5,up: not enough data sets: fewer than two data sets count." in printed
+    assert (
+        "ca@p4,p5,up: not enough data sets: fewer than two data sets have a usable result."
+        in printed
+    )
     assert (tmp_path / "study" / "report.html").is_file()
     for name in ("cells", "cards"):
         assert (tmp_path / "study" / name / "report.html").is_file()

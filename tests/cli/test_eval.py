@@ -86,7 +86,7 @@ def test_another_split_size_and_a_warning_about_training_images(discs, loads, ca
     loads(BrightRuntime(data={"fingerprints": {"train": fingerprint}}))
     assert main(["eval", "w", str(discs), "--split", "train", "--size", "96"]) == 0
     printed = capsys.readouterr().out
-    assert "trained on these very images" in printed
+    assert "trained on these images" in printed
     assert "input 96 x 96 px" in printed
 
 
@@ -118,7 +118,7 @@ def test_classes_of_the_same_meaning_are_matched_with_a_note(discs, loads, capsy
     yaml.write_text(yaml.read_text().replace("[disc, ring]", "[DISC, sofa]"))
     assert main(["eval", "w", str(discs)]) == 0
     printed = capsys.readouterr().out
-    assert "same classes of data and weights: DISC = disc, sofa = couch" in printed
+    assert "matched classes of data and weights: DISC = disc, sofa = couch" in printed
     assert "no boxes of" not in printed
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
     assert rows["disc"][2:4] == ["1.000", "1.000"]
@@ -203,9 +203,7 @@ def test_a_file_with_suppression_is_evaluated_at_its_own_thresholds(
     )
 
     assert main([*command, "--confidence", "0.3"]) == 2
-    assert "confidence must be at least 0.4, the limit of the suppression" in (
-        capsys.readouterr().err
-    )
+    assert "confidence must be at least 0.4, the limit of the NMS" in (capsys.readouterr().err)
 
 
 def test_a_real_weights_file(discs, tmp_path, capsys):

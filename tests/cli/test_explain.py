@@ -94,5 +94,5 @@ def test_prune_replaces_no_file_by_default(
     there.write_text("mine")
 
     assert main(["prune", str(weights), "--data", str(squares)]) == 2
-    assert f"output must be named, because {there} exists" in capsys.readouterr().err
+    assert f"output must be set, because the default {there} exists" in capsys.readouterr().err
     assert there.read_text() == "mine"

@@ -53,7 +53,7 @@ def test_classes_of_the_data_with_other_names(
     assert main([*command, "--class-map", "green=verde"]) == 0
     printed = capsys.readouterr().out
     assert "in PyTorch, on 4 images of val" in printed
-    note = "note         same classes of data and weights: "
+    note = "note         matched classes of data and weights: "
     assert {f"{note}red = Red, green = verde", f"{note}green = verde, red = Red"} & set(
         printed.splitlines()
     )
@@ -67,9 +67,17 @@ def test_classes_of_the_data_with_other_names(
         (["--format", "darknet", "--size", "64"], 2, "--size must be omitted for darknet"),
         (["--format", "darknet", "--nms-iou", "0.4"], 2, "--nms-iou must be omitted for darknet"),
         (["--format", "darknet", "--split", "all"], 2, "--split must be omitted for darknet"),
-        (["--format", "onnx", "--confidence", "0"], 2, "confidence needs nms; alone it"),
+        (
+            ["--format", "onnx", "--confidence", "0"],
+            2,
+            "confidence needs nms; it has no effect alone",
+        ),
         (["--format", "onnx", "--max-ap-loss", "1"], 2, "max_ap_loss needs int8"),
-        (["--format", "onnx", "--calibrate", "x"], 2, "calibrate needs int8; alone it"),
+        (
+            ["--format", "onnx", "--calibrate", "x"],
+            2,
+            "calibrate needs int8; it has no effect alone",
+        ),
         (["--format", "onnx", "--split", "all"], 2, "split needs data or calibrate"),
         (["--format", "onnx", "--class-map", "a=b"], 2, "class_map needs data or calibrate"),
         (["--format", "onnx", "--size", "100"], 2, "input_hw must be multiples of 32"),
@@ -92,4 +100,4 @@ def test_errors_are_one_line(
 def test_an_unknown_split(weights: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", str(weights), "--format", "onnx", "--data", str(squares)]
     assert main([*command, "--split", "tset"]) == 2
-    assert "split must be one that the data set has; got 'tset'" in capsys.readouterr().err
+    assert "split must be a split of the data set; got 'tset'" in capsys.readouterr().err

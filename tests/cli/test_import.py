@@ -55,10 +55,10 @@ def test_darknet_in_and_out_again(folder: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "network      darknet-graph of 3 layers, attention none, 295 parameters",
-        "classes      2; outputs at 16 pixels a cell",
+        "classes      2; output strides: 16",
         "images       64 x 64 px, stretch, rgb",
         "note         images are stretched: AlexeyAB's darknet does so, and only it reads "
-        "activation (line 11); --resize changes it",
+        "activation (line 11); use --resize to change it",
         "written: nets/small.safetensors",
     ]
     assert main(["export", "nets/small.safetensors", "--format", "darknet", "--output", "out"]) == 0
@@ -76,7 +76,7 @@ def test_the_order_of_the_two_files_does_not_matter(
 
     said = capsys.readouterr().out
     assert "network      yolov4-tiny, attention none" in said
-    assert "outputs at 32, 16 pixels a cell" in said
+    assert "output strides: 32, 16" in said
     assert "64 x 64 px, stretch, rgb" in said
     assert "note         the classes are named class_0" in said
     assert Path("tiny.safetensors").exists()
@@ -125,14 +125,18 @@ def test_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["small.weights"], 2, "files must be"),
         (["tiny.safetensors"], 2, "files must be"),
         (["small.cfg", "small.weights", "a.pth"], 2, "files must be"),
-        (["small.cfg", "tiny.weights"], 4, "must hold 311 values, as the configuration says; got"),
+        (
+            ["small.cfg", "tiny.weights"],
+            4,
+            "must contain 311 values to match the configuration; got",
+        ),
         (["small.cfg", "small.weights", "--output", "a.pt"], 2, "must be a .safetensors file"),
         (["small.cfg", "small.weights", "--color", "bgr"], 2, "--color must be omitted"),
         (["small.cfg", "small.weights", "--size", "64"], 2, "--size must be omitted"),
-        (["small.cfg", "small.weights", "--cutoff", "9"], 4, "from 1 to the 3 layers"),
+        (["small.cfg", "small.weights", "--cutoff", "9"], 4, "from 1 to 3, the number of layers"),
         (["a.pth", "--cutoff", "3"], 2, "--cutoff must be omitted: it is only for darknet files"),
         (["a.pth"], 4, "checkpoint not found (a.pth)"),
-        (["small.cfg", "small.weights", "--names", "tiny.cfg"], 2, "each line must hold a name"),
+        (["small.cfg", "small.weights", "--names", "tiny.cfg"], 2, "each line must have a name"),
     ],
 )
 def test_one_clear_line(
@@ -152,7 +156,7 @@ def test_a_file_that_is_there_is_replaced_only_when_named(
     Path("small.safetensors").write_text("trained for a week")
 
     assert main(["import", "small.cfg", "small.weights"]) == 2
-    assert "output must be named" in capsys.readouterr().err
+    assert "output must be set" in capsys.readouterr().err
     assert Path("small.safetensors").read_text() == "trained for a week"
     words = ["--output", "small.safetensors"]
     assert main(["import", "small.cfg", "small.weights", *words]) == 0

@@ -56,7 +56,7 @@ def test_a_folder_without_a_study_is_a_one_line_error(
 ) -> None:
     assert main(["report", str(tmp_path)]) == 3
     said = capsys.readouterr().err
-    assert "folder must hold a study" in said
+    assert "folder must contain a study" in said
     assert said.count("\n") == 1
     assert main(["report", str(tmp_path), "--examples", "-1"]) == 2
 

@@ -69,7 +69,7 @@ def test_a_port_in_use_is_one_line(
         assert main(["serve", str(exported["onnx"]), "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        f"attendet: address must be free and of this machine; got 127.0.0.1:{port} ("
+        f"attendet: address must be free and belong to this machine; got 127.0.0.1:{port} ("
     )
     assert error.count("\n") == 1
 
@@ -80,8 +80,8 @@ def test_a_port_in_use_is_one_line(
         (["--max-upload", "0"], "max_upload must be above 0; got 0.0 (--max-upload)"),
         (["--max-waiting", "0"], "max_waiting must be 1 or more; got 0 (--max-waiting)"),
         (["--port", "99999"], "port must be from 0 to 65535; got 99999 (--port)"),
-        (["--host", "203.0.113.1"], "address must be free and of this machine"),
-        (["--host", "a..b"], "address must be free and of this machine; got a..b:8000"),
+        (["--host", "203.0.113.1"], "address must be free and belong to this machine"),
+        (["--host", "a..b"], "address must be free and belong to this machine; got a..b:8000"),
         (["--port", "0", "--confidence", "2"], "confidence must be from 0 to 1"),
     ],
 )

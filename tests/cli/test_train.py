@@ -199,7 +199,7 @@ def test_flags_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["DATA", "--attention", "cax"], 2, "Did you mean 'ca'?"),
         (["DATA", "--recipe", "defualt"], 2, "Did you mean 'default'?"),
         (["DATA", "--seed", "-1"], 2, "seed must be from 0"),
-        (["DATA", "--devices", "3"], 2, "multiple of the 3 processes"),
+        (["DATA", "--devices", "3"], 2, "multiple of 3, the number of processes"),
         ([], 2, "data must be given"),
         (["gone"], 3, "not found (gone)"),
         (["DATA", "--pretrained", "gone.safetensors"], 4, "gone.safetensors"),
@@ -246,9 +246,9 @@ def test_what_is_wrong_is_one_line_and_no_folder(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--epoch", "3"], "there is no flag '--epoch'. Did you mean '--epochs'?"),
+        (["--epoch", "3"], "unknown flag '--epoch'. Did you mean '--epochs'?"),
         (["--lr"], "expected one argument. See: attendet train --help"),
-        (["other"], "'other' is one word too many"),
+        (["other"], "unexpected argument 'other'"),
     ],
 )
 def test_a_wrong_flag_is_one_line(

@@ -159,7 +159,7 @@ class RunsMadeUp(RunsHere):
 def runs_here(monkeypatch: pytest.MonkeyPatch) -> RunsHere:
     """What makes the runs of `study`: in this process and without figures."""
     runs = RunsHere()
-    monkeypatch.setattr(comparison, "_runs", lambda *_: runs)
+    monkeypatch.setattr(comparison, "_open_executor", lambda *_: runs)
     monkeypatch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
     return runs
 
@@ -168,7 +168,7 @@ def runs_here(monkeypatch: pytest.MonkeyPatch) -> RunsHere:
 def made_up(monkeypatch: pytest.MonkeyPatch) -> RunsMadeUp:
     """What makes the runs of `study`: up, in milliseconds. Ask for it before `study`."""
     runs = RunsMadeUp()
-    monkeypatch.setattr(comparison, "_runs", lambda *_: runs)
+    monkeypatch.setattr(comparison, "_open_executor", lambda *_: runs)
     return runs
 
 
@@ -196,7 +196,7 @@ def study(request: pytest.FixtureRequest, shapes: Path, tmp_path: Path) -> Calla
 def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished study of three variants and two seeds, made once; do not write into it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "_runs", lambda *_: RunsHere())
+        patch.setattr(comparison, "_open_executor", lambda *_: RunsHere())
         patch.setattr("attendet.training.trainer.draw_run", lambda *_: None)
         before = torch.get_num_threads()
         torch.set_num_threads(1)

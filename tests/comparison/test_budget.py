@@ -62,7 +62,7 @@ def test_then_seeds_go_but_not_below_three() -> None:
     plan = plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=5, budget=1499)
     assert (plan.seeds, plan.seconds) == (4, 1200)
 
-    with pytest.raises(ConfigError, match=r"needs about 15 more minutes and 10 are left"):
+    with pytest.raises(ConfigError, match=r"needs about 15 more minutes, and 10 are left"):
         plan_budget(COST, [COST] * 4, epochs=EPOCHS, seeds=5, budget=600)
 
 
@@ -170,7 +170,7 @@ def _schedule(budget: float, seeds: int = 3) -> tuple[dict[str, Any], _Made, Sch
     scheduler = Scheduler(jobs, "none", recipe, {}, {})
     made = _Made(scheduler, budget)
     said: list[str] = []
-    summary = scheduler.within(budget, lambda: made.left, 1, made, said.append)
+    summary = scheduler.run_within_budget(budget, lambda: made.left, 1, made, said.append)
     return summary, made, scheduler, said
 
 
@@ -193,7 +193,7 @@ def test_the_worse_half_is_cut_and_the_baseline_never() -> None:
     assert len(scheduler.records) == 6
     assert {made.epochs[scheduler.jobs["eca@p5", seed].key] for seed in range(3)} == {20}
     assert {job.variant.name for job in scheduler.cut()} == {"cbam@p5", "se@p5", "eca@p5"}
-    assert "variants are cut after 10, 20 epochs" in said[0]
+    assert "variants with a lower AP are cut after 10, 20 epochs" in said[0]
     assert made.left >= 0
 
 
@@ -206,7 +206,7 @@ def test_time_that_runs_out_leaves_runs_and_says_which() -> None:
     def left() -> float:
         return made.left - (0 if made.left > slowed - 100 else 130)  # others use the machine, too
 
-    summary = scheduler.within(250, left, 1, made, lambda _: None)
+    summary = scheduler.run_within_budget(250, left, 1, made, lambda _: None)
 
     assert summary["out_of_time"] == [
         {"variant_name": "ca@p5", "seed": 1},
@@ -219,7 +219,7 @@ def test_runs_that_are_there_are_not_made_again() -> None:
     _, _, scheduler, _ = _schedule(1000)
     again = _Made(scheduler, 10)
 
-    summary = scheduler.within(10, lambda: again.left, 1, again, lambda _: None)
+    summary = scheduler.run_within_budget(10, lambda: again.left, 1, again, lambda _: None)
 
     assert again.order == []
     assert summary["cuts"] == []
@@ -247,7 +247,7 @@ def test_what_an_earlier_call_trained_is_not_planned_again() -> None:
     made = _Made(again, rest + 30)
     made.epochs = dict(trained)
 
-    summary = again.within(rest + 30, lambda: made.left, 1, made, lambda _: None)
+    summary = again.run_within_budget(rest + 30, lambda: made.left, 1, made, lambda _: None)
 
     assert summary["cuts"] == summary["out_of_time"] == []
     assert summary["planned_seconds"] <= rest + 30

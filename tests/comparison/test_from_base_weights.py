@@ -143,7 +143,7 @@ def test_attention_that_the_base_brings_stays(study: Make, finished: Study) -> N
     whole, less = sorted(callback.notes)
     assert whole.startswith("eca@p5: pretrained weights: 100 %")
     assert "not copied: attention.p5" in less
-    assert "attention at p5 is eca in the file, none here" in less
+    assert "attention at p5 is eca in the file, none in the network" in less
 
 
 class Notes(StudyCallback):

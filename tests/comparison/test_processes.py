@@ -157,7 +157,7 @@ def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.Monkey
     assert device_names("cuda", 2) == ["cuda:3", "cuda:GPU-ab"]
     two_each = device_names("cuda", None, 2)
     assert two_each == ["cuda:3", "cuda:GPU-ab"] * 2  # a run on each GPU before a second one
-    with pytest.raises(ConfigError, match="at most 2 here; got 3"):
+    with pytest.raises(ConfigError, match="at most 2, the number of GPUs; got 3"):
         device_names("auto", 3)
 
 

@@ -81,7 +81,7 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_study_is_an_error_and_not_none(tmp_path: Path) -> None:
     (tmp_path / STUDY).write_text('{"layout": ')
 
-    with pytest.raises(DataError, match=r"study\.json must be JSON; it is damaged"):
+    with pytest.raises(DataError, match=r"study\.json cannot be read as JSON"):
         study_json(tmp_path)
 
 

@@ -145,9 +145,15 @@ def test_what_cannot_be_one_study_is_an_error_before_any_run(
     copy = shutil.copytree(several[0], tmp_path / "copy")
     for changes, message in (
         ({"data": several[:1]}, "data must be at least two data sets"),
-        ({"data": [several[0], several[0]]}, "is there twice"),
+        (
+            {"data": [several[0], several[0]]},
+            f"must be different data sets; got {several[0]} twice",
+        ),
         ({"data": [several[0], copy]}, "cells and copy have the same images"),
-        ({"data": several, "budget": 60.0}, "budget must be for one data set; got 60.0 (--budget)"),
+        (
+            {"data": several, "budget": 60.0},
+            "budget must be used with one data set only; got 60.0 (--budget)",
+        ),
     ):
         with pytest.raises(ConfigError) as error:
             study(**changes)
@@ -155,11 +161,13 @@ def test_what_cannot_be_one_study_is_an_error_before_any_run(
     study(several[0], output=tmp_path / "one", seeds=1)
     study(several[:2], output=tmp_path / "two", seeds=1)
     made_up.made.clear()
-    with pytest.raises(ConfigError, match="holds that of one"):
+    with pytest.raises(ConfigError, match="contains a study of one data set"):
         study(several[:2], output=tmp_path / "one")
-    with pytest.raises(ConfigError, match="data must be the data sets of the study in output"):
+    with pytest.raises(
+        ConfigError, match=r"data must be all data sets of the study in .*; got one"
+    ):
         study(several[0], output=tmp_path / "two")
-    with pytest.raises(ConfigError, match="--epochs differs there"):
+    with pytest.raises(ConfigError, match="--epochs differs from the study in"):
         study(several[:2], output=tmp_path / "two", epochs=3)
     assert made_up.made == []
 

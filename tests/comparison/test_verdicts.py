@@ -94,7 +94,7 @@ def test_one_seed_is_refused_a_verdict() -> None:
     verdict = _one([0.03])
 
     assert verdict["low"] is verdict["high"] is verdict["p"] is verdict["further_seeds"] is None
-    assert "Take three at least" in str(verdict["text"])
+    assert "Use at least three seeds" in str(verdict["text"])
 
 
 def test_detectors_that_learned_nothing_are_not_called_alike() -> None:
@@ -104,7 +104,7 @@ def test_detectors_that_learned_nothing_are_not_called_alike() -> None:
     verdict = judge({"ca": low}, margin=0.005)["ca"]
 
     assert verdict["verdict"] == "nothing learned"
-    assert "below 2 points each. Train longer." in verdict["text"]
+    assert "both have an AP below 2 points. Train longer." in verdict["text"]
 
 
 def test_verdicts_are_plain_values() -> None:

@@ -104,7 +104,7 @@ def test_boxes_are_input_pixels_without_difficult_ones(samples):
 
 
 def test_no_readable_image_is_an_error(samples):
-    with pytest.raises(DataError, match=r"no image of 1 can be read.*2\.png"):
+    with pytest.raises(DataError, match=r"none of the 1 images can be read.*2\.png"):
         ImageCache(samples[2:3], (32, 32))
     with pytest.raises(DataError, match="at least one image"):
         ImageCache([], (32, 32))

@@ -108,20 +108,20 @@ def rewrite_voc(root, change):
 REWRITE = {"yolo": rewrite_yolo, "coco": rewrite_coco, "voc": rewrite_voc}
 # Format, change, whether the unit is another one, and what the error says.
 CASES = {
-    "yolo pixels": ("yolo", lambda box, w, h: to_cxcywh(*box), True, "as pixels"),
+    "yolo pixels": ("yolo", lambda box, w, h: to_cxcywh(*box), True, "pixels"),
     "yolo percent": (
         "yolo",
         lambda box, w, h: to_cxcywh(*scaled(box, w, h, 100)),
         True,
-        "as (pixels or )?percent",
+        "(pixels or )?percent",
     ),
-    "yolo polygons in pixels": ("yolo", lambda box, w, h: polygon(*box), True, "as pixels"),
-    "yolo pixel corners": ("yolo", lambda box, w, h: box, True, f"as {CORNERS} in pixels"),
-    "yolo corners": ("yolo", scaled, False, f"as {CORNERS} in fractions"),
-    "coco corners": ("coco", lambda box, w, h: box, False, f"as {CORNERS} in pixels"),
-    "coco fractions": ("coco", lambda box, w, h: to_xywh(*scaled(box, w, h)), True, "as fractions"),
-    "voc sizes": ("voc", lambda box, w, h: to_xywh(*box), False, f"as {XYWH} in pixels"),
-    "voc fractions": ("voc", scaled, True, "as fractions"),
+    "yolo polygons in pixels": ("yolo", lambda box, w, h: polygon(*box), True, "pixels"),
+    "yolo pixel corners": ("yolo", lambda box, w, h: box, True, f"{CORNERS} in pixels"),
+    "yolo corners": ("yolo", scaled, False, f"{CORNERS} in fractions"),
+    "coco corners": ("coco", lambda box, w, h: box, False, f"{CORNERS} in pixels"),
+    "coco fractions": ("coco", lambda box, w, h: to_xywh(*scaled(box, w, h)), True, "fractions"),
+    "voc sizes": ("voc", lambda box, w, h: to_xywh(*box), False, f"{XYWH} in pixels"),
+    "voc fractions": ("voc", scaled, True, "fractions"),
 }
 
 
@@ -134,7 +134,7 @@ def test_other_coordinates_are_an_error_that_names_them(
     boxes = sum(len(sample.class_ids) for sample in good.split("all"))
     assert sum(len(sample.class_ids) for sample in load_dataset(root).split("all")) == boxes
     REWRITE[format](root, change)
-    with pytest.raises(DataError, match=rf"^boxes must be .*They fit {cause}") as raised:
+    with pytest.raises(DataError, match=rf"^boxes must be .*The values match {cause}") as raised:
         load_dataset(root, require_train=False)
     assert ("wrong-unit" in str(raised.value)) == other_unit
 
@@ -165,8 +165,10 @@ def test_a_file_in_pixels_among_good_ones_skips_its_image(tmp_path, made):
         ("wrong-unit", "skipped image", "03.txt", 1),
         ("wrong-unit", "skipped image", "10.txt", 1),
     ]
-    message = "3 of 3 boxes; fractions of the image are at most 1, this fits as pixels"
-    assert dataset.issues[0].message == message
+    assert dataset.issues[0].message == (
+        "3 of 3 boxes are in another unit; fractions of the image must be at most 1; "
+        "the values match pixels"
+    )
 
 
 @pytest.mark.parametrize("format", ["voc", "coco"])
@@ -184,7 +186,9 @@ def test_an_image_in_fractions_among_good_ones_is_skipped(tmp_path, made, format
     dataset = load_dataset(root)
     shown = [(issue.kind, issue.action) for issue in dataset.issues]
     assert shown == [("wrong-unit", "skipped image")]
-    assert "3 of 3 boxes; boxes are in pixels, this fits as fractions" in dataset.issues[0].message
+    assert (
+        "3 of 3 boxes are in another unit; boxes must be in pixels; the values match fractions"
+    ) in dataset.issues[0].message
     assert len(dataset.split("all")) == 11
 
 
@@ -196,7 +200,7 @@ def test_labels_of_images_as_stored_are_in_order(tmp_path, image):
     upright = RawSample(path, path, [Box((1, 5, 70 + n, 250), "cat") for n in range(12)])
     require_coordinates([upright], "voc")
     in_other_order = [Box((40, 200, 30 + n, 80), "cat") for n in range(10)]
-    with pytest.raises(DataError, match=f"got 10 of 10 boxes .* as {XYWH}"):
+    with pytest.raises(DataError, match=f"got 10 of 10 boxes .* match {XYWH}"):
         require_coordinates([RawSample(path, path, in_other_order)], "voc")
 
 
@@ -226,7 +230,9 @@ def one_line(tmp_path, image):
 
 def test_one_line_in_pixels_alone_is_an_error(one_line):
     root = one_line("0 30 20 60 60\n")
-    with pytest.raises(DataError, match=r"wrong-unit, such as .*a\.txt:1\)\. They fit as .*pixels"):
+    with pytest.raises(
+        DataError, match=r"wrong-unit, such as .*a\.txt:1\)\. The values match .*pixels"
+    ):
         load_dataset(root, require_train=False)
 
 
@@ -244,7 +250,7 @@ def test_labels_of_larger_images_are_an_error(tmp_path, made, image, format):
     for file in (path for path in root.rglob("*") if path.suffix in (".jpg", ".png")):
         with Image.open(file) as pil_image:
             image(file, pil_image.width // 2, pil_image.height // 2)
-    cause = "They fit as pixels of the image size that the labels state"
+    cause = "The values match pixels of the image size that the labels state"
     with pytest.raises(DataError, match=cause):
         load_dataset(root)
 

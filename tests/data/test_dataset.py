@@ -72,7 +72,7 @@ def test_strict_says_how_many_and_which(tmp_path, voc_folder):
 
 def test_nothing_to_train_on(tmp_path, voc_folder):
     root = voc_folder(tmp_path / "test", [[CAT]] * 2).parent
-    with pytest.raises(DataError, match="must hold images to train on; got test"):
+    with pytest.raises(DataError, match="must contain images to train on; got splits: test"):
         load_dataset(root)
     assert set(load_dataset(root, require_train=False).splits) == {"test"}
 

@@ -157,5 +157,5 @@ def test_a_negative_constant_goes_into_the_next_convolution_only(tiny):
         torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-5)
     assert can_fold(inserted, "0")
     assert not can_fold(inserted, "0", negative=True)
-    with pytest.raises(ConfigError, match="scale must be 0 and up"):
+    with pytest.raises(ConfigError, match="scale must be 0 or more to be folded"):
         fold_gate(inserted, "0", -torch.ones(8))

@@ -100,7 +100,7 @@ def test_a_constant_that_cannot_be_folded_is_kept(tiny, samples):
 
     assert decision.health.verdict == "constant"
     assert (decision.folded, decision.ap) == (False, None)
-    assert decision.reason == "no convolution next to it can take its constant"
+    assert decision.reason == "its mean gates cannot be folded into an adjacent convolution"
 
 
 def test_a_network_without_attention_and_a_negative_tolerance_are_errors(tiny, samples):

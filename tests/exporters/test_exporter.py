@@ -210,8 +210,8 @@ def test_detections_and_average_precision_on_data(
         ({"format": "ncnn", "int8": True}, "int8 must be omitted for ncnn"),
         ({"nms": True, "confidence": 2.0}, "confidence must be from 0 to 1"),
         ({"input_hw": (100, 64)}, "input_hw must be multiples of 32"),
-        ({"metadata": None}, "name its 2 classes; got none"),
-        ({"metadata": WeightsMetadata(("cat",))}, "name its 2 classes; got 1 classes"),
+        ({"metadata": None}, "list its 2 classes; got none"),
+        ({"metadata": WeightsMetadata(("cat",))}, "list its 2 classes; got 1 classes"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -252,7 +252,7 @@ def test_the_folder_of_an_older_export_is_replaceable(
     exporter._check_replaceable(tmp_path / name, is_folder=True)
 
     (tmp_path / "cells_web").touch()
-    with pytest.raises(ConfigError, match=r"older export; got a file"):
+    with pytest.raises(ConfigError, match=r"earlier export; got a file"):
         exporter._check_replaceable(tmp_path / "cells_web", is_folder=True)
 
 
@@ -263,7 +263,7 @@ def test_a_folder_with_other_files_is_not_replaced(name: str, graph: Any, tmp_pa
     (tmp_path / name).touch()
     for format in ("openvino", "onnx"):
         if (tmp_path / f"network{settings.FORMATS[format]}").exists():
-            with pytest.raises(ConfigError, match="name of an export must be new"):
+            with pytest.raises(ConfigError, match="output must be a new path or an earlier export"):
                 attendet.export(network, format, metadata=metadata, output=tmp_path)
     assert (tmp_path / name).exists()
 
@@ -290,7 +290,7 @@ def test_a_link_is_refused_before_the_export(one_level: Any, tmp_path: Path) -> 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "network_openvino").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(ConfigError, match="must not be a link"):
+    with pytest.raises(ConfigError, match="output must not be a symbolic link"):
         attendet.export(network, "openvino", metadata=metadata, output=tmp_path)
 
 

@@ -224,7 +224,9 @@ def test_nothing_is_written_beyond_the_ap_loss(
     metadata = dataclasses.replace(metadata, classes=("red", "green"))
     _losing(monkeypatch, [2.0, 1.25])
 
-    with pytest.raises(ExportError, match=r"more than 0.5 points in int8; got 2.00, 1.25, with"):
+    with pytest.raises(
+        ExportError, match=r"at most 0.5 points of average precision; got 2.00, 1.25 with"
+    ):
         attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
 
     assert list(tmp_path.iterdir()) == []
@@ -237,7 +239,7 @@ def test_without_average_precision_nothing_is_written(
     metadata = dataclasses.replace(metadata, classes=("red", "green"))
     _losing(monkeypatch, [None])
 
-    with pytest.raises(ExportError, match="split must have boxes"):
+    with pytest.raises(ExportError, match="split must have boxes, to measure average precision"):
         attendet.export(network, metadata=metadata, output=tmp_path, int8=True, calibrate=squares)
 
     assert list(tmp_path.iterdir()) == []

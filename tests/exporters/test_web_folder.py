@@ -189,5 +189,5 @@ def test_what_is_no_package_is_refused(make: Any, message: str, tmp_path: Path) 
     path = tmp_path / "package.tgz"
     make(path)
 
-    with pytest.raises(ConfigError, match=rf"{message} \(--onnxruntime-web\)\. It is at http"):
+    with pytest.raises(ConfigError, match=rf"{message} \(--onnxruntime-web\)\. Download http"):
         find_package(path)

@@ -304,7 +304,9 @@ def test_blocks_that_never_ran_at_home_do_not_run_here(tmp_path: Path) -> None:
     imported = import_checkpoint(_save(tmp_path, home.state_dict()))
 
     assert imported.metadata.attention == "none"
-    assert "feat1_att, feat2_att, upsample_att saw no batch in training" in imported.notes[0]
+    assert (
+        "never run in training are skipped: feat1_att, feat2_att, upsample_att" in imported.notes[0]
+    )
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         for one, wanted in zip(imported.network(images), home(images), strict=True):
@@ -324,13 +326,13 @@ def test_attention_at_some_places_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("drop", "add", "said"),
     [
-        ("conv_for_P5.bn.weight", {}, "missing are conv_for_P5.bn.weight ("),
-        ("yolo_headP4.0.conv.weight", {}, "missing are yolo_headP4.0.conv.weight"),
+        ("conv_for_P5.bn.weight", {}, "missing: conv_for_P5.bn.weight ("),
+        ("yolo_headP4.0.conv.weight", {}, "missing: yolo_headP4.0.conv.weight"),
         ("backbone.resblock_body2.conv3.bn.running_var", {}, "resblock_body2.conv3.bn.running_var"),
-        ("yolo_headP5.1.weight", {}, "must hold yolo_headP5.1.weight; it does not"),
+        ("yolo_headP5.1.weight", {}, "must contain a 4-D tensor yolo_headP5.1.weight; it does not"),
         ("", {"neck.weight": (1,)}, "it also has neck.weight"),
         ("", {"backbone.conv9.conv.weight": (1,)}, "it also has"),
-        ("", {"feat1_att.gamma": (1,)}, "must be SE, CBAM, ECA or CA; feat1_att holds gamma"),
+        ("", {"feat1_att.gamma": (1,)}, "must be SE, CBAM, ECA or CA; feat1_att has gamma"),
         ("", {"backbone.conv1.conv.weight": (4, 3, 5, 5)}, "conv1.conv.weight (4, 3, 5, 5), not"),
         ("", {"yolo_headP4.1.weight": (18, 32, 1, 1)}, "on both levels; got [18, 21]"),
         (
@@ -359,7 +361,9 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     state = _home().state_dict()
     state["conv_for_P5.conv.weight"][0, 0] = float("nan")
 
-    with pytest.raises(WeightsError, match=r"finite numbers; not so are conv_for_P5\.conv\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"finite numbers; not finite: conv_for_P5\.conv\.weight"
+    ):
         import_checkpoint(_save(tmp_path, state))
 
 
@@ -367,7 +371,9 @@ def test_the_names_must_be_those_of_the_network(tmp_path: Path) -> None:
     path = _save(tmp_path, _home().state_dict())
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
 
-    with pytest.raises(ConfigError, match=r"network's classes, 2 .*got 3 .*names\.txt"):
+    with pytest.raises(
+        ConfigError, match=r"names must be 2, as in the network .*got 3 .*names\.txt"
+    ):
         import_checkpoint(path, names=tmp_path / "names.txt")
 
 
@@ -390,7 +396,7 @@ def test_what_is_no_state_dict_is_refused_and_not_executed(
     }
     path = _save(tmp_path, contents[content])
 
-    with pytest.raises(WeightsError, match=r"checkpoint must hold") as error:
+    with pytest.raises(WeightsError, match=r"checkpoint must contain") as error:
         import_checkpoint(path)
 
     assert "\n" not in str(error.value)

@@ -295,7 +295,7 @@ def test_list_names_every_entry(mirror: Any, capsys: pytest.CaptureFixture[str])
 def test_info_and_get(mirror: Any, capsys: pytest.CaptureFixture[str]) -> None:
     publish_yolo_fastest(mirror, "yolo-fastest")
     assert main(["weights", "info", "yolo-fastest"]) == 0
-    assert "not yet; goes to" in capsys.readouterr().out
+    assert "no; get writes it to" in capsys.readouterr().out
     assert main(["weights", "get", "yolo-fastest"]) == 0
     path = capsys.readouterr().out.strip()
     assert Path(path).is_file()

@@ -134,12 +134,12 @@ def test_visitors_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("make", "values", "words"),
     [
-        (LineCounter, (1, 2, 3), "a line to count at must be x1,y1,x2,y2 in pixels"),
-        (LineCounter, (1, 2, 3, 4, 5, 6), "a line to count at must be"),
-        (LineCounter, (1, 2, 1, 2), "must have a length"),
-        (LineCounter, (1, 2, float("nan"), 2), "a line to count at must be"),
-        (ZoneCounter, (1, 2, 3, 4), "x,y of three corners or more"),
-        (ZoneCounter, (1, 2, 3, 4, 5, 6, 7), "x,y of three corners or more"),
+        (LineCounter, (1, 2, 3), "counting line must be x1,y1,x2,y2 in pixels"),
+        (LineCounter, (1, 2, 3, 4, 5, 6), "counting line must be"),
+        (LineCounter, (1, 2, 1, 2), "must have two different points; got 1,2,1,2"),
+        (LineCounter, (1, 2, float("nan"), 2), "counting line must be"),
+        (ZoneCounter, (1, 2, 3, 4), "x,y of three or more corners"),
+        (ZoneCounter, (1, 2, 3, 4, 5, 6, 7), "x,y of three or more corners"),
     ],
     ids=["three", "six", "point", "nan", "two corners", "odd"],
 )
@@ -154,14 +154,14 @@ def test_what_is_no_line_or_zone_is_refused(
 def test_a_zone_outside_the_image_is_refused(corner: tuple[float, float]) -> None:
     counter = ZoneCounter((0, 0, 50, 0, *corner))
 
-    with pytest.raises(ConfigError, match="must lie in the image of 200 x 100 pixels"):
+    with pytest.raises(ConfigError, match="must be inside the image of 200 x 100 pixels"):
         counter.update(_at([], None))
 
 
 @counts_at_lines
 @pytest.mark.parametrize("line", [(250, 0, 250, 90), (0, 101, 200, 101), (-9, -9, -1, 50)])
 def test_a_line_beside_the_image_is_reported(line: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="must meet the image of 200 x 100 pixels; got"):
+    with pytest.raises(ConfigError, match="must not be outside the image of 200 x 100 pixels; got"):
         LineCounter(line).check((100, 200))
 
 

@@ -175,7 +175,7 @@ def test_what_is_no_image_on_standard_input(
 def test_a_closed_standard_input_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)  # as Python leaves it after `<&-`
 
-    with pytest.raises(DataError, match="standard input must hold an image; it is closed"):
+    with pytest.raises(DataError, match="standard input must contain an image; it is closed"):
         list(read_frames("-"))
 
 
@@ -284,10 +284,10 @@ def test_a_video_at_an_address(make_video: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ("gone.jpg", "the server says 404"),
-        ("gone", "the server says 404"),
-        ("away.jpg", "sends on to 'ftp'"),
-        ("cut.jpg", "cut off after 300 of"),
+        ("gone.jpg", "the server returned 404"),
+        ("gone", "the server returned 404"),
+        ("away.jpg", "redirects to 'ftp'"),
+        ("cut.jpg", "truncated after 300 of"),
         ("page.jpg", "image cannot be read"),
         ("large.jpg", "at most 64 MiB"),
         ("endless.jpg", "at most 64 MiB"),
@@ -307,7 +307,7 @@ def test_an_address_without_a_good_image_is_one_clear_line(web: str, page: str, 
 def test_a_server_that_trickles_is_given_up(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from attendet.media.web_images import fetch_image_bytes
 
-    with pytest.raises(ImageError, match=r"no whole answer after 0\.3 s"):
+    with pytest.raises(ImageError, match=r"incomplete response after 0\.3 s"):
         fetch_image_bytes(Source("slow", f"{web}/slow.jpg"), max_bytes=10**6, timeout=0.3)
 
 

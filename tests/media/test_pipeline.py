@@ -154,7 +154,7 @@ def test_a_video_that_a_zone_does_not_fit_is_skipped_and_the_others_go_on(
     assert [one.frame.source.name for one in results] == ["a"] * 3 + ["b"] * 3
     assert [one.path for one in skipped] == ["small.mp4"]
     assert skipped[0].reason == (
-        "a zone to count in must lie in the image of 60 x 50 pixels; "
+        "counting zone must be inside the image of 60 x 50 pixels; "
         "got 0,0,150,0,150,90 (small.mp4)."
     )
 

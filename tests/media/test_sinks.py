@@ -184,7 +184,10 @@ def test_source_images_are_never_written_over(
 
 def test_an_unknown_form_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigError, match=r"no way to save as 'jsno'\. Did you mean 'json'"),
+        pytest.raises(
+            ConfigError,
+            match=r"save must be a known kind; got 'jsno' \(--save\)\. Did you mean 'json'",
+        ),
         open_sinks(["jsno"], tmp_path / "out", SOURCES),
     ):
         pass

@@ -73,7 +73,7 @@ def test_names_of_one_stem_stay_distinct() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda at: at, "folder must hold images or videos; got none"),
+        (lambda at: at, "folder must contain images or videos; got none"),
         (lambda at: f"{at}/*.jpg", "pattern must match images or videos; got none"),
         (lambda at: at / "empty.txt", "list must name at least one image"),
         (lambda at: at / "binary.txt", "list must be UTF-8 text"),
@@ -170,11 +170,11 @@ def test_a_label_contains_no_password() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["camera:front"], r"a camera must be a number or a device; got 'camera:front'"),
+        (["camera:front"], r"camera must be a number or a device; got 'camera:front'"),
         (["rstp://host/x"], r"known scheme; got 'rstp://'. Did you mean 'rtsp'"),
         (["file:///etc/passwd"], r"known scheme; got 'file://'"),
-        (["http://[::1/x"], r"must name a host; got 'http://\[::1/x'"),
-        (["0", "a.jpg"], r"a live source must be the only one.*got camera|got 0 and 1 more"),
+        (["http://[::1/x"], r"must have a valid host; got 'http://\[::1/x'"),
+        (["0", "a.jpg"], r"a live source must be the only source.*got camera|got 0 and 1 more"),
         (["rtsp://me:pw@host/x", "a.jpg"], r"got rtsp://host/x and 1 more"),
     ],
 )

@@ -196,7 +196,7 @@ def test_a_file_of_sound_alone_holds_no_images(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
 
-    assert "must hold images; got none" in _read(path)[1][0].reason
+    assert "must contain a video stream; got none" in _read(path)[1][0].reason
 
 
 def test_a_whole_video_of_few_long_frames_does_not_end_early(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_frame_of_too_many_pixels_is_refused(
     source = Source("a", make_video(frames=2), "video")
 
     with (
-        pytest.raises(DataError, match="at most 1000 pixels a frame; got 96 x 64"),
+        pytest.raises(DataError, match="at most 1000 pixels per frame; got 96 x 64"),
         open_video(source),
     ):
         pass

@@ -44,8 +44,8 @@ def _text(**changed: object) -> str:
     ("text", "words"),
     [
         ("{", "Expecting property name"),
-        ("[]", "not a map with a format"),
-        ("{}", "not a map with a format"),
+        ("[]", "not an object with a format"),
+        ("{}", "not an object with a format"),
         (_text(format="tflite"), "format must be one of onnx"),
         (_text(precision=8), "precision must be one of"),
         (_text(dynamic=["depth"]), "dynamic must be"),
@@ -63,9 +63,9 @@ def test_other_texts_are_refused_in_words(text: str, words: str) -> None:
 
 
 def test_a_file_of_others_is_refused() -> None:
-    with pytest.raises(WeightsError, match="must say how attendet exported it"):
+    with pytest.raises(WeightsError, match="must have the metadata of attendet export"):
         parse_exported({}, source="yolo.onnx")
-    with pytest.raises(WeightsError, match="must be of layout"):
+    with pytest.raises(WeightsError, match="weights file must have format"):
         parse_exported(ExportInfo("onnx").to_header(), source="yolo.onnx")
 
 

@@ -113,14 +113,17 @@ def _changed(**changes: str | None) -> dict[str, object]:
 BROKEN_HEADERS = {
     "unknown key": (_changed(color="1"), r"unknown setting 'color'"),
     "near key": (_changed(clases="[]"), r"Did you mean 'classes'"),
-    "later layout": (_changed(format="attendet/2"), r"layout 'attendet/1'; got 'attendet/2'"),
-    "no layout": (_changed(format=None), r"layout 'attendet/1'; got None"),
-    "no metadata": ({}, r"must describe itself"),
-    "metadata is a list": ({"__metadata__": []}, r"none, or damaged.*expected a map"),
-    "no classes": (_changed(classes=None), r"must hold 'classes'"),
-    "no anchors": (_changed(anchors=None, width_mult=None), r"must hold 'anchors', 'width_mult'"),
+    "later layout": (_changed(format="attendet/2"), r"format 'attendet/1'; got 'attendet/2'"),
+    "no layout": (_changed(format=None), r"format 'attendet/1'; got None"),
+    "no metadata": ({}, r"must have metadata that describes the network"),
+    "metadata is a list": ({"__metadata__": []}, r"not one, or is damaged.*expected a map"),
+    "no classes": (_changed(classes=None), r"must contain 'classes'"),
+    "no anchors": (
+        _changed(anchors=None, width_mult=None),
+        r"must contain 'anchors', 'width_mult'",
+    ),
     "not JSON": (_changed(classes="[a"), r"'classes' is not JSON"),
-    "not text": (_changed(classes=7), r"none, or damaged.*expected a string"),  # type: ignore[arg-type]
+    "not text": (_changed(classes=7), r"not one, or is damaged.*expected a string"),  # type: ignore[arg-type]
     "deep": (_changed(recipe="[" * 100_000), r"'recipe' is not JSON"),
     "digits": (_changed(seed="1" * 5000), r"'seed' is not JSON"),
     "classes of numbers": (_changed(classes="[1]"), r"classes must be a list of text"),
@@ -169,7 +172,7 @@ def test_a_file_of_another_kind_is_one_clear_line(tmp_path: Path, content: bytes
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     for read in (read_metadata, read_tensor_shapes):
-        with pytest.raises(WeightsError, match="none, or damaged") as caught:
+        with pytest.raises(WeightsError, match="not one, or is damaged") as caught:
             read(path)
         assert "\n" not in str(caught.value)
 
@@ -226,7 +229,7 @@ def test_shapes_and_parameters_from_the_header_alone(tmp_path: Path):
 @pytest.mark.parametrize("entry", [3, {}, {"shape": 3}, {"shape": ["x"]}, {"shape": None}])
 def test_a_tensor_without_shape_is_one_clear_line(tmp_path: Path, entry: object):
     path = _write(tmp_path / "w.safetensors", {"a": entry})
-    with pytest.raises(WeightsError, match="none, or damaged"):
+    with pytest.raises(WeightsError, match="not one, or is damaged"):
         read_tensor_shapes(path)
 
 

@@ -170,7 +170,7 @@ def test_blocks_that_started_differently_are_distinguished(tmp_path: Path):
     images = torch.rand(1, 3, 64, 64)
     assert all(map(torch.equal, loaded(images), network(images)))
     other = dataclasses.replace(metadata, attention_init={"p5": "identity", "up": "paper"})
-    with pytest.raises(WeightsError, match="must have the attention_init of the network"):
+    with pytest.raises(WeightsError, match="must match the attention_init of the network"):
         save_weights(tmp_path / "w.safetensors", network, other)
 
 
@@ -249,7 +249,7 @@ def test_missing_and_unknown_tensors(file: Path):
         ("width_mult", "-1", r"width_mult must be above 0"),
         ("anchor_masks", "[[0], [1]]", r"out_p5\.weight is"),
         ("extra", "1", r"unknown setting 'extra'"),
-        ("classes", None, r"must hold 'classes'"),
+        ("classes", None, r"must contain 'classes'"),
         ("classes", "[", r"'classes' is not JSON"),
         ("format", "attendet/9", r"got 'attendet/9'"),
     ],
@@ -286,10 +286,10 @@ def test_safetensors_of_others_text_folder_and_nothing(tmp_path: Path):
     _refused(path, "got a folder")
     path.rmdir()
     path.write_text("weights, I promise")
-    _refused(path, "none, or damaged")
+    _refused(path, "not one, or is damaged")
     path.unlink()
     safetensors.torch.save_file({"a": torch.zeros(2)}, path)
-    _refused(path, "must describe itself")
+    _refused(path, "must have metadata that describes the network")
     safetensors.torch.save_file({"a": torch.zeros(2)}, path, metadata={"format": "pt"})
     _refused(path, "got 'pt'")
 
@@ -297,4 +297,4 @@ def test_safetensors_of_others_text_folder_and_nothing(tmp_path: Path):
 def test_a_pickle_is_never_opened(tmp_path: Path):
     path = tmp_path / "w.safetensors"
     torch.save(build(classes=["a"], width_mult=0.125).state_dict(), path)
-    _refused(path, "none, or damaged")
+    _refused(path, "not one, or is damaged")

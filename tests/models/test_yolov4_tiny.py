@@ -423,9 +423,9 @@ def test_exports_with_a_dynamic_batch():
         ({"scale_x_y": 0}, "scale_x_y must be above 0"),
         ({"anchors": [(0, 5)] * 6}, "anchors must be pairs"),
         ({"anchors": [(5, 5, 5)] * 6}, "anchors must be pairs"),
-        ({"anchors": [(5, 5)] * 3}, "anchor_masks must be two or three lists of numbers below 3"),
+        ({"anchors": [(5, 5)] * 3}, "two or three non-empty lists of anchor indices below 3"),
         ({"anchor_masks": [(3, 4, 5), ()]}, "two or three non-empty lists"),
-        ({"anchor_masks": [(3, 4, 5)]}, "two or three lists"),
+        ({"anchor_masks": [(3, 4, 5)]}, "two or three non-empty lists"),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, object], message: str):

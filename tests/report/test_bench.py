@@ -95,7 +95,7 @@ def test_verdicts_are_sentences() -> None:
         "fastest for many images, AP not measured: too close to call: a | b"
     )
     refused = _record(verdicts={"latency": noisy, "throughput": noisy}, noise=noise)
-    assert bench_verdicts(refused)[0].endswith("not named, because of others")
+    assert bench_verdicts(refused)[0].endswith("not determined, because of others")
 
 
 def test_the_figure_shows_the_fastest_on_top() -> None:

@@ -160,7 +160,7 @@ def test_page_and_markdown_have_the_same_content(sets_folder: Path) -> None:
         "seeds for 1 point",
         "Cost in onnx: 9.0 ms per image for none; +1.0 ms for ca, the fastest variant, and +3.0 "
         "ms for cbam, the slowest.",
-        "To show a true difference of one AP point to none four times in five takes ",
+        "Detecting a true difference of one AP point to none with 80 % probability takes ",
         "attendet compare cells cards plates",
         "0644b95ad2d39800",
     ):
@@ -188,8 +188,8 @@ def test_seeds_and_images_are_named_for_each_data_set(sets_folder: Path) -> None
     write_report(sets_folder)
 
     assert (
-        "To show a true difference of one AP point to none four times in five takes 3 seeds on "
-        "cells, 1,200 on plates, with the test images as they are. No number of seeds is enough "
+        "Detecting a true difference of one AP point to none with 80 % probability takes 3 seeds "
+        "on cells, 1,200 on plates, with the current test images. No number of seeds is enough "
         "with the test images of cards (12). With 5 seeds it takes 22 test images on cells. No "
         "number of test images is enough with 5 seeds on cards, plates."
     ) in (sets_folder / "report.md").read_text(encoding="utf-8")
@@ -241,7 +241,7 @@ def test_a_study_that_has_just_begun_can_be_reported(sets_folder: Path) -> None:
 
     page = write_report(sets_folder).read_text(encoding="utf-8")
 
-    assert "Data sets that have not begun: cells, cards, plates." in page
+    assert "Data sets that have not started: cells, cards, plates." in page
 
 
 def test_a_variant_that_is_hardly_faster_costs_plus_zero(sets_folder: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_data_folder_for_several_and_damaged_records_are_errors(sets_folder: P
     with pytest.raises(ConfigError, match="data must be for a study of one data set"):
         write_report(sets_folder, data="cells")
     (sets_folder / "sets.json").write_text("{")
-    with pytest.raises(DataError, match="must be JSON"):
+    with pytest.raises(DataError, match=r"sets\.json cannot be read as JSON"):
         write_report(sets_folder)
 
 

@@ -242,7 +242,7 @@ def test_a_running_study_can_be_reported(study_folder):
 
     said = text_of(write_report(folder))
 
-    assert "Failed runs, which are not part of any number here: 1." in said
+    assert "Failed runs, excluded from all results: 1." in said
     assert "ca, seed 9: no memory" in said
     assert "not measured" in said
 
@@ -292,8 +292,8 @@ def test_errors_are_missed_objects_and_false_detections():
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("study.json", None, "must hold a study"),
-        ("study.json", "{", "study.json must be JSON; it is damaged"),
+        ("study.json", None, "must contain a study"),
+        ("study.json", "{", "study.json cannot be read as JSON"),
         ("study.json", '{"layout": "attendet/comparison/2"}', "layout 'attendet/comparison/1'"),
         ("runs.jsonl", "{\n{}\n", r"runs.jsonl:1"),
     ],
@@ -368,7 +368,7 @@ def test_a_real_study_can_be_reported(tmp_path):
     for variant in study.variants()[1:]:
         assert with_minus(study.verdict(variant)["text"]) in said
         assert study.verdict(variant)["effects"]["parts"]
-    assert "The records hold no gates" not in said
+    assert "The records contain no gates" not in said
     assert "nan" not in said.lower().split()
 
 

@@ -207,5 +207,7 @@ def test_two_processes_stop_and_go_on_together(flags: list[str], tmp_path: Path)
 
 
 def test_processes_must_divide_the_batch_evenly(squares: Path) -> None:
-    with pytest.raises(ConfigError, match=r"multiple of the 3 processes; got 16 \(--batch\)"):
+    with pytest.raises(
+        ConfigError, match=r"multiple of 3, the number of processes; got 16 \(--batch\)"
+    ):
         train(squares, accelerator="cpu", devices=3)

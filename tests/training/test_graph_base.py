@@ -210,7 +210,10 @@ def test_attention_goes_behind_its_layers(base: Path, quick: Quick) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ca", r"must name its sites in a network without named ones; got 'ca' .* as in ca@"),
+        (
+            "ca",
+            r"must name its sites in a network without default sites; got 'ca' .* --attention ca@",
+        ),
         ("ca@p5", r"got 'p5' in 'ca@p5'"),
         ("ca@layer2", r"got 'layer2' in .* Did you mean"),  # the raw map itself
     ],

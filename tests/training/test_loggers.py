@@ -130,7 +130,7 @@ def test_a_logger_that_fails_later_is_switched_off(
     monkeypatch.setitem(LOGGERS, "failing", _Failing)
     loggers = Loggers(["failing", "csv"], tmp_path, CONFIG, None)
 
-    with pytest.warns(RuntimeWarning, match="failing is off: the server is away"):
+    with pytest.warns(RuntimeWarning, match="failing failed and is disabled: the server is away"):
         loggers.log(_record(1, 0.5))
     loggers.log(_record(2, 0.5))
 
@@ -146,5 +146,5 @@ def test_a_logger_that_cannot_start_is_an_error(
     starting: dict[str, Callable[..., Logger]] = {"wandb": start}
     monkeypatch.setattr("attendet.training.loggers.LOGGERS", starting)
 
-    with pytest.raises(TrainingError, match=r"wandb could not start: no API key configured \(--lo"):
+    with pytest.raises(TrainingError, match=r"wandb cannot start: no API key configured \(--lo"):
         Loggers(["wandb"], tmp_path, CONFIG, None)

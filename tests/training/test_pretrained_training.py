@@ -287,7 +287,7 @@ def test_a_flag_wins_over_the_base_and_the_base_over_the_recipe(
         "anchors",
         "scale_x_y",
     ]
-    assert own.differing_from_pretrained[0] == "input 64 px (there 96 x 64 px)"
+    assert own.differing_from_pretrained[0] == "input 64 px (pretrained: 96 x 64 px)"
     config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
     assert config["recipe"]["scale_x_y"] == 1.7
 
@@ -305,7 +305,7 @@ def test_the_levels_of_the_base_are_kept_unless_a_third_is_asked_for(
     assert len(kept.metadata.anchor_masks) == 2
     assert more.plan.network.strides == again.network.strides == (32, 16, 8)
     assert more.plan.recipe.scale_x_y == 1.3
-    assert "levels 3 (there 2)" in more.plan.differing_from_pretrained
+    assert "levels 3 (pretrained: 2)" in more.plan.differing_from_pretrained
     assert more.plan.transfer is not None
     fresh = set(more.plan.network.state_dict()) - set(more.plan.transfer.loaded)
     layers = {name.split(".")[0] for name in fresh}

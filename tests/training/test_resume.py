@@ -153,7 +153,7 @@ def test_data_may_have_moved_or_been_chosen_by_hand(
     folder = broken_off(data=mine)
 
     with pytest.raises(
-        TrainingError, match="data must be the same as at the start of the run; train has changed"
+        TrainingError, match="data must be the same as at the start of the run; changed: train"
     ):
         train(resume=folder)
     resumed = train(mine, resume=folder)
@@ -200,7 +200,7 @@ def test_every_argument_is_used_or_refused_by_a_resumed_run() -> None:
 def test_a_resumed_run_checks_the_fingerprints_that_were_asked_for(quick: Quick) -> None:
     folder = quick(epochs=1).folder
 
-    with pytest.raises(TrainingError, match=r"data must be the same .* val has changed"):
+    with pytest.raises(TrainingError, match=r"data must be the same .* changed: val"):
         train(resume=folder, fingerprints={"val": "0" * 16})
 
 
@@ -232,7 +232,7 @@ def test_other_data_are_refused(quick: Quick, squares: Path, tmp_path: Path) -> 
     label = next((data / "labels/train").iterdir())
     label.write_text("0 0.5 0.5 0.25 0.25\n")
 
-    with pytest.raises(TrainingError, match=r"at the start of the run; train has changed"):
+    with pytest.raises(TrainingError, match=r"at the start of the run; changed: train"):
         train(resume=folder)
 
 

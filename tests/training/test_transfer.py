@@ -99,7 +99,7 @@ def test_rows_of_classes_with_the_same_meaning_are_copied(saved: Saved) -> None:
         assert torch.equal(here, there[:, [0, 1, 2, 3, 4, 6, 7, 5]])
     assert transfer.summary().startswith("pretrained weights: 100 % copied (")
     assert transfer.note == (
-        "same classes of data and weights: sofa = couch, lorry = van, Aeroplane = airplane; "
+        "matched classes of data and weights: sofa = couch, lorry = van, Aeroplane = airplane; "
         "the rows of the classes were reordered"
     )
 
@@ -173,9 +173,9 @@ def test_attention_of_another_kind_init_or_site_is_skipped_with_the_reason(saved
 
     by_site = {name.split(".")[1]: why for name, why in transfer.skipped}
     assert by_site == {
-        "p4": "attention_init is 'paper' in the file, 'identity' here",
-        "p5": "attention at p5 is se in the file, cbam here",
-        "up": "attention at up is ca in the file, none here",
+        "p4": "attention_init is 'paper' in the file, 'identity' in the network",
+        "p5": "attention at p5 is se in the file, cbam in the network",
+        "up": "attention at up is ca in the file, none in the network",
     }
     fresh = set(network.state_dict()) - set(transfer.loaded)
     assert all(name.startswith("attention.") for name in fresh)
@@ -204,7 +204,7 @@ def test_weights_of_which_nothing_fits_are_refused(saved: Saved) -> None:
     base = saved(_metadata())
     network = build_from_metadata(_metadata(["x"], width_mult=0.5))
 
-    with pytest.raises(WeightsError, match=r"no convolution does .*base1\.safetensors"):
+    with pytest.raises(WeightsError, match=r"no convolution fits .*base1\.safetensors"):
         transfer_weights(network, _metadata(["x"], width_mult=0.5), base)
 
 

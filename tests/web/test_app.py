@@ -209,7 +209,7 @@ def test_more_requests_than_allowed_are_refused_and_later_ones_are_not(
     assert sorted(one.status_code for one in answers) == [200, 200, 200, 503, 503]
     refused = next(one for one in answers if one.status_code == 503)
     assert refused.json()["error"] == (
-        "requests that wait must be at most 3; got one more. Try again in a moment."
+        "waiting requests must be at most 3; got one more. Try again in a moment."
     )
     assert post(app, "/predict", png()).status_code == 200
 

@@ -119,7 +119,7 @@ def detach(network: M) -> M:
         if "_attended" not in vars(type(module)) and not _appends(module):
             raise ConfigError(
                 f"module {name!r} must have the class that attend gave it; got "
-                f"{type(module).__name__}. First take back what was done to it since."
+                f"{type(module).__name__}. First undo the changes made to it after attend."
             )
     for module in attended.values():
         _remove(module)
@@ -169,8 +169,8 @@ def _insert(insertion: Insertion, block: nn.Module) -> None:
             module.__class__ = _attended_class(base)
         except TypeError as error:  # the class does not allow this subclass
             raise ConfigError(
-                f"site must be a module of an ordinary class; got {insertion.described()}, which "
-                f"cannot be derived from ({error}). Choose a module inside it."
+                f"site must be a module of a class that allows subclasses; got "
+                f"{insertion.described()} ({error}). Choose a module inside it."
             ) from None
     module.add_module(BLOCK_NAME, block)
 
@@ -221,7 +221,7 @@ def _check_network(network: nn.Module) -> None:
         if "_orig_mod" in module._modules:
             raise _unfit(name, module, "not be compiled yet", "Attend it, then compile it.")
         if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
-            raise _unfit(name, module, "know its sizes", "Run it once first.")
+            raise _unfit(name, module, "have no uninitialized parameters", "Run it once first.")
 
 
 def _unfit(name: str, module: nn.Module, rule: str, advice: str) -> ConfigError:
@@ -233,18 +233,18 @@ def _check_site(insertion: Insertion) -> None:
     module = insertion.module
     if _is_attended(module):
         raise ConfigError(
-            f"site must have no block yet; got {insertion.described()}, which is attended. "
-            "attendet.detach(network) takes blocks out."
+            f"site must have no block yet; got {insertion.described()}, which has one. "
+            "attendet.detach(network) removes the blocks."
         )
     if hasattr(module, BLOCK_NAME):
         raise ConfigError(
-            f"site must have no {BLOCK_NAME!r} of its own; got {insertion.described()}. "
+            f"site must have no attribute {BLOCK_NAME!r}; got {insertion.described()}. "
             "Choose a module inside it."
         )
     if not _is_ordinary(type(module)):
         raise ConfigError(
-            f"site must be a module of an ordinary class; got {insertion.described()}, which is "
-            "scripted or has its own way to be copied. Choose a module inside it."
+            f"site must be an ordinary nn.Module; got {insertion.described()}, which is a "
+            "ScriptModule or defines how it is copied or pickled. Choose a module inside it."
         )
 
 
@@ -289,8 +289,9 @@ def _channels_seen(insertion: Insertion, calls: list[Output]) -> dict[Key, int]:
     for call in calls[1:]:
         if call.channels() != channels:
             raise ConfigError(
-                f"site must return the same channels in each run; got {insertion.described()}, "
-                f"which returns {calls[0].text}, then {call.text}. Choose a module that runs once."
+                f"site must return the same channels in each call; got {insertion.described()}, "
+                f"which returns {calls[0].text}, then {call.text}. "
+                "Choose a module that is called once."
             )
     return channels
 
@@ -299,7 +300,7 @@ def _channels_unseen(insertion: Insertion, seen: DryRun) -> dict[Key, int]:
     """Return C of the output of a site that did not run, from the attributes of its module."""
     if seen.error is None:
         raise ConfigError(
-            f"site must run when the network runs; got {insertion.described()}, which never did. "
+            f"site must run when the network runs; got {insertion.described()}, which did not. "
             "attendet.sites(network) lists the sites that do."
         )
     channels = _own_channels(insertion.module)
@@ -347,9 +348,9 @@ def _check_that_blocks_run(
         runs = [len(seen.outputs.get(id(module), ())) for module in (insertion.module, block)]
         if runs[0] != runs[1] or not runs[0]:
             raise ConfigError(
-                f"site must pass its output through one block; got {insertion.described()}, which "
-                f"runs over its children by itself or has its forward replaced (it ran {runs[0]} "
-                f"times, the block {runs[1]} times). Choose a module inside it."
+                f"site must call its block once in each call; got {insertion.described()}, whose "
+                f"forward iterates over its children or was replaced ({runs[0]} calls of the "
+                f"module, {runs[1]} of the block). Choose a module inside it."
             )
     if seen.error is not None:
         raise example_input_error(seen.error, example_input)

@@ -91,8 +91,8 @@ def register_attention(name: str, factory: AttentionFactory, *, replace: bool = 
     """
     if not _NAME.fullmatch(name) or name == _NONE:
         raise ConfigError(
-            "name of an attention block must be lower-case letters, digits, '-' and '_', begin "
-            f"with a letter and not be {_NONE!r}; got {name!r}."
+            "name of an attention block must consist of lower-case letters, digits, '-' and '_', "
+            f"begin with a letter, and not be {_NONE!r}; got {name!r}."
         )
     if not callable(factory):
         raise ConfigError(
@@ -118,8 +118,8 @@ def unregister_attention(name: str) -> None:
     """
     if name not in _registered:
         raise ConfigError(
-            f"name of an attention block must be a registered one; got {name!r}. "
-            "Built-in blocks and plug-ins cannot be taken away."
+            f"name of an attention block must be registered in this process; got {name!r}. "
+            "Built-in blocks and plug-ins cannot be unregistered."
         )
     del _registered[name]
 
@@ -217,8 +217,8 @@ def _check_options(
     except TypeError as error:
         takes = ", ".join(list(signature.parameters)[1:]) or "none"
         raise ConfigError(
-            f"options of attention {name!r} must be among its own; got {options!r} ({error}). "
-            f"It takes: {takes}."
+            f"options of attention {name!r} must match its signature; got {options!r} ({error}). "
+            f"Its options: {takes}."
         ) from None
 
 
@@ -249,13 +249,13 @@ def _load_plugin(name: str, points: tuple[EntryPoint, ...]) -> AttentionFactory:
         factory = point.load()
     except Exception as error:  # a third-party import can raise anything
         raise ConfigError(
-            f"attention {name!r} must load from {_distribution(point)}; got "
-            f"{type(error).__name__}: {error} ({point.value}). Update or uninstall it."
+            f"attention {name!r} of {_distribution(point)} cannot be imported ({point.value}): "
+            f"{type(error).__name__}: {error}. Update or uninstall that distribution."
         ) from error
     if not callable(factory):
         raise ConfigError(
             f"attention {name!r} of {_distribution(point)} must be callable; got {factory!r} "
-            f"({point.value}). Update or uninstall it."
+            f"({point.value}). Update or uninstall that distribution."
         )
     return cast("AttentionFactory", factory)
 

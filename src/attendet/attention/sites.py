@@ -155,11 +155,11 @@ def count_macs(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
 def example_input_error(error: Exception, example_input: Any) -> ConfigError:
     """Return the ConfigError for a network that does not run on an example."""
     given = "an image of zeros, (1, 3, 64, 64)" if example_input is None else "example_input"
-    advice = "Give an example_input" if example_input is None else "Give one"
+    advice = "Pass an example_input" if example_input is None else "Pass one"
     reason = first_line(error)[:200]
     return ConfigError(
-        f"example_input must be what the network takes; got {type(error).__name__}: {reason} "
-        f"(from {given}). {advice} that it runs on, several arguments as a tuple."
+        f"example_input must be an input that the network accepts; got {type(error).__name__}: "
+        f"{reason} (from {given}). {advice} that it accepts; pass several arguments as a tuple."
     )
 
 
@@ -198,8 +198,9 @@ def read_block(block: BlockSpec) -> tuple[str, Mapping[str, Any]]:
         taken = [name for name in ("name", "channels") if name in block[1]]
         if taken:
             raise ConfigError(
-                f"options of attention {block[0]!r} must not hold {' and '.join(taken)}, which the "
-                f"site determines; got {dict(block[1])!r}."
+                f"options of attention {block[0]!r} must not contain {' and '.join(taken)}; got "
+                f"{dict(block[1])!r}. The name is the first item of the pair; the site determines "
+                "the channels."
             )
         return block[0], block[1]
     raise ConfigError(
@@ -218,8 +219,8 @@ def resolve_insertions(
     """
     if not isinstance(requested, Mapping) or not requested:
         raise ConfigError(
-            f"sites must be a mapping of sites to blocks; got {requested!r}. "
-            'Write it as in {"layer2": "ca"}.'
+            f"sites must be a non-empty mapping of sites to blocks; got {requested!r}. "
+            'For example: {"layer2": "ca"}.'
         )
     modules = candidates(network)
     chosen: list[Insertion] = []
@@ -230,8 +231,8 @@ def resolve_insertions(
             insertion = Insertion(name, module, type(module).__name__, attention, options)
             if id(module) in taken:
                 raise ConfigError(
-                    f"site must get one block; got {_shown(taken[id(module)])} and {_shown(key)} "
-                    f"for {insertion.described()}. Narrow one of the two."
+                    f"site must match only one key; got {_shown(taken[id(module)])} and "
+                    f"{_shown(key)} for {insertion.described()}. Make one of them more specific."
                 )
             taken[id(module)] = key
             chosen.append(insertion)
@@ -248,7 +249,9 @@ def _matches(key: SiteKey, modules: Mapping[str, nn.Module]) -> list[tuple[str, 
     if isinstance(key, str):
         near = difflib.get_close_matches(key, modules, n=1)
         advice = f"{did_you_mean(key, near)} {advice}" if near else advice
-    raise ConfigError(f"site must be in the network; got {_shown(key)}, which is not. {advice}")
+    raise ConfigError(
+        f"site must be in the network; got {_shown(key)}, which matches no module. {advice}"
+    )
 
 
 def _modules_matching(

@@ -82,7 +82,7 @@ def format_attention_spec(mapping: Mapping[str, str], default_sites: tuple[str, 
     """
     if _NONE in mapping.values():
         raise ConfigError(
-            f"attention must be a mapping of sites that have a block; got {dict(mapping)!r}. "
+            f"attention must not map a site to {_NONE!r}; got {dict(mapping)!r}. "
             "Omit sites without a block."
         )
     if not mapping:
@@ -101,7 +101,7 @@ def refuse_number(name: str, *, text: str) -> None:
         was = f"phi {name} was {_PHI[name]!r}" if name in _PHI else "phi 4 was 'ca'"
         raise ConfigError(
             f"attention must be a name, not a number; got {text!r}. "
-            f"Attention is named: {was} in older projects."
+            f"Write the name of the block: {was} in older projects."
         )
 
 
@@ -109,12 +109,12 @@ def _check_name(name: str, *, known: Collection[str] | None, text: str) -> None:
     if not name:
         raise ConfigError(
             f"attention must be a spec without empty parts; got {text!r}. "
-            "Write it as in ca, ca@p5 or se@p5+ca@up."
+            "For example: ca, ca@p5 or se@p5+ca@up."
         )
     refuse_number(name, text=text)
     if name == _NONE:
         raise ConfigError(
-            f"attention must be 'none' alone or blocks at sites; got {text!r}. "
+            f"attention must not combine 'none' with sites or blocks; got {text!r}. "
             "Omit the sites without a block."
         )
     if known is not None and name not in known:
@@ -141,7 +141,7 @@ def _assign(
         )
     if site in chosen:
         raise ConfigError(
-            f"attention must have one block a site; got {site!r} twice in {text!r}"
+            f"attention must have one block per site; got {site!r} twice in {text!r}"
             f" ({chosen[site]!r}, {name!r}). Name the sites of each block, as in se@p5+ca@up."
         )
     chosen[site] = name

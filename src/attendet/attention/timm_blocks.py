@@ -33,8 +33,8 @@ class TimmAttention(AttentionBlock):
             self.module = layers.create_attn(kind, channels, **options)
         except (TypeError, ValueError, AssertionError) as error:
             raise ConfigError(
-                f"attention 'timm:{kind}' must be given what timm's module takes; got {channels} "
-                f"channels, options {options!r} ({error or type(error).__name__})."
+                f"attention 'timm:{kind}' must have channels and options that timm accepts; got "
+                f"{channels} channels, options {options!r} ({error or type(error).__name__})."
             ) from None
         self.paper = f"timm, {type(self.module).__name__}"
 

@@ -59,7 +59,7 @@ def map_shape(text: str) -> MapShape:
     """
     numbers = text.lower().split("x")
     if len(numbers) != 3 or not all(number.isdigit() and int(number) for number in numbers):
-        raise ConfigError.must("maps", "like 512x13x13: channels, rows, columns", text, "--maps")
+        raise ConfigError.must("maps", "CHANNELSxROWSxCOLUMNS, such as 512x13x13", text, "--maps")
     channels, rows, columns = map(int, numbers)
     return channels, rows, columns
 

@@ -111,9 +111,9 @@ def plan_candidates(
                 found.append(dataclasses.replace(candidate, precision="bfloat16"))
     if not found:
         kinds = ", ".join(sorted({file_kind(file) for file in weights}))
-        wanted = ", ".join(runtimes) or "any that is installed"
+        wanted = ", ".join(runtimes) or "none"
         raise ConfigError(
-            f"runtimes must be able to run the files ({kinds}); got {wanted}. "
+            f"runtimes must include an installed one that runs the files ({kinds}); got {wanted}. "
             "Install one with: pip install 'attendet[openvino]', or export the weights first."
         )
     return list(dict.fromkeys(found))

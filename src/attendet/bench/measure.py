@@ -193,7 +193,9 @@ class _Worker:
         if not line:
             self._log.seek(0)
             lines = self._log.read().decode(errors="replace").strip().splitlines()
-            raise WorkerError(lines[-1] if lines else f"it stopped (code {self._process.wait()})")
+            raise WorkerError(
+                lines[-1] if lines else f"its process ended (exit code {self._process.wait()})"
+            )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])

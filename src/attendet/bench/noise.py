@@ -112,7 +112,7 @@ def judge_noise(probe_seconds: Sequence[float], other_load: float | None) -> Noi
     if spread > MAX_SPREAD:
         reasons.append(
             f"the time of the same computation varied by {100 * spread:.0f} % "
-            f"(interquartile; at most {100 * MAX_SPREAD:.0f} %)"
+            f"(interquartile range; at most {100 * MAX_SPREAD:.0f} %)"
         )
     if other_load is not None and other_load > MAX_OTHER_LOAD:
         reasons.append(

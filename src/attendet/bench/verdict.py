@@ -70,13 +70,13 @@ def name_fastest(rounds: Mapping[str, Sequence[float]], *, higher: bool = False)
     cost = {name: (-1 if higher else 1) * np.asarray(values) for name, values in rounds.items()}
     best, *others = sorted(cost, key=lambda name: float(np.median(cost[name])))
     if not others:
-        return {"fastest": best, "ahead": None, "tied": [], "reason": "the only one"}
+        return {"fastest": best, "ahead": None, "tied": [], "reason": "the only candidate"}
     basis = f"over {len(cost[best])} rounds (sign test at {100 * LEVEL:.0f} %)"
     close = [name for name in others if not _beats(cost[best], cost[name])]
     if close:
-        return no_verdict(f"too close to call {basis}", [best, *close])
+        return no_verdict(f"no significant difference {basis}", [best, *close])
     ahead = float(np.median(cost[others[0]]) / np.median(cost[best]))
-    reason = f"ahead of every other one {basis}"
+    reason = f"faster than every other candidate {basis}"
     return {"fastest": best, "ahead": 1 / ahead if higher else ahead, "tied": [], "reason": reason}
 
 

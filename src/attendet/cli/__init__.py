@@ -34,7 +34,7 @@ COMMANDS = {
     "info": "describe a weights file",
     "weights": "list and download pretrained weights by name",
     "import": "convert darknet files or PyTorch checkpoints to a weights file",
-    "export": "write a network for ONNX Runtime, OpenVINO, PyTorch, phones or darknet",
+    "export": "export a network for ONNX Runtime, OpenVINO, PyTorch, phones, browsers or darknet",
     "push": "upload a weights file to the Hugging Face Hub",
     "explain": "show what a detector looks at: gates, activation maps",
     "report": "write the report of a study from its records",
@@ -47,7 +47,11 @@ def _overview() -> str:
     lines += ["Small real-time object detectors with plug-in attention.", "", "commands:"]
     width = max(map(len, COMMANDS))
     lines += [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
-    lines += ["", "attendet COMMAND --help says more; attendet --version; --debug shows a trace."]
+    lines += [
+        "",
+        "attendet COMMAND --help lists the options of a command.",
+        "attendet --version prints the version. --debug shows the traceback of an error.",
+    ]
     return "\n".join(lines)
 
 
@@ -65,9 +69,9 @@ class _Parser(argparse.ArgumentParser):
         if word.startswith("-"):
             near = did_you_mean(word, self._option_string_actions)
             if near.startswith("Did"):
-                self.exit(2, f"attendet: there is no flag {word!r}. {near}\n")
-            self.error(f"there is no flag {word!r}")
-        self.error(f"{word!r} is one word too many")
+                self.exit(2, f"attendet: unknown flag {word!r}. {near}\n")
+            self.error(f"unknown flag {word!r}")
+        self.error(f"unexpected argument {word!r}")
 
 
 def load_command(command: str) -> ModuleType:
@@ -111,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         print(
-            f"attendet: there is no command {words[0]!r}. {did_you_mean(words[0], COMMANDS)}",
+            f"attendet: unknown command {words[0]!r}. {did_you_mean(words[0], COMMANDS)}",
             file=sys.stderr,
         )
         return 2

@@ -188,7 +188,9 @@ def names(text: str) -> list[str]:
     """
     found = [word.strip() for word in text.split(",") if word.strip()]
     if not found:
-        raise argparse.ArgumentTypeError(f"must be one name or more, with commas; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be one or more names separated by commas; got {text!r}"
+        )
     return found
 
 
@@ -202,7 +204,7 @@ def weights_output(output: Path | None, usual: Path) -> Path:
     rule, where = "a .safetensors file", "--output"
     ConfigError.check(path.suffix == ".safetensors", "output", rule, str(path), where)
     if output is None and path.exists():
-        raise ConfigError(f"output must be named, because {path} exists (--output).")
+        raise ConfigError(f"output must be set, because the default {path} exists (--output).")
     return path
 
 

@@ -134,7 +134,7 @@ def _load_data(args: argparse.Namespace) -> tuple[DataSet, Sequence[Sample]]:
         print(f"skipped: {issue.file}: {issue.message}")
     readable = [sample for sample in samples if sample.path not in issues]
     if not readable:
-        raise DataError(f"split must hold an image that can be read; {args.split} holds none.")
+        raise DataError(f"split must contain a readable image; got none in {args.split} (--split).")
     return data, readable
 
 
@@ -185,7 +185,7 @@ def _ap_measure(
 
 def _notes(record: dict[str, Any]) -> list[str]:
     noise = record["noise"]
-    line = f"noise: the probe spread by {100 * noise['probe_spread']:.1f} %"
+    line = f"noise: the time of the probe varied by {100 * noise['probe_spread']:.1f} %"
     if noise["other_load"] is not None:
         line += f", other programs took {100 * noise['other_load']:.0f} % of the processors"
     return [line, *(f"failed: {one['name']}: {one['reason']}" for one in record["failed"])]
@@ -202,5 +202,5 @@ def _draw(record: dict[str, Any], folder: Path, command: str) -> list[Path]:
             write_atomically(folder / "bench.html", bench_page(record, command=command)),
         ]
     except (MissingExtraError, ConfigError) as error:
-        print(f"no figure: {error}")
+        print(f"chart and page were not written: {error}")
         return []

@@ -135,9 +135,9 @@ class _Lines(StudyCallback):
         if event["event"] == "planned":
             self.say(f"{name}: training")
         elif event["event"] == "lost":
-            self.say(f"{name}: its process is gone ({event['why']}), attempt {event['attempt']}")
+            self.say(f"{name}: attempt {event['attempt']} ended early ({event['why']})")
         elif event["event"] == "runs_chosen":
-            self.say(f"{event['device']}: {event['runs']} runs at once")
+            self.say(f"{event['device']}: {event['runs']} runs in parallel")
         elif event["event"] == "epoch":
             epoch, epochs = event["epoch"], event["epochs"]
             if epoch % max(1, epochs // 10) == 0 and epoch < epochs:
@@ -156,7 +156,7 @@ class _Lines(StudyCallback):
                 f"{100 * (record['metrics']['ap'] or 0):.1f}, {duration(record['seconds'])}"
             )
         else:
-            self.say(f"{name}: waits after {record['epochs_done']} epochs")
+            self.say(f"{name}: paused after {record['epochs_done']} epochs")
 
     def note(self, text: str) -> None:
         """Print a message."""

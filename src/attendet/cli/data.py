@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         name: str,
         summary: str,
         action: Callable[[argparse.Namespace], int],
-        seed_help: str = "of splits that are cut (default 0)",
+        seed_help: str = "random seed of splits that the data set lacks (default: 0)",
     ) -> Any:
         sub = add_action(commands, name, summary, action)
         sub.add_argument("data", type=Path, help="folder, YOLO data.yaml or COCO .json")
@@ -56,28 +56,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="decode every image to find truncated ones (default: yes)",
     )
-    check.add_argument("--all", action="store_true", help=f"list more than {_LISTED} issues")
-    check.add_argument("--json", action="store_true", help="print one JSON record instead")
-    stats = data_command("stats", "Counts and sizes of images and boxes, split by split", _stats)
-    stats.add_argument("--json", action="store_true", help="print one JSON record instead")
+    check.add_argument(
+        "--all", action="store_true", help=f"list all issues (default: the first {_LISTED})"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON instead")
+    stats = data_command("stats", "Count images and boxes by split, with their sizes", _stats)
+    stats.add_argument("--json", action="store_true", help="print JSON instead")
     split = data_command(
         "split",
-        "Write down which image is in which split",
+        "Write the split of each image to a file",
         _split,
-        "of splits that are cut; an earlier attendet-splits.json is ignored then (default: its "
-        "splits, else seed 0)",
+        "random seed of splits that the data set lacks; attendet-splits.json is ignored (default: "
+        "the splits in that file, else seed 0)",
     )
     split.add_argument(
-        "--output", type=Path, help="folder (default: the data set's own, then without lists)"
+        "--output",
+        type=Path,
+        help="folder (default: that of the data set); others also get train.txt, ...",
     )
     convert = data_command("convert", "Write a data set in another format", _convert)
     convert.add_argument("output", type=Path, help="empty or new folder")
     convert.add_argument("--to", choices=FORMATS, required=True, help="format to write")
     convert.add_argument("--link", action="store_true", help="hard-link images if possible")
     get = add_action(commands, "get", "Make or download a sample data set", _get)
-    get.add_argument("name", choices=("digits", "bccd"), help="which set")
+    get.add_argument("name", choices=("digits", "bccd"), help="name of the sample data set")
     get.add_argument("--output", type=Path, help="folder (default: datasets/NAME)")
-    get.add_argument("--seed", type=int, default=0, help="of digits (default 0)")
+    get.add_argument("--seed", type=int, default=0, help="random seed of digits (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -199,7 +203,7 @@ def _convert(args: argparse.Namespace) -> int:
     with progress_bar("converting", total) as step:
         done = convert_dataset(dataset, args.output, args.to, link=args.link, progress=step)
     left = f"; {done.not_written} difficult boxes not written" if done.not_written else ""
-    issues = f"; {len(dataset.issues)} issues on reading" if dataset.issues else ""
+    issues = f"; {len(dataset.issues)} issues in images or labels" if dataset.issues else ""
     print(f"{args.output}: {done.images} images, {done.boxes} boxes as {args.to}{left}{issues}")
     return 0
 

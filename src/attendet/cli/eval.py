@@ -127,7 +127,7 @@ def _introduction(
     ]
     trained = (metadata.data or {}).get("fingerprints", {})
     if fingerprint == trained.get("train"):
-        lines.append("note         the weights were trained on these very images")
+        lines.append("note         the weights were trained on these images")
     if data.issues:
         lines.append(f"note         {len(data.issues)} issues in the labels (attendet data check)")
     if match.note:
@@ -147,7 +147,9 @@ def _summary(record: Any) -> list[str]:
     by_size = ", ".join(
         f"{size} {format_value(record[f'ap_{size}'])}" for size in ("small", "medium", "large")
     )
-    recalls = ", ".join(f"{count}: {format_value(record[f'ar_{count}'])}" for count in (1, 10, 100))
+    recalls = ", ".join(
+        f"AR{count} {format_value(record[f'ar_{count}'])}" for count in (1, 10, 100)
+    )
     rate = counts["images"] / max(seconds["inference"], 1e-9)
     best_f1 = (
         []
@@ -160,7 +162,7 @@ def _summary(record: Any) -> list[str]:
     return [
         "",
         f"AP by size   {by_size}",
-        f"AR at most   {recalls}",
+        f"recall       {recalls}",
         *best_f1,
         f"images       {counts['images']} ({counts['images_without_gt']} without ground truth"
         f"{unreadable})",

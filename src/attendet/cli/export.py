@@ -94,8 +94,8 @@ def _lines(report: ExportReport) -> list[str]:
     ]
     if info.precision != "int8":
         lines.append(
-            f"detections   {parity.same} of {parity.detections} the same within 1 px and 0.01, "
-            f"{parity.extra} others, {images}"
+            f"detections   {parity.same} of {parity.detections} match within 1 px and 0.01, "
+            f"{parity.extra} are only in the file, {images}"
         )
     if parity.ap is not None and parity.ap_exported is not None:
         lines.append(
@@ -104,7 +104,7 @@ def _lines(report: ExportReport) -> list[str]:
         )
     if info.precision == "int8":
         losses = ", ".join(f"{loss:.2f}" for loss in info.parity["ap_losses"].values())
-        lines.append(f"in float32   {info.parity['kept_in_float32']}; points of AP lost: {losses}")
+        lines.append(f"in float32   {info.parity['kept_in_float32']}; AP points lost: {losses}")
     if report.class_note:
         lines.append(f"note         {report.class_note}")
     return [*lines, f"written: {report.path} ({report.size_bytes / 1e6:.1f} MB)"]

@@ -59,7 +59,7 @@ class _CheckpointFlags:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_settings(parser, _Flags)
-    text = "class names, one a line (default: class_0, class_1, ...)"
+    text = "class names, one per line (default: class_0, class_1, ...)"
     parser.add_argument("--names", "--classes", type=Path, metavar="FILE", help=text)
     add_settings(parser.add_argument_group("darknet"), _DarknetFlags)
     add_settings(parser.add_argument_group("PyTorch checkpoints"), _CheckpointFlags)
@@ -121,7 +121,7 @@ def _summary(imported: Imported) -> list[str]:
     return [
         f"network      {metadata.architecture}{layers}, attention {metadata.attention}, "
         f"{parameters:,} parameters",
-        f"classes      {len(metadata.classes)}; outputs at {strides} pixels a cell",
+        f"classes      {len(metadata.classes)}; output strides: {strides}",
         f"images       {width} x {height} px, {preprocess.resize}, {preprocess.color}",
         *(f"note         {note}" for note in imported.notes),
     ]

@@ -172,7 +172,9 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers with commas; got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"must be numbers separated by commas; got {text!r}"
+        ) from None
 
 
 def _check_needs(args: argparse.Namespace) -> None:
@@ -183,18 +185,18 @@ def _check_needs(args: argparse.Namespace) -> None:
     """
     for name in given_settings(args, add_arguments, REQUIRED_FLAGS):
         if not getattr(args, REQUIRED_FLAGS[name]):
-            raise ConfigError(f"--{name} needs --{REQUIRED_FLAGS[name]}; alone it changes nothing.")
+            raise ConfigError(f"--{name} needs --{REQUIRED_FLAGS[name]}; it has no effect alone.")
     for name, least in (("batch", 1), ("max_side", 32)):
         value = getattr(args, name)
         ConfigError.check(value is None or value >= least, flag(name), f"{least} or more", value)
     if args.max_side is not None and not (args.show or set(VIDEO_KINDS) & set(args.save)):
         raise ConfigError(
-            f"--max-side needs --save {' or '.join(VIDEO_KINDS)}, or --show; alone it changes "
-            "nothing."
+            f"--max-side needs --save {' or '.join(VIDEO_KINDS)}, or --show; it has no effect "
+            "alone."
         )
     if args.as_labels and not set(LABEL_KINDS) & set(args.save):
         raise ConfigError(
-            f"--as-labels needs --save {list_names(LABEL_KINDS)}; alone it changes nothing."
+            f"--as-labels needs --save {list_names(LABEL_KINDS)}; it has no effect alone."
         )
     if "voc" in args.save and not args.as_labels:
         raise ConfigError("--save voc needs --as-labels: Pascal VOC has no scores.")
@@ -378,7 +380,7 @@ def _summarize(detector: Detector, tally: _RunSummary, seconds: float) -> None:
     rate = tally.done / max(seconds, 1e-9)
     print(f"{', '.join(done) or '0 images'} in {seconds:.1f} s ({rate:.1f} {unit}/s)")
     if tally.dropped:
-        print(f"{tally.dropped} {_plural('frame', tally.dropped)} dropped to stay live")
+        print(f"{tally.dropped} {_plural('frame', tally.dropped)} dropped because they were late")
     total = tally.counts.total()
     print(f"{total} {_plural('detection', total)}")
     for name in detector.classes:

@@ -180,15 +180,15 @@ class TrainingLines(TrainingCallback):
         kept = "from the pretrained weights" if of_base else "defaults"
         own = "computed from the data" if anchors.from_data else kept
         overlaps = (
-            f" (mean best overlap {anchors.default_overlap:.3f} for the defaults, "
-            f"{anchors.data_overlap:.3f} for the data's)"
+            f" (mean best IoU {anchors.default_overlap:.3f} with the defaults, "
+            f"{anchors.data_overlap:.3f} with anchors from the data)"
         )
         self.say(f"anchors: {own}{'' if math.isnan(anchors.data_overlap) else overlaps}")
         if plan.transfer is not None:
             self.say(plan.transfer.summary())
             unlike = "; ".join(plan.differing_from_pretrained)
             self.say(
-                f"unlike the pretrained weights: {unlike}"
+                f"differs from the pretrained weights: {unlike}"
                 if unlike
                 else "input, anchors, scale_x_y and batch norm: as in the pretrained weights"
             )

@@ -14,10 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add = parser.add_argument
     add("weights", type=Path, metavar="WEIGHTS", help="weights file (.safetensors)")
-    add("repository", metavar="OWNER/NAME", help="made if it is not there")
+    add("repository", metavar="OWNER/NAME", help="repository; created if it does not exist")
     add("--private", action="store_true", help="make a new repository private")
-    add("--license", metavar="ID", help="license in the card, such as apache-2.0 (default: none)")
-    add("--replace-card", action="store_true", help="replace an existing card")
+    add(
+        "--license",
+        metavar="ID",
+        help="license in the model card, such as apache-2.0 (default: none)",
+    )
+    add("--replace-card", action="store_true", help="replace an existing model card")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         shown = f"[{host}]" if ":" in host else host
         print(f"serving {args.weights} at http://{shown}:{port}/ (Ctrl+C stops)", flush=True)
         if not ipaddress.ip_address(host).is_loopback:
-            note = "note: everyone who reaches this address can use the server"
+            note = "note: anyone who can reach this address can use the server"
             print(note, file=sys.stderr, flush=True)
         config = uvicorn.Config(
             app,
@@ -92,7 +92,7 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"address must be free and of this machine; got {host}:{port} ({reason}). "
+            f"address must be free and belong to this machine; got {host}:{port} ({reason}). "
             "Choose another --port or --host."
         ) from None
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = add_action(commands, "list", "List the names with sizes and published results", _list)
-    info = add_action(commands, "info", "Show all that is known of one name", _info)
+    info = add_action(commands, "info", "Show the details of one name", _info)
     get = add_action(
         commands, "get", "Download and convert weights now, and print their path", _get
     )
@@ -47,7 +47,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_facts(entry) for entry in entries.values()], indent=2))
         return 0
-    header = ["name", "parameters", "input", "classes", "attention", "published", "here"]
+    header = ["name", "parameters", "input", "classes", "attention", "published", "downloaded"]
     rows = [
         [
             entry.name,
@@ -96,8 +96,8 @@ def _info(args: argparse.Namespace) -> int:
         size = "size not known" if file.bytes is None else f"{file.bytes:,} bytes"
         digest = "checksum not known" if file.sha256 is None else f"sha256 {file.sha256}"
         rows.append(("file", f"{file.url}, {size}, {digest}"))
-    place = f"not yet; goes to {cache_folder() / entry.name}" if path is None else str(path)
-    rows.append(("here", place))
+    place = f"no; get writes it to {cache_folder() / entry.name}" if path is None else str(path)
+    rows.append(("downloaded", place))
     for name, text in rows:
         print(f"{name:<12}{text}")
     return 0

@@ -164,9 +164,9 @@ def plan_budget(
                 return BudgetPlan(plan, count, needed, whole)
             smallest = min(smallest, needed)
     raise ConfigError(
-        f"budget must hold the smallest plan; it needs about {smallest / 60:.0f} more minutes "
-        f"and {budget / 60:.0f} are left (--budget). Give more, fewer --epochs, a smaller --size, "
-        "or fewer variants; what was trained so far stays."
+        f"budget must be enough for the smallest plan; it needs about {smallest / 60:.0f} more "
+        f"minutes, and {budget / 60:.0f} are left (--budget). Set a larger budget, fewer --epochs, "
+        "a smaller --size or fewer variants. The training so far is kept."
     )
 
 
@@ -188,7 +188,7 @@ def ap_at(record: Mapping[str, Any], epoch: int) -> float:
 Records = dict[str, dict[str, Any]]
 """Records of runs by key."""
 
-Make = Callable[[Iterable[Job]], Records]
+Execute = Callable[[Iterable[Job]], Records]
 
 
 class Scheduler:
@@ -231,12 +231,12 @@ class Scheduler:
         begun = self.paused.keys() - self.records.keys()
         return [job for job in self.jobs.values() if job.key in begun]
 
-    def within(
+    def run_within_budget(
         self,
         budget: float,
         left: Callable[[], float],
         slots: int,
-        make: Make,
+        execute: Execute,
         note: Callable[[str], None],
     ) -> dict[str, Any]:
         """Execute the runs that fit the budget and return the decisions for study.json.
@@ -245,14 +245,14 @@ class Scheduler:
             budget: seconds in total.
             left: returns the seconds that are left.
             slots: number of concurrent runs.
-            make: executes runs, and returns the records of paused runs.
+            execute: executes runs, and returns the records of paused runs.
             note: receives messages about the decisions.
 
         Raises:
             ConfigError: if even the smallest plan does not fit the budget.
         """
         if self.recipe.epochs > PROBE_EPOCHS:
-            self.paused |= make(self._probes())
+            self.paused |= execute(self._probes())
         done = self._seconds_done() / slots
         open_seeds = [
             seed
@@ -281,7 +281,7 @@ class Scheduler:
         if len(plan.rungs) > 1:
             note(
                 f"the whole grid would take about {decision['whole_grid_seconds'] / 60:.0f} min, "
-                f"the budget is {budget / 60:.0f} min: variants are cut after "
+                f"the budget is {budget / 60:.0f} min: variants with a lower AP are cut after "
                 f"{', '.join(str(rung.until) for rung in plan.rungs[:-1])} epochs"
             )
         for number, rung in enumerate(plan.rungs):
@@ -289,7 +289,7 @@ class Scheduler:
                 after = plan.rungs[number - 1].until
                 decision["cuts"] += self._cut(rung.variants, after, number, note)
             jobs = list(self.pending(rung.until))
-            self.paused |= make(_in_time(jobs, left, decision["out_of_time"]))
+            self.paused |= execute(_in_time(jobs, left, decision["out_of_time"]))
         return decision
 
     def _probes(self) -> Iterator[Job]:

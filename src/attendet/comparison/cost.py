@@ -123,7 +123,7 @@ def measure_latency(
             except Exception as error:  # converters can raise anything; the study continues
                 why = str(error) if isinstance(error, ExportError) else repr(error)
                 if note is not None:
-                    note(f"{variant}: no latency in {' and '.join(exported)}: {why}")
+                    note(f"{variant}: latency in {' and '.join(exported)} not measured: {why}")
                 continue
             for runtime in exported:
                 detectors[variant, runtime] = load(file, runtime=runtime)

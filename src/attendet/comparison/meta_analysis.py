@@ -113,7 +113,9 @@ def combine(effects: Sequence[Effect]) -> Combined | None:
     count = len(effects)
     if count < 2:
         return None
-    module = require("statsmodels.stats.meta_analysis", extra="study", purpose="several data sets")
+    module = require(
+        "statsmodels.stats.meta_analysis", extra="study", purpose="comparing over several data sets"
+    )
     values = np.array([effect.difference for effect in effects])
     variances = np.array([effect.variance for effect in effects])
     with np.errstate(divide="ignore"):  # effects without any difference
@@ -190,7 +192,7 @@ def _verdict(
     comparisons: int,
 ) -> dict[str, Any]:
     if combined is None:
-        text = "fewer than two data sets count. Add data sets."
+        text = "fewer than two data sets have a usable result. Add data sets."
         return {"verdict": "not enough data sets", "text": f"not enough data sets: {text}"}
     mean, count = combined.mean, len(effects)
     found = verdict_word(mean, adjusted, margin)
@@ -263,7 +265,7 @@ def _sentence(
     if found == "no difference":
         return f"no difference larger than {100 * margin:g} AP on average: {measured}.{ahead}"
     if more_sets is None:
-        advice = f"Even {MAX_SEEDS} data sets would hardly decide it."
+        advice = f"Even {MAX_SEEDS} data sets would probably not decide it."
     else:
         plural = "" if more_sets == 1 else "s"
         advice = f"About {more_sets} further data set{plural} would decide it"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
 from attendet.comparison.run_job import run_and_report
 from attendet.comparison.variants import Job
@@ -60,10 +60,15 @@ def device_names(accelerator: str, wanted: int | None, runs_per_device: int = 1)
     gpus = _gpu_names() if accelerator in ("auto", "cuda") else []
     if not gpus:
         if accelerator == "cuda":
-            raise ConfigError("accelerator cuda needs a GPU; there is none (--accelerator).")
+            raise ConfigError(
+                "accelerator must be available; got 'cuda', but there is no CUDA device "
+                "(--accelerator)."
+            )
         return ["mps" if accelerator == "mps" else "cpu"] * (wanted or 1) * per_device
     if wanted is not None and wanted > len(gpus):
-        raise ConfigError.must("devices", f"at most {len(gpus)} here", wanted, "--devices")
+        raise ConfigError.must(
+            "devices", f"at most {len(gpus)}, the number of GPUs", wanted, "--devices"
+        )
     return [f"cuda:{name}" for name in gpus[: wanted or len(gpus)]] * per_device
 
 
@@ -88,6 +93,23 @@ class _Attempt:
     process: Any
     loaded: LoadedData | None
     ended: bool = False
+
+
+class RunExecutor(Protocol):
+    """Executor of runs, on this machine or on a cluster."""
+
+    slots: int
+    """Number of concurrent runs."""
+
+    def run(
+        self, jobs: Iterable[Job], load: Callable[[], LoadedData] | None = None, /
+    ) -> Iterator[RunEvent]:
+        """Yield the events of runs; ``load`` returns the data that runs on this machine use."""
+        ...
+
+    def close(self) -> None:
+        """Stop the runs that are active."""
+        ...
 
 
 class LocalExecutor:

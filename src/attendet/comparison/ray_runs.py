@@ -68,7 +68,7 @@ def _check_reached(address: str) -> None:
     """Raise quickly if nothing listens at the address; Ray itself retries for most of a minute."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():
-        raise ValueError("no HOST:PORT")
+        raise ValueError("not in the form HOST:PORT")
     socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
@@ -98,7 +98,10 @@ class RayExecutor:
         cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
         on_gpu = gpus > 0 and accelerator in ("auto", "cuda")
         if accelerator == "cuda" and not gpus:
-            raise ConfigError("accelerator must be there; the cluster has no GPU (--accelerator).")
+            raise ConfigError(
+                "accelerator must be available; got 'cuda', but the cluster has no GPU "
+                "(--accelerator)."
+            )
         self.slots = min(devices or cpus, gpus if on_gpu else cpus)
         needs = {"num_cpus": max(1, cpus // self.slots), "num_gpus": 1 if on_gpu else 0}
         self._task = self.ray.remote(
@@ -157,7 +160,7 @@ class RayExecutor:
                 continue
             starts[key] += 1
             if starts[key] > 1:
-                why = "its worker is gone"
+                why = "its worker was lost"
                 yield by_key[key], {"event": "lost", "why": why, "attempt": starts[key] - 1}
 
     def _outcome(self, job: Job, handle: Any) -> dict[str, Any]:

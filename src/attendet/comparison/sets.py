@@ -44,18 +44,22 @@ def name_data_sets(
         DataError: if a data set cannot be read.
         MissingExtraError: if the ``study`` extra is not installed.
     """
-    require("statsmodels.stats.meta_analysis", extra="study", purpose="several data sets")
+    require(
+        "statsmodels.stats.meta_analysis", extra="study", purpose="comparing over several data sets"
+    )
     rule = "at least two data sets"
     ConfigError.check(len(data) > 1, "data", rule, [str(each) for each in data])
     advice = (
-        "It would cut other variants on each data set. Start with --seeds 3; more seeds later make "
-        "only what is new."
+        "It would cut different variants on each data set. Start with --seeds 3; if you add seeds "
+        "later, only their runs are trained."
     )
-    ConfigError.check(budget is None, "budget", "for one data set", budget, "--budget", advice)
+    ConfigError.check(
+        budget is None, "budget", "used with one data set only", budget, "--budget", advice
+    )
     if (folder / STUDY).is_file():
         raise ConfigError(
-            f"output must be a new folder or one of a study over several data sets; it holds that "
-            f"of one ({folder}). Choose another --output."
+            f"output must be a new folder or that of a study over several data sets; {folder} "
+            "contains a study of one data set. Choose another --output."
         )
     earlier = (sets_json(folder) or {"sets": []})["sets"]
     names = {each["data"]["root"]: each["name"] for each in earlier}
@@ -65,7 +69,7 @@ def name_data_sets(
         root = str(dataset.root)
         names.setdefault(root, _new_name(dataset.root, set(names.values())))
         if names[root] in named:
-            raise ConfigError(f"data must be different data sets; {source} is there twice.")
+            raise ConfigError(f"data must be different data sets; got {source} twice.")
         named[names[root]] = source, dataset
     return named
 

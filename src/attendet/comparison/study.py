@@ -15,7 +15,7 @@ from attendet import __version__
 from attendet.comparison.budget import Scheduler
 from attendet.comparison.callback import StudyCallback
 from attendet.comparison.cost import measure_latency, pick_runtimes
-from attendet.comparison.processes import LocalExecutor, device_names
+from attendet.comparison.processes import LocalExecutor, RunExecutor, device_names
 from attendet.comparison.records import (
     GROUND_TRUTH,
     add_run,
@@ -154,7 +154,7 @@ def compare(
         MissingExtraError: if the ``study`` or ``ray`` extra is not installed, or the packages of a
             named runtime are not.
     """
-    _check_numbers(seeds, margin, budget)
+    _check_numbers(seeds, margin, budget, runs_per_device)
     measured_in = pick_runtimes(runtimes)
     usual = ("paper",) if pretrained is None else (AUTO_INIT,)
     base = None if pretrained is None else local_weights(pretrained)
@@ -164,7 +164,7 @@ def compare(
     settings = load_recipe(recipe, overrides, pretrained=pretrained is not None)
     if settings.attention_init != "auto":
         raise ConfigError(
-            "attention_init is part of the grid here; the recipe says "
+            "attention_init must not be set in the recipe of a comparison; got "
             f"{settings.attention_init!r}. Remove it there, and use --attention-init."
         )
     if metadata is not None:
@@ -213,9 +213,7 @@ def compare(
         called = callback or StudyCallback()
         return Comparison(folder, dataset, recipe, metadata, jobs, of_set, called)
 
-    if budget is not None and runs_per_device == "auto":
-        raise ConfigError("runs_per_device must be a number with a budget; got 'auto'.")
-    open_runs = functools.partial(_runs, ray, accelerator, devices, runs_per_device)
+    open_executor = functools.partial(_open_executor, ray, accelerator, devices, runs_per_device)
     if not isinstance(data, str | Path):
         named = name_data_sets(data, folder, format=format, budget=budget)
         studies = {
@@ -223,20 +221,26 @@ def compare(
             for name, (source, dataset) in named.items()
         }
         with locked(folder / "sets.lock"):
-            return _compare_sets(folder, head, studies, open_runs, measured_in)
+            return _compare_sets(folder, head, studies, open_executor, measured_in)
     study = comparison(load_dataset(data, format=format), data, folder)
     with locked(folder / "study.lock"):
         study.begin()
-        with closing(open_runs()) as runs:
-            study.make_runs(runs, budget)
-        return study.finish(measured_in, slots=runs.slots)
+        with closing(open_executor()) as executor:
+            study.train(executor, budget)
+        return study.finish(measured_in, slots=executor.slots)
 
 
-def _check_numbers(seeds: int, margin: float, budget: float | None) -> None:
+def _check_numbers(
+    seeds: int, margin: float, budget: float | None, runs_per_device: int | Literal["auto"]
+) -> None:
     ConfigError.check(seeds >= 1, "seeds", "at least 1", seeds, "--seeds")
     ConfigError.check(margin > 0, "margin", "above 0 AP points", margin, "--margin")
     if budget is not None:
         ConfigError.check(budget > 0, "budget", "above 0 seconds", budget, "--budget")
+        if runs_per_device == "auto":
+            raise ConfigError(
+                "runs_per_device must be a number with --budget; got 'auto' (--runs-per-device)."
+            )
 
 
 def _check_folder(folder: Path, *, several: bool) -> None:
@@ -245,17 +249,17 @@ def _check_folder(folder: Path, *, several: bool) -> None:
         raise ConfigError(f"output must be a folder; {folder} is a file (--output).")
     if not several and (folder / SETS).is_file():
         raise ConfigError(
-            f"data must be the data sets of the study in output; got one ({folder}). Give all of "
-            "them, or choose another --output."
+            f"data must be all data sets of the study in {folder}; got one. Give all of them, or "
+            "choose another --output."
         )
 
 
-def _runs(
+def _open_executor(
     ray: str | None,
     accelerator: str,
     devices: int | None,
     runs_per_device: int | Literal["auto"],
-) -> Any:
+) -> RunExecutor:
     if ray is None:
         auto = runs_per_device == "auto"
         each = 1 if runs_per_device == "auto" else runs_per_device
@@ -309,12 +313,12 @@ class Comparison:
         missing = {job.key for job in self.jobs.values()} - keys
         return Study(self.folder, records, before) if same and not missing else None
 
-    def make(self, runs: Any, runtimes: Sequence[str]) -> Study:
+    def run(self, executor: RunExecutor, runtimes: Sequence[str]) -> Study:
         """Run the missing trainings and return the study, for one of several data sets."""
         with locked(self.folder / "study.lock"):
             self.begin()
-            self.make_runs(runs)
-            return self.finish(runtimes, slots=runs.slots)
+            self.train(executor)
+            return self.finish(runtimes, slots=executor.slots)
 
     def begin(self) -> None:
         """Check the folder, read its runs, and write study.json and the ground truth."""
@@ -338,19 +342,19 @@ class Comparison:
         write_study(self.folder, {**self.head, **_kept_results(before, self.head)})
         self.callback.before_runs(len(self.jobs), len(self.records), str(self.folder))
 
-    def make_runs(self, runs: Any, budget: float | None = None) -> None:
+    def train(self, executor: RunExecutor, budget: float | None = None) -> None:
         """Run the missing trainings, within a budget (seconds) if one is given."""
         baseline = self.head["baseline"]
         scheduler = Scheduler(self.jobs, baseline, self.recipe, self.records, self.paused)
         if budget is None:
-            self._make(runs, scheduler.pending())
+            self._execute(executor, scheduler.pending())
             return
         deadline = self.begun + budget
-        decision = scheduler.within(
+        decision = scheduler.run_within_budget(
             budget,
             lambda: deadline - time.perf_counter(),
-            runs.slots,
-            lambda jobs: self._make(runs, jobs),
+            executor.slots,
+            lambda jobs: self._execute(executor, jobs),
             self.callback.note,
         )
         self.head["budget"] = {"seconds": budget, **decision}
@@ -358,11 +362,11 @@ class Comparison:
         for job in scheduler.cut():
             self._keep(job, self.paused[job.key])
 
-    def _make(self, runs: Any, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
+    def _execute(self, executor: RunExecutor, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
         """Execute runs and store their records; return those of paused runs by key."""
         paused: dict[str, dict[str, Any]] = {}
         begun, busy = time.perf_counter(), 0.0
-        for job, event in runs.run(jobs, self._loaded_data):
+        for job, event in executor.run(jobs, self._loaded_data):
             if event["event"] == "ended":
                 record = event["record"]
                 busy += record["wall_seconds"]
@@ -381,7 +385,7 @@ class Comparison:
                     self.callback.note(f"{job.variant.name}: {event['base_weights']}")
                 self.callback.run_event(job, event)
         self.run_seconds += busy
-        self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / runs.slots)
+        self.waiting_seconds += max(0.0, (time.perf_counter() - begun) - busy / executor.slots)
         return paused
 
     def _loaded_data(self) -> LoadedData:
@@ -436,7 +440,7 @@ def _compare_sets(
     folder: Path,
     head: Mapping[str, Any],
     studies: Mapping[str, Comparison],
-    open_runs: Callable[[], Any],
+    open_executor: Callable[[], RunExecutor],
     runtimes: Sequence[str],
 ) -> Study:
     """Run the study of each data set in turn, and return the verdicts over all of them.
@@ -447,7 +451,7 @@ def _compare_sets(
         folder: folder of the study over all data sets.
         head: entries that all studies have in common.
         studies: study of each data set, by name.
-        open_runs: returns the executor of the runs.
+        open_executor: returns the executor of the runs.
         runtimes: runtimes in which latency is measured.
     """
     images: dict[str, str] = {}
@@ -461,15 +465,15 @@ def _compare_sets(
     summary = summarize_sets(folder, head, studies)
     write_sets(folder, summary)
     records = []
-    with closing(open_runs()) as runs:
+    with closing(open_executor()) as executor:
         for number, (name, study) in enumerate(studies.items(), start=1):
             which = f"data set {number} of {len(studies)}, {name}"
             made = study.done()
             if made is None:
                 study.callback.note(which)
-                made = study.make(runs, runtimes)
+                made = study.run(executor, runtimes)
             else:
-                study.callback.note(f"{which}: done already")
+                study.callback.note(f"{which}: already done")
             records += [{"data_set": name, **record} for record in made.records]
             summary = summarize_sets(folder, head, studies)
             write_sets(folder, summary)
@@ -493,7 +497,7 @@ SETUP_NAMES = {
     "pretrained": "--pretrained",
     "recipe": "the recipe",
     "version": "the version of attendet",
-    "split": "the split that is measured",
+    "split": "the evaluation split",
 }
 
 
@@ -508,13 +512,13 @@ def _setup(
     split = "test" if "test" in dataset.splits else "val"
     if split not in dataset.splits:
         raise ConfigError(
-            f"data must have a test or a val split to measure on ({data}). "
-            "Give it more images, so that a split can be cut."
+            f"data must have a test or val split to evaluate on ({data}). "
+            "Add a split, or more images from which a val split can be made."
         )
     if all(sample.difficult.all() for sample in dataset.split(split)):
         raise ConfigError(
-            f"data must have a box that counts in its {split} split, which is measured; it has "
-            f"none ({data}). See: attendet data check {data}"
+            f"data must have a box that is not difficult in its {split} split, for evaluation; "
+            f"got none ({data}). See: attendet data check {data}"
         )
     digest = None
     if pretrained is not None:
@@ -554,6 +558,6 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
             changed = [k for k, v in now[name].items() if old.get(k) != v]
             what = f"--{changed[0].replace('_', '-')}" if changed else title
         raise ConfigError(
-            f"output must be a new folder or one of the same study; {what} differs there "
-            f"({folder}). Choose another --output."
+            f"output must be a new folder or that of the same study; {what} differs from the "
+            f"study in {folder}. Choose another --output."
         )

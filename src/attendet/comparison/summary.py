@@ -178,7 +178,7 @@ def _cut_verdict(cut: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": "cut",
         "text": f"cut after {cut['after_epochs']} epochs: AP {100 * cut['val_ap']:.1f} on the "
-        f"validation split, the least that was kept had {100 * cut['least_kept_val_ap']:.1f}.",
+        f"validation split; the lowest AP that was kept is {100 * cut['least_kept_val_ap']:.1f}.",
         "after_epochs": cut["after_epochs"],
         "val_ap": cut["val_ap"],
     }

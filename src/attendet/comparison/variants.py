@@ -228,7 +228,7 @@ def make_variants(
     if len(variants) < 2:
         raise ConfigError(
             f"attention must give at least two variants to compare; got {list(attention)} "
-            "(--attention). Give none and another, say."
+            "(--attention). For example: --attention none ca."
         )
     return tuple(variants)
 

@@ -182,8 +182,8 @@ def _sentence(
     """Return the sentence of a verdict; ``too_few``: number of test images if that is the limit."""
     if count < 2 and word != "nothing learned":
         return (
-            f"{signed_points(difference.mean)} AP with one seed: nothing is known of the noise "
-            "between seeds. Take three at least."
+            f"{signed_points(difference.mean)} AP with one seed: the noise between seeds is "
+            "unknown. Use at least three seeds."
         )
     measured = f"{signed_points(difference.mean)} AP"
     if count > 1:
@@ -193,13 +193,13 @@ def _sentence(
         )
     if word == "nothing learned":
         return (
-            "nothing learned: variant and baseline have an AP below "
-            f"{100 * MIN_LEARNED_AP:g} points each. Train longer."
+            "nothing learned: variant and baseline both have an AP below "
+            f"{100 * MIN_LEARNED_AP:g} points. Train longer."
         )
     if word in ("helps", "hurts"):
         small = max(abs(difference.low), abs(difference.high)) <= margin
         return f"{word}: {measured}" + (
-            f"; less than {100 * margin:g} AP in any case." if small else "."
+            f"; the whole interval is within {100 * margin:g} AP." if small else "."
         )
     if word == "no difference":
         return f"no difference larger than {100 * margin:g} AP: {measured}."
@@ -207,7 +207,7 @@ def _sentence(
         plural = "" if more == 1 else "s"
         return f"not enough seeds: {measured}. About {more} further seed{plural} would decide it."
     if too_few is None:
-        return f"not enough seeds: {measured}. Even {MAX_SEEDS} seeds would hardly decide it."
+        return f"not enough seeds: {measured}. Even {MAX_SEEDS} seeds would probably not decide it."
     return (
         f"not enough seeds: {measured}. More seeds alone would not decide it: the {too_few} test "
         "images are too few."

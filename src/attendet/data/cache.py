@@ -98,7 +98,7 @@ class ImageCache:
     ) -> None:
         ConfigError.check(min(input_hw) >= 8, "input_hw", "at least 8 x 8 pixels", input_hw)
         if not samples:
-            raise DataError("samples must hold at least one image; got none.")
+            raise DataError("samples must contain at least one image; got none.")
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArray
@@ -144,7 +144,8 @@ class ImageCache:
                     progress(row + 1, len(samples))
         if not self.samples:
             raise DataError(
-                f"no image of {len(samples)} can be read; the first: {self.issues[0].message}"
+                f"none of the {len(samples)} images can be read; "
+                f"first error: {self.issues[0].message}"
             )
         self.images = images[: len(self.samples)]
 

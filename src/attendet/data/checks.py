@@ -24,32 +24,32 @@ NEAR_DUPLICATE_IOU = 0.9
 
 ISSUE_KINDS: dict[str, str] = {
     "broken-label": "label that cannot be parsed: a box is dropped, a whole file skips its image",
-    "class-count": "number of class names disagrees with the stated count; the names count",
-    "class-names": "file of class names that is missing, has a blank line, or says otherwise than "
-    "the one that counts",
-    "identical-images": "the same image in two splits; kept, since the split is the set's own",
+    "class-count": "number of class names differs from the stated count; the names are used",
+    "class-names": "file of class names that is missing, is empty, has a blank line or differs "
+    "from the one that is used; or class ids that seem to start at 1",
+    "identical-images": "the same image in two splits; kept, since the data set defines its splits",
     "missing-label": "image without its label file; skipped (YOLO: background, and an issue only "
-    "where a whole split has no label file)",
+    "if no image of a split has a label file)",
     "missing-image": "label or list entry without its image; skipped",
     "near-duplicate": "box overlaps an earlier one of its class by IoU > 0.9; kept",
     "negative-size": "box whose right or bottom edge lies before the left or top one; dropped",
-    "no-boxes": "train split without any box; kept to look at, but an error in training",
+    "no-boxes": "train split without boxes; kept, but an error in training",
     "non-finite": "box with a corner that is not a finite number; dropped",
     "outside": "box wholly outside the image; dropped",
     "partly-outside": "box more than 1 px outside the image; clipped to the image",
-    "repeated-image": "image there twice in one split; counted once, with the boxes of both",
-    "shared-labels": "image with the label file of another image of its name; kept",
-    "similar-names": "class names that mean the same, or differ by case, spaces, hyphens or a "
-    "plural only; kept as classes of their own",
+    "repeated-image": "image listed twice in one split; used once, with the boxes of both",
+    "shared-labels": "image with the same label file as another image; kept",
+    "similar-names": "class names that mean the same, or differ only in case, spaces, hyphens or a "
+    "plural; kept as separate classes",
     "size-mismatch": "image size stated by the label is not the image's; boxes kept as written",
     "truncated-image": "image whose pixels cannot be decoded; skipped",
-    "unclear-path": "entry with ../ that fits two places; the one inside the data set is taken",
+    "unclear-path": "entry with ../ that matches two paths; the one inside the data set is used",
     "unknown-class": "box of a class that the data set does not have; dropped",
-    "unlisted-image": "image that the file of splits does not name; skipped",
-    "unreadable-image": "file that is no image, or too large; skipped",
-    "wrong-encoding": "text in another encoding than it should be; XML is skipped, text is kept",
-    "wrong-unit": "box in pixels or percent in YOLO, or in fractions in VOC and COCO; dropped, or "
-    "its image skipped if most of its boxes are; an error if most of the set are",
+    "unlisted-image": "image that is not in the splits file; skipped",
+    "unreadable-image": "file that is not an image, or is too large; skipped",
+    "wrong-encoding": "text in an unexpected encoding; an XML file is skipped, a text file is kept",
+    "wrong-unit": "box in pixels or percent in YOLO, or in fractions in VOC and COCO; dropped. "
+    "If most boxes of an image are affected, it is skipped; if most of the data set, an error",
     "zero-size": "box without width or height; dropped",
 }
 """Kind of issue to its meaning and how it is handled."""
@@ -110,7 +110,7 @@ def _in_pixels(
         orientation = read_orientation(source.image)
         if orientation in (5, 6, 7, 8):
             return _apply_exif_orientation(xyxy, declared, orientation), []
-    message = f"label says {declared[1]} x {declared[0]}, the image has {width} x {height}"
+    message = f"label states {declared[1]} x {declared[0]}, but the image is {width} x {height}"
     return xyxy, [Issue(source.labels, None, "size-mismatch", message, "kept")]
 
 
@@ -147,8 +147,10 @@ def _wrong_unit(source: RawSample, image_hw: tuple[int, int]) -> tuple[NDArray[n
             return wrong, ""
         image_wh = np.tile(np.array(image_hw[::-1], dtype=np.float64), (wrong.sum(), 1))
         fitting = fitting_coordinates(xyxy[wrong], image_wh, "yolo" if source.relative else "voc")
-    rule = "fractions of the image are at most 1" if source.relative else "boxes are in pixels"
-    return wrong, f"; {rule}{f', this fits as {fitting}' if fitting else ''}"
+    rule = (
+        "fractions of the image must be at most 1" if source.relative else "boxes must be in pixels"
+    )
+    return wrong, f"; {rule}{f'; the values match {fitting}' if fitting else ''}"
 
 
 def _report_near_duplicates(marked: _BoxChecks) -> None:
@@ -182,7 +184,7 @@ def check_image(
         return None, [Issue(source.image, None, kind, str(error), "skipped image")]
     wrong_unit, cause = _wrong_unit(source, image_hw)
     if wrong_unit.sum() * 2 > len(wrong_unit):
-        message = f"{wrong_unit.sum()} of {len(wrong_unit)} boxes{cause}"
+        message = f"{wrong_unit.sum()} of {len(wrong_unit)} boxes are in another unit{cause}"
         first = source.boxes[int(np.argmax(wrong_unit))]
         file = first.file or source.labels
         return None, [Issue(file, first.line, "wrong-unit", message, "skipped image")]

@@ -68,7 +68,7 @@ def parse_class_map(text: str | None) -> dict[str, str]:
     pairs = [tuple(map(str.strip, part.split("=", 1))) for part in (text or "").split(",") if text]
     good = all(len(pair) == 2 and all(pair) for pair in pairs)
     good = good and len({pair[0] for pair in pairs}) == len(pairs)
-    rule = "DATA=WEIGHTS[,DATA=WEIGHTS...], each name of the data once"
+    rule = "DATA=WEIGHTS[,DATA=WEIGHTS...] with unique DATA names"
     ConfigError.check(good, "class_map", rule, text, "--class-map")
     return dict(pairs)  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ def match_classes(
 
     Example:
         >>> match_classes(["Sofa", "cat", "cup"], ["cat", "couch"])
-        ClassMatch(ids=(1, 0, None), note='same classes of data and weights: Sofa = couch')
+        ClassMatch(ids=(1, 0, None), note='matched classes of data and weights: Sofa = couch')
     """
     class_map = class_map or {}
     for name, other in class_map.items():
@@ -114,7 +114,7 @@ def match_classes(
         elif in_data[key] == in_weights[key] == 1:
             found[name] = by_key[key]
     renamed = [f"{name} = {other}" for name, other in found.items() if name != other]
-    note = f"same classes of data and weights: {list_names(renamed)}" if renamed else ""
+    note = f"matched classes of data and weights: {list_names(renamed)}" if renamed else ""
     return ClassMatch(
         tuple(weights.index(found[name]) if name in found else None for name in data), note
     )

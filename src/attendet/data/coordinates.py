@@ -195,7 +195,7 @@ def require_coordinates(images: Iterable[RawSample], format: Format) -> None:
     file = box.file or source.labels
     where = f"{file}:{box.line}" if box.line else str(file)
     kind = "wrong-unit, " if of_unit else ""
-    cause = f" They fit as {fitting}." if fitting else ""
+    cause = f" The values match {fitting}." if fitting else ""
     raise DataError(
         f"boxes must be {layout} in {unit}; got {bad.sum()} of {len(bad)} boxes that do not fit "
         f"their image ({kind}such as {where}).{cause} Export the labels again, or convert them."

@@ -68,7 +68,7 @@ class DataSet:
         if name == "all":
             return tuple({s.path: s for part in self.splits.values() for s in part}.values())
         if name not in self.splits:
-            rule, hint = "one that the data set has", did_you_mean(name, [*self.splits, "all"])
+            rule, hint = "a split of the data set", did_you_mean(name, [*self.splits, "all"])
             raise ConfigError.must("split", rule, name, self.root, hint)
         return self.splits[name]
 
@@ -102,13 +102,11 @@ def _class_table(
     twice = [name for name, count in Counter(names).items() if count > 1]
     issues = f" {list_issues(raw.issues)}" if raw.issues else ""
     if twice:
-        raise DataError(
-            f"each class name must be there once; got {twice[0]!r} twice ({raw.root}).{issues}"
-        )
+        raise DataError(f"class names must be unique; got {twice[0]!r} twice ({raw.root}).{issues}")
     if not names:
         files = sorted({each.labels for each in raw.images})
         shown = f"none in {len(files)} label files, such as {files[0]}" if files else "none"
-        raise DataError(f"data set must hold boxes; got {shown} ({raw.root}).{issues}")
+        raise DataError(f"data set must contain boxes; got {shown} ({raw.root}).{issues}")
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
     if raw.names is None:  # else a number is a class id without a name
         table |= {number: number for number in numbers if number < len(names)}
@@ -205,7 +203,7 @@ def _overlap_issues(
             paths[b, key_b],
             None,
             "identical-images",
-            f"{key_b!r} of {b} is {key_a!r} of {a}",
+            f"{key_b!r} of {b} is identical to {key_a!r} of {a}",
             "kept",
         )
         for a, key_a, b, key_b in overlaps
@@ -222,9 +220,9 @@ def _check_train_has_boxes(
     labels = next(each.labels for each in raw.images if each.key == first)
     if forbidden:
         raise DataError(
-            f"train split must hold a box; got none in {len(train)} images ({raw.root}, "
-            f"{source}). Labels were looked for as {labels}; put them there, or correct what is "
-            f"wrong: {list_issues(issues)}"
+            f"train split must contain boxes; got none in {len(train)} images ({raw.root}, "
+            f"{source}). Labels were expected in {labels}: add them there, or correct the issues. "
+            f"{list_issues(issues)}"
         )
     message = f"no box in any image of train ({len(train)} in all)"
     issues.append(Issue(labels, None, "no-boxes", message, "kept"))
@@ -281,8 +279,8 @@ def load_dataset(
         parts, source = _complete_splits(samples_by_split, raw.source, seed)
     if not parts or (require_train and "train" not in parts):
         raise DataError(
-            f"data set must hold images to train on; got {', '.join(parts) or 'none'}, "
-            f"{list_issues(issues)} ({path}). Check the folder, or give --format."
+            f"data set must contain images to train on; got splits: {', '.join(parts) or 'none'} "
+            f"({path}). Check the folder, or set --format. {list_issues(issues)}"
         )
     parts = {
         name: tuple(sorted(part, key=lambda sample: sample.key)) for name, part in parts.items()
@@ -292,5 +290,5 @@ def load_dataset(
     overlaps = find_overlaps(parts)
     issues += _overlap_issues(overlaps, parts)
     if strict and issues:
-        raise DataError(f"data set must have no issues; got {list_issues(issues)} ({path}).")
+        raise DataError(f"data set must have no issues ({path}); got {list_issues(issues)}")
     return DataSet(raw.root, raw.format, names, parts, tuple(issues), overlaps, source)

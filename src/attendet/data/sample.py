@@ -129,7 +129,7 @@ class RawDataset:
     Attributes:
         root: folder that keys are relative to.
         format: "voc", "yolo" or "coco".
-        pools: split name to its images; "all" if the data set defines no splits.
+        images_by_split: split name to its images; "all" if the data set defines no splits.
         source: where the splits are defined; empty for "all".
         names: class names in the data set's own order; None if it has no names.
         issues: found while reading.
@@ -144,7 +144,7 @@ class RawDataset:
 
     @property
     def images(self) -> list[RawSample]:
-        """Images of all pools; an image in two splits occurs twice."""
+        """Images of all splits; an image in two splits occurs twice."""
         return [each for pool in self.images_by_split.values() for each in pool]
 
 
@@ -199,7 +199,7 @@ def merge_repeated(images: Iterable[RawSample], issues: list[Issue]) -> list[Raw
         if first is each:
             continue
         first.boxes += [replace(box, file=box.file or each.labels) for box in each.boxes]
-        message = f"{each.image.name!r} is in {first.labels.name} before; its boxes are joined"
+        message = f"{each.image.name!r} is already in {first.labels.name}; its boxes are merged"
         issues.append(Issue(each.labels, None, "repeated-image", message, "kept"))
     return list(by_file.values())
 

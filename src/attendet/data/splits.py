@@ -163,8 +163,8 @@ def _write_lists(folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
             [key.strip() for key in part] for part in (keys[name], earlier.get(name, []))
         ):
             raise DataError(
-                f"list of a split must not replace another file; got {path}. "
-                "Choose another folder (--output), or move that file away."
+                f"list of a split must not overwrite an unrelated file; got {path}. "
+                "Choose another folder (--output), or move that file."
             )
     for name, path in lists.items():
         path.write_text("".join(f"{key}\n" for key in keys[name]), encoding="utf-8")
@@ -208,11 +208,11 @@ def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
         splits = {str(name): [str(key) for key in keys] for name, keys in record["splits"].items()}
         source = str(record.get("source", ""))
     except FileNotFoundError:
-        raise DataError(f"file of splits not found ({path}). Check the path.") from None
+        raise DataError(f"splits file not found ({path}). Check the path.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"file of splits must be JSON with 'splits'; got {error!r} ({path}). "
-            "Write it with attendet data split."
+            f"splits file must be JSON with the key 'splits'; got {error!r} ({path}). "
+            "Create it with: attendet data split"
         ) from None
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown:
@@ -222,5 +222,5 @@ def read_splits(path: Path) -> tuple[dict[str, list[str]], str]:
     counts = Counter(key for keys in splits.values() for key in keys)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
-        raise DataError(f"an image must be in one split; got {twice[0]!r} twice ({path}).")
+        raise DataError(f"an image must be in one split only; got {twice[0]!r} twice ({path}).")
     return splits, source

@@ -35,8 +35,9 @@ def confusion_matrix(
     """Return how often each ground-truth class was detected as each class.
 
     In each image, ground truth and detections are paired regardless of class, highest IoU first,
-    each at most once. The last row counts detections without ground truth, the last column ground
-    truth without a detection. Difficult ground truth and detections paired with it are ignored.
+    each at most once. The last row counts detections without ground truth; the last column counts
+    ground truth without a detection. Difficult ground truth and detections paired with it are
+    ignored.
 
     Args:
         samples: the images with their ground truth.

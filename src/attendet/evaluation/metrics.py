@@ -76,7 +76,7 @@ def compute_metrics(
     """
     if len(samples) != len(detections):
         raise ConfigError(
-            f"detections must be one for each of {len(samples)} samples; got {len(detections)}."
+            f"detections must have one entry per sample ({len(samples)}); got {len(detections)}."
         )
     detections = _with_classes(detections, classes)
     matches = match_detections(samples, detections)

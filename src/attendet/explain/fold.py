@@ -73,7 +73,7 @@ def fold_gate(network: nn.Module, site: str, scale: Tensor) -> None:
         rule = f"{channels} finite numbers, one per channel"
         raise ConfigError.must("scale", rule, tuple(scale.shape), site)
     if reader is None and bool((scale < 0).any()):
-        rule = "0 and up in the convolution before a block"
+        rule = "0 or more to be folded into the convolution before the block"
         raise ConfigError.must("scale", rule, float(scale.min()), site, "Keep this block.")
     if reader is not None and isinstance(network, YoloV4Tiny):
         convolution, first = reader

@@ -109,7 +109,7 @@ def write_explanation(explanation: Explanation, folder: str | Path, *, command: 
         command=command,
         facts=[
             ("attendet", __version__),
-            ("weights from", explanation.metadata.version or "unknown"),
+            ("weights made with attendet", explanation.metadata.version or "unknown"),
             ("PyTorch", str(torch.__version__)),
             ("machine", f"{platform.system()} {platform.machine()}"),
             ("files", "explain.html, health.json, statistics.npz; NAME.png and NAME.npz per image"),

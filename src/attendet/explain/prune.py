@@ -129,7 +129,9 @@ def prune_attention(
         record = evaluate(detector, samples, classes=metadata.classes, curves=False)
         ap: float | None = record["ap"]
         if ap is None:
-            raise ConfigError("samples must have boxes to measure AP on; got none. Choose a split.")
+            raise ConfigError(
+                "samples must have boxes, to measure AP; got none. Choose another split."
+            )
         return ap
 
     progress(f"gates on {len(samples)} images")
@@ -173,7 +175,7 @@ def _reason_to_keep(
 ) -> str | None:
     """Return the reason not to try to remove a block; None if it is to be tried."""
     if not can_fold(network, health.site, negative=bool((scale < 0).any())):
-        return "no convolution next to it can take its constant"
+        return "its mean gates cannot be folded into an adjacent convolution"
     return None if every or health.verdict in ("idle", "constant") else health.sentence
 
 

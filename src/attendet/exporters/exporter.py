@@ -158,8 +158,8 @@ def _write_checked(
         if info.precision == "int8":
             if parity.ap is None or parity.ap_exported is None:
                 raise ExportError(
-                    "split must have boxes to measure average precision on; got "
-                    f"{parity.split!r} with none. Choose another --split."
+                    "split must have boxes, to measure average precision; got "
+                    f"{parity.split!r} without boxes. Choose another --split."
                 )
             ap_losses[in_float32] = round(parity.ap_loss, 4)
             record |= {"kept_in_float32": in_float32, "ap_losses": ap_losses}
@@ -170,9 +170,9 @@ def _write_checked(
         return info, parity
     losses = ", ".join(f"{loss:.2f}" for loss in ap_losses.values())
     raise ExportError(
-        f"average precision must not fall by more than {max_ap_loss:g} points in int8; got "
-        f"{losses}, with more and more layers in float32. Nothing was written. Calibrate on other "
-        "images, or allow more with --max-ap-loss."
+        f"int8 must lose at most {max_ap_loss:g} points of average precision; got {losses} with "
+        "an increasing number of layers in float32. Nothing was written. Calibrate on other "
+        "images, or increase --max-ap-loss."
     )
 
 
@@ -189,8 +189,8 @@ def _load(
     if metadata is None or len(metadata.classes) != weights.num_classes:
         got = "none" if metadata is None else f"{len(metadata.classes)} classes"
         raise ConfigError(
-            f"metadata must be passed with a network, and name its {weights.num_classes} classes; "
-            f"got {got}. Describe the network."
+            f"metadata must be passed with a network, and list its {weights.num_classes} classes; "
+            f"got {got}. Pass the WeightsMetadata of the network."
         )
     return weights, metadata
 
@@ -214,7 +214,7 @@ def _load_split(
     data = load_dataset(path, require_train=False)
     samples = data.split("train" if prefer_train and "train" in data.splits else split)
     if not samples:
-        raise ConfigError(f"split must hold images; got {split!r} of {path} with none.")
+        raise ConfigError(f"split must contain images; got {split!r} of {path} without images.")
     return samples, data.classes
 
 
@@ -234,13 +234,12 @@ def _check_replaceable(path: Path, *, is_folder: bool) -> None:
     """Raise if the path is a symbolic link, or exists and is not an older export."""
     advice = "Choose another --output."
     if path.is_symlink():
-        raise ConfigError(f"name of an export must not be a link; {path} is one. {advice}")
+        raise ConfigError(f"output must not be a symbolic link; got {path}. {advice}")
     others = sorted({each.name for each in path.iterdir()} - FOLDER_FILES) if path.is_dir() else []
     if others or (path.exists() and path.is_dir() != is_folder):
         got = ", ".join(others[:3]) or ("a file" if is_folder else "a folder")
         raise ConfigError(
-            "name of an export must be new, or that of an older export; "
-            f"got {got} ({path}). {advice}"
+            f"output must be a new path or an earlier export; got {got} ({path}). {advice}"
         )
 
 

@@ -48,7 +48,7 @@ def convert_ncnn(script: Path, hw: tuple[int, int], *, half: bool = False) -> Pa
     operators = converted[PARAM].read_text(encoding="utf-8").splitlines()[2:]
     unknown = sorted({kind for line in operators if "." in (kind := line.split()[0])})
     if unknown:
-        raise ExportError(f"network must consist of operators of ncnn; got {', '.join(unknown)}.")
+        raise ExportError(f"network must use only operators of ncnn; got {', '.join(unknown)}.")
     folder = script.parent / "converted"
     folder.mkdir()
     for name, path in converted.items():

@@ -149,7 +149,7 @@ def _check_operators(model: Any) -> None:
     )
     if nonstandard or model.functions:
         raise ExportError(
-            "network must consist of standard operators for ONNX; got "
+            "network must use only standard ONNX operators; got "
             f"{', '.join(nonstandard) or 'functions'}."
         )
 

@@ -73,7 +73,7 @@ def find_package(given: str | Path | None = None) -> Path:
 def _check(path: Path) -> Path:
     """Return the given package; raise if it is not the pinned version."""
     rule = f"the .tgz or the folder of onnxruntime-web {VERSION}"
-    where, advice = "--onnxruntime-web", f"It is at {URL}"
+    where, advice = "--onnxruntime-web", f"Download {URL}"
     if path.is_dir():
         try:
             package = json.loads((path / "package.json").read_text(encoding="utf-8"))

@@ -330,6 +330,6 @@ def _judge(parity: Parity, tolerance: Tolerance) -> None:
     ):
         if not value <= limit:  # raises for NaN as well
             raise ExportError(
-                f"{name} between the exported file and the network must be at most "
-                f"{limit:g}{unit}; got {value:.3g}{unit}. Nothing was written."
+                f"{name} must be at most {limit:g}{unit}; got {value:.3g}{unit}. The exported file "
+                "differs from the network. Nothing was written."
             )

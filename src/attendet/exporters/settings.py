@@ -129,7 +129,7 @@ class ExportSettings:
             if getattr(self, name) != default and not any(getattr(self, one) for one in needed):
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(
-                    f"{name} needs {' or '.join(needed)}; alone it has no effect ({flag})."
+                    f"{name} needs {' or '.join(needed)}; it has no effect alone ({flag})."
                 )
         if self.int8:
             ConfigError.check(

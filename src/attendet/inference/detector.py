@@ -73,7 +73,7 @@ class Detector:
         self.input_hw = limits.input_hw or input_hw or self.metadata.input_hw
         if input_hw not in (None, self.input_hw):
             raise ConfigError(
-                f"input size must be {self.input_hw}, which the exported file is fixed to; "
+                f"input size must be {self.input_hw}, the fixed size of the exported file; "
                 f"got {input_hw}. Export it again with that size, or with --dynamic size."
             )
         if any(side < STRIDE or side % STRIDE for side in self.input_hw):
@@ -307,7 +307,7 @@ class Detector:
             bound, sign = ("at least", -1) if name == "confidence" else ("at most", 1)
             if fixed is not None and sign * (value - fixed) > 1e-9:
                 raise ConfigError(
-                    f"{name} must be {bound} {fixed:g}, the limit of the suppression in the "
+                    f"{name} must be {bound} {fixed:g}, the limit of the NMS in the "
                     f"exported file; got {value:g}. Export it again with another "
                     f"--{name.replace('_', '-')}, or without --nms."
                 )

@@ -97,14 +97,13 @@ def file_kind(path: Path) -> str:
         return ".param"  # incomplete, which the runtime reports
     if suffix == ".pt2":
         raise WeightsError(
-            f"weights must be a file that contains no code; a .pt2 can contain some ({path}). "
-            "In your own program: torch.export.load(path).module(). "
-            "For attendet, export to another format."
+            f"weights must be in a format that cannot contain code; got a .pt2 file ({path}). "
+            "Export to another format, or use torch.export.load(path).module() in your program."
         )
     if suffix not in RUNTIMES or path.is_dir():
         got = "a folder" if path.is_dir() else repr(suffix or "a name without suffix")
         raise WeightsError(
-            f"weights must be a file of kind {', '.join(RUNTIMES)}, or a folder with "
+            f"weights must be a file of type {', '.join(RUNTIMES)}, or a folder with "
             f"{' or '.join(FOLDERS)}; got {got} ({path})."
         )
     return suffix

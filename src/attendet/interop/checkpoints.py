@@ -108,7 +108,9 @@ def import_checkpoint(
     network = build_from_metadata(metadata)
     _load(network, tensors, path)
     if names is None:
-        notes.append("the classes are named class_0 and so on; give --classes for their names")
+        notes.append(
+            "the classes are named class_0, class_1 and so on; set their names with --names"
+        )
     return Imported(network.eval(), metadata, tuple(notes))
 
 
@@ -127,8 +129,8 @@ def read_anchors(path: str | Path) -> tuple[tuple[float, float], ...]:
         numbers = []
     if len(numbers) != 2 * len(DEFAULT_ANCHORS) or not all(0 < side < 1e5 for side in numbers):
         raise ConfigError(
-            f"anchors must be {len(DEFAULT_ANCHORS)} widths and heights in pixels, with commas "
-            f"between ({path})."
+            f"anchors must be {len(DEFAULT_ANCHORS)} widths and heights in pixels, separated by "
+            f"commas ({path})."
         )
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
@@ -142,27 +144,28 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         kind = re.search(r"GLOBAL ([\w.]+)", str(error))
         if kind is None:
             raise WeightsError(
-                f"checkpoint must be a file of torch.save; this is none, or damaged ({path})."
+                f"checkpoint must be an intact torch.save file; this file is not ({path})."
             ) from None
         raise WeightsError(
-            f"checkpoint must hold tensors alone; it holds an object of {kind[1]}, which would "
-            f"have to be executed ({path}). Save model.state_dict() at its home and import that."
+            f"checkpoint must contain only tensors; it contains an object of {kind[1]}, and "
+            f"loading that could run code ({path}). Save model.state_dict() in the original "
+            "project and import that file."
         ) from None
     except Exception as error:  # on broken files torch.load raises almost anything
         reason = first_line(error)
         raise WeightsError(
-            f"checkpoint must be a file of torch.save; this is none, or damaged ({path}): {reason}"
+            f"checkpoint must be an intact torch.save file; this file is not ({path}): {reason}"
         ) from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"checkpoint must hold a state dict; got {type(content).__name__} ({path})."
+            f"checkpoint must contain a state dict; got {type(content).__name__} ({path})."
         )
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise WeightsError(f"checkpoint must hold a state dict; it holds no tensor ({path}).")
+        raise WeightsError(f"checkpoint must contain a state dict; it has no tensors ({path}).")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -187,7 +190,7 @@ def _recognize_attention(
         ]
         if not kinds:
             raise WeightsError(
-                f"attention must be SE, CBAM, ECA or CA; {module} holds "
+                f"attention must be SE, CBAM, ECA or CA; {module} has "
                 f"{list_names(sorted(own))} ({path})."
             )
         if _never_ran(theirs, module):
@@ -197,7 +200,7 @@ def _recognize_attention(
     notes = []
     if never_ran:
         notes.append(
-            f"{list_names(never_ran)} saw no batch in training, so it is never run: skipped"
+            f"modules that were never run in training are skipped: {list_names(never_ran)}"
         )
     return spec, frozenset(never_ran), notes
 
@@ -235,7 +238,7 @@ def _rename(
             ours[renamed] = tensor
     if unknown:
         raise WeightsError(
-            f"checkpoint must have the tensors of YOLOv4-tiny alone; it also has "
+            f"checkpoint must contain only the tensors of YOLOv4-tiny; it also has "
             f"{list_names(unknown)} ({path})."
         )
     return ours
@@ -245,7 +248,9 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
     """Return the number of classes and the channels of the second convolution."""
     for name in ("out_p5.weight", "out_p4.weight", "backbone.conv2.conv.weight"):
         if name not in tensors or tensors[name].ndim != 4:
-            raise WeightsError(f"checkpoint must hold {_theirs(name)}; it does not ({path}).")
+            raise WeightsError(
+                f"checkpoint must contain a 4-D tensor {_theirs(name)}; it does not ({path})."
+            )
     outputs = {len(tensors[name]) for name in ("out_p5.weight", "out_p4.weight")}
     terms, rest = divmod(min(outputs), ANCHORS_A_LEVEL)
     if len(outputs) != 1 or rest or terms < 6:
@@ -272,13 +277,13 @@ def _load(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -
         if tensor.is_floating_point() and not tensor.isfinite().all()
     ]
     for what, found in (
-        ("all tensors of YOLOv4-tiny; missing are", missing),
-        ("the tensors of YOLOv4-tiny alone; it also has", unknown),
-        ("tensors of the network's shapes; got", shapes),
-        ("finite numbers; not so are", broken),
+        ("all tensors of YOLOv4-tiny; missing:", missing),
+        ("only the tensors of YOLOv4-tiny; it also has", unknown),
+        ("tensors with the shapes of the network; got", shapes),
+        ("only finite numbers; not finite:", broken),
     ):
         if found:
-            raise WeightsError(f"checkpoint must hold {what} {list_names(found)} ({path}).")
+            raise WeightsError(f"checkpoint must contain {what} {list_names(found)} ({path}).")
     network.load_state_dict({**wanted, **tensors})
 
 

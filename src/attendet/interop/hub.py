@@ -155,7 +155,9 @@ def local_weights(source: str | Path) -> Path:
         if path.name not in zoo_entries():
             if path.exists():
                 return path
-            rule = "a file, an exported folder, hf://owner/name or a name of: attendet weights list"
+            rule = (
+                "a file, an exported folder, hf://owner/name or a name from: attendet weights list"
+            )
             advice = did_you_mean(path.name, zoo_entries())
             raise WeightsError.must("weights", rule, path.name, advice=advice)
         return zoo_weights(path.name)
@@ -164,7 +166,7 @@ def local_weights(source: str | Path) -> Path:
             return download(wanted)
         except AttendetError as error:
             raise WeightsError(
-                f"weights file not found ({source}): it is neither a path here nor on the Hub. "
+                f"weights file not found ({source}): it is neither a local path nor on the Hub. "
                 f"{error}"
             ) from None
     return download(wanted)
@@ -221,16 +223,16 @@ def _why_not_fetched(library: Any, error: Exception, wanted: HubFile) -> str:
     errors = library.errors
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"repository {wanted.repo} asks for its terms to be accepted ({wanted}). Accept them "
-            "on its page, then log in with: hf auth login"
+            f"repository {wanted.repo} is gated ({wanted}). Accept its terms on its page, then "
+            "log in with: hf auth login"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"repository must be on the Hub; {wanted.repo} is not, or is private ({wanted}). Check "
-            "the name; for a private one log in with: hf auth login, or set HF_TOKEN."
+            f"repository {wanted.repo} does not exist on the Hub, or is private ({wanted}). Check "
+            "the name. For a private repository, log in with: hf auth login, or set HF_TOKEN."
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"revision must be one of {wanted.repo}; got {wanted.revision!r} ({wanted})."
+        return f"revision must exist in {wanted.repo}; got {wanted.revision!r} ({wanted})."
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
             f"the Hub cannot be reached, and its cache has no copy ({wanted}). Check the network "
@@ -238,7 +240,7 @@ def _why_not_fetched(library: Any, error: Exception, wanted: HubFile) -> str:
         )
     if isinstance(error, errors.EntryNotFoundError):
         there = _what_there_is(library, wanted)
-        return f"file must be in {wanted.repo}; {wanted.file} is not. {there}"
+        return f"file {wanted.file} does not exist in {wanted.repo}. {there}"
     return f"weights cannot be fetched ({wanted}): {type(error).__name__}: {first_line(error)}"
 
 
@@ -250,8 +252,8 @@ def _what_there_is(library: Any, wanted: HubFile) -> str:
         return "Check the name of the file."
     able = sorted(name for name in files if name.endswith((".safetensors", ".onnx")))
     if not able:
-        return "It has no weights files."
-    return f"It has: {list_names(able)}."
+        return "The repository has no weights files."
+    return f"Available files: {list_names(able)}."
 
 
 def push_to_hub(
@@ -353,8 +355,8 @@ def model_card(
 
 # {repo.split("/")[1]}
 
-A small real-time object detector, made with attendet. The weights file describes itself: network,
-attention, classes, preprocessing and anchors are read from it.
+A small real-time object detector, made with attendet. Network, attention, classes, preprocessing
+and anchors are read from the metadata of the weights file.
 
 | | |
 |---|---|
@@ -420,13 +422,13 @@ def _facts(metadata: WeightsMetadata, parameters: int) -> list[tuple[str, str]]:
         text = f"AP {measured['ap']:.3f}"
         if isinstance(measured.get("ap50"), float):
             text += f", AP50 {measured['ap50']:.3f}"
-        chosen = " (by which the weights were chosen)" if measured.get("split") == "val" else ""
+        chosen = " (used to select the weights)" if measured.get("split") == "val" else ""
         facts.append((f"on the {measured.get('split', 'unknown')} split{chosen}", text))
     if metadata.seed is not None:
         facts.append(("seed", str(metadata.seed)))
     if metadata.origin:
         facts.append(("imported from", _cell(str(metadata.origin.get("format", "elsewhere")))))
-    facts.append(("version of attendet", metadata.version or "unknown"))
+    facts.append(("attendet version", metadata.version or "unknown"))
     return facts
 
 

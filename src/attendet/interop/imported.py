@@ -40,18 +40,20 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     except OSError as error:
         raise ConfigError(f"names cannot be read: {error.strerror or error} ({path}).") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"names must be UTF-8 text, a class a line ({path}).") from None
+        raise ConfigError(f"names must be UTF-8 text, one class per line ({path}).") from None
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise ConfigError(f"names must be at least one, a class a line; got none ({path}).")
+        raise ConfigError(
+            f"names must contain at least one class, one per line; got none ({path})."
+        )
     first: dict[str, int] = {}
     for number, name in enumerate(lines, start=1):
         if not name:
-            raise ConfigError(f"each line must hold a name; got an empty one ({path}:{number}).")
+            raise ConfigError(f"each line must have a name; got an empty line ({path}:{number}).")
         if name in first:
             raise ConfigError(
-                f"names must differ; got {name!r} in lines {first[name]} and {number} ({path})."
+                f"names must be unique; got {name!r} in lines {first[name]} and {number} ({path})."
             )
         first[name] = number
     return tuple(lines)
@@ -77,7 +79,7 @@ def class_names(names: str | Path | None, num_classes: int, *, source: str) -> t
     found = read_names(names)
     if len(found) != num_classes:
         raise ConfigError(
-            f"names must be as many as the network's classes, {num_classes} ({source}); "
-            f"got {len(found)} ({names}). Give the names file that the network was trained with."
+            f"number of names must be {num_classes}, as in the network ({source}); "
+            f"got {len(found)} ({names}). Use the names file that the network was trained with."
         )
     return found

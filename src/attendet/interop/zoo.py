@@ -206,7 +206,7 @@ def _check(entry: ZooEntry, metadata: WeightsMetadata, parameters: int) -> None:
         if found != wanted:
             raise WeightsError(
                 f"{what} of {entry.file.name} must be {wanted}; got {found} ({entry.file.url}). "
-                "This is another file than the table describes."
+                "The file is not the one in the list of pretrained weights."
             )
 
 
@@ -222,7 +222,7 @@ def _obtain(entry: ZooEntry, folder: Path) -> None:
             except DownloadError as error:
                 missing = [one for one in entry.files if not (folder / one.name).exists()]
                 by_hand = "; ".join(f"{one.url} as {folder / one.name}" for one in missing)
-                raise WeightsError(f"{error} Or save by hand: {by_hand}.") from None
+                raise WeightsError(f"{error} Or download by hand: {by_hand}.") from None
         _check_digest(file, path)
 
 

@@ -33,9 +33,9 @@ class LineCounter:
     """
 
     def __init__(self, line: Sequence[float]) -> None:
-        points = _points(line, "a line to count at", least=2, most=2)
+        points = _points(line, "counting line", least=2, most=2)
         if (points[0] == points[1]).all():
-            raise ConfigError(f"a line to count at must have a length; got {_text(points)}.")
+            raise ConfigError(f"counting line must have two different points; got {_text(points)}.")
         sv = require("supervision", extra="supervision", purpose="counting")
         self.points_xy = points
         start, end = (sv.Point(float(x), float(y)) for x, y in points)
@@ -51,7 +51,7 @@ class LineCounter:
         low, high = self.points_xy.min(axis=0), self.points_xy.max(axis=0)
         if (high < 0).any() or (low > (width, height)).any():
             raise ConfigError(
-                f"a line to count at must meet the image of {width} x {height} pixels; "
+                f"counting line must not be outside the image of {width} x {height} pixels; "
                 f"got {_text(self.points_xy)}."
             )
 
@@ -62,7 +62,9 @@ class LineCounter:
             ConfigError: if the detections are not tracked.
         """
         if detections.track_ids is None:
-            raise ConfigError("counting at a line needs tracked detections; got plain ones.")
+            raise ConfigError(
+                "line counting needs tracked detections; got detections without track ids."
+            )
         # All unconfirmed tracks have ID 0: as one track they would cross the line again and again.
         self._zone.trigger(detections[detections.track_ids > 0].to_supervision())
         return self.counts
@@ -93,7 +95,7 @@ class ZoneCounter:
     """
 
     def __init__(self, polygon: Sequence[float]) -> None:
-        self.points_xy = _points(polygon, "a zone to count in", least=3)
+        self.points_xy = _points(polygon, "counting zone", least=3)
         self._contour = self.points_xy.astype(np.float32)
         self._frame = 0
         self._visitors: dict[int, int] = {}
@@ -109,7 +111,7 @@ class ZoneCounter:
         height, width = image_hw
         if (self.points_xy < 0).any() or (self.points_xy > (width, height)).any():
             raise ConfigError(
-                f"a zone to count in must lie in the image of {width} x {height} pixels; "
+                f"counting zone must be inside the image of {width} x {height} pixels; "
                 f"got {_text(self.points_xy)}."
             )
 
@@ -176,7 +178,7 @@ def _points(
     count = points.size // 2
     good = points.ndim == 1 and points.size % 2 == 0 and np.isfinite(points).all()
     if not good or count < least or (most is not None and count > most):
-        rule = "x1,y1,x2,y2" if most == 2 else "x,y of three corners or more"
+        rule = "x1,y1,x2,y2" if most == 2 else "x,y of three or more corners"
         raise ConfigError(f"{name} must be {rule} in pixels; got {list(values)!r}.")
     return points.reshape(-1, 2)
 

@@ -202,8 +202,8 @@ def _read_still(source: Source) -> ImageArray:
     if source.path == "-":
         if sys.stdin is None:
             raise ImageError(
-                "standard input must hold an image; it is closed (-). Send a file to it, or name "
-                "the file."
+                "standard input must contain an image; it is closed (-). Pipe a file into it, or "
+                "pass the path of the file."
             )
         content = sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
         if len(content) > MAX_IMAGE_BYTES:

@@ -50,8 +50,8 @@ class LabelSink(Sink):
         super().__init__(folder / self.kind, max_side)
         if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
             raise ConfigError(
-                f"output must have an empty or no folder {self.kind!r} with --as-labels; got "
-                f"{str(self._folder)!r}. Choose another output folder."
+                f"folder for --as-labels must be new or empty; got {str(self._folder)!r}. "
+                "Choose another output folder."
             )
         self._classes: tuple[str, ...] = ()
         self._samples: dict[str, Sample] = {}

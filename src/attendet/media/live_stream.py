@@ -101,8 +101,8 @@ class LiveReader:
             thread.join(2)  # a daemon: it may hang on a dead connection
         if self._started is None:
             raise DataError(
-                f"{self._source.kind} must give frames; got none in {patience:g} s "
-                f"({self._source.label}). Check that it runs."
+                f"{self._source.kind} must send frames; got none in {patience:g} s "
+                f"({self._source.label}). Check that it is running."
             )
 
     def _pump(self) -> None:
@@ -125,7 +125,9 @@ class LiveReader:
                 lost_at = now
                 if now - opened_at > STEADY_SECONDS:
                     delay = FIRST_DELAY
-                self._report(f"{self._source.label} is lost: {reason.rstrip('.')}. Trying again.")
+                self._report(
+                    f"connection to {self._source.label} lost: {reason.rstrip('.')}. Reconnecting."
+                )
             away = now - lost_at
             if self._count == 0 or away >= self._options.reconnect:
                 raise DataError(reason if self._count == 0 else self._given_up(reason, away))
@@ -163,7 +165,7 @@ class LiveReader:
             self._started = now
             self._buffer.until = now + self._options.stop_after
         elif lost_at is not None:
-            self._report(f"{self._source.label} is back after {now - lost_at:.1f} s.")
+            self._report(f"reconnected to {self._source.label} after {now - lost_at:.1f} s.")
         frame = take, self._count, now - self._started
         self._count += 1
         return self._buffer.put(frame) and not self._stop.is_set()
@@ -171,7 +173,7 @@ class LiveReader:
     def _given_up(self, reason: str, away: float) -> str:
         if self._options.reconnect == 0:
             return reason
-        return f"{reason.rstrip('.')}; given up after {away:.1f} s without it."
+        return f"{reason.rstrip('.')}; no reconnection within {away:.1f} s."
 
     def _report(self, text: str) -> None:
         if self._options.on_event is not None and self._options.reconnect > 0:
@@ -205,7 +207,7 @@ def _camera(source: Source) -> Generator[Take, None, None]:
     try:
         if not capture.isOpened():
             raise DataError(
-                f"camera must be there and free; got none ({source.label}). "
+                f"camera cannot be opened ({source.label}). "
                 "Check its number, the cable, and that no other program uses it."
             )
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)

@@ -109,7 +109,7 @@ class Sink:
         height, width = image.shape[:2]
         if max(height, width) > JPEG_MAX_SIDE:
             raise ImageError(
-                f"a drawn image must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
+                f"annotated image must be at most {JPEG_MAX_SIDE} pixels wide and high; got "
                 f"{width} x {height} ({label}). Save as json instead."
             )
         self._path = path
@@ -410,7 +410,9 @@ def open_sinks(
     sink_of = {**SINKS, **LABEL_SINKS} if as_labels else SINKS
     for name in names:
         if name not in sink_of:
-            raise ConfigError(f"there is no way to save as {name!r}. {did_you_mean(name, sink_of)}")
+            raise ConfigError(
+                f"save must be a known kind; got {name!r} (--save). {did_you_mean(name, sink_of)}"
+            )
     _check_targets(names, folder, sources)
     folder.mkdir(parents=True, exist_ok=True)
     sinks: list[Sink] = []

@@ -107,14 +107,14 @@ def find_sources(arguments: Sequence[str | Path]) -> list[Source]:
             found.setdefault(key, (path, kind))
     if not found:
         raise DataError(
-            "source must name at least one image or video; got none. Give a file or folder."
+            "source must name at least one image or video; got none. Pass a file or folder."
         )
     sources = _named(found.values())
     for source in sources:
         if source.is_live and len(sources) > 1:
             raise ConfigError(
-                f"a live source must be the only one, for it does not end; got {source.label} and "
-                f"{len(sources) - 1} more. Run one command for each."
+                "a live source must be the only source, because it does not end; got "
+                f"{source.label} and {len(sources) - 1} more. Run one command for each."
             )
     return sources
 
@@ -129,8 +129,8 @@ def _expand(argument: str | Path) -> list[tuple[Path | str, Kind]]:
         found = files_with_suffix(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
         if not found:
             raise DataError(
-                f"folder must hold images or videos; got none directly in it ({path}). "
-                f"For folders below it give the pattern '{path}/**/*'."
+                f"folder must contain images or videos; got none directly in it ({path}). "
+                f"For its subfolders, pass the pattern '{path}/**/*'."
             )
         return [(one, _kind_of(one)) for one in found]
     if path.suffix.lower() == ".txt" and path.is_file():
@@ -154,7 +154,7 @@ def _kind_of_argument(argument: str) -> Kind | None:
         device = argument.removeprefix("camera:")
         if not (device.isdecimal() or device.startswith("/dev/")):
             raise ConfigError(
-                f"a camera must be a number or a device; got {argument!r}. Such as camera:0."
+                f"camera must be a number or a device; got {argument!r}. Example: camera:0."
             )
         return "camera"
     if argument.isdecimal() and not Path(argument).exists():
@@ -166,14 +166,14 @@ def _kind_of_argument(argument: str) -> Kind | None:
         parts = urlsplit(_without_user(argument))
     except ValueError as error:
         raise ConfigError(
-            f"an address must name a host; got {_without_user(argument)!r} ({error}). Check it."
+            f"address must have a valid host; got {_without_user(argument)!r} ({error}). Check it."
         ) from None
     if scheme.lower() in STREAM_SCHEMES:
         return "stream"
     if scheme.lower() not in WEB_SCHEMES:
         known = (*WEB_SCHEMES, *STREAM_SCHEMES)
         raise ConfigError(
-            f"an address must start with a known scheme; got {scheme + '://'!r}. "
+            f"address must start with a known scheme; got {scheme + '://'!r}. "
             f"{did_you_mean(scheme.lower(), known)}"
         )
     suffix = PurePosixPath(parts.path).suffix.lower()
@@ -196,7 +196,7 @@ def _read_list(path: Path) -> list[tuple[Path | str, Kind]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DataError(f"list must be UTF-8 text, a path a line ({path}).") from None
+        raise DataError(f"list must be UTF-8 text with one path per line ({path}).") from None
     arguments = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not arguments:
         raise DataError(f"list must name at least one image; got none ({path}).")

@@ -98,10 +98,10 @@ class VideoReader:
                 more than 1 s and 10% of its stated duration).
         """
         if self.done == 0:
-            raise DataError(f"video must hold frames; got none that can be read ({self.label}).")
+            raise DataError(f"video must contain readable frames; got none ({self.label}).")
         if self.damaged:
             raise DataError(
-                f"video is damaged or cut off: {self.damaged} of its packets are broken, "
+                f"video is damaged or truncated: {self.damaged} of its packets are broken, "
                 f"{self.done} frames could be read ({self.label})."
             )
         stated = self.duration_seconds
@@ -133,7 +133,7 @@ class VideoReader:
                     break
                 self.damaged += not packet.is_corrupt  # otherwise already counted
         if broken is not None:
-            raise DataError(f"{self.kind} breaks off ({self.label}): {_reason(broken)}")
+            raise DataError(f"{self.kind} ended with an error ({self.label}): {_reason(broken)}")
 
 
 def to_image(frame: av.VideoFrame) -> ImageArray:
@@ -164,7 +164,9 @@ def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader
         raise DataError(reason) from None
     with container:
         if not container.streams.video:
-            raise DataError(f"{source.kind} must hold images; got none ({source.label}).")
+            raise DataError(
+                f"{source.kind} must contain a video stream; got none ({source.label})."
+            )
         stream = container.streams.video[0]
         _check_size(stream.codec_context, source.label)
         is_finite = bool(container.duration and container.duration > 0)
@@ -186,7 +188,7 @@ def _stated_seconds(stream: Any, container: Any) -> float | None:
 def _check_size(frame: Any, label: str) -> None:
     if frame.width * frame.height > MAX_PIXELS:
         raise DataError(
-            f"video must have at most {MAX_PIXELS} pixels a frame; got {frame.width} x "
+            f"video must have at most {MAX_PIXELS} pixels per frame; got {frame.width} x "
             f"{frame.height} ({label})."
         )
 
@@ -319,8 +321,8 @@ def _encoder(av: Any) -> str:
         if name in av.codecs_available:
             return name
     raise ConfigError(
-        "PyAV must come with an H.264 encoder; got one that has none. "
-        "Install the PyAV of the Python package index: pip install --force-reinstall av"
+        "PyAV must include an H.264 encoder; got a build without one. "
+        "Install the build of PyPI: pip install --force-reinstall av"
     )
 
 

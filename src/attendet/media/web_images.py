@@ -63,13 +63,13 @@ def fetch_image_bytes(source: Source, *, max_bytes: int, timeout: float = 20.0) 
                 break
             content += chunk
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no whole answer after {timeout:g} s")
+                raise TimeoutError(f"incomplete response after {timeout:g} s")
     if (total or 0) > max_bytes or len(content) > max_bytes:
         raise ImageError(
             f"image must have at most {max_bytes // 2**20} MiB; got more ({source.label})."
         )
     if total is not None and len(content) < total:
         raise ImageError(
-            f"image is cut off after {len(content)} of {total} bytes ({source.label})."
+            f"image is truncated after {len(content)} of {total} bytes ({source.label})."
         )
     return bytes(content)

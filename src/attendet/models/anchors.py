@@ -86,8 +86,8 @@ def cluster_anchors(
     sizes = np.asarray(sizes_wh, dtype=np.float64)
     if not len(sizes) or not (sizes > 0).all():
         raise ConfigError(
-            f"sizes_wh must be sizes above 0 of one object or more; got {len(sizes)} objects, "
-            f"the smallest side {sizes.min(initial=np.inf):g} px. Remove boxes without size."
+            f"sizes_wh must be sizes above 0 of at least one object; got {len(sizes)} objects, "
+            f"smallest side {sizes.min(initial=np.inf):g} px. Remove empty boxes."
         )
     generator = np.random.default_rng(seed)
     if len(sizes) > MAX_CLUSTERED_OBJECTS:

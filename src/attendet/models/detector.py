@@ -88,8 +88,8 @@ class DetectionNetwork(nn.Module, ABC):
         """
         if not isinstance(init, str) and set(init) != set(spec):
             raise ConfigError(
-                f"attention_init must name an init for each site with attention, "
-                f"{', '.join(spec) or 'none here'}; got {dict(init)!r}."
+                f"attention_init must have one init for each site with attention "
+                f"({', '.join(spec) or 'none'}); got {dict(init)!r}."
             )
         self.attention = nn.ModuleDict(
             {

@@ -81,11 +81,12 @@ def parse_exported(header: Mapping[str, str], *, source: str) -> tuple[WeightsMe
     try:
         fields = json.loads(texts.pop(EXPORT_KEY, "null"))
         if not isinstance(fields, dict) or "format" not in fields:
-            raise ValueError(f"{EXPORT_KEY} is not a map with a format")
+            raise ValueError(f"{EXPORT_KEY} is not an object with a format")
         info = from_mapping(ExportInfo, fields, source=EXPORT_KEY)
     except (ValueError, TypeError, RecursionError, ConfigError) as error:
         raise WeightsError(
-            f"model must say how attendet exported it; got other metadata ({source}): {error}. "
+            f"model must have the metadata of attendet export; got other metadata ({source}): "
+            f"{error}. "
             "Export the weights again."
         ) from None
     return WeightsMetadata.from_header(texts, source=source), info

@@ -83,9 +83,16 @@ class Convolutional(Layer):
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return (filters, ...)."""
         channels, *sides = inputs[0]
-        _check("groups", self.groups, channels % self.groups == 0, f"a divisor of {channels} maps")
+        _check(
+            "groups",
+            self.groups,
+            channels % self.groups == 0,
+            f"a divisor of the {channels} channels",
+        )
         height, width = ((side + 2 * self.padding - self.size) // self.stride + 1 for side in sides)
-        _check("size", self.size, min(height, width) >= 1, f"at most the map, {sides}")
+        _check(
+            "size", self.size, min(height, width) >= 1, f"at most the padded map, {sides} unpadded"
+        )
         return self.filters, height, width
 
     def parameters(self, in_channels: int) -> int:
@@ -118,7 +125,9 @@ class MaxPool(Layer):
         """Return the shape, with the channels of the input."""
         channels, *sides = inputs[0]
         height, width = ((side + self.padding - self.size) // self.stride + 1 for side in sides)
-        _check("size", self.size, min(height, width) >= 1, f"at most the map, {sides}")
+        _check(
+            "size", self.size, min(height, width) >= 1, f"at most the padded map, {sides} unpadded"
+        )
         return channels, height, width
 
 
@@ -145,10 +154,10 @@ class Route(Layer):
     group_id: int = 0
 
     def __post_init__(self) -> None:
-        _check("layers", list(self.layers), bool(self.layers), "one layer or more")
+        _check("layers", list(self.layers), bool(self.layers), "at least one layer")
         _check("groups", self.groups, self.groups >= 1, "at least 1")
         known = 0 <= self.group_id < self.groups
-        _check("group_id", self.group_id, known, f"below the number of groups, {self.groups}")
+        _check("group_id", self.group_id, known, f"at least 0 and below groups, {self.groups}")
 
     def explicit_inputs(self) -> tuple[int, ...]:
         """Return the layers that are concatenated."""
@@ -157,9 +166,14 @@ class Route(Layer):
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the shape, with the sum of the inputs' channels divided by ``groups``."""
         for channels, height, width in inputs:
-            _check("groups", self.groups, channels % self.groups == 0, f"a divisor of {channels}")
+            _check(
+                "groups",
+                self.groups,
+                channels % self.groups == 0,
+                f"a divisor of the {channels} channels",
+            )
             same = (height, width) == inputs[0][1:]
-            _check("layers", [one[1:] for one in inputs], same, "of maps of one height and width")
+            _check("layers", [one[1:] for one in inputs], same, "layers with maps of one size")
         return sum(one[0] // self.groups for one in inputs), *inputs[0][1:]
 
 
@@ -177,7 +191,7 @@ class Shortcut(Layer):
     activation: Activation = "linear"
 
     def __post_init__(self) -> None:
-        _check("from", list(self.layers), bool(self.layers), "one layer or more")
+        _check("from", list(self.layers), bool(self.layers), "at least one layer")
 
     def explicit_inputs(self) -> tuple[int, ...]:
         """Return the layers that are added."""
@@ -187,7 +201,7 @@ class Shortcut(Layer):
         """Return the shape of the previous map."""
         sides = inputs[0][1:]
         same = all(one[1:] == sides for one in inputs)
-        _check("from", list(inputs[1:]), same, f"of maps of height and width {sides}")
+        _check("from", list(inputs[1:]), same, f"layers with maps of size {sides}")
         return inputs[0]
 
 
@@ -236,7 +250,7 @@ class ScaleChannels(Layer):
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the shape of the map that is multiplied."""
         gate, features = inputs
-        rule = f"of a map with a gate ({features[0]}, 1, 1) before this layer"
+        rule = f"a layer whose gate, the previous output, is ({features[0]}, 1, 1)"
         _check("from", gate, gate == (features[0], 1, 1), rule)
         return features
 
@@ -261,7 +275,7 @@ class Reorg(Layer):
         """Return (C stride^2, H / stride, W / stride); (C / stride^2, ...) with ``reverse``."""
         (channels, height, width), s = inputs[0], self.stride
         whole = channels % s**2 == 0
-        _check("stride", s, whole, f"such that its square divides the {channels} maps")
+        _check("stride", s, whole, f"such that its square divides the {channels} channels")
         if self.reverse:
             return channels // s**2, height * s, width * s
         whole = height % s == width % s == 0
@@ -343,7 +357,7 @@ def layer_from_mapping(values: Mapping[str, Any], *, source: str) -> Layer:
     kind = fields.pop("kind", None)
     if not isinstance(kind, str) or kind not in LAYERS:
         raise ConfigError(
-            f"kind of a layer must be a known one; got {kind!r} ({source}). "
+            f"kind of a layer must be a known name; got {kind!r} ({source}). "
             f"{did_you_mean(str(kind), LAYERS)}"
         )
     return from_mapping(LAYERS[kind], fields, source=source)
@@ -408,15 +422,15 @@ class Graph:
             for source in layer.explicit_inputs():
                 if not 0 <= source < index:
                     raise ConfigError(
-                        f"[{layer.kind}] must take layers before it, 0 to {index - 1}; "
+                        f"[{layer.kind}] must read layers before it, 0 to {index - 1}; "
                         f"got {source} ({where(index)})."
                     )
             sources = layer.sources(index)
             for source in sources:
                 if source >= 0 and isinstance(before := self.layers[source], Output):
                     raise ConfigError(
-                        f"[{layer.kind}] must not take the output of [{before.kind}], layer "
-                        f"{source} ({where(index)}). Begin what follows it with a [route]."
+                        f"[{layer.kind}] must not read the output of [{before.kind}], layer "
+                        f"{source} ({where(index)}). Add a [route] to another layer before it."
                     )
             if isinstance(layer, Yolo) and layer.new_coords:
                 self._check_logistic(index - 1, where(index))
@@ -440,7 +454,7 @@ class Graph:
         if not isinstance(head, Convolutional) or got != "logistic" or len(readers) > 1:
             raise ConfigError(
                 f"[yolo] new_coords=1 must follow a [convolutional] layer with activation=logistic "
-                f"that no other layer takes; got {got}, taken by {len(readers)} ({where})."
+                f"that no other layer reads; got {got}, read by {len(readers)} ({where})."
             )
 
     def strides(
@@ -469,7 +483,7 @@ class Graph:
             found.append(tuple(strides))
         if found[0] != found[1]:
             raise ConfigError(
-                f"outputs must have cells of one size on every network input; got {found[0]} and "
+                f"outputs must have the same cell size for every input size; got {found[0]} and "
                 f"{found[1]} pixels."
             )
         return found[0]
@@ -504,8 +518,8 @@ class Graph:
             head = layers[index - 1]
             if not isinstance(head, Convolutional):
                 raise ConfigError(
-                    f"[{layers[index].kind}] must follow a [convolutional] layer for other "
-                    f"classes; got [{head.kind}] (layer {index - 1})."
+                    f"[{layers[index].kind}] must follow a [convolutional] layer to change the "
+                    f"number of classes; got [{head.kind}] (layer {index - 1})."
                 )
             filters = anchors * (5 + num_classes)
             layers[index - 1] = dataclasses.replace(head, filters=filters)

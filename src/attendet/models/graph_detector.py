@@ -310,6 +310,6 @@ def _check_levels(
         wanted = len(level) * (5 + num_classes)
         if shapes[index][0] != wanted:
             raise ConfigError(
-                f"[{layer.kind}] of {len(level)} anchors and {num_classes} classes must follow "
-                f"{wanted} filters; got {shapes[index][0]} (layer {index})."
+                f"[{layer.kind}] with {len(level)} anchors and {num_classes} classes must follow "
+                f"a layer with {wanted} channels; got {shapes[index][0]} (layer {index})."
             )

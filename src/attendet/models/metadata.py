@@ -162,7 +162,7 @@ class WeightsMetadata:
     def __post_init__(self) -> None:
         given: Any = self.classes
         is_list = not isinstance(given, str) and all(isinstance(name, str) for name in given)
-        advice = 'One class alone is written ["cell"].'
+        advice = 'Write a single class as ["cell"].'
         ConfigError.check(is_list, "classes", "a list of names", given, advice=advice)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             twice = [name for name, count in Counter(self.classes).items() if count > 1]
@@ -192,9 +192,13 @@ class WeightsMetadata:
         if not right or any(
             not mask or any(index not in known for index in mask) for mask in self.anchor_masks
         ):
-            count = "two or three lists" if self.graph is None else "a list for each output"
+            count = (
+                "two or three non-empty lists"
+                if self.graph is None
+                else "a non-empty list per output"
+            )
             raise ConfigError(
-                f"anchor_masks must be {count} of numbers below {len(self.anchors)}, none empty; "
+                f"anchor_masks must be {count} of anchor indices below {len(self.anchors)}; "
                 f"got {self.anchor_masks}."
             )
 
@@ -241,7 +245,7 @@ class WeightsMetadata:
         """
         if header.get("format") != FORMAT:
             raise WeightsError(
-                f"weights file must be of layout {FORMAT!r}; got {header.get('format')!r} "
+                f"weights file must have format {FORMAT!r}; got {header.get('format')!r} "
                 f"({source}). It was not written by this version of attendet."
             )
         values: dict[str, Any] = {}
@@ -257,13 +261,13 @@ class WeightsMetadata:
         lacking = [key for key in _NEEDED if key not in values]
         if lacking:
             raise WeightsError(
-                f"metadata of the weights file must hold {', '.join(map(repr, lacking))} "
+                f"metadata of the weights file must contain {', '.join(map(repr, lacking))} "
                 f"({source}). The file is damaged."
             )
         try:
             return from_mapping(cls, values, source=source)
         except ConfigError as error:
-            raise WeightsError(f"metadata of the weights file is wrong: {error}") from None
+            raise WeightsError(f"metadata of the weights file is invalid: {error}") from None
 
 
 _NEEDED = (
@@ -289,7 +293,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         reason = " ".join(str(error).split())
         raise WeightsError(
-            f"weights must be a .safetensors file; this is none, or damaged ({path}): {reason}."
+            f"weights must be a .safetensors file; this file is not one, or is damaged ({path}): "
+            f"{reason}."
         ) from None
 
 
@@ -310,7 +315,7 @@ def read_metadata(path: str | Path) -> WeightsMetadata:
         header = file.metadata()
     if not header:
         raise WeightsError(
-            f"weights file must describe itself in its metadata; this one has none ({path}). "
+            f"weights file must have metadata that describes the network; got none ({path}). "
             "It was not written by attendet."
         )
     return WeightsMetadata.from_header(header, source=str(path))

@@ -101,7 +101,7 @@ def bench_verdicts(record: Mapping[str, Any]) -> list[str]:
             lines.append(f"fastest for {use}{within}: {verdict['reason']}: {tied}")
         else:
             reason = record["noise"]["reason"] or verdict["reason"]
-            lines.append(f"fastest for {use}: not named, because {reason}")
+            lines.append(f"fastest for {use}: not determined, because {reason}")
     return lines
 
 
@@ -209,7 +209,7 @@ def _draw_latency(axes: Axes, rows: Sequence[Row], narrow: bool) -> None:
     network = [total - part for total, part in zip(whole, around, strict=True)]
     ys, height = range(len(rows)), BAR[narrow]
     axes.barh(ys, network, color=COLORS[0], height=height, label="network")
-    axes.barh(ys, around, left=network, color=COLORS[1], height=height, label="around it")
+    axes.barh(ys, around, left=network, color=COLORS[1], height=height, label="everything else")
     style_axes(axes, title="From an image file to detections", xlabel="ms, median and quartiles")
     _finish_bars(axes, rows, "whole_ms", [_row_label(row) for row in rows], narrow)
 

@@ -416,7 +416,7 @@ def precision_recall_figure(record: Mapping[str, Any]) -> Figure:
         MissingExtraError: if matplotlib is not installed.
     """
     if "precision_recall" not in record:
-        raise ConfigError("record must hold precision_recall. Evaluate with curves=True.")
+        raise ConfigError("record must contain precision_recall. Evaluate with curves=True.")
     curves = record["precision_recall"]["per_class"]
     title = f"Precision and recall at IoU {record['precision_recall']['iou']:.2f}"
     figure = new_figure(6.2, 4.4)
@@ -458,7 +458,7 @@ def confusion_figure(record: Mapping[str, Any], *, width: float = WIDTH) -> Figu
         MissingExtraError: if matplotlib is not installed.
     """
     if "confusion" not in record:
-        raise ConfigError("record must hold confusion. Evaluate with curves=True.")
+        raise ConfigError("record must contain confusion. Evaluate with curves=True.")
     confusion = record["confusion"]
     narrow = width < WIDTH
     limit = MAX_SHORT_LABEL if narrow else MAX_CLASS_LABEL

@@ -95,7 +95,9 @@ def read_sets(folder: str | Path) -> MultiDatasetStudy:
     """
     description = read_layout(Path(folder) / SETS, SETS_LAYOUT)
     if description is None:
-        raise DataError(f"folder must hold {SETS}, of a study over several data sets ({folder}).")
+        raise DataError(
+            f"folder must contain {SETS}, of a study over several data sets ({folder})."
+        )
     return MultiDatasetStudy(Path(folder), description)
 
 
@@ -241,8 +243,8 @@ def _power_sentences(sets: MultiDatasetStudy) -> list[str]:
     sentences = []
     if any(seeds.values()):
         sentences.append(
-            f"To show a true difference of one AP point to {sets.baseline} four times in five "
-            f"takes {_by_name(seeds, 'seeds')}, with the test images as they are."
+            f"Detecting a true difference of one AP point to {sets.baseline} with 80 % probability "
+            f"takes {_by_name(seeds, 'seeds')}, with the current test images."
         )
     if not all(seeds.values()):
         sentences.append(
@@ -391,8 +393,9 @@ def _power_table(sets: MultiDatasetStudy) -> Table:
         )
     return Table.of(
         rows,
-        "Of the difference between two variants, points. Shown: smallest true difference that one "
-        'variant beside the baseline shows four times in five. "-": no number is enough.',
+        "Of the difference between two variants, points. Shown: smallest true difference that is "
+        "detected with 80 % probability, for one variant and the baseline. "
+        '"-": no number is enough.',
     )
 
 

@@ -167,7 +167,7 @@ def read_study(folder: str | Path) -> Study:
     description = read_layout(folder / STUDY, LAYOUT)
     if description is None:
         raise DataError(
-            f"folder must hold a study, {STUDY} and {RUNS}; got none ({folder}). "
+            f"folder must contain a study, {STUDY} and {RUNS}; got none ({folder}). "
             "attendet compare writes one."
         )
     records = enumerate(read_json_lines(folder / RUNS))

@@ -140,8 +140,8 @@ def trade_off_chart(
     if len(dots) < 2:
         return []
     label = f"{runtime}: milliseconds per image" if runtime else "million multiply-accumulates"
-    caption += " Horizontal bars: half of the calls." if runtime else ""
-    caption += " Dashed, bold: variants that no other variant beats in both."
+    caption += " Horizontal bars: quartiles of the latency." if runtime else ""
+    caption += " Dashed line, bold names: Pareto front (no other variant is better in both)."
     name = f"{quality.lower()}-by-{runtime or 'macs'}".replace(" ", "-")
     labels = {"x_label": label, "y_label": y_label}
     return [chart_image(name, scatter_chart, dots, caption, f"{quality} by {label}", **labels)]

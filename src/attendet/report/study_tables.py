@@ -176,7 +176,7 @@ def cost_table(study: Study) -> Table:
         for runtime, by_variant in latency.items():
             measured = by_variant.get(record["variant"], {})
             low, high = number(measured.get("low_ms"), 2), number(measured.get("high_ms"), 2)
-            hint = "" if low == MISSING else f"half of the calls: {low} to {high} ms"
+            hint = "" if low == MISSING else f"quartiles: {low} to {high} ms"
             row[f"{runtime}, ms"] = Cell(number(measured.get("median_ms"), 2), hint=hint)
         rows.append(row)
     note = "Latency was not measured."

@@ -119,7 +119,7 @@ def read_state(path: Path) -> dict[str, Any]:
         kind = type(error).__name__
         raise TrainingError(f"resume state is damaged ({path}; {kind}). Start a new run.") from None
     if not isinstance(state, dict) or state.get("state_version") != STATE_VERSION:
-        raise TrainingError(f"resume state is of another version ({path}). Start a new run.")
+        raise TrainingError(f"resume state has an unsupported version ({path}). Start a new run.")
     return state
 
 
@@ -207,7 +207,7 @@ class RunFolder:
                 f"resume must be the folder of a run; got {str(path)!r} ({CONFIG}: {reason})."
             ) from None
         if not isinstance(config, dict):
-            raise TrainingError(f"{CONFIG} must be a map of settings ({path / CONFIG}).")
+            raise TrainingError(f"{CONFIG} must be a mapping of settings ({path / CONFIG}).")
         missing = [key for key in REQUIRED if key not in config]
         if missing:
             raise TrainingError(f"{CONFIG} lacks {', '.join(missing)} ({path / CONFIG}).")

@@ -57,7 +57,7 @@ def check_cuda_graphs(device: torch.device, *, processes: int, precision: str) -
     elif precision == "16-mixed":
         problem = "precision bf16 or 32; got 16, whose loss scale is read in each step"
     if problem:
-        raise ConfigError(f"cuda_graphs must have {problem}. Remove --cuda-graphs.")
+        raise ConfigError(f"cuda_graphs needs {problem}. Remove --cuda-graphs.")
 
 
 def pad_objects(batch: Batch) -> Batch:

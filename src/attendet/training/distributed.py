@@ -72,7 +72,8 @@ def make_fabric(
         )
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(
-            f"devices must be at most {torch.cuda.device_count()} here; got {devices} (--devices)."
+            f"devices must be at most {torch.cuda.device_count()}, the number of GPUs; got "
+            f"{devices} (--devices)."
         )
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN uses for convolutions

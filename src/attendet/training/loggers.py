@@ -236,7 +236,7 @@ class Loggers:
                 self.close()
                 reason = " ".join(str(error).split()).removesuffix(".")
                 raise TrainingError(
-                    f"{name} could not start: {reason} (--log). Remove it from --log, or repair it."
+                    f"{name} cannot start: {reason} (--log). Fix this, or remove {name} from --log."
                 ) from error
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -255,4 +255,6 @@ class Loggers:
             except Exception as error:
                 del self._loggers[name]
                 reason = " ".join(str(error).split())
-                warnings.warn(f"{name} is off: {reason}", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"{name} failed and is disabled: {reason}", RuntimeWarning, stacklevel=2
+                )

@@ -222,8 +222,8 @@ def _check_base(recipe: Recipe, base: WeightsMetadata | None, graph: Graph | Non
         ConfigError.check(fits, "levels", rule, recipe.levels, advice="Set --anchors auto.")
     if graph is not None and recipe.freeze_backbone_epochs and not backbone_layers(graph):
         raise ConfigError(
-            "freeze_backbone_epochs has no effect with these pretrained weights: no layer of their "
-            "network is known to be of a backbone (--freeze-backbone-epochs). Remove it."
+            "freeze_backbone_epochs has no effect with these pretrained weights: the backbone of "
+            "their network is unknown (--freeze-backbone-epochs). Remove it."
         )
 
 
@@ -276,8 +276,8 @@ def make_plan(
     if changed:
         source = (data.root if isinstance(data, DataSet) else Path(data)).resolve()
         raise TrainingError(
-            f"data must be the same as at the start of the run; {' and '.join(changed)} has "
-            f"changed ({source}). Restore it, pass its new path, or start a new run."
+            f"data must be the same as at the start of the run; changed: {' and '.join(changed)} "
+            f"({source}). Restore the data, pass its new path, or start a new run."
         )
     train = dataset.split("train")
     recipe = recipe.for_images(len(train))

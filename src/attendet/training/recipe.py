@@ -275,7 +275,7 @@ def _read(name_or_path: str) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe is not YAML ({source}): {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"recipe must be a map of settings; got {values!r} ({source}).")
+        raise ConfigError(f"recipe must be a mapping of settings; got {values!r} ({source}).")
     return from_mapping(Recipe, values, source=source)
 
 

@@ -295,7 +295,7 @@ def _launch(
     )
     processes = devices * nodes
     if settings.batch % processes:
-        rule = f"a multiple of the {processes} processes"
+        rule = f"a multiple of {processes}, the number of processes"
         raise ConfigError.must("batch", rule, settings.batch, "--batch")
     fabric.launch()
     if settings.cuda_graphs:
@@ -730,7 +730,7 @@ class Trainer:
         """Raise an error if the last step made weights non-finite; no later loss would show it."""
         finite = [tensor.isfinite().all() for tensor in self.network.state_dict().values()]
         if not torch.stack(finite).all():
-            raise _not_finite("weights", "others", f"end of epoch {epoch + 1}")
+            raise _not_finite("weights", "NaN or infinity", f"end of epoch {epoch + 1}")
 
     def _frozen_backbone(self, epoch: int) -> nn.Module | None:
         frozen = epoch < self.recipe.freeze_backbone_epochs

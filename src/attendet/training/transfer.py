@@ -105,7 +105,8 @@ def apply_pretrained_settings(
     if base.graph and fixed:
         raise ConfigError(
             f"{' and '.join(fixed)} cannot be set with pretrained weights of architecture "
-            f"{base.architecture}, whose layers determine it. Remove it."
+            f"{base.architecture}: the layers of the network determine the value. "
+            "Remove the setting."
         )
     if "levels" in fixed:  # the anchors of the base fit only its own levels
         del of_layers["anchors"]
@@ -168,11 +169,11 @@ def differing_from_pretrained(metadata: WeightsMetadata, base: WeightsMetadata) 
     Example:
         >>> base = WeightsMetadata(classes=("cell",), scale_x_y=1.05)
         >>> differing_from_pretrained(dataclasses.replace(base, scale_x_y=2.0), base)
-        ('scale_x_y 2 (there 1.05)',)
+        ('scale_x_y 2 (pretrained: 1.05)',)
     """
     own = _input_settings(metadata)
     return tuple(
-        f"{name} {own[name]} (there {value})"
+        f"{name} {own[name]} (pretrained: {value})"
         for name, value in _input_settings(base).items()
         if own[name] != value
     )
@@ -237,7 +238,7 @@ def transfer_weights(
         if site in changed:
             skipped.append((name, changed[site]))
         elif name not in own:
-            skipped.append((name, "the network has no such tensor"))
+            skipped.append((name, "not in the network"))
         elif name.startswith(outputs) and tensor.dim() and not classes.same:
             if not classes.copy(tensor, own[name]):
                 skipped.append((name, f"other classes, {_shapes(tensor, own[name])}"))
@@ -253,14 +254,14 @@ def transfer_weights(
     copied = (*loaded, *(name for name, _ in partial))
     if not any(own[name].ndim > 1 for name in copied):
         raise WeightsError(
-            f"pretrained weights must fit the network; no convolution does ({path}): "
+            f"pretrained weights must fit the network; no convolution fits ({path}): "
             f"{_by_reason(skipped)}."
         )
     return Transfer(str(path), tuple(loaded), tuple(skipped), tuple(partial), classes.note)
 
 
 def _shapes(there: Tensor, here: Tensor) -> str:
-    return f"shape {tuple(there.shape)} is not {tuple(here.shape)}"
+    return f"shape is {tuple(there.shape)} in the file, {tuple(here.shape)} in the network"
 
 
 def _changed_attention(base: WeightsMetadata, metadata: WeightsMetadata) -> dict[str, str]:
@@ -270,9 +271,9 @@ def _changed_attention(base: WeightsMetadata, metadata: WeightsMetadata) -> dict
     for site, (name, init) in attention_by_site(base).items():
         own_name, own_init = here.get(site, ("none", init))
         if own_name != name:
-            reasons[site] = f"attention at {site} is {name} in the file, {own_name} here"
+            reasons[site] = f"attention at {site} is {name} in the file, {own_name} in the network"
         elif own_init != init:
-            reasons[site] = f"attention_init is {init!r} in the file, {own_init!r} here"
+            reasons[site] = f"attention_init is {init!r} in the file, {own_init!r} in the network"
     return reasons
 
 

@@ -91,7 +91,7 @@ class GateDrawing(BaseModel):
     """Image of the gates of one attention block."""
 
     site: str
-    kind: str = Field(description="map: over the image; channels: one value a channel, sorted")
+    kind: str = Field(description="map: over the image; channels: one value per channel, sorted")
     low: float
     high: float
     image: str = Field(description="data URL of a JPEG")

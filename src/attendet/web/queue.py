@@ -38,7 +38,7 @@ class InferenceQueue:
         """
         if self._waiting >= self.max_waiting:
             raise BusyError(
-                f"requests that wait must be at most {self.max_waiting}; got one more. "
+                f"waiting requests must be at most {self.max_waiting}; got one more. "
                 "Try again in a moment."
             )
         self._waiting += 1

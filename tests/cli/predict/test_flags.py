@@ -20,8 +20,8 @@ Capture = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--overlap", 7], "--overlap needs --tile; alone it changes nothing."),
-        (["--port", 80], "--port needs --show; alone it changes nothing."),
+        (["--overlap", 7], "--overlap needs --tile; it has no effect alone."),
+        (["--port", 80], "--port needs --show; it has no effect alone."),
         (["--tile", 64, "--batch", 7], "--batch must be omitted with --tile"),
         (
             ["--save", "json", "--max-side", 64],
@@ -62,7 +62,7 @@ def test_an_empty_list_is_refused(
         run(shots, flag, value)
 
     assert caught.value.code == 2
-    assert f"{flag}: must be one name or more, with commas; got {value!r}" in (
+    assert f"{flag}: must be one or more names separated by commas; got {value!r}" in (
         capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
@@ -80,7 +80,7 @@ def test_a_video_smaller_than_a_zone_costs_no_result_of_the_others(
     assert said.out.startswith("8 frames in ")
     issues = said.err.splitlines()
     assert issues[0] == "1 skipped:"
-    assert "a zone to count in must lie in the image of 48 x 32 pixels" in issues[1]
+    assert "counting zone must be inside the image of 48 x 32 pixels" in issues[1]
     assert issues[1].endswith(f"({small}).")
     assert len(issues) == 2
     out = tmp_path / "out"
@@ -119,7 +119,7 @@ def test_the_file_limits_max_detections(
     capsys.readouterr()
     assert _predict(suppressed, shots / "a.jpg", tmp_path / "more", "--max-detections", "6") == 2
     said = capsys.readouterr().err
-    assert "max_detections must be at most 5, the limit of the suppression in the exported" in said
+    assert "max_detections must be at most 5, the limit of the NMS in the exported" in said
     assert not (tmp_path / "more").exists()
 
 

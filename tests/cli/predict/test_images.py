@@ -94,12 +94,16 @@ def test_when_nothing_can_be_read_the_exit_code_says_so(
     ("flags", "code", "words"),
     [
         (["--classes", "dgo"], 2, "class must be a known name; got 'dgo'. Did you mean 'dog'?"),
-        (["--save", "jpg"], 2, "no way to save as 'jpg'"),
+        (["--save", "jpg"], 2, "save must be a known kind; got 'jpg' (--save)."),
         (["--nms-iou", "5"], 2, "iou must be from 0 to 1; got 5.0"),
         (["--size", "100"], 2, "multiples of 32; got (100, 100). Nearest: 96x96"),
         (["--batch", "0"], 2, "--batch must be 1 or more; got 0"),
         (["--max-detections", "0"], 2, "max_detections must be 1 or more; got 0"),
-        (["--device", "gpu"], 2, "device must be one that PyTorch can use here; got 'gpu'"),
+        (
+            ["--device", "gpu"],
+            2,
+            "device must be one that PyTorch can use on this machine; got 'gpu'",
+        ),
     ],
 )
 def test_a_wrong_flag_is_one_clear_line(

@@ -143,11 +143,11 @@ def test_issues_of_images(tmp_path, image):
     ("text", "said"),
     [
         ('{"images": [],\n "annotations": [,]}', r"x\.json:2"),
-        ("[]", "must hold lists"),
-        ('{"images": [], "annotations": []}', "must hold lists"),
+        ("[]", "must have lists"),
+        ('{"images": [], "annotations": []}', "must have lists"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "id and a name"),
         ('{"images": [], "annotations": [], "categories": [{"id": [], "name": "a"}]}', "id and a"),
-        ("[" * 100_000, "plain"),
+        ("[" * 100_000, "cannot be parsed"),
     ],
 )
 def test_a_broken_file_is_an_error_with_its_line(tmp_path, text, said):

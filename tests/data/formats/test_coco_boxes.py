@@ -64,14 +64,14 @@ def test_masks_give_the_box_of_the_reference(seed, height, width):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({}, "bbox must be 4 numbers, or segmentation polygons; got bbox None"),
+        ({}, "bbox must be 4 numbers, or missing with a valid segmentation; got bbox None"),
         ({"bbox": [1, 2, 3]}, "bbox must be 4 numbers"),
         ({"segmentation": [[1, 2, 3, 4]]}, "3 or more points"),
         ({"segmentation": [1, 2, 3]}, "bbox must be 4 numbers"),
         ({"segmentation": {"size": [3, 3]}}, "no 'counts'"),
-        ({"segmentation": {"size": [3, 3], "counts": [1, 2]}}, "do not fill"),
+        ({"segmentation": {"size": [3, 3], "counts": [1, 2]}}, "do not match its size"),
         ({"segmentation": {"size": [3, 3], "counts": [9]}}, "empty"),
-        ({"segmentation": {"size": [3, 3], "counts": "é"}}, "broken"),
+        ({"segmentation": {"size": [3, 3], "counts": "é"}}, "segmentation are invalid"),
         ({"bbox": [1, 1, 5, 5], "category_id": [1]}, "annotation id 2: cannot be read"),
         ({"bbox": [1, 1, 5, 5], "iscrowd": "maybe"}, "iscrowd must be 0 or 1; got 'maybe'"),
         ({"bbox": [1, 1, 5, 5], "iscrowd": 2}, "iscrowd must be 0 or 1; got 2"),

@@ -356,7 +356,7 @@ def test_what_is_read(tmp_path, image, files, expected, kinds):
 
 REFUSED = {
     # https://github.com/pjreddie/darknet/issues/824
-    "commas": ("0, 0.5, 0.5, 0.5, 0.5\n", r"a\.txt:1: .*must have spaces between"),
+    "commas": ("0, 0.5, 0.5, 0.5, 0.5\n", r"a\.txt:1: .*must be separated by spaces"),
     # https://github.com/Babyhamsta/Yoable/issues/7
     "decimal-commas": ("\n0 0,5 0,5 0,5 0,5\n", r"a\.txt:2: .*decimal points"),
     # https://github.com/ultralytics/ultralytics/issues/1170
@@ -364,7 +364,7 @@ REFUSED = {
     # https://github.com/WongKinYiu/yolov7/issues/1652
     "keypoints": (
         f"{LINE[:-1]} 0.3 0.4 2 0.6 0.7 1\n",
-        r"a\.txt:1: .*keypoints. State kpt_shape: \[2, 3\]",
+        r"a\.txt:1: .*keypoints need .*; add kpt_shape: \[2, 3\]",
     ),
     # https://github.com/ultralytics/ultralytics/issues/707
     "names-as-ids": ("cat 0.5 0.5 0.5 0.5\n", r"a\.txt:1: .*a whole number; got 'cat'"),
@@ -411,7 +411,7 @@ def test_class_ids_that_count_from_1_are_reported(tmp_path, image, last, shifted
     files |= {"labels/a.txt": f"1{LINE[1:]}", "labels/b.txt": f"{last}{LINE[1:]}"}
     write(tmp_path, files, image)
     issues = load_dataset(tmp_path, require_train=False).issues
-    said = [issue.file.name for issue in issues if "count from 1" in issue.message]
+    said = [issue.file.name for issue in issues if "start at 1" in issue.message]
     assert said == (["b.txt"] if shifted else [])
 
 
@@ -419,7 +419,7 @@ def test_class_ids_that_count_from_1_are_reported(tmp_path, image, last, shifted
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("Annotations/a.xml", xml("橘猫").encode("gbk"), "UTF-8 by default"),
+        ("Annotations/a.xml", xml("橘猫").encode("gbk"), "declared encoding (default: UTF-8)"),
         ("Annotations/a.xml", b"<annotations><image/></annotations>", "export as Pascal VOC"),
         ("classes.txt", "橘猫\n".encode("gbk"), "Save it as UTF-8"),
     ],
@@ -435,7 +435,7 @@ def test_text_that_needs_the_user_says_what_to_do(tmp_path, image, file, content
 def test_a_set_of_no_boxes_says_so(tmp_path, image):
     upper = xml().replace("object", "Object")
     write(tmp_path, pairs("ab", "{}.jpg", "{}.xml", upper), image)
-    with pytest.raises(DataError, match=r"must hold boxes; got none in 2 label files.*a\.xml"):
+    with pytest.raises(DataError, match=r"must contain boxes; got none in 2 label files.*a\.xml"):
         load_dataset(tmp_path)
 
 

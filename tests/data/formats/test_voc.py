@@ -186,7 +186,7 @@ def test_of_two_images_of_one_name_the_xml_says_which(tmp_path, image, annotatio
         (issue.file.name, issue.kind, issue.message)
         for issue in data.issues
         if issue.kind == "missing-label"
-    ] == [(other, "missing-label", f"a.xml is that of {meant}")]
+    ] == [(other, "missing-label", f"a.xml belongs to {meant}")]
 
 
 def test_missing_images_and_labels_are_skipped(tmp_path, voc_folder, annotation, image):
@@ -223,7 +223,7 @@ def test_difficult_and_parts(tmp_path):
         ("<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>", "no name"),
         (
             "<name>a</name><bndbox><xmin>one</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>",
-            "no number",
+            "is not a number",
         ),
     ],
 )

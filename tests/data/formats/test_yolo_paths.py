@@ -159,13 +159,13 @@ def test_a_train_split_without_any_box_is_an_error(cells):
     for file in (cells / "train" / "labels").iterdir():
         file.unlink()
     (cells / "data.yaml").write_text("train: train/images\nval: valid/images\nnames: [cat]\n")
-    with pytest.raises(DataError, match=r"must hold a box.*train/labels/a\.txt"):
+    with pytest.raises(DataError, match=r"must contain boxes.*train/labels/a\.txt"):
         load_dataset(cells)
     dataset = load_dataset(cells, require_train=False)
     assert issues(dataset) == [("missing-label", "a.txt", None), ("no-boxes", "a.txt", None)]
     for name in "ab":
         (cells / "train" / "labels" / f"{name}.txt").write_text("")
-    with pytest.raises(DataError, match="must hold a box"):
+    with pytest.raises(DataError, match="must contain boxes"):
         load_dataset(cells)
 
 

@@ -123,7 +123,7 @@ def test_damaged_files_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "how attendet exported it"),
+        ("{}", "must have the metadata of attendet export"),
         ("[1]", "must be a JSON map"),
         ("{", "must be a JSON map"),
     ],
@@ -138,7 +138,7 @@ def test_another_number_of_classes_is_refused(folder: Path) -> None:
     header = json.loads((folder / "attendet.json").read_text())
     header["classes"] = '["cat", "dog"]'
     (folder / "attendet.json").write_text(json.dumps(header))
-    with pytest.raises(WeightsError, match="classes of the metadata must be those of the graph"):
+    with pytest.raises(WeightsError, match="graph must match the 2 classes of the metadata"):
         load(folder).predict(np.zeros((96, 96, 3), dtype=np.uint8))
 
 

@@ -181,7 +181,7 @@ def test_other_files_are_refused(weights: Path, tmp_path: Path) -> None:
         text: "must be a .safetensors file",
         empty: "must be a .safetensors file",
         cut: "damaged",
-        other: r"must be a file of kind .safetensors, .*; got '.pth'",
+        other: r"must be a file of type .safetensors, .*; got '.pth'",
         inside: "got a folder",
         tmp_path: "got a folder",
         tmp_path / "none.safetensors": "weights file not found",
@@ -198,7 +198,9 @@ def test_an_unknown_runtime_or_device_is_refused(weights: Path) -> None:
     ):
         attendet.load(weights, runtime="torhc")
     for device in ("gpu", "cuda:77"):
-        with pytest.raises(ConfigError, match="device must be one that PyTorch can use here"):
+        with pytest.raises(
+            ConfigError, match="device must be one that PyTorch can use on this machine"
+        ):
             attendet.load(weights, device=device)
 
 

@@ -78,7 +78,7 @@ def test_a_logistic_map_that_another_layer_takes_is_refused() -> None:
     text = NET + CONV.replace("linear", "logistic") + YOLO + "new_coords=1\n"
     assert [one.coding for one in _parse(text).graph.outputs.values()] == ["new_coords"]
 
-    with pytest.raises(ConfigError, match=r"got logistic, taken by 2 \(net\.cfg:10\)"):
+    with pytest.raises(ConfigError, match=r"got logistic, read by 2 \(net\.cfg:10\)"):
         _parse(text + "[route]\nlayers=0\n" + YOLO)
 
 
@@ -122,22 +122,34 @@ def test_letter_box(letter_box: int) -> None:
         ("width=64\n", "", "[net] width must be given; got none (net.cfg:1)"),
         ("filters=18", "filters=x", "filters must be a whole number; got 'x' (net.cfg:5)"),
         ("filters=18", "filters=0", "filters must be at least 1; got 0 (net.cfg:4)."),
-        ("filters=18", "filters=17", "[yolo] must follow 18 filters, 3 anchors x (5 + 1 classes)"),
+        (
+            "filters=18",
+            "filters=17",
+            "[yolo] must follow a layer with 18 filters, 3 anchors x (5 + 1 classes)",
+        ),
         ("filters=18", "filters=18\nfilters=21", "given once; it is in lines 5 and 6"),
         ("stride=32", "stride=64", "[yolo] must have cells of 1, 2, 4, 8, 16 or 32 pixels"),
         ("stride=32", "stride=3", "[yolo] must have cells of 1, 2, 4, 8, 16 or 32 pixels"),
-        ("stride=32", "stride=32\ngroups=2", "[convolutional] groups must be a divisor of 3"),
+        (
+            "stride=32",
+            "stride=32\ngroups=2",
+            "[convolutional] groups must be a divisor of the 3 channels",
+        ),
         ("stride=32", "stride=32\ndilation=2", "dilation must be 1 or omitted"),
         ("stride=32", "stride=32\nshare_index=0", "share_index must be -1000000000 or omitted"),
         ("stride=32", "stride_x=32\nstride_y=16", "stride_y must be the same as stride_x, 32"),
         ("linear", "laeky", "got 'laeky' (net.cfg:9). Did you mean 'leaky'?"),
-        ("[yolo]", "[region]\nnum=3", "[region] softmax must be 1: nothing else is supported"),
+        ("[yolo]", "[region]\nnum=3", "[region] softmax must be 1 (no other value is supported)"),
         (
             "[yolo]",
             "[region]\nsoftmax=1",
             "[region] num must be the number of anchors, 3; got none",
         ),
-        ("[yolo]", REGION + "tree=9k.tree", "[region] tree must be omitted: a tree of classes"),
+        (
+            "[yolo]",
+            REGION + "tree=9k.tree",
+            "[region] tree must be omitted (class trees of YOLO9000",
+        ),
         ("[yolo]", REGION + "coords=5", "[region] coords must be 4 or omitted"),
         ("[yolo]\nanchors=10,14", REGION + "anchors=0,14", "of width and height in cells, above 0"),
         ("[yolo]", "[reorg]\nstride=2\n[yolo]", "[reorg] stride must be such that its square"),
@@ -151,23 +163,27 @@ def test_letter_box(letter_box: int) -> None:
         ("[yolo]", "[shortcut]\nfrom=1\n[yolo]", "[shortcut] from must be layers before layer 1"),
         ("[yolo]", "[upsample]\nstride=64\n[yolo]", "stride must be from 1 to 32; got 64"),
         ("[yolo]", "[upsample]\nscale=2\n[yolo]", "scale must be 1 or omitted"),
-        ("[yolo]", "[scale_channels]\nfrom=0\n[yolo]", "a gate (18, 1, 1) before this layer"),
+        (
+            "[yolo]",
+            "[scale_channels]\nfrom=0\n[yolo]",
+            "a layer whose gate, the previous output, is (18, 1, 1)",
+        ),
         ("anchors=10", "anchors=-10", "anchors must be pairs of width and height"),
         ("anchors=10,14,", "anchors=10,", "anchors must be pairs of width and height"),
         ("anchors=10", "anchors=nan", "anchors must be finite"),
         ("anchors=10", "anchors=ten", "anchors must be numbers"),
         ("anchors=10,14, 23,27, 37,58\n", "", "[yolo] anchors must be given"),
-        ("classes=1", "classes=1\nmask=0,1,7", "mask must be numbers of the 3 anchors"),
+        ("classes=1", "classes=1\nmask=0,1,7", "mask must be indices of the 3 anchors"),
         ("classes=1", "classes=0", "classes must be at least 1"),
         (
             "classes=1",
             "classes=1\nnew_coords=1",
             "new_coords=1 must follow a [convolutional] layer with activation=logistic that no "
-            "other layer takes; got linear, taken by 1 (net.cfg:10)",
+            "other layer reads; got linear, read by 1 (net.cfg:10)",
         ),
         ("classes=1", "classes=1\nscale_x_y=0", "scale_x_y must be above 0"),
-        ("classes=1", "classes=1\n[maxpool]\n", "must not take the output of [yolo], layer 1"),
-        ("[yolo]", "[yolo", "section must be a name in [ ]; got '[yolo' (net.cfg:10)"),
+        ("classes=1", "classes=1\n[maxpool]\n", "must not read the output of [yolo], layer 1"),
+        ("[yolo]", "[yolo", "section must be a name in brackets; got '[yolo' (net.cfg:10)"),
         ("classes=1", "classes", "line must be key=value below a [section]; got 'classes'"),
         ("[net]", "width=3\n[net]", "line must be key=value below a [section]; got 'width=3'"),
     ],
@@ -188,9 +204,9 @@ def test_maps_that_do_not_fit_each_other_are_named() -> None:
     half = "[convolutional]\nfilters=4\nstride=2\n"
     text = NET + half + half + "[route]\nlayers=0,1\n" + CONV + YOLO
 
-    with pytest.raises(ConfigError, match=r"one height and width.*net\.cfg:10"):
+    with pytest.raises(ConfigError, match=r"layers with maps of one size.*net\.cfg:10"):
         _parse(text)
-    with pytest.raises(ConfigError, match=r"\[shortcut\] from must be of maps of height"):
+    with pytest.raises(ConfigError, match=r"\[shortcut\] from must be layers with maps of size"):
         _parse(text.replace("[route]\nlayers=0,1", "[shortcut]\nfrom=0"))
 
 
@@ -255,13 +271,13 @@ def test_a_graph_survives_json(other_configs: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({}, "kind of a layer must be a known one; got None"),
+        ({}, "kind of a layer must be a known name; got None"),
         ({"kind": "routes"}, "Did you mean 'route'?"),
         ({"kind": "upsample", "strid": 2}, "Did you mean 'stride'?"),
         ({"kind": "convolutional", "filters": "8"}, "filters must be a whole number"),
         ({"kind": "convolutional", "activation": "tanh"}, "activation must be one of"),
         ({"kind": "maxpool", "size": 2, "padding": 3}, "padding must be from 0 to 2; got 3"),
-        ({"kind": "route"}, "layers must be one layer or more"),
+        ({"kind": "route"}, "layers must be at least one layer"),
     ],
 )
 def test_a_damaged_layer_is_named(values: dict[str, object], said: str) -> None:
@@ -272,9 +288,9 @@ def test_a_damaged_layer_is_named(values: dict[str, object], said: str) -> None:
 
 
 def test_layers_of_a_graph_are_checked_against_each_other() -> None:
-    with pytest.raises(ConfigError, match=r"must take layers before it, 0 to 0; got 7 \(layer 1\)"):
+    with pytest.raises(ConfigError, match=r"must read layers before it, 0 to 0; got 7 \(layer 1\)"):
         Graph((Convolutional(8), Route((7,)), Yolo())).shapes((64, 64))
-    with pytest.raises(ConfigError, match=r"must take layers before it"):
+    with pytest.raises(ConfigError, match=r"must read layers before it"):
         Graph((Route((-1,)), Yolo())).shapes((64, 64))
 
 

@@ -166,7 +166,7 @@ def test_a_part_of_the_file_fills_the_first_layers(darknet: Callable[..., Any]) 
     backbone = sum(one.numel() for one in _of(whole.network, "backbone").values())
     files.weights.write_bytes(content[: 20 + 4 * backbone])
 
-    with pytest.raises(WeightsError, match=r"It fits the first 27 layers: --cutoff 27\."):
+    with pytest.raises(WeightsError, match=r"It matches the first 27 layers: set --cutoff 27\."):
         import_darknet(files.config, files.weights)
     part = import_darknet(files.config, files.weights, cutoff=27, seed=1)
     same = import_darknet(files.config, files.weights, cutoff=27, seed=1)
@@ -315,7 +315,7 @@ def test_notes(darknet: Callable[..., Any], tiny: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"cat\n", r"as many as the network's classes, 2 .*got 1"),
+        (b"cat\n", r"number of names must be 2, as in the network .*got 1"),
         (b"cat\ncat\n", r"'cat' in lines 1 and 2"),
         (b"", "got none"),
         (b"cat\n\ndog\n", r"names\.txt:2"),
@@ -349,11 +349,11 @@ def test_a_graph_learns(darknet: Callable[..., Any], images: torch.Tensor) -> No
         ({"attention": "ca@p6"}, r"attention must be at a site of the network; got 'p6'"),
         (
             {"attention": "ca@layer0", "attention_init": {"layer1": "paper"}},
-            "must name an init for",
+            "must have one init for",
         ),
-        ({"architecture": "yolov4-tiny"}, "anchor_masks|graph must hold the layers"),
-        ({"graph": None, "anchor_masks": ((0,), (1,))}, "graph must hold the layers"),
-        ({"classes": ("a", "b", "c")}, r"must follow 16 filters; got 14"),
+        ({"architecture": "yolov4-tiny"}, "anchor_masks|graph must have layers for darknet-graph"),
+        ({"graph": None, "anchor_masks": ((0,), (1,))}, "graph must have layers for darknet-graph"),
+        ({"classes": ("a", "b", "c")}, r"must follow a layer with 16 channels; got 14"),
         ({"anchor_masks": ((0, 1), (2, 3))}, r"each of the 3 outputs; got 2"),
     ],
 )

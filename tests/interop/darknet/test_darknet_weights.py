@@ -85,11 +85,11 @@ def test_a_header_cut_short_is_no_crash(tmp_path: Path, size: int) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (-4, "as the configuration says; got 353 values, fewer"),
-        (+8, "as the configuration says; got 356 values, more"),
-        (+3, "got 354 values and 3 bytes, more"),
-        (-4 * COUNTS[2], "It fits the first 2 layers: --cutoff 2."),
-        (-4 * (COUNTS[1] + COUNTS[2]), "It fits the first 1 layers: --cutoff 1."),
+        (-4, "to match the configuration; got 353 values, too few"),
+        (+8, "to match the configuration; got 356 values, too many"),
+        (+3, "got 354 values and 3 bytes, too many"),
+        (-4 * COUNTS[2], "It matches the first 2 layers: set --cutoff 2."),
+        (-4 * (COUNTS[1] + COUNTS[2]), "It matches the first 1 layers: set --cutoff 1."),
     ],
 )
 def test_too_short_and_too_long(tmp_path: Path, change: int, said: str) -> None:
@@ -99,7 +99,7 @@ def test_too_short_and_too_long(tmp_path: Path, change: int, said: str) -> None:
     with pytest.raises(WeightsError) as error:
         read_weights(path, GRAPH)
 
-    assert f"must hold {len(VALUES)} values" in str(error.value)
+    assert f"must contain {len(VALUES)} values" in str(error.value)
     assert said in str(error.value)
     assert str(path) in str(error.value)
 
@@ -120,7 +120,7 @@ def test_a_cutoff_takes_the_first_layers(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"for the first 1 layers"):
         read_weights(part, GRAPH, cutoff=1)
     for cutoff in (0, 5, -1):
-        with pytest.raises(WeightsError, match=r"cutoff must be from 1 to the 4 layers"):
+        with pytest.raises(WeightsError, match=r"cutoff must be from 1 to 4, the number of layers"):
             read_weights(part, GRAPH, cutoff=cutoff)
 
 
@@ -133,7 +133,7 @@ def test_values_that_are_no_numbers_are_named(
     values[at] = value
     path = _write(tmp_path, HEADER + values.tobytes())
 
-    with pytest.raises(WeightsError, match=rf"finite numbers.*layer {layer}, line {layer + 10} "):
+    with pytest.raises(WeightsError, match=rf"must be finite;.*layer {layer}, line {layer + 10} "):
         read_weights(path, GRAPH, lines=(10, 11, 12, 13))
 
 
@@ -141,7 +141,7 @@ def test_a_negative_variance_is_named(tmp_path: Path) -> None:
     values = VALUES.copy()
     values[12] = -1
 
-    with pytest.raises(WeightsError, match="variances must be 0 or above"):
+    with pytest.raises(WeightsError, match="variances must be at least 0"):
         read_weights(_write(tmp_path, HEADER + values.tobytes()), GRAPH)
 
 
@@ -156,7 +156,7 @@ def test_a_negative_variance_is_named(tmp_path: Path) -> None:
 def test_text_is_named_as_what_it_is(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path, text.encode())
 
-    with pytest.raises(WeightsError, match=r"must be binary; this is text, beginning") as error:
+    with pytest.raises(WeightsError, match=r"must be binary; got text that begins with") as error:
         read_weights(path, GRAPH)
 
     assert text.splitlines()[0][:15] in str(error.value)
@@ -167,7 +167,7 @@ def test_text_is_named_as_what_it_is(tmp_path: Path, text: str) -> None:
 def test_other_layouts_are_refused(tmp_path: Path, version: tuple[int, int, int]) -> None:
     path = _write(tmp_path, struct.pack("<iiiq", *version, 0) + VALUES.tobytes())
 
-    with pytest.raises(WeightsError, match="of a version below 1000"):
+    with pytest.raises(WeightsError, match="must have a version below 1000"):
         read_weights(path, GRAPH)
 
 

@@ -44,7 +44,7 @@ def _recognize(path: Path) -> Format:
         return next(iter(found))
     if found:
         listed = "; ".join(f"{name} ({evidence})" for name, evidence in found.items())
-        raise DataError(f"format must be clear; got {listed} in {path}. Say which with --format.")
+        raise DataError(f"format must be unambiguous; got {listed} in {path}. Set --format.")
     there = sorted(each.name + ("/" if each.is_dir() else "") for each in path.iterdir())
     looked = "".join(f"\n  {line}" for line in _LOOKED_FOR)
     raise DataError(

@@ -80,7 +80,7 @@ def _json_files(folder: Path) -> dict[str, Path]:
         if len(set(splits)) < len(files):
             names = list_names(path.name for path in files)
             raise DataError(
-                f"each split must have one JSON file; got {names} ({folder_}). Name one of them."
+                f"each split must have one JSON file; got {names} ({folder_}). Pass one of them."
             )
         if "all" in splits and len(files) > 1:
             files = [path for path in files if _split_of(path.stem) != "all"]
@@ -116,14 +116,14 @@ def _load_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
-        raise DataError(f"JSON is broken ({path}:{error.lineno}): {error.msg}.") from None
+        raise DataError(f"JSON is invalid ({path}:{error.lineno}): {error.msg}.") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"JSON must be UTF-8 and plain ({path}): {error}") from None
+        raise DataError(f"JSON cannot be parsed ({path}): {error}") from None
     wanted = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(
         isinstance(document.get(key), list) for key in wanted
     ):
-        raise DataError(f"COCO JSON must hold lists images, annotations and categories ({path}).")
+        raise DataError(f"COCO JSON must have lists images, annotations and categories ({path}).")
     return document
 
 
@@ -222,13 +222,13 @@ def _images_of(
             issues.append(Issue(path, None, "broken-label", message, "skipped image"))
             continue
         if known:
-            message = f"image id {number!r} is there twice"
+            message = f"image id {number!r} occurs twice"
             issues.append(Issue(path, None, "repeated-image", message, "skipped image"))
             continue
         image = finder.find(name)
         images[number] = RawSample(image, path, [], _size(row)) if image else None
         if image is None:
-            message = f"no image {name!r} (image id {number!r})"
+            message = f"image {name!r} not found (image id {number!r})"
             issues.append(Issue(path, None, "missing-image", message, "skipped image"))
     return images
 
@@ -330,7 +330,7 @@ def _shown(value: object) -> str:
 def _around_polygons(polygons: list[Any]) -> Corners:
     numbers = [[float(number) for number in polygon] for polygon in polygons]
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in numbers):
-        raise ValueError("a polygon must hold x and y of 3 or more points")
+        raise ValueError("a polygon must have x and y of 3 or more points")
     columns = [x for polygon in numbers for x in polygon[0::2]]
     rows = [y for polygon in numbers for y in polygon[1::2]]
     if any(map(math.isnan, columns + rows)):
@@ -349,7 +349,7 @@ def _decode_rle(text: str) -> list[int]:
     for letter in text:
         bits = ord(letter) - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("run lengths of the segmentation are broken")
+            raise ValueError("run lengths of the segmentation are invalid")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -366,7 +366,7 @@ def _around_mask(mask: dict[str, Any]) -> Corners:
     counts = _decode_rle(counts) if isinstance(counts, str) else [int(count) for count in counts]
     height, width = (int(side) for side in mask["size"])
     if height < 1 or width < 1 or min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise ValueError("run lengths of the segmentation do not fill its size")
+        raise ValueError("run lengths of the segmentation do not match its size")
     columns: list[int] = []
     rows: list[int] = []
     start = 0
@@ -410,7 +410,9 @@ def read_xyxy(row: dict[str, Any]) -> Corners:
     except ValueError as error:
         if not box:
             raise ValueError(f"segmentation cannot be read: {error}") from None
-    raise ValueError(f"bbox must be 4 numbers, or segmentation polygons; got bbox {_shown(box)}")
+    raise ValueError(
+        f"bbox must be 4 numbers, or missing with a valid segmentation; got bbox {_shown(box)}"
+    )
 
 
 def read_crowd(row: dict[str, Any]) -> bool:

@@ -121,7 +121,7 @@ class _Reader:
         meant = next((path for path in twins if path.name == named), image)
         for twin in twins:
             if twin != meant:
-                self._issue(twin, None, "missing-label", f"{xml.name} is that of {meant.name}")
+                self._issue(twin, None, "missing-label", f"{xml.name} belongs to {meant.name}")
         return meant
 
     def labeled(self, name: str, xml: Path, images: Path) -> RawSample | None:
@@ -180,7 +180,7 @@ class _Reader:
             elif name in self.images(image_folder):
                 self._issue(list_file, line, "missing-label", f"no {name}.xml in {xml_folder}")
             else:
-                self._issue(list_file, line, "missing-image", f"no image {name!r}")
+                self._issue(list_file, line, "missing-image", f"image {name!r} not found")
         found = [each for each in kept.values() if each is not None]
         return merge_repeated(found, self.raw.issues)
 
@@ -219,7 +219,9 @@ def _devkit_root(folder: Path) -> Path:
     devkits = _devkits(folder)
     if len(devkits) > 1:
         names = list_names(path.relative_to(folder).as_posix() for path in devkits)
-        raise DataError(f"path must hold one VOC folder; got {names} ({folder}). Name one of them.")
+        raise DataError(
+            f"path must contain one VOC folder; got {names} ({folder}). Pass one of them."
+        )
     return devkits[0] if devkits else folder
 
 
@@ -325,7 +327,7 @@ def _parse(content: bytes | str, parser: expat.XMLParserType) -> Element:
     builder = TreeBuilder()
 
     def refuse_entity(*_: object) -> int:
-        raise _RefusedError("XML must declare no entities; they are never needed in labels")
+        raise _RefusedError("XML must not declare entities; labels never need them")
 
     def start_root(tag: str, attributes: dict[str, str]) -> None:
         if tag.lower() != "annotation":
@@ -355,7 +357,7 @@ def _read_object(element: Element, path: Path) -> Box | Issue:
     try:
         left, top, right, bottom = (float(corner or 0) for corner in corners)
     except ValueError as error:
-        message = f"box corner is no number: {error}"
+        message = f"box corner is not a number: {error}"
     if message:
         return Issue(path, line, "broken-label", message, "dropped")
     difficult = element.findtext("difficult", "").strip().lower() in ("1", "true")
@@ -410,7 +412,7 @@ def read_annotation(path: Path) -> Annotation | Issue:
         # expat reports text in another encoding than the declared one as an invalid token.
         invalid = error.code == expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]
         kind = "wrong-encoding" if invalid and not _is_utf8(content) else "broken-label"
-        wrong = "not in the encoding that it declares, UTF-8 by default; save it so"
+        wrong = "text is not in the declared encoding (default: UTF-8); save it in that encoding"
         message = f"XML: {wrong if kind == 'wrong-encoding' else expat.ErrorString(error.code)}"
         return Issue(path, error.lineno, kind, message, "skipped image")
     except (LookupError, ValueError) as error:  # an encoding that Python does not support

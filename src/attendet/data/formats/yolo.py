@@ -102,7 +102,7 @@ class _Reader:
             return found
         first = self.image_of.setdefault(file, image)
         if first != image:
-            message = f"label file {file.name} is that of {first.name} too"
+            message = f"label file {file.name} is also used for {first.name}"
             self.raw.issues.append(Issue(image, None, "shared-labels", message, "kept"))
         lines, issues = read_lines(file)
         self.raw.issues += issues
@@ -122,7 +122,7 @@ class _Reader:
         pool += [self.labeled(image) for image in new]
         again = len(images) - len(new)
         if again:
-            message = f"{again} of the images of {split} named again; each counts once"
+            message = f"images of {split} listed more than once: {again}; each is used once"
             self.raw.issues.append(Issue(source, None, "repeated-image", message, "kept"))
 
     def finish(self, source: str) -> RawDataset:
@@ -160,8 +160,8 @@ class _Reader:
         unnamed = {label for label in used if isinstance(label, int)}
         if len(used) > 1 and unnamed == {len(names)} and names.get(0) not in used:
             message = (
-                f"class ids go up to {len(names)} and 0 is not used, with {len(names)} names; ids "
-                "count from 0: if these count from 1, each stands for the class before"
+                f"class ids go up to {len(names)} and 0 is not used, but there are {len(names)} "
+                "names. Ids must start at 0: if these start at 1, subtract 1 from each"
             )
             file = next(e.labels for e in images if any(b.label in unnamed for b in e.boxes))
             self.raw.issues.insert(0, Issue(file, None, "class-names", message, "kept"))
@@ -180,13 +180,11 @@ def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> R
                 raise DataError(f"{split} must be a path or a list of paths ({path}).")
             found_at, rival = find_entry(entry, root, path.parent)
             if found_at is None:
-                message = f"{split}: {entry!r} is not there"
+                message = f"{split}: {entry!r} not found"
                 issues.append(Issue(path, None, "missing-image", message, "skipped image"))
                 continue
             if rival:
-                message = (
-                    f"{split}: {entry!r} is taken as {found_at}; {resolved(rival)} is there too"
-                )
+                message = f"{split}: {entry!r} is read as {found_at}; {resolved(rival)} also exists"
                 issues.append(Issue(path, None, "unclear-path", message, "kept"))
             found_at = resolved(found_at)
             found = (
@@ -197,7 +195,7 @@ def _read_entries(reader: _Reader, document: dict[str, object], path: Path) -> R
             reader.add(split, found, path)
     images_by_split = {split: pool for split, pool in reader.raw.images_by_split.items() if pool}
     if not images_by_split:
-        raise DataError(f"{path.name} names no image that is there ({path}). {list_issues(issues)}")
+        raise DataError(f"no image listed in {path.name} exists ({path}). {list_issues(issues)}")
     reader.raw.images_by_split = images_by_split
     return reader.finish(f"{path.name} {' '.join(images_by_split)}")
 
@@ -282,7 +280,7 @@ def read_yolo(path: Path) -> RawDataset:
 # --- data.yaml and obj.data ----------------------------------------------------------------------
 
 _SCALARS = (str, int, float)
-_YAML_ADVICE = "Write 'key: value' with a space and no tab, and paths with / or without quotes."
+_YAML_ADVICE = "Write 'key: value' with a space and no tab. In paths, use / or omit the quotes."
 _PLAIN_TAGS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
@@ -331,7 +329,7 @@ def load_yaml(path: Path) -> dict[str, object]:
         raise DataError(f"data.yaml must be YAML in UTF-8 ({path}): {text}") from None
     if not isinstance(document, dict):
         raise DataError(
-            f"data.yaml must hold keys such as train and names ({path}). {_YAML_ADVICE}"
+            f"data.yaml must contain keys such as train and names ({path}). {_YAML_ADVICE}"
         )
     return document
 
@@ -370,8 +368,8 @@ def names_of(document: dict[str, object], path: Path) -> dict[int, str] | None:
     listed = isinstance(names, str) and "," in names
     if not plain or twice or listed or (names is not None and not found):
         raise DataError(
-            f"names must be a list of class names or a mapping from class id to name, each id "
-            f"once; got {type(names).__name__} ({path})."
+            f"names must be a list of class names or a mapping from unique class ids to names; "
+            f"got {type(names).__name__} ({path})."
         )
     if found:
         return {int(number): class_name(str(name)) for number, name in found.items()}
@@ -395,7 +393,7 @@ def keypoint_fields_of(document: dict[str, object], path: Path) -> int:
         case [int(count), int(numbers)] if count > 0 and numbers in (2, 3):
             return count * numbers
     raise DataError(
-        f"kpt_shape must be a count of keypoints and 2 or 3 numbers for each, as [17, 3]; "
+        f"kpt_shape must be [number of keypoints, 2 or 3], such as [17, 3]; "
         f"got {str(shape)[:40]!r} ({path}). Correct it, or remove it if there are no keypoints."
     )
 
@@ -425,7 +423,7 @@ def load_darknet(path: Path, issues: list[Issue]) -> dict[str, object]:
     if found_at and found_at.is_file():
         document["names"] = read_names(found_at, issues) or None
     else:
-        message = f"names: {stated!r} is not there; classes go by their numbers"
+        message = f"names: {stated!r} not found; class ids are used as names"
         issues.append(Issue(path, None, "class-names", message, "kept"))
     return document
 
@@ -440,11 +438,13 @@ def read_names(path: Path, issues: list[Issue]) -> dict[int, str]:
     issues += found_issues
     names = {line - 1: class_name(text) for line, text in lines if text != "dont_show"}
     if not names:
-        message = "file holds no class name; classes go by their numbers"
+        message = "file contains no class names; class ids are used as names"
         issues.append(Issue(path, None, "class-names", message, "kept"))
     last = max(names, default=-1)
     for line in sorted({number + 1 for number in range(last)} - {line for line, _ in lines}):
-        message = f"line is blank, so class id {line - 1} has no name; remove it if it is no class"
+        message = (
+            f"line is blank, so class id {line - 1} has no name; remove it if it is not a class"
+        )
         issues.append(Issue(path, line, "class-names", message, "kept"))
     return names
 
@@ -463,7 +463,7 @@ def names_beside(root: Path, issues: list[Issue]) -> dict[int, str] | None:
     names = read_names(files[0], issues)
     for other in files[1:]:
         if other.name == files[0].name and read_names(other, []) != names:
-            message = f"other class names than in {files[0]}, which count"
+            message = f"class names differ from those in {files[0]}, which are used"
             issues.append(Issue(other, None, "class-names", message, "kept"))
     return names or None
 
@@ -482,24 +482,24 @@ def _corners(numbers: list[float], keypoint_fields: int) -> Corners:
         if len(numbers) == 4 + keypoint_fields:
             return _corners_of_box(numbers[:4])
         raise ValueError(
-            f"line must hold {5 + keypoint_fields} fields (a class, 4 numbers, and "
-            f"{keypoint_fields} of keypoints as kpt_shape says); got {len(numbers) + 1} fields"
+            f"line must have {5 + keypoint_fields} fields (a class id, 4 box numbers and, as in "
+            f"kpt_shape, {keypoint_fields} keypoint numbers); got {len(numbers) + 1} fields"
         )
     if len(numbers) == 4:
         return _corners_of_box(numbers)
     if len(numbers) == 5:
-        raise ValueError("line must hold a class and 4 numbers; got a 6th field. Remove scores")
+        raise ValueError("line must have a class id and 4 numbers; got a 6th field. Remove scores")
     visible = numbers[6::3]
     if len(numbers) % 3 == 1 and 2 in visible and set(visible) <= {0, 1, 2}:
         shape = [len(visible), 3]
-        raise ValueError(f"line must hold points; got keypoints. State kpt_shape: {shape}")
+        raise ValueError(f"keypoints need kpt_shape in data.yaml; add kpt_shape: {shape}")
     if len(numbers) >= 6 and len(numbers) % 2 == 0:
         columns, rows = numbers[0::2], numbers[1::2]
         if not all(map(math.isfinite, numbers)):
             return math.nan, math.nan, math.nan, math.nan
         return min(columns), min(rows), max(columns), max(rows)
     raise ValueError(
-        f"line must hold a class and 4 numbers, or points; got {len(numbers) + 1} fields"
+        f"line must have a class id and 4 numbers or a polygon; got {len(numbers) + 1} fields"
     )
 
 
@@ -520,7 +520,9 @@ def read_box(
     """
     fields = text.split()
     if "," in text:
-        raise ValueError(f"numbers must have spaces between and decimal points; got {text[:40]!r}")
+        raise ValueError(
+            f"numbers must be separated by spaces and use decimal points; got {text[:40]!r}"
+        )
     try:
         number = float(fields[0])
     except ValueError:

@@ -205,7 +205,7 @@ def listed_images(list_file: Path, root: Path, issues: list[Issue]) -> list[Path
         tries = (base / end for end in ends for base in bases)
         path = next((resolved(each) for each in tries if is_there(each) and each.is_file()), None)
         if path is None:
-            message, kind = f"no image {text!r}", "missing-image"
+            message, kind = f"image {text!r} not found", "missing-image"
         elif path in images:
             message, kind = f"{text!r} is listed twice", "repeated-image"
         else:

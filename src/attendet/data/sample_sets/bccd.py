@@ -77,7 +77,7 @@ def get_bccd(folder: Path, *, url: str | None = None, progress: Progress | None 
 
 def _require_empty(folder: Path) -> None:
     if not folder.is_dir():
-        raise DataError(f"folder must be a folder; got a file ({folder}). Choose another name.")
+        raise DataError(f"folder must be a directory; got a file ({folder}). Choose another name.")
     if any(folder.iterdir()):
         raise DataError(
             f"folder must be empty; got other or incomplete files ({folder}). "
@@ -137,5 +137,5 @@ def safe_unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) 
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"archive must be an intact zip file; got {error} ({archive}).") from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise DataError(f"archive must hold each name once; got {error} ({archive}).") from None
+        raise DataError(f"archive must have unique names; got {error} ({archive}).") from None
     return folder

@@ -98,7 +98,7 @@ def make_digits(
     folder = Path(folder)
     counts = _checked_counts(counts)
     ConfigError.check(seed >= 0, "seed", "a whole number from 0", seed)
-    ConfigError.check(min(image_hw) >= 64, "image_hw", "at least 64 pixels each way", image_hw)
+    ConfigError.check(min(image_hw) >= 64, "image_hw", "at least 64 x 64 pixels", image_hw)
     manifest = _manifest(seed, counts, image_hw)
     if _is_complete(folder, manifest):
         return folder
@@ -149,7 +149,7 @@ def _checked_counts(counts: Mapping[str, int] | None) -> dict[str, int]:
         is_count = isinstance(count, int) and count >= 0
         ConfigError.check(is_count, f"counts[{split!r}]", "a whole number from 0", count)
     if not chosen.get("train"):
-        raise ConfigError("counts['train'] must be at least 1; got 0. Ask for some images.")
+        raise ConfigError("counts['train'] must be at least 1; got 0.")
     return {split: chosen[split] for split in DEFAULT_COUNTS if chosen.get(split)}
 
 
@@ -184,7 +184,7 @@ def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise DataError(f"folder must be a folder; got a file ({folder}). Choose another name.")
+        raise DataError(f"folder must be a directory; got a file ({folder}). Choose another name.")
     names = {entry.name for entry in folder.iterdir()}
     if names and (_MANIFEST not in names or names - _ENTRIES):
         raise DataError(

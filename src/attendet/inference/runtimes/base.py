@@ -208,8 +208,8 @@ class ExportedRuntime(Runtime):
         classes = len(self.metadata.classes)
         if columns not in (None, 6 if self.info.nms else classes):
             raise WeightsError(
-                f"classes of the metadata must be those of the graph; got {classes} and {columns} "
-                f"({self.path}). The file was changed after the export."
+                f"outputs of the graph must match the {classes} classes of the metadata; got "
+                f"{columns} columns ({self.path}). The file was changed after the export."
             )
 
     def _to_output(self, outputs: Sequence[NDArray[np.float32]]) -> Output:

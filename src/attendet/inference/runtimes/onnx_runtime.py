@@ -84,4 +84,6 @@ def _providers(ort: Any, device: str | None) -> list[Any]:
     if kind == "cuda" and (number or "0").isdigit() and cuda in ort.get_available_providers():
         return [(cuda, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
     advice = "Choose cpu, or cuda with a GPU and the package onnxruntime-gpu."
-    raise ConfigError.must("device", "one that ONNX Runtime can use here", device, advice=advice)
+    raise ConfigError.must(
+        "device", "one that ONNX Runtime can use on this machine", device, advice=advice
+    )

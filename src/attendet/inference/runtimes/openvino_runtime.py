@@ -76,7 +76,8 @@ def _model_file(path: Path) -> Path:
     file = path / "model.xml" if path.is_dir() else path
     if file.suffix.lower() == ".xml" and not file.with_suffix(".bin").is_file():
         raise WeightsError(
-            f"weights file not found ({file.with_suffix('.bin')}). It belongs beside {file.name}."
+            f"weights file not found ({file.with_suffix('.bin')}). "
+            f"It must be in the folder of {file.name}."
         )
     return file
 
@@ -92,13 +93,14 @@ def _device(core: openvino.Core, options: RuntimeOptions) -> str:
         known = [*core.available_devices, "AUTO"]
         if device.split(".")[0] not in {name.split(".")[0] for name in known}:
             advice = f"Choose from: {', '.join(known).lower()}."
-            rule = "one that OpenVINO can use here"
+            rule = "one that OpenVINO can use on this machine"
             raise ConfigError.must("device", rule, options.device, advice=advice)
     if options.precision == "bfloat16" and (
         device != "CPU" or "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     ):
         raise ConfigError(
-            "precision must be float32 here; got 'bfloat16'. This processor does not support it."
+            "precision must be float32 on this device; got 'bfloat16'. OpenVINO computes in "
+            "bfloat16 only on CPUs that support it."
         )
     return device
 

@@ -101,7 +101,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason, rule = first_line(error), "one that PyTorch can use here"
+        reason, rule = first_line(error), "one that PyTorch can use on this machine"
         advice = "Choose cpu, or cuda with a GPU."
         raise ConfigError.must("device", rule, str(device), reason, advice) from None
     return chosen

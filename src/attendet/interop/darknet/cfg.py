@@ -90,7 +90,7 @@ class Section:
         self, key: str, default: str | None = None, *, single: bool = False
     ) -> tuple[int, ...]:
         """Return a comma-separated option as 32-bit integers."""
-        rule = "a whole number" if single else "whole numbers with commas between"
+        rule = "a whole number" if single else "whole numbers separated by commas"
         items = self.text(key, default).rstrip(",").split(",")
         digits = [word.removeprefix("-").removeprefix("+") for word in items]
         if (single and len(items) != 1) or not all(
@@ -107,7 +107,7 @@ class Section:
         try:
             values = tuple(map(float, self.text(key, default).rstrip(",").split(",")))
         except ValueError:
-            raise self.fail(key, "numbers with commas between") from None
+            raise self.fail(key, "numbers separated by commas") from None
         if not all(map(math.isfinite, values)):
             raise self.fail(key, "finite")
         return values
@@ -125,15 +125,15 @@ class Section:
         known = tuple(choices)
         if value not in known:
             raise SectionError(
-                f"[{self.kind}] {key} must be a supported one; got {value!r} "
+                f"[{self.kind}] {key} must be a supported value; got {value!r} "
                 f"({self.where(key)}). {did_you_mean(value, known)}"
             )
         return value
 
-    def fixed(self, key: str, value: str, *, why: str = "nothing else is supported") -> None:
+    def fixed(self, key: str, value: str, *, why: str = "no other value is supported") -> None:
         """Raise if an option has another value than this; it may be missing."""
         if self.text(key, value) != value:
-            raise self.fail(key, f"{value} or omitted: {why}")
+            raise self.fail(key, f"{value} or omitted ({why})")
 
     def unknown_options(self, harmless: Collection[str]) -> list[str]:
         """Return the options that are neither read so far nor harmless, with their lines."""
@@ -164,8 +164,8 @@ def read_text(path: str | Path) -> str:
         text = content.decode("latin-1") if b"[net" in content else "\0"
     if len(content) > MAX_TEXT_BYTES or "\0" in text:
         raise ConfigError(
-            f"configuration must be a text file, [net] and the layers; this is none ({path}). "
-            "Give FILE.cfg first, then FILE.weights."
+            f"configuration must be a text file with [net] and layers; got another file ({path}). "
+            "Pass FILE.cfg first, then FILE.weights."
         )
     return text
 
@@ -193,7 +193,7 @@ def parse_sections(text: str, *, source: str) -> list[Section]:
         if line.startswith("["):
             if not line.endswith("]") or len(line) < 3:
                 raise ConfigError(
-                    f"section must be a name in [ ]; got {_short(raw)} ({source}:{number})."
+                    f"section must be a name in brackets; got {_short(raw)} ({source}:{number})."
                 )
             sections.append(Section(line[1:-1].lower(), number, source, len(sections) - 1))
             continue
@@ -496,7 +496,7 @@ def _shortcut(section: Section) -> Layer:
 
 def _upsample(section: Section) -> Layer:
     if section.number("scale", 1) != 1:
-        raise section.fail("scale", "1 or omitted: nothing else is supported")
+        raise section.fail("scale", "1 or omitted (no other value is supported)")
     return Upsample(section.integer("stride", 2))
 
 
@@ -522,9 +522,9 @@ def _yolo(section: Section) -> Layer:
 
 def _region(section: Section) -> Layer:
     if "tree" in section.options:
-        raise section.fail("tree", "omitted: a tree of classes (YOLO9000) is not supported")
+        raise section.fail("tree", "omitted (class trees of YOLO9000 are not supported)")
     if section.integer("softmax", 0) != 1:
-        raise section.fail("softmax", "1: nothing else is supported")
+        raise section.fail("softmax", "1 (no other value is supported)")
     section.fixed("coords", "4")
     section.fixed("background", "0")
     return Region()
@@ -570,7 +570,7 @@ def _read_level(section: Section) -> _Level:
     all_anchors = ",".join(map(str, range(len(anchors))))
     mask = section.integers("mask", all_anchors)
     if not all(0 <= number < len(anchors) for number in mask):
-        raise section.fail("mask", f"numbers of the {len(anchors)} anchors, from 0")
+        raise section.fail("mask", f"indices of the {len(anchors)} anchors, from 0")
     scale = section.number("scale_x_y", 1.0)
     if not 0 < scale <= 10:
         raise section.fail("scale_x_y", "above 0, at most 10")
@@ -592,9 +592,10 @@ def _check_heads(channels: Sequence[int], levels: Sequence[_Level]) -> None:
         wanted = len(level.mask) * (5 + level.num_classes)
         if count != wanted:
             raise ConfigError(
-                f"[{level.section.kind}] must follow {wanted} filters, {len(level.mask)} anchors x "
-                f"(5 + {level.num_classes} classes); got {count} ({level.section.where()}). "
-                "Correct filters= of the layer before, or classes= and mask=."
+                f"[{level.section.kind}] must follow a layer with {wanted} filters, "
+                f"{len(level.mask)} anchors x (5 + {level.num_classes} classes); "
+                f"got {count} ({level.section.where()}). "
+                "Correct filters= of the previous layer, or classes= and mask=."
             )
 
 

@@ -118,7 +118,7 @@ def graph_of(network: DetectionNetwork) -> Graph:
     if isinstance(network, YoloV4Tiny):
         outputs = [len(network.get_parameter(f"{n}.bias")) for n in network.output_layers()]
         return reference_graph(network.backbone.conv2.conv.out_channels, outputs)
-    raise TypeError(f"no darknet layers are known for {type(network).__name__}")
+    raise TypeError(f"{type(network).__name__} cannot be converted to darknet layers")
 
 
 def convolutions_of(network: DetectionNetwork) -> Convolutions:
@@ -211,7 +211,7 @@ def import_darknet(
     notes = _notes(read, named=names is not None, cutoff=cutoff)
     if resize is None:
         done = {"stretch": "stretched", "letterbox": "letterboxed"}[mode]
-        notes = (f"images are {done}: {reason}; --resize changes it", *notes)
+        notes = (f"images are {done}: {reason}; use --resize to change it", *notes)
     return Imported(network.eval(), metadata, notes)
 
 
@@ -267,7 +267,9 @@ def _notes(config: DarknetConfig, *, named: bool, cutoff: int | None) -> tuple[s
     if config.unknown_options:
         notes.append(f"unknown options are ignored: {', '.join(config.unknown_options)}")
     if not named:
-        notes.append("the classes are named class_0 and so on; give --names for their names")
+        notes.append(
+            "the classes are named class_0, class_1 and so on; set their names with --names"
+        )
     last = len(config.graph.layers) - 1
     if cutoff is not None and cutoff <= last:
         notes.append(f"layers {cutoff} to {last} are newly initialized: train before predicting")

@@ -92,7 +92,7 @@ def read_weights(
     counts = graph.parameters()
     if cutoff is not None and not 1 <= cutoff <= len(counts):
         raise WeightsError(
-            f"cutoff must be from 1 to the {len(counts)} layers of the configuration; "
+            f"cutoff must be from 1 to {len(counts)}, the number of layers in the configuration; "
             f"got {cutoff} (--cutoff)."
         )
     try:
@@ -115,13 +115,13 @@ def read_weights(
 
 def _read_header(start: bytes, path: Path) -> DarknetHeader:
     if not start:
-        raise WeightsError(f"weights file must hold a header and values; it is empty ({path}).")
+        raise WeightsError(f"weights file must contain a header and values; it is empty ({path}).")
     printable = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
     if printable or start.lstrip()[:1] == b"<":
         begin = start[:32].decode("ascii", errors="replace").splitlines()[0]
         raise WeightsError(
-            f"weights file must be binary; this is text, beginning {begin!r} ({path}). "
-            "Perhaps it is a web page or a pointer to the file: download the file itself."
+            f"weights file must be binary; got text that begins with {begin!r} ({path}). "
+            "It may be a web page or a Git LFS pointer: download the file itself."
         )
     if len(start) < 16:
         raise WeightsError(
@@ -130,13 +130,13 @@ def _read_header(start: bytes, path: Path) -> DarknetHeader:
     major, minor, revision = struct.unpack_from("<iii", start)
     if not (0 <= major < MAX_VERSION and 0 <= minor < MAX_VERSION and revision >= 0):
         raise WeightsError(
-            f"weights file must be of a version below {MAX_VERSION}; got "
-            f"{major}.{minor}.{revision} ({path}). It is no darknet weights file, or of "
-            "a layout that is not read."
+            f"weights file must have a version below {MAX_VERSION}; got "
+            f"{major}.{minor}.{revision} ({path}). The file is not a darknet weights file, or its "
+            "layout is not supported."
         )
     wide = DarknetHeader(major, minor).wide
     if wide and len(start) < 20:
-        raise WeightsError(f"weights file is cut short in its header ({path}).")
+        raise WeightsError(f"weights file is truncated in its header ({path}).")
     (seen,) = struct.unpack_from("<q" if wide else "<i", start, 12)
     return DarknetHeader(major, minor, revision, seen)
 
@@ -151,14 +151,14 @@ def _check_size(path: Path, size: int, counts: Sequence[int], cutoff: int | None
     held = f"{found:,} values{f' and {rest} bytes' if rest else ''}"
     layers = "" if cutoff is None else f" for the first {cutoff} layers"
     text = (
-        f"weights file must hold {wanted:,} values{layers}, as the configuration says; got {held}, "
-        f"{'fewer' if found < wanted else 'more'} ({path})."
+        f"weights file must contain {wanted:,} values{layers} to match the configuration; "
+        f"got {held}, too {'few' if found < wanted else 'many'} ({path})."
     )
     fits = [n for n in range(1, len(counts)) if sum(counts[:n]) == found and counts[n]]
     if rest == 0 and fits:
-        text += f" It fits the first {fits[-1]} layers: --cutoff {fits[-1]}."
+        text += f" It matches the first {fits[-1]} layers: set --cutoff {fits[-1]}."
     else:
-        text += " Give the configuration that it was trained with, or get the file again."
+        text += " Use the configuration that it was trained with, or download the file again."
     raise WeightsError(text)
 
 
@@ -192,13 +192,13 @@ def _check_values(path: Path, arrays: ConvolutionArrays, where: str) -> None:
     for array in arrays.in_file_order():
         if not np.isfinite(array).all():
             raise WeightsError(
-                f"weights must be finite numbers; [convolutional] {where} holds others ({path}). "
+                f"weights must be finite; [convolutional] {where} has NaN or infinity ({path}). "
                 "The file is damaged, or its training diverged."
             )
     if arrays.norm is not None and (arrays.norm[2] < 0).any():
         raise WeightsError(
-            f"variances must be 0 or above; [convolutional] {where} holds others ({path}). "
-            "The configuration is not that of the file, or the file is damaged."
+            f"variances must be at least 0; [convolutional] {where} has negative values ({path}). "
+            "The configuration does not match the file, or the file is damaged."
         )
 
 

@@ -322,7 +322,7 @@ function listDetections() {
   const more = state.detections.length - rows.length;
   $("count").textContent = more > 0 ? `best ${MAX_ROWS} of ${state.detections.length}` : "";
   $("nothing").hidden = rows.length > 0;
-  $("nothing").textContent = "None above the confidence.";
+  $("nothing").textContent = "No detections above the confidence threshold.";
 }
 
 function showThresholds() {
