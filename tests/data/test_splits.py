@@ -192,7 +192,7 @@ def test_a_list_of_another_is_not_replaced(lists, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "val.txt").write_text("mine\n")
-    with pytest.raises(DataError, match=r"must not replace another file; got .*val\.txt"):
+    with pytest.raises(DataError, match=r"must not overwrite an unrelated file; got .*val\.txt"):
         write_splits(dataset.splits, folder, root=dataset.root, source=dataset.split_source)
     assert [path.name for path in folder.iterdir()] == ["val.txt"]
     assert (folder / "val.txt").read_text() == "mine\n"

@@ -210,7 +210,7 @@ def test_nothing_at_all_is_a_record_of_none():
 
 
 def test_numbers_of_samples_and_detections_must_agree(make_sample):
-    with pytest.raises(ConfigError, match="one for each of 1 samples; got 0"):
+    with pytest.raises(ConfigError, match=r"one entry per sample \(1\); got 0"):
         compute_metrics([make_sample([], [])], [], ("a",))
 
 

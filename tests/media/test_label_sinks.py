@@ -155,7 +155,7 @@ def test_corrected_labels_are_never_replaced(
 ) -> None:
     _write(kind, tmp_path / "out", sources)
 
-    with pytest.raises(ConfigError, match=rf"no folder '{kind}' with --as-labels"):
+    with pytest.raises(ConfigError, match=rf"--as-labels must be new or empty; got .*{kind}"):
         _write(kind, tmp_path / "out", sources)
 
 
