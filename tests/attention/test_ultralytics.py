@@ -36,7 +36,7 @@ CHECKED_AFTER_TRAINING = """
 (checkpoint,) = Path.cwd().rglob("best.pt")
 again = YOLO(checkpoint).model.float().eval()
 blocks = inserted_blocks(again)
-assert list(blocks) == list(PLACES) == list(inserted_blocks(model.model)), list(blocks)
+assert list(blocks) == list(SITES) == list(inserted_blocks(model.model)), list(blocks)
 for block in blocks.values():
     assert block.init == "identity"
     assert all(layer.weight.abs().sum() > 0 for layer in block.logit_layers())  # zero at first
