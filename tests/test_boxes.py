@@ -115,8 +115,12 @@ def scored_boxes(draw: st.DrawFn):
     return boxes, scores.astype(np.float32), class_ids
 
 
+THRESHOLDS = [2**0.5 / 14, 0.1**0.5, 5**-0.5, 2**-0.5, 0.9**0.5]
+"""Irrational: rounding decides nothing, because no IoU of boxes with whole corners equals one."""
+
+
 @settings(max_examples=150)
-@given(scored_boxes(), st.sampled_from([0.1, 0.3, 0.45, 0.7, 0.95]))
+@given(scored_boxes(), st.sampled_from(THRESHOLDS))
 @example(
     (
         np.array([[-300.0, -300, 10, 10], [0, 0, 310, 310]]),
