@@ -27,7 +27,7 @@ def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
     """
     if init == "paper":
         return block
-    layers = block.logit_layers() if block.is_gated and _names_its_last_layers(block) else ()
+    layers = block.logit_layers() if block.is_gated and _names_its_logit_layers(block) else ()
     if not layers:
         block = GateMix(block)
     for layer in layers:
@@ -37,7 +37,7 @@ def initialize(block: AttentionBlock, init: str) -> AttentionBlock:
     return block
 
 
-def _names_its_last_layers(block: AttentionBlock) -> bool:
+def _names_its_logit_layers(block: AttentionBlock) -> bool:
     """Return whether ``logit_layers`` is valid: False if a subclass overrides ``gates`` only."""
     line = type(block).__mro__
     logit_layers, gates = (

@@ -98,7 +98,7 @@ def plan_candidates(
     """
     for name in runtimes:
         if name not in PACKAGES:
-            raise ConfigError.unknown("runtimes", name, PACKAGES, "--runtimes")
+            raise ConfigError.unknown("runtime", name, PACKAGES, "--runtimes")
     found: list[Candidate] = []
     labels = short_names(weights)
     for file, count, mode in itertools.product(weights, threads or (available_cores(),), modes):

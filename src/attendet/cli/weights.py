@@ -113,5 +113,5 @@ def _get(args: argparse.Namespace) -> int:
 
 def _entry(name: str) -> ZooEntry:
     if name not in zoo_entries():
-        raise ConfigError.unknown("name", name, zoo_entries())
+        raise ConfigError.unknown("weights", name, zoo_entries())
     return zoo_entries()[name]

@@ -105,7 +105,7 @@ def _class_table(
         raise DataError(f"class names must be unique; got {twice[0]!r} twice ({raw.root}).{issues}")
     if not names:
         files = sorted({each.labels for each in raw.images})
-        shown = f"none in {len(files)} label files, such as {files[0]}" if files else "none"
+        shown = f"none (label files: {len(files)}, such as {files[0]})" if files else "none"
         raise DataError(f"data set must contain boxes; got {shown} ({raw.root}).{issues}")
     table: dict[str | int, int] = {name: index for index, name in enumerate(names)}
     if raw.names is None:  # else a number is a class id without a name
@@ -113,7 +113,7 @@ def _class_table(
     return names, table
 
 
-def _check_pools(
+def _check_images(
     raw: RawDataset, class_of: dict[str | int, int]
 ) -> tuple[dict[str, tuple[Sample, ...]], list[Issue]]:
     """Return the samples of each pool, each image checked once, and the issues.
@@ -271,7 +271,7 @@ def load_dataset(
     if similar:
         message = f"classes may be the same: {list_names(similar)}"
         raw.issues.append(Issue(raw.root, None, "similar-names", message, "kept"))
-    samples_by_split, issues = _check_pools(raw, class_of)
+    samples_by_split, issues = _check_images(raw, class_of)
     split_file = Path(splits) if splits else raw.root / SPLITS_FILE
     if splits or (split_file.is_file() and not ignore_splits_file):
         parts, source = _written_splits(split_file, samples_by_split, issues)

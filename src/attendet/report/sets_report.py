@@ -68,9 +68,14 @@ class MultiDatasetStudy:
         """Largest AP difference that counts as no difference, 0 to 1."""
         return float(self.description["margin"])
 
+    @property
+    def sets(self) -> list[dict[str, Any]]:
+        """Records of the data sets whose study has started."""
+        return list(self.description["sets"])
+
     def names(self) -> list[str]:
         """Return the names of the data sets whose study has started."""
-        return [each["name"] for each in self.description["sets"]]
+        return [each["name"] for each in self.sets]
 
     def verdicts(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Return the variants and their verdicts, largest mean difference first."""
@@ -234,7 +239,7 @@ def _cost_sentences(sets: MultiDatasetStudy) -> list[str]:
 
 def _power_sentences(sets: MultiDatasetStudy) -> list[str]:
     """Return sentences on the seeds and test images that show a difference of one AP point."""
-    powers = {each["name"]: each["power"] for each in _sets(sets) if each["power"] is not None}
+    powers = {each["name"]: each["power"] for each in sets.sets if each["power"] is not None}
     if not powers:
         return []
     seeds = {name: power["seeds"] for name, power in powers.items()}
@@ -363,14 +368,14 @@ def _set_table(sets: MultiDatasetStudy) -> Table:
             f"AP of {sets.baseline}": points(each["baseline_ap"]),
             "complete": "yes" if each["done"] else "no",
         }
-        for each in _sets(sets)
+        for each in sets.sets
     ]
     return Table.of(rows, "Images in each split.", text_columns=["measured on", "complete"])
 
 
 def _power_table(sets: MultiDatasetStudy) -> Table:
     rows: list[Row] = []
-    for each in _sets(sets):
+    for each in sets.sets:
         power = each["power"]
         if power is None:
             continue
@@ -578,13 +583,9 @@ def _cost_charts(sets: MultiDatasetStudy) -> list[Image]:
 # --- settings ----------------------------------------------------------------------------------
 
 
-def _sets(sets: MultiDatasetStudy) -> list[dict[str, Any]]:
-    return list(sets.description["sets"])
-
-
 def without_paths(sets: MultiDatasetStudy) -> dict[str, Any]:
     """Return the content of sets.json with the names of the data sets instead of their paths."""
-    shown = [{**each, "data": {**each["data"], "root": each["name"]}} for each in _sets(sets)]
+    shown = [{**each, "data": {**each["data"], "root": each["name"]}} for each in sets.sets]
     return {**sets.description, "sets": shown}
 
 
@@ -598,7 +599,7 @@ def _facts(sets: MultiDatasetStudy) -> list[tuple[str, str]]:
     return [
         *(
             (f"fingerprint of {each['name']}", str(each["data"]["fingerprint"]))
-            for each in _sets(sets)
+            for each in sets.sets
         ),
         ("seeds", ", ".join(map(str, description["seeds"]))),
         ("margin", f"{100 * sets.margin:g} AP points"),
@@ -611,7 +612,7 @@ def _facts(sets: MultiDatasetStudy) -> list[tuple[str, str]]:
 
 def _common_recipe(sets: MultiDatasetStudy) -> dict[str, Any]:
     """Return the settings that all data sets have in common."""
-    recipes = [each["recipe"] for each in _sets(sets)]
+    recipes = [each["recipe"] for each in sets.sets]
     first = recipes[0] if recipes else {}
     return {
         name: value

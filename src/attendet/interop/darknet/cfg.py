@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attendet.errors import ConfigError, did_you_mean
+from attendet.interop.imported import MAX_TEXT_BYTES
 from attendet.models.graph import (
     ACTIVATIONS,
     AvgPool,
@@ -32,7 +33,6 @@ from attendet.models.graph import (
     Yolo,
 )
 
-MAX_TEXT_BYTES = 4 * 1024 * 1024
 LARGEST = 2**31 - 1
 
 
@@ -135,12 +135,12 @@ class Section:
         if self.text(key, value) != value:
             raise self.fail(key, f"{value} or omitted ({why})")
 
-    def unknown_options(self, harmless: Collection[str]) -> list[str]:
-        """Return the options that are neither read so far nor harmless, with their lines."""
+    def unknown_options(self, ignored: Collection[str]) -> list[str]:
+        """Return the options that are neither read so far nor in ``ignored``, with their lines."""
         return [
             f"[{self.kind}] {key} (line {line})"
             for key, (_, line) in self.options.items()
-            if key not in self.read and key not in harmless
+            if key not in self.read and key not in ignored
         ]
 
 
