@@ -21,6 +21,7 @@ from attendet.errors import ConfigError, MissingExtraError, WeightsError
 from attendet.inference import loading
 from attendet.inference.detector import Detector
 from attendet.inference.loading import installed_runtimes, load
+from attendet.models.export_info import ExportInfo
 
 Paths = dict[str, Path]
 
@@ -91,6 +92,28 @@ def test_a_batch_has_the_outputs_of_its_images(exported: Paths, runtime: str, mo
         alone_boxes, alone_scores = model.run(inputs[row : row + 1])
         np.testing.assert_allclose(alone_boxes[0], boxes[row], atol=1e-2)
         np.testing.assert_allclose(alone_scores[0], scores[row], atol=1e-5)
+
+
+def test_a_file_of_a_fixed_size_is_compiled_for_one_image_and_for_batches(
+    exported: Paths, tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    file = openvino.Core().read_model(exported["openvino"] / "model.xml")
+    file.reshape([-1, 64, 96, 3])
+    for key, text in ExportInfo("openvino", dynamic=("batch",)).to_header().items():
+        file.set_rt_info(text, ["attendet", key])
+    openvino.save_model(file, tmp_path / "model.xml", compress_to_fp16=False)
+    model = load(tmp_path, runtime="openvino").runtime
+    inputs = np.random.default_rng(1).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+
+    alone = [model.run(inputs[row : row + 1]) for row in range(3)]
+    assert list(model._compiled_one.model.input().shape) == [1, 64, 96, 3]
+    assert model._compiled_any is None
+    boxes, scores = model.run(inputs)
+
+    assert model._compiled_any is not None
+    np.testing.assert_allclose(boxes, np.concatenate([one[0] for one in alone]), atol=1e-2)
+    np.testing.assert_allclose(scores, np.concatenate([one[1] for one in alone]), atol=1e-5)
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
@@ -229,7 +252,7 @@ def test_wrong_settings_are_refused(
 
 
 def test_threads_are_passed_to_the_runtime(exported: Paths) -> None:
-    compiled = load(exported["onnx"], runtime="openvino", threads=1).runtime._compiled
+    compiled = load(exported["onnx"], runtime="openvino", threads=1).runtime._compiled_any.model
     session = load(exported["onnx"], runtime="onnx", threads=1).runtime._session
 
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
