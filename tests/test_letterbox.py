@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from attendet.images import (
     Letterbox,
     common_aspect,
     letterbox,
+    stretched,
 )
 
 sides = st.integers(1, 3000)
@@ -68,6 +73,32 @@ def test_letterbox_moves_box_and_pixels_together(
     rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
     found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     np.testing.assert_allclose(found, fit.to_input(box)[0], atol=max(1.5, fit.scale))
+
+
+@pytest.mark.parametrize(
+    ("scaled", "method"),
+    [(256, "linear"), (129, "linear"), (128, "area"), (85, "area"), (64, "area")],
+)
+@pytest.mark.parametrize("resize", [lambda *args: letterbox(*args)[0], stretched])
+def test_images_are_averaged_from_half_the_size_on(
+    scaled: int, method: str, resize: Callable[..., NDArray[np.uint8]]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    flag = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}[method]
+    expected = cv2.resize(image, (scaled, scaled), interpolation=flag)
+    np.testing.assert_array_equal(resize(image, (scaled, scaled)), expected)
+
+
+def test_half_the_size_is_the_mean_of_four_pixels() -> None:
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[::2, ::2] = 200
+    assert (letterbox(image, (32, 32))[0] == 50).all()
+
+
+def test_an_image_that_is_enlarged_on_one_side_is_interpolated() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (200, 20, 3), dtype=np.uint8)
+    expected = cv2.resize(image, (64, 64), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(stretched(image, (64, 64)), expected)
 
 
 def test_letterbox_border_is_gray_and_a_image_of_that_size_is_untouched() -> None:

@@ -318,10 +318,20 @@ def _scaled_hw(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(image_hw[0] * scale)), max(1, round(image_hw[1] * scale))
 
 
+def _method(image_hw: tuple[int, int], scaled_hw: tuple[int, int]) -> int:
+    """Return the interpolation of OpenCV: areas are averaged from half the size on.
+
+    Between half and full size, bilinear interpolation skips no pixels and takes a fifth of the
+    time.
+    """
+    factors = scaled_hw[0] / image_hw[0], scaled_hw[1] / image_hw[1]
+    return cv2.INTER_AREA if min(factors) <= 0.5 and max(factors) <= 1 else cv2.INTER_LINEAR
+
+
 def letterbox(image: ImageArray, input_hw: tuple[int, int]) -> tuple[ImageArray, Letterbox]:
     """Return an image letterboxed to a network input size, and its `Letterbox`.
 
-    Scaling down averages areas, scaling up interpolates bilinearly.
+    Scaling to half the size or less averages areas, other scaling interpolates bilinearly.
 
     Args:
         image: uint8, shape (H, W, 3).
@@ -338,7 +348,7 @@ def letterbox(image: ImageArray, input_hw: tuple[int, int]) -> tuple[ImageArray,
     if image_hw == (height, width):
         inner[:] = image
     else:
-        method = cv2.INTER_AREA if transform.scale < 1 else cv2.INTER_LINEAR
+        method = _method(image_hw, (height, width))
         cv2.resize(image, (width, height), dst=inner, interpolation=method)
     return padded, transform
 
@@ -346,7 +356,7 @@ def letterbox(image: ImageArray, input_hw: tuple[int, int]) -> tuple[ImageArray,
 def stretched(image: ImageArray, input_hw: tuple[int, int]) -> ImageArray:
     """Return an image resized to a network input size, without keeping its aspect ratio.
 
-    Scaling down averages areas, scaling up interpolates bilinearly.
+    Scaling to half the size or less averages areas, other scaling interpolates bilinearly.
 
     Args:
         image: uint8, shape (H, W, 3).
@@ -359,9 +369,7 @@ def stretched(image: ImageArray, input_hw: tuple[int, int]) -> ImageArray:
     image_hw = (image.shape[0], image.shape[1])
     if image_hw == input_hw:
         return image
-    smaller = input_hw[0] * input_hw[1] < image_hw[0] * image_hw[1]
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    padded = cv2.resize(image, input_hw[::-1], interpolation=method)
+    padded = cv2.resize(image, input_hw[::-1], interpolation=_method(image_hw, input_hw))
     return np.asarray(padded, dtype=np.uint8)
 
 

@@ -91,6 +91,7 @@ def random_image(image_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
     ("image_hw", "input_hw", "resize", "color"),
     [
         ((240, 320), (96, 96), "rect", "rgb"),  # averages of areas
+        ((120, 160), (96, 96), "rect", "rgb"),  # bilinear, down
         ((192, 192), (96, 96), "letterbox", "rgb"),  # a factor of two
         ((288, 192), (96, 64), "rect", "bgr"),  # a factor of three
         ((50, 37), (96, 96), "rect", "rgb"),  # up

@@ -1,6 +1,7 @@
 // From an image to a network input: the resize of attendet's Python package (images.py,
-// inference/preprocess.py), which is that of OpenCV: scaling down averages areas, scaling up
-// interpolates bilinearly in fixed point. A canvas would scale differently, and boxes would move.
+// inference/preprocess.py), which is that of OpenCV: scaling to half the size or less averages
+// areas, other scaling interpolates bilinearly in fixed point. A canvas would scale differently, and
+// boxes would move.
 //
 // An image is {data, width, height} with RGBA bytes, as ImageData holds them. A network input is
 // {data, height, width} with three bytes a pixel.
@@ -38,9 +39,8 @@ export function resizeToInput(image, inputHw, mode, color = "rgb") {
   const [height, width] = inputSizeFor([image.height, image.width], inputHw, mode);
   const imageHw = [image.height, image.width];
   if (mode === "stretch") {
-    const area = height * width < image.height * image.width;
     const data = new Uint8Array(height * width * 3);
-    resizeInto(image, { data, width, left: 0, top: 0 }, height, width, area, color);
+    resizeInto(image, { data, width, left: 0, top: 0 }, height, width, color);
     const scaleX = width / image.width;
     const scaleY = height / image.height;
     return {
@@ -54,7 +54,7 @@ export function resizeToInput(image, inputHw, mode, color = "rgb") {
   const left = Math.floor((width - innerWidth) / 2);
   const top = Math.floor((height - innerHeight) / 2);
   const data = new Uint8Array(height * width * 3).fill(PAD_VALUE);
-  resizeInto(image, { data, width, left, top }, innerHeight, innerWidth, scale < 1, color);
+  resizeInto(image, { data, width, left, top }, innerHeight, innerWidth, color);
   return {
     input: { data, height, width },
     transform: { imageHw, left, top, scaleX: scale, scaleY: scale },
@@ -62,15 +62,20 @@ export function resizeToInput(image, inputHw, mode, color = "rgb") {
 }
 
 /** Write an image, scaled to height x width, into a part of a network input. */
-function resizeInto(image, target, height, width, area, color) {
+function resizeInto(image, target, height, width, color) {
   const order = color === "bgr" ? [2, 1, 0] : [0, 1, 2];
   if (image.height === height && image.width === width) {
     copy(image, target, order);
-  } else if (area && width <= image.width && height <= image.height) {
+  } else if (averages(height / image.height, width / image.width)) {
     averageAreas(image, target, height, width, order);
   } else {
-    interpolate(image, target, height, width, order, area);
+    interpolate(image, target, height, width, order);
   }
+}
+
+/** Return whether areas are averaged: scaled to half or less on a side, and enlarged on none. */
+function averages(scaleY, scaleX) {
+  return Math.min(scaleY, scaleX) <= 0.5 && Math.max(scaleY, scaleX) <= 1;
 }
 
 function copy(image, target, order) {
@@ -145,25 +150,16 @@ function averageAreas(image, target, height, width, order) {
 }
 
 /** Return for each target pixel both source pixels and their weights, 2048 together. */
-function linearWeights(sourceSide, targetSide, area) {
-  const inverse = targetSide / sourceSide;
-  const scale = 1 / inverse;
+function linearWeights(sourceSide, targetSide) {
+  const scale = 1 / (targetSide / sourceSide);
   const near = new Int32Array(targetSide);
   const far = new Int32Array(targetSide);
   const nearWeight = new Int32Array(targetSide);
   const farWeight = new Int32Array(targetSide);
   for (let index = 0; index < targetSide; index++) {
-    let source;
-    let fraction;
-    if (area) {
-      source = Math.floor(index * scale);
-      fraction = Math.fround(index + 1 - (source + 1) * inverse);
-      fraction = fraction <= 0 ? 0 : Math.fround(fraction - Math.floor(fraction));
-    } else {
-      const position = Math.fround((index + 0.5) * scale - 0.5);
-      source = Math.floor(position);
-      fraction = Math.fround(position - source);
-    }
+    const position = Math.fround((index + 0.5) * scale - 0.5);
+    let source = Math.floor(position);
+    let fraction = Math.fround(position - source);
     if (source < 0) [source, fraction] = [0, 0];
     if (source >= sourceSide - 1) [source, fraction] = [sourceSide - 1, 0];
     near[index] = source;
@@ -174,9 +170,9 @@ function linearWeights(sourceSide, targetSide, area) {
   return { near, far, nearWeight, farWeight };
 }
 
-function interpolate(image, target, height, width, order, area) {
-  const columns = linearWeights(image.width, width, area);
-  const rows = linearWeights(image.height, height, area);
+function interpolate(image, target, height, width, order) {
+  const columns = linearWeights(image.width, width);
+  const rows = linearWeights(image.height, height);
   const buffers = [new Int32Array(width * 3), new Int32Array(width * 3)];
   const held = [-1, -1]; // source rows in the buffers
   const interpolated = (row) => {
