@@ -4,10 +4,10 @@
     python benchmarks/leaderboard.py publish runs/leaderboard --latency latency.json
     python benchmarks/leaderboard.py restore runs/leaderboard
 
-``publish`` writes into docs/leaderboard: the page, the same as Markdown with figures, CSV, and the
-records, without paths of this machine: `sets.json`, and of each data set `runs/NAME.jsonl` (one
-record a run, without its curve) and `runs/NAME.npz` (AP of each run on the draws of the test
-images). ``restore`` makes a study folder of them, in which the command that is on the page trains
+``publish`` writes into docs/leaderboard, or into another folder (``--board``): the page, the same as
+Markdown with figures, CSV, and the records, without paths of this machine: `sets.json`, and of each
+data set `runs/NAME.jsonl` (one record a run, without its curve) and `runs/NAME.npz` (AP of each run
+on the draws of the test images). ``restore`` makes a study folder of them, in which the command that is on the page trains
 only what is new. Nothing is trained here. docs/leaderboard.md says how to submit a block or a
 data set.
 """
@@ -35,13 +35,16 @@ TITLE = "Leaderboard of attention blocks"
 BOARD = Path(__file__).parents[1] / "docs" / "leaderboard"
 
 
-def publish(folder: Path, output: Path = BOARD, latency: Path | None = None) -> Path:
+def publish(
+    folder: Path, output: Path = BOARD, latency: Path | None = None, title: str = TITLE
+) -> Path:
     """Write the leaderboard and return the path of its page.
 
     Args:
         folder: of the study.
         output: folder of the leaderboard.
         latency: what `export_cost.py --json` wrote, in place of the latencies of the study.
+        title: heading of the page.
     """
     sets = read_sets(folder)
     unfinished = [each["name"] for each in sets.description["sets"] if not each["done"]]
@@ -58,7 +61,7 @@ def publish(folder: Path, output: Path = BOARD, latency: Path | None = None) -> 
         write_atomically(output / "runs" / f"{name}.jsonl", "".join(lines))
         draws = {run["key"]: np.load(draws_path(folder / name, run)) for run in runs}
         np.savez_compressed(output / "runs" / f"{name}.npz", **draws)
-    return write_sets_report(MultiDatasetStudy(output, description), output, title=TITLE)
+    return write_sets_report(MultiDatasetStudy(output, description), output, title=title)
 
 
 def restore(folder: Path, board: Path = BOARD) -> int:
@@ -89,10 +92,11 @@ def main() -> None:
     parser.add_argument("action", choices=("publish", "restore"))
     parser.add_argument("folder", type=Path, help="folder of the study")
     parser.add_argument("--board", type=Path, default=BOARD, help="default: docs/leaderboard")
+    parser.add_argument("--title", default=TITLE, help="heading of the page")
     parser.add_argument("--latency", type=Path, help="file of export_cost.py --json")
     args = parser.parse_args()
     if args.action == "publish":
-        print(f"written: {publish(args.folder, args.board, args.latency)}")
+        print(f"written: {publish(args.folder, args.board, args.latency, args.title)}")
     else:
         print(f"{restore(args.folder, args.board)} runs restored in {args.folder}")
 
