@@ -4,12 +4,12 @@
     python benchmarks/leaderboard.py publish runs/leaderboard --latency latency.json
     python benchmarks/leaderboard.py restore runs/leaderboard
 
-``publish`` writes into docs/leaderboard, or into another folder (``--board``): the page, the same as
-Markdown with figures, CSV, and the records, without paths of this machine: `sets.json`, and of each
-data set `runs/NAME.jsonl` (one record a run, without its curve) and `runs/NAME.npz` (AP of each run
-on the draws of the test images). ``restore`` makes a study folder of them, in which the command that is on the page trains
-only what is new. Nothing is trained here. docs/leaderboard.md says how to submit a block or a
-data set.
+``publish`` writes into docs/leaderboard, or into another folder (``--board``): the page, the same
+as Markdown with figures, CSV, and the records, without paths of this machine: `sets.json`, and of
+each data set `runs/NAME.jsonl` (one record a run, without its curve) and `runs/NAME.npz` (AP of
+each run on the draws of the test images). ``restore`` makes a study folder of them, in which the
+command that is on the page trains only what is new. Nothing is trained here. docs/leaderboard.md
+says how to submit a block or a data set.
 """
 
 from __future__ import annotations

@@ -174,6 +174,20 @@ def test_a_run_stops_at_until_epoch_and_resumes(quick: Quick, same: Same, tmp_pa
         quick(checkpoint_seconds=-1)
 
 
+def test_a_learning_rate_edited_in_the_config_takes_effect(quick: Quick, tmp_path: Path) -> None:
+    folder = quick(epochs=2, until_epoch=1, lr=0.001, output=tmp_path / "stopped").folder
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("  lr: 0.001", "  lr: 0.002"))
+    train(resume=folder)
+
+    other = quick(epochs=2, lr=0.002, output=tmp_path / "other").folder
+    edited, expected = (
+        json.loads((each / "results.jsonl").read_text().splitlines()[-1])["learning_rate"]
+        for each in (folder, other)
+    )
+    assert edited == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [

@@ -580,7 +580,11 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.average.steps = state["average_steps"]
+        groups = self.optimizer.param_groups
+        settings = [{name: g[name] for name in g if name != "params"} for g in groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, configured in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(configured)  # config.yaml may have been edited
         self.frozen = state["frozen"]
         freeze_statistics(self.network, self.frozen)
         self.epoch, self.best_ap = state["epoch"], state["best_ap"]
