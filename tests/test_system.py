@@ -53,6 +53,18 @@ def test_the_peak_of_memory_is_that_of_this_program(
     assert machine.peak_memory_mib() >= now - 1  # as getrusage has it, where that file is not
 
 
+def test_the_file_cache_of_a_container_is_available_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2**24 < machine.available_memory() < 2**48
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("50000000\n")
+    (tmp_path / "memory.current").write_text("48000000\n")
+    assert machine.available_memory() == 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 9\nfile 40000000\ninactive_file 30000000\n")
+    assert machine.available_memory() == 32_000_000
+
+
 def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     assert machine.available_cores() == machine.describe_machine()["cores"] == 3

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,15 +58,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     partial: Path | None = None
     try:
         # A short name: the name of the file itself may already have the maximum length.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        partial = Path(name)
-        os.close(handle)
+        name = path.parent / f".{uuid.uuid4().hex}.part"
+        name.touch(exist_ok=False)  # with the mode that the umask leaves, unlike tempfile
+        partial = name
         yield partial
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
         partial.replace(path)
     except OSError as error:
         if error.errno is None or not _concerns(error, partial):

@@ -26,6 +26,7 @@ CACHE_VARIABLE = "ATTENDET_CACHE"
 
 ASSUMED_MEMORY = 4 * 1024**3
 
+CGROUP = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
 
@@ -116,15 +117,22 @@ def peak_memory_mib() -> int | None:
 def available_memory() -> int:
     """Return the bytes of memory that this process may still use, within its container's limit.
 
-    4 GiB are assumed if the system does not report it.
+    The file cache counts as available. 4 GiB are assumed if the system does not report it.
     """
     available = _system_memory()
-    limit, used = (
-        _read_int(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current")
-    )
+    limit, used = (_read_int(CGROUP / name) for name in ("memory.max", "memory.current"))
     if limit is not None and used is not None:
-        available = min(available, max(0, limit - used))
+        available = min(available, max(0, limit - used + _inactive_file_cache()))
     return available
+
+
+def _inactive_file_cache() -> int:
+    """Return the bytes of the container's memory that hold files and can be freed at once."""
+    try:
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
 
 
 def _system_memory() -> int:

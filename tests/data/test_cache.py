@@ -17,7 +17,7 @@ from attendet.data.sample import Sample
 from attendet.errors import ConfigError, DataError
 from attendet.images import Letterbox, letterbox, read_image
 from attendet.inference.preprocess import resize_to_input
-from attendet.system import available_memory, can_pass_files
+from attendet.system import can_pass_files
 
 
 def make_sample(
@@ -162,8 +162,13 @@ def test_unwritable_folder_is_said_in_words(samples, in_file):
         ImageCache(samples, (32, 32))
 
 
-def test_available_memory_is_plausible():
-    assert 2**24 < available_memory() < 2**48
+def test_the_caches_of_all_processes_are_counted(samples, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTENDET_CACHE", str(tmp_path / "cache"))
+    images = 5 * 32 * 32 * 3
+    monkeypatch.setattr("attendet.data.cache.available_memory", lambda: images * 4)
+    with ImageCache(samples, (32, 32)) as one, ImageCache(samples, (32, 32), processes=2) as two:
+        assert not isinstance(one.images, np.memmap)
+        assert isinstance(two.images, np.memmap)
 
 
 def test_needs_no_torch():

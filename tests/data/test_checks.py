@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,22 @@ def test_images_that_cannot_be_used(tmp_path, image):
         sample, issues = check(tmp_path / name, GOOD)
         assert sample is None
         assert [(issue.kind, issue.action) for issue in issues] == [(kind, "skipped image")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_a_name_that_is_not_utf_8_is_reported(tmp_path, image):
+    for name in ("a", "b"):
+        image(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    for suffix in (".png", ".txt"):
+        source = tmp_path / f"b{suffix}"
+        source.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\x82" + suffix.encode())))
+    dataset = load_dataset(tmp_path)
+    assert [sample.key for sample in dataset.split("all")] == ["a"]
+    assert [
+        "caf\\udc82.png: unreadable-image: file name must be UTF-8" in str(issue)
+        for issue in dataset.issues
+    ] == [True]
 
 
 def test_a_truncated_image_is_found_by_decoding(tmp_path, image):

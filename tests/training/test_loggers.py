@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from attendet.errors import ConfigError, MissingExtraError, TrainingError
+from attendet.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from attendet.training import train
 from attendet.training.loggers import LOGGERS, Logger, Loggers, check_loggers
 
 CONFIG = {"seed": 3, "recipe": {"lr": 0.01, "optimizer": {"name": "sgd"}}}
@@ -148,3 +149,8 @@ def test_a_logger_that_cannot_start_is_an_error(
 
     with pytest.raises(TrainingError, match=r"wandb cannot start: no API key configured \(--lo"):
         Loggers(["wandb"], tmp_path, CONFIG, None)
+
+
+def test_one_logger_may_be_given_as_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):  # and not: log must be a known name, got 'c'
+        train(tmp_path / "nowhere", log="csv")

@@ -29,14 +29,16 @@ def _feed_one_batch(trainer: Trainer) -> None:
     trainer.augmenter.batch = lambda *_, **__: batch  # type: ignore[method-assign]
 
 
-def test_an_epoch_reports_losses_lr_and_speed(trainer: MakeTrainer) -> None:
-    run = trainer(epochs=4, warmup_epochs=0, lr=0.003)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_an_epoch_reports_losses_lr_and_speed(trainer: MakeTrainer, optimizer: str) -> None:
+    run = trainer(epochs=4, warmup_epochs=0, lr=0.003, optimizer=optimizer)
     steps: list[dict[str, float]] = []
     run.callback.after_step = lambda _epoch, _step, _steps, terms: steps.append(terms)  # type: ignore[method-assign]
 
     record = run.run_epoch(0)
 
     assert (record["epoch"], record["learning_rate"], len(steps)) == (1, 0.003, 3)
+    assert record.get("muon_lr") == (0.005 if optimizer == "muon" else None)
     assert set(record["losses"]) == {"box", "objectness", "class"}
     for name, mean in record["losses"].items():
         assert mean == pytest.approx(sum(terms[name] for terms in steps) / 3, abs=1e-6)

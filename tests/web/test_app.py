@@ -135,7 +135,23 @@ def test_an_unexpected_error_says_nothing_of_the_server(
     answer = post(app, "/predict", png())
 
     assert answer.status_code == 500
-    assert "secret" not in answer.text
+    assert answer.json() == {"error": "RuntimeError; see the log of the server."}
+
+
+def test_a_client_that_gives_up_is_no_error_of_the_server(app: Any) -> None:
+    parts = iter(({"type": "http.request", "body": b"x", "more_body": True}, None))
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(parts) or {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    asyncio.run(app({**scope, "query_string": b""}, receive, send))
+
+    assert sent[0]["status"] == 400
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -271,6 +287,18 @@ def attentive(tmp_path: Path) -> Callable[[str], Path]:
         return save_weights(tmp_path / "w.safetensors", build_from_metadata(metadata), metadata)
 
     return make
+
+
+def test_gates_are_read_at_the_input_size_of_the_server(attentive: Callable[[str], Path]) -> None:
+    from attendet.web.gates import GateReader
+
+    weights = attentive("se@p5")
+    (own,), (larger,) = (
+        GateReader(weights, "cpu", input_hw).read(np.full((320, 320, 3), 90, np.uint8))
+        for input_hw in (None, (320, 320))
+    )
+
+    assert (own["low"], own["high"]) != (larger["low"], larger["high"])
 
 
 def test_gates_are_those_that_the_network_applies(attentive: Callable[[str], Path]) -> None:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         weights = local_weights(args.weights)
         runtime = load(weights, args.runtime, args.device, threads=args.threads).runtime
         detector = Detector(runtime, args.confidence, args.nms_iou, input_hw=args.input_hw)
-        gates = _gate_reader(weights, args.device)
+        gates = _gate_reader(weights, args.device, args.input_hw)
         app = create_app(detector, name=weights_name(args.weights), limits=limits, gates=gates)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -97,11 +97,11 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _gate_reader(weights: Path, device: str | None) -> Any:
+def _gate_reader(weights: Path, device: str | None, input_hw: tuple[int, int] | None) -> Any:
     """Return a `GateReader`; None for exported files and for weights without gates."""
     if weights.suffix.lower() != ".safetensors":
         return None
     from attendet.web.gates import GateReader
 
-    reader = GateReader(weights, device)
+    reader = GateReader(weights, device, input_hw)
     return reader if reader.sites else None

@@ -21,6 +21,7 @@ from attendet.errors import ConfigError, DataError, ImageError
 from attendet.images import ImageArray, Letterbox, letterbox, read_image, stretched
 from attendet.system import (
     CACHE_VARIABLE,
+    available_cores,
     available_memory,
     cache_folder,
     open_passed_file,
@@ -63,6 +64,7 @@ class ImageCache:
         stretch: scale height and width separately, without padding. `transforms` then start from
             the stretched image, so they are identities.
         shared: always use a file, so that other processes can map it.
+        processes: number of processes of this machine that have such a cache each.
         progress: called with the images done and their total, from the calling thread.
 
     Raises:
@@ -94,6 +96,7 @@ class ImageCache:
         *,
         stretch: bool = False,
         shared: bool = False,
+        processes: int = 1,
         progress: Progress | None = None,
     ) -> None:
         ConfigError.check(min(input_hw) >= 8, "input_hw", "at least 8 x 8 pixels", input_hw)
@@ -103,7 +106,8 @@ class ImageCache:
         shape = (len(samples), *self.input_hw, 3)
         self.images: ImageArray
         self._file: IO[bytes] | None = None
-        if shared or np.prod(shape, dtype=np.int64) > MEMORY_FRACTION * available_memory():
+        needed = processes * int(np.prod(shape, dtype=np.int64))
+        if shared or needed > MEMORY_FRACTION * available_memory():
             self._file = _nameless_file(shape, cache_folder())
             self.images = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=shape)
         else:
@@ -129,7 +133,7 @@ class ImageCache:
         self.boxes_xyxy: list[NDArray[np.float32]] = []
         self.class_ids: list[NDArray[np.int64]] = []
         self.issues: list[Issue] = []
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as pool:
+        with ThreadPoolExecutor(min(8, available_cores()), "decode") as pool:
             for row, transform in enumerate(pool.map(decode, range(len(samples)))):
                 if isinstance(transform, Letterbox):
                     # All rows up to `row` are decoded, so no worker uses the row that is filled.

@@ -177,6 +177,11 @@ def check_image(
         The sample, or None if the image cannot be used; and the issues found.
     """
     try:
+        source.key.encode()
+    except UnicodeEncodeError:
+        message = "file name must be UTF-8; rename the file"
+        return None, [Issue(source.image, None, "unreadable-image", message, "skipped image")]
+    try:
         image_hw = read_image_hw(source.image)
     except ImageError as error:
         missing = not source.image.exists()

@@ -56,7 +56,8 @@ class Issue:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line is not None else str(self.file)
-        return f"{where}: {self.kind}: {self.message} ({self.action})"
+        text = f"{where}: {self.kind}: {self.message} ({self.action})"
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from attendet.download import download_with_bar
+from attendet.download import download_with_bar, file_digest
 from attendet.errors import DownloadError, WeightsError
 from attendet.files import write_atomically
 from attendet.models.metadata import Color, ResizeMode, WeightsMetadata, read_metadata
@@ -228,8 +228,7 @@ def _obtain(entry: ZooEntry, folder: Path) -> None:
 
 def _check_digest(file: RemoteFile, path: Path) -> None:
     """Compare the SHA-256 of a file with the table, or else with that of the first download."""
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_digest(path, "sha256")
     record = path.with_name(f"{path.name}.sha256")
     known = file.sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
     if known is None:

@@ -362,7 +362,7 @@ def training_figure(epochs: Sequence[Mapping[str, Any]], *, width: float = 10.5)
 
     Args:
         epochs: one record per epoch: ``epoch`` (int), ``losses`` (name to value), and optionally
-            ``ap``, ``ap50`` (0 to 1 or None) and ``learning_rate``.
+            ``ap``, ``ap50`` (0 to 1 or None), ``learning_rate`` and ``muon_lr``.
         width: inches, such as `NARROW`.
 
     Raises:
@@ -387,8 +387,10 @@ def training_figure(epochs: Sequence[Mapping[str, Any]], *, width: float = 10.5)
         points = [(r["epoch"], r[name]) for r in epochs if r.get(name) is not None]
         if points:
             quality.plot(*zip(*points, strict=True), label=label, **look, **_line_style(index))
-    rates = [record.get("learning_rate") for record in epochs]
-    rate.plot(numbers, rates, color=GRAY, **look)
+    for index, (name, label) in enumerate((("learning_rate", "lr"), ("muon_lr", "muon_lr"))):
+        if any(name in record for record in epochs):
+            rates = [record.get(name) for record in epochs]
+            rate.plot(numbers, rates, label=label, **look, **_line_style(index))
     style_axes(losses, title="Loss terms", xlabel="epoch", ylabel="loss")
     style_axes(quality, title="Average precision, validation", xlabel="epoch")
     style_axes(rate, title="Learning rate", xlabel="epoch")

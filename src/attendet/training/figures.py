@@ -26,20 +26,23 @@ SHOWN = 8
 """Number of validation images in detections.jpg."""
 
 
-def draw_run(folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]]) -> None:
+def draw_run(
+    folder: RunFolder, plan: Plan, records: Sequence[dict[str, Any]], device: str | None = None
+) -> None:
     """Write figures of the training, and of detections and metrics of the best weights on val.
 
     Args:
         folder: receives curves.png, detections.jpg, precision_recall.png and confusion.png.
         plan: plan of the run.
         records: one per epoch.
+        device: device of the detector, such as ``cuda:0``; default: a GPU if available.
     """
     if records:
         save_figure(training_figure(records), folder.path / "curves.png")
     samples = plan.dataset.splits.get("val")
     if not samples:
         return
-    detector = load(folder.best)
+    detector = load(folder.best, device=device)
     found = detect(detector, samples, batch=plan.recipe.batch)
     metrics = compute_metrics(samples, found, plan.dataset.classes)
     save_figure(precision_recall_figure(metrics), folder.path / "precision_recall.png")

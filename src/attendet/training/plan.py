@@ -133,6 +133,7 @@ def decode_images(
     base: WeightsMetadata | None = None,
     *,
     shared: bool = False,
+    processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageCache:
     """Return the training images, resized to the input of a run; see `ImageCache`."""
@@ -141,6 +142,7 @@ def decode_images(
         choose_input_hw(train, recipe, base),
         stretch=recipe.resize == "stretch",
         shared=shared,
+        processes=processes,
         progress=progress,
     )
 
@@ -238,6 +240,7 @@ def make_plan(
     format: str | None = None,
     loaded: LoadedData | None = None,
     fingerprints: Iterable[tuple[str, str]] = (),
+    processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of a run.
@@ -253,6 +256,7 @@ def make_plan(
         format: format of the data set; default: detected.
         loaded: contents of ``data``, if they are already in memory.
         fingerprints: pairs of split name and fingerprint that the data must have.
+        processes: processes of this machine that train, each with its own cache of images.
         progress: called with the images decoded and their total.
 
     Raises:
@@ -282,7 +286,7 @@ def make_plan(
     train = dataset.split("train")
     recipe = recipe.for_images(len(train))
     if cache is None:
-        cache = decode_images(train, recipe, base, progress=progress)
+        cache = decode_images(train, recipe, base, processes=processes, progress=progress)
     input_hw = cache.input_hw
     if base is not None and (recipe.anchors == "base" or base.graph):
         anchors = _anchors_of(base, cache)

@@ -205,6 +205,7 @@ def train(
             settings = apply_pretrained_settings(settings, base, given=overrides)
         if attention is None:
             attention = "ca" if base is None else base.attention
+    log = (log,) if isinstance(log, str) else log
     check_loggers(log)
     fabric = _launch(settings, accelerator, devices, nodes)
     if not fabric.is_global_zero:
@@ -219,6 +220,7 @@ def train(
         format=format,
         loaded=loaded,
         fingerprints=expected,
+        processes=devices,
         progress=callback.images_decoded,
     )
     if config is None:
@@ -477,7 +479,7 @@ class Trainer:
             if not self.folder.best.exists():
                 save_weights(self.folder.best, *self._copied_weights(None))
             if self.draws_figures:
-                draw_run(self.folder, self.plan, self.records)
+                draw_run(self.folder, self.plan, self.records, str(self.fabric.device))
         self.fabric.barrier()
         return TrainingResult(
             folder=self.folder.path,
@@ -637,10 +639,13 @@ class Trainer:
                 self.callback.after_step(epoch, number, steps, losses)
         self._check_weights(epoch)
         seconds = time.perf_counter() - started
+        groups = self.optimizer.param_groups
+        muon = {"muon_lr": groups[0]["lr"]} if recipe.optimizer.optimizer == "muon" else {}
         return {
             "epoch": epoch + 1,
             "losses": {name: round(total / steps, 6) for name, total in sums.items()},
-            "learning_rate": self.optimizer.param_groups[-1]["lr"],
+            "learning_rate": groups[-1]["lr"],
+            **muon,
             "seconds": round(seconds, 3),
             "images_per_second": round(steps * recipe.batch / seconds, 3),
             "overhead_fraction": round(1 - step_seconds / seconds, 4),

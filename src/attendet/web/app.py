@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from attendet import __version__
 from attendet.errors import AttendetError, ConfigError
@@ -250,7 +251,7 @@ async def _read_body(request: Request, max_upload: float) -> bytes:
     """Return the body of a request.
 
     Raises:
-        ConfigError: if the body is empty or a form.
+        ConfigError: if the body is empty, incomplete or a form.
         TooLargeError: if the body is too large or does not arrive in time.
     """
     most = int(max_upload * 1e6)
@@ -271,6 +272,8 @@ async def _read_body(request: Request, max_upload: float) -> bytes:
                 received += part
                 if len(received) > most:
                     raise error
+    except ClientDisconnect:
+        raise ConfigError("body must be complete; the client closed the connection.") from None
     except TimeoutError:
         raise TooLargeError(
             f"image must arrive within {UPLOAD_SECONDS} seconds; it did not. Try again."
@@ -297,3 +300,7 @@ def _answer_errors_in_one_line(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> JSONResponse:
         return answer(error.status_code, f"{error.detail}.")
+
+    @app.exception_handler(Exception)  # raised again, so that the log of the server has it
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return answer(500, f"{type(error).__name__}; see the log of the server.")

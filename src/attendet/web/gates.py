@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,18 @@ class GateReader:
     Args:
         weights: a weights file.
         device: device such as ``cpu`` or ``cuda:0``; default: a GPU if available.
+        input_hw: height and width of the network input, pixels; default: of the weights file.
 
     Attributes:
         sites: sites with gates, in the order of the network.
     """
 
-    def __init__(self, weights: Path, device: str | None = None) -> None:
+    def __init__(
+        self, weights: Path, device: str | None = None, input_hw: tuple[int, int] | None = None
+    ) -> None:
         network, metadata = load_weights(weights)
+        if input_hw is not None:
+            metadata = dataclasses.replace(metadata, input_hw=input_hw)
         self._network = network.to(choose_device(device))
         self._runtime = TorchRuntime(self._network, metadata)
         self.sites = list(gated_sites(self._network))

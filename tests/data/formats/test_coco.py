@@ -5,6 +5,7 @@ import json
 import pytest
 
 from attendet.data import load_dataset
+from attendet.data.formats import coco
 from attendet.errors import DataError
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat"}]
@@ -117,6 +118,14 @@ def test_a_faulty_annotation_is_counted_and_the_rest_is_kept(tmp_path, image, ro
     dataset = load_dataset(path)
     assert [issue.kind for issue in dataset.issues] == [kind]
     assert len(dataset.split("train")[0].class_ids) == (2 if kind == "partly-outside" else 1)
+
+
+def test_the_folders_are_searched_once(tmp_path, image, monkeypatch):
+    searches = []
+    monkeypatch.setattr(coco, "images_below", lambda folder: searches.append(folder) or [])
+    image(tmp_path / "a.jpg")
+    load_dataset(write(tmp_path / "x.json", document("a.jpg", "b.jpg", "c.jpg")))
+    assert len(searches) == 1
 
 
 def test_issues_of_images(tmp_path, image):

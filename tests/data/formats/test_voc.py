@@ -225,6 +225,10 @@ def test_difficult_and_parts(tmp_path):
             "<name>a</name><bndbox><xmin>one</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>",
             "is not a number",
         ),
+        (
+            "<name>a</name><bndbox><xmin>1</xmin><ymin/><xmax>2</xmax><ymax>2</ymax></bndbox>",
+            "no ymin",
+        ),
     ],
 )
 def test_an_object_that_cannot_be_read_is_dropped(tmp_path, inside, said):

@@ -168,7 +168,7 @@ class _ImageFinder:
         own = [folder_ for folder_ in self.folders if folder_.name in (stem, split)]
         around = root if path.parent.name.lower() == "annotations" else path.parent
         self._home = own[0] if own else around
-        self._below: dict[str, list[Path]] = {}
+        self._below: dict[str, list[Path]] | None = None
 
     def find(self, file_name: str) -> Path | None:
         """Return the path of an image, None if it is not found.
@@ -185,7 +185,8 @@ class _ImageFinder:
                 if is_there(folder_ / name) and (folder_ / name).is_file():
                     self.folders.insert(0, self.folders.pop(index))
                     return folder_ / name
-        if not self._below:
+        if self._below is None:
+            self._below = {}
             for path in images_below(self._home):
                 self._below.setdefault(decoded_name(path.name), []).append(path)
         found = self._below.get(decoded_name(Path(plain).name), [])

@@ -352,10 +352,11 @@ def _read_object(element: Element, path: Path) -> Box | Issue:
     corners = [element.findtext(f"bndbox/{name}", element.findtext(name)) for name in _CORNERS]
     name = class_name(element.findtext("name", ""))
     message = "" if name else "object has no name"
-    if None in corners:
-        message = f"object has no {_CORNERS[corners.index(None)]}"
+    missing = [name for name, text in zip(_CORNERS, corners, strict=True) if not text]
+    if missing:
+        message = f"object has no {missing[0]}"
     try:
-        left, top, right, bottom = (float(corner or 0) for corner in corners)
+        left, top, right, bottom = (float(text or 0) for text in corners)
     except ValueError as error:
         message = f"box corner is not a number: {error}"
     if message:
