@@ -367,8 +367,6 @@ def stretched(image: ImageArray, input_hw: tuple[int, int]) -> ImageArray:
         (4, 4, 3)
     """
     image_hw = (image.shape[0], image.shape[1])
-    if image_hw == input_hw:
-        return image
     padded = cv2.resize(image, input_hw[::-1], interpolation=_method(image_hw, input_hw))
     return np.asarray(padded, dtype=np.uint8)
 

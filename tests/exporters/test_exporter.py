@@ -273,6 +273,20 @@ def test_other_modules_are_refused(tmp_path: Path) -> None:
         attendet.export(torch.nn.Linear(2, 2), metadata=WeightsMetadata(("cat",)))
 
 
+def test_the_file_that_is_saved_is_the_one_that_was_checked(
+    one_level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = one_level("ca")
+    traced = []
+    trace = torch.jit.trace
+    monkeypatch.setattr(torch.jit, "trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
+
+    report = attendet.export(network, "torchscript", metadata=metadata, output=tmp_path)
+
+    assert len(traced) == 1
+    assert attendet.load(report.path).runtime.info.parity["detections"] == report.parity.detections
+
+
 def test_the_network_is_not_changed(one_level: Any, tmp_path: Path) -> None:
     network, metadata = one_level("ca")
     network.train()

@@ -51,7 +51,7 @@ def _write_all(network: Any, metadata: Any, dynamic: Any, folder: Path) -> dict[
             program, folder / "x.pt2", header("torch-export")
         ),
         "torchscript": torch_files.write_torchscript(
-            exported, hw, dynamic, script, header("torchscript")
+            torch_files.trace_script(exported, hw, dynamic), script, header("torchscript")
         ),
     }
 

@@ -32,8 +32,8 @@ def test_every_kind_of_source_gives_the_same_detections(
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "png")
 
-    for source in (image, path, str(path), stream.getvalue(), Image.fromarray(image)):
-        found = detector.predict(source)
+    sources = (image, path, str(path), stream.getvalue(), Image.fromarray(image))
+    for found in (*map(detector.predict, sources), *detector.predict_batch(sources)):
         _boxes_near(found, BOX, within=1.6)
         assert found.names == ["dog"]
         assert found.image_hw == (480, 640)
@@ -130,6 +130,10 @@ def test_other_sources_are_refused(bright: Any, tmp_path: Path) -> None:
         detector.predict(3)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="image not found"):
         detector.predict(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match="a PIL image; got list"):
+        detector.predict_batch([np.zeros((32, 32, 3), dtype=np.uint8).tolist()])
+    with pytest.raises(ConfigError, match="only must be a list of class names; got 'dog'"):
+        detector.predict(np.zeros((32, 32, 3), dtype=np.uint8), only="dog")
     with pytest.raises(ConfigError, match=r"class must be a known name.*'dog'"):
         detector.predict(np.zeros((32, 32, 3), dtype=np.uint8), only=["dig"])
 

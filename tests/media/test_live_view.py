@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 import time
 import urllib.error
@@ -80,6 +82,22 @@ def test_a_viewer_is_let_go_at_the_end() -> None:
     view.close(whole=True)
 
     assert answer.read() == b""
+
+
+def test_a_browser_that_disconnects_is_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    view = LiveView()
+    address = ("127.0.0.1", int(view.address.rstrip("/").rsplit(":", 1)[1]))
+    with socket.create_connection(address) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET / HT")  # and then a reset
+    with urllib.request.urlopen(view.address, timeout=5) as page:
+        page.read()
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(5)
+    view.close(whole=True)
+
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_refused() -> None:

@@ -42,6 +42,16 @@ def test_frames_come_in_order_with_their_numbers_and_times(make_video: MakeVideo
     assert frames[3].name == "street/000003"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no colons in names")
+def test_a_name_with_a_colon_in_the_current_folder(
+    make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video("12:30.mp4", frames=2)
+    monkeypatch.chdir(path.parent)
+
+    assert len(list(read_frames(path.name))) == 2
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "avi", "ts", "webm"])
 def test_other_containers_are_read_too(make_video: MakeVideo, suffix: str) -> None:
     codec = "libvpx-vp9" if suffix == "webm" else "libx264"

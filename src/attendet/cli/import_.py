@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_settings(parser, _Flags)
     text = "class names, one per line (default: class_0, class_1, ...)"
-    parser.add_argument("--names", "--classes", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--names", type=Path, metavar="FILE", help=text)
     add_settings(parser.add_argument_group("darknet"), _DarknetFlags)
     add_settings(parser.add_argument_group("PyTorch checkpoints"), _CheckpointFlags)
 

@@ -6,6 +6,7 @@ litert-torch, the converter of the LiteRT project, converts from PyTorch.
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,16 +28,13 @@ FILES = (MODEL, HEADER_FILE)
 SIGNATURE = "serving_default"
 
 
-def write_litert(
-    network: nn.Module, hw: tuple[int, int], folder: Path, header: Mapping[str, str]
-) -> Path:
-    """Write a network for one image of a fixed size into a folder; return the folder.
+def convert_litert(network: nn.Module, hw: tuple[int, int], path: Path) -> Path:
+    """Convert a network for one image of a fixed size to a ``.tflite`` file; return its path.
 
     Args:
         network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
-        folder: created if missing.
-        header: metadata keys and values.
+        path: the file.
 
     Raises:
         ExportError: if litert-torch cannot convert the network.
@@ -44,16 +42,28 @@ def write_litert(
     """
     litert = require("litert_torch", extra="litert", purpose="exporting to LiteRT")
     image = torch.zeros(1, *hw, 3, dtype=torch.uint8)
-    folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of the converter
         try:
-            litert.convert(network, (image,)).export(str(folder / MODEL))
+            litert.convert(network, (image,)).export(str(path))
         except Exception as error:  # the compiler raises its own error types
             raise ExportError(
                 f"litert-torch cannot convert the network: {first_line(error)}. "
                 "Nothing was written."
             ) from error
+    return path
+
+
+def write_litert(converted: Path, folder: Path, header: Mapping[str, str]) -> Path:
+    """Write a converted network with its metadata into a folder; return the folder.
+
+    Args:
+        converted: returned by `convert_litert`.
+        folder: created if missing.
+        header: metadata keys and values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(converted, folder / MODEL)
     (folder / HEADER_FILE).write_text(json.dumps(dict(header)) + "\n", encoding="utf-8")
     return folder
 

@@ -72,23 +72,19 @@ def write_program(program: ExportedProgram, path: Path, header: Mapping[str, str
     return path
 
 
-def write_torchscript(
+def trace_script(
     network: nn.Module,
     hw: tuple[int, int],
     dynamic: tuple[str, ...],
-    path: Path,
-    header: Mapping[str, str],
     *,
     images: torch.Tensor | None = None,
-) -> Path:
-    """Trace a network to TorchScript and write it with its metadata; return the path.
+) -> torch.jit.ScriptModule:
+    """Trace a network to TorchScript.
 
     Args:
         network: an `attendet.exporters.exported_network.ExportedNetwork`.
         hw: height and width of its input, pixels, multiples of 32.
         dynamic: which of ``batch`` and ``size`` may vary between calls.
-        path: the file.
-        header: metadata keys and values.
         images: example input, for a network that does not take uint8 (N, H, W, 3).
 
     Raises:
@@ -100,11 +96,19 @@ def write_torchscript(
         try:
             with torch.no_grad():
                 script = torch.jit.trace(network, (example,), check_trace=False)  # type: ignore[no-untyped-call]
-                frozen = torch.jit.freeze(script)
+                frozen: torch.jit.ScriptModule = torch.jit.freeze(script)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _untraceable("TorchScript", error) from error
-        with replacing(path) as partial:
-            torch.jit.save(frozen, partial, _extra_files={HEADER_FILE: json.dumps(dict(header))})
+    return frozen
+
+
+def write_torchscript(
+    script: torch.jit.ScriptModule, path: Path, header: Mapping[str, str]
+) -> Path:
+    """Write a traced network with its metadata; return the path."""
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a warning that TorchScript is deprecated
+        torch.jit.save(script, partial, _extra_files={HEADER_FILE: json.dumps(dict(header))})
     return path
 
 

@@ -20,11 +20,11 @@ from attendet.exporters.int8 import (
     quantize_onnx,
     quantize_openvino,
 )
-from attendet.exporters.litert_file import write_litert
+from attendet.exporters.litert_file import convert_litert, write_litert
 from attendet.exporters.ncnn_file import convert_ncnn, write_ncnn
 from attendet.exporters.onnx_file import OnnxGraph, build_onnx, write_onnx
 from attendet.exporters.openvino_file import read_onnx, write_openvino
-from attendet.exporters.torch_files import trace, write_program, write_torchscript
+from attendet.exporters.torch_files import trace, trace_script, write_program, write_torchscript
 from attendet.inference import Selection
 from attendet.models.detector import DetectionNetwork
 from attendet.models.export_info import ExportInfo
@@ -56,16 +56,16 @@ def writers(
     hw, half = metadata.input_hw, info.precision == "float16"
     if info.format == "ncnn":
         planar, script = PlanarNetwork(network, fold_scale=not half), work / "planar.pt"
-        write_torchscript(planar, hw, (), script, {}, images=torch.zeros(1, 3, *hw))
+        write_torchscript(trace_script(planar, hw, (), images=torch.zeros(1, 3, *hw)), script, {})
         yield "", partial(write_ncnn, convert_ncnn(script, hw, half=half))
         return
     of_torch = info.format in ("torchscript", "torch-export")
     exported = ExportedNetwork(network, fold_scale=not half, channels_last=of_torch, clip=info.nms)
     if info.format == "torchscript":
-        yield "", partial(write_torchscript, exported, hw, info.dynamic)
+        yield "", partial(write_torchscript, trace_script(exported, hw, info.dynamic))
         return
     if info.format == "litert":
-        yield "", partial(write_litert, exported, hw)
+        yield "", partial(write_litert, convert_litert(exported, hw, work / "converted.tflite"))
         return
     program = trace(exported, hw, info.dynamic)
     if info.format == "torch-export":

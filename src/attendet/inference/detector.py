@@ -111,11 +111,11 @@ class Detector:
             ImageError: if the image cannot be read.
             ConfigError: if a threshold is out of range, or a class unknown.
         """
-        return self.predict_batch([_as_image(source)], **selection)[0]
+        return self.predict_batch([source], **selection)[0]
 
     def predict_batch(
         self,
-        images: Sequence[ImageArray],
+        images: Sequence[str | Path | bytes | ImageArray | Image],
         *,
         confidence: float | None = None,
         nms_iou: float | None = None,
@@ -126,7 +126,7 @@ class Detector:
         """Return the detections of each image; images of one network input size run together.
 
         Args:
-            images: each uint8 RGB of shape (H, W, 3); sizes may differ.
+            images: each as for `predict`; sizes may differ.
             confidence: lowest score of a detection, 0 to 1; by default the detector's own.
             nms_iou: IoU threshold of non-maximum suppression; by default the detector's own.
             max_detections: most detections per image; by default the detector's own.
@@ -138,11 +138,12 @@ class Detector:
             One `Detections` per image, in their order.
 
         Raises:
-            ImageError: if an array is not an image.
+            ImageError: if an image cannot be read.
             ConfigError: if a threshold is out of range, or a class unknown.
         """
         selection = self.select(confidence, nms_iou, max_detections, multi_label, only)
-        return self.predict_inputs([self.preprocess(image) for image in images], selection)
+        inputs = [self.preprocess(_as_image(image)) for image in images]
+        return self.predict_inputs(inputs, selection)
 
     def predict_inputs(
         self, network_inputs: Sequence[NetworkInput], selection: Selection
@@ -248,9 +249,8 @@ class Detector:
         Raises:
             ImageError: if the array is not an image.
         """
-        shape = np.shape(image)
-        if len(shape) != 3 or shape[2] != 3 or 0 in shape or image.dtype != np.uint8:
-            kind = getattr(image, "dtype", type(image).__name__)
+        shape, kind = np.shape(image), getattr(image, "dtype", type(image).__name__)
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
             raise ImageError(
                 f"image must be uint8 RGB of shape (height, width, 3); got {kind} of shape "
                 f"{shape}. Pass a path, or convert it first."

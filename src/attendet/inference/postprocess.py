@@ -77,6 +77,8 @@ def class_ids_of(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...
         ...
         attendet.errors.ConfigError: class must be a known name; got 'dgo'. Did you mean 'dog'?
     """
+    if isinstance(names, str):
+        raise ConfigError.must("only", "a list of class names", names)
     for name in names:
         if name not in classes:
             raise ConfigError.unknown("class", name, classes)

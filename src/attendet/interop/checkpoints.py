@@ -231,7 +231,7 @@ def _rename(
             linear = own in ("reduce.weight", "expand.weight") and tensor.shape[2:] == (1, 1)
             ours[f"attention.{site}.{own}"] = tensor.flatten(1) if linear else tensor
             continue
-        renamed = _with_other_start(name, _RENAMED)
+        renamed = _replace_prefix(name, _RENAMED)
         if renamed is None:
             unknown.append(name)
         else:
@@ -292,10 +292,10 @@ def _theirs(name: str) -> str:
     for module, site in _SITES.items():
         if name.startswith(f"attention.{site}."):
             return f"{module} ({name.split('.', 2)[2]})"
-    return _with_other_start(name, {ours: theirs for theirs, ours in _RENAMED.items()}) or name
+    return _replace_prefix(name, {ours: theirs for theirs, ours in _RENAMED.items()}) or name
 
 
-def _with_other_start(name: str, starts: Mapping[str, str]) -> str | None:
+def _replace_prefix(name: str, starts: Mapping[str, str]) -> str | None:
     """Return a name with its prefix replaced; None if it has none of the prefixes."""
     for old, new in starts.items():
         if name.startswith(old):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import http.server
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,15 @@ PAGE = """<!doctype html>
 img {{ display: block; margin: auto; max-width: 100vw; max-height: 100vh; }}</style>
 <img src="/stream.mjpeg" alt="live view"></html>
 """
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report an error, unless the browser disconnected."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class LiveView(Sink):
@@ -55,12 +65,11 @@ class LiveView(Sink):
         self._viewers = 0
         self._closed = False
         try:
-            self._server = http.server.ThreadingHTTPServer((HOST, port), _handler(self))
+            self._server = _Server((HOST, port), _handler(self))
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"port of the live view must be free; got {port} ({error}). Choose another."
             ) from None
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -93,7 +102,7 @@ class LiveView(Sink):
         self._server.server_close()
         self._thread.join()
 
-    def look(self, change: int) -> None:
+    def add_viewers(self, change: int) -> None:
         """Count a viewer that connects (1) or disconnects (-1)."""
         with self._changed:
             self._viewers += change
@@ -132,7 +141,7 @@ def _handler(view: LiveView) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            view.look(1)
+            view.add_viewers(1)
             seen = 0
             try:
                 while (shown := view.next_jpeg(seen)) is not None:
@@ -140,10 +149,8 @@ def _handler(view: LiveView) -> type[http.server.BaseHTTPRequestHandler]:
                     head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
                     head += f"Content-Length: {len(jpeg)}\r\n\r\n"
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
-            except ConnectionError:
-                pass  # the browser disconnected
             finally:
-                view.look(-1)
+                view.add_viewers(-1)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Log nothing."""

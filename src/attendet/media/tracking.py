@@ -69,8 +69,8 @@ class Tracker:
             data={"row": np.arange(len(detections))},
         )
         if seconds is not None:
-            step = 1e-3 if self._seconds is None else self._seconds + 1e-3
-            seconds = seconds if self._seconds is None else max(seconds, step)
+            if self._seconds is not None:
+                seconds = max(seconds, self._seconds + 1e-3)
             self._seconds = seconds
         tracked = self._tracker.update(theirs, timestamp=seconds)
         track_ids = np.zeros(len(detections), dtype=np.int64)

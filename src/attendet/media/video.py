@@ -158,7 +158,9 @@ def open_video(source: Source, *, timeout: float = 10.0) -> Iterator[VideoReader
     av = require_av()
     options = dict(_FROM_FILE if isinstance(source.path, Path) else _FROM_NETWORK)
     try:
-        container = av.open(str(source.path), options=options, timeout=(timeout, timeout))
+        # FFmpeg takes what is before a colon in a relative path as a protocol.
+        path = source.path.absolute() if isinstance(source.path, Path) else source.path
+        container = av.open(str(path), options=options, timeout=(timeout, timeout))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = f"{source.kind} cannot be read ({source.label}): {_reason(error)}."
         raise DataError(reason) from None

@@ -224,9 +224,9 @@ def attention_by_site(metadata: WeightsMetadata) -> dict[str, tuple[str, Attenti
         {'p5': ('se', 'paper')}
     """
     graph = Graph.from_mappings(metadata.graph) if metadata.graph else None
-    start, levels = metadata.attention_init, len(metadata.anchor_masks)
+    init, levels = metadata.attention_init, len(metadata.anchor_masks)
     return {
-        site: (name, start if isinstance(start, str) else start.get(site, "paper"))
+        site: (name, init if isinstance(init, str) else init.get(site, "paper"))
         for site, name in _parse_attention(metadata.attention, graph, levels).items()
     }
 
@@ -351,8 +351,8 @@ def _check_decode(
         )
     if not network.attention_blocks():
         return
-    start = metadata.attention_init
-    if network.attention_init != (start if isinstance(start, str) else common_init(start)):
+    init = metadata.attention_init
+    if network.attention_init != (init if isinstance(init, str) else common_init(init)):
         raise WeightsError(
             f"metadata must match the attention_init of the network, "
             f"{network.attention_init!r}; got {metadata.attention_init!r} ({path}). "

@@ -105,6 +105,12 @@ def test_a_missing_file_is_named(
     )
 
 
+def test_a_param_file_of_another_name_is_refused(folder: Path) -> None:
+    (folder / "other.param").write_text("no graph")
+    with pytest.raises(WeightsError, match=r"file must be named model\.param"):
+        load(folder / "other.param")
+
+
 def test_damaged_files_are_refused(folder: Path) -> None:
     whole = (folder / "model.bin").read_bytes()
     (folder / "model.bin").write_bytes(whole[:-500])

@@ -251,6 +251,18 @@ def test_wrong_settings_are_refused(
         load(exported[file], **settings)
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_is_not_used_is_an_error(
+    exported: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("a build for GPUs")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(ConfigError, match="device must be one that ONNX Runtime can use"):
+        load(exported["onnx"], runtime="onnx", device="cuda")
+
+
 def test_threads_are_passed_to_the_runtime(exported: Paths) -> None:
     compiled = load(exported["onnx"], runtime="openvino", threads=1).runtime._compiled_any.model
     session = load(exported["onnx"], runtime="onnx", threads=1).runtime._session

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import subprocess
@@ -130,6 +131,18 @@ def test_a_weights_file_has_the_detections_of_the_network(weights: Path) -> None
     assert len(found) > 20
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.boxes_xyxy[:5], expected.boxes_xyxy[:5], atol=1e-2)
+
+
+def test_an_image_of_the_input_size_may_be_a_view(weights: Path) -> None:
+    metadata = dataclasses.replace(_metadata(), preprocess={"resize": "stretch", "color": "rgb"})
+    detector = attendet.Detector(TorchRuntime(_network(), metadata))
+    image = np.random.default_rng(1).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    view = image[::-1][..., ::-1]
+    view.flags.writeable = False
+
+    found, expected = (detector.predict(one, confidence=0.0) for one in (view, view.copy()))
+
+    np.testing.assert_array_equal(found.scores, expected.scores)
 
 
 def _with_header(path: Path, change: Any) -> None:

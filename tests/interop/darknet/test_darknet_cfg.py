@@ -121,6 +121,7 @@ def test_letter_box(letter_box: int) -> None:
         ("width=64", "channels=1\nwidth=64", "[net] channels must be 3 or omitted"),
         ("width=64\n", "", "[net] width must be given; got none (net.cfg:1)"),
         ("filters=18", "filters=x", "filters must be a whole number; got 'x' (net.cfg:5)"),
+        ("filters=18", "filters=-+5", "filters must be a whole number; got '-+5' (net.cfg:5)"),
         ("filters=18", "filters=0", "filters must be at least 1; got 0 (net.cfg:4)."),
         (
             "filters=18",

@@ -39,6 +39,10 @@ class NcnnRuntime(ExportedRuntime):
         ncnn = require("ncnn", extra="ncnn", purpose="running ncnn models")
         if (options.device or "cpu").lower() != "cpu":
             raise ConfigError.must("device", "cpu with ncnn", options.device)
+        if not path.is_dir() and path.name != PARAM:
+            raise WeightsError(
+                f"file must be named {PARAM}, as exported; got {path.name} ({path})."
+            )
         folder = path if path.is_dir() else path.parent
         super().__init__(path, _read_header(folder), options)
         self._ncnn = ncnn

@@ -49,11 +49,15 @@ class OnnxRuntime(ExportedRuntime):
         settings.add_session_config_entry(SPINNING, "0")
         providers = _providers(ort, options.device)
         try:
-            session = ort.InferenceSession(str(path), sess_options=settings, providers=providers)
+            session = ort.InferenceSession(
+                str(path), sess_options=settings, providers=providers, enable_fallback=0
+            )
         except Exception as error:  # its errors have no common base class
             raise WeightsError(
                 f"ONNX Runtime cannot load the file ({path}): {first_line(error)}"
             ) from None
+        if session.get_providers()[0] != _name(providers[0]):
+            raise _unusable(options.device)
         super().__init__(path, session.get_modelmeta().custom_metadata_map, options)
         shapes = [
             {
@@ -83,7 +87,14 @@ def _providers(ort: Any, device: str | None) -> list[Any]:
     cuda = "CUDAExecutionProvider"
     if kind == "cuda" and (number or "0").isdigit() and cuda in ort.get_available_providers():
         return [(cuda, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
+    raise _unusable(device)
+
+
+def _name(provider: Any) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _unusable(device: str | None) -> ConfigError:
     advice = "Choose cpu, or cuda with a GPU and the package onnxruntime-gpu."
-    raise ConfigError.must(
-        "device", "one that ONNX Runtime can use on this machine", device, advice=advice
-    )
+    rule = "one that ONNX Runtime can use on this machine"
+    return ConfigError.must("device", rule, device, advice=advice)

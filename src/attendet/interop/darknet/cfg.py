@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from attendet.models.graph import (
 )
 
 LARGEST = 2**31 - 1
+_INTEGER = re.compile(r"[+-]?[0-9]{1,11}")
 
 
 class SectionError(ConfigError):
@@ -92,10 +94,7 @@ class Section:
         """Return a comma-separated option as 32-bit integers."""
         rule = "a whole number" if single else "whole numbers separated by commas"
         items = self.text(key, default).rstrip(",").split(",")
-        digits = [word.removeprefix("-").removeprefix("+") for word in items]
-        if (single and len(items) != 1) or not all(
-            word.isascii() and word.isdigit() and len(word) < 12 for word in digits
-        ):
+        if (single and len(items) != 1) or not all(map(_INTEGER.fullmatch, items)):
             raise self.fail(key, rule)
         values = tuple(map(int, items))
         if any(abs(value) > LARGEST for value in values):

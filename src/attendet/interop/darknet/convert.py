@@ -309,7 +309,7 @@ def export_darknet(
     folder = Path(folder)
     bgr = metadata.preprocessing().color == "bgr"
     arrays = [
-        _arrays(conv, bn, turn=bgr and graph.layers[index].sources(index) == (-1,))
+        _arrays(conv, bn, swap_channels=bgr and graph.layers[index].sources(index) == (-1,))
         for index, (conv, bn) in convolutions_of(network).items()
     ]
     names = "".join(f"{name}\n" for name in metadata.classes)
@@ -343,8 +343,10 @@ def _header(metadata: WeightsMetadata) -> DarknetHeader:
     return DarknetHeader(major, minor, revision, seen)
 
 
-def _arrays(conv: nn.Conv2d, bn: nn.BatchNorm2d | None, *, turn: bool) -> ConvolutionArrays:
-    weight = conv.weight.flip(1) if turn else conv.weight
+def _arrays(
+    conv: nn.Conv2d, bn: nn.BatchNorm2d | None, *, swap_channels: bool
+) -> ConvolutionArrays:
+    weight = conv.weight.flip(1) if swap_channels else conv.weight
     if bn is None:
         bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
         return ConvolutionArrays(_numpy(bias), _numpy(weight))

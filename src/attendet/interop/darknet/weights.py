@@ -110,7 +110,7 @@ def read_weights(
         raise WeightsError(
             f"weights file cannot be read ({path}): {error.strerror or error}."
         ) from None
-    return header, _take_apart(path, values, graph, cutoff or len(counts), lines)
+    return header, _split_values(path, values, graph, cutoff or len(counts), lines)
 
 
 def _read_header(start: bytes, path: Path) -> DarknetHeader:
@@ -162,7 +162,7 @@ def _check_size(path: Path, size: int, counts: Sequence[int], cutoff: int | None
     raise WeightsError(text)
 
 
-def _take_apart(
+def _split_values(
     path: Path, values: Array, graph: Graph, layers: int, lines: Sequence[int]
 ) -> dict[int, ConvolutionArrays]:
     channels = graph.input_channels()
