@@ -38,6 +38,8 @@ def test_options_reach_the_module_and_wrong_ones_are_refused():
     assert create_attention("timm:se", 32, rd_ratio=0.5).module.fc1.out_channels == 16
     with pytest.raises(ConfigError, match=r"'timm:se' must have .*got 32 channels.*'ratio'"):
         create_attention("timm:se", 32, ratio=2)
+    with pytest.raises(ConfigError, match=r"got 32 channels, options \{'kind': 'cbam'\}"):
+        create_attention("timm:se", 32, kind="cbam")
     with pytest.raises(ConfigError, match="got 7 channels"):
         create_attention("timm:splat", 7)
 

@@ -137,6 +137,26 @@ def test_an_variant_that_cannot_be_exported_loses_nothing_else(
     assert notes == ["ca@p5: latency in onnx and openvino not measured: the file says otherwise."]
 
 
+def test_a_runtime_that_cannot_load_a_file_loses_nothing_else(
+    exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock()
+
+    def load(path: Path, **settings: Any) -> Any:
+        if settings.get("runtime") == "openvino":
+            raise RuntimeError("no compiler")
+        return clock.load(path, **settings)
+
+    monkeypatch.setattr(cost, "load", load)
+    notes: list[str] = []
+    variants = {"none": Path("fast.safetensors")}
+
+    measured = measure_latency(variants, runtimes=("onnx", "openvino"), rounds=1, note=notes.append)
+
+    assert set(measured["none"]) == {"onnx"}
+    assert notes == ["none: latency in openvino not measured: RuntimeError('no compiler')"]
+
+
 def test_latency_in_real_runtimes(finished: Study) -> None:
     record = finished.records[0]
     weights = {record["variant_name"]: finished.folder / record["weights"]}

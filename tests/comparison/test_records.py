@@ -45,10 +45,23 @@ def test_detections_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_damaged_detections_are_named(tmp_path: Path) -> None:
-    (tmp_path / "detections.npz").write_bytes(b"PK\x03\x04 no archive")
-
-    with pytest.raises(DataError, match="detections cannot be read"):
-        read_detections(tmp_path / "detections.npz")
+    path = tmp_path / "detections.npz"
+    write_detections(path, ["a.png"], [_detections(30)])
+    whole = path.read_bytes()
+    cut = [whole[:length] for length in range(0, len(whole) - 1, 97)]
+    changed = [
+        whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+        for place in range(0, len(whole), 3)
+    ]
+    refused = 0
+    for content in (*cut, *changed):
+        path.write_bytes(content)
+        try:
+            read_detections(path)
+        except DataError as error:
+            assert f"boxes cannot be read ({path})" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > len(cut) + len(changed) // 2
 
 
 def test_a_line_that_a_kill_cut_short_is_ignored(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_a_constant_that_cannot_be_folded_is_kept(tiny, samples):
     assert decision.reason == "its mean gates cannot be folded into an adjacent convolution"
 
 
+def test_a_network_without_foldable_blocks_is_an_error(tiny, samples, monkeypatch):
+    network, metadata = tiny("se")
+    monkeypatch.setattr("attendet.explain.prune.can_fold", lambda *_, **__: False)
+    with pytest.raises(ConfigError, match="can be folded into an adjacent convolution"):
+        prune_attention(network, metadata, samples)
+
+
 def test_a_network_without_attention_and_a_negative_tolerance_are_errors(tiny, samples):
     network, metadata = tiny("none")
     with pytest.raises(ConfigError, match="must have attention to prune"):

@@ -196,7 +196,8 @@ def _factory(name: str) -> AttentionFactory:
     if name.removeprefix(_TIMM) in _TIMM_NAMES and name.startswith(_TIMM):
         from attendet.attention.timm_blocks import TimmAttention
 
-        return functools.partial(TimmAttention, kind=name.removeprefix(_TIMM))
+        kind = name.removeprefix(_TIMM)
+        return lambda channels, **options: TimmAttention(channels, kind, **options)
     if name in _plugins():
         return _load_plugin(name, _plugins()[name])
     raise ConfigError(

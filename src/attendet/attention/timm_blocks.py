@@ -26,7 +26,7 @@ class TimmAttention(AttentionBlock):
 
     is_gated = False
 
-    def __init__(self, channels: int, *, kind: str, **options: Any) -> None:
+    def __init__(self, channels: int, kind: str, /, **options: Any) -> None:
         super().__init__(channels)
         layers = require("timm.layers", extra="timm", purpose=f"attention 'timm:{kind}'")
         try:

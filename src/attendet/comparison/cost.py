@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from attendet.attention.sites import count_macs
-from attendet.errors import ConfigError, ExportError
+from attendet.errors import AttendetError, ConfigError
 from attendet.exporters import export
 from attendet.inference import load
 from attendet.models import WeightsMetadata, build_from_metadata
@@ -103,7 +103,7 @@ def measure_latency(
     Args:
         weights: weights file of each variant.
         runtimes: names of `RUNTIMES`.
-        note: receives a message for a variant that cannot be exported.
+        note: receives a message for a variant that cannot be exported or loaded.
         device: device of the ``torch`` runtime.
         rounds: number of timed calls of each detector.
 
@@ -111,6 +111,12 @@ def measure_latency(
         ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles), by variant and runtime.
     """
     detectors: dict[tuple[str, str], Any] = {}
+
+    def failed(variant: str, runtimes: Sequence[str], error: Exception) -> None:
+        why = str(error) if isinstance(error, AttendetError) else repr(error)
+        if note is not None:
+            note(f"{variant}: latency in {' and '.join(runtimes)} not measured: {why}")
+
     exported = [runtime for runtime in runtimes if runtime != "torch"]
     with tempfile.TemporaryDirectory() as work:
         for number, (variant, path) in enumerate(weights.items()):
@@ -121,12 +127,13 @@ def measure_latency(
             try:
                 file = export(path, "onnx", output=work, name=f"variant{number}").path
             except Exception as error:  # converters can raise anything; the study continues
-                why = str(error) if isinstance(error, ExportError) else repr(error)
-                if note is not None:
-                    note(f"{variant}: latency in {' and '.join(exported)} not measured: {why}")
+                failed(variant, exported, error)
                 continue
             for runtime in exported:
-                detectors[variant, runtime] = load(file, runtime=runtime)
+                try:
+                    detectors[variant, runtime] = load(file, runtime=runtime)
+                except Exception as error:  # the same for compilers of graphs
+                    failed(variant, [runtime], error)
         seconds = _interleaved(detectors, rounds)
     measured: dict[str, dict[str, dict[str, float]]] = {variant: {} for variant in weights}
     for (variant, runtime), values in seconds.items():

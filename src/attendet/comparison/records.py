@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from attendet.detections import Detections
 from attendet.errors import ConfigError, DataError
 from attendet.files import json_line, read_json_lines, replacing, write_atomically
-from attendet.report.study import LAYOUT, RUNS, SETS, SETS_LAYOUT, STUDY, read_layout
+from attendet.report.study import LAYOUT, RUNS, SETS, SETS_LAYOUT, STUDY, read_boxes, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,9 +126,8 @@ def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
     Raises:
         DataError: if the file is missing or damaged.
     """
+    arrays = read_boxes(path)
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
         offsets = np.cumsum([0, *arrays["counts"]])
         classes = tuple(str(name) for name in arrays["classes"])
         found = [
@@ -145,8 +143,8 @@ def read_detections(path: Path) -> tuple[list[str], list[Detections]]:
             )
         ]
         return [str(key) for key in arrays["keys"]], found
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"detections cannot be read ({path}): {error}") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"boxes cannot be read ({path}): {error}") from None
 
 
 def write_ground_truth(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _drawn_ap(
         weights: (B, P), how often each draw contains each image.
     """
     path = draws_path(folder, record)
-    if path.is_file():
+    with suppress(OSError, ValueError, EOFError):  # missing or damaged
         return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
     _, found = read_detections(folder / record["detections"])
     drawn = resampled_ap(match_detections_by_class(samples, found, class_count), weights).astype(

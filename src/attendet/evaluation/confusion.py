@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from attendet.detections import Detections
 
 BACKGROUND = "background"
+CONFUSION_IOU = 0.5
+"""Lowest IoU of a pair in the confusion matrix."""
+
 RECALLS = np.linspace(0.0, 1.0, 101)
 CONFIDENCES = np.arange(1, 1000) / 1000
 
@@ -30,7 +33,6 @@ def confusion_matrix(
     class_count: int,
     *,
     confidence: float = 0.25,
-    iou_threshold: float = 0.5,
 ) -> NDArray[np.int64]:
     """Return how often each ground-truth class was detected as each class.
 
@@ -44,7 +46,6 @@ def confusion_matrix(
         detections: one `Detections` per sample.
         class_count: number of classes K.
         confidence: detections with a lower score are ignored.
-        iou_threshold: lowest IoU of a pair.
 
     Returns:
         Shape (K + 1, K + 1): rows are ground truth, columns are detections.
@@ -56,7 +57,7 @@ def confusion_matrix(
         paired_gt = np.full(len(found), class_count, dtype=np.int64)
         missed = ~sample.difficult.astype(bool)
         overlap = iou_matrix(found.boxes_xyxy, sample.boxes_xyxy)
-        for detection, gt in greedy_pairs(overlap, iou_threshold):
+        for detection, gt in greedy_pairs(overlap, CONFUSION_IOU):
             paired_gt[detection] = gt_ids[gt]
             missed[gt] = False
         judged = paired_gt >= 0

@@ -12,6 +12,7 @@ from attendet.errors import ConfigError, ImageError
 from attendet.evaluation.coco import coco_metrics
 from attendet.evaluation.confusion import (
     BACKGROUND,
+    CONFUSION_IOU,
     ClassCurve,
     best_f1,
     class_curve,
@@ -109,7 +110,7 @@ def compute_metrics(
             "labels": [*classes, BACKGROUND],
             "matrix": counts.tolist(),
             "confidence": confidence,
-            "iou": 0.5,
+            "iou": CONFUSION_IOU,
         }
     return record
 
@@ -228,6 +229,8 @@ def detect(
         ConfigError: if a setting is out of range.
         ImageError: if an image cannot be read.
     """
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1; got {batch!r}.")
     selection = evaluation_selection(detector, confidence, nms_iou, max_detections)
 
     def read(sample: Sample) -> NetworkInput:
@@ -289,8 +292,6 @@ def evaluate(
         ImageError: if an image cannot be read; with ``on_skip``, only if no image can be read.
         MissingExtraError: if faster-coco-eval is not installed.
     """
-    if batch < 1:
-        raise ConfigError(f"batch must be at least 1; got {batch!r}.")
     begun = time.perf_counter()
     unreadable: dict[int, ImageError] = {}
 

@@ -115,11 +115,15 @@ def prune_attention(
         progress: called with a text before each step.
 
     Raises:
-        ConfigError: if the network has no attention, no sample has ground truth, or
-            ``max_ap_loss`` is negative.
+        ConfigError: if the network has no attention or none that can be folded, no sample has
+            ground truth, or ``max_ap_loss`` is negative.
     """
     if not gated_sites(network):
         raise ConfigError("network must have attention to prune; got none. There is nothing to do.")
+    if not any(can_fold(network, site) for site in gated_sites(network)):
+        rule = "a network with a block whose gates can be folded into an adjacent convolution"
+        got = f"blocks at {', '.join(gated_sites(network))}"
+        raise ConfigError.must("network", rule, got, advice="Keep them, or train without them.")
     good = max_ap_loss >= 0
     ConfigError.check(good, "max_ap_loss", "0 points or more", max_ap_loss, "--max-ap-loss")
     pruned = copy.deepcopy(network).eval()

@@ -6,10 +6,15 @@ AP in records is 0 to 1. Reports show points: 1 point is an AP of 0.01.
 from __future__ import annotations
 
 import statistics
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attendet.errors import DataError
 from attendet.files import read_json, read_json_lines
@@ -23,6 +28,25 @@ SETS_LAYOUT = "attendet/comparison-sets/1"
 data set has its own study in a subfolder."""
 
 Run = Mapping[str, Any]
+
+_BOX_ARRAYS = {"keys", "classes", "counts", "boxes_xyxy", "class_ids"}
+_DAMAGED = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+def read_boxes(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file of detections or ground truth, as docs/compare.md lists them.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except _DAMAGED as error:
+        raise DataError(f"boxes cannot be read ({path}): {error or repr(error)}") from None
+    if missing := _BOX_ARRAYS - arrays.keys():
+        raise DataError(f"boxes cannot be read ({path}): no {min(missing)}")
+    return arrays
 
 
 @dataclass(frozen=True)

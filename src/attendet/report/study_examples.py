@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attendet.boxes import iou_matrix
-from attendet.errors import ImageError
+from attendet.errors import DataError, ImageError
 from attendet.images import ImageArray, read_image
 from attendet.report.draw import draw_detections, scale_to_width, to_jpeg
 from attendet.report.pages import Image
-from attendet.report.study import Run, Study
+from attendet.report.study import Run, Study, read_boxes
 
 CONFIDENCE = 0.25
 IOU = 0.5
@@ -123,9 +122,8 @@ def _runs_of_one_seed(study: Study) -> tuple[dict[str, Run], object]:
 def _load(path: Path) -> dict[str, Boxes]:
     """Return the boxes of each image by image key, without detections below `CONFIDENCE`."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays: Boxes = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        arrays = read_boxes(path)
+    except DataError:
         return {}
     arrays["names"] = arrays["classes"][arrays["class_ids"]]
     columns = ("boxes_xyxy", "class_ids", "names", "scores", "difficult")

@@ -24,9 +24,9 @@ class FrequencyChannelAttention(SqueezeExcite):
     are pooled to that; here the cosines have the size of the map, without pooling. The authors
     multiply u and v by cells / 7: on a map of 14x14 their component (1, 0) has 2 half-waves, ours
     has 1. The cosines are the same only at 7x7. Their default is 16 components selected by accuracy
-    (FcaNet-TS); the 16 lowest are the same set. Their components are sums divided by sqrt(H W),
-    times sqrt(2) for each of u and v that is not 0; ours are means over the positions, so they do
-    not grow with the map.
+    (FcaNet-TS), other ones; the 16 lowest are those of their FcaNet-LF. Their components are sums
+    divided by sqrt(H W), times sqrt(2) for each of u and v that is not 0; ours are means over the
+    positions, so they do not grow with the map.
 
     Memory traffic: reads the map three times (product with the cosines, its mean, product with the
     gate), writes it twice.
