@@ -35,7 +35,7 @@ PLAIN_STEP_SECONDS = 15.0
 
 FEW_IMAGES = 150
 """With fewer training images, pretrained weights are recommended: docs/pretrained.md. They gain
-7 AP points or more with 97 images, and about nothing with 200 to 252."""
+9 AP points with 97 images, and about nothing with 200 to 252."""
 
 MANY_SMALL = 0.5
 """With a larger fraction of small objects, a third level is recommended: docs/decisions/0016."""
