@@ -114,7 +114,7 @@ def test_the_import_is_reported_and_the_file_predicts(
 def test_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"weight": torch.zeros(1)}, "home.pth")
 
-    assert main(["import", "home.pth", "--classes", "names.txt", "--size", "64"]) == 4
+    assert main(["import", "home.pth", "--names", "names.txt", "--size", "64"]) == 4
     assert "it also has weight (home.pth)" in capsys.readouterr().err
 
 
