@@ -10,7 +10,7 @@ from torch import nn  # noqa: E402
 from attendet.attention import attend  # noqa: E402
 from attendet.data import load_dataset  # noqa: E402
 from attendet.errors import ConfigError  # noqa: E402
-from attendet.explain import network_cost, prune_attention  # noqa: E402
+from attendet.explain import prune_attention  # noqa: E402
 from attendet.models import load_weights, save_weights  # noqa: E402
 
 
@@ -117,14 +117,3 @@ def test_a_network_without_attention_and_a_negative_tolerance_are_errors(tiny, s
     network, metadata = tiny("se")
     with pytest.raises(ConfigError, match="max_ap_loss must be 0 points or more; got -1"):
         prune_attention(network, metadata, samples, max_ap_loss=-1)
-
-
-def test_the_cost_counts_convolutions():
-    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False))
-    bare = network_cost(plain, (6, 5))
-    assert bare.macs == 6 * 5 * 8 * 27
-
-    attended = network_cost(attend(plain, {"0": "se"}, init="paper"), (6, 5))
-
-    assert attended.parameters == bare.parameters + 2 * 8
-    assert attended.macs == bare.macs + 2 * 8

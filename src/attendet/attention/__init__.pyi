@@ -18,6 +18,8 @@ from .blocks.sge import SpatialGroupEnhance as SpatialGroupEnhance
 from .blocks.shuffle import ShuffleAttention as ShuffleAttention
 from .blocks.simam import SimAM as SimAM
 from .blocks.triplet import TripletAttention as TripletAttention
+from .cost import Cost as Cost
+from .cost import network_cost as network_cost
 from .insertion import attend as attend
 from .insertion import detach as detach
 from .insertion import inserted_blocks as inserted_blocks

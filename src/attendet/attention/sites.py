@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from attendet.attention.base import AttentionBlock
+from attendet.attention.cost import Cost, network_cost
 from attendet.attention.dry_run import Output, Shape, dry_run
 from attendet.attention.maps import MapsAttention
 from attendet.attention.registry import create_attention
@@ -72,7 +72,7 @@ class Site:
     """Trained values of the block, or of all blocks if the output has several maps."""
 
     macs: int
-    """Multiply-accumulates per image of the block, for all calls; see `count_macs`."""
+    """Multiply-accumulates per image of the block, for all calls; see `network_cost`."""
 
     def __str__(self) -> str:
         """Return one line of a table."""
@@ -110,12 +110,18 @@ def sites(
         0 Conv2d ((1, 16, 4, 4),) 32 32
         1 ReLU ((1, 16, 4, 4),) 32 32
     """
-    name, options = read_block(attention)
+    block_name, options = read_block(attention)
     modules = unique_modules(candidates(network))
     seen = dry_run(network, example_input, watch=modules.values())
     if seen.error is not None:
         raise example_input_error(seen.error, example_input)
-    cost = functools.cache(functools.partial(block_cost, name, options))
+
+    @functools.cache
+    def cost(shape: Shape) -> Cost:
+        with torch.device("meta"):
+            block = create_attention(block_name, shape[1], **options)
+        return network_cost(block, shape[1:])
+
     found = []
     for name, module in modules.items():
         calls = seen.outputs.get(id(module), [])
@@ -124,32 +130,10 @@ def sites(
     return tuple(found)
 
 
-def _site(name: str, kind: str, calls: list[Output], cost: Callable[..., tuple[int, int]]) -> Site:
-    first = [cost(*shape[1:])[0] for shape in calls[0].shapes.values()]
+def _site(name: str, kind: str, calls: list[Output], cost: Callable[..., Cost]) -> Site:
+    first = [cost(shape).parameters for shape in calls[0].shapes.values()]
     shapes = tuple(shape for call in calls for shape in call.shapes.values())
-    return Site(name, kind, shapes, sum(first), sum(cost(*shape[1:])[1] for shape in shapes))
-
-
-def block_cost(
-    name: str, options: Mapping[str, Any], channels: int, rows: int, columns: int
-) -> tuple[int, int]:
-    """Return parameters and multiply-accumulates of a block, from a run on the meta device."""
-    with torch.device("meta"):
-        block = create_attention(name, channels, **options).eval()
-        x = torch.empty(1, channels, rows, columns)
-    parameters = sum(parameter.numel() for parameter in block.parameters())
-    return parameters, count_macs(block, x)
-
-
-def count_macs(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
-    """Return the multiply-accumulates of a call.
-
-    Those of convolutions and matrix products count, as `torch.utils.flop_counter` counts them.
-    Element-wise operations, such as activations and the products of maps and gates, do not.
-    """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run(*inputs)
-    return int(counter.get_total_flops()) // 2
+    return Site(name, kind, shapes, sum(first), sum(cost(shape).macs for shape in shapes))
 
 
 def example_input_error(error: Exception, example_input: Any) -> ConfigError:

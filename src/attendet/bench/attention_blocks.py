@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from attendet.attention import AttentionBlock, create_attention
-from attendet.attention.sites import block_cost
+from attendet.attention.cost import network_cost
 from attendet.errors import ConfigError
 
 MapShape = tuple[int, int, int]
@@ -102,15 +102,15 @@ def block_facts(
         x = torch.randn(1, *maps[0])
         block = create_attention(name, maps[0][0]).eval()
         same = create_attention(name, maps[0][0], init="identity").eval()
-        costs = [block_cost(name, {}, *shape) for shape in maps]
+        costs = [network_cost(create_attention(name, shape[0]), shape) for shape in maps]
         with torch.no_grad():
             facts.append(
                 BlockFacts(
                     name,
                     getattr(block, "paper", ""),
                     tuple(block.gates(x)) if isinstance(block, AttentionBlock) else (),
-                    sum(parameters for parameters, _ in costs),
-                    sum(macs for _, macs in costs),
+                    sum(cost.parameters for cost in costs),
+                    sum(cost.macs for cost in costs),
                     torch.equal(same(x), x),
                     tuple(one[name] for one in times),
                     _exports(block, x) if measure else None,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from attendet import __version__
-from attendet.comparison.cost import count_costs
+from attendet.attention import network_cost
 from attendet.comparison.records import RECORD, locked, write_detections
 from attendet.comparison.variants import Job
 from attendet.data import Sample
@@ -34,7 +34,7 @@ from attendet.evaluation import compute_metrics, detect
 from attendet.explain import gate_health
 from attendet.files import json_line, read_json, write_atomically
 from attendet.inference import load
-from attendet.models import load_weights, read_metadata
+from attendet.models import build_from_metadata, load_weights, read_metadata
 from attendet.system import available_memory, describe_machine, peak_memory_mib
 from attendet.training.callback import TrainingCallback
 from attendet.training.checkpoint import RunFolder, read_state
@@ -305,13 +305,15 @@ def _record(job: Job, plan: Plan, epochs: list[dict[str, Any]]) -> dict[str, Any
     for epoch in epochs:
         if str(epoch["epoch"]) in pauses:
             epoch.setdefault("ap", pauses[str(epoch["epoch"])])
+    with torch.device("meta"):
+        network = build_from_metadata(plan.metadata)
     trained = [epoch for epoch in epochs if epoch["epoch"] > 0]  # 0: base weights, not trained
     return {
         **_empty_record(job),
         "curve": epochs,
         "seconds": round(sum(epoch["seconds"] for epoch in trained), 3),
         "memory_mib": max((epoch["memory_mib"] for epoch in trained), default=None),
-        **count_costs(plan.metadata),
+        **network_cost(network, (3, *plan.metadata.input_hw))._asdict(),
         **(read_json(job.path / BASE) or {"base_weights": None}),
         "epochs_done": len(trained),
         "machine": machine(next(plan.network.parameters()).device.type),

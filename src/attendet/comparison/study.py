@@ -14,7 +14,7 @@ from typing import Any, Literal
 from attendet import __version__
 from attendet.comparison.budget import Scheduler
 from attendet.comparison.callback import StudyCallback
-from attendet.comparison.cost import measure_latency, pick_runtimes
+from attendet.comparison.latency import measure_latency, pick_runtimes
 from attendet.comparison.processes import LocalExecutor, RunExecutor, device_names
 from attendet.comparison.records import (
     GROUND_TRUTH,

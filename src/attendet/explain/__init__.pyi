@@ -17,5 +17,4 @@ from .health import GateNumbers as GateNumbers
 from .health import GateStatistics as GateStatistics
 from .page import write_explanation as write_explanation
 from .prune import Pruned as Pruned
-from .prune import network_cost as network_cost
 from .prune import prune_attention as prune_attention

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attendet.attention import format_attention_spec
-from attendet.attention.sites import count_macs
+from attendet.attention.cost import Cost, network_cost
 from attendet.data.sample import Sample
 from attendet.errors import ConfigError
 from attendet.evaluation import evaluate
@@ -32,19 +32,6 @@ from attendet.models.weights import attention_by_site, attention_sites
 MAX_AP_LOSS = 0.2
 """Default tolerance, points of AP. Runs that differ only in their seed differ by more: by half a
 point or more on data sets of a few hundred images."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of a network.
-
-    Attributes:
-        parameters: Number of trained values.
-        macs: Multiply-accumulates per image, of convolutions and matrix products.
-    """
-
-    parameters: int
-    macs: int
 
 
 @dataclass(frozen=True)
@@ -169,8 +156,8 @@ def prune_attention(
         tuple(decisions),
         ap_before,
         ap,
-        network_cost(network, metadata.input_hw),
-        network_cost(pruned, metadata.input_hw),
+        network_cost(network, (3, *metadata.input_hw)),
+        network_cost(pruned, (3, *metadata.input_hw)),
     )
 
 
@@ -194,20 +181,3 @@ def _pruned_metadata(network: DetectionNetwork, metadata: WeightsMetadata) -> We
     return dataclasses.replace(
         metadata, attention=spec, attention_init=network.attention_init, measured=None
     )
-
-
-def network_cost(network: nn.Module, input_hw: tuple[int, int]) -> Cost:
-    """Return parameters and multiply-accumulates of a network, on the meta device.
-
-    Args:
-        network: any network that takes images.
-        input_hw: size of an image, pixels.
-
-    Example:
-        >>> network_cost(nn.Conv2d(3, 8, 3, padding=1, bias=False), (4, 4))
-        Cost(parameters=216, macs=3456)
-    """
-    on_meta = copy.deepcopy(network).to("meta").eval()
-    images = torch.empty(1, 3, *input_hw, device="meta")
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters, count_macs(on_meta, images))

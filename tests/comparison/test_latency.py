@@ -9,47 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from attendet.comparison import cost
-from attendet.comparison.cost import count_costs, measure_latency, pick_runtimes
+from attendet.comparison import latency
+from attendet.comparison.latency import measure_latency, pick_runtimes
 from attendet.comparison.study import Study
 from attendet.errors import ExportError, MissingExtraError
-from attendet.models import WeightsMetadata, build_from_metadata
+from attendet.models import WeightsMetadata
 
 
 def _metadata(attention: str = "none", **changes: Any) -> WeightsMetadata:
     return WeightsMetadata(
         classes=("a", "b"), attention=attention, width_mult=0.125, input_hw=(64, 96), **changes
     )
-
-
-def _macs_by_hooks(metadata: WeightsMetadata) -> int:
-    """Count multiplications of convolutions from the shapes that a real pass gives."""
-    network = build_from_metadata(metadata).eval()
-    counts = []
-
-    def count(module: Any, _: Any, output: torch.Tensor) -> None:
-        counts.append(output.numel() * module.weight[0].numel())
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        network(torch.zeros(1, 3, *metadata.input_hw))
-    return sum(counts)
-
-
-@pytest.mark.parametrize("attention", ["none", "se", "ca@stage3", "cbam@p5"])
-def test_costs_are_those_of_the_built_network(attention: str) -> None:
-    metadata = _metadata(attention)
-
-    costs = count_costs(metadata)
-
-    network = build_from_metadata(metadata)
-    assert costs["parameters"] == sum(each.numel() for each in network.parameters())
-    assert costs["macs"] == _macs_by_hooks(metadata)
 
 
 class _Clock:
@@ -75,7 +46,7 @@ class _Clock:
 
 def test_latency_is_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock()
-    monkeypatch.setattr(cost, "load", clock.load)
+    monkeypatch.setattr(latency, "load", clock.load)
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
 
     measured = measure_latency({"a": Path("fast.x"), "b": Path("slow.x")}, rounds=10)
@@ -102,7 +73,7 @@ def exported_somewhere(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]
             raise ExportError("the file says otherwise.")
         return SimpleNamespace(path=Path(output) / "slow.onnx")
 
-    monkeypatch.setattr(cost, "export", export)
+    monkeypatch.setattr(latency, "export", export)
     return asked
 
 
@@ -110,7 +81,7 @@ def test_other_runtimes_get_exported_weights(
     exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = _Clock()
-    monkeypatch.setattr(cost, "load", clock.load)
+    monkeypatch.setattr(latency, "load", clock.load)
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
 
     measured = measure_latency(
@@ -126,7 +97,7 @@ def test_other_runtimes_get_exported_weights(
 def test_an_variant_that_cannot_be_exported_loses_nothing_else(
     exported_somewhere: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "load", _Clock().load)
+    monkeypatch.setattr(latency, "load", _Clock().load)
     notes: list[str] = []
     variants = {"none": Path("fast.safetensors"), "ca@p5": Path("ca.safetensors")}
 
@@ -147,7 +118,7 @@ def test_a_runtime_that_cannot_load_a_file_loses_nothing_else(
             raise RuntimeError("no compiler")
         return clock.load(path, **settings)
 
-    monkeypatch.setattr(cost, "load", load)
+    monkeypatch.setattr(latency, "load", load)
     notes: list[str] = []
     variants = {"none": Path("fast.safetensors")}
 

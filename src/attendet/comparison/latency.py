@@ -1,4 +1,4 @@
-"""Cost of a variant: parameters, multiply-accumulates (MACs) and latency."""
+"""Latency of the variants."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from attendet.attention.sites import count_macs
 from attendet.errors import AttendetError, ConfigError
 from attendet.exporters import export
 from attendet.inference import load
-from attendet.models import WeightsMetadata, build_from_metadata
 from attendet.system import require
 
 RUNTIMES = {
@@ -29,32 +26,6 @@ weights themselves."""
 
 WARM_UP = 3
 """Number of calls of each detector before the timed ones."""
-
-
-def count_costs(metadata: WeightsMetadata) -> dict[str, int]:
-    """Return the parameters of a network, and its multiply-accumulates for one network input.
-
-    MACs are those of convolutions and matrix products at the full input size; element-wise
-    operations (gates, activations) are not counted.
-
-    Args:
-        metadata: description of the network; no weights are allocated.
-
-    Returns:
-        ``parameters`` and ``macs``.
-
-    Example:
-        >>> import dataclasses
-        >>> metadata = WeightsMetadata(classes=("cell",), width_mult=0.125, input_hw=(64, 64))
-        >>> with_ca = dataclasses.replace(metadata, attention="ca")
-        >>> count_costs(with_ca)["macs"] > count_costs(metadata)["macs"]
-        True
-    """
-    with torch.device("meta"):
-        network = build_from_metadata(metadata).eval()
-        padded = torch.empty(1, 3, *metadata.input_hw)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters": parameters, "macs": count_macs(network, padded)}
 
 
 def pick_runtimes(runtimes: Sequence[str] | None) -> tuple[str, ...]:
