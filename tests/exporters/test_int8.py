@@ -197,7 +197,7 @@ def _losing(monkeypatch: pytest.MonkeyPatch, losss: list[Any]) -> list[str]:
 
     monkeypatch.setattr(exporter, "writers", fake)
     monkeypatch.setattr(exporter, "_open", lambda *_: None)
-    monkeypatch.setattr(exporter, "check_parity", check)
+    monkeypatch.setattr(exporter.ParityCheck, "compare", check)
     return tried
 
 

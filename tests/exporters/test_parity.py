@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +12,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from attendet.data import load_dataset
+from attendet.exporters import parity
 from attendet.exporters.parity import compare_outputs
+from attendet.inference import Detector
 from attendet.inference.runtimes.base import Limits
+from attendet.inference.runtimes.torch_runtime import TorchRuntime
 
 
 def _runtime(*scores: float) -> Any:
@@ -46,3 +52,31 @@ def test_a_detection_at_the_confidence_may_be_on_one_side_only(
     box_px, _, score, _ = compare_outputs(_runtime(*network), _runtime(*file), [inputs])
 
     assert max(box_px, score) == pytest.approx(largest)
+
+
+def test_the_network_predicts_the_images_once_for_all_files(
+    one_level: Any, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, metadata = one_level("none")
+    metadata = dataclasses.replace(metadata, classes=("red", "green"))
+    samples = load_dataset(squares).split("val")
+    reference = TorchRuntime(network, metadata)
+    exact, other = TorchRuntime(network, metadata), TorchRuntime(one_level("se")[0], metadata)
+    predicted: list[Any] = []
+    monkeypatch.setattr(
+        parity,
+        "Detector",
+        lambda runtime, *settings: SimpleNamespace(
+            predict_batch=lambda images, **options: (
+                predicted.append(runtime) or Detector(runtime, *settings).predict_batch(images)
+            )
+        ),
+    )
+    check = parity.ParityCheck(reference, samples, "val", metadata.classes)
+
+    same, worse, again = (check.compare(runtime) for runtime in (exact, other, exact))
+
+    assert [each is reference for each in predicted].count(True) == 1
+    assert same.max_score == same.extra == 0
+    assert worse.max_score > 0
+    assert again == same

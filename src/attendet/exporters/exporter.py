@@ -7,7 +7,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +18,7 @@ from attendet.evaluation.matching import remap_sample_classes
 from attendet.exporters import litert_file, ncnn_file, openvino_file, web_folder
 from attendet.exporters.litert_file import LiteRtRuntime
 from attendet.exporters.onnxruntime_web import find_package
-from attendet.exporters.parity import TOLERANCES, Parity, check_parity
+from attendet.exporters.parity import TOLERANCES, Parity, ParityCheck
 from attendet.exporters.settings import FORMATS, ExportSettings, Format
 from attendet.exporters.torch_files import ProgramRuntime
 from attendet.exporters.web_folder import MODEL_FILE, describe_model, write_web
@@ -120,8 +119,7 @@ def export(
     folder, stem = _destination(weights, output, name, info)
     final = folder / f"{stem}{FORMATS[format]}"
     _check_replaceable(final, is_folder=not FORMATS[format].startswith("."))
-    check = partial(
-        check_parity,
+    check = ParityCheck(
         TorchRuntime(copy.deepcopy(network).cpu().float(), metadata),
         samples=samples,
         split=chosen.split if samples else None,
@@ -146,14 +144,14 @@ def _write_checked(
     path: Path,
     metadata: WeightsMetadata,
     info: ExportInfo,
-    check: Callable[[Runtime], Parity],
+    check: ParityCheck,
     max_ap_loss: float,
 ) -> tuple[ExportInfo, Parity]:
     """Write the file with its parity; for int8, use the first try within ``max_ap_loss``."""
     ap_losses: dict[str, float] = {}
     for in_float32, write in tries:
         write(path, metadata.to_header() | info.to_header())
-        parity = check(_open(path, info.format))
+        parity = check.compare(_open(path, info.format))
         record = parity.to_mapping()
         if info.precision == "int8":
             if parity.ap is None or parity.ap_exported is None:

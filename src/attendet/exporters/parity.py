@@ -6,7 +6,7 @@ N is the batch, B the boxes of one image, K the classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -103,63 +103,79 @@ class Parity:
         return asdict(self)
 
 
-def check_parity(
-    reference: Runtime,
-    exported: Runtime,
-    *,
-    samples: Sequence[Sample] = (),
-    split: str | None = None,
-    classes: Sequence[str] = (),
-    tolerance: Tolerance | None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Parity:
-    """Return the differences between an exported file and its network.
+@dataclass
+class ParityCheck:
+    """Comparison of files with the network that they were exported from.
 
-    Args:
+    The network predicts the images once, for all files.
+
+    Attributes:
         reference: the network in eager PyTorch, without folded layers.
-        exported: the file.
         samples: images with their ground truth; default: synthetic images.
         split: name of the samples' split, recorded in the result.
         classes: class names of the samples.
         tolerance: largest allowed differences; None compares without raising.
         progress: called with the number of compared images and the total.
-
-    Raises:
-        ExportError: if a difference is too large.
     """
-    synthetic = [] if samples else synthetic_images(RAW_OUTPUT_IMAGES)
-    first = synthetic or [read_image(sample.path) for sample in samples[:RAW_OUTPUT_IMAGES]]
-    limits = exported.limits
-    raw = compare_outputs(reference, exported, network_inputs(first, exported.metadata, limits))
-    has_nms = limits.max_detections is not None
-    selection = Selection.from_limits(limits)
-    confidence = selection.confidence if has_nms else AP_CONFIDENCE
-    detectors = [
-        Detector(runtime, confidence, selection.nms_iou, selection.max_detections)
-        for runtime in (reference, exported)
-    ]
-    expected: list[Detections] = []
-    found: list[Detections] = []
-    count = len(samples) or len(synthetic)
-    for start in range(0, count, IMAGES_AT_ONCE):
-        images = synthetic or [
-            read_image(sample.path) for sample in samples[start : start + IMAGES_AT_ONCE]
-        ]
-        for detector, detections in zip(detectors, (expected, found), strict=True):
-            detections += detector.predict_batch(images, multi_label=not has_nms)
-        if progress is not None:
-            progress(len(found), count)
-    same, missing, extra = _count_same(expected, found, selection.confidence)
-    aps: list[float | None] = [None, None]
-    if samples:
-        aps = [
-            compute_metrics(samples, each, classes, curves=False)["ap"]
-            for each in (expected, found)
-        ]
-    parity = Parity(*raw, len(found), same + missing, same, extra, split, *aps)
-    if tolerance is not None:
-        _judge(parity, tolerance)
-    return parity
+
+    reference: Runtime
+    samples: Sequence[Sample] = ()
+    split: str | None = None
+    classes: Sequence[str] = ()
+    tolerance: Tolerance | None = None
+    progress: Callable[[int, int], None] | None = None
+    _expected: dict[Selection, list[Detections]] = field(default_factory=dict, init=False)
+
+    def compare(self, exported: Runtime) -> Parity:
+        """Return the differences between a file and the network.
+
+        Args:
+            exported: the file.
+
+        Raises:
+            ExportError: if a difference is too large.
+        """
+        synthetic = [] if self.samples else synthetic_images(RAW_OUTPUT_IMAGES)
+        first = synthetic or [read_image(each.path) for each in self.samples[:RAW_OUTPUT_IMAGES]]
+        inputs = network_inputs(first, exported.metadata, exported.limits)
+        raw = compare_outputs(self.reference, exported, inputs)
+        selection = Selection.from_limits(exported.limits)
+        expected, found = self._detections(exported, selection, synthetic)
+        same, missing, extra = _count_same(expected, found, selection.confidence)
+        aps: list[float | None] = [None, None]
+        if self.samples:
+            aps = [
+                compute_metrics(self.samples, each, self.classes, curves=False)["ap"]
+                for each in (expected, found)
+            ]
+        parity = Parity(*raw, len(found), same + missing, same, extra, self.split, *aps)
+        if self.tolerance is not None:
+            _judge(parity, self.tolerance)
+        return parity
+
+    def _detections(
+        self, exported: Runtime, selection: Selection, synthetic: list[ImageArray]
+    ) -> tuple[list[Detections], list[Detections]]:
+        """Return the detections of the network and of the file, for each image."""
+        has_nms = exported.limits.max_detections is not None
+        confidence = selection.confidence if has_nms else AP_CONFIDENCE
+        reference, file = (
+            Detector(runtime, confidence, selection.nms_iou, selection.max_detections)
+            for runtime in (self.reference, exported)
+        )
+        expected = self._expected.setdefault(selection, [])
+        found: list[Detections] = []
+        count = len(self.samples) or len(synthetic)
+        for start in range(0, count, IMAGES_AT_ONCE):
+            images = synthetic or [
+                read_image(sample.path) for sample in self.samples[start : start + IMAGES_AT_ONCE]
+            ]
+            if len(expected) <= start:
+                expected += reference.predict_batch(images, multi_label=not has_nms)
+            found += file.predict_batch(images, multi_label=not has_nms)
+            if self.progress is not None:
+                self.progress(len(found), count)
+        return expected, found
 
 
 def synthetic_images(count: int, seed: int = 0) -> list[ImageArray]:
