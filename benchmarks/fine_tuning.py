@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--pretrained", help="weights file, or a name of: attendet weights list")
     parser.add_argument("--recipe", help="default: fine-tune with --pretrained, else default")
+    parser.add_argument("--output", type=Path, help="keep the run folders here, as DATA-SEED")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="changes")
     args = parser.parse_args()
     changes = {
@@ -59,7 +60,7 @@ def main() -> None:
                     recipe=args.recipe,
                     pretrained=args.pretrained,
                     seed=seed,
-                    output=Path(folder) / "run",
+                    output=(args.output or Path(folder)) / f"{path.name}-{seed}",
                     **changes,
                 )
                 detector = load(result.last)
